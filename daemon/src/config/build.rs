@@ -1,0 +1,420 @@
+//! From the merged tables to a valid `Config`. Every function reads one kind of table and reports all it finds.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use super::{
+    Alarm, Channel, Config, Device, Format, Line, Models, Mqtt, Outbox, Pipeline, Problem, Serial, Source, Stream,
+    StreamMode, TimeFormat, Tls, layers, pipeline,
+    problem::Problems,
+    raw::{Node, Table},
+};
+use crate::{flow::SourceId, limits};
+
+/// Who wrote the last layer.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Trust {
+    /// Someone with the device in hand.
+    Local,
+    /// Set over the network: some keys are refused.
+    Remote,
+}
+
+/// Names already resolved, for the tables that refer to them.
+pub(super) struct Names {
+    pub sources: BTreeMap<String, SourceId>,
+    pub channels: BTreeMap<String, usize>,
+    pub channel_source: Vec<SourceId>,
+    pub pipelines: BTreeMap<String, usize>,
+    pub allow_unsigned: bool,
+    pub base: PathBuf,
+}
+
+pub(super) fn build(files: &[PathBuf], trust: Trust) -> Result<Config, Vec<Problem>> {
+    let mut problems = Problems::default();
+    let root = layers::read(files, &mut problems);
+    let base = files.first().and_then(|f| f.parent()).unwrap_or(Path::new(".")).to_owned();
+    let mut root = Table::new("", root, &mut problems);
+
+    let device_node = root.node("device");
+    let device = device(&mut root, device_node);
+    let mqtt_node = root.node("mqtt");
+    let mqtt = mqtt_node.map(|node| mqtt(root.sub("mqtt".into(), node), &device));
+    let models_node = root.node("models");
+    let models = models(&mut root, models_node, trust);
+    let outbox_node = root.node("outbox");
+    let outbox = outbox(&mut root, outbox_node);
+    let metrics_node = root.node("metrics");
+    let health_s = metrics(&mut root, metrics_node);
+
+    let mut names = Names {
+        sources: BTreeMap::new(),
+        channels: BTreeMap::new(),
+        channel_source: Vec::new(),
+        pipelines: BTreeMap::new(),
+        allow_unsigned: models.allow_unsigned,
+        base,
+    };
+    let sources = each(&mut root, "source", |name, table| {
+        let id = SourceId(names.sources.len() as u16);
+        names.sources.insert(name.to_owned(), id);
+        Some(source(name, table))
+    });
+    overlapping(&mut root, &sources);
+    let channels = each(&mut root, "channel", |name, table| {
+        let channel = channel(name, table, &names, &sources);
+        names.channels.insert(name.to_owned(), names.channels.len());
+        names.channel_source.push(channel.source);
+        Some(channel)
+    });
+    if channels.len() > limits::CHANNELS_MAX {
+        root.problem("channel", format!("{} channels are more than {}", channels.len(), limits::CHANNELS_MAX));
+    }
+    let streams = each(&mut root, "stream", |name, table| stream(name, table, &names));
+    let pipelines: Vec<Pipeline> = each(&mut root, "pipeline", |name, table| {
+        let pipeline = pipeline::pipeline(name, table, &names)?;
+        names.pipelines.insert(name.to_owned(), names.pipelines.len());
+        Some(pipeline)
+    });
+    let alarms = each(&mut root, "alarm", |name, table| alarm(name, table, &names, &pipelines));
+    root.finish();
+
+    let config = Config {
+        device, mqtt, sources, channels, streams, pipelines, alarms, outbox, models, health_s,
+        set_aside: Vec::new(),
+    };
+    if problems.is_empty() { Ok(config) } else { Err(problems.into_sorted()) }
+}
+
+/// Reads all tables of one kind, checking the names they were given.
+fn each<T>(root: &mut Table<'_>, kind: &'static str, mut read: impl FnMut(&str, Table<'_>) -> Option<T>) -> Vec<T> {
+    let mut all = Vec::new();
+    for (name, node) in root.tables(kind) {
+        let mut table = root.sub(format!("{kind}.{name}"), node);
+        if !is_segment(&name) {
+            table.problem("", "a name starts with a-z or 0-9 and goes on with a-z, 0-9, `_` or `-`, 64 at most");
+        }
+        all.extend(read(&name, table));
+    }
+    all
+}
+
+/// A topic segment: `[a-z0-9][a-z0-9_-]*`.
+pub(super) fn is_segment(text: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    !text.is_empty() && text.len() <= 64 && ok(text.as_bytes()[0]) && text.bytes().all(|b| ok(b) || b == b'_' || b == b'-')
+}
+
+fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
+    let Some(node) = node else {
+        root.problem("device", "is needed: a table with `site` and `id`");
+        return Device { site: String::new(), id: String::new(), state_dir: PathBuf::new() };
+    };
+    let mut t = root.sub("device".into(), node);
+    let (site, id) = (t.need_str("site"), t.need_str("id"));
+    for (key, text) in [("site", &site), ("id", &id)] {
+        if !text.is_empty() && !is_segment(text) {
+            t.problem(key, format!("`{text}` is no topic segment: a-z, 0-9, then also `_` and `-`, 64 at most"));
+        }
+    }
+    let state_dir = t.str("state_dir").unwrap_or_else(|| "/data/kentledge".into()).into();
+    t.finish();
+    Device { site, id, state_dir }
+}
+
+fn mqtt(mut t: Table<'_>, device: &Device) -> Mqtt {
+    let url = t.need_str("url");
+    let (secure, rest) = match url.split_once("://") {
+        Some(("mqtts", rest)) => (true, rest),
+        Some(("mqtt", rest)) => (false, rest),
+        _ => {
+            t.problem("url", "must be `mqtts://HOST[:PORT]` or `mqtt://HOST[:PORT]`");
+            (true, "")
+        }
+    };
+    let default_port = if secure { 8883 } else { 1883 };
+    let (host, port) = match host_port(rest.trim_end_matches('/'), default_port) {
+        Some(pair) => pair,
+        None => {
+            t.problem("url", format!("`{rest}` is no host, or its port is none"));
+            (String::new(), default_port)
+        }
+    };
+    let allow_plaintext = t.bool("allow_plaintext").unwrap_or(false);
+    if !secure && !allow_plaintext && !is_loopback(&host) {
+        t.problem("url", "plain text is allowed to this machine only; use `mqtts://`, or set `allow_plaintext = true`");
+    }
+    let ca_file = file(&mut t, "ca_file");
+    let client = match (file(&mut t, "cert_file"), file(&mut t, "key_file")) {
+        (Some(cert), Some(key)) => Some((cert, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            t.problem("cert_file", "needs `key_file` beside it");
+            None
+        }
+        (None, Some(_)) => {
+            t.problem("key_file", "needs `cert_file` beside it");
+            None
+        }
+    };
+    if !secure && (ca_file.is_some() || client.is_some()) {
+        t.problem("url", "certificates are given, but `mqtt://` does not use them; write `mqtts://`");
+    }
+    let mqtt = Mqtt {
+        host,
+        port,
+        tls: secure.then_some(Tls { ca_file, client }),
+        username: t.str("username"),
+        password_file: file(&mut t, "password_file"),
+        keep_alive_s: t.int("keep_alive_s", 5..=3600).map_or(limits::KEEP_ALIVE_S, |s| s as u64),
+        cbor: t.word("payload", &[("json", false), ("cbor", true)]).unwrap_or(false),
+        client_id: t.str("client_id").unwrap_or_else(|| format!("kl-{}-{}", device.site, device.id)),
+    };
+    t.finish();
+    mqtt
+}
+
+fn host_port(text: &str, default: u16) -> Option<(String, u16)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(v6) => {
+            let (host, rest) = v6.split_once(']')?;
+            (host, rest.strip_prefix(':'))
+        }
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map_or(Some(default), |p| p.parse().ok().filter(|p| *p > 0))?;
+    (!host.is_empty() && !host.contains(['/', '@', ' '])).then(|| (host.to_owned(), port))
+}
+
+fn is_loopback(host: &str) -> bool {
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+}
+
+/// A path to a file that must be there.
+fn file(t: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
+    let path = PathBuf::from(t.str(key)?);
+    if !path.is_file() {
+        t.problem(key, format!("no such file: {}", path.display()));
+    }
+    Some(path)
+}
+
+fn models(root: &mut Table<'_>, node: Option<Node>, trust: Trust) -> Models {
+    let Some(node) = node else { return Models { runtime: None, allow_unsigned: false } };
+    let mut t = root.sub("models".into(), node);
+    let allow_unsigned = t.bool("allow_unsigned").unwrap_or(false);
+    if allow_unsigned && trust == Trust::Remote {
+        t.problem("allow_unsigned", "cannot be set remotely");
+    }
+    let runtime = t.str("runtime").map(PathBuf::from);
+    t.finish();
+    Models { runtime, allow_unsigned }
+}
+
+fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {
+    let default = limits::STORE_MIB;
+    let mib = node.map_or(default, |node| {
+        let mut t = root.sub("outbox".into(), node);
+        let mib = t.int("max_mib", 1..=1 << 20).map_or(default, |n| n as u64);
+        t.finish();
+        mib
+    });
+    Outbox { max_bytes: mib << 20 }
+}
+
+fn metrics(root: &mut Table<'_>, node: Option<Node>) -> u64 {
+    node.map_or(limits::HEALTH_S, |node| {
+        let mut t = root.sub("metrics".into(), node);
+        let s = t.int("interval_s", 1..=86_400).map_or(limits::HEALTH_S, |n| n as u64);
+        t.finish();
+        s
+    })
+}
+
+fn source(name: &str, mut t: Table<'_>) -> Source {
+    t.word("kind", &[("serial", ())]);
+    let line = t.str("line").unwrap_or_else(|| "8N1".into());
+    let line = Line::parse(&line).unwrap_or_else(|| {
+        t.problem("line", format!("`{line}` is no line setting such as `8N1`"));
+        Line { data: 8, parity: b'N', stop: 1 }
+    });
+    let serial = Serial {
+        path: t.need_str("path"),
+        baud: t.int("baud", 50..=4_000_000).map_or(115_200, |n| n as u32),
+        line,
+        frame_max: t.int("frame_max_bytes", 8..=limits::FRAME_BYTES_MAX as i64).map_or(limits::FRAME_BYTES, |n| n as usize),
+    };
+    let format = format(&mut t);
+    let seq = t.str("seq");
+    let time_format = t.word(
+        "time_format",
+        &[
+            ("ns", TimeFormat::Unit(1)),
+            ("us", TimeFormat::Unit(1_000)),
+            ("ms", TimeFormat::Unit(1_000_000)),
+            ("s", TimeFormat::Unit(1_000_000_000)),
+            ("civil", TimeFormat::Civil),
+        ],
+    );
+    let time = t.str("time").map(|column| (column, time_format.unwrap_or(TimeFormat::Unit(1))));
+    if time.is_some() && time_format.is_none() {
+        t.problem("time", "needs `time_format`: `ns`, `us`, `ms`, `s` or `civil`");
+    }
+    for key in ["seq", "time"] {
+        let column = if key == "seq" { seq.as_ref() } else { time.as_ref().map(|(c, _)| c) };
+        if let (Some(column), Format::Csv { columns, .. }) = (column, &format)
+            && !columns.contains(column)
+        {
+            t.problem(key, format!("`{column}` is none of the columns"));
+        }
+    }
+    let stale_ms = t.int("stale_ms", 10..=86_400_000).map_or(5_000, |n| n as u64);
+    t.finish();
+    Source { name: name.to_owned(), serial, format, seq, time, stale_ms }
+}
+
+fn format(t: &mut Table<'_>) -> Format {
+    let json = t.word("format", &[("csv", false), ("json", true)]).unwrap_or(false);
+    let (columns, delimiter) = (t.strs("columns"), t.str("delimiter"));
+    if json {
+        for key in ["columns", "delimiter"].into_iter().filter(|key| t.has(key)).collect::<Vec<_>>() {
+            t.problem(key, "belongs to `format = \"csv\"`; JSON lines name their columns themselves");
+        }
+        return Format::Json;
+    }
+    let delimiter = match delimiter.as_deref().map(str::as_bytes) {
+        None => b',',
+        Some([byte]) => *byte,
+        Some(_) => {
+            t.problem("delimiter", "must be one character");
+            b','
+        }
+    };
+    let columns = columns.unwrap_or_default();
+    if columns.is_empty() && !t.has("columns") {
+        t.problem("columns", "is needed: the names of all columns, in order");
+    }
+    if let Some(twice) = columns.iter().enumerate().find(|(i, name)| columns[..*i].contains(name)) {
+        t.problem("columns", format!("`{}` stands twice", twice.1));
+    }
+    Format::Csv { delimiter, columns }
+}
+
+/// Two sources on one port would each see half of the bytes.
+fn overlapping(root: &mut Table<'_>, sources: &[Source]) {
+    let real = |s: &Source| std::fs::canonicalize(&s.serial.path).unwrap_or_else(|_| s.serial.path.clone().into());
+    for (i, later) in sources.iter().enumerate() {
+        if let Some(first) = sources[..i].iter().find(|first| real(first) == real(later)) {
+            root.problem("source", format!("`{}` and `{}` read the same port {}", first.name, later.name, later.serial.path));
+        }
+    }
+}
+
+fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[Source]) -> Channel {
+    let source = match (t.str("source"), sources.len()) {
+        (Some(word), _) => names.sources.get(&word).copied().unwrap_or_else(|| {
+            t.problem("source", format!("no source is called `{word}`"));
+            SourceId(0)
+        }),
+        (None, 1) => SourceId(0),
+        (None, _) => {
+            t.problem("source", "is needed where there is not just one source");
+            SourceId(0)
+        }
+    };
+    let column = t.str("column").unwrap_or_else(|| name.to_owned());
+    if let Some(Format::Csv { columns, .. }) = sources.get(usize::from(source.0)).map(|s| &s.format)
+        && !columns.contains(&column)
+    {
+        t.problem("column", format!("`{column}` is none of the source's columns"));
+    }
+    let channel = Channel {
+        name: name.to_owned(),
+        source,
+        column,
+        unit: t.str("unit").unwrap_or_default(),
+        scale: t.float("scale").unwrap_or(1.0),
+        offset: t.float("offset").unwrap_or(0.0),
+        min: t.float("min"),
+        max: t.float("max"),
+    };
+    if channel.scale == 0.0 {
+        t.problem("scale", "0 would make every value the same");
+    }
+    if let (Some(min), Some(max)) = (channel.min, channel.max)
+        && min > max
+    {
+        t.problem("min", format!("{min} is above `max` {max}"));
+    }
+    t.finish();
+    channel
+}
+
+/// Channel names to indices; says which are unknown.
+pub(super) fn channels(t: &mut Table<'_>, key: &'static str, list: &[String], names: &Names) -> Vec<usize> {
+    let unknown: Vec<_> = list.iter().filter(|name| !names.channels.contains_key(*name)).cloned().collect();
+    for name in unknown {
+        t.problem(key, format!("no channel is called `{name}`"));
+    }
+    list.iter().filter_map(|name| names.channels.get(name).copied()).collect()
+}
+
+fn stream(name: &str, mut t: Table<'_>, names: &Names) -> Option<Stream> {
+    let list = t.strs("channels").unwrap_or_default();
+    if list.is_empty() {
+        t.problem("channels", "is needed: at least one channel");
+    }
+    let channels = channels(&mut t, "channels", &list, names);
+    let source = channels.first().map(|c| names.channel_source[*c]);
+    if channels.iter().any(|c| Some(names.channel_source[*c]) != source) {
+        t.problem("channels", "must all come from one source; make a stream for each");
+    }
+    let (every, interval_ms) = (t.int("every", 2..=1_000_000), t.int("interval_ms", 10..=86_400_000));
+    let mode = match (t.str("mode").as_deref(), every, interval_ms) {
+        (Some("raw") | None, None, None) => StreamMode::Raw,
+        (Some("decimate"), Some(every), None) => StreamMode::Decimate(every as u32),
+        (Some("stats"), None, Some(ms)) => StreamMode::Stats(ms as u64),
+        _ => {
+            t.problem("mode", "must be `raw`, `decimate` with `every`, or `stats` with `interval_ms`");
+            StreamMode::Raw
+        }
+    };
+    t.finish();
+    Some(Stream { name: name.to_owned(), channels, source: source?, mode })
+}
+
+fn alarm(name: &str, mut t: Table<'_>, names: &Names, pipelines: &[Pipeline]) -> Option<Alarm> {
+    let word = t.need_str("pipeline");
+    let pipeline = names.pipelines.get(&word).copied();
+    if pipeline.is_none() && !word.is_empty() {
+        t.problem("pipeline", format!("no pipeline is called `{word}`"));
+    }
+    let clear_default = pipeline.and_then(|p| pipelines[p].model.manifest.clear_factor).unwrap_or(0.8);
+    let clear_factor = t.float("clear_factor").map_or(clear_default, |x| x as f32);
+    if !(0.0..=1.0).contains(&clear_factor) {
+        t.problem("clear_factor", format!("{clear_factor} is not within 0 to 1"));
+    }
+    let raise_above = t.float("raise_above").map(|x| x as f32);
+    if let Some(p) = pipeline
+        && raise_above.is_none()
+        && pipelines[p].threshold.is_none()
+        && pipelines[p].model.manifest.calibration.is_none()
+    {
+        t.problem("raise_above", "is needed: the pipeline has neither a threshold nor a calibration");
+    }
+    let alarm = Alarm {
+        name: name.to_owned(),
+        pipeline: pipeline.unwrap_or(0),
+        severity: t
+            .word("severity", &[("info", "info"), ("warning", "warning"), ("critical", "critical")])
+            .unwrap_or("warning"),
+        raise_above,
+        clear_factor,
+        raise_windows: t.int("raise_windows", 1..=100_000).map_or(1, |n| n as u32),
+        hold_off_ms: t.int("hold_off_ms", 0..=86_400_000).map_or(0, |n| n as u64),
+    };
+    t.finish();
+    pipeline.map(|_| alarm)
+}

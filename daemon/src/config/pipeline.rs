@@ -1,0 +1,135 @@
+//! `[pipeline.NAME]`: what the configuration says, over what the model's manifest says.
+
+use std::path::Path;
+
+use super::{
+    Model, OnBad, Pipeline,
+    build::{Names, channels},
+    raw::Table,
+};
+use crate::{
+    limits,
+    model::manifest::{Calibration, Layout, Manifest},
+};
+
+pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pipeline> {
+    let model = model(&mut t, names);
+    let manifest = model.manifest.clone();
+    let list = t.strs("channels").or_else(|| manifest.channels.clone()).unwrap_or_default();
+    if list.is_empty() {
+        t.problem("channels", "is needed: the model's channels, in its order");
+    }
+    let channels = channels(&mut t, "channels", &list, names);
+    let steps_max = limits::WINDOW_STEPS_MAX as i64;
+    let steps = t.int("window_steps", 1..=steps_max).map(|n| n as usize).or(manifest.steps).unwrap_or(0);
+    if steps == 0 {
+        t.problem("window_steps", "is needed: the rows of a window");
+    }
+    if steps * channels.len() > limits::WINDOW_VALUES_MAX {
+        t.problem("window_steps", format!("{steps} rows of {} channels are more than {} values", channels.len(), limits::WINDOW_VALUES_MAX));
+    }
+    let hop = t.int("hop_steps", 1..=steps_max).map(|n| n as usize).or(manifest.hop).unwrap_or(1);
+    let step_ms = t.int("step_ms", 1..=86_400_000).map(|n| n as u64).or(manifest.step_ms);
+    let one_source = channels.windows(2).all(|pair| names.channel_source[pair[0]] == names.channel_source[pair[1]]);
+    if !one_source && step_ms.is_none() {
+        t.problem("step_ms", "is needed: channels of several sources meet only on a time grid");
+    }
+    let late_ms = t.int("late_ms", 0..=60_000).map_or(0, |n| n as u64);
+    if t.has("late_ms") && step_ms.is_none() {
+        t.problem("late_ms", "belongs to a time grid, which `step_ms` makes");
+    }
+    let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64).or(manifest.gap_max_ms);
+    let on_bad = t.word("on_bad", &[("drop", OnBad::Drop), ("flag", OnBad::Flag)]).unwrap_or(OnBad::Drop);
+    let coverage_min = t.float("coverage_min").map_or(0.5, |x| x as f32);
+    if !(0.0..=1.0).contains(&coverage_min) {
+        t.problem("coverage_min", format!("{coverage_min} is not within 0 to 1"));
+    }
+    if let Some(cal) = &manifest.calibration
+        && cal.windows.saturating_mul(steps * channels.len() * 4) > limits::CALIBRATION_BYTES
+    {
+        t.problem("calibration", format!("{} windows of this size are more than {} MiB", cal.windows, limits::CALIBRATION_BYTES >> 20));
+    }
+    let threshold = t.float("threshold").map(|x| x as f32).or(manifest.threshold);
+    let outputs = t.strs("outputs").unwrap_or_default();
+    let lineage_full = t.word("lineage", &[("short", false), ("full", true)]).unwrap_or(false);
+    t.finish();
+    Some(Pipeline {
+        name: name.to_owned(), channels, steps, hop, step_ms, late_ms, gap_max_ms, on_bad, coverage_min, model,
+        threshold, outputs, lineage_full,
+    })
+}
+
+/// The model file with its manifest; a bare file's manifest is made from the pipeline's own keys.
+fn model(t: &mut Table<'_>, names: &Names) -> Model {
+    let given = t.need_str("model");
+    let path = if Path::new(&given).is_absolute() { given.clone().into() } else { names.base.join(&given) };
+    if !given.is_empty() && !names.allow_unsigned {
+        t.problem("model", "is not signed; `models.allow_unsigned = true` lets it run");
+    }
+    let (file, mut manifest) = if path.is_dir() {
+        match Manifest::read(&path) {
+            Ok(manifest) => (path.join(&manifest.file), manifest),
+            Err(why) => {
+                t.problem("model", why);
+                (path.clone(), Manifest::bare(&path))
+            }
+        }
+    } else {
+        let bare = Manifest::bare(&path);
+        (path, bare)
+    };
+    if !given.is_empty() && !file.is_file() {
+        t.problem("model", format!("no such file: {}", file.display()));
+    }
+    if let Some(input) = t.str("input") {
+        manifest.input = Some(input);
+    }
+    let layouts = [("steps_first", Layout::StepsFirst), ("channels_first", Layout::ChannelsFirst)];
+    if let Some(layout) = t.word("layout", &layouts) {
+        manifest.layout = Some(layout);
+    }
+    if let Some(score) = t.str("score") {
+        manifest.score = Some(score);
+    }
+    if let Some(ms) = t.int("deadline_ms", 1..=60_000) {
+        manifest.deadline_ms = ms as u64;
+    }
+    params(t, &mut manifest);
+    if let Some(node) = t.node("calibration") {
+        manifest.calibration = calibration(t.sub("calibration".into(), node));
+    }
+    Model { file, manifest }
+}
+
+fn params(t: &mut Table<'_>, manifest: &mut Manifest) {
+    for (name, node) in t.tables("param") {
+        let mut table = t.sub(format!("param.{name}"), node);
+        let values = table.floats("values");
+        if values.is_none() && !table.has("values") {
+            table.problem("values", "is needed: the numbers of this input");
+        }
+        table.finish();
+        manifest.params.insert(name, values.unwrap_or_default());
+    }
+}
+
+fn calibration(mut t: Table<'_>) -> Option<Calibration> {
+    let windows = t.int("windows", 2..=100_000).map(|n| n as usize);
+    if windows.is_none() && !t.has("windows") {
+        t.problem("windows", "is needed: how many windows are learnt from");
+    }
+    let calibration = Calibration {
+        windows: windows.unwrap_or(2),
+        features: t.need_str("features"),
+        center: t.str("center"),
+        scale: t.str("scale"),
+        factor: t.float("factor").unwrap_or(1.0),
+        scale_floor: t.floats("scale_floor").unwrap_or_default(),
+    };
+    if calibration.scale_floor.iter().any(|x| *x <= 0.0) {
+        t.problem("scale_floor", "must be above 0");
+    }
+    t.finish();
+    Some(calibration)
+}
+

@@ -1,0 +1,312 @@
+//! The shape of the TOML: values that know where they stand, and typed reading of tables that notices every key
+//! nobody asked for.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::RangeInclusive,
+    sync::Arc,
+};
+
+use toml::{Spanned, de::{DeTable, DeValue}};
+
+use super::problem::{At, Problems};
+
+/// A value and where it was written.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Where.
+    pub at: At,
+    /// What.
+    pub value: Value,
+}
+
+/// The TOML types a configuration uses.
+#[derive(Debug, Clone)]
+pub enum Value {
+    /// Text.
+    Str(String),
+    /// Integer.
+    Int(i64),
+    /// Number with a point.
+    Float(f64),
+    /// Yes or no.
+    Bool(bool),
+    /// List.
+    List(Vec<Node>),
+    /// Table, by key.
+    Table(BTreeMap<String, Node>),
+}
+
+impl Value {
+    fn kind(&self) -> &'static str {
+        match self {
+            Value::Str(_) => "text",
+            Value::Int(_) => "an integer",
+            Value::Float(_) => "a number",
+            Value::Bool(_) => "true or false",
+            Value::List(_) => "a list",
+            Value::Table(_) => "a table",
+        }
+    }
+}
+
+/// Parses one file's text.
+pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
+    let file: Arc<str> = file.into();
+    let line_of = |offset: usize| text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1;
+    match DeTable::parse(text) {
+        Ok(table) => {
+            let at = At { file: file.clone(), line: 1 };
+            let value = table_value(table.into_inner(), &file, &line_of, problems);
+            Some(Node { at, value })
+        }
+        Err(why) => {
+            let line = why.span().map_or(0, |span| line_of(span.start));
+            problems.add(&At { file, line }, "toml", why.message());
+            None
+        }
+    }
+}
+
+fn table_value(table: DeTable<'_>, file: &Arc<str>, line_of: &dyn Fn(usize) -> usize, problems: &mut Problems) -> Value {
+    let nodes = table.into_iter().map(|(key, value)| {
+        let line = line_of(key.span().start);
+        (key.into_inner().into_owned(), node(value, line, file, line_of, problems))
+    });
+    Value::Table(nodes.collect())
+}
+
+fn node(value: Spanned<DeValue<'_>>, line: usize, file: &Arc<str>, line_of: &dyn Fn(usize) -> usize, problems: &mut Problems) -> Node {
+    let at = At { file: file.clone(), line };
+    let value = match value.into_inner() {
+        DeValue::String(text) => Value::Str(text.into_owned()),
+        DeValue::Boolean(yes) => Value::Bool(yes),
+        DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
+            Ok(n) => Value::Int(n),
+            Err(why) => {
+                problems.add(&at, n.as_str(), why.to_string());
+                Value::Int(0)
+            }
+        },
+        DeValue::Float(n) => Value::Float(n.as_str().parse().unwrap_or(f64::NAN)),
+        DeValue::Datetime(at) => Value::Str(at.to_string()),
+        DeValue::Array(items) => {
+            let items = items.into_iter().map(|item| {
+                let line = line_of(item.span().start);
+                node(item, line, file, line_of, problems)
+            });
+            Value::List(items.collect())
+        }
+        DeValue::Table(table) => table_value(table, file, line_of, problems),
+    };
+    Node { at, value }
+}
+
+/// Lays `over` onto `under`, key by key; where both are tables they are joined.
+pub fn overlay(under: &mut Node, over: Node) {
+    match (&mut under.value, over) {
+        (Value::Table(below), Node { value: Value::Table(above), .. }) => {
+            for (key, node) in above {
+                match below.get_mut(&key) {
+                    Some(existing) => overlay(existing, node),
+                    None => {
+                        below.insert(key, node);
+                    }
+                }
+            }
+        }
+        (_, over) => *under = over,
+    }
+}
+
+/// Reads a table key by key; `finish` reports keys that were never asked for.
+pub struct Table<'a> {
+    path: String,
+    /// Where the table stands.
+    pub at: At,
+    map: BTreeMap<String, Node>,
+    known: BTreeSet<&'static str>,
+    problems: &'a mut Problems,
+}
+
+impl<'a> Table<'a> {
+    /// Reads `node`, which must be a table, under the key path `path`.
+    pub fn new(path: impl Into<String>, node: Node, problems: &'a mut Problems) -> Self {
+        let (path, at) = (path.into(), node.at);
+        let map = match node.value {
+            Value::Table(map) => map,
+            other => {
+                problems.add(&at, &path, format!("must be a table, not {}", other.kind()));
+                BTreeMap::new()
+            }
+        };
+        Self { path, at, map, known: BTreeSet::new(), problems }
+    }
+
+    fn key(&self, key: &str) -> String {
+        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+    }
+
+    /// Reports a problem with one key.
+    pub fn problem(&mut self, key: &str, why: impl Into<String>) {
+        let at = self.map.get(key).map_or_else(|| self.at.clone(), |node| node.at.clone());
+        let key = self.key(key);
+        self.problems.add(&at, key, why);
+    }
+
+    /// Is the key there?
+    pub fn has(&self, key: &str) -> bool {
+        self.map.contains_key(key)
+    }
+
+    /// Takes the key's node as it is.
+    pub fn node(&mut self, key: &'static str) -> Option<Node> {
+        self.known.insert(key);
+        self.map.get(key).cloned()
+    }
+
+    /// The tables below `key`, by name, each to be read with `sub`.
+    pub fn tables(&mut self, key: &'static str) -> Vec<(String, Node)> {
+        match self.node(key) {
+            None => Vec::new(),
+            Some(Node { value: Value::Table(map), .. }) => map.into_iter().collect(),
+            Some(node) => {
+                self.problem(key, format!("must be a table of tables, not {}", node.value.kind()));
+                Vec::new()
+            }
+        }
+    }
+
+    /// A reader for a table below this one.
+    pub fn sub(&mut self, path: String, node: Node) -> Table<'_> {
+        let path = self.key(&path);
+        Table::new(path, node, self.problems)
+    }
+
+    /// Text.
+    pub fn str(&mut self, key: &'static str) -> Option<String> {
+        match self.node(key)?.value {
+            Value::Str(text) => Some(text),
+            other => self.wrong(key, "text", &other),
+        }
+    }
+
+    /// Text that must be there.
+    pub fn need_str(&mut self, key: &'static str) -> String {
+        let there = self.has(key);
+        let text = self.str(key);
+        if !there {
+            self.problem(key, "is needed");
+        }
+        text.unwrap_or_default()
+    }
+
+    /// Yes or no.
+    pub fn bool(&mut self, key: &'static str) -> Option<bool> {
+        match self.node(key)?.value {
+            Value::Bool(yes) => Some(yes),
+            other => self.wrong(key, "true or false", &other),
+        }
+    }
+
+    /// An integer within bounds.
+    pub fn int(&mut self, key: &'static str, range: RangeInclusive<i64>) -> Option<i64> {
+        match self.node(key)?.value {
+            Value::Int(n) if range.contains(&n) => Some(n),
+            Value::Int(n) => {
+                self.problem(key, format!("{n} is not within {} to {}", range.start(), range.end()));
+                None
+            }
+            other => self.wrong(key, "an integer", &other),
+        }
+    }
+
+    /// A finite number.
+    pub fn float(&mut self, key: &'static str) -> Option<f64> {
+        match self.node(key)?.value {
+            Value::Float(x) if x.is_finite() => Some(x),
+            Value::Float(_) => {
+                self.problem(key, "must be a finite number");
+                None
+            }
+            Value::Int(n) => Some(n as f64),
+            other => self.wrong(key, "a number", &other),
+        }
+    }
+
+    /// One of some words.
+    pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
+        let text = self.str(key)?;
+        let found = words.iter().find(|(word, _)| *word == text);
+        if found.is_none() {
+            let all: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
+            self.problem(key, format!("`{text}` is none of {}", all.join(", ")));
+        }
+        found.map(|(_, value)| *value)
+    }
+
+    /// A list of texts.
+    pub fn strs(&mut self, key: &'static str) -> Option<Vec<String>> {
+        self.list(key, "a list of texts", |value| match value {
+            Value::Str(text) => Some(text),
+            _ => None,
+        })
+    }
+
+    /// A list of numbers.
+    pub fn floats(&mut self, key: &'static str) -> Option<Vec<f64>> {
+        self.list(key, "a list of numbers", |value| match value {
+            Value::Float(x) if x.is_finite() => Some(x),
+            Value::Int(n) => Some(n as f64),
+            _ => None,
+        })
+    }
+
+    fn list<T>(&mut self, key: &'static str, what: &str, each: impl Fn(Value) -> Option<T>) -> Option<Vec<T>> {
+        match self.node(key)?.value {
+            Value::List(items) => {
+                let n = items.len();
+                let got: Vec<T> = items.into_iter().filter_map(|item| each(item.value)).collect();
+                if got.len() < n {
+                    self.problem(key, format!("must be {what}"));
+                    return None;
+                }
+                Some(got)
+            }
+            other => self.wrong(key, what, &other),
+        }
+    }
+
+    fn wrong<T>(&mut self, key: &str, want: &str, got: &Value) -> Option<T> {
+        self.problem(key, format!("must be {want}, not {}", got.kind()));
+        None
+    }
+
+    /// Reports every key nobody asked for, with the nearest known name.
+    pub fn finish(self) {
+        let Table { path, map, known, problems, .. } = self;
+        for (key, node) in &map {
+            if known.contains(key.as_str()) {
+                continue;
+            }
+            let whole = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+            problems.add(&node.at, whole, unknown(key, &known));
+        }
+    }
+}
+
+fn unknown(key: &str, known: &BTreeSet<&'static str>) -> String {
+    const UNITS: [&str; 8] = ["_ns", "_us", "_ms", "_s", "_hz", "_kib", "_mib", "_bytes"];
+    let stem = |key: &str| UNITS.iter().find_map(|unit| key.strip_suffix(unit)).unwrap_or(key).to_owned();
+    if let Some(other) = known.iter().find(|k| stem(k) == stem(key)) {
+        return format!("unknown key; the unit is part of the name: `{other}`");
+    }
+    let near = known.iter().map(|k| (strsim::damerau_levenshtein(k, key), *k)).min();
+    match near {
+        Some((distance, near)) if distance <= 1 + key.len() / 3 => format!("unknown key; did you mean `{near}`?"),
+        _ => {
+            let all: Vec<_> = known.iter().copied().collect();
+            format!("unknown key; known here: {}", all.join(", "))
+        }
+    }
+}

@@ -1,0 +1,55 @@
+//! How the program ends: exit codes, and the error that carries one.
+
+use std::fmt;
+
+/// Exit codes a user may script against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Code {
+    /// A core stage ended, or the act failed.
+    Failed = 1,
+    /// Wrong usage of the command line.
+    Usage = 2,
+    /// Configuration refused; systemd does not restart on it.
+    Config = 78,
+}
+
+/// An error that ends the program: what was tried, on what, and why; lower case, no full stop.
+#[derive(Debug)]
+pub struct Fatal {
+    /// Exit code.
+    pub code: Code,
+    /// The text printed after `kentledge: `.
+    pub text: String,
+}
+
+impl Fatal {
+    /// The act failed: exit 1.
+    pub fn failed(text: impl Into<String>) -> Self {
+        Self { code: Code::Failed, text: text.into() }
+    }
+
+    /// The configuration was refused: exit 78.
+    pub fn config(text: impl Into<String>) -> Self {
+        Self { code: Code::Config, text: text.into() }
+    }
+}
+
+impl fmt::Display for Fatal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Fatal {}
+
+/// `result.context("open store /data/outbox")`: puts what was tried before why it failed.
+pub trait Context<T> {
+    /// The error's text becomes `what: why`, exit code 1.
+    fn context(self, what: impl fmt::Display) -> Result<T, Fatal>;
+}
+
+impl<T, E: fmt::Display> Context<T> for Result<T, E> {
+    fn context(self, what: impl fmt::Display) -> Result<T, Fatal> {
+        self.map_err(|why| Fatal::failed(format!("{what}: {why}")))
+    }
+}

@@ -1,0 +1,15 @@
+//! The ground floor: the words that travel between rooms, and the queues they travel in. Imports no room.
+
+pub mod event;
+pub mod frame;
+pub mod lane;
+pub mod record;
+pub mod sample;
+pub mod stamp;
+pub mod window;
+
+pub use frame::{Arrival, FrameBatch, SourceId};
+pub use record::{Class, Draft, Phase, Retain, Sink, StreamId};
+pub use sample::{Quality, Why};
+pub use stamp::{Clk, Stamp};
+pub use window::{Window, WindowTag};

@@ -1,0 +1,52 @@
+//! The quality word on a sample, in the sense OPC UA gives these words.
+
+/// Why a sample is not good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Why {
+    /// Not a number that can be used: text, `nan`, or beyond what a double holds.
+    NotANumber,
+    /// Outside the channel's configured range.
+    Range,
+    /// Nothing arrived for longer than `stale_ms`.
+    Stale,
+}
+
+impl Why {
+    /// The word used in payloads.
+    pub fn word(self) -> &'static str {
+        match self {
+            Why::NotANumber => "not_a_number",
+            Why::Range => "range",
+            Why::Stale => "stale",
+        }
+    }
+}
+
+/// How far a sample can be trusted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Quality {
+    /// Nothing speaks against it.
+    Good,
+    /// It must not be used as if it were right.
+    Bad(Why),
+    /// There is no sample at this place.
+    Missing,
+}
+
+impl Quality {
+    /// Good enough to count as coverage.
+    pub fn is_good(self) -> bool {
+        self == Quality::Good
+    }
+
+    /// `good`, `bad:range`, `missing`.
+    pub fn word(self) -> &'static str {
+        match self {
+            Quality::Good => "good",
+            Quality::Missing => "missing",
+            Quality::Bad(Why::NotANumber) => "bad:not_a_number",
+            Quality::Bad(Why::Range) => "bad:range",
+            Quality::Bad(Why::Stale) => "bad:stale",
+        }
+    }
+}

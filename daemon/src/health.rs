@@ -1,0 +1,147 @@
+//! What the daemon knows of itself: told to systemd (STATUS, WATCHDOG) and published under `up/h`.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use crate::{
+    crew::{Beat, Beats},
+    flow::{Class, Draft, Retain, Sink, Stamp, StreamId, record::json_str},
+    host::notify,
+    outbox::Writer,
+};
+
+/// Counters that stages keep for health.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Frames waiting for the signal stage.
+    pub frames_waiting: AtomicU64,
+    /// By model: whether a worker serves it, and how many were lost since the start.
+    models: Mutex<BTreeMap<usize, (bool, u64)>>,
+}
+
+impl Counters {
+    /// What a model's stage tells.
+    pub fn model(&self, model: usize, serving: bool, lost: u64) {
+        self.models.lock().unwrap_or_else(PoisonError::into_inner).insert(model, (serving, lost));
+    }
+
+    /// Models that serve, workers lost.
+    fn models(&self) -> (usize, u64) {
+        let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        (models.values().filter(|(serving, _)| *serving).count(), models.values().map(|(_, lost)| lost).sum())
+    }
+}
+
+/// What the stage works with.
+pub struct Setup {
+    /// The outbox.
+    pub writer: Writer,
+    /// `up/h`.
+    pub stream: StreamId,
+    /// How often it is published.
+    pub every: Duration,
+    /// Signs of life of all stages.
+    pub beats: Beats,
+    /// What stages count.
+    pub counters: Arc<Counters>,
+    /// Models that are configured.
+    pub models: u64,
+}
+
+/// The stage as a thread; ends when `stopped` says so.
+pub fn run(mut setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(Duration) -> bool) {
+    let step = Duration::from_millis(500);
+    let began = now().boot_ns;
+    let watchdog = notify::watchdog_interval().map(|interval| interval / 2);
+    let (mut next_health, mut next_watchdog) = (Duration::ZERO, watchdog);
+    let (mut since, mut status) = (Duration::ZERO, String::new());
+    loop {
+        beat.beat();
+        if watchdog.is_some() && next_watchdog.is_some_and(|at| since >= at) {
+            let stuck = setup.beats.stuck();
+            if stuck.is_empty() {
+                notify::watchdog();
+            } else {
+                tracing::error!("stages do not move: {}", stuck.join(", "));
+            }
+            next_watchdog = watchdog.map(|interval| since + interval);
+        }
+        let line = setup.status();
+        if line != status {
+            notify::status(&line);
+            status = line;
+        }
+        if since >= next_health {
+            let stamp = now();
+            let body = setup.body(stamp.boot_ns.saturating_sub(began) / 1_000_000_000);
+            let stream = setup.stream;
+            let draft = Draft { stream, class: Class::Status, stamp, lineage: None, body: body.into(), retain: Retain::No };
+            setup.writer.put(&mut vec![draft]);
+            next_health = since + setup.every;
+        }
+        if stopped(step) {
+            return;
+        }
+        since += step;
+    }
+}
+
+impl Setup {
+    /// One line for `systemctl status`.
+    fn status(&self) -> String {
+        let stats = self.writer.stats();
+        let link = if stats.online { "online" } else { "offline" };
+        let (serving, _) = self.counters.models();
+        let mut line = format!("{link}; {serving} of {} models serving", self.models);
+        let kept = stats.ram_records + stats.stored_records;
+        if !stats.online && kept > 0 {
+            line.push_str("; keeping records");
+        }
+        if !stats.disk_ok {
+            line.push_str("; the disk takes nothing");
+        }
+        line
+    }
+
+    fn body(&self, uptime_s: u64) -> String {
+        let stats = self.writer.stats();
+        let lost: u64 = stats.lost.values().sum();
+        let (serving, workers_lost) = self.counters.models();
+        let mut out = format!(
+            "\"uptime_s\":{uptime_s},\"rss_kib\":{},\"online\":{},\"disk_ok\":{},\"ram_records\":{},\"ram_bytes\":{},\
+             \"stored_records\":{},\"stored_bytes\":{},\"delivered\":{},\"lost\":{lost},\"frames_waiting\":{},\
+             \"models\":{},\"models_serving\":{serving},\"workers_lost\":{workers_lost},\"lost_by\":[",
+            rss_kib(),
+            stats.online,
+            stats.disk_ok,
+            stats.ram_records,
+            stats.ram_bytes,
+            stats.stored_records,
+            stats.stored_bytes,
+            stats.delivered,
+            self.counters.frames_waiting.load(Ordering::Relaxed),
+            self.models,
+        );
+        for (i, ((stream, reason), n)) in stats.lost.iter().enumerate() {
+            out.push_str(if i > 0 { ",{\"stream\":" } else { "{\"stream\":" });
+            json_str(&mut out, stream);
+            let _ = write!(out, ",\"reason\":\"{reason}\",\"n\":{n}}}");
+        }
+        out.push(']');
+        out
+    }
+}
+
+/// Resident memory of this process, KiB; 0 where /proc does not tell.
+fn rss_kib() -> u64 {
+    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
+    let pages: u64 = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
+    pages * 4
+}

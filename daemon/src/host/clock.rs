@@ -1,0 +1,102 @@
+//! The only reader of time. A stamp is made here, where bytes arrive; no later stage asks again.
+
+use std::{
+    sync::atomic::{AtomicU64, AtomicU8, Ordering},
+    time::Duration,
+};
+
+use nix::time::{ClockId, clock_gettime};
+
+use super::sys;
+use crate::flow::{Clk, Stamp};
+
+/// No right clock is earlier than the moment this program was built, in seconds since 1970.
+pub const FLOOR_S: i64 = parse_s(env!("KENTLEDGE_BUILT_S"));
+
+/// The kernel's synchronisation state is asked for at most this often: it changes in minutes.
+const SYNC_CHECK_NS: u64 = 1_000_000_000;
+
+const fn parse_s(text: &str) -> i64 {
+    let (bytes, mut i, mut n) = (text.as_bytes(), 0, 0i64);
+    while i < bytes.len() {
+        n = n * 10 + (bytes[i] - b'0') as i64;
+        i += 1;
+    }
+    n
+}
+
+/// Reads the machine's clocks. Shared by reference; holds only a cache.
+#[derive(Debug)]
+pub struct Clock {
+    checked_ns: AtomicU64,
+    clk: AtomicU8,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { checked_ns: AtomicU64::new(0), clk: AtomicU8::new(Clk::Unset as u8) }
+    }
+}
+
+impl Clock {
+    /// Nanoseconds since boot, suspend included; never steps.
+    pub fn boot_ns() -> u64 {
+        // CLOCK_BOOTTIME cannot fail on any kernel this runs on (2.6.39).
+        clock_gettime(ClockId::CLOCK_BOOTTIME).map(|t| Duration::from(t).as_nanos() as u64).unwrap_or(0)
+    }
+
+    /// Now.
+    pub fn now(&self) -> Stamp {
+        let boot_ns = Self::boot_ns();
+        let wall_ms = clock_gettime(ClockId::CLOCK_REALTIME)
+            .map(|t| t.tv_sec() * 1000 + t.tv_nsec() / 1_000_000)
+            .unwrap_or(0);
+        let clk = if wall_ms / 1000 < FLOOR_S { Clk::Unset } else { self.trust(boot_ns) };
+        Stamp { boot_ns, wall_ms: (clk != Clk::Unset).then_some(wall_ms), clk }
+    }
+
+    /// `Sync` or `Hold`, asked of the kernel once a second.
+    fn trust(&self, boot_ns: u64) -> Clk {
+        let checked = self.checked_ns.load(Ordering::Relaxed);
+        if checked == 0 || boot_ns.saturating_sub(checked) > SYNC_CHECK_NS {
+            let clk = if sys::clock_is_synchronised() { Clk::Sync } else { Clk::Hold };
+            self.clk.store(clk as u8, Ordering::Relaxed);
+            self.checked_ns.store(boot_ns, Ordering::Relaxed);
+        }
+        if self.clk.load(Ordering::Relaxed) == Clk::Sync as u8 { Clk::Sync } else { Clk::Hold }
+    }
+}
+
+/// This boot's id, as the kernel names it; where /proc hides it, one made up for this process.
+pub fn boot_id() -> String {
+    std::fs::read_to_string("/proc/sys/kernel/random/boot_id")
+        .map(|text| text.trim().to_owned())
+        .unwrap_or_else(|_| format!("process-{:016x}", fastrand::u64(..)))
+}
+
+/// `2026-11-20T09:14:03.120Z`.
+pub fn rfc3339_ms(wall_ms: i64) -> String {
+    match jiff::Timestamp::from_millisecond(wall_ms) {
+        Ok(at) => format!("{at:.3}"),
+        Err(_) => format!("@{wall_ms}ms"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn stamps_never_go_back_and_the_floor_is_in_the_past() {
+        let clock = Clock::default();
+        let (a, b) = (clock.now(), clock.now());
+        assert!(b.boot_ns >= a.boot_ns);
+        assert!(FLOOR_S > 1_700_000_000);
+        assert_eq!(a.wall_ms.is_none(), a.clk == Clk::Unset);
+    }
+
+    #[test]
+    fn wall_time_is_written_with_milliseconds_in_utc() {
+        assert_eq!(rfc3339_ms(1_795_166_043_120), "2026-11-20T09:14:03.120Z");
+    }
+}

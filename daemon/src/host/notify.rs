@@ -1,0 +1,36 @@
+//! What systemd is told: READY, STATUS, WATCHDOG, STOPPING. Silent where no NOTIFY_SOCKET is given.
+
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+
+/// The service is up; `status` is shown by `systemctl status`.
+pub fn ready(status: &str) {
+    send(&[NotifyState::Ready, NotifyState::Status(status)]);
+}
+
+/// One line for `systemctl status`.
+pub fn status(status: &str) {
+    send(&[NotifyState::Status(status)]);
+}
+
+/// The drain began.
+pub fn stopping(status: &str) {
+    send(&[NotifyState::Stopping, NotifyState::Status(status)]);
+}
+
+/// Every core stage moved since the last one.
+pub fn watchdog() {
+    send(&[NotifyState::Watchdog]);
+}
+
+/// How often systemd wants to hear `watchdog`, if at all.
+pub fn watchdog_interval() -> Option<Duration> {
+    sd_notify::watchdog_enabled()
+}
+
+fn send(states: &[NotifyState<'_>]) {
+    if let Err(why) = sd_notify::notify(states) {
+        tracing::warn!("notify systemd: {why}");
+    }
+}

@@ -1,0 +1,164 @@
+//! The one module with `unsafe`: system calls for which no safe wrapper exists in our libraries. Each function is
+//! safe to call with any argument.
+#![allow(unsafe_code)]
+
+use std::{
+    num::NonZeroUsize,
+    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::unix::process::CommandExt,
+    process::Command,
+    ptr::NonNull,
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use nix::sys::{
+    mman::{MapFlags, ProtFlags, mmap, munmap},
+    prctl,
+    signal::Signal,
+};
+
+/// Whether the kernel holds its wall clock to be synchronised (adjtimex: no STA_UNSYNC, no TIME_ERROR).
+pub fn clock_is_synchronised() -> bool {
+    // SAFETY: `timex` is plain old data for which all zeroes is valid; modes = 0 only reads.
+    unsafe {
+        let mut timex: libc::timex = std::mem::zeroed();
+        let state = libc::adjtimex(&raw mut timex);
+        state >= 0 && state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0
+    }
+}
+
+/// Bytes the kernel lost on a tty for want of room, since it was opened by anyone (TIOCGICOUNT: overrun and
+/// buffer overrun). `None` where the driver does not count, as ptys do not.
+pub fn tty_overruns(tty: RawFd) -> Option<u64> {
+    // SAFETY: the kernel writes one `serial_icounter_struct` (20 ints) or nothing; `tty` is only passed on.
+    unsafe {
+        let mut counters = [0i32; 20];
+        let ok = libc::ioctl(tty, libc::TIOCGICOUNT, counters.as_mut_ptr());
+        // cts dsr rng dcd rx tx frame overrun parity brk buf_overrun
+        (ok == 0).then(|| counters[7].max(0) as u64 + counters[10].max(0) as u64)
+    }
+}
+
+/// Makes the child die with this process, even when this process is killed.
+pub fn die_with_parent(command: &mut Command) -> &mut Command {
+    // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
+    unsafe { command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from)) }
+}
+
+/// Takes ownership of a descriptor that the kernel just made for us (SCM_RIGHTS).
+pub fn adopt_fd(fd: RawFd) -> OwnedFd {
+    // SAFETY: called with a descriptor from a control message only; nobody else has it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
+}
+
+/// Memory shared with another process. All access goes through copies and atomics with bounds checked here, because
+/// the other side may change it at any time.
+#[derive(Debug)]
+pub struct SharedMemory {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+// SAFETY: the mapping belongs to this value alone in this process; `&self` methods only copy out or use atomics,
+// and `&mut self` is needed to write plain bytes.
+unsafe impl Send for SharedMemory {}
+
+/// Types that may be copied in and out: any bit pattern is a value.
+pub trait Plain: Copy + Default {}
+impl Plain for f32 {}
+impl Plain for f64 {}
+impl Plain for u32 {}
+
+impl SharedMemory {
+    /// Maps `len` bytes of a memory file descriptor, readable and writable.
+    pub fn map(fd: BorrowedFd<'_>, len: usize) -> std::io::Result<Self> {
+        let length = NonZeroUsize::new(len).ok_or(std::io::ErrorKind::InvalidInput)?;
+        let size = nix::sys::stat::fstat(fd.as_fd())?.st_size;
+        if u64::try_from(size).is_ok_and(|size| size < len as u64) {
+            return Err(std::io::Error::other("shared memory is smaller than its layout"));
+        }
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let start = unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
+        Ok(Self { start: start.cast(), len })
+    }
+
+    fn at<T>(&self, offset: usize, n: usize) -> *mut T {
+        let bytes = n.checked_mul(size_of::<T>()).and_then(|b| b.checked_add(offset));
+        assert!(bytes.is_some_and(|end| end <= self.len), "shared memory: {n} values at {offset} of {}", self.len);
+        assert!(offset.is_multiple_of(align_of::<T>()), "shared memory: offset {offset} is not aligned");
+        // SAFETY: in bounds and aligned by the asserts above.
+        unsafe { self.start.as_ptr().add(offset).cast() }
+    }
+
+    /// Copies values out.
+    pub fn read<T: Plain>(&self, offset: usize, into: &mut [T]) {
+        let from = self.at::<T>(offset, into.len());
+        // SAFETY: `at` checked bounds and alignment; T allows any bit pattern; `into` is ours alone.
+        unsafe { std::ptr::copy_nonoverlapping(from, into.as_mut_ptr(), into.len()) }
+    }
+
+    /// Copies values in.
+    pub fn write<T: Plain>(&mut self, offset: usize, from: &[T]) {
+        let to = self.at::<T>(offset, from.len());
+        // SAFETY: as above; `&mut self` keeps this process from writing twice at a time.
+        unsafe { std::ptr::copy_nonoverlapping(from.as_ptr(), to, from.len()) }
+    }
+
+    /// A counter both sides may touch.
+    pub fn load(&self, offset: usize) -> u32 {
+        let at = self.at::<u32>(offset, 1);
+        // SAFETY: in bounds and aligned; only ever accessed as an atomic.
+        unsafe { AtomicU32::from_ptr(at) }.load(Ordering::Acquire)
+    }
+
+    /// Sets a counter both sides may touch.
+    pub fn store(&self, offset: usize, value: u32) {
+        let at = self.at::<u32>(offset, 1);
+        // SAFETY: as for `load`.
+        unsafe { AtomicU32::from_ptr(at) }.store(value, Ordering::Release)
+    }
+}
+
+impl Drop for SharedMemory {
+    fn drop(&mut self) {
+        // SAFETY: mapped by us with this length, and nobody holds a pointer into it.
+        if let Err(why) = unsafe { munmap(self.start.cast(), self.len) } {
+            tracing::error!("unmap shared memory: {why}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn memory(len: usize) -> OwnedFd {
+        let fd = nix::sys::memfd::memfd_create(c"test", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).expect("memfd");
+        nix::unistd::ftruncate(&fd, len as i64).expect("truncate");
+        fd
+    }
+
+    #[test]
+    fn two_mappings_of_one_memory_see_each_other() {
+        let fd = memory(4096);
+        let mut a = SharedMemory::map(fd.as_fd(), 4096).expect("map");
+        let b = SharedMemory::map(fd.as_fd(), 4096).expect("map");
+        a.write(64, &[1.5f32, -2.0]);
+        let mut got = [0f32; 2];
+        b.read(64, &mut got);
+        b.store(0, 7);
+        assert_eq!((got, a.load(0)), ([1.5, -2.0], 7));
+    }
+
+    #[test]
+    #[should_panic(expected = "shared memory")]
+    fn reading_past_the_end_is_refused() {
+        let fd = memory(4096);
+        SharedMemory::map(fd.as_fd(), 4096).expect("map").read(4092, &mut [0f32; 2]);
+    }
+
+    #[test]
+    fn a_memory_smaller_than_said_is_refused() {
+        assert!(SharedMemory::map(memory(100).as_fd(), 4096).is_err());
+    }
+}

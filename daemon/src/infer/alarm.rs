@@ -1,0 +1,147 @@
+//! Alarms: raise, clear with hysteresis, hold-off. Pure; time is the windows' stamps.
+
+use std::fmt::Write;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    config,
+    flow::{Phase, WindowTag, record::{json_num, json_str}},
+};
+
+/// An alarm that is raised.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Raised {
+    /// Names this episode: boot and the moment it was raised.
+    pub id: String,
+    /// Level that was passed.
+    pub level: f32,
+    /// Highest score so far.
+    pub peak: f32,
+    /// First and last sensor sequence of the window that raised it.
+    pub in_seq: (u64, u64),
+    /// First and last sensor time of that window, ns.
+    pub in_t_ns: (i64, i64),
+}
+
+/// One alarm's state.
+#[derive(Debug)]
+pub struct Alarm {
+    config: config::Alarm,
+    boot: String,
+    raised: Option<Raised>,
+    above: u32,
+    changed_ns: Option<u64>,
+}
+
+/// A change to be told.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Change {
+    /// Raised or cleared.
+    pub phase: Phase,
+    /// The record's members.
+    pub body: Bytes,
+}
+
+impl Alarm {
+    /// Not raised, or still raised since before the restart.
+    pub fn new(config: config::Alarm, boot: &str, raised: Option<Raised>) -> Self {
+        Self { config, boot: boot.to_owned(), raised, above: 0, changed_ns: None }
+    }
+
+    /// Name.
+    pub fn name(&self) -> &str {
+        &self.config.name
+    }
+
+    /// What must be kept across a restart.
+    pub fn raised(&self) -> Option<&Raised> {
+        self.raised.as_ref()
+    }
+
+    /// Takes a window's score.
+    pub fn step(&mut self, score: f32, threshold: Option<f32>, tag: &WindowTag) -> Option<Change> {
+        let level = self.config.raise_above.or(threshold)?;
+        let now = tag.last.boot_ns;
+        let held_off = self.changed_ns.is_some_and(|at| now.saturating_sub(at) < self.config.hold_off_ms * 1_000_000);
+        self.above = if score > level { self.above.saturating_add(1) } else { 0 };
+        let phase = match &mut self.raised {
+            None if self.above >= self.config.raise_windows && !held_off => {
+                let id = format!("{}-{now}", self.boot);
+                self.raised = Some(Raised { id, level, peak: score, in_seq: tag.in_seq, in_t_ns: tag.in_t_ns });
+                Phase::Raised
+            }
+            None => return None,
+            Some(raised) => {
+                raised.peak = raised.peak.max(score);
+                if score >= level * self.config.clear_factor || held_off {
+                    return None;
+                }
+                Phase::Cleared
+            }
+        };
+        self.changed_ns = Some(now);
+        let body = self.body(phase, score, tag);
+        if phase == Phase::Cleared {
+            self.raised = None;
+        }
+        Some(Change { phase, body })
+    }
+
+    fn body(&self, phase: Phase, score: f32, tag: &WindowTag) -> Bytes {
+        let Some(raised) = &self.raised else { return Bytes::new() };
+        let mut out = String::from("\"alarm\":");
+        json_str(&mut out, &self.config.name);
+        out.push_str(",\"id\":");
+        json_str(&mut out, &raised.id);
+        let word = if phase == Phase::Raised { "raised" } else { "cleared" };
+        let _ = write!(out, ",\"phase\":\"{word}\",\"severity\":\"{}\",\"score\":", self.config.severity);
+        json_num(&mut out, f64::from(score));
+        let _ = write!(out, ",\"level\":{},\"peak\":{}", raised.level, raised.peak);
+        let (seq, t) = (tag.in_seq, tag.in_t_ns);
+        let _ = write!(out, ",\"in_seq\":[{},{}],\"in_t_ns\":[{},{}]", seq.0, seq.1, t.0, t.1);
+        let (seq, t) = (raised.in_seq, raised.in_t_ns);
+        let _ = write!(out, ",\"raised_seq\":[{},{}],\"raised_t_ns\":[{},{}]", seq.0, seq.1, t.0, t.1);
+        out.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Clk, Stamp};
+
+    fn run(config: config::Alarm, scores: &[f32]) -> Vec<(usize, Phase)> {
+        let mut alarm = Alarm::new(config, "b", None);
+        let step = |(i, score): (usize, &f32)| {
+            let last = Stamp { boot_ns: i as u64 * 1_000_000_000, wall_ms: None, clk: Clk::Unset };
+            let tag = WindowTag { pipeline: 0, last, in_seq: (0, i as u64), in_t_ns: (0, i as i64), coverage: 1.0 };
+            alarm.step(*score, Some(10.0), &tag).map(|change| (i, change.phase))
+        };
+        scores.iter().enumerate().filter_map(step).collect()
+    }
+
+    fn config(raise_windows: u32, hold_off_ms: u64) -> config::Alarm {
+        config::Alarm {
+            name: "a".into(), pipeline: 0, severity: "warning", raise_above: None, clear_factor: 0.6, raise_windows, hold_off_ms,
+        }
+    }
+
+    #[test]
+    fn it_clears_below_its_hysteresis_only() {
+        let got = run(config(1, 0), &[9.0, 11.0, 9.0, 6.0, 11.0, 5.9, 9.0, 10.5]);
+        assert_eq!(got, [(1, Phase::Raised), (5, Phase::Cleared), (7, Phase::Raised)]);
+    }
+
+    #[test]
+    fn hold_off_delays_a_change_and_loses_none() {
+        let got = run(config(1, 3000), &[11.0, 1.0, 1.0, 1.0, 11.0, 11.0, 11.0, 11.0]);
+        assert_eq!(got, [(0, Phase::Raised), (3, Phase::Cleared), (6, Phase::Raised)]);
+    }
+
+    #[test]
+    fn several_windows_in_a_row_may_be_asked_for() {
+        assert_eq!(run(config(3, 0), &[11.0, 11.0, 9.0, 11.0, 11.0, 11.0]), [(5, Phase::Raised)]);
+    }
+}

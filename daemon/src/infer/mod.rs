@@ -1,0 +1,88 @@
+//! Windows into predictions and alarms. ONNX Runtime lives in worker processes (`worker_main`); here is the daemon's
+//! side: one thread and one worker for each model, however many pipelines use it.
+
+mod alarm;
+mod calibrate;
+mod channel;
+mod engine;
+mod plan;
+mod runtime;
+mod served;
+mod worker;
+pub mod worker_main;
+
+use std::time::Duration;
+
+pub use engine::{Engine, Setup};
+pub use runtime::find as find_runtime;
+pub use served::{Keeps, Served};
+
+use crate::{
+    config::Config,
+    flow::{Sink, Stamp, Window, lane, lane::Took},
+    limits,
+};
+
+/// Pipelines by model: those that share file, manifest and window share a worker.
+pub fn groups(config: &Config) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for (i, pipeline) in config.pipelines.iter().enumerate() {
+        let same = |group: &&mut Vec<usize>| {
+            let other = &config.pipelines[group[0]];
+            other.model == pipeline.model
+                && (other.steps, other.channels.len()) == (pipeline.steps, pipeline.channels.len())
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(i),
+            None => groups.push(vec![i]),
+        }
+    }
+    groups
+}
+
+/// The stage as a thread, for one model: ends when its lane is closed and everything in it was served or booked.
+/// `beat` is called at least every `limits::BEAT`, `tell` with whether a worker serves and how many were lost.
+pub fn run(
+    mut engine: Engine, windows: lane::Receiver<Window>, now: impl Fn() -> Stamp, mut sink: impl Sink, beat: impl Fn(),
+    tell: impl Fn(bool, u64),
+) {
+    let mut taken = Vec::new();
+    let mut wait = Duration::ZERO;
+    loop {
+        beat();
+        tell(engine.is_serving(), engine.lost_workers);
+        if !engine.is_serving() && wait.is_zero() {
+            wait = match engine.start(Some(now()), &mut sink, &beat) {
+                Ok(()) => Duration::ZERO,
+                Err(_) => engine.retry_after().max(limits::WORKER_RETRY_MIN),
+            };
+        }
+        if !engine.is_serving() {
+            // What arrives while there is no worker stays in the lane, which sheds and counts the oldest.
+            if windows.is_closed() {
+                break;
+            }
+            let step = wait.min(limits::BEAT / 4);
+            std::thread::sleep(step);
+            wait -= step;
+            continue;
+        }
+        if engine.waiting() == 0 {
+            match windows.take(&mut taken, limits::SLOTS_MAX, limits::BEAT) {
+                Took::Closed => break,
+                Took::Nothing => continue,
+                Took::Some => engine.take(&mut taken),
+            }
+        }
+        if engine.turn(&mut sink, &beat).is_err() {
+            wait = engine.retry_after();
+        }
+    }
+    while windows.take(&mut taken, usize::MAX, Duration::ZERO) == Took::Some {
+        engine.take(&mut taken);
+    }
+    while engine.is_serving() && engine.waiting() > 0 && engine.turn(&mut sink, &beat).is_ok() {
+        beat();
+    }
+    engine.give_up_waiting("stopped", &mut sink);
+}

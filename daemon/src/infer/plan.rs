@@ -1,0 +1,219 @@
+//! How a model's declared inputs and outputs meet a pipeline: which input takes the window, which the calibration, which
+//! fixed values; which output is the score. Pure; says everything that does not fit.
+
+use super::channel::{Loaded, Prepare, Tensor};
+use crate::model::manifest::{Layout, Manifest};
+
+/// What fills one input.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Feed {
+    /// The window's values in this order.
+    Window(Layout),
+    /// Mean of the features.
+    Center,
+    /// Standard deviation of the features.
+    Scale,
+    /// Fixed values.
+    Param(Vec<f32>),
+}
+
+/// How the model is fed, and where its answers are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// By input, in the order of `Prepare`.
+    pub feeds: Vec<Feed>,
+    /// Place of the score among the wanted outputs.
+    pub score: usize,
+    /// Place of the features, where there is a calibration.
+    pub features: Option<usize>,
+    /// Names of the wanted outputs.
+    pub outputs: Vec<String>,
+}
+
+const NUMBERS: [&str; 11] = [
+    "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
+];
+
+/// Plans a model for windows of `steps` × `width`; `extra` are outputs to be published beside the score.
+pub fn plan(loaded: &Loaded, manifest: &Manifest, (steps, width): (usize, usize), extra: &[String]) -> Result<(Prepare, Plan), String> {
+    let cal = manifest.calibration.as_ref();
+    let bound = |name: &str| {
+        manifest.params.contains_key(name)
+            || cal.is_some_and(|c| c.center.as_deref() == Some(name) || c.scale.as_deref() == Some(name))
+    };
+    let window = match &manifest.input {
+        Some(name) => name.clone(),
+        None => loaded.inputs.iter().find(|i| !bound(&i.name)).map(|i| i.name.clone()).ok_or("it has no input for the window")?,
+    };
+    need(&loaded.inputs, "input", std::iter::once(&window))?;
+    need(&loaded.inputs, "input", cal.iter().flat_map(|c| c.center.iter().chain(&c.scale)))?;
+    need(&loaded.inputs, "input", manifest.params.keys())?;
+
+    let (outputs, score, features) = outputs(loaded, manifest, extra)?;
+    let features_len = features.and_then(|f| {
+        let tensor = loaded.outputs.iter().find(|o| o.name == outputs[f])?;
+        tensor.shape.iter().map(|d| usize::try_from((*d).max(1)).ok()).product::<Option<usize>>()
+    });
+    let (mut inputs, mut feeds) = (Vec::new(), Vec::new());
+    for input in &loaded.inputs {
+        if !NUMBERS.contains(&input.kind.as_str()) {
+            return Err(format!("input `{}` is {}, not a tensor of numbers", input.name, input.kind));
+        }
+        let (shape, feed) = if input.name == window {
+            let (shape, layout) = window_shape(input, manifest.layout, steps, width)?;
+            (shape, Feed::Window(layout))
+        } else if let Some(values) = manifest.params.get(&input.name) {
+            let shape = sized(input, values.len())?;
+            (shape, Feed::Param(values.iter().map(|x| *x as f32).collect()))
+        } else if bound(&input.name) {
+            let len = features_len.ok_or("the features' size is not declared")?;
+            let is_center = cal.is_some_and(|c| c.center.as_deref() == Some(&input.name));
+            (sized(input, len)?, if is_center { Feed::Center } else { Feed::Scale })
+        } else {
+            return Err(format!("input `{}` is bound to nothing; give it values as `param.{}`", input.name, input.name));
+        };
+        inputs.push((input.name.clone(), shape));
+        feeds.push(feed);
+    }
+    Ok((Prepare { inputs, outputs: outputs.clone() }, Plan { feeds, score, features, outputs }))
+}
+
+fn need<'a>(there: &[Tensor], what: &str, names: impl Iterator<Item = &'a String>) -> Result<(), String> {
+    for name in names {
+        if !there.iter().any(|t| t.name == *name) {
+            let all: Vec<_> = there.iter().map(|t| format!("`{}`", t.name)).collect();
+            return Err(format!("it has no {what} `{name}`; it has {}", all.join(", ")));
+        }
+    }
+    Ok(())
+}
+
+type Outputs = (Vec<String>, usize, Option<usize>);
+
+fn outputs(loaded: &Loaded, manifest: &Manifest, extra: &[String]) -> Result<Outputs, String> {
+    let named_score = loaded.outputs.iter().find(|o| o.name == "score").or(loaded.outputs.first());
+    let score = manifest.score.clone().or(named_score.map(|o| o.name.clone())).ok_or("it has no output")?;
+    let mut outputs = vec![score];
+    let features = manifest.calibration.as_ref().map(|cal| {
+        outputs.push(cal.features.clone());
+        1
+    });
+    for name in extra {
+        if !outputs.contains(name) {
+            outputs.push(name.clone());
+        }
+    }
+    need(&loaded.outputs, "output", outputs.iter())?;
+    for output in loaded.outputs.iter().filter(|o| outputs.contains(&o.name)) {
+        if !NUMBERS.contains(&output.kind.as_str()) {
+            return Err(format!("output `{}` is {}, not a tensor of numbers", output.name, output.kind));
+        }
+    }
+    Ok((outputs, 0, features))
+}
+
+/// The shape of an input that takes `len` values; an open first dimension is 1, one other open one is what is left.
+fn sized(input: &Tensor, len: usize) -> Result<Vec<i64>, String> {
+    let fixed: i64 = input.shape.iter().filter(|d| **d > 0).product();
+    let mut shape = input.shape.clone();
+    let open = shape.iter().filter(|d| **d < 0).count();
+    let mut left = open;
+    for dimension in &mut shape {
+        if *dimension < 0 {
+            left -= 1;
+            *dimension = if left == 0 { len as i64 / fixed.max(1) } else { 1 };
+        }
+    }
+    if shape.iter().product::<i64>() == len as i64 {
+        Ok(shape)
+    } else {
+        Err(format!("input `{}` has shape {:?}, and {len} values are given", input.name, input.shape))
+    }
+}
+
+/// The shape of the window's input and the order of its values.
+fn window_shape(input: &Tensor, layout: Option<Layout>, steps: usize, width: usize) -> Result<(Vec<i64>, Layout), String> {
+    let (s, w) = (steps as i64, width as i64);
+    let fits = |layout: Layout| {
+        let pair = if layout == Layout::StepsFirst { [s, w] } else { [w, s] };
+        let mut shape = input.shape.clone();
+        let n = shape.len();
+        if n >= 2 {
+            shape[..n - 2].iter_mut().filter(|d| **d < 0).for_each(|d| *d = 1);
+            shape[n - 2..].iter_mut().zip(pair).filter(|(d, _)| **d < 0).for_each(|(d, want)| *d = want);
+        }
+        let tail = n >= 2 && shape[n - 2..] == pair;
+        (tail && shape.iter().product::<i64>() == s * w).then_some(shape)
+    };
+    let wrong = || {
+        format!("input `{}` has shape {:?}, and the pipeline makes windows of {steps} rows × {width} channels", input.name, input.shape)
+    };
+    match (layout, fits(Layout::StepsFirst), fits(Layout::ChannelsFirst)) {
+        (Some(Layout::StepsFirst) | None, Some(shape), None) => Ok((shape, Layout::StepsFirst)),
+        (Some(Layout::ChannelsFirst) | None, None, Some(shape)) => Ok((shape, Layout::ChannelsFirst)),
+        (Some(layout), Some(steps_first), Some(channels_first)) => {
+            Ok((if layout == Layout::StepsFirst { steps_first } else { channels_first }, layout))
+        }
+        (None, Some(shape), Some(_)) if width == 1 || steps == 1 => Ok((shape, Layout::StepsFirst)),
+        (None, Some(_), Some(_)) => {
+            Err(format!("input `{}` could be steps × channels or channels × steps; say `layout`", input.name))
+        }
+        // A flat input, or one of another rank with the same number of values.
+        _ => {
+            let pair_of_another = layout.is_some() && input.shape.len() >= 2;
+            let shape = sized(input, steps * width).map_err(|_| wrong())?;
+            let flat = shape.iter().filter(|d| **d > 1).count() <= 1;
+            if flat && !pair_of_another { Ok((shape, layout.unwrap_or(Layout::StepsFirst))) } else { Err(wrong()) }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    fn tensor(name: &str, shape: &[i64]) -> Tensor {
+        Tensor { name: name.into(), kind: "float32".into(), shape: shape.to_vec() }
+    }
+
+    fn plan_for(shape: &[i64], layout: Option<Layout>) -> Result<(Vec<i64>, Feed), String> {
+        let loaded = Loaded { inputs: vec![tensor("x", shape)], outputs: vec![tensor("y", &[1])], runtime: String::new() };
+        let manifest = Manifest { layout, ..Manifest::bare(Path::new("m.onnx")) };
+        plan(&loaded, &manifest, (64, 8), &[]).map(|(prepare, plan)| (prepare.inputs[0].1.clone(), plan.feeds[0].clone()))
+    }
+
+    #[test]
+    fn the_order_of_a_windows_values_is_read_from_the_shape() {
+        assert_eq!(plan_for(&[1, 8, 64], None), Ok((vec![1, 8, 64], Feed::Window(Layout::ChannelsFirst))));
+        assert_eq!(plan_for(&[-1, 64, 8], None), Ok((vec![1, 64, 8], Feed::Window(Layout::StepsFirst))));
+        assert_eq!(plan_for(&[-1, -1, 8], None), Ok((vec![1, 64, 8], Feed::Window(Layout::StepsFirst))));
+        assert_eq!(plan_for(&[1, 512], None), Ok((vec![1, 512], Feed::Window(Layout::StepsFirst))));
+        assert_eq!(plan_for(&[-1, 1, 8, 64], None), Ok((vec![1, 1, 8, 64], Feed::Window(Layout::ChannelsFirst))));
+    }
+
+    #[test]
+    fn a_shape_that_does_not_fit_is_refused_with_both_sides() {
+        let why = plan_for(&[1, 9, 64], None).expect_err("wrong shape");
+        assert!(why.contains("[1, 9, 64]") && why.contains("64 rows × 8 channels"), "{why}");
+        assert!(plan_for(&[2, 8, 64], None).is_err());
+        assert!(plan_for(&[1, 8, 64], Some(Layout::StepsFirst)).is_err());
+        assert!(plan_for(&[1, 16, 32], None).is_err());
+    }
+
+    #[test]
+    fn inputs_bound_to_nothing_and_outputs_that_are_not_there_are_named() {
+        let loaded = Loaded {
+            inputs: vec![tensor("x", &[1, 64, 8]), tensor("gain", &[1])],
+            outputs: vec![tensor("y", &[1])],
+            runtime: String::new(),
+        };
+        let mut manifest = Manifest::bare(Path::new("m.onnx"));
+        let run = |manifest: &Manifest| plan(&loaded, manifest, (64, 8), &[]).map(|(_, plan)| plan.feeds);
+        assert!(run(&manifest).expect_err("gain").contains("param.gain"));
+        manifest.params.insert("gain".into(), vec![2.0]);
+        assert_eq!(run(&manifest).expect("bound")[1], Feed::Param(vec![2.0]));
+        manifest.score = Some("z".into());
+        assert!(run(&manifest).expect_err("z").contains("no output `z`; it has `y`"));
+    }
+}

@@ -1,0 +1,240 @@
+//! The parent's side of one worker process: start, ring, wait within the deadline, kill.
+
+use std::{
+    fs::File,
+    io::Write,
+    os::fd::{AsFd, AsRawFd, OwnedFd},
+    os::unix::process::ExitStatusExt,
+    path::PathBuf,
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use nix::{
+    poll::{PollFd, PollFlags, PollTimeout, poll},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair},
+    },
+};
+
+use super::channel::{self, Answer, Hello, Layout, Loaded, Prepare, Prepared, Ready};
+use crate::{
+    host::sys::{self, SharedMemory},
+    limits,
+    model::file::ModelFile,
+};
+
+/// What a worker is started with.
+#[derive(Debug, Clone)]
+pub struct Launch {
+    /// This program.
+    pub program: PathBuf,
+    /// ONNX Runtime's library.
+    pub runtime: PathBuf,
+    /// The model.
+    pub model: ModelFile,
+}
+
+/// What a ring came to.
+#[derive(Debug)]
+pub struct Rung {
+    /// Windows that were run.
+    pub done: usize,
+    /// Why the one after them was not: the worker is gone.
+    pub died: Option<String>,
+}
+
+/// A worker that serves.
+#[derive(Debug)]
+pub struct Worker {
+    child: Child,
+    socket: OwnedFd,
+    layout: Layout,
+    memory: SharedMemory,
+}
+
+/// A child that is ended when it is dropped.
+struct Unborn(Option<Child>);
+
+impl Drop for Unborn {
+    fn drop(&mut self) {
+        if let Some(child) = &mut self.0 {
+            end(child);
+        }
+    }
+}
+
+impl Worker {
+    /// Starts a worker. `plan` sees what the model declares and says how it is to be fed; `beat` is called while
+    /// waiting.
+    pub fn start<P>(
+        launch: &Launch, plan: impl FnOnce(&Loaded) -> Result<(Prepare, P), String>, beat: &dyn Fn(),
+    ) -> Result<(Self, Loaded, P), String> {
+        let (ours, theirs) =
+            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(|why| format!("make a socket: {why}"))?;
+        let mut command = Command::new(&launch.program);
+        command.arg("infer-worker").stdin(Stdio::from(theirs)).stdout(Stdio::null()).env_clear();
+        let child = sys::die_with_parent(&mut command).spawn().map_err(|why| format!("start the worker: {why}"))?;
+        drop(command);
+        let mut unborn = Unborn(Some(child));
+
+        let bytes = &launch.model.bytes;
+        let model = memory_file(c"kentledge-model", bytes.len()).and_then(|fd| {
+            File::from(fd.try_clone()?).write_all(bytes)?;
+            nix::unistd::lseek(&fd, 0, nix::unistd::Whence::SeekSet)?;
+            Ok(fd)
+        });
+        let model = model.map_err(|why| format!("hand over the model: {why}"))?;
+        let hello = Hello { runtime: launch.runtime.clone(), model_len: bytes.len() };
+        channel::send(ours.as_fd(), &hello, Some(model.as_fd()))?;
+        let loaded: Loaded = answer(&ours, &mut unborn, beat)?;
+        let (prepare, planned) = plan(&loaded)?;
+        channel::send(ours.as_fd(), &prepare, None)?;
+        let prepared: Prepared = answer(&ours, &mut unborn, beat)?;
+        if prepared.outputs.iter().sum::<usize>() > limits::OUTPUT_VALUES_MAX {
+            return Err(format!("the wanted outputs have more than {} values", limits::OUTPUT_VALUES_MAX));
+        }
+
+        let sizes: Vec<usize> = prepare.inputs.iter().map(|(_, shape)| shape.iter().product::<i64>() as usize).collect();
+        let layout = Layout::plan(&sizes, &prepared.outputs, limits::SLOTS_MAX, limits::SHARED_BYTES)?;
+        let memory_fd = memory_file(c"kentledge-tensors", layout.bytes()).map_err(|why| format!("make shared memory: {why}"))?;
+        let memory = SharedMemory::map(memory_fd.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
+        channel::send(ours.as_fd(), &layout, Some(memory_fd.as_fd()))?;
+        let Ready {} = answer(&ours, &mut unborn, beat)?;
+        let child = unborn.0.take().ok_or("the worker ended")?;
+        Ok((Self { child, socket: ours, layout, memory }, loaded, planned))
+    }
+
+    /// Windows that fit one ring.
+    pub fn slots(&self) -> usize {
+        self.layout.slots
+    }
+
+    /// Values of an input.
+    pub fn input_len(&self, input: usize) -> usize {
+        self.layout.inputs[input].1
+    }
+
+    /// Values of an output.
+    pub fn output_len(&self, output: usize) -> usize {
+        self.layout.outputs[output].1
+    }
+
+    /// Puts an input's values into a slot; `values` has exactly the input's size.
+    pub fn write(&mut self, slot: usize, input: usize, values: &[f32]) {
+        let (offset, len) = self.layout.inputs[input];
+        self.memory.write(self.layout.slot(slot) + offset, &values[..len.min(values.len())]);
+    }
+
+    /// Takes an output's values from a slot.
+    pub fn read(&self, slot: usize, output: usize, into: &mut Vec<f64>) {
+        let (offset, len) = self.layout.outputs[output];
+        into.resize(len, 0.0);
+        self.memory.read(self.layout.slot(slot) + offset, into);
+    }
+
+    /// Whether the run of a slot succeeded, and how long it took, µs.
+    pub fn outcome(&self, slot: usize) -> (bool, u32) {
+        let mut state = [0u32; 2];
+        self.memory.read(self.layout.slot(slot), &mut state);
+        (state[0] == 0, state[1])
+    }
+
+    /// Runs slots 0 to `count`; each window has `deadline` (`None`: for ever). On a miss the worker is killed.
+    pub fn ring(&mut self, count: usize, deadline: Option<Duration>, beat: &dyn Fn()) -> Rung {
+        self.memory.store(0, 0);
+        let mut ring = [0u8; 8];
+        ring[4..].copy_from_slice(&(count as u32).to_le_bytes());
+        if let Err(why) = send(self.socket.as_raw_fd(), &ring, MsgFlags::MSG_NOSIGNAL) {
+            return self.dead(&format!("ring: {why}"));
+        }
+        let (mut seen, mut waited) = (0, Duration::ZERO);
+        loop {
+            let slice = deadline.map_or(limits::BEAT, |all| (all - waited).min(limits::BEAT));
+            if ready(&self.socket, slice) {
+                return match recv(self.socket.as_raw_fd(), &mut ring, MsgFlags::empty()) {
+                    Ok(8) => Rung { done: count, died: None },
+                    Ok(_) => self.dead("ended"),
+                    Err(why) => self.dead(&why.to_string()),
+                };
+            }
+            beat();
+            let done = self.memory.load(0) as usize;
+            if done > seen {
+                (seen, waited) = (done, Duration::ZERO);
+                continue;
+            }
+            waited += slice;
+            if deadline.is_some_and(|all| waited >= all) {
+                return self.dead(&format!("deadline of {} ms passed", waited.as_millis()));
+            }
+        }
+    }
+
+    fn dead(&mut self, why: &str) -> Rung {
+        let done = self.memory.load(0) as usize;
+        let how = end(&mut self.child);
+        Rung { done, died: Some(if why == "ended" { how } else { format!("{why}; {how}") }) }
+    }
+
+    /// Process id, for whoever wants to look at it.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        end(&mut self.child);
+    }
+}
+
+/// Ends a child and says how it ended.
+fn end(child: &mut Child) -> String {
+    // A worker that crashed is given a moment to be gone by itself, so that its own end is the one that is told.
+    for _ in 0..20 {
+        if let Ok(Some(status)) = child.try_wait() {
+            return match (status.signal(), status.code()) {
+                (Some(signal), _) => format!("the worker was ended by signal {signal}"),
+                (_, code) => format!("the worker ended with code {}", code.unwrap_or(-1)),
+            };
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let _ = child.kill();
+    let _ = child.wait();
+    "the worker was killed".into()
+}
+
+/// Waits until the socket has something to say.
+fn ready(socket: &OwnedFd, wait: Duration) -> bool {
+    let mut fds = [PollFd::new(socket.as_fd(), PollFlags::POLLIN)];
+    let ms = u16::try_from(wait.as_millis().max(1)).unwrap_or(u16::MAX);
+    matches!(poll(&mut fds, PollTimeout::from(ms)), Ok(n) if n > 0)
+}
+
+/// One answer of a worker that is starting.
+fn answer<T: serde::de::DeserializeOwned>(socket: &OwnedFd, child: &mut Unborn, beat: &dyn Fn()) -> Result<T, String> {
+    let mut waited = Duration::ZERO;
+    while !ready(socket, limits::BEAT) {
+        beat();
+        waited += limits::BEAT;
+        if waited >= limits::WORKER_START {
+            return Err(format!("the worker gave no answer within {} s", waited.as_secs()));
+        }
+    }
+    match channel::recv::<Answer<T>>(socket.as_fd()) {
+        Ok((answer, _)) => answer,
+        Err(why) => {
+            let how = child.0.as_mut().map(end).unwrap_or_default();
+            Err(format!("{why} ({how})"))
+        }
+    }
+}
+
+fn memory_file(name: &std::ffi::CStr, len: usize) -> std::io::Result<OwnedFd> {
+    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
+    nix::unistd::ftruncate(&fd, len as i64)?;
+    Ok(fd)
+}

@@ -1,0 +1,254 @@
+//! The worker process: the only file that names ort. Loads one model, then answers the doorbell until the socket ends.
+//! Holds no state that outlives it; whatever goes wrong here costs the daemon one window.
+
+use std::{
+    fmt::Display,
+    fs::File,
+    io::Read,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+    time::Instant,
+};
+
+use nix::sys::socket::{MsgFlags, recv, send};
+use ort::{
+    memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
+    session::{IoBinding, Session, builder::GraphOptimizationLevel},
+    value::{DynTensor, DynValue, Outlet, TensorElementType, ValueType},
+};
+
+use super::channel::{self, Answer, Hello, Layout, Loaded, Prepare, Prepared, Ready, Tensor};
+use crate::host::sys::SharedMemory;
+
+/// Runs as the worker; the socket is standard input. Returns when the parent is gone.
+pub fn main(socket: OwnedFd) -> Result<(), String> {
+    let socket = socket.as_fd();
+    let (hello, model): (Hello, _) = channel::recv(socket)?;
+    let mut session = match load(&hello, model) {
+        Ok(session) => session,
+        Err(why) => return channel::send(socket, &Answer::<Loaded>::Err(why), None),
+    };
+    let loaded = Loaded {
+        inputs: session.inputs().iter().map(describe).collect(),
+        outputs: session.outputs().iter().map(describe).collect(),
+        runtime: ort::info().to_owned(),
+    };
+    channel::send(socket, &Answer::Ok(loaded), None)?;
+
+    let (prepare, _): (Prepare, _) = channel::recv(socket)?;
+    let prepared = Bound::new(&session, &prepare).and_then(|mut bound| {
+        let outputs = bound.trial(&mut session)?;
+        Ok((bound, outputs))
+    });
+    let mut bound = match prepared {
+        Ok((bound, outputs)) => {
+            channel::send(socket, &Answer::Ok(Prepared { outputs }), None)?;
+            bound
+        }
+        Err(why) => return channel::send(socket, &Answer::<Prepared>::Err(why), None),
+    };
+
+    let (layout, memory): (Layout, _) = channel::recv(socket)?;
+    let memory = memory.ok_or("the shared memory did not come")?;
+    let mut memory = SharedMemory::map(memory.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
+    channel::send(socket, &Answer::Ok(Ready {}), None)?;
+    serve(socket, &mut session, &mut bound, &layout, &mut memory)
+}
+
+fn serve(
+    socket: BorrowedFd<'_>, session: &mut Session, bound: &mut Bound, layout: &Layout, memory: &mut SharedMemory,
+) -> Result<(), String> {
+    let mut ring = [0u8; 8];
+    loop {
+        match recv(socket.as_raw_fd(), &mut ring, MsgFlags::empty()) {
+            Ok(8) => {}
+            Ok(0) => return Ok(()),
+            Ok(n) => return Err(format!("a ring of {n} bytes")),
+            Err(nix::errno::Errno::EINTR) => continue,
+            Err(why) => return Err(format!("hear the doorbell: {why}")),
+        }
+        let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| ring[at + i])) as usize;
+        let (first, count) = (number(0), number(4));
+        for i in 0..count.min(layout.slots) {
+            let slot = layout.slot((first + i) % layout.slots);
+            let began = Instant::now();
+            let failed = bound.run(session, layout, memory, slot).err();
+            if let Some(why) = &failed {
+                eprintln!("kentledge infer-worker: run the model: {why}");
+            }
+            let took_us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
+            memory.write(slot, &[u32::from(failed.is_some()), took_us]);
+            memory.store(0, i as u32 + 1);
+        }
+        send(socket.as_raw_fd(), &ring, MsgFlags::MSG_NOSIGNAL).map_err(|why| format!("answer the doorbell: {why}"))?;
+    }
+}
+
+fn load(hello: &Hello, model: Option<OwnedFd>) -> Result<Session, String> {
+    let mut bytes = Vec::with_capacity(hello.model_len);
+    let file = File::from(model.ok_or("the model did not come")?);
+    file.take(hello.model_len as u64).read_to_end(&mut bytes).map_err(|why| format!("read the model: {why}"))?;
+    let environment = environment(&hello.runtime)?;
+    let session = Session::builder(environment)
+        .map_err(text)?
+        .with_optimization_level(GraphOptimizationLevel::All)
+        .map_err(text)?
+        // One thread and no spinning: a board has other work, and small models gain nothing from more.
+        .with_intra_threads(1)
+        .map_err(text)?
+        .with_inter_threads(1)
+        .map_err(text)?
+        .with_intra_op_spinning(false)
+        .map_err(text)?
+        .with_inter_op_spinning(false)
+        .map_err(text)?
+        .commit_from_memory(&bytes)
+        .map_err(|why| format!("load the model: {}", text(why)))?;
+    Ok(session)
+}
+
+fn environment(library: &Path) -> Result<&'static ort::environment::Environment, String> {
+    let builder = ort::init_from(library).map_err(|why| format!("load ONNX Runtime from {}: {why}", library.display()))?;
+    let environment = builder.with_telemetry(false).build().map_err(text)?;
+    // Lives as long as the process: its destructor would race the library's own at exit.
+    Ok(Box::leak(Box::new(environment)))
+}
+
+/// The runtime's errors span lines; ours are one.
+fn text(why: impl Display) -> String {
+    why.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn describe(outlet: &Outlet) -> Tensor {
+    let (kind, shape) = match outlet.dtype() {
+        ValueType::Tensor { ty, shape, .. } => (kind_word(*ty).to_owned(), shape.to_vec()),
+        other => (other.to_string(), Vec::new()),
+    };
+    Tensor { name: outlet.name().to_owned(), kind, shape }
+}
+
+fn kind_word(kind: TensorElementType) -> &'static str {
+    match kind {
+        TensorElementType::Float32 => "float32",
+        TensorElementType::Float64 => "float64",
+        TensorElementType::Int8 => "int8",
+        TensorElementType::Int16 => "int16",
+        TensorElementType::Int32 => "int32",
+        TensorElementType::Int64 => "int64",
+        TensorElementType::Uint8 => "uint8",
+        TensorElementType::Uint16 => "uint16",
+        TensorElementType::Uint32 => "uint32",
+        TensorElementType::Uint64 => "uint64",
+        TensorElementType::Bool => "bool",
+        TensorElementType::String => "string",
+        _ => "a number format that is not supported here",
+    }
+}
+
+/// The model's inputs, allocated once and written in place for each run, and the outputs that are wanted.
+struct Bound {
+    inputs: Vec<DynTensor>,
+    outputs: Vec<String>,
+    binding: IoBinding,
+    scratch32: Vec<f32>,
+    scratch64: Vec<f64>,
+}
+
+impl Bound {
+    fn new(session: &Session, prepare: &Prepare) -> Result<Self, String> {
+        let mut binding = session.create_binding().map_err(text)?;
+        let mut inputs = Vec::new();
+        for (name, shape) in &prepare.inputs {
+            let declared = session.inputs().iter().find(|i| i.name() == name).ok_or("unknown input")?;
+            let ValueType::Tensor { ty, .. } = declared.dtype() else { return Err(format!("input `{name}` is no tensor")) };
+            let mut tensor = DynTensor::new(session.allocator(), *ty, shape.clone()).map_err(text)?;
+            let values: i64 = shape.iter().product();
+            fill(&mut tensor, &vec![1.0; values.max(0) as usize])?;
+            binding.bind_input(name.as_str(), &tensor).map_err(text)?;
+            inputs.push(tensor);
+        }
+        let cpu = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(text)?;
+        for name in &prepare.outputs {
+            binding.bind_output_to_device(name.as_str(), &cpu).map_err(text)?;
+        }
+        Ok(Self { inputs, outputs: prepare.outputs.clone(), binding, scratch32: Vec::new(), scratch64: Vec::new() })
+    }
+
+    /// One run on ones: warms up, and tells how many values each output has.
+    fn trial(&mut self, session: &mut Session) -> Result<Vec<usize>, String> {
+        let results = session.run_binding(&self.binding).map_err(|why| format!("try the model: {}", text(why)))?;
+        let mut sizes = Vec::new();
+        for name in &self.outputs {
+            let value = results.get(name.as_str()).ok_or_else(|| format!("output `{name}` did not come"))?;
+            drain(value, &mut self.scratch64).map_err(|why| format!("output `{name}`: {why}"))?;
+            sizes.push(self.scratch64.len());
+        }
+        Ok(sizes)
+    }
+
+    fn run(&mut self, session: &mut Session, layout: &Layout, memory: &mut SharedMemory, slot: usize) -> Result<(), String> {
+        for (tensor, &(offset, values)) in self.inputs.iter_mut().zip(&layout.inputs) {
+            self.scratch32.resize(values, 0.0);
+            memory.read(slot + offset, &mut self.scratch32);
+            fill(tensor, &self.scratch32)?;
+        }
+        let results = session.run_binding(&self.binding).map_err(text)?;
+        for (name, &(offset, values)) in self.outputs.iter().zip(&layout.outputs) {
+            let value = results.get(name.as_str()).ok_or_else(|| format!("output `{name}` did not come"))?;
+            drain(value, &mut self.scratch64)?;
+            if self.scratch64.len() != values {
+                return Err(format!("output `{name}` has {} values, and had {values} before", self.scratch64.len()));
+            }
+            memory.write(slot + offset, &self.scratch64);
+        }
+        Ok(())
+    }
+}
+
+macro_rules! by_kind {
+    ($kind:expr, $apply:ident, $($element:ident => $rust:ty),*) => {
+        match $kind {
+            $(TensorElementType::$element => $apply!($rust),)*
+            other => Err(format!("{} cannot be used", kind_word(other))),
+        }
+    };
+}
+
+/// Writes values into a tensor of any number type.
+fn fill(tensor: &mut DynTensor, from: &[f32]) -> Result<(), String> {
+    let kind = *tensor.data_type();
+    if kind == TensorElementType::Bool {
+        let (_, to) = tensor.try_extract_tensor_mut::<bool>().map_err(text)?;
+        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from != 0.0);
+        return Ok(());
+    }
+    macro_rules! put {
+        ($rust:ty) => {{
+            let (_, to) = tensor.try_extract_tensor_mut::<$rust>().map_err(text)?;
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as $rust);
+            Ok(())
+        }};
+    }
+    by_kind!(kind, put, Float32 => f32, Float64 => f64, Int8 => i8, Int16 => i16, Int32 => i32, Int64 => i64,
+        Uint8 => u8, Uint16 => u16, Uint32 => u32, Uint64 => u64)
+}
+
+/// Reads values out of a tensor of any number type.
+fn drain(value: &DynValue, into: &mut Vec<f64>) -> Result<(), String> {
+    into.clear();
+    let ValueType::Tensor { ty, .. } = value.dtype() else { return Err("is no tensor".into()) };
+    if *ty == TensorElementType::Bool {
+        let (_, from) = value.try_extract_tensor::<bool>().map_err(text)?;
+        into.extend(from.iter().map(|x| f64::from(*x)));
+        return Ok(());
+    }
+    macro_rules! take {
+        ($rust:ty) => {{
+            let (_, from) = value.try_extract_tensor::<$rust>().map_err(text)?;
+            into.extend(from.iter().map(|x| *x as f64));
+            Ok(())
+        }};
+    }
+    by_kind!(*ty, take, Float32 => f32, Float64 => f64, Int8 => i8, Int16 => i16, Int32 => i32, Int64 => i64,
+        Uint8 => u8, Uint16 => u16, Uint32 => u32, Uint64 => u64)
+}

@@ -1,0 +1,28 @@
+//! Logs: journald's own fields under systemd, readable lines on a terminal.
+
+use std::io::IsTerminal;
+
+use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+
+/// Starts logging. `KENTLEDGE_LOG` filters as `RUST_LOG` does elsewhere; without it `default` applies.
+pub fn start(default: &str) {
+    let filter = || EnvFilter::try_from_env("KENTLEDGE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
+    let journald = stderr_is_journal().then(tracing_journald::layer).and_then(Result::ok);
+    let lines = journald.is_none().then(|| {
+        tracing_subscriber::fmt::layer()
+            .with_target(false)
+            .with_ansi(std::io::stderr().is_terminal())
+            .with_writer(std::io::stderr)
+    });
+    // A second start (a test, the demo) keeps the first.
+    let _ = tracing_subscriber::registry()
+        .with(journald.map(|layer| layer.with_filter(filter())))
+        .with(lines.map(|layer| layer.with_filter(filter())))
+        .try_init();
+}
+
+/// systemd names the journal's socket by device and inode; our standard error must be that very socket.
+fn stderr_is_journal() -> bool {
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
+}

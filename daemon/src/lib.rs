@@ -1,0 +1,32 @@
+//! Kentledge turns sensor signals into decisions on the spot. Data walks one way, left to right:
+//!
+//! ```text
+//! tty ×N ── frames ──▶ signal ── windows ──▶ infer ── records ──▶ outbox ── cursor ──▶ link ──▶ broker
+//!           (sheds old)          (sheds old)   │       (waits)    RAM tail,           MQTT 5
+//!                                       socket + shared memory    sled body
+//!                                              │
+//!                                        worker process: the only place ONNX Runtime is loaded
+//! ```
+//!
+//! Rooms stand side by side and share only the words in `flow`; `run` joins them. `docs/ARCHITECTURE.md` is the map.
+
+pub mod cli;
+pub mod config;
+pub mod crew;
+pub mod demo;
+pub mod error;
+pub mod flow;
+pub mod health;
+pub mod host;
+pub mod infer;
+pub mod journal;
+pub mod limits;
+pub mod link;
+pub mod model;
+pub mod outbox;
+pub mod replay;
+pub mod run;
+pub mod signal;
+pub mod source;
+pub mod streams;
+mod wiring;

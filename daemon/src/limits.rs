@@ -1,0 +1,133 @@
+//! Every bound of the daemon, each with the arithmetic behind it. A number that limits something lives here.
+
+use std::time::Duration;
+
+/// Longest frame a source may deliver, bytes, unless configured: eight 12-digit numbers, a sequence and a clock
+/// make about 140; 1 KiB leaves room for 60 columns.
+pub const FRAME_BYTES: usize = 1024;
+/// Largest `frame_max_bytes` that a configuration may ask for: 64 KiB is 5.7 s of line time at 115,200 baud.
+pub const FRAME_BYTES_MAX: usize = 64 * 1024;
+/// One read from a port, bytes: larger than the 4 KiB a tty hands out at a time, so that one wake-up empties it.
+pub const READ_BYTES: usize = 64 * 1024;
+
+/// Frame lane: batches. At the slowest tick (100 ms) of 16 ports this is 25 s; under flood a batch is one 4 KiB
+/// read, so 4,096 of them are at most the bytes below.
+pub const FRAME_BATCHES: usize = 4096;
+/// Frame lane, bytes: 4 MiB is 11 s of a port at 3 Mbaud (300 kB/s × 11 s = 3.4 MB).
+pub const FRAME_LANE_BYTES: usize = 4 * 1024 * 1024;
+/// How long a full lane makes its producer wait before it sheds: 50 ms of 3 Mbaud are 15 kB, which the kernel's
+/// tty buffer (64 KiB) still holds.
+pub const LANE_PATIENCE: Duration = Duration::from_millis(50);
+
+/// Window lane, windows of one model: 3 s (a worker's deadline and restart) at 1,365 windows/s.
+pub const WINDOWS: usize = 4096;
+/// Window lane, bytes: 4,096 windows of 64 steps × 8 channels × 4 B = 8 MiB.
+pub const WINDOW_LANE_BYTES: usize = 8 * 1024 * 1024;
+/// Largest window, values: 65,536 × 4 B = 256 KiB; 16 slots of it are 4 MiB of shared memory.
+pub const WINDOW_VALUES_MAX: usize = 65_536;
+/// Most rows of a window.
+pub const WINDOW_STEPS_MAX: usize = 16_384;
+/// Most channels of a configuration: with 32 B of state each, 32 KiB.
+pub const CHANNELS_MAX: usize = 1024;
+/// Most values that all wanted outputs of a model may have together: 8,192 × 8 B = 64 KiB for each slot.
+pub const OUTPUT_VALUES_MAX: usize = 8192;
+/// Windows handed to the worker at one ring of the doorbell. Beyond 64 the ring's cost (about 10 µs) is under 1 %
+/// of 64 × 15 µs.
+pub const SLOTS_MAX: usize = 64;
+/// Shared memory of one worker, bytes; slots are reduced until they fit.
+pub const SHARED_BYTES: usize = 8 * 1024 * 1024;
+/// Largest model file read, bytes. A Pi with 1 GiB runs nothing larger beside the rest.
+pub const MODEL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Nesting of ONNX subgraphs that the scan follows.
+pub const ONNX_DEPTH_MAX: usize = 16;
+/// Nodes of an ONNX file, subgraphs included.
+pub const ONNX_NODES_MAX: usize = 200_000;
+/// How long a worker may take to load the library and the model. A Pi 4 with a cold SD card reads 25 MB/s, so the
+/// library alone takes 1.2 s.
+pub const WORKER_START: Duration = Duration::from_secs(30);
+/// Windows kept while calibrating, bytes: 400 windows of 64 × 8 × 4 B = 0.8 MiB; 16 MiB leaves room for 20 times that.
+pub const CALIBRATION_BYTES: usize = 16 * 1024 * 1024;
+/// Restart of a failed worker: first retry after at most this, doubling up to the next figure.
+pub const WORKER_RETRY_MIN: Duration = Duration::from_millis(250);
+/// Longest wait between two starts of a worker that keeps failing.
+pub const WORKER_RETRY_MAX: Duration = Duration::from_secs(30);
+
+/// A source without bytes emits a Tick at least this often, so that silence can be seen.
+pub const TICK: Duration = Duration::from_millis(100);
+/// Reopening a port: 0.5–30 s, but the first retry comes within 0.5 s so that a short hang-up costs less than 1 s.
+pub const REOPEN_MIN: Duration = Duration::from_millis(250);
+/// Longest wait between two tries to open a port. A port that came back is noticed within 5 s at the latest.
+pub const REOPEN_MAX: Duration = Duration::from_secs(4);
+/// Quality of a source is published when it changed, at most this often (ns of stamp time).
+pub const QUALITY_EVERY_NS: u64 = 1_000_000_000;
+
+/// RAM tail, bytes: 1.2 s (until a record is accepted) of 5,000 records/s × 300 B = 1.8 MB, twice that and reserve.
+pub const TAIL_BYTES: usize = 8 * 1024 * 1024;
+/// At this fill the tail's oldest go to the store although the link is up: a quarter is left for what arrives
+/// during one commit.
+pub const TAIL_SPILL_BYTES: usize = TAIL_BYTES / 4 * 3;
+/// Alarms and events kept in RAM through an outage so that they go first after it; 256 × 0.5 KiB. Older ones are in
+/// the store.
+pub const EVENTS_IN_RAM: usize = 256;
+/// A record counts this many bytes beside its body: the struct and its place in a queue.
+pub const RECORD_OVERHEAD: usize = 128;
+/// What stays unacknowledged this long goes to the store.
+pub const UNACKED: Duration = Duration::from_millis(1000);
+/// A commit closes after this long, or at the count below.
+pub const COMMIT_EVERY: Duration = Duration::from_millis(800);
+/// Records that close a commit early.
+pub const COMMIT_RECORDS: usize = 256;
+/// How often the outbox looks at ages: a sixth of the second above, so 1.2 s is kept with a commit of 30 ms.
+pub const OUTBOX_TURN: Duration = Duration::from_millis(150);
+/// Records in one message. 1,024 × 115 B of a short prediction fill the 120 KiB below.
+pub const MESSAGE_RECORDS: usize = 1024;
+/// A message closes at this size; the envelope's 128 KiB leave 8 KiB for its head and the topic.
+pub const MESSAGE_BYTES: usize = 120 * 1024;
+/// Largest single record body: one must fit a message.
+pub const RECORD_BYTES: usize = 100 * 1024;
+/// Messages read ahead from the store while the backlog is sent, bytes: 4 of the largest.
+pub const BACKLOG_RAM_BYTES: usize = 4 * MESSAGE_BYTES;
+/// Records in one segment tree of the store, dropped whole when all were acknowledged.
+pub const SEGMENT_RECORDS: u64 = 4096;
+/// sled's page cache, bytes: its default is 1 GiB.
+pub const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// Default cap of the store, MiB of sealed messages. 72 h × 3,600 s × 10 records/s × 200 B = 518 MB raw; zstd takes
+/// JSON of this kind to about a fifth: 104 MB. sled's plateau is about 6 times the live bytes (24 MB for 4 MB).
+pub const STORE_MIB: u64 = 128;
+/// Sequence numbers reserved on disk at a time: at 1,000 records/s a block lasts 65 s, and 2^64 / 65,536 starts
+/// are never used up.
+pub const SEQ_BLOCK: u64 = 65_536;
+/// Damaged stores kept aside for a look; the oldest is removed first.
+pub const QUARANTINES: usize = 3;
+/// Ledger entries waiting to be published; beyond it, entries of one stream and reason are merged.
+pub const LEDGER_ENTRIES: usize = 256;
+
+/// Messages in flight at once. 100 × 120 KiB would be 12 MB, but RAM is bounded by the tail, which holds them.
+pub const IN_FLIGHT: u16 = 100;
+/// Largest packet we accept from a broker.
+pub const PACKET_BYTES: u32 = 256 * 1024;
+/// Keep-alive unless configured: with the client's ping time-out a dead peer is noticed within 2 × 15 s + 5 s.
+pub const KEEP_ALIVE_S: u64 = 15;
+/// Reconnecting: first wait at most this (full jitter), doubling.
+pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// Longest wait between two connects.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
+/// TCP and MQTT handshake together.
+pub const CONNECT: Duration = Duration::from_secs(10);
+/// MQTT session expiry: a device off for a week gets the commands that wait for it.
+pub const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
+
+/// Stop: every queue empties into the next within this, then what is left is stored. systemd's default kills at 90 s.
+pub const DRAIN: Duration = Duration::from_secs(8);
+/// Of which the link may use this to get the last acknowledgements.
+pub const DRAIN_LINK: Duration = Duration::from_secs(3);
+/// Core stages beat at least this often when they have nothing to do.
+pub const BEAT: Duration = Duration::from_secs(1);
+/// Health is published every so often unless configured.
+pub const HEALTH_S: u64 = 60;
+/// Configuration: bytes of one file, files of one layer.
+pub const CONFIG_BYTES: u64 = 1024 * 1024;
+/// Problems of one configuration that are listed.
+pub const PROBLEMS: usize = 100;
+/// Tape: longest record, which is one read with its head.
+pub const TAPE_RECORD_BYTES: usize = READ_BYTES + FRAME_BYTES_MAX + 64;

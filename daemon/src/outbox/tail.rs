@@ -1,0 +1,563 @@
+//! What is held in RAM: records that wait, and sealed messages that wait, fly or are being stored. Pure: no disk, no
+//! threads; ages come in as numbers. The rules of who goes first and what goes to the store are all here.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use super::{
+    ledger::Ledger,
+    sealed::{Item, Sealed},
+    store::Key,
+};
+use crate::{
+    flow::{Class, Clk, Draft, Retain},
+    limits,
+};
+
+/// Names one sealed message in RAM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ParcelId(u64);
+
+/// A record with its number.
+#[derive(Debug)]
+struct Record {
+    item: Item,
+    class: Class,
+    retain: Retain,
+    clk: Clk,
+    wall_ms: Option<i64>,
+    lineage: Option<Arc<str>>,
+    /// When it came in, ns since boot.
+    since_ns: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    Waiting,
+    Flight,
+    Committing,
+}
+
+#[derive(Debug)]
+struct Parcel {
+    sealed: Arc<Sealed>,
+    place: Place,
+    stored: Option<Key>,
+    hist: bool,
+    /// It came from the store: the store is where it goes back to.
+    backlog: bool,
+    since_ns: u64,
+    bytes: usize,
+}
+
+/// A message to send.
+#[derive(Debug, Clone)]
+pub struct ToSend {
+    /// Its name, for the acknowledgement.
+    pub id: ParcelId,
+    /// What to send.
+    pub sealed: Arc<Sealed>,
+    /// It was kept during an outage.
+    pub hist: bool,
+}
+
+/// A message to store.
+#[derive(Debug, Clone)]
+pub struct ToStore {
+    /// Its name.
+    pub id: ParcelId,
+    /// What to store.
+    pub sealed: Arc<Sealed>,
+}
+
+/// RAM.
+#[derive(Debug)]
+pub struct Tail {
+    boot: String,
+    names: Vec<String>,
+    waiting: Vec<VecDeque<Record>>,
+    /// Streams with waiting records of the live lane, each once, in turn.
+    turns: VecDeque<usize>,
+    parcels: BTreeMap<ParcelId, Parcel>,
+    urgent: BTreeSet<ParcelId>,
+    resend: BTreeSet<ParcelId>,
+    backlog: BTreeSet<ParcelId>,
+    backlog_bytes: usize,
+    next_id: u64,
+    bytes: usize,
+    records: usize,
+    online: bool,
+    /// Connections lost since the start: what was read ahead before is read again after.
+    breaks: u64,
+    /// Stored messages that were acknowledged and are to be removed.
+    doomed: Vec<Key>,
+    /// What was lost.
+    pub ledger: Ledger,
+    /// Records acknowledged since the start.
+    pub delivered: u64,
+}
+
+impl Tail {
+    /// Empty, offline.
+    pub fn new(boot: &str, names: Vec<String>) -> Self {
+        Self {
+            boot: boot.to_owned(),
+            waiting: names.iter().map(|_| VecDeque::new()).collect(),
+            names,
+            turns: VecDeque::new(),
+            parcels: BTreeMap::new(),
+            urgent: BTreeSet::new(),
+            resend: BTreeSet::new(),
+            backlog: BTreeSet::new(),
+            backlog_bytes: 0,
+            next_id: 0,
+            bytes: 0,
+            records: 0,
+            online: false,
+            breaks: 0,
+            doomed: Vec::new(),
+            ledger: Ledger::default(),
+            delivered: 0,
+        }
+    }
+
+    /// Name of a stream.
+    pub fn name(&self, stream: usize) -> &str {
+        &self.names[stream]
+    }
+
+    /// Bytes held.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Records held that did not come from the store.
+    pub fn records(&self) -> usize {
+        self.records
+    }
+
+    /// Whether anything could be sent now.
+    pub fn has_to_send(&self) -> bool {
+        !(self.urgent.is_empty() && self.resend.is_empty() && self.turns.is_empty() && self.backlog.is_empty())
+    }
+
+    /// Takes a record in.
+    pub fn push(&mut self, draft: Draft, seq: u64, now_ns: u64) {
+        let stream = usize::from(draft.stream.0);
+        if draft.body.len() > limits::RECORD_BYTES {
+            let name = self.names[stream].clone();
+            self.ledger.enter(&name, (seq, seq), 1, "oversize");
+            return;
+        }
+        let record = Record {
+            item: Item { seq, at_ns: draft.stamp.boot_ns, body: draft.body },
+            class: draft.class,
+            retain: draft.retain,
+            clk: draft.stamp.clk,
+            wall_ms: draft.stamp.wall_ms,
+            lineage: draft.lineage,
+            since_ns: now_ns,
+        };
+        self.bytes += cost(&record.item);
+        self.records += 1;
+        let queue = &mut self.waiting[stream];
+        queue.push_back(record);
+        if draft.class == Class::Event {
+            // An alarm is a message of its own at once: it is stored beside being sent.
+            if let Some(id) = self.seal(stream) {
+                self.urgent.insert(id);
+            }
+        } else if queue.len() == 1 {
+            self.turns.push_back(stream);
+        }
+    }
+
+    /// Seals what waits at the head of a stream into one message.
+    fn seal(&mut self, stream: usize) -> Option<ParcelId> {
+        let queue = &mut self.waiting[stream];
+        let first = queue.pop_front()?;
+        let since_ns = first.since_ns;
+        let (mut size, mut bytes) = (first.item.body.len() + 48, cost(&first.item));
+        let Record { item, class, retain, clk, wall_ms, lineage, .. } = first;
+        let mut items = vec![item];
+        while items.len() < limits::MESSAGE_RECORDS {
+            let joins = |r: &&Record| {
+                r.clk == clk && r.retain == Retain::No && retain == Retain::No && r.lineage == lineage
+                    && size + r.item.body.len() + 48 <= limits::MESSAGE_BYTES
+            };
+            if queue.front().filter(joins).is_none() {
+                break;
+            }
+            if let Some(next) = queue.pop_front() {
+                size += next.item.body.len() + 48;
+                bytes += cost(&next.item);
+                items.push(next.item);
+            }
+        }
+        let sealed = Sealed {
+            stream: self.names[stream].clone(),
+            class,
+            retain,
+            boot: self.boot.clone(),
+            clk,
+            wall_ms,
+            lineage: lineage.map(|l| l.to_string()),
+            items,
+        };
+        let hist = !self.online;
+        let id = self.enter(Parcel {
+            sealed: Arc::new(sealed), place: Place::Waiting, stored: None, hist, backlog: false, since_ns, bytes,
+        });
+        Some(id)
+    }
+
+    fn enter(&mut self, parcel: Parcel) -> ParcelId {
+        let id = ParcelId(self.next_id);
+        self.next_id += 1;
+        self.parcels.insert(id, parcel);
+        id
+    }
+
+    /// The next message to send: alarms, what a broken connection left, live streams in turn, backlog.
+    pub fn take(&mut self) -> Option<ToSend> {
+        let id = match self.urgent.pop_first().or_else(|| self.resend.pop_first()) {
+            Some(id) => id,
+            None => match self.turns.pop_front() {
+                Some(stream) => {
+                    let id = self.seal(stream)?;
+                    if !self.waiting[stream].is_empty() {
+                        self.turns.push_back(stream);
+                    }
+                    id
+                }
+                None => self.backlog.pop_first()?,
+            },
+        };
+        let parcel = self.parcels.get_mut(&id)?;
+        parcel.place = Place::Flight;
+        Some(ToSend { id, sealed: parcel.sealed.clone(), hist: parcel.hist })
+    }
+
+    /// The broker has it.
+    pub fn acked(&mut self, id: ParcelId) {
+        if let Some(parcel) = self.forget(id) {
+            self.delivered += parcel.sealed.items.len() as u64;
+            self.doomed.extend(parcel.stored);
+        }
+    }
+
+    /// The broker will never take it.
+    pub fn refused(&mut self, id: ParcelId, reason: &'static str) {
+        if let Some(parcel) = self.forget(id) {
+            let n = parcel.sealed.items.len() as u64;
+            self.ledger.enter(&parcel.sealed.stream, parcel.sealed.seqs(), n, reason);
+            self.doomed.extend(parcel.stored);
+        }
+    }
+
+    fn forget(&mut self, id: ParcelId) -> Option<Parcel> {
+        let parcel = self.parcels.remove(&id)?;
+        self.urgent.remove(&id);
+        self.resend.remove(&id);
+        self.backlog.remove(&id);
+        self.bytes -= parcel.bytes;
+        if parcel.backlog {
+            self.backlog_bytes -= parcel.bytes;
+        } else {
+            self.records -= parcel.sealed.items.len();
+        }
+        Some(parcel)
+    }
+
+    /// The connection stands.
+    pub fn went_online(&mut self) {
+        self.online = true;
+    }
+
+    /// Whether the connection stands.
+    pub fn is_online(&self) -> bool {
+        self.online
+    }
+
+    /// Connections lost since the start.
+    pub fn breaks(&self) -> u64 {
+        self.breaks
+    }
+
+    /// The connection broke: what flew waits again, in its order. What the store has is left to the store, but for
+    /// alarms, which go first when the connection is back.
+    pub fn went_offline(&mut self) {
+        self.online = false;
+        self.breaks += 1;
+        let ids: Vec<ParcelId> = self.parcels.keys().copied().collect();
+        for id in ids {
+            let Some(parcel) = self.parcels.get_mut(&id) else { continue };
+            let event = parcel.sealed.class == Class::Event;
+            if parcel.backlog || (parcel.stored.is_some() && !event) {
+                self.forget(id);
+            } else if parcel.place == Place::Flight {
+                parcel.place = Place::Waiting;
+                parcel.hist |= event;
+                if event { self.urgent.insert(id) } else { self.resend.insert(id) };
+            }
+        }
+    }
+
+    /// What must be stored now; each is marked so that it is not sent or taken twice meanwhile. `all`: the stop.
+    pub fn to_store(&mut self, now_ns: u64, all: bool) -> Vec<ToStore> {
+        let age = |since: u64| now_ns.saturating_sub(since);
+        let unacked_ns = limits::UNACKED.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64;
+        let commit_ns = limits::COMMIT_EVERY.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64;
+        let oldest = self.waiting.iter().filter_map(|q| q.front()).map(|r| r.since_ns);
+        let oldest = oldest.chain(self.resend.iter().map(|id| self.parcels[id].since_ns)).min();
+        let due = self.records >= limits::COMMIT_RECORDS || oldest.is_some_and(|since| age(since) >= commit_ns);
+        let everything = all || (!self.online && due);
+        let spill = self.bytes >= limits::TAIL_SPILL_BYTES;
+        for stream in 0..self.waiting.len() {
+            let old = |r: &Record| age(r.since_ns) >= unacked_ns;
+            while self.waiting[stream].front().is_some_and(|r| everything || spill || old(r)) {
+                let Some(id) = self.seal(stream) else { break };
+                self.resend.insert(id);
+            }
+            if self.waiting[stream].is_empty() {
+                self.turns.retain(|s| *s != stream);
+            }
+        }
+        let mut out = Vec::new();
+        for (id, parcel) in &mut self.parcels {
+            let event = parcel.sealed.class == Class::Event;
+            let old = age(parcel.since_ns) >= unacked_ns;
+            if parcel.stored.is_some() || parcel.place == Place::Committing || !(event || everything || spill || old) {
+                continue;
+            }
+            // A message in flight stays in flight and an alarm may be sent meanwhile; others wait for the disk.
+            if parcel.place == Place::Waiting && !event {
+                parcel.place = Place::Committing;
+                self.resend.remove(id);
+            }
+            out.push(ToStore { id: *id, sealed: parcel.sealed.clone() });
+        }
+        out
+    }
+
+    /// It is on disk.
+    pub fn stored(&mut self, id: ParcelId, key: Key) {
+        match self.parcels.get_mut(&id) {
+            // Acknowledged while it was being stored.
+            None => self.doomed.push(key),
+            Some(parcel) if parcel.place == Place::Committing => {
+                self.forget(id);
+            }
+            Some(parcel) => {
+                parcel.stored = Some(key);
+                if !self.online && parcel.sealed.class != Class::Event {
+                    self.forget(id);
+                } else if !self.online && self.urgent.len() > limits::EVENTS_IN_RAM {
+                    let stored = self.urgent.iter().copied().find(|id| self.parcels[id].stored.is_some());
+                    stored.map(|id| self.forget(id));
+                }
+            }
+        }
+    }
+
+    /// The disk did not take it: it waits in RAM again.
+    pub fn not_stored(&mut self, id: ParcelId) {
+        if let Some(parcel) = self.parcels.get_mut(&id)
+            && parcel.place == Place::Committing
+        {
+            parcel.place = Place::Waiting;
+            self.resend.insert(id);
+        }
+    }
+
+    /// Something should be stored before the next turn.
+    pub fn wants_commit(&self) -> bool {
+        let unsafe_event = self.urgent.iter().any(|id| self.parcels[id].stored.is_none());
+        unsafe_event || self.bytes >= limits::TAIL_SPILL_BYTES || (!self.online && self.records >= limits::COMMIT_RECORDS)
+    }
+
+    /// Room for more of the backlog.
+    pub fn wants_backlog(&self) -> bool {
+        self.online && self.backlog_bytes < limits::BACKLOG_RAM_BYTES
+    }
+
+    /// Is this stored message in RAM already, or on its way out?
+    pub fn holds(&self, key: Key) -> bool {
+        self.doomed.contains(&key) || self.parcels.values().any(|p| p.stored == Some(key))
+    }
+
+    /// A message of the backlog, read ahead.
+    pub fn push_backlog(&mut self, sealed: Sealed, key: Key) {
+        let bytes: usize = sealed.items.iter().map(cost).sum();
+        self.bytes += bytes;
+        self.backlog_bytes += bytes;
+        let parcel = Parcel {
+            sealed: Arc::new(sealed), place: Place::Waiting, stored: Some(key), hist: true, backlog: true, since_ns: 0, bytes,
+        };
+        let urgent = parcel.sealed.class == Class::Event;
+        let id = self.enter(parcel);
+        if urgent { self.urgent.insert(id) } else { self.backlog.insert(id) };
+    }
+
+    /// Stored messages that may be removed.
+    pub fn take_doomed(&mut self) -> Vec<Key> {
+        std::mem::take(&mut self.doomed)
+    }
+
+    /// No room and no disk: the oldest record of the least class leaves, and is booked.
+    pub fn shed(&mut self, reason: &'static str) {
+        let least = (0..self.waiting.len())
+            .filter_map(|s| self.waiting[s].front().map(|r| ((r.class, std::cmp::Reverse(r.since_ns)), s)))
+            .max();
+        let parcel = self.parcels.iter().filter(|(_, p)| p.place == Place::Waiting && !p.backlog);
+        let parcel = parcel.map(|(id, p)| ((p.sealed.class, std::cmp::Reverse(p.since_ns)), *id)).max();
+        match (least, parcel) {
+            (Some((a, stream)), b) if b.is_none_or(|(b, _)| a >= b) => {
+                if let Some(record) = self.waiting[stream].pop_front() {
+                    self.bytes -= cost(&record.item);
+                    self.records -= 1;
+                    let name = self.names[stream].clone();
+                    self.ledger.enter(&name, (record.item.seq, record.item.seq), 1, reason);
+                }
+                if self.waiting[stream].is_empty() {
+                    self.turns.retain(|s| *s != stream);
+                }
+            }
+            (_, Some((_, id))) => self.refused(id, reason),
+            _ => {}
+        }
+    }
+}
+
+fn cost(item: &Item) -> usize {
+    item.body.len() + limits::RECORD_OVERHEAD
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Stamp, StreamId};
+
+    const S: u64 = 1_000_000_000;
+
+    fn tail() -> Tail {
+        Tail::new("b", vec!["p/x".into(), "m/y".into(), "a/z".into()])
+    }
+
+    fn push(tail: &mut Tail, stream: u16, seq: u64, now_ns: u64) {
+        let class = [Class::Score, Class::Measurement, Class::Event][usize::from(stream)];
+        let stamp = Stamp { boot_ns: now_ns, wall_ms: None, clk: Clk::Unset };
+        let body = bytes::Bytes::from_static(b"\"a\":1");
+        let draft = Draft { stream: StreamId(stream), class, stamp, lineage: None, body, retain: Retain::No };
+        tail.push(draft, seq, now_ns);
+    }
+
+    fn taken(tail: &mut Tail) -> Vec<(String, u64, u64)> {
+        std::iter::from_fn(|| tail.take()).map(|t| (t.sealed.stream.clone(), t.sealed.seqs().0, t.sealed.seqs().1)).collect()
+    }
+
+    #[test]
+    fn alarms_go_first_and_what_waits_together_is_one_message() {
+        let mut t = tail();
+        t.went_online();
+        (1..=3).for_each(|i| push(&mut t, 0, i, 0));
+        push(&mut t, 1, 1, 0);
+        push(&mut t, 2, 1, 0);
+        assert_eq!(taken(&mut t), [("a/z".into(), 1, 1), ("p/x".into(), 1, 3), ("m/y".into(), 1, 1)]);
+    }
+
+    #[test]
+    fn while_acknowledgements_come_nothing_but_alarms_goes_to_the_store() {
+        let mut t = tail();
+        t.went_online();
+        for i in 1..=1000 {
+            push(&mut t, 0, i, i * S / 1000);
+            let sent = t.take().expect("sent");
+            assert!(t.to_store(i * S / 1000, false).is_empty());
+            t.acked(sent.id);
+        }
+        push(&mut t, 2, 1, S);
+        assert_eq!(t.to_store(S, false).len(), 1);
+        assert_eq!((t.delivered, t.records()), (1000, 1));
+    }
+
+    #[test]
+    fn what_stays_unacknowledged_for_a_second_is_stored_and_still_in_flight() {
+        let mut t = tail();
+        t.went_online();
+        push(&mut t, 0, 1, 0);
+        let sent = t.take().expect("sent");
+        assert!(t.to_store(S / 2, false).is_empty());
+        let stored = t.to_store(S, false);
+        assert_eq!(stored.len(), 1);
+        t.stored(stored[0].id, Key::test(7));
+        t.acked(sent.id);
+        assert_eq!(t.take_doomed(), [Key::test(7)]);
+        assert_eq!((t.bytes(), t.records()), (0, 0));
+    }
+
+    #[test]
+    fn offline_everything_is_stored_in_batches_and_leaves_ram_but_alarms() {
+        let mut t = tail();
+        (1..=10).for_each(|i| push(&mut t, 0, i, 0));
+        push(&mut t, 2, 1, 0);
+        assert_eq!(t.to_store(0, false).len(), 1);
+        let stored = t.to_store(S, false);
+        let score = stored.iter().find(|s| s.sealed.class == Class::Score).expect("scores");
+        assert_eq!(score.sealed.items.len(), 10);
+        t.stored(score.id, Key::test(1));
+        assert_eq!(t.records(), 1);
+        t.went_online();
+        let alarm = t.take().expect("the alarm");
+        assert!(alarm.hist && alarm.sealed.class == Class::Event);
+    }
+
+    #[test]
+    fn a_broken_connection_sends_again_in_order_before_anything_newer() {
+        let mut t = tail();
+        t.went_online();
+        for i in 1..=3 {
+            push(&mut t, 0, i, 0);
+            t.take();
+        }
+        t.went_offline();
+        push(&mut t, 0, 4, 0);
+        t.went_online();
+        let seqs: Vec<u64> = taken(&mut t).iter().map(|(_, first, _)| *first).collect();
+        assert_eq!(seqs, [1, 2, 3, 4]);
+    }
+
+    #[test]
+    fn the_backlog_goes_last_and_back_to_the_store_when_the_connection_breaks() {
+        let mut t = tail();
+        t.went_online();
+        push(&mut t, 0, 9, 0);
+        let mut stored = Tail::new("b", vec!["p/x".into()]);
+        push(&mut stored, 0, 1, 0);
+        let old = stored.take().expect("sealed").sealed;
+        t.push_backlog((*old).clone(), Key::test(3));
+        assert!(t.holds(Key::test(3)));
+        let live = t.take().expect("live");
+        assert_eq!((live.sealed.seqs(), live.hist), ((9, 9), false));
+        assert!(t.take().expect("backlog").hist);
+        t.went_offline();
+        assert!(!t.holds(Key::test(3)));
+        assert_eq!(t.records(), 1);
+    }
+
+    #[test]
+    fn without_room_and_disk_the_oldest_of_the_least_class_leaves_and_is_booked() {
+        let mut t = tail();
+        push(&mut t, 0, 1, 0);
+        push(&mut t, 1, 1, 5);
+        push(&mut t, 1, 2, 6);
+        push(&mut t, 2, 1, 0);
+        t.shed("no_room");
+        t.shed("no_room");
+        t.shed("no_room");
+        let lost: Vec<_> = t.ledger.take().into_iter().map(|e| (e.stream, e.first, e.last)).collect();
+        assert_eq!(lost, [("m/y".into(), 1, 2), ("p/x".into(), 1, 1)]);
+    }
+}

@@ -1,0 +1,273 @@
+//! Tapes and CSV files through the same stages as live data, one after the other in one thread: the same input gives
+//! the same output, to the byte, faster than life. And the recorder that makes tapes.
+
+use std::{
+    collections::BTreeMap,
+    io::{BufRead, BufReader, BufWriter, Write},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Args as ClapArgs;
+
+use crate::{
+    config::{Config, Format},
+    demo::csv,
+    error::{Context, Fatal},
+    flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, lane},
+    host::Host,
+    infer::{self, Engine},
+    limits, run,
+    signal::{Made, Signal, parse_time},
+    source::{self, tape},
+    streams::Table,
+};
+
+/// `kentledge replay`
+#[derive(Debug, ClapArgs)]
+pub struct Args {
+    /// A tape made by `kentledge record`
+    #[arg(required_unless_present = "csv", conflicts_with = "csv")]
+    tape: Option<PathBuf>,
+    /// A CSV file with a header, whose columns are mapped by name
+    #[arg(long)]
+    csv: Option<PathBuf>,
+    /// The configuration; for a CSV file it is made from the header where none is given
+    #[arg(long, required_unless_present = "csv")]
+    config: Option<PathBuf>,
+    /// The model for a CSV file without a configuration
+    #[arg(long, default_value = "models/pump-anomaly")]
+    model: PathBuf,
+}
+
+/// Plays what `args` name; predictions, alarms and measurements as JSON lines on standard output.
+pub fn replay(args: &Args) -> Result<(), Fatal> {
+    let mut out = BufWriter::new(std::io::stdout().lock());
+    let done = match (&args.csv, &args.tape) {
+        (Some(file), _) => {
+            let shape = csv::Shape::read(file)?;
+            let mut config = match &args.config {
+                Some(config) => load(config)?,
+                None => shape.config(&args.model, &csv::Place::nowhere())?,
+            };
+            let source = config.sources.first_mut().ok_or_else(|| Fatal::failed("the configuration has no source"))?;
+            source.format = Format::Csv { delimiter: shape.delimiter, columns: shape.columns.clone() };
+            play(config, csv_arrivals(file, &shape)?, &mut out)
+        }
+        (None, Some(tape)) => {
+            let config = load(args.config.as_deref().unwrap_or(Path::new("")))?;
+            let arrivals = tape_arrivals(tape, &config)?;
+            play(config, arrivals, &mut out)
+        }
+        (None, None) => Err(Fatal::failed("nothing to replay")),
+    };
+    match out.flush() {
+        Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => Err(why).context("write to standard output"),
+        _ => done,
+    }
+}
+
+fn load(file: &Path) -> Result<Config, Fatal> {
+    Config::load(Some(file)).map_err(|problems| {
+        Fatal::config(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
+    })
+}
+
+/// Rows of the file as frames, stamped by the file's own clock; without one, a second each.
+fn csv_arrivals(file: &Path, shape: &csv::Shape) -> Result<impl Iterator<Item = Result<Arrival, Fatal>>, Fatal> {
+    let what = format!("read {}", file.display());
+    let mut lines = BufReader::new(std::fs::File::open(file).context(&what)?).lines();
+    lines.next();
+    let (delimiter, time) = (char::from(shape.delimiter), shape.time.clone());
+    let mut row = 0i64;
+    Ok(lines.map(move |line| {
+        let line = line.context(&what)?;
+        let own = time.as_ref().and_then(|(at, format)| parse_time(line.split(delimiter).nth(*at)?.trim(), *format));
+        let stamp = Stamp::from_sensor(own.unwrap_or(row * 1_000_000_000));
+        row += 1;
+        let ranges = if line.is_empty() { vec![] } else { vec![(0, line.len() as u32)] };
+        Ok(Arrival::Frames(FrameBatch { source: SourceId(0), stamp, bytes: line.into(), ranges, oversize: 0 }))
+    }))
+}
+
+/// A tape's arrivals, its sources matched by name.
+fn tape_arrivals(path: &Path, config: &Config) -> Result<impl Iterator<Item = Result<Arrival, Fatal>> + use<>, Fatal> {
+    let mut player = tape::Player::open(path)?;
+    let place = |name: &String| {
+        let at = config.sources.iter().position(|s| s.name == *name);
+        at.map(|i| SourceId(i as u16)).ok_or_else(|| {
+            Fatal::failed(format!("replay {}: its source `{name}` is not in the configuration", path.display()))
+        })
+    };
+    let places: Vec<SourceId> = player.head.sources.iter().map(place).collect::<Result<_, _>>()?;
+    Ok(std::iter::from_fn(move || {
+        let mut arrival = match player.read() {
+            Ok(arrival) => arrival?,
+            Err(why) => return Some(Err(why)),
+        };
+        let (Arrival::Frames(FrameBatch { source, .. }) | Arrival::Tick(source, _) | Arrival::Break(source, ..)) = &mut arrival;
+        *source = places[usize::from(source.0)];
+        Some(Ok(arrival))
+    }))
+}
+
+/// The stages, one after the other.
+fn play(config: Config, arrivals: impl Iterator<Item = Result<Arrival, Fatal>>, out: &mut impl Write) -> Result<(), Fatal> {
+    let host = Host { boot: "replay".into(), ..Host::default() };
+    let table = Table::new(&config);
+    let mut printer = Printer { out, names: &table.names, seqs: vec![1; table.names.len()], error: None };
+    let mut engines = Vec::new();
+    for group in infer::groups(&config) {
+        let mut engine = Engine::new(host.engine(&config, &table, &group, None));
+        engine.start(None, &mut printer, &|| {}).map_err(Fatal::failed)?;
+        engines.push((group, engine));
+    }
+    let mut signal = Signal::new(&config, table.signal.clone());
+    let (mut made, mut last) = (Made::default(), None);
+    for arrival in arrivals {
+        let arrival = arrival?;
+        last = Some(arrival.stamp());
+        signal.step(&arrival, &mut made);
+        if made.windows.len() >= limits::SLOTS_MAX {
+            serve(&mut engines, &mut made, &mut printer)?;
+        }
+    }
+    if let Some(stamp) = last {
+        signal.finish(stamp, &mut made);
+    }
+    serve(&mut engines, &mut made, &mut printer)?;
+    match printer.error {
+        Some(why) if why.kind() != std::io::ErrorKind::BrokenPipe => Err(why).context("write to standard output"),
+        _ => Ok(()),
+    }
+}
+
+fn serve(engines: &mut [(Vec<usize>, Engine)], made: &mut Made, sink: &mut dyn Sink) -> Result<(), Fatal> {
+    for ((stream, why), n) in std::mem::take(&mut made.lost) {
+        sink.lost(stream, n, why);
+    }
+    sink.put(&mut made.drafts);
+    let windows = std::mem::take(&mut made.windows);
+    let mut by_engine: Vec<Vec<Window>> = engines.iter().map(|_| Vec::new()).collect();
+    for window in windows {
+        let pipeline = usize::from(window.tag.pipeline);
+        if let Some(at) = engines.iter().position(|(group, _)| group.contains(&pipeline)) {
+            by_engine[at].push(window);
+        }
+    }
+    for ((_, engine), mut windows) in engines.iter_mut().zip(by_engine) {
+        engine.take(&mut windows);
+        while engine.waiting() > 0 {
+            if engine.turn(sink, &|| {}).is_err() {
+                engine.start(None, sink, &|| {}).map_err(Fatal::failed)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Records as JSON lines, numbered from 1 for each stream.
+struct Printer<'a, W> {
+    out: &'a mut W,
+    names: &'a [String],
+    seqs: Vec<u64>,
+    error: Option<std::io::Error>,
+}
+
+impl<W: Write> Printer<'_, W> {
+    fn line(&mut self, stream: StreamId, members: &str) {
+        let at = usize::from(stream.0);
+        let line = writeln!(self.out, "{{\"stream\":\"{}\",\"seq\":{},{members}}}", self.names[at], self.seqs[at]);
+        self.seqs[at] += 1;
+        self.error = self.error.take().or(line.err());
+    }
+}
+
+impl<W: Write> Sink for Printer<'_, W> {
+    fn put(&mut self, drafts: &mut Vec<Draft>) {
+        for draft in drafts.drain(..) {
+            let body = String::from_utf8_lossy(&draft.body);
+            self.line(draft.stream, &format!("\"t_ns\":{},{body}", draft.stamp.boot_ns));
+        }
+    }
+
+    fn lost(&mut self, stream: StreamId, n: u64, reason: &'static str) {
+        self.line(stream, &format!("\"lost\":{n},\"reason\":\"{reason}\""));
+        self.seqs[usize::from(stream.0)] += n - 1;
+    }
+}
+
+/// Writes what the sources deliver onto a tape until a signal, or for `seconds`.
+pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64>) -> Result<(), Fatal> {
+    let sources = config.sources.iter().map(|s| s.name.clone()).collect();
+    let mut recorder = tape::Recorder::create(path, &tape::Head { boot: host.boot.clone(), sources })?;
+    let bounds = lane::Bounds {
+        items: limits::FRAME_BATCHES,
+        bytes: limits::FRAME_LANE_BYTES,
+        patience: Some(limits::LANE_PATIENCE),
+    };
+    let (frames_tx, frames) = lane::lane(bounds);
+    let mut ports = Vec::new();
+    for (i, port) in config.sources.iter().enumerate() {
+        let outlet = source::Outlet {
+            source: SourceId(i as u16),
+            clock: host.clock.clone(),
+            frames: frames_tx.clone(),
+            shed: std::sync::Arc::new(|_, frames| tracing::warn!(frames, "the tape's disk is too slow; frames are shed")),
+        };
+        ports.push(tokio::spawn(source::serial::run(port.serial.clone(), outlet)));
+    }
+    drop(frames_tx);
+    let what = format!("write tape {}", path.display());
+    let writer = std::thread::spawn(move || -> std::io::Result<u64> {
+        let (mut arrivals, mut n) = (Vec::new(), 0);
+        while frames.take(&mut arrivals, usize::MAX, limits::BEAT) != lane::Took::Closed {
+            for arrival in arrivals.drain(..) {
+                recorder.write(&arrival)?;
+                if let Arrival::Frames(batch) = arrival {
+                    n += batch.ranges.len() as u64;
+                }
+            }
+        }
+        recorder.finish()?;
+        Ok(n)
+    });
+    let signal = run::signals()?;
+    let most = seconds.map_or(Duration::MAX, Duration::from_secs_f64);
+    let _ = tokio::time::timeout(most, signal).await;
+    for port in ports {
+        port.abort();
+        let _ = port.await;
+    }
+    let frames = writer.join().map_err(|_| Fatal::failed(format!("{what}: it panicked")))?.context(&what)?;
+    tracing::info!(frames, "tape {} is complete", path.display());
+    Ok(())
+}
+
+/// What `kentledge check` says of a valid configuration.
+pub fn describe(config: &Config) -> Vec<String> {
+    let mut lines = vec![format!(
+        "ok: {} sources, {} channels, {} streams, {} pipelines, {} alarms",
+        config.sources.len(), config.channels.len(), config.streams.len(), config.pipelines.len(), config.alarms.len()
+    )];
+    let hours = hours_kept(config.outbox.max_bytes);
+    lines.push(format!("outbox: {} MiB keep about {hours:.0} h of 10 records/s × 200 B", config.outbox.max_bytes >> 20));
+    lines.push(match &config.mqtt {
+        Some(mqtt) => format!("mqtt: {}:{}, {}", mqtt.host, mqtt.port, if mqtt.tls.is_some() { "TLS" } else { "plain text" }),
+        None => "mqtt: none; everything is kept".into(),
+    });
+    let runtimes: BTreeMap<bool, String> = if config.pipelines.is_empty() {
+        BTreeMap::new()
+    } else {
+        let found = infer::find_runtime(config.models.runtime.as_deref());
+        [(found.is_ok(), found.map_or_else(|why| why, |path| path.display().to_string()))].into()
+    };
+    lines.extend(runtimes.values().map(|text| format!("ONNX Runtime: {text}")));
+    lines.extend(config.set_aside.iter().map(|why| format!("not in use: {why}")));
+    lines
+}
+
+/// Stored records are JSON that zstd takes to about a fifth (`limits::STORE_MIB`).
+fn hours_kept(bytes: u64) -> f64 {
+    bytes as f64 / (10.0 * 200.0 / 5.0) / 3600.0
+}

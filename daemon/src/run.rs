@@ -1,0 +1,146 @@
+//! The whole system on one screen: which stages there are, what lies between them, and how it stops.
+
+use std::{
+    collections::BTreeMap,
+    future::Future,
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+};
+
+use futures_util::StreamExt;
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    crew::Crew,
+    error::{Context, Fatal},
+    flow::{Sink, SourceId, event::Kind, lane},
+    health,
+    host::{Host, notify},
+    infer, limits, link,
+    link::Topics,
+    outbox::Outbox,
+    signal, source,
+    streams::{self, Table},
+};
+
+/// Runs the daemon until `stop` names a reason. Data walks down this function.
+pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>) -> Result<(), Fatal> {
+    let state = &config.device.state_dir;
+    let _lock = host.lock_state(state)?; // one daemon for each state directory
+    let table = Table::new(&config);
+    let Outbox { writer, reader, committer, set_aside } = // a store that will not open is set aside
+        Outbox::open(state, &host.boot, table.names.clone(), table.loss, config.outbox.max_bytes).map_err(Fatal::failed)?;
+    let keeps = host.keeps(state)?;
+    let counters = Arc::new(health::Counters::default());
+    let mut crew = Crew::default();
+    let mut events = writer.clone();
+    let event = |kind, subject: &str, text: &str| vec![table.events.draft(kind, host.clock.now(), subject, text)];
+    events.put(&mut event(Kind::Boot, "kentledge", concat!("version ", env!("CARGO_PKG_VERSION"))));
+    set_aside.iter().for_each(|why| events.put(&mut event(Kind::StoreSetAside, "store", why)));
+    config.set_aside.iter().for_each(|why| events.put(&mut event(Kind::ConfigSetAside, "config", why)));
+
+    // frames: full, it waits 50 ms and then sheds its oldest, counted
+    let (frames_tx, frames) = lane::lane(lane::Bounds {
+        items: limits::FRAME_BATCHES, bytes: limits::FRAME_LANE_BYTES, patience: Some(limits::LANE_PATIENCE),
+    });
+    let shed = Shed::default();
+    for (i, port) in config.sources.iter().enumerate() {
+        let source = SourceId(i as u16);
+        let outlet = source::Outlet { source, clock: host.clock.clone(), frames: frames_tx.clone(), shed: shed.counter() };
+        crew.task(&format!("source {}", port.name), source::serial::run(port.serial.clone(), outlet));
+    }
+    drop(frames_tx);
+
+    // windows: one lane and one worker for each model; full, it waits 50 ms and then sheds its oldest, booked
+    let mut lanes = BTreeMap::new();
+    for (i, group) in infer::groups(&config).into_iter().enumerate() {
+        let (windows_tx, windows) = lane::lane(lane::Bounds {
+            items: limits::WINDOWS, bytes: limits::WINDOW_LANE_BYTES, patience: Some(limits::LANE_PATIENCE),
+        });
+        lanes.extend(group.iter().map(|pipeline| (*pipeline, windows_tx.clone())));
+        let engine = infer::Engine::new(host.engine(&config, &table, &group, Some(keeps.clone())));
+        let (sink, clock, counters) = (writer.clone(), host.clock.clone(), counters.clone());
+        crew.thread(&format!("infer {i}"), move |beat| {
+            let tell = |serving, lost| counters.model(i, serving, lost);
+            infer::run(engine, windows, || clock.now(), sink, || beat.beat(), tell);
+            Ok(())
+        })
+        .context("start a thread")?;
+    }
+
+    // signal: between the two; what it makes for the broker waits for room in the outbox
+    let (stage, sink, lanes, count) =
+        (signal::Signal::new(&config, table.signal.clone()), writer.clone(), lanes.into_values().collect(), counters.clone());
+    crew.thread("signal", move |beat| {
+        signal::run(stage, frames, || shed.take(), lanes, sink, |waiting| {
+            beat.beat();
+            count.frames_waiting.store(waiting as u64, Ordering::Relaxed);
+        });
+        Ok(())
+    })
+    .context("start a thread")?;
+
+    // outbox: RAM and disk; link: from there to the broker
+    let close_outbox = committer.closer();
+    let clock = host.clock.clone();
+    crew.thread("outbox", move |beat| committer.run(|| clock.now(), || beat.beat())).context("start a thread")?;
+    let (stop_link, link_stop) = watch::channel(false);
+    if let Some(mqtt) = config.mqtt.clone() {
+        let topics = Topics::new(&config.device.site, &config.device.id);
+        let announce = streams::announce(&host, &config);
+        crew.task("link", link::run(link::Setup { mqtt, topics, announce, reader, clock: host.clock.clone() }, link_stop));
+    }
+    let (stop_health, clock) = (crew.health(&host, &config, &table, writer, counters)?, host.clock.clone());
+
+    notify::ready("started");
+    let reason = tokio::select! {
+        reason = stop => Ok(reason),
+        end = crew.first_end() => Err(format!("{}: {}", end.name, end.result.err().unwrap_or_else(|| "it ended".into()))),
+    };
+
+    // The stop: doors close from left to right, and each queue empties into the next.
+    let why = reason.as_ref().unwrap_or_else(|why| why);
+    tracing::info!("stopping: {why}");
+    notify::stopping(why);
+    events.put(&mut vec![table.events.draft(Kind::Stopping, clock.now(), "kentledge", why)]);
+    drop(stop_health);
+    crew.abort("source");
+    let mut wrong = crew.join(&["source", "signal", "infer", "health"], limits::DRAIN).await;
+    let _ = stop_link.send(true);
+    wrong.extend(crew.join(&["link"], limits::DRAIN_LINK * 2).await);
+    close_outbox();
+    wrong.extend(crew.join(&["outbox"], limits::DRAIN).await);
+    wrong.extend(reason.err());
+    if wrong.is_empty() { Ok(()) } else { Err(Fatal::failed(wrong.join("; "))) }
+}
+
+/// Ends with the name of the first signal that asks for the stop.
+pub fn signals() -> Result<impl Future<Output = String>, Fatal> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+    let mut signals = signal_hook_tokio::Signals::new([SIGTERM, SIGINT, SIGHUP]).context("listen for signals")?;
+    Ok(async move {
+        match signals.next().await {
+            Some(SIGTERM) => "SIGTERM".into(),
+            Some(SIGINT) => "SIGINT".into(),
+            Some(SIGHUP) => "SIGHUP".into(),
+            other => format!("signal {other:?}"),
+        }
+    })
+}
+
+/// Frames that the lane shed, between the ports that met it and the stage that tells it.
+#[derive(Clone, Default)]
+struct Shed(Arc<Mutex<BTreeMap<SourceId, u64>>>);
+
+impl Shed {
+    fn counter(&self) -> Arc<dyn Fn(SourceId, u64) + Send + Sync> {
+        let shed = self.0.clone();
+        Arc::new(move |source, frames| {
+            *shed.lock().unwrap_or_else(PoisonError::into_inner).entry(source).or_default() += frames;
+        })
+    }
+
+    fn take(&self) -> Vec<(SourceId, u64)> {
+        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_iter().collect()
+    }
+}

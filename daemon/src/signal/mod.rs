@@ -1,0 +1,361 @@
+//! Frames into checked samples, windows and measurements. Pure but for `run`: no clock, no I/O; all it knows of time
+//! are the stamps and the sensors' own clocks.
+
+mod align;
+mod decode;
+mod measure;
+mod quality;
+mod windowing;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use bytes::Bytes;
+
+pub use decode::parse_time;
+
+use self::{
+    align::Grid,
+    decode::{Decoder, Row},
+    measure::Measure,
+    quality::SourceQuality,
+    windowing::{RowRef, Windower},
+};
+use crate::{
+    config::Config,
+    flow::{Arrival, Class, Draft, FrameBatch, Quality, Retain, Sink, SourceId, Stamp, StreamId, Window, lane, lane::Took},
+    limits,
+};
+
+/// Where each kind of record goes.
+#[derive(Debug, Clone)]
+pub struct Streams {
+    /// `up/q/SOURCE`, by source.
+    pub quality: Vec<StreamId>,
+    /// `up/m/STREAM`, by stream.
+    pub measurement: Vec<StreamId>,
+    /// `up/p/PIPELINE`, by pipeline: windows that could not be made are booked there.
+    pub prediction: Vec<StreamId>,
+}
+
+/// What one step made.
+#[derive(Debug, Default)]
+pub struct Made {
+    /// Windows, in order.
+    pub windows: Vec<Window>,
+    /// Measurements and quality.
+    pub drafts: Vec<Draft>,
+    /// Windows that were due and could not be made.
+    pub lost: BTreeMap<(StreamId, &'static str), u64>,
+}
+
+/// Where a pipeline's channel stands: place in the pipeline, place in the source's row.
+type Places = Vec<(usize, usize)>;
+
+struct SourceState {
+    decoder: Decoder,
+    quality: SourceQuality,
+    quality_stream: StreamId,
+    own_time: bool,
+    last_seq: Option<u64>,
+    rows: u64,
+    /// Rows known to be missing before the next one, where the sensor does not count itself.
+    pending_missing: u64,
+    /// Pipelines that take rows as they come, and grids, with where their channels stand.
+    feeds: Vec<(usize, Places)>,
+    measures: Vec<usize>,
+}
+
+struct PipelineState {
+    windower: Windower,
+    grid: Option<Grid>,
+    gap_max_ns: Option<i64>,
+    last_t_ns: Option<i64>,
+    /// Time of the grid is the sensors' own.
+    own_time: bool,
+    values: Vec<f32>,
+    good: Vec<bool>,
+}
+
+/// The stage's state.
+pub struct Signal {
+    sources: Vec<SourceState>,
+    pipelines: Vec<PipelineState>,
+    measures: Vec<Measure>,
+    streams: Streams,
+    row: Row,
+}
+
+impl Signal {
+    /// Builds the stage for a configuration.
+    pub fn new(config: &Config, streams: Streams) -> Self {
+        let sources = (0..config.sources.len()).map(|i| source_state(config, SourceId(i as u16), &streams)).collect();
+        let pipelines = config.pipelines.iter().enumerate().map(|(i, p)| {
+            let sources = p.channels.iter().map(|c| &config.sources[usize::from(config.channels[*c].source.0)]);
+            let width = p.channels.len();
+            let late_ns = p.late_ms as i64 * 1_000_000;
+            PipelineState {
+                windower: Windower::new(i as u16, (p.steps, width, p.hop), p.on_bad, p.coverage_min),
+                grid: p.step_ms.map(|ms| Grid::new(ms as i64 * 1_000_000, late_ns, width, p.steps)),
+                gap_max_ns: p.gap_max_ms.map(|ms| ms as i64 * 1_000_000),
+                last_t_ns: None,
+                own_time: sources.into_iter().all(|s| s.time.is_some()),
+                values: vec![0.0; width],
+                good: vec![false; width],
+            }
+        });
+        let measures = config.streams.iter().zip(&streams.measurement).map(|(stream, id)| {
+            let row = config.channels_of(stream.source);
+            let place = |c: &usize| (row.iter().position(|x| x == c).unwrap_or(0), config.channels[*c].name.clone());
+            Measure::new(*id, stream, stream.channels.iter().map(place).collect())
+        });
+        Self { sources, pipelines: pipelines.collect(), measures: measures.collect(), streams: streams.clone(), row: Row::default() }
+    }
+
+    /// Takes one arrival; appends what it makes.
+    pub fn step(&mut self, arrival: &Arrival, made: &mut Made) {
+        match arrival {
+            Arrival::Frames(batch) => self.frames(batch, made),
+            Arrival::Tick(source, stamp) => self.tick(*source, *stamp, made),
+            Arrival::Break(source, stamp, _) => {
+                let state = &mut self.sources[usize::from(source.0)];
+                state.quality.broke();
+                if state.last_seq.is_none() && state.rows > 0 {
+                    state.pending_missing += 1;
+                }
+                self.tick(*source, *stamp, made);
+            }
+        }
+    }
+
+    /// Frames of this source were shed before they came here.
+    pub fn shed(&mut self, source: SourceId, frames: u64) {
+        let state = &mut self.sources[usize::from(source.0)];
+        state.quality.shed(frames);
+        if state.last_seq.is_none() {
+            state.pending_missing += frames;
+        }
+    }
+
+    /// Closes open intervals: the stop.
+    pub fn finish(&mut self, stamp: Stamp, made: &mut Made) {
+        for measure in &mut self.measures {
+            let body = measure.flush();
+            put(&mut made.drafts, measure.stream, Class::Measurement, stamp, body);
+        }
+    }
+
+    fn frames(&mut self, batch: &FrameBatch, made: &mut Made) {
+        let source = usize::from(batch.source.0);
+        self.sources[source].quality.refused(decode::Refused::Oversize, u64::from(batch.oversize));
+        if batch.oversize > 0 {
+            self.unknown_missing(source, u64::from(batch.oversize));
+        }
+        let mut row = std::mem::take(&mut self.row);
+        for frame in batch.frames() {
+            match self.sources[source].decoder.decode(frame, &mut row) {
+                Ok(()) => self.row(source, &row, batch.stamp, made),
+                Err(why) => {
+                    self.sources[source].quality.refused(why, 1);
+                    self.unknown_missing(source, 1);
+                }
+            }
+        }
+        self.row = row;
+        self.tell_quality(source, batch.stamp, made);
+    }
+
+    /// Something unreadable arrived: a row may be missing. A sensor that counts itself will show whether one is.
+    fn unknown_missing(&mut self, source: usize, n: u64) {
+        let state = &mut self.sources[source];
+        if state.last_seq.is_none() {
+            state.pending_missing += n;
+        }
+    }
+
+    fn row(&mut self, source: usize, row: &Row, stamp: Stamp, made: &mut Made) {
+        let state = &mut self.sources[source];
+        state.quality.frame(stamp);
+        for (channel, quality) in row.quality.iter().enumerate().filter(|(_, quality)| !quality.is_good()) {
+            state.quality.sample(channel, *quality);
+        }
+        let missing = match (row.seq, state.last_seq) {
+            (Some(seq), Some(last)) if seq == last.wrapping_add(1) => 0,
+            (Some(seq), Some(last)) if seq > last => seq - last - 1,
+            // Counting backwards: a restart, a repeat or a corrupted number. None of them joins.
+            (Some(_), Some(_)) => 1,
+            _ => std::mem::take(&mut state.pending_missing),
+        };
+        if missing > 0 {
+            state.quality.gap(missing);
+        }
+        state.last_seq = row.seq;
+        let seq = row.seq.unwrap_or(state.rows);
+        state.rows += 1;
+        let t_ns = row.t_ns.unwrap_or(stamp.boot_ns as i64);
+        let (state, mut late) = (&self.sources[source], 0);
+        for (pipeline, places) in &state.feeds {
+            let at = (seq, t_ns, stamp);
+            let prediction = self.streams.prediction[*pipeline];
+            late += feed(&mut self.pipelines[*pipeline], places, row, at, missing, prediction, made);
+        }
+        for i in &state.measures {
+            let measure = &mut self.measures[*i];
+            let body = measure.row(row, t_ns);
+            put(&mut made.drafts, measure.stream, Class::Measurement, stamp, body);
+        }
+        if late > 0 {
+            self.sources[source].quality.late(late);
+        }
+    }
+
+    fn tick(&mut self, source: SourceId, stamp: Stamp, made: &mut Made) {
+        let source = usize::from(source.0);
+        let state = &self.sources[source];
+        if !state.own_time {
+            for i in &state.measures {
+                let measure = &mut self.measures[*i];
+                let body = measure.tick(stamp.boot_ns as i64);
+                put(&mut made.drafts, measure.stream, Class::Measurement, stamp, body);
+            }
+            for (pipeline, _) in &state.feeds {
+                let prediction = self.streams.prediction[*pipeline];
+                let pipeline = &mut self.pipelines[*pipeline];
+                if !pipeline.own_time {
+                    close_cells(pipeline, stamp.boot_ns as i64, stamp, prediction, made);
+                }
+            }
+        }
+        self.tell_quality(source, stamp, made);
+    }
+
+    fn tell_quality(&mut self, source: usize, stamp: Stamp, made: &mut Made) {
+        let state = &mut self.sources[source];
+        let body = state.quality.tell(stamp);
+        put(&mut made.drafts, state.quality_stream, Class::Status, stamp, body);
+    }
+}
+
+fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState {
+    let source = &config.sources[usize::from(id.0)];
+    let row = config.channels_of(id);
+    let channels: Vec<_> = row.iter().map(|c| &config.channels[*c]).collect();
+    let feeds = config.pipelines.iter().enumerate().filter_map(|(i, pipeline)| {
+        let place = |(at, c): (usize, &usize)| row.iter().position(|x| x == c).map(|in_row| (at, in_row));
+        let places: Places = pipeline.channels.iter().enumerate().filter_map(place).collect();
+        (!places.is_empty()).then_some((i, places))
+    });
+    SourceState {
+        decoder: Decoder::new(source, &channels),
+        quality: SourceQuality::new(&source.name, channels.iter().map(|c| c.name.clone()).collect(), source.stale_ms),
+        quality_stream: streams.quality[usize::from(id.0)],
+        own_time: source.time.is_some(),
+        last_seq: None,
+        rows: 0,
+        pending_missing: 0,
+        feeds: feeds.collect(),
+        measures: (0..config.streams.len()).filter(|i| config.streams[*i].source == id).collect(),
+    }
+}
+
+/// One row into one pipeline: straight into its windows, or onto its grid. Returns the samples that came too late.
+fn feed(
+    pipeline: &mut PipelineState, places: &Places, row: &Row, (seq, t_ns, stamp): (u64, i64, Stamp), missing: u64,
+    prediction: StreamId, made: &mut Made,
+) -> u64 {
+    let grid_t = if pipeline.own_time { t_ns } else { stamp.boot_ns as i64 };
+    if let Some(grid) = &mut pipeline.grid {
+        let mut late = 0;
+        for &(at, in_row) in places {
+            let quality = row.quality[in_row];
+            let missing = quality == Quality::Missing;
+            if !missing && !grid.sample(at, grid_t, row.values[in_row] as f32, quality.is_good()) {
+                late += 1;
+            }
+        }
+        close_cells(pipeline, grid_t, stamp, prediction, made);
+        return late;
+    }
+    let step = pipeline.last_t_ns.map(|last| t_ns.saturating_sub(last));
+    pipeline.last_t_ns = Some(t_ns);
+    let too_far = |(step, max): (i64, i64)| step > max || step < 0;
+    let missing = missing.max(u64::from(step.zip(pipeline.gap_max_ns).is_some_and(too_far)));
+    for &(at, in_row) in places {
+        pipeline.values[at] = row.values[in_row] as f32;
+        pipeline.good[at] = row.quality[in_row].is_good();
+    }
+    let row = RowRef { values: &pipeline.values, good: &pipeline.good, seq, t_ns, stamp };
+    keep(pipeline.windower.push(row, missing), prediction, made);
+    0
+}
+
+fn close_cells(pipeline: &mut PipelineState, t_ns: i64, stamp: Stamp, prediction: StreamId, made: &mut Made) {
+    let PipelineState { grid: Some(grid), windower, last_t_ns, .. } = pipeline else { return };
+    let step = |from: &Grid, cell: &align::Cell| from.start_ns(cell);
+    grid.close(t_ns, |grid, cell| {
+        let start = step(grid, &cell);
+        // Cells follow one another unless the grid began a new era.
+        let missing = u64::from(last_t_ns.is_some_and(|last| start.saturating_sub(last) != grid.step_ns()));
+        *last_t_ns = Some(start);
+        let row = RowRef { values: &cell.values, good: &cell.good, seq: cell.number.max(0) as u64, t_ns: start, stamp };
+        keep(windower.push(row, missing), prediction, made);
+    });
+}
+
+fn keep(result: Result<Option<Window>, windowing::Dropped>, prediction: StreamId, made: &mut Made) {
+    match result {
+        Ok(window) => made.windows.extend(window),
+        Err(why) => *made.lost.entry((prediction, why.word())).or_default() += 1,
+    }
+}
+
+fn put(drafts: &mut Vec<Draft>, stream: StreamId, class: Class, stamp: Stamp, body: Option<Bytes>) {
+    drafts.extend(body.map(|body| Draft { stream, class, stamp, lineage: None, body, retain: Retain::No }));
+}
+
+/// The stage as a thread: ends when the frame lane is closed and empty.
+///
+/// `lanes[i]` takes the windows of pipeline `i`; `beat` is called at least every `limits::BEAT` with the batches that wait.
+pub fn run(
+    mut signal: Signal, frames: lane::Receiver<Arrival>, shed: impl Fn() -> Vec<(SourceId, u64)>,
+    lanes: Vec<lane::Sender<Window>>, mut sink: impl Sink, beat: impl Fn(usize),
+) {
+    let (mut arrivals, mut made, mut overflow) = (Vec::new(), Made::default(), Vec::new());
+    let mut last = None;
+    loop {
+        beat(frames.depth());
+        match frames.take(&mut arrivals, 256, limits::BEAT.min(Duration::from_secs(1))) {
+            Took::Closed => break,
+            Took::Nothing => continue,
+            Took::Some => {}
+        }
+        for (source, frames) in shed() {
+            signal.shed(source, frames);
+        }
+        for arrival in arrivals.drain(..) {
+            last = Some(arrival.stamp());
+            signal.step(&arrival, &mut made);
+            hand_over(&signal, &mut made, &lanes, &mut sink, &mut overflow);
+        }
+    }
+    if let Some(stamp) = last {
+        signal.finish(stamp, &mut made);
+        hand_over(&signal, &mut made, &lanes, &mut sink, &mut overflow);
+    }
+}
+
+fn hand_over(
+    signal: &Signal, made: &mut Made, lanes: &[lane::Sender<Window>], sink: &mut impl Sink, overflow: &mut Vec<Window>,
+) {
+    for ((stream, why), n) in std::mem::take(&mut made.lost) {
+        sink.lost(stream, n, why);
+    }
+    for window in made.windows.drain(..) {
+        lanes[usize::from(window.tag.pipeline)].push(window, overflow);
+    }
+    for window in overflow.drain(..) {
+        sink.lost(signal.streams.prediction[usize::from(window.tag.pipeline)], 1, "shed");
+    }
+    if !made.drafts.is_empty() {
+        sink.put(&mut made.drafts);
+    }
+}

@@ -1,0 +1,192 @@
+//! What is known of a source's data: counted, and told when it changes. Pure; runs on stamps.
+
+use std::{collections::BTreeMap, fmt::Write};
+
+use bytes::Bytes;
+
+use super::decode::Refused;
+use crate::{
+    flow::{Quality, Stamp, record::json_str},
+    limits,
+};
+
+/// The state of a source as a whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// No frame yet.
+    Waiting,
+    /// Frames arrive.
+    Ok,
+    /// None for `stale_ms`.
+    Stale,
+}
+
+/// Counters of one source.
+#[derive(Debug)]
+pub struct SourceQuality {
+    name: String,
+    channels: Vec<String>,
+    stale_ns: u64,
+    state: State,
+    last_frame_ns: u64,
+    frames: u64,
+    refused: [u64; Refused::ALL.len()],
+    gaps: u64,
+    missing: u64,
+    breaks: u64,
+    shed: u64,
+    late: u64,
+    bad: BTreeMap<(usize, &'static str), u64>,
+    changed: bool,
+    told_ns: u64,
+}
+
+impl SourceQuality {
+    /// Nothing known yet.
+    pub fn new(name: &str, channels: Vec<String>, stale_ms: u64) -> Self {
+        Self {
+            name: name.to_owned(),
+            channels,
+            stale_ns: stale_ms * 1_000_000,
+            state: State::Waiting,
+            last_frame_ns: 0,
+            frames: 0,
+            refused: Default::default(),
+            gaps: 0,
+            missing: 0,
+            breaks: 0,
+            shed: 0,
+            late: 0,
+            bad: BTreeMap::new(),
+            changed: false,
+            told_ns: 0,
+        }
+    }
+
+    /// A frame was decoded.
+    pub fn frame(&mut self, stamp: Stamp) {
+        self.frames += 1;
+        self.last_frame_ns = stamp.boot_ns;
+        if self.state != State::Ok {
+            self.state = State::Ok;
+            self.changed = true;
+        }
+    }
+
+    /// A sample of it is not good.
+    pub fn sample(&mut self, channel: usize, quality: Quality) {
+        *self.bad.entry((channel, quality.word())).or_default() += 1;
+        self.changed = true;
+    }
+
+    /// A frame was refused.
+    pub fn refused(&mut self, why: Refused, n: u64) {
+        if n > 0 {
+            self.refused[why as usize] += n;
+            self.changed = true;
+        }
+    }
+
+    /// Rows are missing before this one.
+    pub fn gap(&mut self, missing: u64) {
+        self.gaps += 1;
+        self.missing = self.missing.saturating_add(missing);
+        self.changed = true;
+    }
+
+    /// The port was opened, closed or overrun.
+    pub fn broke(&mut self) {
+        self.breaks += 1;
+        self.changed = true;
+    }
+
+    /// Frames were shed because a lane was full.
+    pub fn shed(&mut self, frames: u64) {
+        self.shed += frames;
+        self.changed = true;
+    }
+
+    /// Samples came after their cell was closed.
+    pub fn late(&mut self, samples: u64) {
+        self.late += samples;
+        self.changed = true;
+    }
+
+    /// Time went on. Returns the record's members when there is something to tell.
+    pub fn tell(&mut self, stamp: Stamp) -> Option<Bytes> {
+        if self.state == State::Ok && stamp.boot_ns.saturating_sub(self.last_frame_ns) > self.stale_ns {
+            self.state = State::Stale;
+            self.changed = true;
+        }
+        if !self.changed || stamp.boot_ns.saturating_sub(self.told_ns) < limits::QUALITY_EVERY_NS {
+            return None;
+        }
+        self.changed = false;
+        self.told_ns = stamp.boot_ns;
+        Some(self.body().into())
+    }
+
+    fn body(&self) -> String {
+        let mut out = String::from("\"source\":");
+        json_str(&mut out, &self.name);
+        let state = match self.state {
+            State::Waiting => "waiting",
+            State::Ok => "ok",
+            State::Stale => "stale",
+        };
+        let _ = write!(out, ",\"state\":\"{state}\",\"frames\":{},\"refused\":{{", self.frames);
+        let counts = Refused::ALL.iter().map(|why| (why.word(), self.refused[*why as usize]));
+        join(&mut out, counts.filter(|(_, n)| *n > 0), |out, (word, n)| write!(out, "\"{word}\":{n}"));
+        let _ = write!(
+            out,
+            "}},\"gaps\":{},\"missing\":{},\"breaks\":{},\"shed\":{},\"late\":{},\"bad\":{{",
+            self.gaps, self.missing, self.breaks, self.shed, self.late
+        );
+        let channels = (0..self.channels.len()).filter(|c| self.bad.keys().any(|(channel, _)| channel == c));
+        join(&mut out, channels, |out, c| {
+            json_str(out, &self.channels[c]);
+            out.push_str(":{");
+            let words = self.bad.iter().filter(|((channel, _), _)| *channel == c);
+            join(out, words, |out, ((_, word), n)| write!(out, "\"{word}\":{n}"));
+            out.write_char('}')
+        });
+        out.push('}');
+        out
+    }
+}
+
+/// Writes items with commas between them.
+pub(super) fn join<T>(out: &mut String, items: impl Iterator<Item = T>, mut each: impl FnMut(&mut String, T) -> std::fmt::Result) {
+    for (i, item) in items.enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        let _ = each(out, item);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Clk, Why};
+
+    #[test]
+    fn changes_are_told_once_a_second_at_most_and_silence_is_told_too() {
+        let at = |ms: u64| Stamp { boot_ns: ms * 1_000_000, wall_ms: None, clk: Clk::Unset };
+        let mut q = SourceQuality::new("pump", vec!["a".into(), "b".into()], 5000);
+        assert_eq!(q.tell(at(2000)), None);
+        q.frame(at(2000));
+        q.sample(1, Quality::Bad(Why::Range));
+        q.refused(Refused::Columns, 2);
+        let told = q.tell(at(2001)).expect("changed");
+        let json: serde_json::Value = serde_json::from_str(&format!("{{{}}}", String::from_utf8_lossy(&told))).expect("json");
+        assert_eq!(json["state"], "ok");
+        assert_eq!(json["refused"]["columns"], 2);
+        assert_eq!(json["bad"]["b"]["bad:range"], 1);
+        q.refused(Refused::Columns, 1);
+        assert_eq!(q.tell(at(2500)), None);
+        assert!(q.tell(at(3100)).is_some());
+        assert_eq!(q.tell(at(6900)), None);
+        assert!(String::from_utf8_lossy(&q.tell(at(7100)).expect("stale")).contains("stale"));
+    }
+}

@@ -1,0 +1,212 @@
+//! Rows into windows. Pure. A window over a gap or with bad samples is never made as if it were whole: it is dropped
+//! and counted, or flagged with its coverage.
+
+use std::collections::VecDeque;
+
+use crate::{
+    config::OnBad,
+    flow::{Stamp, Window, WindowTag},
+};
+
+/// One row of the channels of one pipeline.
+#[derive(Debug, Clone, Copy)]
+pub struct RowRef<'a> {
+    /// Values in the pipeline's channel order; what stands at a bad place is not used.
+    pub values: &'a [f32],
+    /// Which of them are good.
+    pub good: &'a [bool],
+    /// Sensor sequence (or our count).
+    pub seq: u64,
+    /// Sensor time (or ours), ns.
+    pub t_ns: i64,
+    /// When it arrived.
+    pub stamp: Stamp,
+}
+
+/// Why a window that was due was not made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Dropped {
+    /// It would have crossed a gap.
+    Gap,
+    /// It holds bad samples.
+    BadSample,
+}
+
+impl Dropped {
+    /// The word in the ledger.
+    pub fn word(self) -> &'static str {
+        match self {
+            Dropped::Gap => "gap",
+            Dropped::BadSample => "bad_sample",
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct RowMeta {
+    seq: u64,
+    t_ns: i64,
+    good: u32,
+}
+
+/// Makes the windows of one pipeline.
+#[derive(Debug)]
+pub struct Windower {
+    pipeline: u16,
+    steps: usize,
+    width: usize,
+    hop: usize,
+    on_bad: OnBad,
+    coverage_min: f32,
+    /// Row-major history; the last `meta.len()` rows of it are the current window's.
+    history: Vec<f32>,
+    meta: VecDeque<RowMeta>,
+    /// Good values in `meta`'s rows.
+    good: u64,
+    /// Rows until the next window is due.
+    until: usize,
+    held: Vec<f32>,
+}
+
+impl Windower {
+    /// Windows of `steps` rows × `width` channels, every `hop` rows, the first after `steps`.
+    pub fn new(pipeline: u16, (steps, width, hop): (usize, usize, usize), on_bad: OnBad, coverage_min: f32) -> Self {
+        Self {
+            pipeline, steps, width, hop, on_bad, coverage_min,
+            history: Vec::with_capacity(4 * steps * width),
+            meta: VecDeque::with_capacity(steps),
+            good: 0,
+            until: steps,
+            held: vec![0.0; width],
+        }
+    }
+
+    /// Takes a row that follows the one before after `missing` rows that never came (0: it joins).
+    pub fn push(&mut self, row: RowRef<'_>, missing: u64) -> Result<Option<Window>, Dropped> {
+        if missing > 0 {
+            match self.on_bad {
+                OnBad::Drop => self.clear(),
+                OnBad::Flag => self.fill(missing, row),
+            }
+        }
+        let mut good = 0;
+        for ((held, value), is_good) in self.held.iter_mut().zip(row.values).zip(row.good) {
+            if *is_good {
+                *held = *value;
+                good += 1;
+            }
+        }
+        self.append(RowMeta { seq: row.seq, t_ns: row.t_ns, good });
+        self.until -= 1;
+        if self.until > 0 {
+            return Ok(None);
+        }
+        self.until = self.hop;
+        self.due(row.stamp)
+    }
+
+    fn due(&self, last: Stamp) -> Result<Option<Window>, Dropped> {
+        let (Some(first_row), Some(last_row)) = (self.meta.front(), self.meta.back()) else { return Err(Dropped::Gap) };
+        if self.meta.len() < self.steps {
+            return Err(Dropped::Gap);
+        }
+        let all = (self.steps * self.width) as u64;
+        let coverage = if self.good == all { 1.0 } else { (self.good as f64 / all as f64) as f32 };
+        if self.good < all && (self.on_bad == OnBad::Drop || coverage < self.coverage_min) {
+            return Err(Dropped::BadSample);
+        }
+        let tag = WindowTag {
+            pipeline: self.pipeline,
+            last,
+            in_seq: (first_row.seq, last_row.seq),
+            in_t_ns: (first_row.t_ns, last_row.t_ns),
+            coverage,
+        };
+        let values = &self.history[self.history.len() - self.steps * self.width..];
+        Ok(Some(Window { tag, values: values.into() }))
+    }
+
+    /// Appends the held values as one row.
+    fn append(&mut self, meta: RowMeta) {
+        let window = self.steps * self.width;
+        if self.history.len() + self.width > 4 * window {
+            let keep = self.history.len().min((self.steps - 1) * self.width);
+            self.history.drain(..self.history.len() - keep);
+        }
+        self.history.extend_from_slice(&self.held);
+        if self.meta.len() == self.steps
+            && let Some(old) = self.meta.pop_front()
+        {
+            self.good -= u64::from(old.good);
+        }
+        self.good += u64::from(meta.good);
+        self.meta.push_back(meta);
+    }
+
+    fn clear(&mut self) {
+        self.meta.clear();
+        self.good = 0;
+    }
+
+    /// Puts held rows in the place of missing ones; more than a window of them tell nothing.
+    fn fill(&mut self, missing: u64, next: RowRef<'_>) {
+        let Some(last) = self.meta.back().copied() else { return };
+        for i in 0..missing.min(self.steps as u64) {
+            let seq = next.seq.saturating_sub(missing.min(self.steps as u64) - i);
+            self.append(RowMeta { seq, t_ns: last.t_ns, good: 0 });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Clk;
+
+    const STAMP: Stamp = Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset };
+
+    fn push(w: &mut Windower, seq: u64, good: bool, missing: u64) -> Result<Option<Window>, Dropped> {
+        w.push(RowRef { values: &[seq as f32], good: &[good], seq, t_ns: seq as i64, stamp: STAMP }, missing)
+    }
+
+    #[test]
+    fn windows_come_at_length_and_then_every_hop_with_exactly_their_rows() {
+        let mut w = Windower::new(0, (4, 1, 3), OnBad::Drop, 0.0);
+        let ends: Vec<u64> = (0..20).filter_map(|i| push(&mut w, i, true, 0).expect("whole")).map(|window| {
+            let last = window.tag.in_seq.1;
+            assert_eq!(&*window.values, [last - 3, last - 2, last - 1, last].map(|x| x as f32));
+            assert_eq!((window.tag.in_seq.0, window.tag.coverage), (last - 3, 1.0));
+            last
+        }).collect();
+        assert_eq!(ends, [3, 6, 9, 12, 15, 18]);
+    }
+
+    #[test]
+    fn a_gap_drops_and_counts_every_window_that_would_cross_it() {
+        let mut w = Windower::new(0, (4, 1, 1), OnBad::Drop, 0.0);
+        let got: Vec<_> = (0..12).map(|i| push(&mut w, i + u64::from(i >= 6) * 5, true, u64::from(i == 6) * 5)).collect();
+        let dropped = got.iter().filter(|r| matches!(r, Err(Dropped::Gap))).count();
+        let made: Vec<_> = got.iter().filter_map(|r| r.as_ref().ok()?.as_ref()).map(|w| w.tag.in_seq).collect();
+        assert_eq!((dropped, made), (3, vec![(0, 3), (1, 4), (2, 5), (11, 14), (12, 15), (13, 16)]));
+    }
+
+    #[test]
+    fn flagged_windows_hold_the_last_good_value_and_say_how_much_is_good() {
+        let mut w = Windower::new(0, (4, 1, 1), OnBad::Flag, 0.5);
+        for i in 0..4 {
+            let _ = push(&mut w, i, true, 0);
+        }
+        let window = push(&mut w, 4, false, 0).expect("flagged").expect("due");
+        assert_eq!((&*window.values, window.tag.coverage), (&[1.0, 2.0, 3.0, 3.0][..], 0.75));
+        let window = push(&mut w, 6, true, 1).expect("flagged").expect("due");
+        assert_eq!((&*window.values, window.tag.coverage), (&[3.0, 3.0, 3.0, 6.0][..], 0.5));
+        assert_eq!(push(&mut w, 10, true, 3).err(), Some(Dropped::BadSample));
+    }
+
+    #[test]
+    fn bad_samples_drop_the_window_unless_flagging_is_asked_for() {
+        let mut w = Windower::new(0, (2, 1, 1), OnBad::Drop, 0.0);
+        let got: Vec<_> = (0..5).map(|i| push(&mut w, i, i != 2, 0).map(|w| w.is_some())).collect();
+        assert_eq!(got, [Ok(false), Ok(true), Err(Dropped::BadSample), Err(Dropped::BadSample), Ok(true)]);
+    }
+}

@@ -1,0 +1,95 @@
+//! The table of streams: every topic below `up/` that carries records, and what is announced of each.
+
+use std::fmt::Write;
+
+use crate::{
+    config::{Config, StreamMode},
+    flow::{
+        StreamId,
+        event::{EventStreams, Kind},
+        record::json_str,
+    },
+    host::Host,
+    link::Announce,
+    signal,
+};
+
+/// Places of all streams.
+pub struct Table {
+    /// Names below `up/`, by `StreamId`.
+    pub names: Vec<String>,
+    /// What the signal stage makes.
+    pub signal: signal::Streams,
+    /// `up/a/ALARM`, by alarm.
+    pub alarms: Vec<StreamId>,
+    /// `up/e/KIND`.
+    pub events: EventStreams,
+    /// `up/h`.
+    pub health: StreamId,
+    /// `up/loss`.
+    pub loss: StreamId,
+}
+
+impl Table {
+    /// The streams of a configuration.
+    pub fn new(config: &Config) -> Self {
+        let mut names: Vec<String> = Vec::new();
+        let mut add = |name: String| {
+            names.push(name);
+            StreamId((names.len() - 1) as u16)
+        };
+        let quality = config.sources.iter().map(|s| add(format!("q/{}", s.name))).collect();
+        let measurement = config.streams.iter().map(|s| add(format!("m/{}", s.name))).collect();
+        let prediction = config.pipelines.iter().map(|p| add(format!("p/{}", p.name))).collect();
+        let alarms = config.alarms.iter().map(|a| add(format!("a/{}", a.name))).collect();
+        let events = EventStreams(Kind::ALL.iter().map(|kind| add(format!("e/{}", kind.word()))).collect());
+        let health = add("h".into());
+        let loss = add("loss".into());
+        Self { names, signal: signal::Streams { quality, measurement, prediction }, alarms, events, health, loss }
+    }
+}
+
+/// What is announced with each connection.
+pub fn announce(host: &Host, config: &Config) -> Announce {
+    let mut birth = String::from("\"device\":");
+    json_str(&mut birth, &format!("{}/{}", config.device.site, config.device.id));
+    let _ = write!(birth, ",\"version\":\"{}\",\"schema\":1,\"models\":[", env!("CARGO_PKG_VERSION"));
+    for (i, pipeline) in config.pipelines.iter().enumerate() {
+        let manifest = &pipeline.model.manifest;
+        birth.push_str(if i > 0 { ",{\"pipeline\":" } else { "{\"pipeline\":" });
+        json_str(&mut birth, &pipeline.name);
+        birth.push_str(",\"model\":");
+        json_str(&mut birth, &format!("{}@{}", manifest.model, manifest.version));
+        birth.push_str(",\"slot\":\"a\",\"unsigned\":true}");
+    }
+    birth.push_str("],\"streams\":[");
+    let streams = config.streams.iter().map(|s| format!("m/{}", s.name));
+    let predictions = config.pipelines.iter().map(|p| format!("p/{}", p.name));
+    for (i, name) in streams.chain(predictions).enumerate() {
+        birth.push_str(if i > 0 { "," } else { "" });
+        json_str(&mut birth, &name);
+    }
+    birth.push(']');
+    let meta = config.streams.iter().map(|s| (s.name.clone(), meta(config, s))).collect();
+    Announce { boot: host.boot.clone(), birth, meta }
+}
+
+fn meta(config: &Config, stream: &crate::config::Stream) -> String {
+    let mut out = String::from("\"stream\":");
+    json_str(&mut out, &stream.name);
+    let _ = match stream.mode {
+        StreamMode::Raw => write!(out, ",\"type\":\"raw\""),
+        StreamMode::Decimate(every) => write!(out, ",\"type\":\"decimate\",\"every\":{every}"),
+        StreamMode::Stats(ms) => write!(out, ",\"type\":\"stats\",\"interval_ms\":{ms}"),
+    };
+    out.push_str(",\"channels\":{");
+    for (i, channel) in stream.channels.iter().map(|c| &config.channels[*c]).enumerate() {
+        out.push_str(if i > 0 { "," } else { "" });
+        json_str(&mut out, &channel.name);
+        out.push_str(":{\"unit\":");
+        json_str(&mut out, &channel.unit);
+        out.push('}');
+    }
+    out.push('}');
+    out
+}
