@@ -274,9 +274,9 @@ impl Engine {
         for at in 0..self.setup.served.len() {
             let served = &mut self.setup.served[at];
             let Some(learning) = served.learning().filter(|learning| learning.needed() == 0) else { continue };
-            let windows = std::mem::take(&mut learning.windows);
             let statistics = learning.statistics();
-            served.set_statistics(statistics.clone());
+            let windows = std::mem::take(&mut learning.windows);
+            served.set_statistics(statistics);
             let highest = self.highest_score(serving, at, &windows, beat);
             let served = &mut self.setup.served[at];
             let Some(learning) = served.learning() else { continue };
