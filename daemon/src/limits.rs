@@ -7,14 +7,18 @@ use std::time::Duration;
 pub const FRAME_BYTES: usize = 1024;
 /// Largest `frame_max_bytes` that a configuration may ask for: 64 KiB is 5.7 s of line time at 115,200 baud.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
-/// One read from a port, bytes: larger than the 4 KiB a tty hands out at a time, so that one wake-up empties it.
-pub const READ_BYTES: usize = 64 * 1024;
+/// One read from a port, bytes: larger than the 4 KiB a tty hands out at a time, and few enough rows (170 of 95 bytes)
+/// that the signal stage is done with them well within a lane's patience.
+pub const READ_BYTES: usize = 16 * 1024;
 
 /// Frame lane: batches. At the slowest tick (100 ms) of 16 ports this is 25 s; under flood a batch is one 4 KiB
 /// read, so 4,096 of them are at most the bytes below.
 pub const FRAME_BATCHES: usize = 4096;
-/// Frame lane, bytes: 4 MiB is 11 s of a port at 3 Mbaud (300 kB/s × 11 s = 3.4 MB).
-pub const FRAME_LANE_BYTES: usize = 4 * 1024 * 1024;
+/// Frame lane, bytes: 1 MiB is 3.4 s of a port at 3 Mbaud (300 kB/s); a worker's deadline and restart are 3 s.
+pub const FRAME_LANE_BYTES: usize = 1024 * 1024;
+/// Batches the signal stage takes at a time: one read of 170 rows is 9 ms of work even where every row makes a window
+/// at 20,000/s.
+pub const FRAME_TAKE: usize = 1;
 /// How long a full lane makes its producer wait before it sheds: 50 ms of 3 Mbaud are 15 kB, which the kernel's
 /// tty buffer (64 KiB) still holds.
 pub const LANE_PATIENCE: Duration = Duration::from_millis(50);
@@ -61,10 +65,11 @@ pub const REOPEN_MAX: Duration = Duration::from_secs(4);
 /// Quality of a source is published when it changed, at most this often (ns of stamp time).
 pub const QUALITY_EVERY_NS: u64 = 1_000_000_000;
 
-/// RAM tail, bytes: 1.2 s (until a record is accepted) of 5,000 records/s × 300 B = 1.8 MB, twice that and reserve.
-pub const TAIL_BYTES: usize = 8 * 1024 * 1024;
-/// At this fill the tail's oldest go to the store although the link is up: a quarter is left for what arrives
-/// during one commit.
+/// RAM tail, bytes: 1.2 s (until a record is accepted) of 10,000 records/s × 330 B = 4 MB. Larger would only make a
+/// sensor that outruns the broker wait longer: at 12 MB/s this is a third of a second.
+pub const TAIL_BYTES: usize = 4 * 1024 * 1024;
+/// At this fill, and with no acknowledgement during a turn, the tail goes to the store although the link is up: a
+/// quarter is left for what arrives during one commit.
 pub const TAIL_SPILL_BYTES: usize = TAIL_BYTES / 4 * 3;
 /// Alarms and events kept in RAM through an outage so that they go first after it; 256 × 0.5 KiB. Older ones are in
 /// the store.

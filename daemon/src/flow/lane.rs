@@ -35,6 +35,8 @@ struct State<T> {
     bytes: usize,
     senders: usize,
     receiver: bool,
+    /// How often the consumer took something: a producer that waits sees by it whether the consumer moves.
+    takes: u64,
     stuck: bool,
 }
 
@@ -85,7 +87,7 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 /// Makes a lane.
 pub fn lane<T: Weigh>(bounds: Bounds) -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
-        state: Mutex::new(State { queue: VecDeque::new(), bytes: 0, senders: 1, receiver: true, stuck: false }),
+        state: Mutex::new(State { queue: VecDeque::new(), bytes: 0, senders: 1, receiver: true, takes: 0, stuck: false }),
         bounds,
         items: Condvar::new(),
         space: Condvar::new(),
@@ -105,24 +107,27 @@ impl<T: Weigh> Sender<T> {
                     state = lane.space.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }
-            Some(patience) if lane.full(&state) && !state.stuck => {
-                let waited = lane.space.wait_timeout_while(state, patience, |s| lane.full(s));
-                let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
-                state = guard;
-                state.stuck = timeout.timed_out();
+            Some(patience) => {
+                while lane.full(&state) && !state.stuck {
+                    let takes = state.takes;
+                    let waited = lane.space.wait_timeout_while(state, patience, |s| lane.full(s));
+                    let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
+                    state = guard;
+                    state.stuck = timeout.timed_out() && state.takes == takes;
+                }
             }
-            Some(_) => {}
         }
         lane.admit(state, item, shed);
     }
 
     /// Puts an item in from a task: waits like `push`, without blocking the runtime.
     pub async fn push_async(&self, item: T, shed: &mut Vec<T>) {
-        if self.is_full() && !self.0.lock().stuck {
+        while self.is_full_and_moving() {
+            let takes = self.0.lock().takes;
             let room = async {
                 loop {
                     let notified = self.0.space_async.notified();
-                    if !self.is_full() {
+                    if !self.is_full_and_moving() {
                         return;
                     }
                     notified.await;
@@ -131,17 +136,18 @@ impl<T: Weigh> Sender<T> {
             match self.0.bounds.patience {
                 None => room.await,
                 Some(patience) => {
-                    if tokio::time::timeout(patience, room).await.is_err() {
-                        self.0.lock().stuck = true;
-                    }
+                    let waited = tokio::time::timeout(patience, room).await;
+                    let mut state = self.0.lock();
+                    state.stuck = waited.is_err() && state.takes == takes;
                 }
             }
         }
         self.0.admit(self.0.lock(), item, shed);
     }
 
-    fn is_full(&self) -> bool {
-        self.0.full(&self.0.lock())
+    fn is_full_and_moving(&self) -> bool {
+        let state = self.0.lock();
+        self.0.full(&state) && !state.stuck
     }
 }
 
@@ -185,6 +191,7 @@ impl<T: Weigh> Receiver<T> {
             into.push(item);
         }
         state.stuck = false;
+        state.takes += 1;
         drop(state);
         lane.space.notify_all();
         lane.space_async.notify_waiters();

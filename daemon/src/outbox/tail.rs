@@ -97,6 +97,8 @@ pub struct Tail {
     pub ledger: Ledger,
     /// Records acknowledged since the start.
     pub delivered: u64,
+    /// The same when the committer last looked.
+    delivered_before: u64,
 }
 
 impl Tail {
@@ -120,6 +122,7 @@ impl Tail {
             doomed: Vec::new(),
             ledger: Ledger::default(),
             delivered: 0,
+            delivered_before: 0,
         }
     }
 
@@ -314,7 +317,10 @@ impl Tail {
         let oldest = oldest.chain(self.resend.iter().map(|id| self.parcels[id].since_ns)).min();
         let due = self.records >= limits::COMMIT_RECORDS || oldest.is_some_and(|since| age(since) >= commit_ns);
         let everything = all || (!self.online && due);
-        let spill = self.bytes >= limits::TAIL_SPILL_BYTES;
+        // Nearly full while acknowledgements come is a sensor faster than the broker: the producers wait, which costs
+        // less than a way over the disk. Nearly full and no answer is a broker that hangs.
+        let answered = std::mem::replace(&mut self.delivered_before, self.delivered) != self.delivered;
+        let spill = self.bytes >= limits::TAIL_SPILL_BYTES && !answered;
         for stream in 0..self.waiting.len() {
             let old = |r: &Record| age(r.since_ns) >= unacked_ns;
             while self.waiting[stream].front().is_some_and(|r| everything || spill || old(r)) {
@@ -374,8 +380,8 @@ impl Tail {
 
     /// Something should be stored before the next turn.
     pub fn wants_commit(&self) -> bool {
-        let unsafe_event = self.urgent.iter().any(|id| self.parcels[id].stored.is_none());
-        unsafe_event || self.bytes >= limits::TAIL_SPILL_BYTES || (!self.online && self.records >= limits::COMMIT_RECORDS)
+        let event_at_risk = self.urgent.iter().any(|id| self.parcels[id].stored.is_none());
+        event_at_risk || (!self.online && self.records >= limits::COMMIT_RECORDS)
     }
 
     /// Room for more of the backlog.

@@ -7,7 +7,7 @@ mod measure;
 mod quality;
 mod windowing;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
 
@@ -323,7 +323,7 @@ pub fn run(
     let mut last = None;
     loop {
         beat(frames.depth());
-        match frames.take(&mut arrivals, 256, limits::BEAT.min(Duration::from_secs(1))) {
+        match frames.take(&mut arrivals, limits::FRAME_TAKE, limits::BEAT) {
             Took::Closed => break,
             Took::Nothing => continue,
             Took::Some => {}
