@@ -91,11 +91,8 @@ impl Cli {
 }
 
 /// Reads the configuration, or tells all its problems.
-fn load(file: Option<&std::path::Path>) -> Result<Config, Fatal> {
-    Config::load(file).map_err(|problems| {
-        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
-        Fatal::config(lines.join("\n"))
-    })
+pub fn load(file: Option<&std::path::Path>) -> Result<Config, Fatal> {
+    Config::load(file).map_err(|problems| Fatal::problems(&problems))
 }
 
 /// One thread serves all edges; the stages that compute have threads of their own.

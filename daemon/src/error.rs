@@ -28,9 +28,10 @@ impl Fatal {
         Self { code: Code::Failed, text: text.into() }
     }
 
-    /// The configuration was refused: exit 78.
-    pub fn config(text: impl Into<String>) -> Self {
-        Self { code: Code::Config, text: text.into() }
+    /// The configuration was refused, for all of these: exit 78.
+    pub fn problems<P: fmt::Display>(problems: &[P]) -> Self {
+        let lines: Vec<String> = problems.iter().map(ToString::to_string).collect();
+        Self { code: Code::Config, text: lines.join("\n") }
     }
 }
 

@@ -11,8 +11,9 @@ use std::{
 use clap::Args as ClapArgs;
 
 use crate::{
+    cli,
     config::{Config, Format},
-    demo::csv,
+    demo::{self, Folder, csv},
     error::{Context, Fatal},
     flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, lane},
     host::Host,
@@ -35,27 +36,31 @@ pub struct Args {
     /// The configuration; for a CSV file it is made from the header where none is given
     #[arg(long, required_unless_present = "csv")]
     config: Option<PathBuf>,
-    /// The model for a CSV file without a configuration
-    #[arg(long, default_value = "models/pump-anomaly")]
-    model: PathBuf,
+    /// A model folder for a CSV file without a configuration; the sample model where none is given
+    #[arg(long)]
+    model: Option<PathBuf>,
 }
 
 /// Plays what `args` name; predictions, alarms and measurements as JSON lines on standard output.
 pub fn replay(args: &Args) -> Result<(), Fatal> {
     let mut out = BufWriter::new(std::io::stdout().lock());
+    let folder = Folder::make("replay")?;
     let done = match (&args.csv, &args.tape) {
         (Some(file), _) => {
             let shape = csv::Shape::read(file)?;
             let mut config = match &args.config {
-                Some(config) => load(config)?,
-                None => shape.config(&args.model, &csv::Place::nowhere())?,
+                Some(config) => cli::load(Some(config))?,
+                None => {
+                    let model = args.model.clone().map_or_else(|| demo::sample_model(folder.path()), Ok)?;
+                    shape.config(&model, &csv::Place::replay(folder.path()))?
+                }
             };
             let source = config.sources.first_mut().ok_or_else(|| Fatal::failed("the configuration has no source"))?;
             source.format = Format::Csv { delimiter: shape.delimiter, columns: shape.columns.clone() };
             play(config, csv_arrivals(file, &shape)?, &mut out)
         }
         (None, Some(tape)) => {
-            let config = load(args.config.as_deref().unwrap_or(Path::new("")))?;
+            let config = cli::load(args.config.as_deref())?;
             let arrivals = tape_arrivals(tape, &config)?;
             play(config, arrivals, &mut out)
         }
@@ -65,12 +70,6 @@ pub fn replay(args: &Args) -> Result<(), Fatal> {
         Err(why) if why.kind() != std::io::ErrorKind::BrokenPipe => Err(why).context("write to standard output"),
         _ => done,
     }
-}
-
-fn load(file: &Path) -> Result<Config, Fatal> {
-    Config::load(Some(file)).map_err(|problems| {
-        Fatal::config(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-    })
 }
 
 /// Rows of the file as frames, stamped by the file's own clock; without one, a second each.

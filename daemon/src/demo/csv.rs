@@ -43,10 +43,9 @@ pub struct Place {
 }
 
 impl Place {
-    /// For replay: no port, no broker, and nothing is kept.
-    pub fn nowhere() -> Self {
-        let folder = std::env::temp_dir().join(format!("kentledge-replay-{}", std::process::id()));
-        Self { tty: "/dev/null".into(), broker: None, folder, device: "replay" }
+    /// For replay: no port and no broker; the configuration is written into this folder.
+    pub fn replay(folder: &Path) -> Self {
+        Self { tty: "/dev/null".into(), broker: None, folder: folder.to_owned(), device: "replay" }
     }
 }
 
@@ -86,16 +85,9 @@ impl Shape {
     pub fn config(&self, model: &Path, place: &Place) -> Result<Config, Fatal> {
         let text = self.toml(model, place)?;
         let what = || format!("make a configuration for {}", self.file);
-        std::fs::create_dir_all(&place.folder).context(what())?;
         let file = place.folder.join("kentledge.toml");
         std::fs::write(&file, text).context(what())?;
-        let config = Config::load(Some(&file)).map_err(|problems| {
-            Fatal::config(problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))
-        });
-        if place.broker.is_none() {
-            let _ = std::fs::remove_dir_all(&place.folder);
-        }
-        config
+        Config::load(Some(&file)).map_err(|problems| Fatal::problems(&problems))
     }
 
     fn toml(&self, model: &Path, place: &Place) -> Result<String, Fatal> {
@@ -103,7 +95,7 @@ impl Shape {
         let path = |path: &Path| quote(&path.display().to_string());
         let list = |names: &[String]| names.iter().map(|n| quote(n)).collect::<Vec<_>>().join(", ");
         let mut out = format!(
-            "[device]\nsite = \"demo\"\nid = \"{}\"\nstate_dir = {}\n\n[metrics]\ninterval_s = 10\n",
+            "[device]\nsite = \"demo\"\nid = \"{}\"\nstate_dir = {}\n\n[metrics]\ninterval_s = 1\n",
             place.device,
             path(&place.folder.join("state"))
         );

@@ -177,11 +177,6 @@ impl Worker {
         let how = end(&mut self.child);
         Rung { done, died: Some(if why == "ended" { how } else { format!("{why}; {how}") }) }
     }
-
-    /// Process id, for whoever wants to look at it.
-    pub fn pid(&self) -> u32 {
-        self.child.id()
-    }
 }
 
 impl Drop for Worker {

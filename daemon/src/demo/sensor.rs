@@ -1,0 +1,124 @@
+//! The sensor's end of a pseudo-terminal: rows of the simulated pump, or of a CSV file, written when they are due.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader, Write},
+    os::fd::{AsFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    time::{Duration, Instant},
+};
+
+use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+
+use super::{
+    csv::Shape,
+    pump::{COLUMNS, Pump, ROWS_PER_S, fault_at},
+    view::Heard,
+};
+use crate::{
+    config::TimeFormat,
+    error::{Context, Fatal},
+    signal::parse_time,
+};
+
+/// A pseudo-terminal whose other end is a serial port to whoever opens `path`.
+pub struct Pty {
+    master: File,
+    /// Held open, so that the port does not hang up while nobody reads it yet.
+    _slave: OwnedFd,
+    /// The port.
+    pub path: PathBuf,
+}
+
+impl Pty {
+    /// Opens a pair and makes it raw, as a real line is.
+    pub fn open() -> Result<Self, Fatal> {
+        let what = "open a pseudo-terminal";
+        let pair = nix::pty::openpty(None, None).context(what)?;
+        let mut settings = tcgetattr(pair.slave.as_fd()).context(what)?;
+        cfmakeraw(&mut settings);
+        tcsetattr(pair.slave.as_fd(), SetArg::TCSANOW, &settings).context(what)?;
+        let path = nix::unistd::ttyname(pair.slave.as_fd()).context(what)?;
+        Ok(Self { master: File::from(pair.master), _slave: pair.slave, path })
+    }
+}
+
+/// What the sensor plays.
+pub enum Plays {
+    /// The simulated pump, from this wall time on (ms since 1970).
+    Pump(i64),
+    /// Rows of a file.
+    Csv(PathBuf, Shape),
+}
+
+/// Writes rows until `stop`, or to the end of the file. Returns how many.
+pub fn play(pty: Pty, plays: Plays, speed: f64, stop: &Arc<AtomicBool>, heard: &mpsc::SyncSender<Heard>) -> Result<u64, Fatal> {
+    match plays {
+        Plays::Pump(began_ms) => pump(pty, began_ms, speed, stop, heard),
+        Plays::Csv(file, shape) => csv(pty, &file, &shape, speed, stop),
+    }
+}
+
+fn pump(mut pty: Pty, began_ms: i64, speed: f64, stop: &AtomicBool, heard: &mpsc::SyncSender<Heard>) -> Result<u64, Fatal> {
+    let (began, mut pump, mut n, mut fault) = (Instant::now(), Pump::default(), 0u64, None);
+    while !stop.load(Ordering::Relaxed) {
+        let t_s = n as f64 / ROWS_PER_S as f64;
+        let due = Duration::from_secs_f64(t_s / speed);
+        std::thread::sleep(due.saturating_sub(began.elapsed()));
+        let now = fault_at(t_s).map(|(fault, _)| fault);
+        if now != fault {
+            let _ = heard.try_send(Heard::Fault { t_s, fault: now.or(fault), begins: now.is_some() });
+            fault = now;
+        }
+        let values = pump.row(t_s).map(|x| format!("{x:.5}")).join(",");
+        let row = format!("{n},{},{values}\n", began_ms + (t_s * 1000.0) as i64);
+        pty.master.write_all(row.as_bytes()).context("write to the pseudo-terminal")?;
+        n += 1;
+    }
+    Ok(n)
+}
+
+fn csv(mut pty: Pty, file: &Path, shape: &Shape, speed: f64, stop: &AtomicBool) -> Result<u64, Fatal> {
+    let what = format!("read {}", file.display());
+    let lines = BufReader::new(File::open(file).context(&what)?).lines();
+    let time = |line: &str| {
+        let (at, format) = shape.time?;
+        parse_time(line.split(char::from(shape.delimiter)).nth(at)?.trim(), format)
+    };
+    let (mut last, mut n) = (None, 0);
+    let mut due = Instant::now();
+    for line in lines.skip(1) {
+        if stop.load(Ordering::Relaxed) {
+            break;
+        }
+        let line = line.context(&what)?;
+        let now = time(&line);
+        let step_s = match last.zip(now) {
+            Some((last, now)) => ((now - last) as f64 / 1e9).max(0.0),
+            None => 1.0,
+        };
+        // A gap of minutes in the file need not be sat out: its clock tells it to the daemon all the same.
+        due += Duration::from_secs_f64((step_s / speed).min(1.0));
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+        last = now.or(last);
+        pty.master.write_all(format!("{line}\n").as_bytes()).context("write to the pseudo-terminal")?;
+        n += 1;
+    }
+    Ok(n)
+}
+
+/// The pump's columns as a CSV file's would be described.
+pub fn pump_shape() -> Shape {
+    Shape {
+        delimiter: b',',
+        columns: COLUMNS.map(String::from).to_vec(),
+        time: Some((1, TimeFormat::Unit(1_000_000))),
+        numbers: vec![true; COLUMNS.len()],
+        file: "the simulated pump".into(),
+    }
+}
