@@ -1,0 +1,96 @@
+//! A real mosquitto under the test's control. Faults: not there yet, stopped, killed, frozen (SIGSTOP), TLS with client
+//! certificates.
+
+use std::{
+    fs,
+    net::{TcpListener, TcpStream},
+    path::Path,
+    process::{Child, Command, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::eventually;
+
+pub struct Mosquitto {
+    dir: TempDir,
+    pub port: u16,
+    child: Option<Child>,
+    tls: bool,
+}
+
+/// A port nobody uses now.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port()
+}
+
+impl Mosquitto {
+    /// Started, reachable in plain text on loopback.
+    pub fn start() -> Self {
+        let mut broker = Self::down();
+        broker.up();
+        broker
+    }
+
+    /// Configured, not started.
+    pub fn down() -> Self {
+        Self { dir: TempDir::new().expect("folder"), port: free_port(), child: None, tls: false }
+    }
+
+    /// Started with TLS; clients must show a certificate that `ca` signed.
+    pub fn tls(ca: &Path, cert: &Path, key: &Path) -> Self {
+        let mut broker = Self::down();
+        broker.tls = true;
+        let show = |p: &Path| p.display().to_string();
+        let extra = format!("cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n", show(ca), show(cert), show(key));
+        broker.launch(&extra);
+        broker
+    }
+
+    /// Starts it, with what it kept when it was stopped in order.
+    pub fn up(&mut self) {
+        self.launch("");
+    }
+
+    fn launch(&mut self, extra: &str) {
+        let (dir, port) = (self.dir.path().display(), self.port);
+        let plain = if self.tls { String::new() } else { "allow_anonymous true\n".into() };
+        let text = format!(
+            "listener {port} 127.0.0.1\n{plain}{extra}user root\npersistence true\npersistence_location {dir}/\n\
+             max_inflight_messages 0\nmax_queued_messages 0\nlog_dest file {dir}/log\n"
+        );
+        let text = if self.tls { format!("{text}allow_anonymous true\n") } else { text };
+        let config = self.dir.path().join("mosquitto.conf");
+        fs::write(&config, text).expect("write mosquitto.conf");
+        let child = Command::new("mosquitto").arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        self.child = Some(child.expect("mosquitto is installed (tests/run installs it)"));
+        eventually("mosquitto answers", || TcpStream::connect(("127.0.0.1", port)).ok());
+    }
+
+    /// Stops it in order: sessions and retained messages are kept.
+    pub fn stop(&mut self) {
+        self.signal(Signal::SIGTERM);
+        if let Some(mut child) = self.child.take() {
+            child.wait().expect("wait for mosquitto");
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        if let Some(child) = &self.child {
+            kill(Pid::from_raw(child.id() as i32), signal).expect("signal mosquitto");
+        }
+    }
+}
+
+impl Drop for Mosquitto {
+    fn drop(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! The real binary. Faults: kill -9, SIGTERM, a worker that is killed or frozen, a missing ONNX Runtime.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+};
+
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+use tempfile::TempDir;
+
+use crate::{Tty, eventually, onnx};
+
+/// A device's folder: configuration, model and state.
+pub struct Site {
+    pub dir: TempDir,
+    head: String,
+    body: String,
+}
+
+impl Site {
+    /// A device that talks to a broker on this port.
+    pub fn new(port: u16) -> Self {
+        let mqtt = format!("[mqtt]\nurl = \"mqtt://127.0.0.1:{port}\"\n");
+        Self::offline().with_head(&mqtt)
+    }
+
+    /// A device without a broker.
+    pub fn offline() -> Self {
+        let dir = TempDir::new().expect("folder");
+        let head = format!("[device]\nsite = \"plant\"\nid = \"pump-1\"\nstate_dir = \"{}/state\"\n", dir.path().display());
+        Self { dir, head, body: "[models]\nallow_unsigned = true\n[metrics]\ninterval_s = 1\n".into() }
+    }
+
+    fn with_head(mut self, text: &str) -> Self {
+        self.head.push_str(text);
+        self
+    }
+
+    /// Adds to the configuration.
+    pub fn with(mut self, text: &str) -> Self {
+        self.body.push_str(text);
+        self.body.push('\n');
+        self
+    }
+
+    /// A sensor `n,a,b` with its own sequence.
+    pub fn with_sensor(self, tty: &Tty) -> Self {
+        let path = tty.path();
+        self.with(&format!(
+            "[source.s]\npath = \"{}\"\ncolumns = [\"n\", \"a\", \"b\"]\nseq = \"n\"\n[channel.a]\nmax = 1e6\n[channel.b]\n",
+            path.display()
+        ))
+    }
+
+    /// A pipeline `x`: the mean of windows of 4 rows of both channels, threshold 10, with an alarm `high`.
+    pub fn with_mean_model(self) -> Self {
+        fs::write(self.dir.path().join("mean.onnx"), onnx::mean(&[1, 4, 2])).expect("write the model");
+        self.with(
+            "[pipeline.x]\nmodel = \"mean.onnx\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\nthreshold = 10.0\n\
+             [alarm.high]\npipeline = \"x\"\nclear_factor = 0.5\nseverity = \"critical\"\n",
+        )
+    }
+
+    pub fn config(&self) -> PathBuf {
+        let path = self.dir.path().join("kentledge.toml");
+        fs::write(&path, format!("{}{}", self.head, self.body)).expect("write the configuration");
+        path
+    }
+
+    pub fn state(&self) -> PathBuf {
+        self.dir.path().join("state")
+    }
+
+    /// `kentledge run`.
+    pub fn run(&self) -> Daemon {
+        Daemon::spawn(command().args(["run", "--config"]).arg(self.config()), &self.dir.path().join("log"))
+    }
+}
+
+/// The binary under test, beside this test's own.
+pub fn binary() -> PathBuf {
+    let own = std::env::current_exe().expect("own path");
+    let target = own.parent().and_then(Path::parent).expect("target folder");
+    let binary = target.join("kentledge");
+    assert!(binary.is_file(), "{} is missing: cargo build --workspace", binary.display());
+    binary
+}
+
+/// A command of it, with logs on.
+pub fn command() -> Command {
+    let mut command = Command::new(binary());
+    command.env("KENTLEDGE_LOG", "info").stdin(Stdio::null());
+    command
+}
+
+/// Runs it to its end.
+pub fn run(args: &[&str]) -> Done {
+    Done::from(command().args(args).output().expect("run kentledge"))
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Done {
+    pub code: Option<i32>,
+    pub out: String,
+    pub err: String,
+}
+
+impl From<Output> for Done {
+    fn from(output: Output) -> Self {
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+pub struct Daemon {
+    child: Child,
+    log: PathBuf,
+}
+
+impl Daemon {
+    /// Starts a command with its log in a file.
+    pub fn spawn(command: &mut Command, log: &Path) -> Self {
+        let file = fs::OpenOptions::new().create(true).append(true).open(log).expect("log");
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().expect("start kentledge");
+        Self { child, log: log.to_owned() }
+    }
+
+    pub fn pid(&self) -> i32 {
+        self.child.id() as i32
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).unwrap_or_default()
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).expect("signal kentledge");
+    }
+
+    /// SIGTERM; returns the exit code.
+    #[track_caller]
+    pub fn stop(mut self) -> Option<i32> {
+        self.signal(Signal::SIGTERM);
+        self.wait()
+    }
+
+    /// kill -9.
+    pub fn kill(mut self) {
+        self.signal(Signal::SIGKILL);
+        self.child.wait().expect("wait");
+    }
+
+    /// Waits for its end; returns the exit code.
+    #[track_caller]
+    pub fn wait(&mut self) -> Option<i32> {
+        eventually("kentledge ends", || self.child.try_wait().expect("wait")).code()
+    }
+
+    /// Process ids of its workers.
+    pub fn workers(&self) -> Vec<i32> {
+        let children = format!("/proc/{0}/task", self.pid());
+        let tasks = fs::read_dir(children).into_iter().flatten().flatten();
+        let of_task = tasks.flat_map(|task| {
+            let text = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect::<Vec<i32>>()
+        });
+        let is_worker = |pid: &i32| {
+            fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|line| line.contains("infer-worker"))
+        };
+        of_task.filter(is_worker).collect()
+    }
+
+    /// Sends a signal to its only worker.
+    #[track_caller]
+    pub fn signal_worker(&self, signal: Signal) -> i32 {
+        let pid = eventually("a worker", || self.workers().first().copied());
+        kill(Pid::from_raw(pid), signal).expect("signal the worker");
+        pid
+    }
+}
+
+impl Drop for Daemon {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- kentledge's log:\n{}", self.log());
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! What the contract says of each topic: the JSON Schemas in daemon/docs/schema.
+
+use std::{collections::HashMap, fs, sync::OnceLock};
+
+use jsonschema::{Registry, Validator};
+use serde_json::Value;
+
+use crate::root;
+
+fn validators() -> &'static HashMap<String, Validator> {
+    static ALL: OnceLock<HashMap<String, Validator>> = OnceLock::new();
+    ALL.get_or_init(|| {
+        let folder = root().join("daemon/docs/schema");
+        let read = |name: &str| -> Value {
+            serde_json::from_slice(&fs::read(folder.join(name)).expect("a schema")).expect("a schema is JSON")
+        };
+        let envelope = read("envelope.json");
+        let id = envelope["$id"].as_str().expect("$id").to_owned();
+        let registry = Registry::new().add(id, envelope).expect("envelope").prepare().expect("registry");
+        let names = fs::read_dir(&folder).expect("schemas").map(|e| e.expect("entry").file_name().into_string().expect("name"));
+        let names = names.filter_map(|name| Some(name.strip_prefix("up.")?.strip_suffix(".json")?.to_owned()));
+        names
+            .map(|kind| {
+                let schema = read(&format!("up.{kind}.json"));
+                let validator = jsonschema::options().with_registry(&registry).build(&schema).expect("a valid schema");
+                (kind, validator)
+            })
+            .collect()
+    })
+}
+
+/// Every way in which a message on `up/{stream}` breaks the contract.
+pub fn problems(stream: &str, payload: &Value) -> Vec<String> {
+    let kind = stream.split('/').next().unwrap_or("");
+    match validators().get(kind) {
+        None => vec![format!("no schema for up/{stream}")],
+        Some(validator) => validator.iter_errors(payload).map(|e| format!("up/{stream}{}: {e}", e.instance_path())).collect(),
+    }
+}

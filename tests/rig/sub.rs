@@ -1,0 +1,159 @@
+//! A subscriber that is no code of ours: sees everything a site says, in order, and checks each message against its
+//! schema.
+
+use std::{
+    sync::{Arc, Condvar, Mutex},
+    time::Duration,
+};
+
+use rumqttc::v5::{Client, Event, Incoming, MqttOptions, mqttbytes::QoS};
+use serde_json::Value;
+
+use crate::{SOON, schema};
+
+#[derive(Debug, Clone)]
+pub struct Message {
+    /// Topic after `up/`.
+    pub stream: String,
+    pub payload: Value,
+    pub retain: bool,
+    /// An empty payload: what the broker kept was removed.
+    pub removed: bool,
+}
+
+#[derive(Default)]
+struct Seen {
+    messages: Vec<Message>,
+    problems: Vec<String>,
+}
+
+#[derive(Clone)]
+pub struct Sub {
+    seen: Arc<(Mutex<Seen>, Condvar)>,
+    client: Client,
+}
+
+impl Sub {
+    /// Subscribed to everything, on a session that survives the broker.
+    pub fn new(port: u16) -> Self {
+        let mut options = MqttOptions::new(format!("sub-{port}-{:?}", std::thread::current().id()), "127.0.0.1", port);
+        options.set_max_packet_size(Some(1 << 20)).set_clean_start(false).set_session_expiry_interval(Some(3600));
+        let (client, mut connection) = Client::new(options, 64);
+        client.subscribe("kl/#", QoS::AtLeastOnce).expect("subscribe");
+        let seen: Arc<(Mutex<Seen>, Condvar)> = Arc::default();
+        let (theirs, (ready, wait)) = (seen.clone(), std::sync::mpsc::channel());
+        std::thread::spawn(move || {
+            for event in connection.iter() {
+                match event {
+                    Ok(Event::Incoming(Incoming::SubAck(_))) => drop(ready.send(())),
+                    Ok(Event::Incoming(Incoming::Publish(p))) => {
+                        let topic = String::from_utf8(p.topic.to_vec()).expect("topic");
+                        let stream = topic.split("/up/").nth(1).unwrap_or(&topic).to_owned();
+                        Self::take(&theirs, stream, &p.payload, p.retain);
+                    }
+                    Ok(Event::Incoming(Incoming::Disconnect(_))) => {}
+                    Ok(_) => {}
+                    Err(_) => std::thread::sleep(Duration::from_millis(20)),
+                }
+            }
+        });
+        wait.recv_timeout(SOON).expect("subscribed");
+        Self { seen, client }
+    }
+
+    fn take(seen: &(Mutex<Seen>, Condvar), stream: String, payload: &[u8], retain: bool) {
+        let mut all = seen.0.lock().expect("seen");
+        let removed = payload.is_empty();
+        let parsed = if removed { Value::Null } else { serde_json::from_slice(payload).unwrap_or(Value::Null) };
+        if !removed {
+            let found = schema::problems(&stream, &parsed);
+            all.problems.extend(found.into_iter().map(|p| format!("{p}\n    in {}", String::from_utf8_lossy(payload))));
+            if payload.len() > 128 * 1024 {
+                all.problems.push(format!("up/{stream}: {} bytes are more than 128 KiB", payload.len()));
+            }
+        }
+        all.messages.push(Message { stream, payload: parsed, retain, removed });
+        seen.1.notify_all();
+    }
+
+    /// Waits until `look` finds something in what was seen so far.
+    #[track_caller]
+    pub fn wait<T>(&self, what: &str, mut look: impl FnMut(&[Message]) -> Option<T>) -> T {
+        let mut found = None;
+        let seen = self.seen.0.lock().expect("seen");
+        let (seen, _) = self
+            .seen
+            .1
+            .wait_timeout_while(seen, SOON, |seen| {
+                found = look(&seen.messages);
+                found.is_none()
+            })
+            .expect("seen");
+        match found {
+            Some(found) => found,
+            None => {
+                let last: Vec<_> = seen.messages.iter().rev().take(8).map(|m| format!("{} {}", m.stream, m.payload)).collect();
+                panic!("in vain: {what}; {} messages, the last: {last:#?}", seen.messages.len());
+            }
+        }
+    }
+
+    /// All messages so far.
+    pub fn messages(&self) -> Vec<Message> {
+        self.seen.0.lock().expect("seen").messages.clone()
+    }
+
+    /// All records of one stream so far, each with its envelope's `hist`, first copies only.
+    pub fn records(&self, stream: &str) -> Vec<(Value, bool)> {
+        records(&self.messages(), stream)
+    }
+
+    /// Waits until `n` records of a stream were seen.
+    #[track_caller]
+    pub fn wait_records(&self, stream: &str, n: usize) -> Vec<(Value, bool)> {
+        self.wait(&format!("{n} records of {stream}"), |messages| {
+            let found = records(messages, stream);
+            (found.len() >= n).then_some(found)
+        })
+    }
+
+    /// Waits for an event of this type whose text contains `text`.
+    #[track_caller]
+    pub fn wait_event(&self, kind: &str, text: &str) -> Value {
+        self.wait(&format!("event {kind} with `{text}`"), |messages| {
+            let mut found = records(messages, &format!("e/{kind}")).into_iter().map(|(record, _)| record);
+            found.find(|record| record["text"].as_str().is_some_and(|t| t.contains(text)))
+        })
+    }
+
+    /// Waits until the retained state is this.
+    #[track_caller]
+    pub fn wait_state(&self, state: &str) {
+        self.wait(&format!("state {state}"), |messages| {
+            messages.iter().rev().find(|m| m.stream == "state").filter(|m| m.payload["state"] == state).map(|_| ())
+        });
+    }
+}
+
+/// Records of a stream, first copies, in the order they came.
+pub fn records(messages: &[Message], stream: &str) -> Vec<(Value, bool)> {
+    let mut known = std::collections::HashSet::new();
+    let of_stream = messages.iter().filter(|m| m.stream == stream && !m.removed);
+    let all = of_stream.flat_map(|m| {
+        let hist = m.payload["hist"].as_bool().unwrap_or(false);
+        m.payload["data"].as_array().cloned().unwrap_or_default().into_iter().map(move |record| (record, hist))
+    });
+    all.filter(|(record, _)| known.insert(record["seq"].as_u64())).collect()
+}
+
+impl Drop for Sub {
+    fn drop(&mut self) {
+        let _ = self.client.try_disconnect();
+        if !std::thread::panicking() && Arc::strong_count(&self.seen) <= 2 {
+            let seen = self.seen.0.lock().expect("seen");
+            let shown: Vec<_> = seen.problems.iter().take(5).collect();
+            assert!(seen.problems.is_empty(), "{} messages break the contract: {shown:#?}", seen.problems.len());
+            assert!(!seen.messages.is_empty(), "a scenario with a subscriber sees messages");
+        }
+    }
+}

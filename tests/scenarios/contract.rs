@@ -1,0 +1,150 @@
+//! What people script against: commands, exit codes, the form of problems.
+
+use rig::{Mosquitto, Site, Sub, Tty, daemon};
+
+fn check(text: &str) -> (rig::Done, String) {
+    let dir = tempfile::TempDir::new().expect("folder");
+    let file = dir.path().join("k.toml");
+    std::fs::write(&file, text).expect("write");
+    let path = file.display().to_string();
+    let done = daemon::run(&["check", "--config", &path]);
+    (done, path)
+}
+
+#[test]
+fn all_problems_of_a_configuration_are_told_at_once_with_file_line_key_and_why() {
+    let text = "\
+[device]
+site = \"Plant 1\"
+id = \"pump-1\"
+sate_dir = \"/tmp/x\"
+
+[mqtt]
+url = \"mqtt://broker.example:1883\"
+ca_file = \"/nowhere/ca.pem\"
+keepalive_s = 5
+
+[source.one]
+path = \"/dev/ttyX\"
+columns = [\"a\"]
+stale_s = 3
+baud = \"fast\"
+
+[source.two]
+path = \"/dev/ttyX\"
+columns = [\"a\", \"a\"]
+seq = \"n\"
+
+[channel.a]
+source = \"three\"
+min = 5
+max = 1
+
+[stream.s]
+channels = [\"b\"]
+mode = \"stats\"
+
+[pipeline.p]
+model = \"missing.onnx\"
+channels = [\"a\"]
+window_steps = 0
+
+[alarm.x]
+pipeline = \"q\"
+
+[surprise]
+";
+    let (done, path) = check(text);
+    assert_eq!(done.code, Some(78));
+    let want = [
+        (2, "device.site", "no topic segment"),
+        (4, "device.sate_dir", "did you mean `state_dir`?"),
+        (7, "mqtt.url", "plain text is allowed to this machine only"),
+        (8, "mqtt.ca_file", "no such file"),
+        (9, "mqtt.keepalive_s", "did you mean `keep_alive_s`?"),
+        (14, "source.one.stale_s", "the unit is part of the name: `stale_ms`"),
+        (15, "source.one.baud", "must be an integer, not text"),
+        (19, "source.two.columns", "`a` stands twice"),
+        (20, "source.two.seq", "none of the columns"),
+        (23, "channel.a.source", "no source is called `three`"),
+        (24, "channel.a.min", "5 is above `max` 1"),
+        (28, "stream.s.channels", "no channel is called `b`"),
+        (29, "stream.s.mode", "`stats` with `interval_ms`"),
+        (32, "pipeline.p.model", "`models.allow_unsigned = true`"),
+        (32, "pipeline.p.model", "no such file"),
+        (34, "pipeline.p.window_steps", "0 is not within 1"),
+        (37, "alarm.x.pipeline", "no pipeline is called `q`"),
+        (39, "surprise", "unknown key"),
+    ];
+    for (line, key, why) in want {
+        let start = format!("{path}:{line}: {key}: ");
+        assert!(done.err.lines().any(|l| l.starts_with(&start) && l.contains(why)), "missing {start}{why} in\n{}", done.err);
+    }
+    assert!(done.err.contains("`one` and `two` read the same port /dev/ttyX"), "{}", done.err);
+}
+
+#[test]
+fn broken_toml_and_missing_files_are_configuration_problems_too() {
+    let (done, path) = check("[device\nsite = 1");
+    assert_eq!(done.code, Some(78));
+    assert!(done.err.starts_with(&format!("{path}:1: toml: ")), "{}", done.err);
+    let done = daemon::run(&["run", "--config", "/nowhere/kentledge.toml"]);
+    assert_eq!(done.code, Some(78));
+    assert!(done.err.contains("/nowhere/kentledge.toml:0: file: read: "), "{}", done.err);
+}
+
+#[test]
+fn a_valid_configuration_is_described() {
+    let (done, _) = check("[device]\nsite = \"a\"\nid = \"b\"\n");
+    assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
+    assert!(done.out.starts_with("ok: 0 sources"), "{}", done.out);
+    assert!(done.out.contains("about") && done.out.contains("mqtt: none; everything is kept"), "{}", done.out);
+}
+
+#[test]
+fn exit_codes_are_those_of_the_contract() {
+    assert_eq!(daemon::run(&["frobnicate"]).code, Some(2));
+    assert_eq!(daemon::run(&["replay"]).code, Some(2));
+    assert_eq!(daemon::run(&["replay", "/nowhere.tape", "--config", "/nowhere.toml"]).code, Some(78));
+    let done = daemon::run(&["replay", "--csv", "/nowhere.csv"]);
+    assert_eq!(done.code, Some(1));
+    assert_eq!(done.err, "kentledge: read /nowhere.csv: No such file or directory (os error 2)\n");
+    assert_eq!(daemon::run(&["--version"]).code, Some(0));
+}
+
+#[test]
+fn a_state_directory_serves_one_daemon() {
+    let tty = Tty::default();
+    let site = Site::offline().with_sensor(&tty);
+    let first = site.run();
+    rig::eventually("the first runs", || first.log().contains("serial port open").then_some(()));
+    let mut second = site.run();
+    assert_eq!(second.wait(), Some(1));
+    assert!(second.log().contains("another kentledge uses it"), "{}", second.log());
+    assert_eq!(first.stop(), Some(0));
+}
+
+#[test]
+fn topics_and_retained_messages_are_those_of_the_contract() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = Site::new(broker.port).with_sensor(&tty).with_mean_model().with("[stream.raw]\nchannels = [\"a\"]\n").run();
+    sub.wait_state("online");
+    sub.wait_records("h", 1);
+    // Someone who comes later sees what is retained, and only that.
+    let late = std::thread::scope(|s| s.spawn(|| Sub::new(broker.port)).join().expect("late"));
+    late.wait_state("online");
+    let retained = late.wait("what is retained", |m| {
+        let mut kept: Vec<_> = m.iter().filter(|m| m.retain).map(|m| m.stream.clone()).collect();
+        kept.sort();
+        (kept.len() >= 3).then_some(kept)
+    });
+    assert_eq!(retained, ["birth", "meta/raw", "state"]);
+    let birth = late.messages().into_iter().find(|m| m.stream == "birth").expect("birth").payload;
+    assert_eq!(birth["device"], "plant/pump-1");
+    assert_eq!(birth["models"], serde_json::json!([{"pipeline": "x", "model": "mean@0", "slot": "a", "unsigned": true}]));
+    assert_eq!(birth["streams"], serde_json::json!(["m/raw", "p/x"]));
+    // A daemon that vanishes is reported by its last will.
+    daemon.kill();
+    sub.wait_state("offline");
+}

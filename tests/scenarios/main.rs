@@ -1,0 +1,12 @@
+//! Scenarios: each name is a promise, each plays the real binary in the simulated world of `rig`. Every message that any
+//! subscriber sees in any of them is checked against its schema (`rig::sub`).
+
+mod contract;
+mod measurements;
+mod models;
+mod outage;
+mod replay;
+mod road;
+mod sensor;
+mod service;
+mod workers;

@@ -1,0 +1,112 @@
+//! The broker may be away: nothing that was made is lost. (Power cuts, full disks and evil brokers are the next issue's.)
+
+use nix::sys::signal::Signal;
+use rig::{Mosquitto, Site, Sub, Tty, eventually};
+
+fn site(port: u16, tty: &Tty) -> Site {
+    Site::new(port).with_sensor(tty).with("[stream.raw]\nchannels = [\"a\"]\n")
+}
+
+/// Sensor sequences of all rows that arrived, sorted; each once.
+fn rows(sub: &Sub) -> Vec<u64> {
+    let mut rows: Vec<u64> = sub.records("m/raw").iter().map(|(r, _)| r["in_seq"][0].as_u64().expect("seq")).collect();
+    rows.sort_unstable();
+    rows
+}
+
+#[test]
+fn a_broker_that_is_not_there_yet_gets_everything_later_marked_as_history() {
+    let (mut broker, mut tty) = (Mosquitto::down(), Tty::default());
+    let daemon = site(broker.port, &tty).run();
+    eventually("the port is open", || daemon.log().contains("serial port open").then_some(()));
+    tty.rows(0..2000, |i| format!("{i},{i},0"));
+    // Kept on disk, not only in memory: a commit closes within a second.
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    broker.up();
+    let sub = Sub::new(broker.port);
+    sub.wait_records("m/raw", 2000);
+    assert_eq!(rows(&sub), (0..2000).collect::<Vec<_>>());
+    let hist = sub.records("m/raw").iter().filter(|(_, hist)| *hist).count();
+    assert!(hist > 1000, "most of it was kept during the outage: {hist}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn an_outage_in_the_middle_loses_nothing_and_keeps_each_lane_in_order() {
+    let (mut broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = site(broker.port, &tty).run();
+    sub.wait_state("online");
+    let mut n = 0;
+    for _ in 0..3 {
+        tty.rows(n..n + 500, |i| format!("{i},{i},0"));
+        broker.stop();
+        tty.rows(n + 500..n + 1000, |i| format!("{i},{i},0"));
+        n += 1000;
+        broker.up();
+    }
+    sub.wait_records("m/raw", n as usize);
+    assert_eq!(rows(&sub), (0..n).collect::<Vec<_>>());
+    for lane in [false, true] {
+        let seqs: Vec<u64> = sub.records("m/raw").iter().filter(|(_, hist)| *hist == lane).map(|(r, _)| r["seq"].as_u64().expect("seq")).collect();
+        assert!(seqs.windows(2).all(|w| w[0] < w[1]), "hist {lane}: in order");
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_daemon_that_is_killed_in_an_outage_still_has_what_it_had_stored() {
+    let (mut broker, mut tty) = (Mosquitto::down(), Tty::default());
+    let site = site(broker.port, &tty);
+    let daemon = site.run();
+    eventually("the port is open", || daemon.log().contains("serial port open").then_some(()));
+    tty.rows(0..1000, |i| format!("{i},{i},0"));
+    std::thread::sleep(std::time::Duration::from_millis(2000));
+    daemon.kill();
+    let daemon = site.run();
+    broker.up();
+    let sub = Sub::new(broker.port);
+    sub.wait_records("m/raw", 1000);
+    tty.rows(1000..1100, |i| format!("{i},{i},0"));
+    sub.wait_records("m/raw", 1100);
+    assert_eq!(rows(&sub), (0..1100).collect::<Vec<_>>());
+    let mut seqs: Vec<u64> = sub.records("m/raw").iter().map(|(r, _)| r["seq"].as_u64().expect("seq")).collect();
+    seqs.sort_unstable();
+    seqs.dedup();
+    assert_eq!(seqs.len(), 1100, "no sequence number is used twice");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_stop_in_an_outage_keeps_what_was_not_sent() {
+    let (mut broker, mut tty) = (Mosquitto::down(), Tty::default());
+    let site = site(broker.port, &tty);
+    let daemon = site.run();
+    eventually("the port is open", || daemon.log().contains("serial port open").then_some(()));
+    tty.rows(0..300, |i| format!("{i},{i},0"));
+    eventually("the rows were read", || Some(std::thread::sleep(std::time::Duration::from_millis(300))));
+    assert_eq!(daemon.stop(), Some(0));
+    broker.up();
+    let sub = Sub::new(broker.port);
+    let daemon = site.run();
+    sub.wait_records("m/raw", 300);
+    assert_eq!(rows(&sub), (0..300).collect::<Vec<_>>());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_frozen_broker_is_survived() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = site(broker.port, &tty).run();
+    sub.wait_state("online");
+    tty.rows(0..100, |i| format!("{i},{i},0"));
+    sub.wait_records("m/raw", 100);
+    broker.signal(Signal::SIGSTOP);
+    tty.rows(100..600, |i| format!("{i},{i},0"));
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    broker.signal(Signal::SIGCONT);
+    sub.wait_records("m/raw", 600);
+    assert_eq!(rows(&sub), (0..600).collect::<Vec<_>>());
+    assert_eq!(daemon.stop(), Some(0));
+}

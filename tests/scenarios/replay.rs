@@ -1,0 +1,162 @@
+//! The same stages on recorded data: deterministic, and measured on real recordings.
+
+use std::fs;
+
+use rig::{Site, Tty, daemon, eventually, recordings, root};
+use serde_json::Value;
+
+fn lines(out: &str) -> Vec<Value> {
+    out.lines().map(|line| serde_json::from_str(line).expect("JSON lines")).collect()
+}
+
+#[test]
+fn what_was_recorded_is_replayed_to_the_byte_each_time() {
+    let mut tty = Tty::default();
+    let site = Site::offline().with_sensor(&tty).with_mean_model();
+    let (config, tape) = (site.config().display().to_string(), site.dir.path().join("t.tape"));
+    let mut command = daemon::command();
+    command.args(["record", "--config", &config, "--out"]).arg(&tape);
+    let recorder = rig::Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    eventually("the port is open", || recorder.log().contains("serial port open").then_some(()));
+    tty.rows(0..500, |i| format!("{i},{},{}", i % 23, i % 17));
+    tty.write(b"garbage\n");
+    tty.rows(510..600, |i| format!("{i},{},1", if (550..560).contains(&i) { 90 } else { 1 }));
+    eventually("what was written was read", || Some(std::thread::sleep(std::time::Duration::from_millis(300))));
+    assert_eq!(recorder.stop(), Some(0));
+
+    let play = || daemon::run(&["replay", tape.to_str().expect("path"), "--config", &config]);
+    let (first, second) = (play(), play());
+    assert_eq!((first.code, second.code), (Some(0), Some(0)), "{}", first.err);
+    assert_eq!(first.out, second.out);
+    let all = lines(&first.out);
+    let predicted = |v: &&Value| v["stream"] == "p/x" && v.get("score").is_some();
+    // 497 windows before the gap, 87 after it, 3 lost to it; the alarm is raised and cleared.
+    assert_eq!(all.iter().filter(predicted).count(), 497 + 87);
+    assert!(all.iter().any(|v| v["reason"] == "gap" && v["stream"] == "p/x"));
+    let phases: Vec<_> = all.iter().filter(|v| v["stream"] == "a/high").map(|v| v["phase"].clone()).collect();
+    assert_eq!(phases.last(), Some(&"cleared".into()), "{phases:?}");
+    assert!(!first.out.contains("took_us"));
+    // A tape is never written over.
+    let again = daemon::run(&["record", "--config", &config, "--out", tape.to_str().expect("path"), "--for", "0.1"]);
+    assert_eq!(again.code, Some(1));
+}
+
+#[test]
+fn a_torn_tape_plays_up_to_the_tear_and_a_damaged_one_is_an_error() {
+    let mut tty = Tty::default();
+    let site = Site::offline().with_sensor(&tty).with("[stream.raw]\nchannels = [\"a\"]\n");
+    let (config, tape) = (site.config().display().to_string(), site.dir.path().join("t.tape"));
+    let mut command = daemon::command();
+    command.args(["record", "--config", &config, "--out"]).arg(&tape);
+    let recorder = rig::Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    eventually("the port is open", || recorder.log().contains("serial port open").then_some(()));
+    tty.rows(0..100, |i| format!("{i},1,1"));
+    eventually("what was written was read", || Some(std::thread::sleep(std::time::Duration::from_millis(300))));
+    assert_eq!(recorder.stop(), Some(0));
+    let whole = fs::read(&tape).expect("tape");
+    let play = |bytes: &[u8]| {
+        fs::write(&tape, bytes).expect("write");
+        daemon::run(&["replay", tape.to_str().expect("path"), "--config", &config])
+    };
+    assert_eq!(play(&whole[..whole.len() - 5]).code, Some(0));
+    let mut damaged = whole.clone();
+    let middle = whole.len() / 2;
+    damaged[middle] ^= 1;
+    let done = play(&damaged);
+    assert!(done.code == Some(1) && done.err.contains("t.tape: record "), "{done:?}");
+}
+
+/// The protocol of the benchmark's recordings: rows 0–399 of each file calibrate, every row from 400 on is scored; a row
+/// without a window keeps the last decision.
+#[test]
+fn the_sample_model_finds_the_faults_of_all_22_recorded_experiments() {
+    let Some(skab) = recordings("skab") else { return };
+    let mut files: Vec<_> = ["valve1", "other"]
+        .iter()
+        .flat_map(|folder| fs::read_dir(skab.join(folder)).expect("recordings"))
+        .map(|entry| entry.expect("entry").path())
+        .collect();
+    files.sort();
+    assert_eq!(files.len(), 22);
+    let model = root().join("models/pump-anomaly");
+    let (mut hit, mut missed, mut false_alarm, mut quiet) = (0f64, 0f64, 0f64, 0f64);
+    for file in &files {
+        let text = fs::read_to_string(file).expect("recording");
+        let column = text.lines().next().expect("header").split(';').position(|c| c == "anomaly").expect("label");
+        let labels = text.lines().skip(1).map(|row| row.split(';').nth(column) == Some("1.0"));
+        let (path, model) = (file.display().to_string(), model.display().to_string());
+        let done = daemon::run(&["replay", "--csv", &path, "--model", &model]);
+        assert_eq!(done.code, Some(0), "{}", done.err);
+        let alarms: std::collections::HashMap<u64, bool> = lines(&done.out)
+            .iter()
+            .filter(|v| v["stream"] == "a/anomaly")
+            .map(|v| (v["in_seq"][1].as_u64().expect("row"), v["phase"] == "raised"))
+            .collect();
+        let mut decided = false;
+        for (row, anomalous) in labels.enumerate() {
+            decided = alarms.get(&(row as u64)).copied().unwrap_or(decided);
+            if row >= 400 {
+                *match (anomalous, decided) {
+                    (true, true) => &mut hit,
+                    (true, false) => &mut missed,
+                    (false, true) => &mut false_alarm,
+                    (false, false) => &mut quiet,
+                } += 1.0;
+            }
+        }
+    }
+    let f1 = 2.0 * hit / (2.0 * hit + false_alarm + missed);
+    let (far, mar) = (false_alarm / (false_alarm + quiet), missed / (missed + hit));
+    println!(
+        "22 experiments: F1 {f1:.4}, FAR {:.2} %, MAR {:.2} %, balanced accuracy {:.4}",
+        far * 100.0,
+        mar * 100.0,
+        1.0 - (far + mar) / 2.0
+    );
+    assert!((0.82..0.90).contains(&f1), "F1 {f1}: too low, or above what is possible without a leak");
+    assert!(far <= 0.20 && mar <= 0.20, "FAR {far}, MAR {mar}");
+}
+
+#[test]
+fn a_recording_with_real_gaps_is_cut_at_them() {
+    let Some(skab) = recordings("skab") else { return };
+    let file = skab.join("anomaly-free/anomaly-free.csv");
+    let text = fs::read_to_string(&file).expect("recording");
+    let seconds = |row: &str| -> i64 {
+        let clock: Vec<i64> = row[11..19].split(':').map(|part| part.parse().expect("time")).collect();
+        row[8..10].parse::<i64>().expect("day") * 86_400 + clock[0] * 3600 + clock[1] * 60 + clock[2]
+    };
+    let times: Vec<i64> = text.lines().skip(1).map(seconds).collect();
+    let gaps = times.windows(2).filter(|w| w[1] - w[0] > 2 || w[1] < w[0]).count();
+    let done = daemon::run(&["replay", "--csv", &file.display().to_string()]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    let all = lines(&done.out);
+    let windows: Vec<_> = all.iter().filter(|v| v["stream"] == "p/anomaly" && v.get("out").is_some()).collect();
+    for v in &windows {
+        let (first, last) = (v["in_seq"][0].as_u64().expect("row") as usize, v["in_seq"][1].as_u64().expect("row") as usize);
+        assert!(times[first..=last].windows(2).all(|w| (0..=2).contains(&(w[1] - w[0]))), "rows {first}..{last} cross a gap");
+    }
+    let booked: u64 = all.iter().filter_map(|v| v["lost"].as_u64()).sum();
+    println!("{gaps} gaps in {} rows: {} windows, {booked} not made", times.len(), windows.len());
+    assert!(gaps > 0 && booked > 0);
+    assert_eq!(windows.len() as u64 + booked, times.len() as u64 - 19);
+}
+
+#[test]
+fn the_demo_raises_and_clears_an_alarm_from_its_fault_and_none_before() {
+    let done = daemon::run(&["demo", "--speed", "5", "--for", "5.5"]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    let last = done.out.lines().last().expect("a summary");
+    assert!(last.contains("1 alarms raised (0 before the first fault), 1 cleared"), "{}", done.out);
+    assert!(done.out.contains("bearing wear begins") && done.out.contains("alarm anomaly raised"), "{}", done.out);
+}
+
+#[test]
+fn the_demo_plays_a_real_recording_through_the_whole_road() {
+    let Some(skab) = recordings("skab") else { return };
+    let file = skab.join("valve1/0.csv").display().to_string();
+    let done = daemon::run(&["demo", "--csv", &file, "--speed", "200"]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    let last = done.out.lines().last().expect("a summary");
+    assert!(last.starts_with("1147 rows sent, 1128 predictions received, 3 alarms raised"), "{last}");
+}

@@ -1,0 +1,181 @@
+//! What sensors do: garbage, gaps, silence, hang-ups.
+
+use rig::{Mosquitto, Site, Sub, Tty, eventually};
+use serde_json::Value;
+
+fn quality(sub: &Sub) -> Value {
+    sub.records("q/s").last().map_or(Value::Null, |(record, _)| record.clone())
+}
+
+#[test]
+fn garbage_on_the_line_is_counted_and_costs_nothing_but_itself() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = Site::new(broker.port).with_sensor(&tty).with("[stream.raw]\nchannels = [\"a\", \"b\"]\n").run();
+    sub.wait_state("online");
+    let megabyte = vec![b'7'; 1 << 20];
+    let garbage: [(&[u8], &str); 8] = [
+        (b"\0\0\0\n", "columns"),
+        (b"\xc3(,1\xa0,2\n", "not_text"),
+        (b"1,2\n", "columns"),
+        (b"1,2,3,4,5\n", "columns"),
+        (b"x,1,2\n", "sequence"),
+        (b"99999999999999999999,1,2\n", "sequence"),
+        (&megabyte, "oversize"),
+        (b"\r\n\n", ""),
+    ];
+    let mut n = 0;
+    for (bytes, _) in &garbage {
+        tty.write(format!("{n},1.5,2\n").as_bytes());
+        tty.write(bytes);
+        if !bytes.ends_with(b"\n") {
+            tty.write(b"\n");
+        }
+        n += 1;
+    }
+    tty.write(format!("{n},1e999,nan\n{},-0.5e-3,3\n", n + 1).as_bytes());
+    let rows = sub.wait_records("m/raw", garbage.len() + 2);
+    let seqs: Vec<u64> = rows.iter().map(|(r, _)| r["in_seq"][0].as_u64().expect("seq")).collect();
+    assert_eq!(seqs, (0..n + 2).collect::<Vec<_>>(), "every good frame is delivered, in order");
+    assert_eq!(rows[n as usize].0["q"], serde_json::json!({"a": "bad:not_a_number", "b": "bad:not_a_number"}));
+    let told = sub.wait("quality of all of it", |_| Some(quality(&sub)).filter(|q| q["bad"]["b"]["bad:not_a_number"] == 1));
+    assert_eq!(told["refused"], serde_json::json!({"not_text": 1, "columns": 3, "sequence": 2, "oversize": 1}));
+    assert_eq!(told["gaps"], 0, "the sensor's own sequence shows that no row is missing");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_window_over_a_gap_is_never_published_as_if_it_were_whole() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = Site::new(broker.port).with_sensor(&tty).with_mean_model().run();
+    sub.wait_state("online");
+    let missing = [20u64, 21, 50];
+    for i in (0..100u64).filter(|i| !missing.contains(i)) {
+        // One row in the middle is bad in one channel.
+        let b = if i == 80 { "junk" } else { "1" };
+        tty.write(format!("{i},1,{b}\n").as_bytes());
+    }
+    let whole = |first: u64| !(first..first + 4).any(|i| missing.contains(&i) || i == 80);
+    let expected: Vec<u64> = (0..97).filter(|first| whole(*first)).collect();
+    let got = sub.wait_records("p/x", expected.len());
+    let firsts: Vec<u64> = got.iter().map(|(p, _)| p["in_seq"][0].as_u64().expect("seq")).collect();
+    assert_eq!(firsts, expected);
+    // What was not made is in the ledger: three due windows after each gap, four with the bad row.
+    let booked = |reason: &str| -> u64 {
+        let of = sub.records("loss").into_iter().filter(|(r, _)| r["reason"] == reason && r["stream"] == "p/x");
+        of.map(|(r, _)| r["n"].as_u64().expect("n")).sum()
+    };
+    sub.wait("the ledger", |_| (booked("gap") == 6 && booked("bad_sample") == 4).then_some(()));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_flagged_window_carries_its_coverage() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let site = Site::new(broker.port).with_sensor(&tty);
+    std::fs::write(site.dir.path().join("mean.onnx"), rig::onnx::mean(&[1, 4, 2])).expect("model");
+    let pipeline = "[pipeline.x]\nmodel = \"mean.onnx\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\non_bad = \"flag\"\ncoverage_min = 0.6\n";
+    let daemon = site.with(pipeline).run();
+    sub.wait_state("online");
+    tty.write(b"0,1,1\n1,1,1\n2,1,oops\n3,1,1\n4,1,1\n6,1,1\n");
+    let got = sub.wait_records("p/x", 3);
+    let coverage: Vec<_> = got.iter().map(|(p, _)| (p["in_seq"].clone(), p["coverage"].clone())).collect();
+    assert_eq!(coverage[0], (serde_json::json!([0, 3]), 0.875.into()));
+    assert_eq!(coverage[1], (serde_json::json!([1, 4]), 0.875.into()));
+    assert_eq!(coverage[2], (serde_json::json!([3, 6]), 0.75.into()));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_hang_up_costs_no_row_that_was_sent_and_the_port_is_back_by_its_name() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let mut daemon = Site::new(broker.port).with_sensor(&tty).with("[stream.raw]\nchannels = [\"a\"]\n").run();
+    sub.wait_state("online");
+    let mut n = 0;
+    for round in 0..3 {
+        tty.rows(n..n + 20, |i| format!("{i},{i},0"));
+        n += 20;
+        sub.wait_records("m/raw", n as usize);
+        if round < 2 {
+            tty.pull();
+            eventually("the hang-up is noticed", || (daemon.log().matches("closed: ").count() > round).then_some(()));
+            tty.plug_in();
+        }
+    }
+    let seqs: Vec<u64> = sub.records("m/raw").iter().map(|(r, _)| r["in_seq"][0].as_u64().expect("seq")).collect();
+    assert_eq!(seqs, (0..60).collect::<Vec<_>>());
+    assert!(daemon.is_alive());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn silence_is_told() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let site = Site::new(broker.port);
+    let daemon = site
+        .with(&format!(
+            "[source.s]\npath = \"{}\"\ncolumns = [\"a\"]\nstale_ms = 300\n[channel.a]\n[stream.raw]\nchannels = [\"a\"]\n",
+            tty.path().display()
+        ))
+        .run();
+    sub.wait_state("online");
+    tty.write(b"1\n");
+    sub.wait("stale", |_| Some(quality(&sub)).filter(|q| q["state"] == "stale"));
+    tty.write(b"2\n");
+    sub.wait("ok again", |_| Some(quality(&sub)).filter(|q| q["state"] == "ok"));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The yardstick's noise: junk bytes before frames, frames cut short.
+#[test]
+fn noise_makes_no_wrong_window_and_loses_no_clean_one() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = Site::new(broker.port).with_sensor(&tty).with_mean_model().run();
+    sub.wait_state("online");
+    let mut seed = 42u64;
+    let mut random = move |n: u64| {
+        seed ^= seed << 13;
+        seed ^= seed >> 7;
+        seed ^= seed << 17;
+        seed % n
+    };
+    let (rows, mut spoilt) = (3000u64, vec![false; 3000]);
+    let (mut line, mut swallows) = (Vec::new(), false);
+    for i in 0..rows {
+        let text = format!("{i},{},{}\n", i % 7, i % 5);
+        spoilt[i as usize] = swallows;
+        swallows = false;
+        if random(50) == 0 {
+            // Junk that is no line end: it joins the frame it stands before.
+            line.extend((0..1 + random(16)).map(|_| 128 + random(120) as u8));
+            spoilt[i as usize] = true;
+        }
+        if random(50) == 0 {
+            line.extend(&text.as_bytes()[..1 + random(text.len() as u64 - 2) as usize]);
+            spoilt[i as usize] = true;
+            // Without its line end it takes the next frame with it.
+            swallows = true;
+        } else {
+            line.extend(text.as_bytes());
+        }
+    }
+    line.extend(b"\n");
+    tty.write(&line);
+    let clean: Vec<u64> = (0..rows - 4).filter(|f| !(*f..f + 4).any(|i| spoilt[i as usize])).collect();
+    let got = sub.wait_records("p/x", clean.len());
+    for (p, _) in &got {
+        let first = p["in_seq"][0].as_u64().expect("seq");
+        assert_eq!(p["in_seq"][1], first + 3, "a published window is four rows in a row: {p}");
+        let mean = (first..first + 4).map(|i| (i % 7 + i % 5) as f64).sum::<f64>() / 8.0;
+        assert!((p["score"].as_f64().expect("score") - mean).abs() < 1e-4, "{p}");
+    }
+    let firsts: std::collections::HashSet<u64> = got.iter().map(|(p, _)| p["in_seq"][0].as_u64().expect("seq")).collect();
+    let lost: Vec<_> = clean.iter().filter(|f| !firsts.contains(f)).collect();
+    assert!(lost.is_empty(), "clean windows that did not come: {lost:?}");
+    assert_eq!(daemon.stop(), Some(0));
+}

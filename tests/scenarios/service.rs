@@ -1,0 +1,109 @@
+//! As a service: what systemd hears, TLS with client certificates, signals.
+
+use std::{fs, os::unix::net::UnixDatagram, path::Path, time::Duration};
+
+use nix::sys::signal::Signal;
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
+use rig::{Daemon, Mosquitto, SOON, Site, Tty, daemon, eventually};
+
+#[test]
+fn systemd_hears_ready_status_watchdog_and_stopping() {
+    let tty = Tty::default();
+    let site = Site::offline().with_sensor(&tty).with_mean_model();
+    let path = site.dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("socket");
+    socket.set_read_timeout(Some(SOON)).expect("time-out");
+    let mut command = daemon::command();
+    command.args(["run", "--config"]).arg(site.config()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000000");
+    let daemon = Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    let mut heard = String::new();
+    let mut until = |word: &str| {
+        let mut buffer = [0u8; 4096];
+        while !heard.contains(word) {
+            let n = socket.recv(&mut buffer).expect("systemd hears in time");
+            heard.push_str(&String::from_utf8_lossy(&buffer[..n]));
+            heard.push('\n');
+        }
+        heard.clone()
+    };
+    until("READY=1");
+    until("STATUS=offline; 1 of 1 models serving");
+    until("WATCHDOG=1");
+    daemon.signal(Signal::SIGTERM);
+    let all = until("STOPPING=1");
+    assert!(all.find("READY=1") < all.find("STOPPING=1"));
+    drop(daemon);
+}
+
+#[test]
+fn a_stage_that_does_not_move_silences_the_watchdog() {
+    // The signal stage is one thread of the process: freezing the whole process freezes it, and the watchdog with it.
+    let tty = Tty::default();
+    let site = Site::offline().with_sensor(&tty);
+    let path = site.dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("socket");
+    let mut command = daemon::command();
+    command.args(["run", "--config"]).arg(site.config()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
+    let daemon = Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    let mut buffer = [0u8; 4096];
+    socket.set_read_timeout(Some(SOON)).expect("time-out");
+    loop {
+        let n = socket.recv(&mut buffer).expect("a sign of life");
+        if String::from_utf8_lossy(&buffer[..n]).contains("WATCHDOG=1") {
+            break;
+        }
+    }
+    daemon.signal(Signal::SIGSTOP);
+    socket.set_read_timeout(Some(Duration::from_millis(1500))).expect("time-out");
+    let mut after = 0;
+    while socket.recv(&mut buffer).is_ok() {
+        after += 1;
+    }
+    assert!(after <= 1, "what was on the way may still come, no more: {after}");
+    daemon.signal(Signal::SIGCONT);
+}
+
+/// A certificate and its key, signed by `ca`, written as PEM files.
+fn certificate(dir: &Path, name: &str, ca: &CertifiedIssuer<'_, KeyPair>) {
+    let key = KeyPair::generate().expect("key");
+    let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
+    let certificate = params.signed_by(&key, ca).expect("certificate");
+    fs::write(dir.join(format!("{name}.pem")), certificate.pem()).expect("write");
+    fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).expect("write");
+}
+
+fn authority(dir: &Path, name: &str) -> CertifiedIssuer<'static, KeyPair> {
+    let mut params = CertificateParams::new(vec![]).expect("names");
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("ca");
+    fs::write(dir.join(format!("{name}.pem")), ca.pem()).expect("write");
+    ca
+}
+
+#[test]
+fn tls_with_client_certificates_connects_and_a_wrong_authority_does_not() {
+    let tty = Tty::default();
+    let site = Site::offline().with_sensor(&tty);
+    let dir = site.dir.path().to_owned();
+    let (ca, _other) = (authority(&dir, "ca"), authority(&dir, "other"));
+    certificate(&dir, "broker", &ca);
+    certificate(&dir, "device", &ca);
+    let broker = Mosquitto::tls(&dir.join("ca.pem"), &dir.join("broker.pem"), &dir.join("broker.key"));
+    let mqtt = |ca: &str| {
+        let (show, port) = (dir.display(), broker.port);
+        format!(
+            "[mqtt]\nurl = \"mqtts://localhost:{port}\"\nca_file = \"{show}/{ca}.pem\"\n\
+             cert_file = \"{show}/device.pem\"\nkey_file = \"{show}/device.key\"\n"
+        )
+    };
+    let site = site.with(&mqtt("ca"));
+    let daemon = site.run();
+    eventually("connected", || daemon.log().contains("connected broker").then_some(()));
+    assert_eq!(daemon.stop(), Some(0));
+
+    let wrong = Site::offline().with_sensor(&tty).with(&mqtt("other"));
+    let mut daemon = wrong.run();
+    eventually("refused", || daemon.log().contains("no connection: ").then_some(()));
+    assert!(!daemon.log().contains("connected broker") && daemon.is_alive());
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -1,0 +1,127 @@
+//! Style as an ordinary test: what is looked at by eye once too seldom.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
+}
+
+/// Files git knows, relative to the root.
+fn files() -> Vec<String> {
+    let out = Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).current_dir(root()).output().expect("git");
+    String::from_utf8(out.stdout).expect("UTF-8").lines().map(str::to_owned).filter(|f| root().join(f).exists()).collect()
+}
+
+fn rust(under: &str) -> Vec<(String, String)> {
+    let names = files().into_iter().filter(|f| f.starts_with(under) && f.ends_with(".rs"));
+    names.map(|f| (f.clone(), fs::read_to_string(root().join(f)).expect("read"))).collect()
+}
+
+/// The part of a file before its tests.
+fn code(text: &str) -> &str {
+    text.split("#[cfg(test)]").next().unwrap_or(text)
+}
+
+#[test]
+fn files_fit_a_head() {
+    let long: Vec<_> = rust("").into_iter().filter(|(_, text)| text.lines().count() > 600).map(|(f, _)| f).collect();
+    assert!(long.is_empty(), "above 600 lines: {long:?}");
+}
+
+#[test]
+fn lines_fit_a_screen() {
+    for (file, text) in rust("daemon/") {
+        for (n, line) in text.lines().enumerate() {
+            assert!(line.chars().count() <= 140, "{file}:{}: {} characters", n + 1, line.chars().count());
+        }
+    }
+}
+
+#[test]
+fn every_module_says_what_it_owns() {
+    for (file, text) in rust("") {
+        assert!(text.starts_with("//!"), "{file} has no head");
+    }
+}
+
+#[test]
+fn only_the_agreed_names_stand_at_the_top() {
+    let allowed = [
+        "Cargo.toml", "Cargo.lock", "LICENSE-APACHE", "LICENSE-MIT", "CHANGELOG.md", "SECURITY.md", "deny.toml", "README.md",
+        "daemon", "yocto-layer", "image", "models", "udev", "systemd", "tests",
+    ];
+    for file in files() {
+        let top = file.split('/').next().unwrap_or("");
+        assert!(allowed.contains(&top) || top.starts_with('.'), "{top} stands at the top");
+    }
+}
+
+#[test]
+fn each_outside_thing_is_named_in_one_file_only() {
+    let only = [
+        ("sled::", "daemon/src/outbox/store.rs"),
+        ("ort::", "daemon/src/infer/worker_main.rs"),
+        ("tokio_serial", "daemon/src/source/serial.rs"),
+        ("unsafe {", "daemon/src/host/sys.rs"),
+        ("CLOCK_", "daemon/src/host/clock.rs"),
+        ("SystemTime", "daemon/build.rs"),
+        ("EventLoop", "daemon/src/link/mod.rs"),
+    ];
+    for (word, home) in only {
+        for (file, text) in rust("daemon/") {
+            assert!(file == home || !code(&text).contains(word), "{file} names {word}, which belongs to {home}");
+        }
+    }
+}
+
+#[test]
+fn rooms_do_not_import_one_another() {
+    // Which rooms a room may name beside the ground floor (flow, limits, error, host, config).
+    let doors: [(&str, &[&str]); 6] = [
+        ("source", &[]),
+        ("signal", &[]),
+        ("infer", &["model"]),
+        ("model", &[]),
+        ("outbox", &[]),
+        ("link", &["outbox"]),
+    ];
+    let rooms = ["source", "signal", "infer", "model", "outbox", "link", "health", "crew", "run", "demo", "replay"];
+    for (room, open) in doors {
+        for (file, text) in rust(&format!("daemon/src/{room}/")) {
+            for other in rooms.iter().filter(|other| **other != room && !open.contains(other)) {
+                let direct = code(&text).contains(&format!("crate::{other}::"));
+                let grouped = code(&text).lines().any(|l| l.starts_with(&format!("    {other}::")));
+                assert!(!direct && !grouped, "{file} enters {other}");
+            }
+        }
+    }
+    for (file, text) in rust("daemon/src/flow/") {
+        assert!(!code(&text).contains("crate::"), "{file}: the ground floor imports no room");
+    }
+}
+
+#[test]
+fn nothing_waits_for_ever_or_grows_without_bound() {
+    for (file, text) in rust("daemon/src/") {
+        for word in ["unbounded", "todo!(", "unimplemented!(", "dbg!(", "process::exit"] {
+            assert!(!code(&text).contains(word), "{file} uses {word}");
+        }
+    }
+}
+
+#[test]
+fn no_path_or_host_of_some_machine_is_committed() {
+    let registries = ["pypi.", "crates.io", "deb.debian", "registry.npm"].map(|name| name.to_owned() + if name.ends_with('.') { "org/" } else { "/" });
+    for file in files().into_iter().filter(|f| !f.ends_with(".lock") && f != "tests/tidy.rs") {
+        let Ok(text) = fs::read_to_string(root().join(&file)) else { continue };
+        let words = text.split(|c: char| c.is_whitespace() || "\"'`()=,".contains(c));
+        for word in words {
+            assert!(!word.starts_with("/work/") && !word.starts_with("/farm/"), "{file} names {word}");
+            assert!(!registries.iter().any(|r| word.contains(r.as_str())), "{file} names {word}");
+        }
+    }
+}
