@@ -12,8 +12,14 @@ fn root() -> PathBuf {
 
 /// Files git knows, relative to the root.
 fn files() -> Vec<String> {
-    let out = Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).current_dir(root()).output().expect("git");
-    String::from_utf8(out.stdout).expect("UTF-8").lines().map(str::to_owned).filter(|f| root().join(f).exists()).collect()
+    let out =
+        Command::new("git").args(["ls-files", "-co", "--exclude-standard"]).current_dir(root()).output().expect("git");
+    String::from_utf8(out.stdout)
+        .expect("UTF-8")
+        .lines()
+        .map(str::to_owned)
+        .filter(|f| root().join(f).exists())
+        .collect()
 }
 
 fn rust(under: &str) -> Vec<(String, String)> {
@@ -51,8 +57,21 @@ fn every_module_says_what_it_owns() {
 #[test]
 fn only_the_agreed_names_stand_at_the_top() {
     let allowed = [
-        "Cargo.toml", "Cargo.lock", "LICENSE-APACHE", "LICENSE-MIT", "CHANGELOG.md", "SECURITY.md", "deny.toml", "README.md",
-        "daemon", "yocto-layer", "image", "models", "udev", "systemd", "tests",
+        "Cargo.toml",
+        "Cargo.lock",
+        "LICENSE-APACHE",
+        "LICENSE-MIT",
+        "CHANGELOG.md",
+        "SECURITY.md",
+        "deny.toml",
+        "README.md",
+        "daemon",
+        "yocto-layer",
+        "image",
+        "models",
+        "udev",
+        "systemd",
+        "tests",
     ];
     for file in files() {
         let top = file.split('/').next().unwrap_or("");
@@ -115,9 +134,12 @@ fn nothing_waits_for_ever_or_grows_without_bound() {
 
 #[test]
 fn no_path_or_host_of_some_machine_is_committed() {
-    let registries = ["pypi.", "crates.io", "deb.debian", "registry.npm"].map(|name| name.to_owned() + if name.ends_with('.') { "org/" } else { "/" });
+    let registries = ["pypi.", "crates.io", "deb.debian", "registry.npm"]
+        .map(|name| name.to_owned() + if name.ends_with('.') { "org/" } else { "/" });
     for file in files().into_iter().filter(|f| !f.ends_with(".lock") && f != "tests/tidy.rs") {
-        let Ok(text) = fs::read_to_string(root().join(&file)) else { continue };
+        let Ok(text) = fs::read_to_string(root().join(&file)) else {
+            continue;
+        };
         let words = text.split(|c: char| c.is_whitespace() || "\"'`()=,".contains(c));
         for word in words {
             assert!(!word.starts_with("/work/") && !word.starts_with("/farm/"), "{file} names {word}");

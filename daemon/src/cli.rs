@@ -83,7 +83,8 @@ impl Cli {
                 runtime()?.block_on(replay::record(Host::default(), config, &out, seconds))
             }
             Command::InferWorker => {
-                let socket = std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned().context("take the socket")?;
+                let socket =
+                    std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned().context("take the socket")?;
                 worker_main::main(socket).map_err(Fatal::failed)
             }
         }

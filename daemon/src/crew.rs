@@ -84,7 +84,11 @@ impl Default for Crew {
 
 impl Crew {
     /// Starts a stage on a thread of its own.
-    pub fn thread(&mut self, name: &str, stage: impl FnOnce(Beat) -> Result<(), String> + Send + 'static) -> std::io::Result<()> {
+    pub fn thread(
+        &mut self,
+        name: &str,
+        stage: impl FnOnce(Beat) -> Result<(), String> + Send + 'static,
+    ) -> std::io::Result<()> {
         let (beat, report, own) = (self.beats.add(name), self.report.clone(), name.to_owned());
         self.alive.insert(name.to_owned());
         std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
@@ -156,6 +160,7 @@ impl Crew {
 }
 
 #[cfg(test)]
+#[allow(clippy::expect_used)]
 mod tests {
     use super::*;
 

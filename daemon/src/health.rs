@@ -82,7 +82,8 @@ pub fn run(mut setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl
             let stamp = now();
             let body = setup.body(stamp.boot_ns.saturating_sub(began) / 1_000_000_000);
             let stream = setup.stream;
-            let draft = Draft { stream, class: Class::Status, stamp, lineage: None, body: body.into(), retain: Retain::No };
+            let draft =
+                Draft { stream, class: Class::Status, stamp, lineage: None, body: body.into(), retain: Retain::No };
             setup.writer.put(&mut vec![draft]);
             next_health = since + setup.every;
         }

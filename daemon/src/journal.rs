@@ -23,6 +23,8 @@ pub fn start(default: &str) {
 
 /// systemd names the journal's socket by device and inode; our standard error must be that very socket.
 fn stderr_is_journal() -> bool {
-    let Ok(named) = std::env::var("JOURNAL_STREAM") else { return false };
+    let Ok(named) = std::env::var("JOURNAL_STREAM") else {
+        return false;
+    };
     nix::sys::stat::fstat(std::io::stderr()).is_ok_and(|stat| named == format!("{}:{}", stat.st_dev, stat.st_ino))
 }

@@ -77,7 +77,7 @@ fn csv_arrivals(file: &Path, shape: &csv::Shape) -> Result<impl Iterator<Item = 
     let what = format!("read {}", file.display());
     let mut lines = BufReader::new(std::fs::File::open(file).context(&what)?).lines();
     lines.next();
-    let (delimiter, time) = (char::from(shape.delimiter), shape.time.clone());
+    let (delimiter, time) = (char::from(shape.delimiter), shape.time);
     let mut row = 0i64;
     Ok(lines.map(move |line| {
         let line = line.context(&what)?;
@@ -85,7 +85,7 @@ fn csv_arrivals(file: &Path, shape: &csv::Shape) -> Result<impl Iterator<Item = 
         let stamp = Stamp::from_sensor(own.unwrap_or(row * 1_000_000_000));
         row += 1;
         let ranges = if line.is_empty() { vec![] } else { vec![(0, line.len() as u32)] };
-        Ok(Arrival::Frames(FrameBatch { source: SourceId(0), stamp, bytes: line.into(), ranges, oversize: 0 }))
+        Ok(Arrival::Frames(FrameBatch { source: SourceId(0), stamp, bytes: line.into(), ranges }))
     }))
 }
 
@@ -104,14 +104,19 @@ fn tape_arrivals(path: &Path, config: &Config) -> Result<impl Iterator<Item = Re
             Ok(arrival) => arrival?,
             Err(why) => return Some(Err(why)),
         };
-        let (Arrival::Frames(FrameBatch { source, .. }) | Arrival::Tick(source, _) | Arrival::Break(source, ..)) = &mut arrival;
+        let (Arrival::Frames(FrameBatch { source, .. }) | Arrival::Tick(source, _) | Arrival::Break(source, ..)) =
+            &mut arrival;
         *source = places[usize::from(source.0)];
         Some(Ok(arrival))
     }))
 }
 
 /// The stages, one after the other.
-fn play(config: Config, arrivals: impl Iterator<Item = Result<Arrival, Fatal>>, out: &mut impl Write) -> Result<(), Fatal> {
+fn play(
+    config: Config,
+    arrivals: impl Iterator<Item = Result<Arrival, Fatal>>,
+    out: &mut impl Write,
+) -> Result<(), Fatal> {
     let host = Host { boot: "replay".into(), ..Host::default() };
     let table = Table::new(&config);
     let mut printer = Printer { out, names: &table.names, seqs: vec![1; table.names.len()], error: None };
@@ -212,7 +217,9 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
             source: SourceId(i as u16),
             clock: host.clock.clone(),
             frames: frames_tx.clone(),
-            shed: std::sync::Arc::new(|_, frames| tracing::warn!(frames, "the tape's disk is too slow; frames are shed")),
+            shed: std::sync::Arc::new(|_, frames| {
+                tracing::warn!(frames, "the tape's disk is too slow; frames are shed")
+            }),
         };
         ports.push(tokio::spawn(source::serial::run(port.serial.clone(), outlet)));
     }
@@ -247,12 +254,19 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
 pub fn describe(config: &Config) -> Vec<String> {
     let mut lines = vec![format!(
         "ok: {} sources, {} channels, {} streams, {} pipelines, {} alarms",
-        config.sources.len(), config.channels.len(), config.streams.len(), config.pipelines.len(), config.alarms.len()
+        config.sources.len(),
+        config.channels.len(),
+        config.streams.len(),
+        config.pipelines.len(),
+        config.alarms.len()
     )];
     let hours = hours_kept(config.outbox.max_bytes);
-    lines.push(format!("outbox: {} MiB keep about {hours:.0} h of 10 records/s × 200 B", config.outbox.max_bytes >> 20));
+    lines
+        .push(format!("outbox: {} MiB keep about {hours:.0} h of 10 records/s × 200 B", config.outbox.max_bytes >> 20));
     lines.push(match &config.mqtt {
-        Some(mqtt) => format!("mqtt: {}:{}, {}", mqtt.host, mqtt.port, if mqtt.tls.is_some() { "TLS" } else { "plain text" }),
+        Some(mqtt) => {
+            format!("mqtt: {}:{}, {}", mqtt.host, mqtt.port, if mqtt.tls.is_some() { "TLS" } else { "plain text" })
+        }
         None => "mqtt: none; everything is kept".into(),
     });
     let runtimes: BTreeMap<bool, String> = if config.pipelines.is_empty() {

@@ -41,12 +41,15 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
 
     // frames: full, it waits 50 ms and then sheds its oldest, counted
     let (frames_tx, frames) = lane::lane(lane::Bounds {
-        items: limits::FRAME_BATCHES, bytes: limits::FRAME_LANE_BYTES, patience: Some(limits::LANE_PATIENCE),
+        items: limits::FRAME_BATCHES,
+        bytes: limits::FRAME_LANE_BYTES,
+        patience: Some(limits::LANE_PATIENCE),
     });
     let shed = Shed::default();
     for (i, port) in config.sources.iter().enumerate() {
         let source = SourceId(i as u16);
-        let outlet = source::Outlet { source, clock: host.clock.clone(), frames: frames_tx.clone(), shed: shed.counter() };
+        let outlet =
+            source::Outlet { source, clock: host.clock.clone(), frames: frames_tx.clone(), shed: shed.counter() };
         crew.task(&format!("source {}", port.name), source::serial::run(port.serial.clone(), outlet));
     }
     drop(frames_tx);
@@ -55,7 +58,9 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
     let mut lanes = BTreeMap::new();
     for (i, group) in infer::groups(&config).into_iter().enumerate() {
         let (windows_tx, windows) = lane::lane(lane::Bounds {
-            items: limits::WINDOWS, bytes: limits::WINDOW_LANE_BYTES, patience: Some(limits::LANE_PATIENCE),
+            items: limits::WINDOWS,
+            bytes: limits::WINDOW_LANE_BYTES,
+            patience: Some(limits::LANE_PATIENCE),
         });
         lanes.extend(group.iter().map(|pipeline| (*pipeline, windows_tx.clone())));
         let engine = infer::Engine::new(host.engine(&config, &table, &group, Some(keeps.clone())));
@@ -69,13 +74,24 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
     }
 
     // signal: between the two; what it makes for the broker waits for room in the outbox
-    let (stage, sink, lanes, count) =
-        (signal::Signal::new(&config, table.signal.clone()), writer.clone(), lanes.into_values().collect(), counters.clone());
+    let (stage, sink, lanes, count) = (
+        signal::Signal::new(&config, table.signal.clone()),
+        writer.clone(),
+        lanes.into_values().collect(),
+        counters.clone(),
+    );
     crew.thread("signal", move |beat| {
-        signal::run(stage, frames, || shed.take(), lanes, sink, |waiting| {
-            beat.beat();
-            count.frames_waiting.store(waiting as u64, Ordering::Relaxed);
-        });
+        signal::run(
+            stage,
+            frames,
+            || shed.take(),
+            lanes,
+            sink,
+            |waiting| {
+                beat.beat();
+                count.frames_waiting.store(waiting as u64, Ordering::Relaxed);
+            },
+        );
         Ok(())
     })
     .context("start a thread")?;
@@ -88,7 +104,10 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
     if let Some(mqtt) = config.mqtt.clone() {
         let topics = Topics::new(&config.device.site, &config.device.id);
         let announce = streams::announce(&host, &config);
-        crew.task("link", link::run(link::Setup { mqtt, topics, announce, reader, clock: host.clock.clone() }, link_stop));
+        crew.task(
+            "link",
+            link::run(link::Setup { mqtt, topics, announce, reader, clock: host.clock.clone() }, link_stop),
+        );
     }
     let (stop_health, clock) = (crew.health(&host, &config, &table, writer, counters)?, host.clock.clone());
 

@@ -45,7 +45,12 @@ impl Host {
 impl Crew {
     /// Starts the health stage; it ends when the result is dropped.
     pub fn health(
-        &mut self, host: &Host, config: &Config, table: &Table, writer: Writer, counters: Arc<Counters>,
+        &mut self,
+        host: &Host,
+        config: &Config,
+        table: &Table,
+        writer: Writer,
+        counters: Arc<Counters>,
     ) -> Result<mpsc::Sender<()>, Fatal> {
         let setup = health::Setup {
             writer,

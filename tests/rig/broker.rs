@@ -46,7 +46,8 @@ impl Mosquitto {
         let mut broker = Self::down();
         broker.tls = true;
         let show = |p: &Path| p.display().to_string();
-        let extra = format!("cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n", show(ca), show(cert), show(key));
+        let extra =
+            format!("cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n", show(ca), show(cert), show(key));
         broker.launch(&extra);
         broker
     }
@@ -66,7 +67,8 @@ impl Mosquitto {
         let text = if self.tls { format!("{text}allow_anonymous true\n") } else { text };
         let config = self.dir.path().join("mosquitto.conf");
         fs::write(&config, text).expect("write mosquitto.conf");
-        let child = Command::new("mosquitto").arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
+        let child =
+            Command::new("mosquitto").arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.child = Some(child.expect("mosquitto is installed (tests/run installs it)"));
         eventually("mosquitto answers", || TcpStream::connect(("127.0.0.1", port)).ok());
     }

@@ -4,6 +4,7 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
+    sync::Arc,
 };
 
 use nix::{
@@ -16,7 +17,7 @@ use crate::{Tty, eventually, onnx};
 
 /// A device's folder: configuration, model and state.
 pub struct Site {
-    pub dir: TempDir,
+    pub dir: Arc<TempDir>,
     head: String,
     body: String,
 }
@@ -30,8 +31,9 @@ impl Site {
 
     /// A device without a broker.
     pub fn offline() -> Self {
-        let dir = TempDir::new().expect("folder");
-        let head = format!("[device]\nsite = \"plant\"\nid = \"pump-1\"\nstate_dir = \"{}/state\"\n", dir.path().display());
+        let dir = Arc::new(TempDir::new().expect("folder"));
+        let head =
+            format!("[device]\nsite = \"plant\"\nid = \"pump-1\"\nstate_dir = \"{}/state\"\n", dir.path().display());
         Self { dir, head, body: "[models]\nallow_unsigned = true\n[metrics]\ninterval_s = 1\n".into() }
     }
 
@@ -77,7 +79,15 @@ impl Site {
 
     /// `kentledge run`.
     pub fn run(&self) -> Daemon {
-        Daemon::spawn(command().args(["run", "--config"]).arg(self.config()), &self.dir.path().join("log"))
+        self.spawn(command().args(["run", "--config"]).arg(self.config()))
+    }
+
+    /// Another command in this device's folder.
+    pub fn spawn(&self, command: &mut Command) -> Daemon {
+        let log = self.dir.path().join("log");
+        let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("log");
+        let child = command.stdout(Stdio::null()).stderr(file).spawn().expect("start kentledge");
+        Daemon { child, log, _dir: self.dir.clone() }
     }
 }
 
@@ -120,18 +130,28 @@ impl From<Output> for Done {
 pub struct Daemon {
     child: Child,
     log: PathBuf,
+    /// Its folder stays as long as it runs.
+    _dir: Arc<TempDir>,
 }
 
 impl Daemon {
-    /// Starts a command with its log in a file.
-    pub fn spawn(command: &mut Command, log: &Path) -> Self {
-        let file = fs::OpenOptions::new().create(true).append(true).open(log).expect("log");
-        let child = command.stdout(Stdio::null()).stderr(file).spawn().expect("start kentledge");
-        Self { child, log: log.to_owned() }
-    }
-
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
+    }
+
+    /// Bytes it has read from anywhere so far.
+    pub fn bytes_read(&self) -> u64 {
+        let io = fs::read_to_string(format!("/proc/{}/io", self.pid())).expect("io");
+        io.lines().find_map(|line| line.strip_prefix("rchar: ")?.parse().ok()).expect("rchar")
+    }
+
+    /// Sends rows and waits until the daemon has read them.
+    #[track_caller]
+    pub fn read_rows(&self, tty: &mut Tty, range: std::ops::Range<u64>, row: impl Fn(u64) -> String) {
+        let before = self.bytes_read();
+        let sent: u64 = range.clone().map(|i| row(i).len() as u64 + 1).sum();
+        tty.rows(range, row);
+        eventually("the rows are read", || (self.bytes_read() >= before + sent).then_some(()));
     }
 
     pub fn log(&self) -> String {

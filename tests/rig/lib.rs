@@ -20,7 +20,7 @@ use std::{
 };
 
 /// How long anything that must happen may take: generous, for a machine that is busy with other tests.
-pub const SOON: Duration = Duration::from_secs(40);
+pub const SOON: Duration = Duration::from_secs(12);
 
 /// Waits until `look` finds something; panics with `what` when it does not.
 #[track_caller]

@@ -92,7 +92,12 @@ pub fn integers(shape: &[u64]) -> Vec<u8> {
 
 /// An operator the standard does not have.
 pub fn unknown_op(shape: &[u64]) -> Vec<u8> {
-    model(&[node("Sorcery", &["x"], "score", &[])], &[], &[value(11, "x", FLOAT, shape)], &[value(12, "score", FLOAT, &[])])
+    model(
+        &[node("Sorcery", &["x"], "score", &[])],
+        &[],
+        &[value(11, "x", FLOAT, shape)],
+        &[value(12, "score", FLOAT, &[])],
+    )
 }
 
 /// Weights in another file.

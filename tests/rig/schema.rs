@@ -17,7 +17,8 @@ fn validators() -> &'static HashMap<String, Validator> {
         let envelope = read("envelope.json");
         let id = envelope["$id"].as_str().expect("$id").to_owned();
         let registry = Registry::new().add(id, envelope).expect("envelope").prepare().expect("registry");
-        let names = fs::read_dir(&folder).expect("schemas").map(|e| e.expect("entry").file_name().into_string().expect("name"));
+        let names =
+            fs::read_dir(&folder).expect("schemas").map(|e| e.expect("entry").file_name().into_string().expect("name"));
         let names = names.filter_map(|name| Some(name.strip_prefix("up.")?.strip_suffix(".json")?.to_owned()));
         names
             .map(|kind| {
@@ -34,6 +35,8 @@ pub fn problems(stream: &str, payload: &Value) -> Vec<String> {
     let kind = stream.split('/').next().unwrap_or("");
     match validators().get(kind) {
         None => vec![format!("no schema for up/{stream}")],
-        Some(validator) => validator.iter_errors(payload).map(|e| format!("up/{stream}{}: {e}", e.instance_path())).collect(),
+        Some(validator) => {
+            validator.iter_errors(payload).map(|e| format!("up/{stream}{}: {e}", e.instance_path())).collect()
+        }
     }
 }

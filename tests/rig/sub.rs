@@ -3,7 +3,7 @@
 
 use std::{
     sync::{Arc, Condvar, Mutex},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rumqttc::v5::{Client, Event, Incoming, MqttOptions, mqttbytes::QoS};
@@ -79,23 +79,28 @@ impl Sub {
     /// Waits until `look` finds something in what was seen so far.
     #[track_caller]
     pub fn wait<T>(&self, what: &str, mut look: impl FnMut(&[Message]) -> Option<T>) -> T {
-        let mut found = None;
-        let seen = self.seen.0.lock().expect("seen");
-        let (seen, _) = self
-            .seen
-            .1
-            .wait_timeout_while(seen, SOON, |seen| {
-                found = look(&seen.messages);
-                found.is_none()
-            })
-            .expect("seen");
-        match found {
-            Some(found) => found,
-            None => {
-                let last: Vec<_> = seen.messages.iter().rev().take(8).map(|m| format!("{} {}", m.stream, m.payload)).collect();
-                panic!("in vain: {what}; {} messages, the last: {last:#?}", seen.messages.len());
+        let (until, mut known) = (Instant::now() + SOON, usize::MAX);
+        loop {
+            // The lock is not held while looking: `look` may ask for more.
+            let messages = self.newer_than(known);
+            known = messages.len();
+            if let Some(found) = look(&messages) {
+                return found;
+            }
+            if Instant::now() > until {
+                let last: Vec<_> =
+                    messages.iter().rev().take(8).map(|m| format!("{} {}", m.stream, m.payload)).collect();
+                panic!("in vain: {what}; {known} messages, the last: {last:#?}");
             }
         }
+    }
+
+    /// All messages when there are others than `known`, or after a while.
+    fn newer_than(&self, known: usize) -> Vec<Message> {
+        let seen = self.seen.0.lock().expect("seen");
+        let wait = Duration::from_millis(200);
+        let (seen, _) = self.seen.1.wait_timeout_while(seen, wait, |s| s.messages.len() == known).expect("seen");
+        seen.messages.clone()
     }
 
     /// All messages so far.

@@ -7,13 +7,14 @@ use std::{
     io::{ErrorKind, Write},
     os::{
         fd::{AsFd, OwnedFd},
-        unix::fs::symlink,
+        unix::fs::{OpenOptionsExt, symlink},
     },
     path::PathBuf,
 };
 
 use nix::{
-    fcntl::{FcntlArg, OFlag, fcntl},
+    fcntl::OFlag,
+    pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt},
     sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr},
 };
 use tempfile::TempDir;
@@ -22,7 +23,7 @@ use crate::eventually;
 
 pub struct Tty {
     dir: TempDir,
-    end: Option<(File, OwnedFd)>,
+    end: Option<(PtyMaster, OwnedFd)>,
 }
 
 impl Default for Tty {
@@ -41,15 +42,25 @@ impl Tty {
 
     /// A fresh pty behind the same name.
     pub fn plug_in(&mut self) {
-        let pair = nix::pty::openpty(None, None).expect("a pty");
-        let mut settings = tcgetattr(pair.slave.as_fd()).expect("settings");
+        // Close-on-exec from the start: another test's child must not hold this line open.
+        let flags = OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC | OFlag::O_NONBLOCK;
+        let master = posix_openpt(flags).expect("a pty");
+        grantpt(&master).expect("grant");
+        unlockpt(&master).expect("unlock");
+        let name = ptsname_r(&master).expect("name");
+        let slave: OwnedFd = File::options()
+            .read(true)
+            .write(true)
+            .custom_flags(OFlag::O_NOCTTY.bits())
+            .open(&name)
+            .expect("slave")
+            .into();
+        let mut settings = tcgetattr(slave.as_fd()).expect("settings");
         cfmakeraw(&mut settings);
-        tcsetattr(pair.slave.as_fd(), SetArg::TCSANOW, &settings).expect("raw");
-        fcntl(&pair.master, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).expect("non-blocking");
-        let name = nix::unistd::ttyname(pair.slave.as_fd()).expect("name");
+        tcsetattr(slave.as_fd(), SetArg::TCSANOW, &settings).expect("raw");
         let _ = fs::remove_file(self.path());
         symlink(name, self.path()).expect("link");
-        self.end = Some((File::from(pair.master), pair.slave));
+        self.end = Some((master, slave));
     }
 
     /// Hangs up; the name is gone until `plug_in`.

@@ -78,7 +78,11 @@ pipeline = \"q\"
     ];
     for (line, key, why) in want {
         let start = format!("{path}:{line}: {key}: ");
-        assert!(done.err.lines().any(|l| l.starts_with(&start) && l.contains(why)), "missing {start}{why} in\n{}", done.err);
+        assert!(
+            done.err.lines().any(|l| l.starts_with(&start) && l.contains(why)),
+            "missing {start}{why} in\n{}",
+            done.err
+        );
     }
     assert!(done.err.contains("`one` and `two` read the same port /dev/ttyX"), "{}", done.err);
 }
@@ -128,7 +132,8 @@ fn a_state_directory_serves_one_daemon() {
 fn topics_and_retained_messages_are_those_of_the_contract() {
     let (broker, tty) = (Mosquitto::start(), Tty::default());
     let sub = Sub::new(broker.port);
-    let daemon = Site::new(broker.port).with_sensor(&tty).with_mean_model().with("[stream.raw]\nchannels = [\"a\"]\n").run();
+    let daemon =
+        Site::new(broker.port).with_sensor(&tty).with_mean_model().with("[stream.raw]\nchannels = [\"a\"]\n").run();
     sub.wait_state("online");
     sub.wait_records("h", 1);
     // Someone who comes later sees what is retained, and only that.
@@ -142,7 +147,10 @@ fn topics_and_retained_messages_are_those_of_the_contract() {
     assert_eq!(retained, ["birth", "meta/raw", "state"]);
     let birth = late.messages().into_iter().find(|m| m.stream == "birth").expect("birth").payload;
     assert_eq!(birth["device"], "plant/pump-1");
-    assert_eq!(birth["models"], serde_json::json!([{"pipeline": "x", "model": "mean@0", "slot": "a", "unsigned": true}]));
+    assert_eq!(
+        birth["models"],
+        serde_json::json!([{"pipeline": "x", "model": "mean@0", "slot": "a", "unsigned": true}])
+    );
     assert_eq!(birth["streams"], serde_json::json!(["m/raw", "p/x"]));
     // A daemon that vanishes is reported by its last will.
     daemon.kill();

@@ -27,9 +27,16 @@ fn channels_are_published_without_a_pipeline_and_without_onnx_runtime() {
     ));
     let mut command = daemon::command();
     command.args(["run", "--config"]).arg(site.config()).env("KENTLEDGE_ORT_LIB", "/nowhere/libonnxruntime.so");
-    let daemon = rig::Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    let daemon = site.spawn(&mut command);
     sub.wait_state("online");
-    tty.rows(0..50, |i| format!("{i},{},{},{}", i * 100, if i == 7 { "60".into() } else { i.to_string() }, if i == 9 { "nan" } else { "5" }));
+    tty.rows(0..50, |i| {
+        format!(
+            "{i},{},{},{}",
+            i * 100,
+            if i == 7 { "60".into() } else { i.to_string() },
+            if i == 9 { "nan" } else { "5" }
+        )
+    });
 
     let raw = sub.wait_records("m/raw", 50);
     assert_eq!(raw[3].0["v"], serde_json::json!({"a": 7, "b": 5}));

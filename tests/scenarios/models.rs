@@ -46,7 +46,7 @@ fn a_missing_onnx_runtime_is_answered_with_the_command_that_gets_it() {
     let site = Site::new(broker.port).with_sensor(&tty).with_mean_model().with("[stream.raw]\nchannels = [\"a\"]\n");
     let mut command = daemon::command();
     command.args(["run", "--config"]).arg(site.config()).env("KENTLEDGE_ORT_LIB", "/nowhere/libonnxruntime.so");
-    let daemon = rig::Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    let daemon = site.spawn(&mut command);
     sub.wait_state("online");
     let event = sub.wait_event("model.failed", "pip install");
     assert!(event["text"].as_str().is_some_and(|t| t.contains("onnxruntime==1.31.1")), "{event}");
@@ -98,7 +98,9 @@ fn a_calibration_is_learnt_once_and_kept_across_restarts() {
     let predictions = sub.wait_records("p/p", 401);
     assert!(predictions[..380].iter().all(|(p, _)| p["score"].is_null()), "no score before it is calibrated");
     assert!(predictions[380..].iter().all(|(p, _)| p["score"].is_number()));
-    let lineage = |sub: &Sub| sub.messages().iter().rev().find(|m| m.stream == "p/p").expect("p").payload["lineage"]["cal"].clone();
+    let lineage = |sub: &Sub| {
+        sub.messages().iter().rev().find(|m| m.stream == "p/p").expect("p").payload["lineage"]["cal"].clone()
+    };
     let (learnt, threshold) = (lineage(&sub), predictions[400].0["threshold"].clone());
     assert!(learnt.as_str().is_some_and(|cal| cal.starts_with("sha256:")));
     assert_eq!(daemon.stop(), Some(0));

@@ -16,14 +16,15 @@ fn rows(sub: &Sub) -> Vec<u64> {
 
 #[test]
 fn a_broker_that_is_not_there_yet_gets_everything_later_marked_as_history() {
-    let (mut broker, mut tty) = (Mosquitto::down(), Tty::default());
+    let (mut broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    broker.stop();
     let daemon = site(broker.port, &tty).run();
     eventually("the port is open", || daemon.log().contains("serial port open").then_some(()));
     tty.rows(0..2000, |i| format!("{i},{i},0"));
     // Kept on disk, not only in memory: a commit closes within a second.
     std::thread::sleep(std::time::Duration::from_millis(1500));
     broker.up();
-    let sub = Sub::new(broker.port);
     sub.wait_records("m/raw", 2000);
     assert_eq!(rows(&sub), (0..2000).collect::<Vec<_>>());
     let hist = sub.records("m/raw").iter().filter(|(_, hist)| *hist).count();
@@ -48,7 +49,12 @@ fn an_outage_in_the_middle_loses_nothing_and_keeps_each_lane_in_order() {
     sub.wait_records("m/raw", n as usize);
     assert_eq!(rows(&sub), (0..n).collect::<Vec<_>>());
     for lane in [false, true] {
-        let seqs: Vec<u64> = sub.records("m/raw").iter().filter(|(_, hist)| *hist == lane).map(|(r, _)| r["seq"].as_u64().expect("seq")).collect();
+        let seqs: Vec<u64> = sub
+            .records("m/raw")
+            .iter()
+            .filter(|(_, hist)| *hist == lane)
+            .map(|(r, _)| r["seq"].as_u64().expect("seq"))
+            .collect();
         assert!(seqs.windows(2).all(|w| w[0] < w[1]), "hist {lane}: in order");
     }
     assert_eq!(daemon.stop(), Some(0));
@@ -56,7 +62,9 @@ fn an_outage_in_the_middle_loses_nothing_and_keeps_each_lane_in_order() {
 
 #[test]
 fn a_daemon_that_is_killed_in_an_outage_still_has_what_it_had_stored() {
-    let (mut broker, mut tty) = (Mosquitto::down(), Tty::default());
+    let (mut broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    broker.stop();
     let site = site(broker.port, &tty);
     let daemon = site.run();
     eventually("the port is open", || daemon.log().contains("serial port open").then_some(()));
@@ -65,7 +73,6 @@ fn a_daemon_that_is_killed_in_an_outage_still_has_what_it_had_stored() {
     daemon.kill();
     let daemon = site.run();
     broker.up();
-    let sub = Sub::new(broker.port);
     sub.wait_records("m/raw", 1000);
     tty.rows(1000..1100, |i| format!("{i},{i},0"));
     sub.wait_records("m/raw", 1100);
@@ -79,15 +86,15 @@ fn a_daemon_that_is_killed_in_an_outage_still_has_what_it_had_stored() {
 
 #[test]
 fn a_stop_in_an_outage_keeps_what_was_not_sent() {
-    let (mut broker, mut tty) = (Mosquitto::down(), Tty::default());
+    let (mut broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    broker.stop();
     let site = site(broker.port, &tty);
     let daemon = site.run();
     eventually("the port is open", || daemon.log().contains("serial port open").then_some(()));
-    tty.rows(0..300, |i| format!("{i},{i},0"));
-    eventually("the rows were read", || Some(std::thread::sleep(std::time::Duration::from_millis(300))));
+    daemon.read_rows(&mut tty, 0..300, |i| format!("{i},{i},0"));
     assert_eq!(daemon.stop(), Some(0));
     broker.up();
-    let sub = Sub::new(broker.port);
     let daemon = site.run();
     sub.wait_records("m/raw", 300);
     assert_eq!(rows(&sub), (0..300).collect::<Vec<_>>());

@@ -16,12 +16,11 @@ fn what_was_recorded_is_replayed_to_the_byte_each_time() {
     let (config, tape) = (site.config().display().to_string(), site.dir.path().join("t.tape"));
     let mut command = daemon::command();
     command.args(["record", "--config", &config, "--out"]).arg(&tape);
-    let recorder = rig::Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    let recorder = site.spawn(&mut command);
     eventually("the port is open", || recorder.log().contains("serial port open").then_some(()));
     tty.rows(0..500, |i| format!("{i},{},{}", i % 23, i % 17));
     tty.write(b"garbage\n");
-    tty.rows(510..600, |i| format!("{i},{},1", if (550..560).contains(&i) { 90 } else { 1 }));
-    eventually("what was written was read", || Some(std::thread::sleep(std::time::Duration::from_millis(300))));
+    recorder.read_rows(&mut tty, 510..600, |i| format!("{i},{},1", if (550..560).contains(&i) { 90 } else { 1 }));
     assert_eq!(recorder.stop(), Some(0));
 
     let play = || daemon::run(&["replay", tape.to_str().expect("path"), "--config", &config]);
@@ -48,10 +47,9 @@ fn a_torn_tape_plays_up_to_the_tear_and_a_damaged_one_is_an_error() {
     let (config, tape) = (site.config().display().to_string(), site.dir.path().join("t.tape"));
     let mut command = daemon::command();
     command.args(["record", "--config", &config, "--out"]).arg(&tape);
-    let recorder = rig::Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    let recorder = site.spawn(&mut command);
     eventually("the port is open", || recorder.log().contains("serial port open").then_some(()));
-    tty.rows(0..100, |i| format!("{i},1,1"));
-    eventually("what was written was read", || Some(std::thread::sleep(std::time::Duration::from_millis(300))));
+    recorder.read_rows(&mut tty, 0..100, |i| format!("{i},1,1"));
     assert_eq!(recorder.stop(), Some(0));
     let whole = fs::read(&tape).expect("tape");
     let play = |bytes: &[u8]| {
@@ -70,7 +68,9 @@ fn a_torn_tape_plays_up_to_the_tear_and_a_damaged_one_is_an_error() {
 /// without a window keeps the last decision.
 #[test]
 fn the_sample_model_finds_the_faults_of_all_22_recorded_experiments() {
-    let Some(skab) = recordings("skab") else { return };
+    let Some(skab) = recordings("skab") else {
+        return;
+    };
     let mut files: Vec<_> = ["valve1", "other"]
         .iter()
         .flat_map(|folder| fs::read_dir(skab.join(folder)).expect("recordings"))
@@ -119,8 +119,10 @@ fn the_sample_model_finds_the_faults_of_all_22_recorded_experiments() {
 
 #[test]
 fn a_recording_with_real_gaps_is_cut_at_them() {
-    let Some(skab) = recordings("skab") else { return };
-    let file = skab.join("anomaly-free/anomaly-free.csv");
+    let Some(skab) = recordings("skab") else {
+        return;
+    };
+    let file = skab.join("other/13.csv");
     let text = fs::read_to_string(&file).expect("recording");
     let seconds = |row: &str| -> i64 {
         let clock: Vec<i64> = row[11..19].split(':').map(|part| part.parse().expect("time")).collect();
@@ -133,8 +135,12 @@ fn a_recording_with_real_gaps_is_cut_at_them() {
     let all = lines(&done.out);
     let windows: Vec<_> = all.iter().filter(|v| v["stream"] == "p/anomaly" && v.get("out").is_some()).collect();
     for v in &windows {
-        let (first, last) = (v["in_seq"][0].as_u64().expect("row") as usize, v["in_seq"][1].as_u64().expect("row") as usize);
-        assert!(times[first..=last].windows(2).all(|w| (0..=2).contains(&(w[1] - w[0]))), "rows {first}..{last} cross a gap");
+        let (first, last) =
+            (v["in_seq"][0].as_u64().expect("row") as usize, v["in_seq"][1].as_u64().expect("row") as usize);
+        assert!(
+            times[first..=last].windows(2).all(|w| (0..=2).contains(&(w[1] - w[0]))),
+            "rows {first}..{last} cross a gap"
+        );
     }
     let booked: u64 = all.iter().filter_map(|v| v["lost"].as_u64()).sum();
     println!("{gaps} gaps in {} rows: {} windows, {booked} not made", times.len(), windows.len());
@@ -153,7 +159,9 @@ fn the_demo_raises_and_clears_an_alarm_from_its_fault_and_none_before() {
 
 #[test]
 fn the_demo_plays_a_real_recording_through_the_whole_road() {
-    let Some(skab) = recordings("skab") else { return };
+    let Some(skab) = recordings("skab") else {
+        return;
+    };
     let file = skab.join("valve1/0.csv").display().to_string();
     let done = daemon::run(&["demo", "--csv", &file, "--speed", "200"]);
     assert_eq!(done.code, Some(0), "{}", done.err);

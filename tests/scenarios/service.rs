@@ -3,8 +3,8 @@
 use std::{fs, os::unix::net::UnixDatagram, path::Path, time::Duration};
 
 use nix::sys::signal::Signal;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rig::{Daemon, Mosquitto, SOON, Site, Tty, daemon, eventually};
+use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
+use rig::{Mosquitto, SOON, Site, Tty, daemon, eventually};
 
 #[test]
 fn systemd_hears_ready_status_watchdog_and_stopping() {
@@ -15,7 +15,7 @@ fn systemd_hears_ready_status_watchdog_and_stopping() {
     socket.set_read_timeout(Some(SOON)).expect("time-out");
     let mut command = daemon::command();
     command.args(["run", "--config"]).arg(site.config()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000000");
-    let daemon = Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    let daemon = site.spawn(&mut command);
     let mut heard = String::new();
     let mut until = |word: &str| {
         let mut buffer = [0u8; 4096];
@@ -44,7 +44,7 @@ fn a_stage_that_does_not_move_silences_the_watchdog() {
     let socket = UnixDatagram::bind(&path).expect("socket");
     let mut command = daemon::command();
     command.args(["run", "--config"]).arg(site.config()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
-    let daemon = Daemon::spawn(&mut command, &site.dir.path().join("log"));
+    let daemon = site.spawn(&mut command);
     let mut buffer = [0u8; 4096];
     socket.set_read_timeout(Some(SOON)).expect("time-out");
     loop {
@@ -66,7 +66,8 @@ fn a_stage_that_does_not_move_silences_the_watchdog() {
 /// A certificate and its key, signed by `ca`, written as PEM files.
 fn certificate(dir: &Path, name: &str, ca: &CertifiedIssuer<'_, KeyPair>) {
     let key = KeyPair::generate().expect("key");
-    let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
+    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
+    params.distinguished_name.push(DnType::CommonName, name);
     let certificate = params.signed_by(&key, ca).expect("certificate");
     fs::write(dir.join(format!("{name}.pem")), certificate.pem()).expect("write");
     fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).expect("write");
@@ -75,6 +76,8 @@ fn certificate(dir: &Path, name: &str, ca: &CertifiedIssuer<'_, KeyPair>) {
 fn authority(dir: &Path, name: &str) -> CertifiedIssuer<'static, KeyPair> {
     let mut params = CertificateParams::new(vec![]).expect("names");
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
+    params.distinguished_name.push(DnType::CommonName, name);
     let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("ca");
     fs::write(dir.join(format!("{name}.pem")), ca.pem()).expect("write");
     ca

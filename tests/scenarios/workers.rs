@@ -6,7 +6,12 @@ use rig::{Daemon, Mosquitto, Site, Sub, Tty, eventually, onnx};
 /// Sensor sequences of all windows that were predicted, and the sums of the ledger for the pipeline by reason.
 fn account(sub: &Sub) -> (Vec<u64>, u64) {
     let firsts = sub.records("p/x").iter().map(|(p, _)| p["in_seq"][0].as_u64().expect("seq")).collect();
-    let lost = sub.records("loss").iter().filter(|(l, _)| l["stream"] == "p/x").map(|(l, _)| l["n"].as_u64().expect("n")).sum();
+    let lost = sub
+        .records("loss")
+        .iter()
+        .filter(|(l, _)| l["stream"] == "p/x")
+        .map(|(l, _)| l["n"].as_u64().expect("n"))
+        .sum();
     (firsts, lost)
 }
 
@@ -56,7 +61,8 @@ fn a_worker_that_hangs_is_killed_at_its_deadline_and_those_behind_it_are_served(
     let sub = Sub::new(broker.port);
     let site = Site::new(broker.port).with_sensor(&tty);
     std::fs::write(site.dir.path().join("mean.onnx"), onnx::mean(&[1, 4, 2])).expect("model");
-    let pipeline = "[pipeline.x]\nmodel = \"mean.onnx\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\ndeadline_ms = 300\n";
+    let pipeline =
+        "[pipeline.x]\nmodel = \"mean.onnx\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\ndeadline_ms = 300\n";
     let (_site, daemon) = start(site.with(pipeline), &sub);
     tty.rows(0..50, |i| format!("{i},1,1"));
     sub.wait_records("p/x", 47);

@@ -82,7 +82,16 @@ pub(super) fn build(files: &[PathBuf], trust: Trust) -> Result<Config, Vec<Probl
     root.finish();
 
     let config = Config {
-        device, mqtt, sources, channels, streams, pipelines, alarms, outbox, models, health_s,
+        device,
+        mqtt,
+        sources,
+        channels,
+        streams,
+        pipelines,
+        alarms,
+        outbox,
+        models,
+        health_s,
         set_aside: Vec::new(),
     };
     if problems.is_empty() { Ok(config) } else { Err(problems.into_sorted()) }
@@ -104,7 +113,10 @@ fn each<T>(root: &mut Table<'_>, kind: &'static str, mut read: impl FnMut(&str, 
 /// A topic segment: `[a-z0-9][a-z0-9_-]*`.
 pub(super) fn is_segment(text: &str) -> bool {
     let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    !text.is_empty() && text.len() <= 64 && ok(text.as_bytes()[0]) && text.bytes().all(|b| ok(b) || b == b'_' || b == b'-')
+    !text.is_empty()
+        && text.len() <= 64
+        && ok(text.as_bytes()[0])
+        && text.bytes().all(|b| ok(b) || b == b'_' || b == b'-')
 }
 
 fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
@@ -202,7 +214,9 @@ fn file(t: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
 }
 
 fn models(root: &mut Table<'_>, node: Option<Node>, trust: Trust) -> Models {
-    let Some(node) = node else { return Models { runtime: None, allow_unsigned: false } };
+    let Some(node) = node else {
+        return Models { runtime: None, allow_unsigned: false };
+    };
     let mut t = root.sub("models".into(), node);
     let allow_unsigned = t.bool("allow_unsigned").unwrap_or(false);
     if allow_unsigned && trust == Trust::Remote {
@@ -244,7 +258,9 @@ fn source(name: &str, mut t: Table<'_>) -> Source {
         path: t.need_str("path"),
         baud: t.int("baud", 50..=4_000_000).map_or(115_200, |n| n as u32),
         line,
-        frame_max: t.int("frame_max_bytes", 8..=limits::FRAME_BYTES_MAX as i64).map_or(limits::FRAME_BYTES, |n| n as usize),
+        frame_max: t
+            .int("frame_max_bytes", 8..=limits::FRAME_BYTES_MAX as i64)
+            .map_or(limits::FRAME_BYTES, |n| n as usize),
     };
     let format = format(&mut t);
     let seq = t.str("seq");
@@ -307,7 +323,10 @@ fn overlapping(root: &mut Table<'_>, sources: &[Source]) {
     let real = |s: &Source| std::fs::canonicalize(&s.serial.path).unwrap_or_else(|_| s.serial.path.clone().into());
     for (i, later) in sources.iter().enumerate() {
         if let Some(first) = sources[..i].iter().find(|first| real(first) == real(later)) {
-            root.problem("source", format!("`{}` and `{}` read the same port {}", first.name, later.name, later.serial.path));
+            root.problem(
+                "source",
+                format!("`{}` and `{}` read the same port {}", first.name, later.name, later.serial.path),
+            );
         }
     }
 }

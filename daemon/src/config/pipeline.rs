@@ -26,7 +26,10 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
         t.problem("window_steps", "is needed: the rows of a window");
     }
     if steps * channels.len() > limits::WINDOW_VALUES_MAX {
-        t.problem("window_steps", format!("{steps} rows of {} channels are more than {} values", channels.len(), limits::WINDOW_VALUES_MAX));
+        t.problem(
+            "window_steps",
+            format!("{steps} rows of {} channels are more than {} values", channels.len(), limits::WINDOW_VALUES_MAX),
+        );
     }
     let hop = t.int("hop_steps", 1..=steps_max).map(|n| n as usize).or(manifest.hop).unwrap_or(1);
     let step_ms = t.int("step_ms", 1..=86_400_000).map(|n| n as u64).or(manifest.step_ms);
@@ -47,15 +50,29 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     if let Some(cal) = &manifest.calibration
         && cal.windows.saturating_mul(steps * channels.len() * 4) > limits::CALIBRATION_BYTES
     {
-        t.problem("calibration", format!("{} windows of this size are more than {} MiB", cal.windows, limits::CALIBRATION_BYTES >> 20));
+        t.problem(
+            "calibration",
+            format!("{} windows of this size are more than {} MiB", cal.windows, limits::CALIBRATION_BYTES >> 20),
+        );
     }
     let threshold = t.float("threshold").map(|x| x as f32).or(manifest.threshold);
     let outputs = t.strs("outputs").unwrap_or_default();
     let lineage_full = t.word("lineage", &[("short", false), ("full", true)]).unwrap_or(false);
     t.finish();
     Some(Pipeline {
-        name: name.to_owned(), channels, steps, hop, step_ms, late_ms, gap_max_ms, on_bad, coverage_min, model,
-        threshold, outputs, lineage_full,
+        name: name.to_owned(),
+        channels,
+        steps,
+        hop,
+        step_ms,
+        late_ms,
+        gap_max_ms,
+        on_bad,
+        coverage_min,
+        model,
+        threshold,
+        outputs,
+        lineage_full,
     })
 }
 
@@ -132,4 +149,3 @@ fn calibration(mut t: Table<'_>) -> Option<Calibration> {
     t.finish();
     Some(calibration)
 }
-

@@ -7,7 +7,10 @@ use std::{
     sync::Arc,
 };
 
-use toml::{Spanned, de::{DeTable, DeValue}};
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
 
 use super::problem::{At, Problems};
 
@@ -68,7 +71,12 @@ pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
     }
 }
 
-fn table_value(table: DeTable<'_>, file: &Arc<str>, line_of: &dyn Fn(usize) -> usize, problems: &mut Problems) -> Value {
+fn table_value(
+    table: DeTable<'_>,
+    file: &Arc<str>,
+    line_of: &dyn Fn(usize) -> usize,
+    problems: &mut Problems,
+) -> Value {
     let nodes = table.into_iter().map(|(key, value)| {
         let line = line_of(key.span().start);
         (key.into_inner().into_owned(), node(value, line, file, line_of, problems))
@@ -76,7 +84,13 @@ fn table_value(table: DeTable<'_>, file: &Arc<str>, line_of: &dyn Fn(usize) -> u
     Value::Table(nodes.collect())
 }
 
-fn node(value: Spanned<DeValue<'_>>, line: usize, file: &Arc<str>, line_of: &dyn Fn(usize) -> usize, problems: &mut Problems) -> Node {
+fn node(
+    value: Spanned<DeValue<'_>>,
+    line: usize,
+    file: &Arc<str>,
+    line_of: &dyn Fn(usize) -> usize,
+    problems: &mut Problems,
+) -> Node {
     let at = At { file: file.clone(), line };
     let value = match value.into_inner() {
         DeValue::String(text) => Value::Str(text.into_owned()),
@@ -303,7 +317,9 @@ fn unknown(key: &str, known: &BTreeSet<&'static str>) -> String {
     }
     let near = known.iter().map(|k| (strsim::damerau_levenshtein(k, key), *k)).min();
     match near {
-        Some((distance, near)) if distance <= 1 + key.len() / 3 => format!("unknown key; did you mean `{near}`?"),
+        Some((distance, near)) if distance <= 1 + key.len() / 3 => {
+            format!("unknown key; did you mean `{near}`?")
+        }
         _ => {
             let all: Vec<_> = known.iter().copied().collect();
             format!("unknown key; known here: {}", all.join(", "))

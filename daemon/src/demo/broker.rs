@@ -45,6 +45,7 @@ pub fn start(port: u16) -> Result<u16, Fatal> {
 }
 
 fn free_port(port: u16) -> Result<u16, Fatal> {
-    let socket = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context(format!("take port {port} for the demo's broker"))?;
+    let socket =
+        TcpListener::bind((Ipv4Addr::LOCALHOST, port)).context(format!("take port {port} for the demo's broker"))?;
     Ok(socket.local_addr().context("take a port for the demo's broker")?.port())
 }

@@ -59,7 +59,10 @@ impl Shape {
         let count = |d: u8| header.bytes().filter(|b| *b == d).count();
         let delimiter = [b',', b';', b'\t'].into_iter().max_by_key(|d| count(*d)).unwrap_or(b',');
         if count(delimiter) == 0 || row.is_empty() {
-            return Err(Fatal::failed(format!("{}: it needs a header of several columns and at least one row", what())));
+            return Err(Fatal::failed(format!(
+                "{}: it needs a header of several columns and at least one row",
+                what()
+            )));
         }
         let split = |line: &str| line.split(char::from(delimiter)).map(|f| f.trim().to_owned()).collect::<Vec<_>>();
         let (columns, fields) = (split(header.trim_start_matches('\u{feff}')), split(&row));
@@ -132,7 +135,8 @@ impl Shape {
             let _ = write!(out, "\n[channel.{name}]\ncolumn = {}\n", quote(column));
         }
         let names: Vec<String> = channels.into_iter().map(|(name, _)| name).collect();
-        let _ = write!(out, "\n[stream.signals]\nchannels = [{}]\nmode = \"stats\"\ninterval_ms = 1000\n", list(&names));
+        let _ =
+            write!(out, "\n[stream.signals]\nchannels = [{}]\nmode = \"stats\"\ninterval_ms = 1000\n", list(&names));
         let manifest = Manifest::read(model).map_err(Fatal::failed)?;
         if manifest.channels.iter().flatten().all(|needed| names.contains(needed)) {
             let model = std::fs::canonicalize(model).context(format!("use model {}", model.display()))?;
@@ -144,7 +148,11 @@ impl Shape {
             );
         } else {
             let needed: Vec<_> = manifest.channels.into_iter().flatten().collect();
-            tracing::warn!("{} lacks a channel of the model ({}); it is published as measurements only", self.file, needed.join(", "));
+            tracing::warn!(
+                "{} lacks a channel of the model ({}); it is published as measurements only",
+                self.file,
+                needed.join(", ")
+            );
         }
         Ok(out)
     }
@@ -152,11 +160,8 @@ impl Shape {
 
 /// A column's name as a topic segment: `Volume Flow RateRMS` → `volume_flow_raterms`.
 pub fn slug(column: &str) -> String {
-    let word: String = column
-        .chars()
-        .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
-        .take(60)
-        .collect();
+    let word: String =
+        column.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).take(60).collect();
     let word = word.trim_matches('_').to_owned();
     if word.is_empty() { "column".into() } else { word }
 }

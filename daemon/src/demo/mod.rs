@@ -59,6 +59,9 @@ fn speed(text: &str) -> Result<f64, String> {
 /// Things the view may fall behind by: a second of 50 rows at speed 20.
 const HEARD: usize = 1024;
 
+/// No prediction for this long after the last row means that all arrived.
+const SETTLE: Duration = Duration::from_millis(1000);
+
 /// Runs it.
 pub fn demo(args: &Args) -> Result<(), Fatal> {
     journal::start("error,rumqttd=off,rumqttc=off");
@@ -93,7 +96,13 @@ pub fn demo(args: &Args) -> Result<(), Fatal> {
 type Channel = (mpsc::SyncSender<Heard>, mpsc::Receiver<Heard>);
 
 /// Daemon and sensor side by side until the time is up, the file is played, or a signal comes.
-fn play(args: &Args, host: Host, config: Config, (pty, plays): (Pty, Plays), (heard_tx, heard): Channel) -> Result<(), Fatal> {
+fn play(
+    args: &Args,
+    host: Host,
+    config: Config,
+    (pty, plays): (Pty, Plays),
+    (heard_tx, heard): Channel,
+) -> Result<(), Fatal> {
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).context("listen for signals")?;
@@ -117,9 +126,14 @@ fn play(args: &Args, host: Host, config: Config, (pty, plays): (Pty, Plays), (he
         show(&heard, &mut view, Duration::from_millis(50))?;
     }
     stop.store(true, Ordering::Relaxed);
-    let rows = sensor.join().map_err(|_| Fatal::failed("the sensor panicked"))??;
+    let (rows, _line) = sensor.join().map_err(|_| Fatal::failed("the sensor panicked"))??;
     // What is on the way arrives before the daemon is told to stop.
-    while show(&heard, &mut view, Duration::from_millis(700))? {}
+    let mut quiet = Instant::now();
+    while quiet.elapsed() < SETTLE {
+        if show(&heard, &mut view, Duration::from_millis(50))? {
+            quiet = Instant::now();
+        }
+    }
     let _ = stop_daemon.send(());
     let ended = daemon.join().map_err(|_| Fatal::failed("the daemon panicked"))?;
     while show(&heard, &mut view, Duration::from_millis(50))? {}
@@ -150,7 +164,8 @@ pub struct Folder(PathBuf);
 impl Folder {
     /// Makes it in the system's folder for such things.
     pub fn make(what: &str) -> Result<Self, Fatal> {
-        let path = std::env::temp_dir().join(format!("kentledge-{what}-{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        let path =
+            std::env::temp_dir().join(format!("kentledge-{what}-{}-{:08x}", std::process::id(), fastrand::u32(..)));
         std::fs::create_dir_all(&path).context(format!("make {}", path.display()))?;
         Ok(Self(path))
     }

@@ -82,7 +82,8 @@ impl Pump {
     pub fn row(&mut self, t_s: f64) -> [f64; 8] {
         let fault = fault_at(t_s);
         // Faults grow over two seconds.
-        let depth = |wanted: Fault| fault.filter(|(f, _)| *f == wanted).map_or(0.0, |(_, since)| (since / 2.0).min(1.0));
+        let depth =
+            |wanted: Fault| fault.filter(|(f, _)| *f == wanted).map_or(0.0, |(_, since)| (since / 2.0).min(1.0));
         let (wear, valve, bubbles) = (depth(Fault::BearingWear), depth(Fault::ValveClosing), depth(Fault::Cavitation));
 
         // Flow follows the opening of the valve with a time constant of half a second.
@@ -118,7 +119,8 @@ mod tests {
         assert!(!faulty(0, 120) && faulty(120, 200) && !faulty(200, 350));
         let mut pump = Pump::default();
         let rows: Vec<_> = (0..1500u32).map(|i| pump.row(f64::from(i) / 50.0)).collect();
-        let mean = |from: usize, to: usize, c: usize| rows[from..to].iter().map(|r| r[c]).sum::<f64>() / (to - from) as f64;
+        let mean =
+            |from: usize, to: usize, c: usize| rows[from..to].iter().map(|r| r[c]).sum::<f64>() / (to - from) as f64;
         assert!(mean(800, 1000, 0) > 1.5 * mean(0, 600, 0));
         assert!((mean(1200, 1500, 0) / mean(0, 600, 0) - 1.0).abs() < 0.02);
     }

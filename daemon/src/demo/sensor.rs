@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, Write},
-    os::fd::{AsFd, OwnedFd},
+    os::{fd::AsFd, unix::fs::OpenOptionsExt},
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -13,7 +13,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use nix::sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr};
+use nix::{
+    fcntl::OFlag,
+    pty::{PtyMaster, grantpt, posix_openpt, ptsname_r, unlockpt},
+    sys::termios::{SetArg, cfmakeraw, tcgetattr, tcsetattr},
+};
 
 use super::{
     csv::Shape,
@@ -28,9 +32,9 @@ use crate::{
 
 /// A pseudo-terminal whose other end is a serial port to whoever opens `path`.
 pub struct Pty {
-    master: File,
+    master: PtyMaster,
     /// Held open, so that the port does not hang up while nobody reads it yet.
-    _slave: OwnedFd,
+    _slave: File,
     /// The port.
     pub path: PathBuf,
 }
@@ -39,12 +43,17 @@ impl Pty {
     /// Opens a pair and makes it raw, as a real line is.
     pub fn open() -> Result<Self, Fatal> {
         let what = "open a pseudo-terminal";
-        let pair = nix::pty::openpty(None, None).context(what)?;
-        let mut settings = tcgetattr(pair.slave.as_fd()).context(what)?;
+        // Close-on-exec: the daemon's workers must not hold the line open.
+        let master = posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY | OFlag::O_CLOEXEC).context(what)?;
+        grantpt(&master).context(what)?;
+        unlockpt(&master).context(what)?;
+        let path = PathBuf::from(ptsname_r(&master).context(what)?);
+        let slave =
+            File::options().read(true).write(true).custom_flags(OFlag::O_NOCTTY.bits()).open(&path).context(what)?;
+        let mut settings = tcgetattr(slave.as_fd()).context(what)?;
         cfmakeraw(&mut settings);
-        tcsetattr(pair.slave.as_fd(), SetArg::TCSANOW, &settings).context(what)?;
-        let path = nix::unistd::ttyname(pair.slave.as_fd()).context(what)?;
-        Ok(Self { master: File::from(pair.master), _slave: pair.slave, path })
+        tcsetattr(slave.as_fd(), SetArg::TCSANOW, &settings).context(what)?;
+        Ok(Self { master, _slave: slave, path })
     }
 }
 
@@ -56,15 +65,29 @@ pub enum Plays {
     Csv(PathBuf, Shape),
 }
 
-/// Writes rows until `stop`, or to the end of the file. Returns how many.
-pub fn play(pty: Pty, plays: Plays, speed: f64, stop: &Arc<AtomicBool>, heard: &mpsc::SyncSender<Heard>) -> Result<u64, Fatal> {
-    match plays {
-        Plays::Pump(began_ms) => pump(pty, began_ms, speed, stop, heard),
-        Plays::Csv(file, shape) => csv(pty, &file, &shape, speed, stop),
-    }
+/// Writes rows until `stop`, or to the end of the file. Returns how many, and the line: it hangs up when that is dropped,
+/// and what was not read yet would be lost.
+pub fn play(
+    mut pty: Pty,
+    plays: Plays,
+    speed: f64,
+    stop: &Arc<AtomicBool>,
+    heard: &mpsc::SyncSender<Heard>,
+) -> Result<(u64, Pty), Fatal> {
+    let rows = match plays {
+        Plays::Pump(began_ms) => pump(&mut pty, began_ms, speed, stop, heard),
+        Plays::Csv(file, shape) => csv(&mut pty, &file, &shape, speed, stop),
+    }?;
+    Ok((rows, pty))
 }
 
-fn pump(mut pty: Pty, began_ms: i64, speed: f64, stop: &AtomicBool, heard: &mpsc::SyncSender<Heard>) -> Result<u64, Fatal> {
+fn pump(
+    pty: &mut Pty,
+    began_ms: i64,
+    speed: f64,
+    stop: &AtomicBool,
+    heard: &mpsc::SyncSender<Heard>,
+) -> Result<u64, Fatal> {
     let (began, mut pump, mut n, mut fault) = (Instant::now(), Pump::default(), 0u64, None);
     while !stop.load(Ordering::Relaxed) {
         let t_s = n as f64 / ROWS_PER_S as f64;
@@ -83,7 +106,7 @@ fn pump(mut pty: Pty, began_ms: i64, speed: f64, stop: &AtomicBool, heard: &mpsc
     Ok(n)
 }
 
-fn csv(mut pty: Pty, file: &Path, shape: &Shape, speed: f64, stop: &AtomicBool) -> Result<u64, Fatal> {
+fn csv(pty: &mut Pty, file: &Path, shape: &Shape, speed: f64, stop: &AtomicBool) -> Result<u64, Fatal> {
     let what = format!("read {}", file.display());
     let lines = BufReader::new(File::open(file).context(&what)?).lines();
     let time = |line: &str| {

@@ -6,7 +6,10 @@ use rumqttc::v5::{Client, Event, Incoming, MqttOptions, mqttbytes::QoS};
 use serde_json::Value;
 
 use super::pump::Fault;
-use crate::{cli::say, error::{Context, Fatal}};
+use crate::{
+    cli::say,
+    error::{Context, Fatal},
+};
 
 /// What the view is told.
 #[derive(Debug)]
@@ -45,8 +48,12 @@ pub fn listen(port: u16, device: &str, heard: mpsc::SyncSender<Heard>) -> Result
                 }
                 Ok(Event::Incoming(Incoming::Publish(publish))) => {
                     let topic = String::from_utf8_lossy(&publish.topic);
-                    let Some(stream) = topic.strip_prefix(&prefix).map(str::to_owned) else { continue };
-                    let Ok(payload) = serde_json::from_slice(&publish.payload) else { continue };
+                    let Some(stream) = topic.strip_prefix(&prefix).map(str::to_owned) else {
+                        continue;
+                    };
+                    let Ok(payload) = serde_json::from_slice(&publish.payload) else {
+                        continue;
+                    };
                     if heard.send(Heard::Message { stream, payload }).is_err() {
                         return;
                     }
@@ -103,8 +110,12 @@ impl View {
                         self.queued = count("ram_records") + count("stored_records");
                         Ok(())
                     }
-                    Some("e") if stream == "e/model.calibrated" => say(&format!("            {}", text(&record["text"]))),
-                    Some("e") if stream == "e/model.failed" => say(&format!("            model failed: {}", text(&record["text"]))),
+                    Some("e") if stream == "e/model.calibrated" => {
+                        say(&format!("            {}", text(&record["text"])))
+                    }
+                    Some("e") if stream == "e/model.failed" => {
+                        say(&format!("            model failed: {}", text(&record["text"])))
+                    }
                     _ => Ok(()),
                 })
             }
@@ -123,7 +134,9 @@ impl View {
         let mut line = String::new();
         for (name, stat) in record["v"].as_object().into_iter().flatten().take(16) {
             let short = [("accelerometer1rms", "vib1"), ("accelerometer2rms", "vib2"), ("volume_flow_raterms", "flow")];
-            let Some((_, short)) = short.iter().find(|(long, _)| long == name) else { continue };
+            let Some((_, short)) = short.iter().find(|(long, _)| long == name) else {
+                continue;
+            };
             let _ = write!(line, "{short} {:<8.4}", stat["mean"].as_f64().unwrap_or(f64::NAN));
         }
         if line.is_empty() {
@@ -133,7 +146,11 @@ impl View {
         }
         self.signals = line;
         // Without a model nothing else shows that data arrives.
-        if self.predictions == 0 && self.learning == 0 { say(&format!("{t_s:8.1} s  {}", self.signals)) } else { Ok(()) }
+        if self.predictions == 0 && self.learning == 0 {
+            say(&format!("{t_s:8.1} s  {}", self.signals))
+        } else {
+            Ok(())
+        }
     }
 
     fn prediction(&mut self, record: &Value) -> Result<(), Fatal> {
@@ -152,9 +169,22 @@ impl View {
         }
         let threshold = record["threshold"].as_f64().unwrap_or(f64::INFINITY);
         let filled = ((score / threshold * 10.0) as usize).min(20);
-        let bar: String = (0..20).map(|i| if i == 10 { '|' } else if i < filled { '#' } else { '.' }).collect();
+        let bar: String = (0..20)
+            .map(|i| {
+                if i == 10 {
+                    '|'
+                } else if i < filled {
+                    '#'
+                } else {
+                    '.'
+                }
+            })
+            .collect();
         let state = if self.raised_now > 0 { "ALARM" } else { "ok   " };
-        say(&format!("{t_s:8.1} s  {}  score {score:7.2} of {threshold:5.2} [{bar}]  {state}  {} queued", self.signals, self.queued))
+        say(&format!(
+            "{t_s:8.1} s  {}  score {score:7.2} of {threshold:5.2} [{bar}]  {state}  {} queued",
+            self.signals, self.queued
+        ))
     }
 
     fn alarm(&mut self, record: &Value) -> Result<(), Fatal> {

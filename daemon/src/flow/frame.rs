@@ -17,14 +17,12 @@ pub struct FrameBatch {
     pub stamp: Stamp,
     /// The bytes; `ranges` points into them.
     pub bytes: Bytes,
-    /// Start and end of each frame in `bytes`.
+    /// Start and end of each frame in `bytes`; empty where the framing refused one that was too long.
     pub ranges: Vec<(u32, u32)>,
-    /// Frames (or what looked like one) that the framing refused since the batch before: too long for the bound.
-    pub oversize: u32,
 }
 
 impl FrameBatch {
-    /// The frames in the order they arrived.
+    /// The frames in the order they arrived; an empty one was too long.
     pub fn frames(&self) -> impl Iterator<Item = &[u8]> {
         self.ranges.iter().map(|&(from, to)| &self.bytes[from as usize..to as usize])
     }

@@ -87,7 +87,14 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 /// Makes a lane.
 pub fn lane<T: Weigh>(bounds: Bounds) -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
-        state: Mutex::new(State { queue: VecDeque::new(), bytes: 0, senders: 1, receiver: true, takes: 0, stuck: false }),
+        state: Mutex::new(State {
+            queue: VecDeque::new(),
+            bytes: 0,
+            senders: 1,
+            receiver: true,
+            takes: 0,
+            stuck: false,
+        }),
         bounds,
         items: Condvar::new(),
         space: Condvar::new(),

@@ -78,7 +78,8 @@ impl SharedMemory {
             return Err(std::io::Error::other("shared memory is smaller than its layout"));
         }
         // SAFETY: a fresh mapping at an address of the kernel's choice.
-        let start = unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
+        let start =
+            unsafe { mmap(None, length, ProtFlags::PROT_READ | ProtFlags::PROT_WRITE, MapFlags::MAP_SHARED, fd, 0)? };
         Ok(Self { start: start.cast(), len })
     }
 

@@ -7,7 +7,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     config,
-    flow::{Phase, WindowTag, record::{json_num, json_str}},
+    flow::{
+        Phase, WindowTag,
+        record::{json_num, json_str},
+    },
 };
 
 /// An alarm that is raised.
@@ -90,7 +93,9 @@ impl Alarm {
     }
 
     fn body(&self, phase: Phase, score: f32, tag: &WindowTag) -> Bytes {
-        let Some(raised) = &self.raised else { return Bytes::new() };
+        let Some(raised) = &self.raised else {
+            return Bytes::new();
+        };
         let mut out = String::from("\"alarm\":");
         json_str(&mut out, &self.config.name);
         out.push_str(",\"id\":");
@@ -124,7 +129,13 @@ mod tests {
 
     fn config(raise_windows: u32, hold_off_ms: u64) -> config::Alarm {
         config::Alarm {
-            name: "a".into(), pipeline: 0, severity: "warning", raise_above: None, clear_factor: 0.6, raise_windows, hold_off_ms,
+            name: "a".into(),
+            pipeline: 0,
+            severity: "warning",
+            raise_above: None,
+            clear_factor: 0.6,
+            raise_windows,
+            hold_off_ms,
         }
     }
 

@@ -105,7 +105,12 @@ impl Learning {
         let n = self.windows.len().max(1) as f64;
         let floor = |i: usize, mean: f64| {
             let floors = &self.config.scale_floor;
-            floors.get(i).or(floors.first().filter(|_| floors.len() == 1)).copied().unwrap_or(mean.abs() * 1e-6).max(1e-12)
+            floors
+                .get(i)
+                .or(floors.first().filter(|_| floors.len() == 1))
+                .copied()
+                .unwrap_or(mean.abs() * 1e-6)
+                .max(1e-12)
         };
         let scale = |(i, (mean, squares)): (usize, &(f64, f64))| (squares / n).sqrt().max(floor(i, *mean)) as f32;
         (self.stats.iter().map(|(mean, _)| *mean as f32).collect(), self.stats.iter().enumerate().map(scale).collect())
@@ -116,7 +121,8 @@ impl Learning {
         let (center, scale) = self.statistics();
         let threshold = (f64::from(highest) * self.config.factor) as f32;
         let model_sha256 = model_sha256.to_owned();
-        let mut learnt = Learnt { v: 1, model_sha256, center, scale, threshold, windows: self.windows.len(), digest: String::new() };
+        let mut learnt =
+            Learnt { v: 1, model_sha256, center, scale, threshold, windows: self.windows.len(), digest: String::new() };
         learnt.digest = learnt.digest();
         learnt
     }
@@ -139,7 +145,12 @@ mod tests {
 
     fn learning(windows: usize, scale_floor: Vec<f64>) -> Learning {
         Learning::new(manifest::Calibration {
-            windows, features: "f".into(), center: None, scale: None, factor: 1.75, scale_floor,
+            windows,
+            features: "f".into(),
+            center: None,
+            scale: None,
+            factor: 1.75,
+            scale_floor,
         })
     }
 

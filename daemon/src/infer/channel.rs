@@ -157,7 +157,9 @@ pub fn recv<T: DeserializeOwned>(socket: BorrowedFd<'_>) -> Result<(T, Option<Ow
     if len == 0 {
         return Err("the worker ended".into());
     }
-    serde_json::from_slice(&bytes[..len]).map(|message| (message, fd)).map_err(|why| format!("understand the worker: {why}"))
+    serde_json::from_slice(&bytes[..len])
+        .map(|message| (message, fd))
+        .map_err(|why| format!("understand the worker: {why}"))
 }
 
 #[cfg(test)]

@@ -9,7 +9,10 @@ use super::{
     worker::{Launch, Worker},
 };
 use crate::{
-    flow::{Draft, Sink, Stamp, Window, event::{EventStreams, Kind}},
+    flow::{
+        Draft, Sink, Stamp, Window,
+        event::{EventStreams, Kind},
+    },
     limits,
     model::file::ModelFile,
 };
@@ -115,7 +118,9 @@ impl Engine {
             None => ModelFile::read(&self.setup.model)?,
         };
         let launch = Launch { program: self.setup.program.clone(), runtime, model };
-        let Some(first) = self.setup.served.first() else { return Err("no pipeline uses the model".into()) };
+        let Some(first) = self.setup.served.first() else {
+            return Err("no pipeline uses the model".into());
+        };
         let (config, path) = (first.config(), self.setup.model.display());
         let extra: Vec<String> = self.setup.served.iter().flat_map(|s| s.config().outputs.clone()).collect();
         let shape = (config.steps, config.channels.len());
@@ -124,7 +129,9 @@ impl Engine {
         let (worker, loaded, plan) = started.map_err(|why| format!("use model {path}: {why}"))?;
         if worker.output_len(plan.score) != 1 {
             let (name, n) = (&plan.outputs[plan.score], worker.output_len(plan.score));
-            return Err(format!("use model {path}: output `{name}` has {n} values, and a score is one; name another as `score`"));
+            return Err(format!(
+                "use model {path}: output `{name}` has {n} values, and a score is one; name another as `score`"
+            ));
         }
         let features = plan.features.map_or(0, |f| worker.output_len(f));
         for served in &mut self.setup.served {
@@ -171,7 +178,9 @@ impl Engine {
 
     /// Serves what waits, one ring of the doorbell. `Err` when the worker died.
     pub fn turn(&mut self, sink: &mut dyn Sink, beat: &dyn Fn()) -> Result<(), String> {
-        let Some(mut serving) = self.serving.take() else { return Err("no worker".into()) };
+        let Some(mut serving) = self.serving.take() else {
+            return Err("no worker".into());
+        };
         let rung = self.calibrate_if_due(&mut serving, beat).and_then(|()| {
             let count = self.ring_size(serving.worker.slots());
             for slot in 0..count {
@@ -183,7 +192,9 @@ impl Engine {
             }
             let rung = serving.worker.ring(count, self.deadline(), beat);
             for slot in 0..rung.done.min(count) {
-                let Some(window) = self.waiting.pop_front() else { break };
+                let Some(window) = self.waiting.pop_front() else {
+                    break;
+                };
                 self.answered(&serving, slot, &window, sink);
             }
             if let Some(why) = rung.died {
@@ -239,7 +250,9 @@ impl Engine {
 
     /// One window's answer: into the statistics, and out as a prediction.
     fn answered(&mut self, serving: &Serving, slot: usize, window: &Window, sink: &mut dyn Sink) {
-        let Some(at) = self.setup.served.iter().position(|s| s.index() == window.tag.pipeline) else { return };
+        let Some(at) = self.setup.served.iter().position(|s| s.index() == window.tag.pipeline) else {
+            return;
+        };
         let served = &mut self.setup.served[at];
         self.last = Some(window.tag.last);
         let (ok, took_us) = serving.worker.outcome(slot);
@@ -273,13 +286,17 @@ impl Engine {
     fn calibrate_if_due(&mut self, serving: &mut Serving, beat: &dyn Fn()) -> Result<(), String> {
         for at in 0..self.setup.served.len() {
             let served = &mut self.setup.served[at];
-            let Some(learning) = served.learning().filter(|learning| learning.needed() == 0) else { continue };
+            let Some(learning) = served.learning().filter(|learning| learning.needed() == 0) else {
+                continue;
+            };
             let statistics = learning.statistics();
             let windows = std::mem::take(&mut learning.windows);
             served.set_statistics(statistics);
             let highest = self.highest_score(serving, at, &windows, beat);
             let served = &mut self.setup.served[at];
-            let Some(learning) = served.learning() else { continue };
+            let Some(learning) = served.learning() else {
+                continue;
+            };
             learning.windows = windows;
             let highest = match highest {
                 Ok(highest) => highest,
@@ -300,7 +317,13 @@ impl Engine {
         Ok(())
     }
 
-    fn highest_score(&mut self, serving: &mut Serving, at: usize, windows: &[Box<[f32]>], beat: &dyn Fn()) -> Result<f32, String> {
+    fn highest_score(
+        &mut self,
+        serving: &mut Serving,
+        at: usize,
+        windows: &[Box<[f32]>],
+        beat: &dyn Fn(),
+    ) -> Result<f32, String> {
         let (pipeline, deadline) = (self.setup.served[at].index(), self.deadline());
         let mut highest = 0f32;
         for chunk in windows.chunks(serving.worker.slots()) {
@@ -321,7 +344,9 @@ impl Engine {
 }
 
 fn fill(serving: &mut Serving, served: &mut [Served], slot: usize, values: &[f32], pipeline: u16) {
-    let Some(served) = served.iter_mut().find(|s| s.index() == pipeline) else { return };
+    let Some(served) = served.iter_mut().find(|s| s.index() == pipeline) else {
+        return;
+    };
     for (input, feed) in serving.plan.feeds.iter().enumerate() {
         let len = serving.worker.input_len(input);
         let values = served.feed(feed, values, len);

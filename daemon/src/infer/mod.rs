@@ -43,7 +43,11 @@ pub fn groups(config: &Config) -> Vec<Vec<usize>> {
 /// The stage as a thread, for one model: ends when its lane is closed and everything in it was served or booked.
 /// `beat` is called at least every `limits::BEAT`, `tell` with whether a worker serves and how many were lost.
 pub fn run(
-    mut engine: Engine, windows: lane::Receiver<Window>, now: impl Fn() -> Stamp, mut sink: impl Sink, beat: impl Fn(),
+    mut engine: Engine,
+    windows: lane::Receiver<Window>,
+    now: impl Fn() -> Stamp,
+    mut sink: impl Sink,
+    beat: impl Fn(),
     tell: impl Fn(bool, u64),
 ) {
     let mut taken = Vec::new();

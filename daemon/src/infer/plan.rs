@@ -30,12 +30,16 @@ pub struct Plan {
     pub outputs: Vec<String>,
 }
 
-const NUMBERS: [&str; 11] = [
-    "float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool",
-];
+const NUMBERS: [&str; 11] =
+    ["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"];
 
 /// Plans a model for windows of `steps` × `width`; `extra` are outputs to be published beside the score.
-pub fn plan(loaded: &Loaded, manifest: &Manifest, (steps, width): (usize, usize), extra: &[String]) -> Result<(Prepare, Plan), String> {
+pub fn plan(
+    loaded: &Loaded,
+    manifest: &Manifest,
+    (steps, width): (usize, usize),
+    extra: &[String],
+) -> Result<(Prepare, Plan), String> {
     let cal = manifest.calibration.as_ref();
     let bound = |name: &str| {
         manifest.params.contains_key(name)
@@ -43,7 +47,12 @@ pub fn plan(loaded: &Loaded, manifest: &Manifest, (steps, width): (usize, usize)
     };
     let window = match &manifest.input {
         Some(name) => name.clone(),
-        None => loaded.inputs.iter().find(|i| !bound(&i.name)).map(|i| i.name.clone()).ok_or("it has no input for the window")?,
+        None => loaded
+            .inputs
+            .iter()
+            .find(|i| !bound(&i.name))
+            .map(|i| i.name.clone())
+            .ok_or("it has no input for the window")?,
     };
     need(&loaded.inputs, "input", std::iter::once(&window))?;
     need(&loaded.inputs, "input", cal.iter().flat_map(|c| c.center.iter().chain(&c.scale)))?;
@@ -70,7 +79,10 @@ pub fn plan(loaded: &Loaded, manifest: &Manifest, (steps, width): (usize, usize)
             let is_center = cal.is_some_and(|c| c.center.as_deref() == Some(&input.name));
             (sized(input, len)?, if is_center { Feed::Center } else { Feed::Scale })
         } else {
-            return Err(format!("input `{}` is bound to nothing; give it values as `param.{}`", input.name, input.name));
+            return Err(format!(
+                "input `{}` is bound to nothing; give it values as `param.{}`",
+                input.name, input.name
+            ));
         };
         inputs.push((input.name.clone(), shape));
         feeds.push(feed);
@@ -132,7 +144,12 @@ fn sized(input: &Tensor, len: usize) -> Result<Vec<i64>, String> {
 }
 
 /// The shape of the window's input and the order of its values.
-fn window_shape(input: &Tensor, layout: Option<Layout>, steps: usize, width: usize) -> Result<(Vec<i64>, Layout), String> {
+fn window_shape(
+    input: &Tensor,
+    layout: Option<Layout>,
+    steps: usize,
+    width: usize,
+) -> Result<(Vec<i64>, Layout), String> {
     let (s, w) = (steps as i64, width as i64);
     let fits = |layout: Layout| {
         let pair = if layout == Layout::StepsFirst { [s, w] } else { [w, s] };
@@ -146,7 +163,10 @@ fn window_shape(input: &Tensor, layout: Option<Layout>, steps: usize, width: usi
         (tail && shape.iter().product::<i64>() == s * w).then_some(shape)
     };
     let wrong = || {
-        format!("input `{}` has shape {:?}, and the pipeline makes windows of {steps} rows × {width} channels", input.name, input.shape)
+        format!(
+            "input `{}` has shape {:?}, and the pipeline makes windows of {steps} rows × {width} channels",
+            input.name, input.shape
+        )
     };
     match (layout, fits(Layout::StepsFirst), fits(Layout::ChannelsFirst)) {
         (Some(Layout::StepsFirst) | None, Some(shape), None) => Ok((shape, Layout::StepsFirst)),
@@ -178,9 +198,11 @@ mod tests {
     }
 
     fn plan_for(shape: &[i64], layout: Option<Layout>) -> Result<(Vec<i64>, Feed), String> {
-        let loaded = Loaded { inputs: vec![tensor("x", shape)], outputs: vec![tensor("y", &[1])], runtime: String::new() };
+        let loaded =
+            Loaded { inputs: vec![tensor("x", shape)], outputs: vec![tensor("y", &[1])], runtime: String::new() };
         let manifest = Manifest { layout, ..Manifest::bare(Path::new("m.onnx")) };
-        plan(&loaded, &manifest, (64, 8), &[]).map(|(prepare, plan)| (prepare.inputs[0].1.clone(), plan.feeds[0].clone()))
+        plan(&loaded, &manifest, (64, 8), &[])
+            .map(|(prepare, plan)| (prepare.inputs[0].1.clone(), plan.feeds[0].clone()))
     }
 
     #[test]

@@ -55,13 +55,19 @@ pub struct Answered<'a> {
 impl Served {
     /// A pipeline before its model is known to work.
     pub fn new(
-        index: u16, config: &config::Config, stream: StreamId, alarm_streams: &[StreamId], boot: &str,
-        keeps: Option<Keeps>, replay: bool,
+        index: u16,
+        config: &config::Config,
+        stream: StreamId,
+        alarm_streams: &[StreamId],
+        boot: &str,
+        keeps: Option<Keeps>,
+        replay: bool,
     ) -> Self {
         let pipeline = config.pipelines[usize::from(index)].clone();
         let mine = config.alarms.iter().zip(alarm_streams).filter(|(alarm, _)| alarm.pipeline == usize::from(index));
         let alarms = mine.map(|(alarm, stream)| {
-            let raised = keeps.as_ref().and_then(|k| serde_json::from_slice::<Raised>(&k.alarms.load(&alarm.name)?).ok());
+            let raised =
+                keeps.as_ref().and_then(|k| serde_json::from_slice::<Raised>(&k.alarms.load(&alarm.name)?).ok());
             (Alarm::new(alarm.clone(), boot, raised), *stream)
         });
         Self {
@@ -104,7 +110,10 @@ impl Served {
             let bytes = self.keeps.as_ref()?.calibration.load(&self.config.name)?;
             let learnt = Learnt::read(&bytes, model_sha256, features);
             if learnt.is_none() {
-                tracing::warn!(pipeline = self.config.name, "the kept calibration is not of this model; calibrating anew");
+                tracing::warn!(
+                    pipeline = self.config.name,
+                    "the kept calibration is not of this model; calibrating anew"
+                );
             }
             learnt
         };
@@ -127,7 +136,10 @@ impl Served {
         json_str(&mut out, &format!("{}@{}", manifest.model, manifest.version));
         let cal = self.calibration.as_ref().map_or_else(|| "none".into(), Calibration::word);
         let sha = &self.model_sha256;
-        let _ = write!(out, ",\"sha256\":\"{sha}\",\"slot\":\"a\",\"provider\":\"cpu\",\"cal\":\"{cal}\",\"unsigned\":true}}");
+        let _ = write!(
+            out,
+            ",\"sha256\":\"{sha}\",\"slot\":\"a\",\"provider\":\"cpu\",\"cal\":\"{cal}\",\"unsigned\":true}}"
+        );
         out.into()
     }
 
@@ -203,7 +215,9 @@ impl Served {
         });
         let Some(score) = score else { return };
         for (alarm, stream) in &mut self.alarms {
-            let Some(change) = alarm.step(score, threshold, &window.tag) else { continue };
+            let Some(change) = alarm.step(score, threshold, &window.tag) else {
+                continue;
+            };
             if let Some(keeps) = &self.keeps {
                 let saved = match alarm.raised() {
                     Some(raised) => keeps.alarms.save(alarm.name(), &serde_json::to_vec(raised).unwrap_or_default()),

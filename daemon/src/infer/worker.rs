@@ -69,10 +69,12 @@ impl Worker {
     /// Starts a worker. `plan` sees what the model declares and says how it is to be fed; `beat` is called while
     /// waiting.
     pub fn start<P>(
-        launch: &Launch, plan: impl FnOnce(&Loaded) -> Result<(Prepare, P), String>, beat: &dyn Fn(),
+        launch: &Launch,
+        plan: impl FnOnce(&Loaded) -> Result<(Prepare, P), String>,
+        beat: &dyn Fn(),
     ) -> Result<(Self, Loaded, P), String> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC).map_err(|why| format!("make a socket: {why}"))?;
+        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|why| format!("make a socket: {why}"))?;
         let mut command = Command::new(&launch.program);
         command.arg("infer-worker").stdin(Stdio::from(theirs)).stdout(Stdio::null()).env_clear();
         let child = sys::die_with_parent(&mut command).spawn().map_err(|why| format!("start the worker: {why}"))?;
@@ -96,10 +98,13 @@ impl Worker {
             return Err(format!("the wanted outputs have more than {} values", limits::OUTPUT_VALUES_MAX));
         }
 
-        let sizes: Vec<usize> = prepare.inputs.iter().map(|(_, shape)| shape.iter().product::<i64>() as usize).collect();
+        let sizes: Vec<usize> =
+            prepare.inputs.iter().map(|(_, shape)| shape.iter().product::<i64>() as usize).collect();
         let layout = Layout::plan(&sizes, &prepared.outputs, limits::SLOTS_MAX, limits::SHARED_BYTES)?;
-        let memory_fd = memory_file(c"kentledge-tensors", layout.bytes()).map_err(|why| format!("make shared memory: {why}"))?;
-        let memory = SharedMemory::map(memory_fd.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
+        let memory_fd =
+            memory_file(c"kentledge-tensors", layout.bytes()).map_err(|why| format!("make shared memory: {why}"))?;
+        let memory =
+            SharedMemory::map(memory_fd.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
         channel::send(ours.as_fd(), &layout, Some(memory_fd.as_fd()))?;
         let Ready {} = answer(&ours, &mut unborn, beat)?;
         let child = unborn.0.take().ok_or("the worker ended")?;

@@ -50,13 +50,18 @@ pub fn main(socket: OwnedFd) -> Result<(), String> {
 
     let (layout, memory): (Layout, _) = channel::recv(socket)?;
     let memory = memory.ok_or("the shared memory did not come")?;
-    let mut memory = SharedMemory::map(memory.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
+    let mut memory =
+        SharedMemory::map(memory.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
     channel::send(socket, &Answer::Ok(Ready {}), None)?;
     serve(socket, &mut session, &mut bound, &layout, &mut memory)
 }
 
 fn serve(
-    socket: BorrowedFd<'_>, session: &mut Session, bound: &mut Bound, layout: &Layout, memory: &mut SharedMemory,
+    socket: BorrowedFd<'_>,
+    session: &mut Session,
+    bound: &mut Bound,
+    layout: &Layout,
+    memory: &mut SharedMemory,
 ) -> Result<(), String> {
     let mut ring = [0u8; 8];
     loop {
@@ -108,7 +113,8 @@ fn load(hello: &Hello, model: Option<OwnedFd>) -> Result<Session, String> {
 }
 
 fn environment(library: &Path) -> Result<&'static ort::environment::Environment, String> {
-    let builder = ort::init_from(library).map_err(|why| format!("load ONNX Runtime from {}: {why}", library.display()))?;
+    let builder =
+        ort::init_from(library).map_err(|why| format!("load ONNX Runtime from {}: {why}", library.display()))?;
     let environment = builder.with_telemetry(false).build().map_err(text)?;
     // Lives as long as the process: its destructor would race the library's own at exit.
     Ok(Box::leak(Box::new(environment)))
@@ -160,14 +166,17 @@ impl Bound {
         let mut inputs = Vec::new();
         for (name, shape) in &prepare.inputs {
             let declared = session.inputs().iter().find(|i| i.name() == name).ok_or("unknown input")?;
-            let ValueType::Tensor { ty, .. } = declared.dtype() else { return Err(format!("input `{name}` is no tensor")) };
+            let ValueType::Tensor { ty, .. } = declared.dtype() else {
+                return Err(format!("input `{name}` is no tensor"));
+            };
             let mut tensor = DynTensor::new(session.allocator(), *ty, shape.clone()).map_err(text)?;
             let values: i64 = shape.iter().product();
             fill(&mut tensor, &vec![1.0; values.max(0) as usize])?;
             binding.bind_input(name.as_str(), &tensor).map_err(text)?;
             inputs.push(tensor);
         }
-        let cpu = MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(text)?;
+        let cpu =
+            MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(text)?;
         for name in &prepare.outputs {
             binding.bind_output_to_device(name.as_str(), &cpu).map_err(text)?;
         }
@@ -186,7 +195,13 @@ impl Bound {
         Ok(sizes)
     }
 
-    fn run(&mut self, session: &mut Session, layout: &Layout, memory: &mut SharedMemory, slot: usize) -> Result<(), String> {
+    fn run(
+        &mut self,
+        session: &mut Session,
+        layout: &Layout,
+        memory: &mut SharedMemory,
+        slot: usize,
+    ) -> Result<(), String> {
         for (tensor, &(offset, values)) in self.inputs.iter_mut().zip(&layout.inputs) {
             self.scratch32.resize(values, 0.0);
             memory.read(slot + offset, &mut self.scratch32);
@@ -236,7 +251,9 @@ fn fill(tensor: &mut DynTensor, from: &[f32]) -> Result<(), String> {
 /// Reads values out of a tensor of any number type.
 fn drain(value: &DynValue, into: &mut Vec<f64>) -> Result<(), String> {
     into.clear();
-    let ValueType::Tensor { ty, .. } = value.dtype() else { return Err("is no tensor".into()) };
+    let ValueType::Tensor { ty, .. } = value.dtype() else {
+        return Err("is no tensor".into());
+    };
     if *ty == TensorElementType::Bool {
         let (_, from) = value.try_extract_tensor::<bool>().map_err(text)?;
         into.extend(from.iter().map(|x| f64::from(*x)));

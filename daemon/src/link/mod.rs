@@ -11,7 +11,13 @@ use std::{fmt::Write, pin::pin, sync::Arc, time::Duration};
 use futures_util::StreamExt;
 use rumqttc::{
     Outgoing,
-    v5::{AsyncClient, ConnectionError, Event, EventLoop, Incoming, mqttbytes::{QoS, v5::{ConnAck, PubAckReason}}},
+    v5::{
+        AsyncClient, ConnectionError, Event, EventLoop, Incoming,
+        mqttbytes::{
+            QoS,
+            v5::{ConnAck, PubAckReason},
+        },
+    },
 };
 use tokio::{sync::watch, time::Instant};
 
@@ -119,7 +125,8 @@ impl Link<'_> {
             Err(why) => return Ended::Lost(why),
         };
         // Room for every message of the window: handing over never waits.
-        let (client, events) = AsyncClient::new(options, usize::from(limits::IN_FLIGHT) + setup.announce.meta.len() + 8);
+        let (client, events) =
+            AsyncClient::new(options, usize::from(limits::IN_FLIGHT) + setup.announce.meta.len() + 8);
         let mut events = pin!(stream(events));
         let mut drain_until: Option<Instant> = None;
         loop {
@@ -168,7 +175,9 @@ impl Link<'_> {
                 Ok(())
             }
             Event::Incoming(Incoming::PubAck(ack)) => {
-                let Some(Settles::Parcel(parcel)) = self.flight.answered(ack.pkid) else { return Ok(()) };
+                let Some(Settles::Parcel(parcel)) = self.flight.answered(ack.pkid) else {
+                    return Ok(());
+                };
                 self.settle(parcel, ack.reason)
             }
             Event::Incoming(Incoming::Disconnect(bye)) => Err(format!("the broker closed: {:?}", bye.reason_code)),
@@ -195,7 +204,11 @@ impl Link<'_> {
         self.window = usize::from(limits::IN_FLIGHT.min(theirs));
         self.connected = true;
         let setup = self.setup;
-        tracing::info!(broker = format!("{}:{}", setup.mqtt.host, setup.mqtt.port), session = self.session, "connected");
+        tracing::info!(
+            broker = format!("{}:{}", setup.mqtt.host, setup.mqtt.port),
+            session = self.session,
+            "connected"
+        );
         self.publish(client, setup.topics.state(), self.state("online"), true)?;
         self.publish(client, setup.topics.birth(), self.head(&setup.announce.birth), true)?;
         for (stream, members) in &setup.announce.meta {
@@ -220,14 +233,27 @@ impl Link<'_> {
         self.put(client, topic, payload, retain, Settles::Nothing)
     }
 
-    fn put(&mut self, client: &AsyncClient, topic: String, payload: Vec<u8>, retain: bool, settles: Settles) -> Result<(), String> {
-        client.try_publish(topic, QoS::AtLeastOnce, retain, payload).map_err(|why| format!("hand a message to the client: {why}"))?;
+    fn put(
+        &mut self,
+        client: &AsyncClient,
+        topic: String,
+        payload: Vec<u8>,
+        retain: bool,
+        settles: Settles,
+    ) -> Result<(), String> {
+        client
+            .try_publish(topic, QoS::AtLeastOnce, retain, payload)
+            .map_err(|why| format!("hand a message to the client: {why}"))?;
         self.flight.handed(settles);
         Ok(())
     }
 
     /// Says that we are gone, waits for the broker to know it, and closes.
-    async fn leave(&mut self, client: &AsyncClient, mut events: impl futures_util::Stream<Item = Polled> + Unpin) -> Ended {
+    async fn leave(
+        &mut self,
+        client: &AsyncClient,
+        mut events: impl futures_util::Stream<Item = Polled> + Unpin,
+    ) -> Ended {
         let said = self.publish(client, self.setup.topics.state(), self.state("offline"), true);
         let until = Instant::now() + Duration::from_secs(1);
         while said.is_ok() && self.flight.len() > 0 {

@@ -12,7 +12,11 @@ use rumqttc::{
         },
     },
 };
-use rustls::{ClientConfig, RootCertStore, crypto::ring, pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject}};
+use rustls::{
+    ClientConfig, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
 
 use crate::{
     config::{Mqtt, Tls},
@@ -76,7 +80,8 @@ fn client_config(tls: &Tls) -> Result<ClientConfig, String> {
     match &tls.client {
         None => Ok(builder.with_no_client_auth()),
         Some((chain, key)) => {
-            let private = PrivateKeyDer::from_pem_file(key).map_err(|why| format!("read key {}: {why}", key.display()))?;
+            let private =
+                PrivateKeyDer::from_pem_file(key).map_err(|why| format!("read key {}: {why}", key.display()))?;
             let config = builder.with_client_auth_cert(certificates(chain)?, private);
             config.map_err(|why| format!("use {} with {}: {why}", chain.display(), key.display()))
         }

@@ -29,7 +29,9 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::NotOnnx(why) => write!(f, "it is no whole ONNX file: {why}"),
-            Refused::ExternalData => f.write_str("it reads weights from another file (external data), which is refused"),
+            Refused::ExternalData => {
+                f.write_str("it reads weights from another file (external data), which is refused")
+            }
             Refused::Domain(name) => write!(f, "it uses operators of the domain `{name}`, which is unknown here"),
             Refused::TooLarge(what) => write!(f, "it has too many {what}"),
             Refused::Opset(version) => write!(f, "it needs operator set {version}; the runtime starts at 7"),

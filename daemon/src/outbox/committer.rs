@@ -76,7 +76,7 @@ impl Committer {
         self.tell_losses(stamp);
         let (to_store, doomed) = {
             let mut state = self.shared.lock();
-            (state.tail.to_store(Clock::boot_ns(), closing), state.tail.take_doomed())
+            (state.tail.take_to_store(Clock::boot_ns(), closing), state.tail.take_doomed())
         };
         let result = self.write(&to_store, &doomed);
         let mut state = self.shared.lock();
@@ -101,7 +101,11 @@ impl Committer {
         let mut messages = Vec::new();
         for parcel in to_store {
             let bytes = parcel.sealed.to_bytes()?;
-            let entry = Entry { bytes: bytes.len() as u32, records: parcel.sealed.items.len() as u32, class: parcel.sealed.class };
+            let entry = Entry {
+                bytes: bytes.len() as u32,
+                records: parcel.sealed.items.len() as u32,
+                class: parcel.sealed.class,
+            };
             messages.push((bytes, entry));
         }
         let more: u64 = messages.iter().map(|(bytes, _)| bytes.len() as u64).sum();
@@ -116,7 +120,9 @@ impl Committer {
     /// Full: the oldest of the least class leaves first, and is booked.
     fn evict(&mut self, more: u64) -> Result<(), String> {
         while self.store.bytes() + more > self.max_bytes {
-            let Some(key) = self.store.least() else { return Ok(()) };
+            let Some(key) = self.store.least() else {
+                return Ok(());
+            };
             let sealed = self.store.read(key)?;
             self.store.remove(&[key])?;
             let n = sealed.items.len() as u64;
@@ -142,7 +148,9 @@ impl Committer {
     fn tell_losses(&self, stamp: Stamp) {
         let mut state = self.shared.lock();
         for entry in state.tail.ledger.take() {
-            let Some(seq) = state.seqs.take(usize::from(self.loss.0), 1) else { return };
+            let Some(seq) = state.seqs.take(usize::from(self.loss.0), 1) else {
+                return;
+            };
             let draft = Draft {
                 stream: self.loss,
                 class: Class::Status,

@@ -62,7 +62,11 @@ impl Entry {
     pub fn body(&self) -> Bytes {
         let mut out = String::from("\"stream\":");
         json_str(&mut out, &self.stream);
-        let _ = write!(out, ",\"first\":{},\"last\":{},\"n\":{},\"reason\":\"{}\"", self.first, self.last, self.n, self.reason);
+        let _ = write!(
+            out,
+            ",\"first\":{},\"last\":{},\"n\":{},\"reason\":\"{}\"",
+            self.first, self.last, self.n, self.reason
+        );
         out.into()
     }
 }

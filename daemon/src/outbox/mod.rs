@@ -95,7 +95,13 @@ pub struct Stats {
 
 impl Outbox {
     /// Opens the store in `state_dir`. One that cannot be opened is set aside and a new one begun.
-    pub fn open(state_dir: &Path, boot: &str, streams: Vec<String>, loss: StreamId, max_bytes: u64) -> Result<Self, String> {
+    pub fn open(
+        state_dir: &Path,
+        boot: &str,
+        streams: Vec<String>,
+        loss: StreamId,
+        max_bytes: u64,
+    ) -> Result<Self, String> {
         let what = |why: String| format!("open the outbox in {}: {why}", state_dir.display());
         let keep = Keep::open(state_dir, "outbox").map_err(|why| what(why.to_string()))?;
         let seqs = Seqs::open(keep, streams.clone()).map_err(what)?;
@@ -187,7 +193,12 @@ impl Writer {
     }
 
     /// Takes `n` sequence numbers; waits for the committer to reserve more where the block is used up.
-    fn number<'a>(&'a self, mut state: MutexGuard<'a, State>, stream: StreamId, n: u64) -> (MutexGuard<'a, State>, u64) {
+    fn number<'a>(
+        &'a self,
+        mut state: MutexGuard<'a, State>,
+        stream: StreamId,
+        n: u64,
+    ) -> (MutexGuard<'a, State>, u64) {
         loop {
             if let Some(first) = state.seqs.take(usize::from(stream.0), n) {
                 return (state, first);

@@ -142,11 +142,14 @@ mod tests {
     #[test]
     fn the_envelope_carries_every_record_with_its_own_time() {
         let json: serde_json::Value = serde_json::from_str(&sealed().envelope(true)).expect("json");
-        assert_eq!(json, serde_json::json!({
-            "v": 1, "ts": "2026-11-20T09:14:03.120Z", "clk": "sync", "mono_ns": 1000, "boot": "b", "hist": true,
-            "seq": {"first": 7, "last": 8, "n": 2}, "lineage": {"slot": "a"},
-            "data": [{"seq": 7, "t": 0, "score": 0.5}, {"seq": 8, "t": -100, "score": 0.5}],
-        }));
+        assert_eq!(
+            json,
+            serde_json::json!({
+                "v": 1, "ts": "2026-11-20T09:14:03.120Z", "clk": "sync", "mono_ns": 1000, "boot": "b", "hist": true,
+                "seq": {"first": 7, "last": 8, "n": 2}, "lineage": {"slot": "a"},
+                "data": [{"seq": 7, "t": 0, "score": 0.5}, {"seq": 8, "t": -100, "score": 0.5}],
+            })
+        );
     }
 
     #[test]

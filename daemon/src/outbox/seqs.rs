@@ -23,7 +23,9 @@ impl Seqs {
     pub fn open(keep: Keep, names: Vec<String>) -> Result<Self, String> {
         let kept: BTreeMap<String, u64> = match keep.load(FILE) {
             None => BTreeMap::new(),
-            Some(bytes) => read(&bytes).or_else(|| read(&keep.load("sequences.bak")?)).ok_or("sequences.json is damaged")?,
+            Some(bytes) => {
+                read(&bytes).or_else(|| read(&keep.load("sequences.bak")?)).ok_or("sequences.json is damaged")?
+            }
         };
         let next: Vec<u64> = names.iter().map(|name| kept.get(name).copied().unwrap_or(1)).collect();
         let mut seqs = Self { keep, reserved: next.clone(), names, next };

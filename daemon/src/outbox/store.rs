@@ -99,7 +99,9 @@ impl Store {
             store.commit()?;
             let parent = folder.parent().unwrap_or(Path::new("/"));
             for folder in [folder, parent] {
-                File::open(folder).and_then(|f| f.sync_all()).map_err(|why| format!("sync {}: {why}", folder.display()))?;
+                File::open(folder)
+                    .and_then(|f| f.sync_all())
+                    .map_err(|why| format!("sync {}: {why}", folder.display()))?;
             }
         }
         Ok(store)
@@ -108,7 +110,10 @@ impl Store {
     /// Reads every message once: what does not check is counted and removed.
     fn scan(&mut self) -> Result<(), String> {
         for name in self.db.tree_names() {
-            let Some(number) = std::str::from_utf8(&name).ok().and_then(|n| n.strip_prefix("seg-")).and_then(|n| u32::from_str_radix(n, 16).ok())
+            let Some(number) = std::str::from_utf8(&name)
+                .ok()
+                .and_then(|n| n.strip_prefix("seg-"))
+                .and_then(|n| u32::from_str_radix(n, 16).ok())
             else {
                 continue;
             };
@@ -144,7 +149,9 @@ impl Store {
         let mut keys = Vec::new();
         for (bytes, entry) in messages {
             let number = self.current()?;
-            let Some(segment) = self.segments.get_mut(&number) else { return Err("no segment".into()) };
+            let Some(segment) = self.segments.get_mut(&number) else {
+                return Err("no segment".into());
+            };
             let key = Key { segment: number, n: segment.next };
             segment.tree.insert(key.n.to_be_bytes(), bytes.as_slice()).map_err(|why| why.to_string())?;
             self.dirty = true;
@@ -181,7 +188,9 @@ impl Store {
     /// but by `insert`'s log, because every deletion is a write.
     pub fn remove(&mut self, keys: &[Key]) -> Result<(), String> {
         for key in keys {
-            let Some(entry) = self.index.remove(key) else { continue };
+            let Some(entry) = self.index.remove(key) else {
+                continue;
+            };
             self.bytes -= u64::from(entry.bytes);
             if let Some(keys) = self.classes.get_mut(&entry.class) {
                 keys.remove(key);

@@ -187,7 +187,10 @@ impl Tail {
         let mut items = vec![item];
         while items.len() < limits::MESSAGE_RECORDS {
             let joins = |r: &&Record| {
-                r.clk == clk && r.retain == Retain::No && retain == Retain::No && r.lineage == lineage
+                r.clk == clk
+                    && r.retain == Retain::No
+                    && retain == Retain::No
+                    && r.lineage == lineage
                     && size + r.item.body.len() + 48 <= limits::MESSAGE_BYTES
             };
             if queue.front().filter(joins).is_none() {
@@ -211,7 +214,13 @@ impl Tail {
         };
         let hist = !self.online;
         let id = self.enter(Parcel {
-            sealed: Arc::new(sealed), place: Place::Waiting, stored: None, hist, backlog: false, since_ns, bytes,
+            sealed: Arc::new(sealed),
+            place: Place::Waiting,
+            stored: None,
+            hist,
+            backlog: false,
+            since_ns,
+            bytes,
         });
         Some(id)
     }
@@ -296,20 +305,26 @@ impl Tail {
         self.breaks += 1;
         let ids: Vec<ParcelId> = self.parcels.keys().copied().collect();
         for id in ids {
-            let Some(parcel) = self.parcels.get_mut(&id) else { continue };
+            let Some(parcel) = self.parcels.get_mut(&id) else {
+                continue;
+            };
             let event = parcel.sealed.class == Class::Event;
             if parcel.backlog || (parcel.stored.is_some() && !event) {
                 self.forget(id);
             } else if parcel.place == Place::Flight {
                 parcel.place = Place::Waiting;
                 parcel.hist |= event;
-                if event { self.urgent.insert(id) } else { self.resend.insert(id) };
+                if event {
+                    self.urgent.insert(id)
+                } else {
+                    self.resend.insert(id)
+                };
             }
         }
     }
 
     /// What must be stored now; each is marked so that it is not sent or taken twice meanwhile. `all`: the stop.
-    pub fn to_store(&mut self, now_ns: u64, all: bool) -> Vec<ToStore> {
+    pub fn take_to_store(&mut self, now_ns: u64, all: bool) -> Vec<ToStore> {
         let age = |since: u64| now_ns.saturating_sub(since);
         let unacked_ns = limits::UNACKED.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64;
         let commit_ns = limits::COMMIT_EVERY.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64;
@@ -400,11 +415,21 @@ impl Tail {
         self.bytes += bytes;
         self.backlog_bytes += bytes;
         let parcel = Parcel {
-            sealed: Arc::new(sealed), place: Place::Waiting, stored: Some(key), hist: true, backlog: true, since_ns: 0, bytes,
+            sealed: Arc::new(sealed),
+            place: Place::Waiting,
+            stored: Some(key),
+            hist: true,
+            backlog: true,
+            since_ns: 0,
+            bytes,
         };
         let urgent = parcel.sealed.class == Class::Event;
         let id = self.enter(parcel);
-        if urgent { self.urgent.insert(id) } else { self.backlog.insert(id) };
+        if urgent {
+            self.urgent.insert(id)
+        } else {
+            self.backlog.insert(id)
+        };
     }
 
     /// Stored messages that may be removed.
@@ -461,7 +486,9 @@ mod tests {
     }
 
     fn taken(tail: &mut Tail) -> Vec<(String, u64, u64)> {
-        std::iter::from_fn(|| tail.take()).map(|t| (t.sealed.stream.clone(), t.sealed.seqs().0, t.sealed.seqs().1)).collect()
+        std::iter::from_fn(|| tail.take())
+            .map(|t| (t.sealed.stream.clone(), t.sealed.seqs().0, t.sealed.seqs().1))
+            .collect()
     }
 
     #[test]
@@ -481,11 +508,11 @@ mod tests {
         for i in 1..=1000 {
             push(&mut t, 0, i, i * S / 1000);
             let sent = t.take().expect("sent");
-            assert!(t.to_store(i * S / 1000, false).is_empty());
+            assert!(t.take_to_store(i * S / 1000, false).is_empty());
             t.acked(sent.id);
         }
         push(&mut t, 2, 1, S);
-        assert_eq!(t.to_store(S, false).len(), 1);
+        assert_eq!(t.take_to_store(S, false).len(), 1);
         assert_eq!((t.delivered, t.records()), (1000, 1));
     }
 
@@ -495,8 +522,8 @@ mod tests {
         t.went_online();
         push(&mut t, 0, 1, 0);
         let sent = t.take().expect("sent");
-        assert!(t.to_store(S / 2, false).is_empty());
-        let stored = t.to_store(S, false);
+        assert!(t.take_to_store(S / 2, false).is_empty());
+        let stored = t.take_to_store(S, false);
         assert_eq!(stored.len(), 1);
         t.stored(stored[0].id, Key::test(7));
         t.acked(sent.id);
@@ -509,8 +536,8 @@ mod tests {
         let mut t = tail();
         (1..=10).for_each(|i| push(&mut t, 0, i, 0));
         push(&mut t, 2, 1, 0);
-        assert_eq!(t.to_store(0, false).len(), 1);
-        let stored = t.to_store(S, false);
+        assert_eq!(t.take_to_store(0, false).len(), 1);
+        let stored = t.take_to_store(S, false);
         let score = stored.iter().find(|s| s.sealed.class == Class::Score).expect("scores");
         assert_eq!(score.sealed.items.len(), 10);
         t.stored(score.id, Key::test(1));

@@ -3,7 +3,6 @@
 
 use std::collections::VecDeque;
 
-
 /// One closed cell.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Cell {
@@ -91,7 +90,6 @@ impl Grid {
     }
 }
 
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -110,11 +108,14 @@ mod tests {
         grid.sample(0, 108, 3.0, true);
         grid.sample(0, 121, 4.0, true);
         assert_eq!(closed(&mut grid, 114), []);
-        assert_eq!(closed(&mut grid, 135), [
-            (10, vec![3.0, 2.0], vec![true, true]),
-            (11, vec![0.0, 0.0], vec![false, false]),
-            (12, vec![4.0, 0.0], vec![true, false]),
-        ]);
+        assert_eq!(
+            closed(&mut grid, 135),
+            [
+                (10, vec![3.0, 2.0], vec![true, true]),
+                (11, vec![0.0, 0.0], vec![false, false]),
+                (12, vec![4.0, 0.0], vec![true, false]),
+            ]
+        );
         assert!(!grid.sample(1, 129, 9.0, true));
     }
 

@@ -126,7 +126,8 @@ impl Decoder {
         Self { shape, time, scaling: channels.iter().map(scaling).collect() }
     }
 
-    /// Decodes one frame into `row`. A number that cannot be used spoils its sample, not the row.
+    /// Decodes one frame into `row`; an empty one stands for one that was too long. A number that cannot be used spoils
+    /// its sample, not the row.
     pub fn decode(&self, frame: &[u8], row: &mut Row) -> Result<(), Refused> {
         row.seq = None;
         row.t_ns = None;
@@ -134,6 +135,9 @@ impl Decoder {
         row.values.resize(self.scaling.len(), f64::NAN);
         row.quality.clear();
         row.quality.resize(self.scaling.len(), Quality::Missing);
+        if frame.is_empty() {
+            return Err(Refused::Oversize);
+        }
         let text = std::str::from_utf8(frame).map_err(|_| Refused::NotText)?;
         match &self.shape {
             Shape::Csv { delimiter, columns } => self.csv(text, *delimiter, columns, row),
@@ -160,7 +164,14 @@ impl Decoder {
         if fields.next().is_some() { Err(Refused::Columns) } else { Ok(()) }
     }
 
-    fn json(&self, text: &str, keys: &[String], seq: Option<&str>, time: Option<&str>, row: &mut Row) -> Result<(), Refused> {
+    fn json(
+        &self,
+        text: &str,
+        keys: &[String],
+        seq: Option<&str>,
+        time: Option<&str>,
+        row: &mut Row,
+    ) -> Result<(), Refused> {
         let object: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(text).map_err(|_| Refused::NotJson)?;
         if let Some(key) = seq {
@@ -225,7 +236,9 @@ pub fn parse_time(text: &str, format: TimeFormat) -> Option<i64> {
         TimeFormat::Civil => {
             let at = match text.parse::<jiff::Timestamp>() {
                 Ok(at) => at,
-                Err(_) => text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp(),
+                Err(_) => {
+                    text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp()
+                }
             };
             i64::try_from(at.as_nanosecond()).ok()
         }
@@ -235,19 +248,33 @@ pub fn parse_time(text: &str, format: TimeFormat) -> Option<i64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config::{Line, Serial}, flow::SourceId};
+    use crate::{
+        config::{Line, Serial},
+        flow::SourceId,
+    };
 
     fn channel(name: &str, max: Option<f64>) -> Channel {
         Channel {
-            name: name.into(), source: SourceId(0), column: name.into(), unit: String::new(),
-            scale: 2.0, offset: 1.0, min: None, max,
+            name: name.into(),
+            source: SourceId(0),
+            column: name.into(),
+            unit: String::new(),
+            scale: 2.0,
+            offset: 1.0,
+            min: None,
+            max,
         }
     }
 
     fn decoder(format: Format) -> Decoder {
         let source = Source {
             name: "s".into(),
-            serial: Serial { path: String::new(), baud: 9600, line: Line { data: 8, parity: b'N', stop: 1 }, frame_max: 64 },
+            serial: Serial {
+                path: String::new(),
+                baud: 9600,
+                line: Line { data: 8, parity: b'N', stop: 1 },
+                frame_max: 64,
+            },
             format,
             seq: Some("n".into()),
             time: Some(("t".into(), TimeFormat::Unit(1_000_000))),
@@ -262,7 +289,9 @@ mod tests {
 
     #[test]
     fn a_row_is_scaled_checked_and_keeps_the_sensors_own_sequence_and_clock() {
-        for (decoder, frame) in [(csv(), "7, 12.5,1.5,8"), (decoder(Format::Json), r#"{"n":7,"t":12.5,"a":1.5,"b":8,"x":[]}"#)] {
+        for (decoder, frame) in
+            [(csv(), "7, 12.5,1.5,8"), (decoder(Format::Json), r#"{"n":7,"t":12.5,"a":1.5,"b":8,"x":[]}"#)]
+        {
             let mut row = Row::default();
             assert_eq!(decoder.decode(frame.as_bytes(), &mut row), Ok(()));
             assert_eq!((row.seq, row.t_ns), (Some(7), Some(12_500_000)));

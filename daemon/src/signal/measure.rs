@@ -8,7 +8,10 @@ use bytes::Bytes;
 use super::{decode::Row, quality::join};
 use crate::{
     config::{Stream, StreamMode},
-    flow::{Quality, StreamId, record::{json_num, json_str}},
+    flow::{
+        Quality, StreamId,
+        record::{json_num, json_str},
+    },
 };
 
 /// Least, mean and largest of one channel in the open interval.
@@ -84,7 +87,9 @@ impl Measure {
 
     /// Closes the open interval when time has passed its end.
     pub fn tick(&mut self, t_ns: i64) -> Option<Bytes> {
-        let StreamMode::Stats(interval_ms) = self.mode else { return None };
+        let StreamMode::Stats(interval_ms) = self.mode else {
+            return None;
+        };
         let now = t_ns.div_euclid(interval_ms as i64 * 1_000_000);
         if self.bucket.is_some_and(|open| open < now) { self.flush() } else { None }
     }
@@ -155,10 +160,10 @@ fn qualities<'a>(out: &mut String, words: impl Iterator<Item = (&'a str, Quality
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{config, flow::{SourceId, Why}};
+    use crate::flow::{SourceId, Why};
 
     fn measure(mode: StreamMode) -> Measure {
-        let config = config::Stream { name: "s".into(), channels: vec![0, 1], source: SourceId(0), mode };
+        let config = Stream { name: "s".into(), channels: vec![0, 1], source: SourceId(0), mode };
         Measure::new(StreamId(0), &config, vec![(0, "a".into()), (1, "b".into())])
     }
 
@@ -174,7 +179,10 @@ mod tests {
     #[test]
     fn raw_rows_carry_values_origin_and_quality() {
         let got = json(measure(StreamMode::Raw).row(&row(7, 1.5, Quality::Bad(Why::NotANumber)), 99));
-        assert_eq!(got, serde_json::json!({"in_seq":[7,7],"in_t_ns":[99,99],"v":{"a":1.5,"b":null},"q":{"b":"bad:not_a_number"}}));
+        assert_eq!(
+            got,
+            serde_json::json!({"in_seq":[7,7],"in_t_ns":[99,99],"v":{"a":1.5,"b":null},"q":{"b":"bad:not_a_number"}})
+        );
     }
 
     #[test]

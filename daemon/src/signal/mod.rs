@@ -22,7 +22,9 @@ use self::{
 };
 use crate::{
     config::Config,
-    flow::{Arrival, Class, Draft, FrameBatch, Quality, Retain, Sink, SourceId, Stamp, StreamId, Window, lane, lane::Took},
+    flow::{
+        Arrival, Class, Draft, FrameBatch, Quality, Retain, Sink, SourceId, Stamp, StreamId, Window, lane, lane::Took,
+    },
     limits,
 };
 
@@ -56,6 +58,7 @@ struct SourceState {
     quality: SourceQuality,
     quality_stream: StreamId,
     own_time: bool,
+    own_seq: bool,
     last_seq: Option<u64>,
     rows: u64,
     /// Rows known to be missing before the next one, where the sensor does not count itself.
@@ -108,7 +111,13 @@ impl Signal {
             let place = |c: &usize| (row.iter().position(|x| x == c).unwrap_or(0), config.channels[*c].name.clone());
             Measure::new(*id, stream, stream.channels.iter().map(place).collect())
         });
-        Self { sources, pipelines: pipelines.collect(), measures: measures.collect(), streams: streams.clone(), row: Row::default() }
+        Self {
+            sources,
+            pipelines: pipelines.collect(),
+            measures: measures.collect(),
+            streams: streams.clone(),
+            row: Row::default(),
+        }
     }
 
     /// Takes one arrival; appends what it makes.
@@ -119,8 +128,8 @@ impl Signal {
             Arrival::Break(source, stamp, _) => {
                 let state = &mut self.sources[usize::from(source.0)];
                 state.quality.broke();
-                if state.last_seq.is_none() && state.rows > 0 {
-                    state.pending_missing += 1;
+                if state.rows > 0 {
+                    state.unknown_missing(1);
                 }
                 self.tick(*source, *stamp, made);
             }
@@ -131,9 +140,7 @@ impl Signal {
     pub fn shed(&mut self, source: SourceId, frames: u64) {
         let state = &mut self.sources[usize::from(source.0)];
         state.quality.shed(frames);
-        if state.last_seq.is_none() {
-            state.pending_missing += frames;
-        }
+        state.unknown_missing(frames);
     }
 
     /// Closes open intervals: the stop.
@@ -146,30 +153,18 @@ impl Signal {
 
     fn frames(&mut self, batch: &FrameBatch, made: &mut Made) {
         let source = usize::from(batch.source.0);
-        self.sources[source].quality.refused(decode::Refused::Oversize, u64::from(batch.oversize));
-        if batch.oversize > 0 {
-            self.unknown_missing(source, u64::from(batch.oversize));
-        }
         let mut row = std::mem::take(&mut self.row);
         for frame in batch.frames() {
             match self.sources[source].decoder.decode(frame, &mut row) {
                 Ok(()) => self.row(source, &row, batch.stamp, made),
                 Err(why) => {
-                    self.sources[source].quality.refused(why, 1);
-                    self.unknown_missing(source, 1);
+                    self.sources[source].quality.refused(why);
+                    self.sources[source].unknown_missing(1);
                 }
             }
         }
         self.row = row;
         self.tell_quality(source, batch.stamp, made);
-    }
-
-    /// Something unreadable arrived: a row may be missing. A sensor that counts itself will show whether one is.
-    fn unknown_missing(&mut self, source: usize, n: u64) {
-        let state = &mut self.sources[source];
-        if state.last_seq.is_none() {
-            state.pending_missing += n;
-        }
     }
 
     fn row(&mut self, source: usize, row: &Row, stamp: Stamp, made: &mut Made) {
@@ -183,7 +178,8 @@ impl Signal {
             (Some(seq), Some(last)) if seq > last => seq - last - 1,
             // Counting backwards: a restart, a repeat or a corrupted number. None of them joins.
             (Some(_), Some(_)) => 1,
-            _ => std::mem::take(&mut state.pending_missing),
+            (Some(_), None) => 0,
+            (None, _) => std::mem::take(&mut state.pending_missing),
         };
         if missing > 0 {
             state.quality.gap(missing);
@@ -235,6 +231,16 @@ impl Signal {
     }
 }
 
+impl SourceState {
+    /// Something unreadable arrived, or nothing where something was: rows may be missing before the next one. A sensor
+    /// that counts itself will show whether they are.
+    fn unknown_missing(&mut self, rows: u64) {
+        if !self.own_seq {
+            self.pending_missing += rows;
+        }
+    }
+}
+
 fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState {
     let source = &config.sources[usize::from(id.0)];
     let row = config.channels_of(id);
@@ -249,6 +255,7 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState
         quality: SourceQuality::new(&source.name, channels.iter().map(|c| c.name.clone()).collect(), source.stale_ms),
         quality_stream: streams.quality[usize::from(id.0)],
         own_time: source.time.is_some(),
+        own_seq: source.seq.is_some(),
         last_seq: None,
         rows: 0,
         pending_missing: 0,
@@ -259,8 +266,13 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState
 
 /// One row into one pipeline: straight into its windows, or onto its grid. Returns the samples that came too late.
 fn feed(
-    pipeline: &mut PipelineState, places: &Places, row: &Row, (seq, t_ns, stamp): (u64, i64, Stamp), missing: u64,
-    prediction: StreamId, made: &mut Made,
+    pipeline: &mut PipelineState,
+    places: &Places,
+    row: &Row,
+    (seq, t_ns, stamp): (u64, i64, Stamp),
+    missing: u64,
+    prediction: StreamId,
+    made: &mut Made,
 ) -> u64 {
     let grid_t = if pipeline.own_time { t_ns } else { stamp.boot_ns as i64 };
     if let Some(grid) = &mut pipeline.grid {
@@ -289,7 +301,9 @@ fn feed(
 }
 
 fn close_cells(pipeline: &mut PipelineState, t_ns: i64, stamp: Stamp, prediction: StreamId, made: &mut Made) {
-    let PipelineState { grid: Some(grid), windower, last_t_ns, .. } = pipeline else { return };
+    let PipelineState { grid: Some(grid), windower, last_t_ns, .. } = pipeline else {
+        return;
+    };
     let step = |from: &Grid, cell: &align::Cell| from.start_ns(cell);
     grid.close(t_ns, |grid, cell| {
         let start = step(grid, &cell);
@@ -316,8 +330,12 @@ fn put(drafts: &mut Vec<Draft>, stream: StreamId, class: Class, stamp: Stamp, bo
 ///
 /// `lanes[i]` takes the windows of pipeline `i`; `beat` is called at least every `limits::BEAT` with the batches that wait.
 pub fn run(
-    mut signal: Signal, frames: lane::Receiver<Arrival>, shed: impl Fn() -> Vec<(SourceId, u64)>,
-    lanes: Vec<lane::Sender<Window>>, mut sink: impl Sink, beat: impl Fn(usize),
+    mut signal: Signal,
+    frames: lane::Receiver<Arrival>,
+    shed: impl Fn() -> Vec<(SourceId, u64)>,
+    lanes: Vec<lane::Sender<Window>>,
+    mut sink: impl Sink,
+    beat: impl Fn(usize),
 ) {
     let (mut arrivals, mut made, mut overflow) = (Vec::new(), Made::default(), Vec::new());
     let mut last = None;
@@ -344,7 +362,11 @@ pub fn run(
 }
 
 fn hand_over(
-    signal: &Signal, made: &mut Made, lanes: &[lane::Sender<Window>], sink: &mut impl Sink, overflow: &mut Vec<Window>,
+    signal: &Signal,
+    made: &mut Made,
+    lanes: &[lane::Sender<Window>],
+    sink: &mut impl Sink,
+    overflow: &mut Vec<Window>,
 ) {
     for ((stream, why), n) in std::mem::take(&mut made.lost) {
         sink.lost(stream, n, why);

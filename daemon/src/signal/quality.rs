@@ -80,11 +80,9 @@ impl SourceQuality {
     }
 
     /// A frame was refused.
-    pub fn refused(&mut self, why: Refused, n: u64) {
-        if n > 0 {
-            self.refused[why as usize] += n;
-            self.changed = true;
-        }
+    pub fn refused(&mut self, why: Refused) {
+        self.refused[why as usize] += 1;
+        self.changed = true;
     }
 
     /// Rows are missing before this one.
@@ -156,7 +154,11 @@ impl SourceQuality {
 }
 
 /// Writes items with commas between them.
-pub(super) fn join<T>(out: &mut String, items: impl Iterator<Item = T>, mut each: impl FnMut(&mut String, T) -> std::fmt::Result) {
+pub(super) fn join<T>(
+    out: &mut String,
+    items: impl Iterator<Item = T>,
+    mut each: impl FnMut(&mut String, T) -> std::fmt::Result,
+) {
     for (i, item) in items.enumerate() {
         if i > 0 {
             out.push(',');
@@ -177,13 +179,15 @@ mod tests {
         assert_eq!(q.tell(at(2000)), None);
         q.frame(at(2000));
         q.sample(1, Quality::Bad(Why::Range));
-        q.refused(Refused::Columns, 2);
+        q.refused(Refused::Columns);
+        q.refused(Refused::Columns);
         let told = q.tell(at(2001)).expect("changed");
-        let json: serde_json::Value = serde_json::from_str(&format!("{{{}}}", String::from_utf8_lossy(&told))).expect("json");
+        let json: serde_json::Value =
+            serde_json::from_str(&format!("{{{}}}", String::from_utf8_lossy(&told))).expect("json");
         assert_eq!(json["state"], "ok");
         assert_eq!(json["refused"]["columns"], 2);
         assert_eq!(json["bad"]["b"]["bad:range"], 1);
-        q.refused(Refused::Columns, 1);
+        q.refused(Refused::Columns);
         assert_eq!(q.tell(at(2500)), None);
         assert!(q.tell(at(3100)).is_some());
         assert_eq!(q.tell(at(6900)), None);

@@ -72,7 +72,12 @@ impl Windower {
     /// Windows of `steps` rows × `width` channels, every `hop` rows, the first after `steps`.
     pub fn new(pipeline: u16, (steps, width, hop): (usize, usize, usize), on_bad: OnBad, coverage_min: f32) -> Self {
         Self {
-            pipeline, steps, width, hop, on_bad, coverage_min,
+            pipeline,
+            steps,
+            width,
+            hop,
+            on_bad,
+            coverage_min,
             history: Vec::with_capacity(4 * steps * width),
             meta: VecDeque::with_capacity(steps),
             good: 0,
@@ -106,7 +111,9 @@ impl Windower {
     }
 
     fn due(&self, last: Stamp) -> Result<Option<Window>, Dropped> {
-        let (Some(first_row), Some(last_row)) = (self.meta.front(), self.meta.back()) else { return Err(Dropped::Gap) };
+        let (Some(first_row), Some(last_row)) = (self.meta.front(), self.meta.back()) else {
+            return Err(Dropped::Gap);
+        };
         if self.meta.len() < self.steps {
             return Err(Dropped::Gap);
         }
@@ -150,7 +157,9 @@ impl Windower {
 
     /// Puts held rows in the place of missing ones; more than a window of them tell nothing.
     fn fill(&mut self, missing: u64, next: RowRef<'_>) {
-        let Some(last) = self.meta.back().copied() else { return };
+        let Some(last) = self.meta.back().copied() else {
+            return;
+        };
         for i in 0..missing.min(self.steps as u64) {
             let seq = next.seq.saturating_sub(missing.min(self.steps as u64) - i);
             self.append(RowMeta { seq, t_ns: last.t_ns, good: 0 });
@@ -172,19 +181,23 @@ mod tests {
     #[test]
     fn windows_come_at_length_and_then_every_hop_with_exactly_their_rows() {
         let mut w = Windower::new(0, (4, 1, 3), OnBad::Drop, 0.0);
-        let ends: Vec<u64> = (0..20).filter_map(|i| push(&mut w, i, true, 0).expect("whole")).map(|window| {
-            let last = window.tag.in_seq.1;
-            assert_eq!(&*window.values, [last - 3, last - 2, last - 1, last].map(|x| x as f32));
-            assert_eq!((window.tag.in_seq.0, window.tag.coverage), (last - 3, 1.0));
-            last
-        }).collect();
+        let ends: Vec<u64> = (0..20)
+            .filter_map(|i| push(&mut w, i, true, 0).expect("whole"))
+            .map(|window| {
+                let last = window.tag.in_seq.1;
+                assert_eq!(&*window.values, [last - 3, last - 2, last - 1, last].map(|x| x as f32));
+                assert_eq!((window.tag.in_seq.0, window.tag.coverage), (last - 3, 1.0));
+                last
+            })
+            .collect();
         assert_eq!(ends, [3, 6, 9, 12, 15, 18]);
     }
 
     #[test]
     fn a_gap_drops_and_counts_every_window_that_would_cross_it() {
         let mut w = Windower::new(0, (4, 1, 1), OnBad::Drop, 0.0);
-        let got: Vec<_> = (0..12).map(|i| push(&mut w, i + u64::from(i >= 6) * 5, true, u64::from(i == 6) * 5)).collect();
+        let got: Vec<_> =
+            (0..12).map(|i| push(&mut w, i + u64::from(i >= 6) * 5, true, u64::from(i == 6) * 5)).collect();
         let dropped = got.iter().filter(|r| matches!(r, Err(Dropped::Gap))).count();
         let made: Vec<_> = got.iter().filter_map(|r| r.as_ref().ok()?.as_ref()).map(|w| w.tag.in_seq).collect();
         assert_eq!((dropped, made), (3, vec![(0, 3), (1, 4), (2, 5), (11, 14), (12, 15), (13, 16)]));

@@ -10,7 +10,6 @@ pub struct Lines {
     frame_max: usize,
     /// In the middle of a line that is already too long.
     skipping: bool,
-    oversize: u32,
 }
 
 /// What one read completed.
@@ -18,16 +17,15 @@ pub struct Lines {
 pub struct Cut {
     /// The bytes the ranges point into.
     pub bytes: Bytes,
-    /// Start and end of each frame, without line ends; empty lines are left out.
+    /// Start and end of each frame, without line ends. Empty lines are left out; an empty range stands where a line
+    /// was too long and is skipped, so that the gap it leaves is known by its place.
     pub ranges: Vec<(u32, u32)>,
-    /// Lines that were too long and are skipped, counted when their skipping begins.
-    pub oversize: u32,
 }
 
 impl Lines {
     /// Frames of at most `frame_max` bytes.
     pub fn new(frame_max: usize) -> Self {
-        Self { carry: BytesMut::new(), frame_max, skipping: false, oversize: 0 }
+        Self { carry: BytesMut::new(), frame_max, skipping: false }
     }
 
     /// Forgets a half-received line: what follows is another connection.
@@ -41,7 +39,7 @@ impl Lines {
         let mut chunk = chunk;
         if self.skipping {
             let Some(end) = memchr::memchr(b'\n', chunk) else {
-                return Cut { oversize: std::mem::take(&mut self.oversize), ..Cut::default() };
+                return Cut::default();
             };
             self.skipping = false;
             chunk = &chunk[end + 1..];
@@ -57,18 +55,17 @@ impl Lines {
         if self.carry.len() > self.frame_max {
             self.carry.clear();
             self.skipping = true;
-            self.oversize += 1;
+            cut.ranges.push((cut.bytes.len() as u32, cut.bytes.len() as u32));
         }
-        cut.oversize = std::mem::take(&mut self.oversize);
         cut
     }
 
-    fn ranges(&mut self, bytes: &Bytes, ranges: &mut Vec<(u32, u32)>) {
+    fn ranges(&self, bytes: &Bytes, ranges: &mut Vec<(u32, u32)>) {
         let mut from = 0;
         for end in memchr::memchr_iter(b'\n', bytes) {
             let to = if end > from && bytes[end - 1] == b'\r' { end - 1 } else { end };
             if to - from > self.frame_max {
-                self.oversize += 1;
+                ranges.push((from as u32, from as u32));
             } else if to > from {
                 ranges.push((from as u32, to as u32));
             }
@@ -81,14 +78,17 @@ impl Lines {
 mod tests {
     use super::*;
 
-    fn run(frame_max: usize, chunks: &[&[u8]]) -> (Vec<String>, u32) {
-        let (mut lines, mut got, mut oversize) = (Lines::new(frame_max), Vec::new(), 0);
+    fn run(frame_max: usize, chunks: &[&[u8]]) -> Vec<String> {
+        let (mut lines, mut got) = (Lines::new(frame_max), Vec::new());
         for chunk in chunks {
             let cut = lines.feed(chunk);
-            oversize += cut.oversize;
-            got.extend(cut.ranges.iter().map(|&(a, b)| String::from_utf8_lossy(&cut.bytes[a as usize..b as usize]).into_owned()));
+            got.extend(
+                cut.ranges
+                    .iter()
+                    .map(|&(a, b)| String::from_utf8_lossy(&cut.bytes[a as usize..b as usize]).into_owned()),
+            );
         }
-        (got, oversize)
+        got
     }
 
     #[test]
@@ -96,7 +96,7 @@ mod tests {
         let all = b"1,2\r\n3,4\n\n5,6\n7";
         for size in 1..all.len() {
             let chunks: Vec<&[u8]> = all.chunks(size).collect();
-            assert_eq!(run(64, &chunks), (vec!["1,2".into(), "3,4".into(), "5,6".into()], 0), "chunks of {size}");
+            assert_eq!(run(64, &chunks), ["1,2", "3,4", "5,6"], "chunks of {size}");
         }
     }
 
@@ -106,11 +106,11 @@ mod tests {
         let mut chunks: Vec<&[u8]> = vec![b"a\n"];
         chunks.extend(long.chunks(4096));
         chunks.push(b"tail\nb\n");
-        assert_eq!(run(1024, &chunks), (vec!["a".into(), "b".into()], 1));
+        assert_eq!(run(1024, &chunks), ["a", "", "b"]);
     }
 
     #[test]
     fn a_long_line_inside_one_chunk_is_skipped_alone() {
-        assert_eq!(run(4, &[b"ok\ntoo long\nfine\n"]), (vec!["ok".into(), "fine".into()], 1));
+        assert_eq!(run(4, &[b"ok\ntoo long\nfine\n"]), ["ok", "", "fine"]);
     }
 }

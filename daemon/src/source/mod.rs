@@ -38,10 +38,10 @@ impl Outlet {
 
     /// Sends what one read completed.
     pub async fn send_cut(&self, cut: Cut, stamp: Stamp) {
-        if cut.ranges.is_empty() && cut.oversize == 0 {
+        if cut.ranges.is_empty() {
             return;
         }
-        let Cut { bytes, ranges, oversize } = cut;
-        self.send(Arrival::Frames(FrameBatch { source: self.source, stamp, bytes, ranges, oversize })).await;
+        let Cut { bytes, ranges } = cut;
+        self.send(Arrival::Frames(FrameBatch { source: self.source, stamp, bytes, ranges })).await;
     }
 }

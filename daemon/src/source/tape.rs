@@ -21,7 +21,6 @@ use crate::{
     error::{Context, Fatal},
     flow::{Arrival, Clk, FrameBatch, SourceId, Stamp},
     limits,
-    source::framing::Lines,
 };
 
 const MAGIC: &[u8; 8] = b"KLTAPE\x01\n";
@@ -124,9 +123,13 @@ impl Player {
 
     /// The next arrival; `None` at the end.
     pub fn read(&mut self) -> Result<Option<Arrival>, Fatal> {
-        let Some(payload) = self.payload()? else { return Ok(None) };
+        let Some(payload) = self.payload()? else {
+            return Ok(None);
+        };
         let bad = |why: &str| Fatal::failed(format!("tape {}: record {}: {why}", self.path, self.record));
-        let Some((head, body)) = payload.split_at_checked(20) else { return Err(bad("too short")) };
+        let Some((head, body)) = payload.split_at_checked(20) else {
+            return Err(bad("too short"));
+        };
         let source = SourceId(u16::from_le_bytes([head[1], head[2]]));
         if usize::from(source.0) >= self.head.sources.len() {
             return Err(bad("names a source that the head does not have"));
@@ -140,10 +143,7 @@ impl Player {
         let wall_ms = Some(number(11) as i64).filter(|ms| *ms != i64::MIN);
         let stamp = Stamp { boot_ns: number(3), wall_ms, clk };
         Ok(Some(match head[0] {
-            1 => {
-                let cut = Lines::new(limits::FRAME_BYTES_MAX).feed(body);
-                Arrival::Frames(FrameBatch { source, stamp, bytes: cut.bytes, ranges: cut.ranges, oversize: 0 })
-            }
+            1 => Arrival::Frames(FrameBatch { source, stamp, ranges: lines(body), bytes: payload.slice(20..) }),
             2 => Arrival::Tick(source, stamp),
             3 => Arrival::Break(source, stamp, "recorded"),
             kind => return Err(bad(&format!("kind {kind} is not known here"))),
@@ -173,6 +173,13 @@ impl Player {
     }
 }
 
+/// Ranges of lines, empty ones too: they stand for frames that were too long.
+fn lines(body: &[u8]) -> Vec<(u32, u32)> {
+    let mut from = 0;
+    let range = |end: usize| (std::mem::replace(&mut from, end as u32 + 1), end as u32);
+    memchr::memchr_iter(b'\n', body).map(range).collect()
+}
+
 /// Fills `into`; `false` when the file ends before it is full.
 fn read_whole(file: &mut impl Read, into: &mut [u8]) -> std::io::Result<bool> {
     match file.read_exact(into) {
@@ -192,8 +199,8 @@ mod tests {
         let head = Head { boot: "b".into(), sources: vec!["pump".into()] };
         let mut recorder = Recorder::create(&path, &head).expect("create");
         let stamp = Stamp { boot_ns: 5, wall_ms: None, clk: Clk::Unset };
-        let cut = Lines::new(64).feed(b"1,2\n3,4\n");
-        let batch = FrameBatch { source: SourceId(0), stamp, bytes: cut.bytes, ranges: cut.ranges, oversize: 0 };
+        let bytes = Bytes::from_static(b"1,23,4");
+        let batch = FrameBatch { source: SourceId(0), stamp, bytes, ranges: vec![(0, 3), (3, 3), (3, 6)] };
         recorder.write(&Arrival::Frames(batch)).expect("write");
         recorder.write(&Arrival::Tick(SourceId(0), stamp)).expect("write");
         recorder.finish().expect("finish");
@@ -206,7 +213,7 @@ mod tests {
         let (path, _) = recorded("round");
         let mut player = Player::open(&path).expect("open");
         let Some(Arrival::Frames(batch)) = player.read().expect("read") else { panic!("frames expected") };
-        assert_eq!(batch.frames().collect::<Vec<_>>(), [b"1,2", b"3,4"]);
+        assert_eq!(batch.frames().collect::<Vec<_>>(), [&b"1,2"[..], b"", b"3,4"]);
         assert_eq!(batch.stamp, Stamp { boot_ns: 5, wall_ms: None, clk: Clk::Unset });
         assert!(matches!(player.read().expect("read"), Some(Arrival::Tick(..))));
         assert!(player.read().expect("read").is_none());
