@@ -1,3 +1,4 @@
+//! The same limit with rumqttc as the client, used plainly.
 use limit::*;
 use rumqttc::{Client, MqttOptions, QoS};
 use std::time::Duration;
