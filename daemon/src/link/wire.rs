@@ -112,3 +112,16 @@ pub fn encode(json: String, cbor: bool) -> Vec<u8> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cbor_says_the_same_as_json() {
+        let json = r#"{"v":1,"ts":null,"data":[{"seq":18446744073709551615,"t":-5,"score":0.25,"out":{}}]}"#;
+        let read: serde_json::Value = ciborium::from_reader(encode(json.into(), true).as_slice()).expect("cbor");
+        assert_eq!(read, serde_json::from_str::<serde_json::Value>(json).expect("json"));
+        assert_eq!(encode(json.into(), false), json.as_bytes());
+    }
+}

@@ -88,6 +88,8 @@ pub struct Tail {
     next_id: u64,
     bytes: usize,
     records: usize,
+    /// Records of those that are not on disk yet either.
+    at_risk: usize,
     online: bool,
     /// Connections lost since the start: what was read ahead before is read again after.
     breaks: u64,
@@ -117,6 +119,7 @@ impl Tail {
             next_id: 0,
             bytes: 0,
             records: 0,
+            at_risk: 0,
             online: false,
             breaks: 0,
             doomed: Vec::new(),
@@ -165,6 +168,7 @@ impl Tail {
         };
         self.bytes += cost(&record.item);
         self.records += 1;
+        self.at_risk += 1;
         let queue = &mut self.waiting[stream];
         queue.push_back(record);
         if draft.class == Class::Event {
@@ -280,6 +284,9 @@ impl Tail {
         } else {
             self.records -= parcel.sealed.items.len();
         }
+        if parcel.stored.is_none() {
+            self.at_risk -= parcel.sealed.items.len();
+        }
         Some(parcel)
     }
 
@@ -330,7 +337,7 @@ impl Tail {
         let commit_ns = limits::COMMIT_EVERY.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64;
         let oldest = self.waiting.iter().filter_map(|q| q.front()).map(|r| r.since_ns);
         let oldest = oldest.chain(self.resend.iter().map(|id| self.parcels[id].since_ns)).min();
-        let due = self.records >= limits::COMMIT_RECORDS || oldest.is_some_and(|since| age(since) >= commit_ns);
+        let due = self.at_risk >= limits::COMMIT_RECORDS || oldest.is_some_and(|since| age(since) >= commit_ns);
         let everything = all || (!self.online && due);
         // Nearly full while acknowledgements come is a sensor faster than the broker: the producers wait, which costs
         // less than a way over the disk. Nearly full and no answer is a broker that hangs.
@@ -373,6 +380,7 @@ impl Tail {
             }
             Some(parcel) => {
                 parcel.stored = Some(key);
+                self.at_risk -= parcel.sealed.items.len();
                 if !self.online && parcel.sealed.class != Class::Event {
                     self.forget(id);
                 } else if !self.online && self.urgent.len() > limits::EVENTS_IN_RAM {
@@ -396,7 +404,7 @@ impl Tail {
     /// Something should be stored before the next turn.
     pub fn wants_commit(&self) -> bool {
         let event_at_risk = self.urgent.iter().any(|id| self.parcels[id].stored.is_none());
-        event_at_risk || (!self.online && self.records >= limits::COMMIT_RECORDS)
+        event_at_risk || (!self.online && self.at_risk >= limits::COMMIT_RECORDS)
     }
 
     /// Room for more of the backlog.
@@ -449,6 +457,7 @@ impl Tail {
                 if let Some(record) = self.waiting[stream].pop_front() {
                     self.bytes -= cost(&record.item);
                     self.records -= 1;
+                    self.at_risk -= 1;
                     let name = self.names[stream].clone();
                     self.ledger.enter(&name, (record.item.seq, record.item.seq), 1, reason);
                 }
@@ -467,130 +476,5 @@ fn cost(item: &Item) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::flow::{Stamp, StreamId};
-
-    const S: u64 = 1_000_000_000;
-
-    fn tail() -> Tail {
-        Tail::new("b", vec!["p/x".into(), "m/y".into(), "a/z".into()])
-    }
-
-    fn push(tail: &mut Tail, stream: u16, seq: u64, now_ns: u64) {
-        let class = [Class::Score, Class::Measurement, Class::Event][usize::from(stream)];
-        let stamp = Stamp { boot_ns: now_ns, wall_ms: None, clk: Clk::Unset };
-        let body = bytes::Bytes::from_static(b"\"a\":1");
-        let draft = Draft { stream: StreamId(stream), class, stamp, lineage: None, body, retain: Retain::No };
-        tail.push(draft, seq, now_ns);
-    }
-
-    fn taken(tail: &mut Tail) -> Vec<(String, u64, u64)> {
-        std::iter::from_fn(|| tail.take())
-            .map(|t| (t.sealed.stream.clone(), t.sealed.seqs().0, t.sealed.seqs().1))
-            .collect()
-    }
-
-    #[test]
-    fn alarms_go_first_and_what_waits_together_is_one_message() {
-        let mut t = tail();
-        t.went_online();
-        (1..=3).for_each(|i| push(&mut t, 0, i, 0));
-        push(&mut t, 1, 1, 0);
-        push(&mut t, 2, 1, 0);
-        assert_eq!(taken(&mut t), [("a/z".into(), 1, 1), ("p/x".into(), 1, 3), ("m/y".into(), 1, 1)]);
-    }
-
-    #[test]
-    fn while_acknowledgements_come_nothing_but_alarms_goes_to_the_store() {
-        let mut t = tail();
-        t.went_online();
-        for i in 1..=1000 {
-            push(&mut t, 0, i, i * S / 1000);
-            let sent = t.take().expect("sent");
-            assert!(t.take_to_store(i * S / 1000, false).is_empty());
-            t.acked(sent.id);
-        }
-        push(&mut t, 2, 1, S);
-        assert_eq!(t.take_to_store(S, false).len(), 1);
-        assert_eq!((t.delivered, t.records()), (1000, 1));
-    }
-
-    #[test]
-    fn what_stays_unacknowledged_for_a_second_is_stored_and_still_in_flight() {
-        let mut t = tail();
-        t.went_online();
-        push(&mut t, 0, 1, 0);
-        let sent = t.take().expect("sent");
-        assert!(t.take_to_store(S / 2, false).is_empty());
-        let stored = t.take_to_store(S, false);
-        assert_eq!(stored.len(), 1);
-        t.stored(stored[0].id, Key::test(7));
-        t.acked(sent.id);
-        assert_eq!(t.take_doomed(), [Key::test(7)]);
-        assert_eq!((t.bytes(), t.records()), (0, 0));
-    }
-
-    #[test]
-    fn offline_everything_is_stored_in_batches_and_leaves_ram_but_alarms() {
-        let mut t = tail();
-        (1..=10).for_each(|i| push(&mut t, 0, i, 0));
-        push(&mut t, 2, 1, 0);
-        assert_eq!(t.take_to_store(0, false).len(), 1);
-        let stored = t.take_to_store(S, false);
-        let score = stored.iter().find(|s| s.sealed.class == Class::Score).expect("scores");
-        assert_eq!(score.sealed.items.len(), 10);
-        t.stored(score.id, Key::test(1));
-        assert_eq!(t.records(), 1);
-        t.went_online();
-        let alarm = t.take().expect("the alarm");
-        assert!(alarm.hist && alarm.sealed.class == Class::Event);
-    }
-
-    #[test]
-    fn a_broken_connection_sends_again_in_order_before_anything_newer() {
-        let mut t = tail();
-        t.went_online();
-        for i in 1..=3 {
-            push(&mut t, 0, i, 0);
-            t.take();
-        }
-        t.went_offline();
-        push(&mut t, 0, 4, 0);
-        t.went_online();
-        let seqs: Vec<u64> = taken(&mut t).iter().map(|(_, first, _)| *first).collect();
-        assert_eq!(seqs, [1, 2, 3, 4]);
-    }
-
-    #[test]
-    fn the_backlog_goes_last_and_back_to_the_store_when_the_connection_breaks() {
-        let mut t = tail();
-        t.went_online();
-        push(&mut t, 0, 9, 0);
-        let mut stored = Tail::new("b", vec!["p/x".into()]);
-        push(&mut stored, 0, 1, 0);
-        let old = stored.take().expect("sealed").sealed;
-        t.push_backlog((*old).clone(), Key::test(3));
-        assert!(t.holds(Key::test(3)));
-        let live = t.take().expect("live");
-        assert_eq!((live.sealed.seqs(), live.hist), ((9, 9), false));
-        assert!(t.take().expect("backlog").hist);
-        t.went_offline();
-        assert!(!t.holds(Key::test(3)));
-        assert_eq!(t.records(), 1);
-    }
-
-    #[test]
-    fn without_room_and_disk_the_oldest_of_the_least_class_leaves_and_is_booked() {
-        let mut t = tail();
-        push(&mut t, 0, 1, 0);
-        push(&mut t, 1, 1, 5);
-        push(&mut t, 1, 2, 6);
-        push(&mut t, 2, 1, 0);
-        t.shed("no_room");
-        t.shed("no_room");
-        t.shed("no_room");
-        let lost: Vec<_> = t.ledger.take().into_iter().map(|e| (e.stream, e.first, e.last)).collect();
-        assert_eq!(lost, [("m/y".into(), 1, 2), ("p/x".into(), 1, 1)]);
-    }
-}
+#[path = "tail_tests.rs"]
+mod tests;
