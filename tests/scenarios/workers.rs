@@ -100,3 +100,22 @@ fn workers_die_with_their_daemon() {
     let gone = || std::fs::read(format!("/proc/{worker}/cmdline")).map_or(true, |line| line.is_empty());
     eventually("the worker is gone", || gone().then_some(()));
 }
+
+#[test]
+fn the_runtime_in_the_worker_writes_no_file_and_calls_nobody() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let (site, daemon) = start(Site::new(broker.port).with_sensor(&tty).with_mean_model(), &sub);
+    tty.rows(0..50, |i| format!("{i},1,1"));
+    sub.wait_records("p/x", 47);
+    let worker = eventually("a worker", || daemon.workers().first().copied());
+    let target = |fd: &std::path::Path| std::fs::read_link(fd).map(|to| to.display().to_string()).unwrap_or_default();
+    let folder = std::path::PathBuf::from(format!("/proc/{worker}/fd"));
+    let (doorbell, log) = (target(&folder.join("0")), site.dir.path().join("log").display().to_string());
+    for fd in std::fs::read_dir(&folder).expect("fds").flatten() {
+        let to = target(&fd.path());
+        let known = to.is_empty() || to == doorbell || to == log || to == "/dev/null";
+        assert!(known || to.starts_with("/memfd:kentledge") || to.starts_with("pipe:"), "the worker has {to} open");
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -77,6 +77,9 @@ impl Worker {
             .map_err(|why| format!("make a socket: {why}"))?;
         let mut command = Command::new(&launch.program);
         command.arg("infer-worker").stdin(Stdio::from(theirs)).stdout(Stdio::null()).env_clear();
+        // Since 1.31 the library writes a database into the user's cache and sends it home over HTTPS, unless told not
+        // to before it is loaded; switching telemetry off by its API comes too late.
+        command.env("ORT_DISABLE_TELEMETRY", "1");
         let child = sys::die_with_parent(&mut command).spawn().map_err(|why| format!("start the worker: {why}"))?;
         drop(command);
         let mut unborn = Unborn(Some(child));
