@@ -96,12 +96,14 @@ pub const BACKLOG_RAM_BYTES: usize = 4 * MESSAGE_BYTES;
 pub const SEGMENT_RECORDS: u64 = 4096;
 /// sled's page cache, bytes: its default is 1 GiB.
 pub const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
+/// After its disk failed the store is opened anew this often: space that was freed is used within 10 s.
+pub const STORE_REOPEN: Duration = Duration::from_secs(4);
 /// Default cap of the store, MiB of sealed messages. 72 h × 3,600 s × 10 records/s × 200 B = 518 MB raw; zstd takes
 /// JSON of this kind to about a fifth: 104 MB. sled's plateau is about 6 times the live bytes (24 MB for 4 MB).
 pub const STORE_MIB: u64 = 128;
-/// Sequence numbers reserved on disk at a time: at 1,000 records/s a block lasts 65 s, and 2^64 / 65,536 starts
-/// are never used up.
-pub const SEQ_BLOCK: u64 = 65_536;
+/// Sequence numbers reserved on disk at a time: at 1,000 records/s a block lasts 17 minutes without a write, and
+/// 2^53 (what a JSON reader holds exactly) / 2^20 allows 8 thousand million starts.
+pub const SEQ_BLOCK: u64 = 1 << 20;
 /// Damaged stores kept aside for a look; the oldest is removed first.
 pub const QUARANTINES: usize = 3;
 /// Ledger entries waiting to be published; beyond it, entries of one stream and reason are merged.

@@ -46,6 +46,9 @@ struct Shared<T> {
     items: Condvar,
     space: Condvar,
     space_async: Notify,
+    /// Tasks put in one after the other, first come first served: else the one that is just running would take every
+    /// place that becomes free, and starve the others.
+    turn: tokio::sync::Mutex<()>,
 }
 
 impl<T: Weigh> Shared<T> {
@@ -99,6 +102,7 @@ pub fn lane<T: Weigh>(bounds: Bounds) -> (Sender<T>, Receiver<T>) {
         items: Condvar::new(),
         space: Condvar::new(),
         space_async: Notify::new(),
+        turn: tokio::sync::Mutex::new(()),
     });
     (Sender(shared.clone()), Receiver(shared))
 }
@@ -129,6 +133,7 @@ impl<T: Weigh> Sender<T> {
 
     /// Puts an item in from a task: waits like `push`, without blocking the runtime.
     pub async fn push_async(&self, item: T, shed: &mut Vec<T>) {
+        let _turn = self.0.turn.lock().await;
         while self.is_full_and_moving() {
             let takes = self.0.lock().takes;
             let room = async {
@@ -263,6 +268,41 @@ mod tests {
         drop(tx);
         assert!(shed.is_empty());
         assert_eq!(consumer.join().ok(), Some((0..200).collect()));
+    }
+
+    #[test]
+    fn tasks_that_flood_a_lane_get_equal_shares() {
+        let (tx, rx) = lane::<u32>(Bounds { patience: Some(Duration::from_secs(5)), ..BOUNDS });
+        let consumer = std::thread::spawn(move || {
+            let (mut got, mut counts) = (Vec::new(), [0u32; 4]);
+            while counts.iter().sum::<u32>() < 400 && rx.take(&mut got, 1, Duration::from_secs(5)) == Took::Some {
+                got.drain(..).for_each(|i| counts[i as usize] += 1);
+                std::thread::sleep(Duration::from_micros(50));
+            }
+            counts
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("runtime");
+        runtime
+            .block_on(async {
+                let flood = |i: u32| {
+                    let tx = tx.clone();
+                    async move {
+                        for _ in 0..400 {
+                            tx.push_async(i, &mut Vec::new()).await
+                        }
+                    }
+                };
+                tokio::join!(
+                    tokio::spawn(flood(0)),
+                    tokio::spawn(flood(1)),
+                    tokio::spawn(flood(2)),
+                    tokio::spawn(flood(3))
+                )
+            })
+            .0
+            .expect("no panic");
+        let counts = consumer.join().expect("no panic");
+        assert!(counts.iter().all(|n| (90..=110).contains(n)), "{counts:?}");
     }
 
     #[test]

@@ -132,7 +132,7 @@ impl Outbox {
         Ok(Self {
             writer: Writer(shared.clone()),
             reader: Reader(shared.clone()),
-            committer: Committer::new(shared, store, loss, max_bytes),
+            committer: Committer::new(shared, folder, store, loss, max_bytes),
             set_aside,
         })
     }
@@ -192,7 +192,7 @@ impl Writer {
         state
     }
 
-    /// Takes `n` sequence numbers; waits for the committer to reserve more where the block is used up.
+    /// Takes `n` sequence numbers; waits for the committer to reserve more where the block is used up and the disk works.
     fn number<'a>(
         &'a self,
         mut state: MutexGuard<'a, State>,
@@ -201,6 +201,10 @@ impl Writer {
     ) -> (MutexGuard<'a, State>, u64) {
         loop {
             if let Some(first) = state.seqs.take(usize::from(stream.0), n) {
+                return (state, first);
+            }
+            if state.disk_failed {
+                let first = state.seqs.take_unreserved(usize::from(stream.0), n);
                 return (state, first);
             }
             self.0.work.notify_one();
@@ -273,5 +277,34 @@ impl Reader {
                 self.0.work.notify_one();
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::{Class, Clk, Retain, Stamp};
+
+    #[test]
+    fn a_disk_that_takes_nothing_stops_no_one_even_when_the_numbers_run_out() {
+        let dir = std::env::temp_dir().join(format!("kentledge-outbox-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let Outbox { mut writer, committer, .. } =
+            Outbox::open(&dir, "b", vec!["p/x".into(), "loss".into()], StreamId(1), 1 << 20).expect("open");
+        let stamp = Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset };
+        let close = committer.closer();
+        let thread = std::thread::spawn(move || committer.run(|| stamp, || {}));
+        std::fs::remove_dir_all(&dir).expect("the disk is gone");
+        for _ in 0..2 * limits::SEQ_BLOCK / 32_768 {
+            writer.lost(StreamId(0), 32_768, "gap");
+        }
+        let body = bytes::Bytes::from_static(b"\"a\":1");
+        let draft = Draft { stream: StreamId(0), class: Class::Score, stamp, lineage: None, body, retain: Retain::No };
+        writer.put(&mut vec![draft]);
+        let stats = writer.stats();
+        assert!(!stats.disk_ok);
+        assert_eq!(stats.lost[&("p/x".to_owned(), "gap")], 2 * limits::SEQ_BLOCK);
+        close();
+        assert!(thread.join().expect("no panic").is_err(), "what was left could not be stored, and that is said");
     }
 }

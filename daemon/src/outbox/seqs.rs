@@ -56,9 +56,20 @@ impl Seqs {
         Some(first)
     }
 
+    /// Takes `n` numbers although the block is used up and the disk takes no other: going on counts for more than a
+    /// number that might be used again if the power fails now as well.
+    pub fn take_unreserved(&mut self, stream: usize, n: u64) -> u64 {
+        let first = self.next[stream];
+        self.next[stream] = first.saturating_add(n);
+        first
+    }
+
     /// Half of some block is used up.
     pub fn is_low(&self) -> bool {
-        self.next.iter().zip(&self.reserved).any(|(next, reserved)| reserved - next < limits::SEQ_BLOCK / 2)
+        self.next
+            .iter()
+            .zip(&self.reserved)
+            .any(|(next, reserved)| reserved.saturating_sub(*next) < limits::SEQ_BLOCK / 2)
     }
 }
 

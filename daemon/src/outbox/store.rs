@@ -45,6 +45,15 @@ pub struct Entry {
     pub class: Class,
 }
 
+/// Why a message could not be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unread {
+    /// The disk, or sled after it met a failure of the disk: the message may be whole.
+    Disk(String),
+    /// The message itself.
+    Damaged(String),
+}
+
 struct Segment {
     tree: sled::Tree,
     records: u64,
@@ -234,10 +243,11 @@ impl Store {
     }
 
     /// Reads a message.
-    pub fn read(&self, key: Key) -> Result<Sealed, String> {
-        let segment = self.segments.get(&key.segment).ok_or("no such segment")?;
-        let value = segment.tree.get(key.n.to_be_bytes()).map_err(|why| why.to_string())?;
-        Sealed::from_bytes(&value.ok_or("no such message")?)
+    pub fn read(&self, key: Key) -> Result<Sealed, Unread> {
+        let gone = |what: &str| Unread::Damaged(format!("no such {what}"));
+        let segment = self.segments.get(&key.segment).ok_or_else(|| gone("segment"))?;
+        let value = segment.tree.get(key.n.to_be_bytes()).map_err(|why| Unread::Disk(why.to_string()))?;
+        Sealed::from_bytes(&value.ok_or_else(|| gone("message"))?).map_err(Unread::Damaged)
     }
 
     /// The oldest message of the least class: the one that leaves first when room is short.
