@@ -137,6 +137,7 @@ impl Committer {
         match Store::open(&self.folder) {
             Ok(store) => {
                 tracing::info!(records = store.records(), "the outbox's disk works again");
+                (0..store.damaged).for_each(|_| book(&self.shared, None, "damaged"));
                 self.store = Some(store);
             }
             Err(_) => self.reopen_ns = Clock::boot_ns() + limits::STORE_REOPEN.as_nanos() as u64,

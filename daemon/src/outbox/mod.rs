@@ -115,8 +115,12 @@ impl Outbox {
                 (Store::open(&folder).map_err(what)?, Some(text))
             }
         };
+        let mut tail = Tail::new(boot, streams);
+        if store.damaged > 0 {
+            tail.ledger.enter("store", (0, 0), store.damaged, "damaged");
+        }
         let state = State {
-            tail: Tail::new(boot, streams),
+            tail,
             seqs,
             disk_failed: false,
             closing: false,

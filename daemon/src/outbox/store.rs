@@ -65,6 +65,9 @@ pub struct Store {
     folder: PathBuf,
     db: sled::Db,
     segments: BTreeMap<u32, Segment>,
+    /// Number of the next segment. It only grows while the store is open, so that a later message always has the
+    /// larger key, also when all before it are gone.
+    next_segment: u32,
     index: BTreeMap<Key, Entry>,
     /// Keys by class, so that the one to leave first is found without a search.
     classes: BTreeMap<Class, BTreeSet<Key>>,
@@ -96,6 +99,7 @@ impl Store {
             folder: folder.to_owned(),
             db,
             segments: BTreeMap::new(),
+            next_segment: 0,
             index: BTreeMap::new(),
             classes: BTreeMap::new(),
             bytes: 0,
@@ -148,6 +152,7 @@ impl Store {
                 segment.tree.remove(key).map_err(|why| why.to_string())?;
                 self.dirty = true;
             }
+            self.next_segment = self.next_segment.max(number.wrapping_add(1));
             self.segments.insert(number, segment);
         }
         Ok(())
@@ -181,20 +186,18 @@ impl Store {
 
     /// The segment that takes more; a full one is followed by a new one.
     fn current(&mut self) -> Result<u32, String> {
-        let last = self.segments.last_key_value().map(|(number, segment)| (*number, segment.records));
-        match last {
-            Some((number, records)) if records < limits::SEGMENT_RECORDS => Ok(number),
-            _ => {
-                let number = last.map_or(0, |(number, _)| number.wrapping_add(1));
-                let tree = self.db.open_tree(format!("seg-{number:08x}")).map_err(|why| why.to_string())?;
-                self.segments.insert(number, Segment { tree, records: 0, next: 0 });
-                Ok(number)
-            }
+        let newest = self.next_segment.wrapping_sub(1);
+        if self.segments.get(&newest).is_some_and(|segment| segment.records < limits::SEGMENT_RECORDS) {
+            return Ok(newest);
         }
+        let number = self.next_segment;
+        let tree = self.db.open_tree(format!("seg-{number:08x}")).map_err(|why| why.to_string())?;
+        self.segments.insert(number, Segment { tree, records: 0, next: 0 });
+        self.next_segment = number.wrapping_add(1);
+        Ok(number)
     }
 
-    /// Forgets messages. A segment is dropped whole when its last one goes; until then nothing is deleted on disk
-    /// but by `insert`'s log, because every deletion is a write.
+    /// Forgets messages. A segment is dropped whole when its last one goes.
     pub fn remove(&mut self, keys: &[Key]) -> Result<(), String> {
         for key in keys {
             let Some(entry) = self.index.remove(key) else {
@@ -280,4 +283,22 @@ pub fn set_aside(folder: &Path) -> std::io::Result<PathBuf> {
     }
     File::open(parent)?.sync_all()?;
     Ok(aside)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_later_message_has_the_larger_key_even_when_all_before_it_are_gone() {
+        let dir = std::env::temp_dir().join(format!("kentledge-store-{}", std::process::id()));
+        let _ = std::fs::remove_dir_all(&dir);
+        let mut store = Store::open(&dir).expect("open");
+        let message = || (vec![0u8; 8], Entry { bytes: 8, records: 1, class: Class::Score });
+        let first = store.insert(&[message(), message()]).expect("insert");
+        store.remove(&first).expect("remove");
+        let second = store.insert(&[message()]).expect("insert");
+        assert!(second[0] > first[1], "{second:?} after {first:?}");
+        assert_eq!(store.next(Some(first[1])), Some(second[0]));
+    }
 }
