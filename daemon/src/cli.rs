@@ -10,7 +10,9 @@ use crate::{
     error::{Context, Fatal},
     host::Host,
     infer::worker_main,
-    journal, replay, run,
+    journal,
+    outbox::probe_main,
+    replay, run,
 };
 
 /// Turns sensor signals into decisions on the spot.
@@ -54,6 +56,12 @@ enum Command {
     /// The worker process; started by the daemon only
     #[command(hide = true)]
     InferWorker,
+    /// Tries to open a store; started by the daemon only
+    #[command(hide = true)]
+    ProbeStore {
+        /// Its folder
+        folder: PathBuf,
+    },
 }
 
 impl Cli {
@@ -82,6 +90,7 @@ impl Cli {
                 let config = load(config.as_deref())?;
                 runtime()?.block_on(replay::record(Host::default(), config, &out, seconds))
             }
+            Command::ProbeStore { folder } => say(&probe_main(&folder)),
             Command::InferWorker => {
                 let socket =
                     std::os::fd::AsFd::as_fd(&std::io::stdin()).try_clone_to_owned().context("take the socket")?;

@@ -14,6 +14,7 @@ use crate::{
     crew::{Beat, Beats},
     flow::{Class, Draft, Retain, Sink, Stamp, StreamId, record::json_str},
     host::notify,
+    limits,
     outbox::Writer,
 };
 
@@ -24,12 +25,23 @@ pub struct Counters {
     pub frames_waiting: AtomicU64,
     /// By model: whether a worker serves it, and how many were lost since the start.
     models: Mutex<BTreeMap<usize, (bool, u64)>>,
+    /// Why there is no connection; empty while there is one.
+    link: Mutex<String>,
 }
 
 impl Counters {
     /// What a model's stage tells.
     pub fn model(&self, model: usize, serving: bool, lost: u64) {
         self.models.lock().unwrap_or_else(PoisonError::into_inner).insert(model, (serving, lost));
+    }
+
+    /// Why there is no connection; empty while there is one.
+    pub fn link(&self, why: &str) {
+        why.clone_into(&mut self.link.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn why_offline(&self) -> String {
+        self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Models that serve, workers lost.
@@ -55,13 +67,20 @@ pub struct Setup {
     pub models: u64,
 }
 
-/// The stage as a thread; ends when `stopped` says so.
-pub fn run(mut setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(Duration) -> bool) {
+/// The stage as a thread; ends when `stopped` says so. `save_time` is called now and then and at the end.
+pub fn run(
+    mut setup: Setup,
+    now: impl Fn() -> Stamp,
+    beat: &Beat,
+    save_time: impl Fn(),
+    stopped: impl Fn(Duration) -> bool,
+) {
     let step = Duration::from_millis(500);
     let began = now().boot_ns;
     let watchdog = notify::watchdog_interval().map(|interval| interval / 2);
     let (mut next_health, mut next_watchdog) = (Duration::ZERO, watchdog);
     let (mut since, mut status) = (Duration::ZERO, String::new());
+    let mut next_save = limits::CLOCK_SAVE;
     loop {
         beat.beat();
         if watchdog.is_some() && next_watchdog.is_some_and(|at| since >= at) {
@@ -87,7 +106,12 @@ pub fn run(mut setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl
             setup.writer.put(&mut vec![draft]);
             next_health = since + setup.every;
         }
+        if since >= next_save {
+            save_time();
+            next_save = since + limits::CLOCK_SAVE;
+        }
         if stopped(step) {
+            save_time();
             return;
         }
         since += step;
@@ -98,7 +122,11 @@ impl Setup {
     /// One line for `systemctl status`.
     fn status(&self) -> String {
         let stats = self.writer.stats();
-        let link = if stats.online { "online" } else { "offline" };
+        let link = match (stats.online, self.counters.why_offline()) {
+            (true, _) => "online".into(),
+            (false, why) if why.is_empty() => "offline".into(),
+            (false, why) => format!("offline ({why})"),
+        };
         let (serving, _) = self.counters.models();
         let mut line = format!("{link}; {serving} of {} models serving", self.models);
         let kept = stats.ram_records + stats.stored_records;
@@ -107,6 +135,9 @@ impl Setup {
         }
         if !stats.disk_ok {
             line.push_str("; the disk takes nothing");
+        }
+        if stats.quarantines > 0 {
+            let _ = write!(line, "; {} damaged stores set aside", stats.quarantines);
         }
         line
     }
@@ -117,7 +148,7 @@ impl Setup {
         let (serving, workers_lost) = self.counters.models();
         let mut out = format!(
             "\"uptime_s\":{uptime_s},\"rss_kib\":{},\"online\":{},\"disk_ok\":{},\"ram_records\":{},\"ram_bytes\":{},\
-             \"stored_records\":{},\"stored_bytes\":{},\"delivered\":{},\"lost\":{lost},\"frames_waiting\":{},\
+             \"stored_records\":{},\"stored_bytes\":{},\"quarantines\":{},\"delivered\":{},\"lost\":{lost},\"frames_waiting\":{},\
              \"models\":{},\"models_serving\":{serving},\"workers_lost\":{workers_lost},\"lost_by\":[",
             rss_kib(),
             stats.online,
@@ -126,6 +157,7 @@ impl Setup {
             stats.ram_bytes,
             stats.stored_records,
             stats.stored_bytes,
+            stats.quarantines,
             stats.delivered,
             self.counters.frames_waiting.load(Ordering::Relaxed),
             self.models,
@@ -133,7 +165,9 @@ impl Setup {
         for (i, ((stream, reason), n)) in stats.lost.iter().enumerate() {
             out.push_str(if i > 0 { ",{\"stream\":" } else { "{\"stream\":" });
             json_str(&mut out, stream);
-            let _ = write!(out, ",\"reason\":\"{reason}\",\"n\":{n}}}");
+            out.push_str(",\"reason\":");
+            json_str(&mut out, reason);
+            let _ = write!(out, ",\"n\":{n}}}");
         }
         out.push(']');
         out

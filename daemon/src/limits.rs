@@ -101,6 +101,31 @@ pub const STORE_REOPEN: Duration = Duration::from_secs(4);
 /// Default cap of the store, MiB of sealed messages. 72 h × 3,600 s × 10 records/s × 200 B = 518 MB raw; zstd takes
 /// JSON of this kind to about a fifth: 104 MB. sled's plateau is about 6 times the live bytes (24 MB for 4 MB).
 pub const STORE_MIB: u64 = 128;
+/// Messages made while there is no connection close at this size: 16 of them, packed to a fifth, are a page of sled's
+/// (100 KiB); above 128 KiB a page goes into a file of its own, written anew with every change.
+pub const STORED_MESSAGE_BYTES: usize = 32 * 1024;
+/// Share of the partition that all of the outbox may take, stores set aside included.
+pub const DISK_SHARE_PERCENT: u64 = 35;
+/// Given up first when the disk is full: sled reopens and takes some 40 commits of 100 KiB with it.
+pub const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
+/// On a small partition the ballast is this part of the share: 1 MiB of 24 MiB.
+pub const BALLAST_SHARE: u64 = 8;
+/// How often it is looked whether the ballast can be made again.
+pub const BALLAST_EVERY: Duration = Duration::from_secs(10);
+/// An opening of the store that was begun so often and never came to an end is not tried again.
+pub const OPEN_ATTEMPTS: u32 = 3;
+/// Longest probe of the store: 128 MiB × 6 (sled's plateau) at a cold SD card's 25 MB/s are 32 s; systemd waits 90 s.
+pub const PROBE: Duration = Duration::from_secs(60);
+/// Memory of the probe: sled's index of the largest store is under 100 MiB, but glibc reserves 64 MiB of addresses for each of its threads.
+pub const PROBE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
+/// How often stored messages are looked at for their age.
+pub const EXPIRY_EVERY: Duration = Duration::from_secs(10);
+/// Health, quality and losses are of use for a week unless configured.
+pub const EXPIRE_STATUS_H: u64 = 7 * 24;
+/// Whoever asked no longer waits after a day unless configured.
+pub const EXPIRE_REPLY_H: u64 = 24;
+/// The ledger's sums are saved at most this often: 3 × 4 KiB a minute is 17 MB a day, and only while losses go on.
+pub const LEDGER_SAVE: Duration = Duration::from_secs(60);
 /// Sequence numbers reserved on disk at a time: at 1,000 records/s a block lasts 17 minutes without a write, and
 /// 2^53 (what a JSON reader holds exactly) / 2^20 allows 8 thousand million starts.
 pub const SEQ_BLOCK: u64 = 1 << 20;
@@ -115,10 +140,31 @@ pub const IN_FLIGHT: u16 = 100;
 pub const PACKET_BYTES: u32 = 256 * 1024;
 /// Keep-alive unless configured: with the client's ping time-out a dead peer is noticed within 2 × 15 s + 5 s.
 pub const KEEP_ALIVE_S: u64 = 15;
-/// Reconnecting: first wait at most this (full jitter), doubling.
-pub const RECONNECT_MIN: Duration = Duration::from_millis(50);
+/// While an outage is short the next connect comes within this (full jitter): 7 tries a second on average.
+pub const RECONNECT_MIN: Duration = Duration::from_millis(300);
+/// How long that is: a broker's restart or a router's.
+pub const RECONNECT_SHORT: Duration = Duration::from_secs(120);
 /// Longest wait between two connects.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
+/// Another client uses our client id: whoever connects throws the other out. Ours waits so long, doubling.
+pub const TWIN_WAIT: Duration = Duration::from_secs(30);
+/// The longest of these waits.
+pub const TWIN_WAIT_MAX: Duration = Duration::from_secs(900);
+/// Slots of the broker's receive maximum that the backlog leaves to alarms and live data.
+pub const LIVE_SLOTS: usize = 2;
+/// Unsent bytes in the kernel at most, before an alarm: half a second at 1 Mbit/s.
+pub const UNSENT_BYTES: u32 = 64 * 1024;
+/// How often a connection is looked at when nothing happens on it.
+pub const LINK_TICK: Duration = Duration::from_millis(500);
+/// A broker that answers pings but acknowledges nothing for so long, or two keep-alives, is left: its queue may be full,
+/// and a slow one of 64 KiB/s has taken 2 MiB by then.
+pub const ACK_WAIT: Duration = Duration::from_secs(30);
+/// An outage is told of when it was at least this long.
+pub const OUTAGE_TOLD: Duration = Duration::from_secs(1);
+/// How often the clock is looked at while TLS waits for it.
+pub const CLOCK_WAIT: Duration = Duration::from_secs(1);
+/// How often the time is saved, where it is known to be right: 8 KiB an hour.
+pub const CLOCK_SAVE: Duration = Duration::from_secs(3600);
 /// TCP and MQTT handshake together.
 pub const CONNECT: Duration = Duration::from_secs(10);
 /// MQTT session expiry: a device off for a week gets the commands that wait for it.

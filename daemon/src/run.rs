@@ -17,10 +17,9 @@ use crate::{
     health,
     host::{Host, notify},
     infer, limits, link,
-    link::Topics,
     outbox::Outbox,
     signal, source,
-    streams::{self, Table},
+    streams::Table,
 };
 
 /// Runs the daemon until `stop` names a reason. Data walks down this function.
@@ -28,15 +27,16 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
     let state = &config.device.state_dir;
     let _lock = host.lock_state(state)?; // one daemon for each state directory
     let table = Table::new(&config);
-    let Outbox { writer, reader, committer, set_aside } = // a store that will not open is set aside
-        Outbox::open(state, &host.boot, table.names.clone(), table.loss, config.outbox.max_bytes).map_err(Fatal::failed)?;
     let keeps = host.keeps(state)?;
+    let times = host.times(state)?;
+    let Outbox { writer, reader, committer, told } = // a store that will not open is set aside
+        Outbox::open(host.outbox(&config, &table)).map_err(Fatal::failed)?;
     let counters = Arc::new(health::Counters::default());
     let mut crew = Crew::default();
     let mut events = writer.clone();
     let event = |kind, subject: &str, text: &str| vec![table.events.draft(kind, host.clock.now(), subject, text)];
     events.put(&mut event(Kind::Boot, "kentledge", concat!("version ", env!("CARGO_PKG_VERSION"))));
-    set_aside.iter().for_each(|why| events.put(&mut event(Kind::StoreSetAside, "store", why)));
+    told.iter().for_each(|(kind, why)| events.put(&mut event(*kind, "store", why)));
     config.set_aside.iter().for_each(|why| events.put(&mut event(Kind::ConfigSetAside, "config", why)));
 
     // frames: full, it waits 50 ms and then sheds its oldest, counted
@@ -98,18 +98,14 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
 
     // outbox: RAM and disk; link: from there to the broker
     let close_outbox = committer.closer();
-    let clock = host.clock.clone();
-    crew.thread("outbox", move |beat| committer.run(|| clock.now(), || beat.beat())).context("start a thread")?;
+    let around = host.around(table.events.clone());
+    crew.thread("outbox", move |beat| committer.run(around(beat))).context("start a thread")?;
     let (stop_link, link_stop) = watch::channel(false);
     if let Some(mqtt) = config.mqtt.clone() {
-        let topics = Topics::new(&config.device.site, &config.device.id);
-        let announce = streams::announce(&host, &config);
-        crew.task(
-            "link",
-            link::run(link::Setup { mqtt, topics, announce, reader, clock: host.clock.clone() }, link_stop),
-        );
+        let setup = host.link(&config, mqtt, reader, &writer, &table, &counters);
+        crew.task("link", link::run(setup, link_stop));
     }
-    let (stop_health, clock) = (crew.health(&host, &config, &table, writer, counters)?, host.clock.clone());
+    let (stop_health, clock) = (crew.health(&host, &config, &table, writer, counters, times)?, host.clock.clone());
 
     notify::ready("started");
     let reason = tokio::select! {

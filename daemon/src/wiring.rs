@@ -7,14 +7,16 @@ use std::{
 };
 
 use crate::{
-    config::Config,
-    crew::Crew,
+    config::{Config, Mqtt},
+    crew::{Beat, Crew},
     error::{Context, Fatal},
+    flow::{Class, event::EventStreams},
     health::{self, Counters},
     host::{Host, Keep},
     infer::{self, Keeps, Served},
-    outbox::Writer,
-    streams::Table,
+    link::{self, Topics},
+    outbox::{Around, Expiry, Reader, Setup, Writer},
+    streams::{self, Table},
 };
 
 impl Host {
@@ -22,6 +24,68 @@ impl Host {
     pub fn keeps(&self, state_dir: &Path) -> Result<Keeps, Fatal> {
         let open = |name: &str| Keep::open(state_dir, name).context(format!("open {}/{name}", state_dir.display()));
         Ok(Keeps { calibration: open("calibration")?, alarms: open("alarms")? })
+    }
+
+    /// The folder of the last known time, which is taken up.
+    pub fn times(&self, state_dir: &Path) -> Result<Keep, Fatal> {
+        let keep = Keep::open(state_dir, "clock").context(format!("open {}/clock", state_dir.display()))?;
+        self.clock.load_floor(&keep);
+        Ok(keep)
+    }
+
+    /// What the outbox is opened with.
+    pub fn outbox(&self, config: &Config, table: &Table) -> Setup {
+        const HOUR_NS: u64 = 3_600_000_000_000;
+        let (outbox, now) = (&config.outbox, self.clock.now());
+        let mut ages = vec![(Class::Reply, outbox.expire_reply_h), (Class::Status, outbox.expire_status_h)];
+        ages.extend([Class::Score, Class::Measurement].map(|class| (class, outbox.expire_data_h)));
+        let ages = ages.into_iter().filter(|(_, hours)| *hours > 0).map(|(class, hours)| (class, hours * HOUR_NS));
+        Setup {
+            state_dir: config.device.state_dir.clone(),
+            boot: self.boot.clone(),
+            streams: table.names.clone(),
+            loss: table.loss,
+            max_bytes: outbox.max_bytes,
+            expiry: Expiry(ages.collect()),
+            program: Some(self.program.clone()),
+            now,
+            now_s: now.wall_ms.unwrap_or(0).max(self.clock.floor_ms()) as u64 / 1000,
+        }
+    }
+
+    /// What the outbox's thread needs from the rest.
+    pub fn around(&self, events: EventStreams) -> impl FnOnce(Beat) -> Around + Send + 'static {
+        let clock = self.clock.clone();
+        move |beat| Around {
+            floor_ms: clock.floor_ms(),
+            now: Box::new(move || clock.now()),
+            beat: Box::new(move || beat.beat()),
+            event: Box::new(move |kind, stamp, text| events.draft(kind, stamp, "store", text)),
+        }
+    }
+
+    /// What the link works with.
+    pub fn link(
+        &self,
+        config: &Config,
+        mqtt: Mqtt,
+        reader: Reader,
+        writer: &Writer,
+        table: &Table,
+        counters: &Arc<Counters>,
+    ) -> link::Setup {
+        let (writer, events, clock) = (writer.clone(), table.events.clone(), self.clock.clone());
+        let counters = counters.clone();
+        link::Setup {
+            mqtt,
+            topics: Topics::new(&config.device.site, &config.device.id),
+            announce: streams::announce(self, config),
+            reader,
+            clock: self.clock.clone(),
+            backlog_kib_s: config.outbox.backlog_kib_s,
+            tell: Box::new(move |kind, text| writer.put_now(events.draft(kind, clock.now(), "link", text))),
+            note: Box::new(move |text| counters.link(text)),
+        }
     }
 
     /// The engine of one model and its pipelines. Without `keeps` it is a replay: nothing is kept, nothing is late.
@@ -51,6 +115,7 @@ impl Crew {
         table: &Table,
         writer: Writer,
         counters: Arc<Counters>,
+        times: Keep,
     ) -> Result<mpsc::Sender<()>, Fatal> {
         let setup = health::Setup {
             writer,
@@ -62,9 +127,10 @@ impl Crew {
         };
         let (stop, stopped) = mpsc::channel();
         let clock = host.clock.clone();
+        let save = host.clock.clone();
         let wait = move |most| stopped.recv_timeout(most) != Err(mpsc::RecvTimeoutError::Timeout);
         self.thread("health", move |beat| {
-            health::run(setup, || clock.now(), &beat, wait);
+            health::run(setup, || clock.now(), &beat, || save.save_floor(&times), wait);
             Ok(())
         })
         .context("start a thread")?;

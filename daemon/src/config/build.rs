@@ -228,14 +228,29 @@ fn models(root: &mut Table<'_>, node: Option<Node>, trust: Trust) -> Models {
 }
 
 fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {
-    let default = limits::STORE_MIB;
-    let mib = node.map_or(default, |node| {
-        let mut t = root.sub("outbox".into(), node);
-        let mib = t.int("max_mib", 1..=1 << 20).map_or(default, |n| n as u64);
-        t.finish();
-        mib
-    });
-    Outbox { max_bytes: mib << 20 }
+    let mut outbox = Outbox {
+        max_bytes: limits::STORE_MIB << 20,
+        expire_reply_h: limits::EXPIRE_REPLY_H,
+        expire_status_h: limits::EXPIRE_STATUS_H,
+        expire_data_h: 0,
+        backlog_kib_s: 0,
+    };
+    let Some(node) = node else { return outbox };
+    let mut t = root.sub("outbox".into(), node);
+    let mut set = |key, range, to: &mut u64| {
+        if let Some(n) = t.int(key, range) {
+            *to = n as u64;
+        }
+    };
+    let mut mib = limits::STORE_MIB;
+    set("max_mib", 1..=1 << 20, &mut mib);
+    outbox.max_bytes = mib << 20;
+    set("expire_reply_h", 1..=87_600, &mut outbox.expire_reply_h);
+    set("expire_status_h", 1..=87_600, &mut outbox.expire_status_h);
+    set("expire_data_h", 0..=87_600, &mut outbox.expire_data_h);
+    set("backlog_kib_s", 0..=1 << 20, &mut outbox.backlog_kib_s);
+    t.finish();
+    outbox
 }
 
 fn metrics(root: &mut Table<'_>, node: Option<Node>) -> u64 {

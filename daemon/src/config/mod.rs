@@ -275,6 +275,14 @@ pub struct Alarm {
 pub struct Outbox {
     /// Cap of what is kept, bytes of sealed messages.
     pub max_bytes: u64,
+    /// Replies are of use for so many hours.
+    pub expire_reply_h: u64,
+    /// Health, quality and losses are.
+    pub expire_status_h: u64,
+    /// Predictions and measurements are; 0: for ever.
+    pub expire_data_h: u64,
+    /// How fast what was kept is sent, KiB/s; 0: as fast as it goes.
+    pub backlog_kib_s: u64,
 }
 
 /// `[models]`

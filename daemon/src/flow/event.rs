@@ -18,6 +18,14 @@ pub enum Kind {
     ConfigSetAside,
     /// The store could not be opened; a new one was started.
     StoreSetAside,
+    /// Something that was safe on disk is gone, or does not check.
+    StoreDamaged,
+    /// The disk takes nothing: full, read-only, broken.
+    DiskFailed,
+    /// The connection to the broker was away and is back.
+    Outage,
+    /// Another client uses this device's client id.
+    LinkTwin,
     /// A model could not be loaded or used.
     ModelFailed,
     /// A model serves.
@@ -30,11 +38,15 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 8] = [
+    pub const ALL: [Kind; 12] = [
         Kind::Boot,
         Kind::Stopping,
         Kind::ConfigSetAside,
         Kind::StoreSetAside,
+        Kind::StoreDamaged,
+        Kind::DiskFailed,
+        Kind::Outage,
+        Kind::LinkTwin,
         Kind::ModelFailed,
         Kind::ModelServing,
         Kind::WorkerLost,
@@ -48,6 +60,10 @@ impl Kind {
             Kind::Stopping => "stopping",
             Kind::ConfigSetAside => "config.set_aside",
             Kind::StoreSetAside => "store.set_aside",
+            Kind::StoreDamaged => "store.damaged",
+            Kind::DiskFailed => "disk.failed",
+            Kind::Outage => "outage",
+            Kind::LinkTwin => "link.twin",
             Kind::ModelFailed => "model.failed",
             Kind::ModelServing => "model.serving",
             Kind::WorkerLost => "worker.lost",
@@ -58,7 +74,8 @@ impl Kind {
     fn severity(self) -> &'static str {
         match self {
             Kind::Boot | Kind::Stopping | Kind::ModelServing | Kind::ModelCalibrated => "info",
-            Kind::WorkerLost => "warning",
+            Kind::WorkerLost | Kind::Outage => "warning",
+            Kind::StoreDamaged | Kind::DiskFailed | Kind::LinkTwin => "critical",
             Kind::ConfigSetAside | Kind::StoreSetAside | Kind::ModelFailed => "critical",
         }
     }

@@ -1,17 +1,19 @@
 //! The only reader of time. A stamp is made here, where bytes arrive; no later stage asks again.
 
 use std::{
-    sync::atomic::{AtomicU8, AtomicU64, Ordering},
+    sync::atomic::{AtomicI64, AtomicU8, AtomicU64, Ordering},
     time::Duration,
 };
 
 use nix::time::{ClockId, clock_gettime};
 
-use super::sys;
+use super::{Keep, sys};
 use crate::flow::{Clk, Stamp};
 
 /// No right clock is earlier than the moment this program was built, in seconds since 1970.
-pub const FLOOR_S: i64 = parse_s(env!("KENTLEDGE_BUILT_S"));
+pub const BUILT_S: i64 = parse_s(env!("KENTLEDGE_BUILT_S"));
+
+const FLOOR_FILE: &str = "floor.json";
 
 /// The kernel's synchronisation state is asked for at most this often: it changes in minutes.
 const SYNC_CHECK_NS: u64 = 1_000_000_000;
@@ -30,11 +32,17 @@ const fn parse_s(text: &str) -> i64 {
 pub struct Clock {
     checked_ns: AtomicU64,
     clk: AtomicU8,
+    /// No right clock is earlier, ms since 1970: when this program was built, or the last time that was saved.
+    floor_ms: AtomicI64,
 }
 
 impl Default for Clock {
     fn default() -> Self {
-        Self { checked_ns: AtomicU64::new(0), clk: AtomicU8::new(Clk::Unset as u8) }
+        Self {
+            checked_ns: AtomicU64::new(0),
+            clk: AtomicU8::new(Clk::Unset as u8),
+            floor_ms: AtomicI64::new(BUILT_S * 1000),
+        }
     }
 }
 
@@ -50,8 +58,32 @@ impl Clock {
         let boot_ns = Self::boot_ns();
         let wall_ms =
             clock_gettime(ClockId::CLOCK_REALTIME).map(|t| t.tv_sec() * 1000 + t.tv_nsec() / 1_000_000).unwrap_or(0);
-        let clk = if wall_ms / 1000 < FLOOR_S { Clk::Unset } else { self.trust(boot_ns) };
+        let clk = if wall_ms < self.floor_ms() { Clk::Unset } else { self.trust(boot_ns) };
         Stamp { boot_ns, wall_ms: (clk != Clk::Unset).then_some(wall_ms), clk }
+    }
+
+    /// No right clock is earlier, ms since 1970.
+    pub fn floor_ms(&self) -> i64 {
+        self.floor_ms.load(Ordering::Relaxed)
+    }
+
+    /// Takes up the time that was saved, unless it is that of a clock gone mad: more than ten years after the build.
+    pub fn load_floor(&self, keep: &Keep) {
+        const YEARS_10_MS: i64 = 10 * 366 * 86_400_000;
+        let saved = keep.load_checked::<i64>(FLOOR_FILE).ok().flatten();
+        if let Some(saved) = saved.filter(|saved| *saved < BUILT_S * 1000 + YEARS_10_MS) {
+            self.floor_ms.fetch_max(saved, Ordering::Relaxed);
+        }
+    }
+
+    /// Saves the time, where it is known to be right.
+    pub fn save_floor(&self, keep: &Keep) {
+        let now = self.now();
+        if let (Clk::Sync, Some(now_ms)) = (now.clk, now.wall_ms)
+            && let Err(why) = keep.save_checked(FLOOR_FILE, &now_ms)
+        {
+            tracing::warn!("save the time: {why}");
+        }
     }
 
     /// `Sync` or `Hold`, asked of the kernel once a second.
@@ -90,8 +122,25 @@ mod tests {
         let clock = Clock::default();
         let (a, b) = (clock.now(), clock.now());
         assert!(b.boot_ns >= a.boot_ns);
-        const { assert!(FLOOR_S > 1_700_000_000) };
+        const { assert!(BUILT_S > 1_700_000_000) };
         assert_eq!(a.wall_ms.is_none(), a.clk == Clk::Unset);
+    }
+
+    #[test]
+    fn a_time_before_the_last_saved_one_is_not_believed_nor_is_a_saved_one_gone_mad() {
+        let dir = tempfile::tempdir().expect("folder");
+        let keep = Keep::open(dir.path(), "clock").expect("keep");
+        let clock = Clock::default();
+        clock.load_floor(&keep);
+        assert_eq!(clock.floor_ms(), BUILT_S * 1000);
+        let later_ms = clock.floor_ms() + 9 * 365 * 86_400_000;
+        keep.save_checked(FLOOR_FILE, &later_ms).expect("save");
+        clock.load_floor(&keep);
+        assert_eq!(clock.floor_ms(), later_ms);
+        assert_eq!((clock.now().clk, clock.now().wall_ms), (Clk::Unset, None));
+        keep.save_checked(FLOOR_FILE, &i64::MAX).expect("save");
+        clock.load_floor(&keep);
+        assert_eq!(clock.floor_ms(), later_ms);
     }
 
     #[test]

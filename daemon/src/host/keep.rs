@@ -10,6 +10,10 @@ use std::{
 #[derive(Debug, Clone)]
 pub struct Keep(PathBuf);
 
+/// What was saved cannot be read any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damaged;
+
 impl Keep {
     /// A folder under the state directory; made if it is not there.
     pub fn open(state_dir: &Path, name: &str) -> io::Result<Self> {
@@ -31,6 +35,26 @@ impl Keep {
         file.sync_all()?;
         fs::rename(&fresh, &path)?;
         File::open(&self.0)?.sync_all()
+    }
+
+    /// Saves two copies, each with a checksum: `crc hex, line feed, JSON`.
+    pub fn save_checked(&self, name: &str, value: &impl serde::Serialize) -> io::Result<()> {
+        let json = serde_json::to_vec(value)?;
+        let bytes = [format!("{:08x}\n", crc32fast::hash(&json)).into_bytes(), json].concat();
+        self.save(&format!("{name}.bak"), &bytes)?;
+        self.save(name, &bytes)
+    }
+
+    /// The first copy that checks. `Err` where there is one and none checks.
+    pub fn load_checked<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Damaged> {
+        let copies = [self.load(name), self.load(&format!("{name}.bak"))];
+        let any = copies.iter().any(Option::is_some);
+        let value = copies.into_iter().flatten().find_map(|bytes| {
+            let (head, json) = bytes.split_at_checked(9)?;
+            let crc = u32::from_str_radix(std::str::from_utf8(&head[..8]).ok()?, 16).ok()?;
+            (crc32fast::hash(json) == crc).then(|| serde_json::from_slice(json).ok())?
+        });
+        if any && value.is_none() { Err(Damaged) } else { Ok(value) }
     }
 
     /// Forgets what was saved.

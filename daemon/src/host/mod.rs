@@ -1,6 +1,8 @@
 //! All that lies outside the process and is not one stage's own edge: the clock, systemd, state files, raw system calls.
 
+pub mod attempt;
 pub mod clock;
+pub mod defence;
 pub mod keep;
 pub mod notify;
 pub mod sys;
@@ -11,7 +13,9 @@ use std::{
     sync::Arc,
 };
 
+pub use attempt::Attempt;
 pub use clock::Clock;
+pub use defence::Defence;
 pub use keep::Keep;
 
 use crate::error::{Context, Fatal};

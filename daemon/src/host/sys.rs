@@ -27,6 +27,33 @@ pub fn clock_is_synchronised() -> bool {
     }
 }
 
+/// Bounds this process's memory: what asks for more is refused it.
+pub fn limit_memory(bytes: u64) {
+    use nix::sys::resource::{Resource, setrlimit};
+    let set = setrlimit(Resource::RLIMIT_AS, bytes, bytes).and_then(|()| setrlimit(Resource::RLIMIT_CORE, 0, 0));
+    if let Err(why) = set {
+        tracing::warn!("limit the memory of this process: {why}");
+    }
+}
+
+/// Bounds what the kernel holds unsent on this process's connections to a remote port (TCP_NOTSENT_LOWAT), so that what
+/// is urgent waits behind no more than that. The MQTT library does not give its socket away, so it is found among ours.
+pub fn limit_unsent(remote_port: u16, bytes: u32) {
+    use nix::sys::socket::{SockaddrStorage, getpeername};
+    let fds = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
+    for fd in fds.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok()) {
+        let Ok(peer) = getpeername::<SockaddrStorage>(fd) else { continue };
+        let port = peer.as_sockaddr_in().map(|a| a.port()).or_else(|| peer.as_sockaddr_in6().map(|a| a.port()));
+        if port == Some(remote_port) {
+            let size = size_of::<u32>() as libc::socklen_t;
+            // SAFETY: the kernel reads four bytes from a local value; a descriptor that is gone meanwhile is an error.
+            unsafe {
+                libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, (&raw const bytes).cast(), size);
+            }
+        }
+    }
+}
+
 /// Bytes the kernel lost on a tty for want of room, since it was opened by anyone (TIOCGICOUNT: overrun and
 /// buffer overrun). `None` where the driver does not count, as ptys do not.
 pub fn tty_overruns(tty: RawFd) -> Option<u64> {

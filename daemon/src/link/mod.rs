@@ -3,19 +3,20 @@
 
 mod backoff;
 mod flight;
+mod pace;
 mod topic;
 mod wire;
 
-use std::{fmt::Write, pin::pin, sync::Arc, time::Duration};
+use std::{collections::VecDeque, fmt::Write, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use rumqttc::{
     Outgoing,
     v5::{
-        AsyncClient, ConnectionError, Event, EventLoop, Incoming,
+        AsyncClient, ConnectionError, Event, EventLoop, Incoming, StateError,
         mqttbytes::{
             QoS,
-            v5::{ConnAck, PubAckReason},
+            v5::{ConnAck, DisconnectReasonCode, PubAckReason},
         },
     },
 };
@@ -23,11 +24,11 @@ use tokio::{sync::watch, time::Instant};
 
 pub use topic::Topics;
 
-use self::flight::Flight;
+use self::{flight::Flight, pace::Pace};
 use crate::{
     config::Mqtt,
-    flow::Retain,
-    host::{Clock, clock::rfc3339_ms},
+    flow::{Clk, Retain, event::Kind},
+    host::{Clock, Defence, clock::rfc3339_ms, sys},
     limits,
     outbox::{ParcelId, Reader, ToSend},
 };
@@ -55,6 +56,12 @@ pub struct Setup {
     pub reader: Reader,
     /// For the head of what is announced.
     pub clock: Arc<Clock>,
+    /// How fast the backlog may go, KiB/s; 0: as it can.
+    pub backlog_kib_s: u64,
+    /// Makes an event; never waits.
+    pub tell: Box<dyn Fn(Kind, &str) + Send + Sync>,
+    /// Says in words how the connection is, for the status line.
+    pub note: Box<dyn Fn(&str) + Send + Sync>,
 }
 
 /// What an acknowledgement settles.
@@ -72,33 +79,60 @@ enum Ended {
     Stopped,
     /// It broke.
     Lost(String),
+    /// Another client came with our client id.
+    Twin,
+}
+
+/// A message on its way to the client library.
+struct Handed {
+    topic: String,
+    payload: Vec<u8>,
+    retain: bool,
+    settles: Settles,
+    backlog: bool,
 }
 
 /// The stage as a task: connects for ever; ends some time after `stop` becomes true.
 pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) {
-    let mut session = 0u64;
-    let mut lost = Instant::now();
-    let mut said = String::new();
+    let mut outage = Outage { session: 0, since: Instant::now(), why: String::new(), twins: 0 };
     loop {
-        session += 1;
-        let mut link = Link { setup: &setup, session, flight: Flight::default(), window: 0, connected: false };
-        let ended = link.connection(&mut stop).await;
-        if link.connected {
-            setup.reader.offline();
-            lost = Instant::now();
-            said.clear();
-        }
-        match ended {
-            Ended::Stopped => return,
-            Ended::Lost(why) => {
-                let broker = format!("{}:{}", setup.mqtt.host, setup.mqtt.port);
-                if why != said {
-                    tracing::warn!(broker, "no connection: {why}; trying again");
-                    said = why;
+        let wait = if setup.mqtt.tls.is_some() && setup.clock.now().clk == Clk::Unset {
+            // Certificates are valid at times. A clock that cannot be right would refuse them all, for ever.
+            outage.say(&setup, "waiting for the time: TLS needs a clock that is not before the last known time");
+            limits::CLOCK_WAIT
+        } else {
+            outage.session += 1;
+            let began = Instant::now();
+            let mut link = Link::new(&setup, &outage);
+            let ended = link.connection(&mut stop).await;
+            if link.connected {
+                setup.reader.offline();
+                outage.since = Instant::now();
+                outage.why.clear();
+                if began.elapsed() > limits::TWIN_WAIT_MAX {
+                    outage.twins = 0;
                 }
             }
-        }
-        let wait = backoff::wait(lost.elapsed(), fastrand::f64());
+            match ended {
+                Ended::Stopped => return,
+                Ended::Lost(why) => {
+                    outage.say(&setup, &why);
+                    backoff::wait(outage.since.elapsed(), fastrand::f64())
+                }
+                Ended::Twin => {
+                    outage.twins += 1;
+                    let wait = backoff::twin_wait(outage.twins, fastrand::f64());
+                    let id = &setup.mqtt.client_id;
+                    let why = format!(
+                        "another client connected as {id} and took the session over; leaving it the broker for {} s",
+                        wait.as_secs()
+                    );
+                    outage.say(&setup, &why);
+                    (setup.tell)(Kind::LinkTwin, &why);
+                    wait
+                }
+            }
+        };
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = stop.wait_for(|stop| *stop) => return,
@@ -106,17 +140,57 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) {
     }
 }
 
+/// The time between two connections.
+struct Outage {
+    session: u64,
+    since: Instant,
+    /// What was said last of why there is none.
+    why: String,
+    /// How many times in a row a twin threw us out.
+    twins: u32,
+}
+
+impl Outage {
+    fn say(&mut self, setup: &Setup, why: &str) {
+        if why != self.why {
+            let broker = format!("{}:{}", setup.mqtt.host, setup.mqtt.port);
+            tracing::warn!(broker, "no connection: {why}; trying again");
+            (setup.note)(why);
+            why.clone_into(&mut self.why);
+        }
+    }
+}
+
 /// One connection.
 struct Link<'a> {
     setup: &'a Setup,
-    session: u64,
+    outage: &'a Outage,
     flight: Flight<Settles>,
-    /// Messages that may be in flight; 0 before CONNACK.
-    window: usize,
+    /// What is handed over next, one by one.
+    hand: VecDeque<Handed>,
+    pace: Pace,
     connected: bool,
+    began: Instant,
+    /// When the broker was heard last, since `began`.
+    heard: Duration,
+    keep_alive: Duration,
 }
 
-impl Link<'_> {
+impl<'a> Link<'a> {
+    fn new(setup: &'a Setup, outage: &'a Outage) -> Self {
+        Self {
+            setup,
+            outage,
+            flight: Flight::default(),
+            hand: VecDeque::new(),
+            pace: Pace::new(setup.backlog_kib_s),
+            connected: false,
+            began: Instant::now(),
+            heard: Duration::ZERO,
+            keep_alive: Duration::from_secs(setup.mqtt.keep_alive_s),
+        }
+    }
+
     async fn connection(&mut self, stop: &mut watch::Receiver<bool>) -> Ended {
         let setup = self.setup;
         let will = self.state("offline");
@@ -124,65 +198,79 @@ impl Link<'_> {
             Ok(options) => options,
             Err(why) => return Ended::Lost(why),
         };
-        // Room for every message of the window: handing over never waits.
-        let (client, events) =
-            AsyncClient::new(options, usize::from(limits::IN_FLIGHT) + setup.announce.meta.len() + 8);
+        let (client, events) = AsyncClient::new(options, 2);
         let mut events = pin!(stream(events));
         let mut drain_until: Option<Instant> = None;
         loop {
             if let Some(until) = drain_until
-                && (self.setup.reader.is_drained() || Instant::now() >= until)
+                && (setup.reader.is_drained() || Instant::now() >= until)
             {
                 return self.leave(&client, events).await;
             }
-            let may_send = self.window > self.flight.len();
+            if let Err(why) = self.check().and_then(|()| self.hand_over(&client)) {
+                return Ended::Lost(why);
+            }
+            let room = self.connected && self.hand.is_empty() && self.flight.has_room();
+            let backlog = self.flight.has_room_for_backlog() && self.pace.allows(self.began.elapsed());
+            let tick = if drain_until.is_some() || self.pace.is_limited() {
+                limits::LINK_TICK / 10
+            } else {
+                limits::LINK_TICK
+            };
             tokio::select! {
                 biased;
                 event = events.next() => match event {
-                    Some(Ok(event)) => if let Err(why) = self.event(event, &client) {
+                    Some(Ok(event)) => if let Err(why) = self.event(event) {
                         return Ended::Lost(why);
                     },
-                    Some(Err(why)) => return Ended::Lost(reason(&why)),
+                    Some(Err(why)) => return ended(&why),
                     None => return Ended::Lost("the client ended".into()),
                 },
-                () = setup.reader.ready(), if may_send => {
-                    while self.window > self.flight.len() {
-                        let Some(message) = setup.reader.take() else { break };
-                        if let Err(why) = self.send(&client, &message) {
-                            return Ended::Lost(why);
-                        }
-                    }
-                }
+                () = setup.reader.ready(backlog), if room => if let Some(message) = setup.reader.take(backlog) {
+                    self.send(&message);
+                },
                 _ = stop.wait_for(|stop| *stop), if drain_until.is_none() => {
                     if !self.connected {
                         return Ended::Stopped;
                     }
                     drain_until = Some(Instant::now() + limits::DRAIN_LINK);
-                    if let Err(why) = self.publish(&client, setup.topics.state(), self.state("stopping"), true) {
-                        return Ended::Lost(why);
-                    }
+                    self.publish(setup.topics.state(), self.state("stopping"));
                 }
-                () = tokio::time::sleep(Duration::from_millis(20)), if drain_until.is_some() => {}
+                () = tokio::time::sleep(tick) => {}
             }
         }
     }
 
-    fn event(&mut self, event: Event, client: &AsyncClient) -> Result<(), String> {
-        match event {
-            Event::Incoming(Incoming::ConnAck(ack)) => self.connected(&ack, client),
-            Event::Outgoing(Outgoing::Publish(id)) => {
-                self.flight.written(id);
-                Ok(())
+    /// A peer that is gone without a word, or that takes everything and acknowledges nothing. The library's own look at
+    /// its pings stands still while it writes into a connection that takes no more.
+    fn check(&self) -> Result<(), String> {
+        let (now, most) = (self.began.elapsed(), self.keep_alive * 2);
+        if self.connected && now.saturating_sub(self.heard) > most {
+            return Err(format!("the broker has not been heard for {} s", most.as_secs()));
+        }
+        match self.flight.oldest() {
+            Some(since) if now.saturating_sub(since) > most.max(limits::ACK_WAIT) => {
+                Err("the broker does not acknowledge".into())
             }
-            Event::Incoming(Incoming::PubAck(ack)) => {
-                let Some(Settles::Parcel(parcel)) = self.flight.answered(ack.pkid) else {
-                    return Ok(());
-                };
-                self.settle(parcel, ack.reason)
-            }
-            Event::Incoming(Incoming::Disconnect(bye)) => Err(format!("the broker closed: {:?}", bye.reason_code)),
             _ => Ok(()),
         }
+    }
+
+    fn event(&mut self, event: Event) -> Result<(), String> {
+        if matches!(event, Event::Incoming(_)) {
+            self.heard = self.began.elapsed();
+        }
+        match event {
+            Event::Incoming(Incoming::ConnAck(ack)) => self.connected(&ack),
+            Event::Outgoing(Outgoing::Publish(id)) => self.flight.written(id, self.began.elapsed()),
+            Event::Incoming(Incoming::PubAck(ack)) => {
+                if let Some(Settles::Parcel(parcel)) = self.flight.answered(ack.pkid) {
+                    return self.settle(parcel, ack.reason);
+                }
+            }
+            _ => {}
+        }
+        Ok(())
     }
 
     /// Only a successful answer removes a record. An answer that no repetition can change books it as lost; any other
@@ -190,6 +278,7 @@ impl Link<'_> {
     fn settle(&self, parcel: ParcelId, reason: PubAckReason) -> Result<(), String> {
         match reason {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => self.setup.reader.acked(parcel),
+            _ if !Defence::PubackReason.stands() => self.setup.reader.acked(parcel),
             PubAckReason::NotAuthorized | PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
                 tracing::error!("the broker refuses a message for good: {reason:?}");
                 self.setup.reader.refused(parcel, "refused_by_broker");
@@ -199,52 +288,68 @@ impl Link<'_> {
         Ok(())
     }
 
-    fn connected(&mut self, ack: &ConnAck, client: &AsyncClient) -> Result<(), String> {
-        let theirs = ack.properties.as_ref().and_then(|p| p.receive_max).unwrap_or(u16::MAX);
-        self.window = usize::from(limits::IN_FLIGHT.min(theirs));
-        self.connected = true;
+    fn connected(&mut self, ack: &ConnAck) {
+        let properties = ack.properties.as_ref();
+        let theirs = properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX);
+        if let Some(seconds) = properties.and_then(|p| p.server_keep_alive) {
+            self.keep_alive = Duration::from_secs(u64::from(seconds));
+        }
         let setup = self.setup;
-        tracing::info!(
-            broker = format!("{}:{}", setup.mqtt.host, setup.mqtt.port),
-            session = self.session,
-            "connected"
-        );
-        self.publish(client, setup.topics.state(), self.state("online"), true)?;
-        self.publish(client, setup.topics.birth(), self.head(&setup.announce.birth), true)?;
+        self.flight.open(limits::IN_FLIGHT.min(theirs));
+        sys::limit_unsent(setup.mqtt.port, limits::UNSENT_BYTES);
+        self.connected = true;
+        let broker = format!("{}:{}", setup.mqtt.host, setup.mqtt.port);
+        tracing::info!(broker, session = self.outage.session, "connected");
+        (setup.note)("");
+        let away = self.outage.since.elapsed();
+        if away >= limits::OUTAGE_TOLD && !self.outage.why.is_empty() {
+            (setup.tell)(Kind::Outage, &format!("no connection for {:.1} s: {}", away.as_secs_f64(), self.outage.why));
+        }
+        self.publish(setup.topics.state(), self.state("online"));
+        self.publish(setup.topics.birth(), self.head(&setup.announce.birth));
         for (stream, members) in &setup.announce.meta {
-            self.publish(client, setup.topics.meta(stream), self.head(members), true)?;
+            self.publish(setup.topics.meta(stream), self.head(members));
         }
         setup.reader.online();
-        Ok(())
     }
 
-    fn send(&mut self, client: &AsyncClient, message: &ToSend) -> Result<(), String> {
+    fn send(&mut self, message: &ToSend) {
         let topic = self.setup.topics.stream(&message.sealed.stream);
         let payload = wire::encode(message.sealed.envelope(message.hist), self.setup.mqtt.cbor);
         let retain = message.sealed.retain;
         if retain == Retain::Remove {
-            self.put(client, topic.clone(), Vec::new(), true, Settles::Nothing)?;
+            let topic = topic.clone();
+            let settles = Settles::Nothing;
+            self.hand.push_back(Handed { topic, payload: Vec::new(), retain: true, settles, backlog: false });
         }
-        self.put(client, topic, payload, retain == Retain::Keep, Settles::Parcel(message.id))
+        if message.backlog {
+            self.pace.went(payload.len());
+        }
+        self.hand.push_back(Handed {
+            topic,
+            payload,
+            retain: retain == Retain::Keep,
+            settles: Settles::Parcel(message.id),
+            backlog: message.backlog,
+        });
     }
 
-    fn publish(&mut self, client: &AsyncClient, topic: String, json: String, retain: bool) -> Result<(), String> {
+    /// Announces something, retained.
+    fn publish(&mut self, topic: String, json: String) {
         let payload = wire::encode(json, self.setup.mqtt.cbor);
-        self.put(client, topic, payload, retain, Settles::Nothing)
+        self.hand.push_back(Handed { topic, payload, retain: true, settles: Settles::Nothing, backlog: false });
     }
 
-    fn put(
-        &mut self,
-        client: &AsyncClient,
-        topic: String,
-        payload: Vec<u8>,
-        retain: bool,
-        settles: Settles,
-    ) -> Result<(), String> {
+    /// Gives the client library the next message when it is done with the one before.
+    fn hand_over(&mut self, client: &AsyncClient) -> Result<(), String> {
+        if !self.flight.has_room() {
+            return Ok(());
+        }
+        let Some(next) = self.hand.pop_front() else { return Ok(()) };
         client
-            .try_publish(topic, QoS::AtLeastOnce, retain, payload)
+            .try_publish(next.topic, QoS::AtLeastOnce, next.retain, next.payload)
             .map_err(|why| format!("hand a message to the client: {why}"))?;
-        self.flight.handed(settles);
+        self.flight.handed(next.settles, next.backlog);
         Ok(())
     }
 
@@ -254,12 +359,12 @@ impl Link<'_> {
         client: &AsyncClient,
         mut events: impl futures_util::Stream<Item = Polled> + Unpin,
     ) -> Ended {
-        let said = self.publish(client, self.setup.topics.state(), self.state("offline"), true);
+        self.publish(self.setup.topics.state(), self.state("offline"));
         let until = Instant::now() + Duration::from_secs(1);
-        while said.is_ok() && self.flight.len() > 0 {
+        while self.flight.len() + self.hand.len() > 0 && self.hand_over(client).is_ok() {
             match tokio::time::timeout_at(until, events.next()).await {
                 Ok(Some(Ok(event))) => {
-                    let _ = self.event(event, client);
+                    let _ = self.event(event);
                 }
                 _ => break,
             }
@@ -276,7 +381,7 @@ impl Link<'_> {
     }
 
     fn state(&self, word: &str) -> String {
-        self.head(&format!("\"state\":\"{word}\",\"session\":{}", self.session))
+        self.head(&format!("\"state\":\"{word}\",\"session\":{}", self.outage.session))
     }
 
     /// `{"v":1,"ts":…,"clk":…,"boot":…,` and these members.
@@ -307,10 +412,14 @@ fn stream(events: EventLoop) -> impl futures_util::Stream<Item = Polled> {
     })
 }
 
-fn reason(why: &ConnectionError) -> String {
-    match why {
+fn ended(why: &ConnectionError) -> Ended {
+    Ended::Lost(match why {
+        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => match reason_code {
+            DisconnectReasonCode::SessionTakenOver => return Ended::Twin,
+            other => format!("the broker closed: {other:?}"),
+        },
         ConnectionError::Io(why) => why.to_string().to_lowercase(),
         ConnectionError::ConnectionRefused(code) => format!("the broker refused: {code:?}"),
         other => other.to_string().to_lowercase(),
-    }
+    })
 }

@@ -2,52 +2,96 @@
 //! the backlog ahead, publishes the ledger, reserves sequence numbers. Owns the store; all disk I/O is here.
 
 use std::{
-    path::PathBuf,
+    collections::BTreeSet,
     sync::{Arc, PoisonError},
 };
 
 use super::{
-    Sealed, Shared,
-    store::{Entry, Key, Store, Unread},
+    Shared,
+    ledger::{Ledger, Sums},
+    opening::Opening,
+    store::{Key, Packed, Store, Unread},
     tail::ToStore,
 };
 use crate::{
-    flow::{Class, Draft, Retain, Stamp, StreamId},
-    host::Clock,
+    flow::{Class, Clk, Draft, Stamp, StreamId, event::Kind},
     limits,
 };
+
+/// How old what is stored may become, ns by class; none: as old as there is room.
+#[derive(Debug, Clone, Default)]
+pub struct Expiry(pub Vec<(Class, u64)>);
+
+/// What the stage needs from the rest of the daemon.
+pub struct Around {
+    /// The time.
+    pub now: Box<dyn Fn() -> Stamp + Send>,
+    /// The clock's floor, ms since 1970: no right clock is earlier.
+    pub floor_ms: i64,
+    /// Signs of life.
+    pub beat: Box<dyn Fn() + Send>,
+    /// Makes an event of a kind and a text.
+    pub event: Event,
+}
+
+/// Makes an event of a kind and a text.
+pub type Event = Box<dyn Fn(Kind, Stamp, &str) -> Draft + Send>;
 
 /// The thread's state.
 pub struct Committer {
     shared: Arc<Shared>,
-    folder: PathBuf,
+    opening: Opening,
     /// `None` after the disk failed: sled answers nothing any more then, not even reads, until it is opened anew.
     store: Option<Store>,
     /// When it is opened anew, ns since boot.
     reopen_ns: u64,
     /// Acknowledged messages that are still stored.
-    doomed: Vec<Key>,
+    doomed: BTreeSet<Key>,
     loss: StreamId,
     max_bytes: u64,
+    expiry: Expiry,
+    boot: String,
     /// Last message of the backlog that was read ahead; `None` begins anew.
     cursor: Option<Key>,
     /// Connections lost when it was last set.
     cursor_breaks: u64,
+    /// When these are due, ns since boot.
+    expiry_ns: u64,
+    ballast_ns: u64,
+    ledger_ns: u64,
+    /// Sums that are not saved yet.
+    sums: Option<Sums>,
     said: String,
 }
 
+/// What left the store: booked in the very commit that removes it, so that no kill comes between the two.
+type Gone = Ledger;
+
 impl Committer {
-    pub(super) fn new(shared: Arc<Shared>, folder: PathBuf, store: Store, loss: StreamId, max_bytes: u64) -> Self {
+    pub(super) fn new(
+        shared: Arc<Shared>,
+        opening: Opening,
+        store: Option<Store>,
+        loss: StreamId,
+        boot: &str,
+        (max_bytes, expiry): (u64, Expiry),
+    ) -> Self {
         Self {
             shared,
-            folder,
-            store: Some(store),
+            opening,
+            store,
             reopen_ns: 0,
-            doomed: Vec::new(),
+            doomed: BTreeSet::new(),
             loss,
             max_bytes,
+            expiry,
+            boot: boot.to_owned(),
             cursor: None,
             cursor_breaks: 0,
+            expiry_ns: 0,
+            ballast_ns: 0,
+            ledger_ns: 0,
+            sums: None,
             said: String::new(),
         }
     }
@@ -62,18 +106,23 @@ impl Committer {
     }
 
     /// The stage as a thread. Fails when what was left could not be stored.
-    pub fn run(mut self, now: impl Fn() -> Stamp, beat: impl Fn()) -> Result<(), String> {
+    pub fn run(mut self, around: Around) -> Result<(), String> {
         loop {
-            beat();
+            (around.beat)();
             let closing = self.wait();
-            let done = self.turn(now(), closing);
+            let stamp = (around.now)();
+            let now_ms = stamp.wall_ms.filter(|_| stamp.clk == Clk::Sync).unwrap_or(0).max(around.floor_ms);
+            let done = self.turn(stamp, now_ms, closing, &around.event);
             if closing {
-                return done;
+                return done.and_then(|()| self.end());
             }
             match done {
                 Ok(()) => self.said.clear(),
                 Err(why) if why != self.said => {
                     tracing::error!("the outbox cannot write: {why}; keeping in memory");
+                    if self.said.is_empty() {
+                        self.tell((around.event)(Kind::DiskFailed, stamp, &why), stamp);
+                    }
                     self.said = why;
                 }
                 Err(_) => {}
@@ -91,16 +140,26 @@ impl Committer {
         waited.unwrap_or_else(PoisonError::into_inner).0.closing
     }
 
-    fn turn(&mut self, stamp: Stamp, closing: bool) -> Result<(), String> {
+    /// One turn; also what a test plays step by step. `now_ms`: wall time, or a bound below it.
+    pub(super) fn turn(&mut self, stamp: Stamp, now_ms: i64, closing: bool, event: &Event) -> Result<(), String> {
         let reserved = self.reserve();
+        self.reopen(stamp, event);
         self.tell_losses(stamp);
-        self.reopen();
-        let to_store = {
+        let mut to_store = {
             let mut state = self.shared.lock();
             self.doomed.extend(state.tail.take_doomed());
-            state.tail.take_to_store(Clock::boot_ns(), closing)
+            state.tail.take_to_store(stamp.boot_ns, closing)
         };
-        let result = self.write(&to_store);
+        let mut result = self.write(&mut to_store, stamp, now_ms);
+        if result.is_err() {
+            self.close(stamp);
+            // What was kept for this moment lets the store be opened and written once more, at once.
+            if self.opening.disk.give_up_ballast() {
+                self.reopen_ns = 0;
+                self.reopen(stamp, event);
+                result = self.write(&mut to_store, stamp, now_ms);
+            }
+        }
         let mut state = self.shared.lock();
         match &result {
             Ok(keys) => to_store.iter().zip(keys).for_each(|(parcel, key)| state.tail.stored(parcel.id, *key)),
@@ -111,7 +170,9 @@ impl Committer {
         self.shared.room.notify_all();
         let result = result.and_then(|_| if closing { Ok(()) } else { self.read_ahead() });
         if result.is_err() {
-            self.close();
+            self.close(stamp);
+        } else {
+            self.keep_house(stamp);
         }
         let mut state = self.shared.lock();
         if let Some(store) = &self.store {
@@ -121,58 +182,118 @@ impl Committer {
         result.and(reserved)
     }
 
+    /// What is done now and then while the disk works.
+    fn keep_house(&mut self, stamp: Stamp) {
+        if stamp.boot_ns >= self.ballast_ns {
+            self.ballast_ns = stamp.boot_ns + limits::BALLAST_EVERY.as_nanos() as u64;
+            self.opening.disk.keep_ballast();
+            self.shared.lock().quarantines = self.opening.disk.quarantines().len() as u64;
+        }
+        if stamp.boot_ns >= self.ledger_ns {
+            self.ledger_ns = stamp.boot_ns + limits::LEDGER_SAVE.as_nanos() as u64;
+            if let Err(why) = self.save_ledger() {
+                tracing::warn!("{why}");
+            }
+        }
+    }
+
+    fn save_ledger(&mut self) -> Result<(), String> {
+        let changes = self.shared.lock().tail.ledger.changes();
+        if changes.is_some() {
+            self.sums = changes;
+        }
+        if let Some(sums) = &self.sums {
+            Ledger::save(&self.opening.keep, sums)?;
+            self.sums = None;
+        }
+        Ok(())
+    }
+
+    /// The stop in order: the next start knows every number.
+    pub(super) fn end(&mut self) -> Result<(), String> {
+        self.save_ledger()?;
+        let ending = self.shared.lock().seqs.ending();
+        ending.save().map(|_| ())
+    }
+
     /// Lets go of a store whose disk failed.
-    fn close(&mut self) {
+    fn close(&mut self, stamp: Stamp) {
         if self.store.take().is_some() {
-            self.reopen_ns = Clock::boot_ns() + limits::STORE_REOPEN.as_nanos() as u64;
+            self.reopen_ns = stamp.boot_ns + limits::STORE_REOPEN.as_nanos() as u64;
             self.cursor = None;
         }
     }
 
     /// Opens the store again, a while after its disk failed.
-    fn reopen(&mut self) {
-        if self.store.is_some() || Clock::boot_ns() < self.reopen_ns {
+    fn reopen(&mut self, stamp: Stamp, event: &Event) {
+        if self.store.is_some() || stamp.boot_ns < self.reopen_ns {
             return;
         }
-        match Store::open(&self.folder) {
-            Ok(store) => {
-                tracing::info!(records = store.records(), "the outbox's disk works again");
-                (0..store.damaged).for_each(|_| book(&self.shared, None, "damaged"));
-                self.store = Some(store);
-            }
-            Err(_) => self.reopen_ns = Clock::boot_ns() + limits::STORE_REOPEN.as_nanos() as u64,
+        self.reopen_ns = stamp.boot_ns + limits::STORE_REOPEN.as_nanos() as u64;
+        let opened = self.opening.open();
+        for (kind, text) in &opened.told {
+            self.tell(event(*kind, stamp, text), stamp);
+        }
+        let mut state = self.shared.lock();
+        opened.lost.iter().for_each(|(n, reason)| state.tail.ledger.enter("store", (0, 0), *n, reason));
+        if let Some(store) = opened.store {
+            tracing::info!(records = store.records(), "the outbox's disk works again");
+            self.store = Some(store);
         }
     }
 
-    fn write(&mut self, to_store: &[ToStore]) -> Result<Vec<Key>, String> {
+    /// An event of the outbox itself.
+    fn tell(&self, draft: Draft, stamp: Stamp) {
+        self.shared.lock().push_now(draft, stamp.boot_ns);
+        self.shared.ready.notify_one();
+    }
+
+    fn write(&mut self, to_store: &mut Vec<ToStore>, stamp: Stamp, now_ms: i64) -> Result<Vec<Key>, String> {
         let Some(store) = &mut self.store else { return Err("waiting for the disk to work again".into()) };
-        let removes = !self.doomed.is_empty();
-        store.remove(&self.doomed)?;
-        self.doomed.clear();
-        let mut messages = Vec::new();
-        for parcel in to_store {
-            let bytes = parcel.sealed.to_bytes()?;
-            let records = parcel.sealed.items.len() as u32;
-            let entry = Entry { bytes: bytes.len() as u32, records, class: parcel.sealed.class };
-            messages.push((bytes, entry));
+        let mut gone = Gone::default();
+        store.remove(self.doomed.iter().copied())?;
+        if stamp.boot_ns >= self.expiry_ns {
+            expire(&self.shared, store, &self.expiry, (stamp, now_ms, &self.boot), &mut gone)?;
+            self.expiry_ns = stamp.boot_ns + limits::EXPIRY_EVERY.as_nanos() as u64;
         }
-        let more: u64 = messages.iter().map(|(bytes, _)| bytes.len() as u64).sum();
-        // Full: the oldest of the least class leaves first, and is booked.
-        while store.bytes() + more > self.max_bytes {
-            let Some(key) = store.least() else { break };
-            let lost = match store.read(key) {
-                Ok(sealed) => Some(sealed),
-                Err(Unread::Damaged(_)) => None,
-                Err(Unread::Disk(why)) => return Err(why),
-            };
-            store.remove(&[key])?;
-            book(&self.shared, lost.as_ref(), "evicted");
+        let mut packed: Vec<Packed> = to_store.iter().map(|p| Packed::new(&p.sealed)).collect::<Result<_, _>>()?;
+        if !packed.is_empty() {
+            let more = packed.iter().map(Packed::size).sum();
+            // At the quota what is stored may not grow: as much leaves as comes.
+            let cap = if self.opening.disk.has_room(more) { self.max_bytes } else { store.bytes().min(self.max_bytes) };
+            evict(&self.shared, store, cap.saturating_sub(more), &mut gone)?;
         }
-        let keys = store.insert(&messages)?;
-        if removes || !messages.is_empty() {
-            store.commit()?;
+        let booked = gone.take();
+        let mut told = None;
+        if !booked.is_empty() {
+            let mut state = self.shared.lock();
+            // Entries that wait go before it: each stream is stored in its order.
+            for parcel in state.tail.take_ledger_to_store() {
+                let sealed = parcel.sealed.clone();
+                to_store.push(parcel);
+                packed.push(Packed::new(&sealed)?);
+            }
+            told = Some(state.seal_ledger(&booked, self.loss, stamp, &self.boot));
         }
-        Ok(keys)
+        let written = store.insert(&packed).and_then(|keys| {
+            told.iter().try_for_each(|told| store.insert(&[Packed::new(told)?]).map(|_| ()))?;
+            store.commit().map(|()| keys)
+        });
+        match written {
+            Ok(keys) => {
+                self.doomed.clear();
+                self.shared.lock().tail.ledger.add(&booked);
+                Ok(keys)
+            }
+            Err(why) => {
+                // It is all done again from the beginning. The numbers may be on disk, so they are not used again.
+                if let Some(told) = told {
+                    let n = told.items.len() as u64;
+                    self.shared.lock().tail.ledger.enter(&told.stream, told.seqs(), n, "no_room");
+                }
+                Err(why)
+            }
+        }
     }
 
     fn reserve(&self) -> Result<(), String> {
@@ -191,19 +312,13 @@ impl Committer {
     /// Ledger entries become records themselves.
     fn tell_losses(&self, stamp: Stamp) {
         let mut state = self.shared.lock();
-        for entry in state.tail.ledger.take() {
+        let mut entries = state.tail.ledger.take().into_iter();
+        while let Some(entry) = entries.next() {
             let Some(seq) = state.seqs.take(usize::from(self.loss.0), 1) else {
+                state.tail.ledger.put_back(std::iter::once(entry).chain(entries).collect());
                 return;
             };
-            let draft = Draft {
-                stream: self.loss,
-                class: Class::Status,
-                stamp,
-                lineage: None,
-                body: entry.body(),
-                retain: Retain::No,
-            };
-            state.tail.push(draft, seq, Clock::boot_ns());
+            state.tail.push(entry.draft(self.loss, stamp), seq, stamp.boot_ns);
             self.shared.ready.notify_one();
         }
     }
@@ -239,8 +354,8 @@ impl Committer {
                 Err(Unread::Disk(why)) => return Err(why),
                 Err(Unread::Damaged(why)) => {
                     tracing::error!("a stored message is damaged: {why}; it is removed");
-                    book(&self.shared, None, "damaged");
-                    store.remove(&[key])?;
+                    store.remove([key])?;
+                    self.shared.lock().tail.ledger.enter("store", (0, 0), 1, "damaged");
                 }
             }
             self.cursor = Some(key);
@@ -249,11 +364,63 @@ impl Committer {
     }
 }
 
-/// Enters a stored message in the ledger; of one that cannot be read no more is known than that it was there.
-fn book(shared: &Shared, lost: Option<&Sealed>, reason: &'static str) {
-    let ledger = &mut shared.lock().tail.ledger;
-    match lost {
-        Some(sealed) => ledger.enter(&sealed.stream, sealed.seqs(), sealed.items.len() as u64, reason),
-        None => ledger.enter("store", (0, 0), 1, reason),
+/// Full: the oldest of the least class leaves first. What is in RAM as well is on its way out anyway.
+fn evict(shared: &Shared, store: &mut Store, most: u64, gone: &mut Gone) -> Result<(), String> {
+    if store.bytes() <= most {
+        return Ok(());
     }
+    let mut over = store.bytes() - most;
+    let mut keys = Vec::new();
+    {
+        let state = shared.lock();
+        for key in store.least().filter(|key| !state.tail.holds(*key)) {
+            keys.push(key);
+            let size = store.size(key);
+            if size >= over {
+                break;
+            }
+            over -= size;
+        }
+    }
+    leave(store, keys, "evicted", gone)
+}
+
+/// What became too old leaves: the age is exact within this boot, and a bound below it across boots.
+fn expire(
+    shared: &Shared,
+    store: &mut Store,
+    expiry: &Expiry,
+    (stamp, now_ms, boot): (Stamp, i64, &str),
+    gone: &mut Gone,
+) -> Result<(), String> {
+    for (class, most_ns) in &expiry.0 {
+        while let Some(key) = store.oldest(*class).filter(|key| !shared.lock().tail.holds(*key)) {
+            let Ok(sealed) = store.read(key) else { break };
+            let made_ns = sealed.items.first().map_or(0, |item| item.at_ns);
+            let age_ns = if sealed.boot == boot {
+                stamp.boot_ns.saturating_sub(made_ns)
+            } else {
+                let made_ms = sealed.wall_ms.filter(|_| sealed.clk == Clk::Sync);
+                let age_ms = made_ms.map_or(0, |made_ms| now_ms.saturating_sub(made_ms));
+                u64::try_from(age_ms).unwrap_or(0).saturating_mul(1_000_000)
+            };
+            if age_ns <= *most_ns {
+                break;
+            }
+            leave(store, vec![key], "expired", gone)?;
+        }
+    }
+    Ok(())
+}
+
+fn leave(store: &mut Store, keys: Vec<Key>, reason: &'static str, gone: &mut Gone) -> Result<(), String> {
+    for key in keys {
+        match store.read(key) {
+            Ok(sealed) => gone.enter(&sealed.stream, sealed.seqs(), sealed.items.len() as u64, reason),
+            Err(Unread::Damaged(_)) => gone.enter("store", (0, 0), 1, reason),
+            Err(Unread::Disk(why)) => return Err(why),
+        }
+        store.remove([key])?;
+    }
+    Ok(())
 }

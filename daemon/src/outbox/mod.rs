@@ -6,30 +6,52 @@
 //!
 //! `tail` holds the rules, `store` the disk, `committer` the thread between them. The tail is the queue between the
 //! stages that make records, the link and the committer; it is locked for moves in RAM only, never over I/O.
+//!
+//! ```text
+//! STATE/outbox/  store/            the database, see `store`
+//!                watermark         what it held when it was last synced, see `watermark`
+//!                sequences.json    numbers in use, see `seqs`; two copies
+//!                ledger.json       sums of all losses; two copies
+//!                ballast           given up first when the disk is full
+//!                store.attempt     an opening of the store that has not come to an end
+//!                quarantine-N/     stores that could not be opened
+//! ```
 
 mod committer;
+mod disk;
 mod ledger;
+mod opening;
+mod salvage;
 mod sealed;
 mod seqs;
 mod store;
 mod tail;
+mod watermark;
 
 use std::{
-    collections::BTreeMap,
-    path::Path,
+    path::PathBuf,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use tokio::sync::Notify;
 
-pub use committer::Committer;
+pub use committer::{Around, Committer, Expiry};
+pub use ledger::Sums;
+pub use opening::probe_main;
 pub use sealed::Sealed;
 pub use tail::{ParcelId, ToSend};
 
-use self::{seqs::Seqs, store::Store, tail::Tail};
+use self::{
+    disk::Disk,
+    ledger::{Entry, Ledger},
+    opening::Opening,
+    sealed::Item,
+    seqs::Seqs,
+    tail::Tail,
+};
 use crate::{
-    flow::{Draft, Sink, StreamId},
+    flow::{Class, Draft, Retain, Sink, Stamp, StreamId, event::Kind},
     host::{Clock, Keep},
     limits,
 };
@@ -42,6 +64,37 @@ struct State {
     closing: bool,
     stored_records: u64,
     stored_bytes: u64,
+    /// Damaged stores that are kept for a look.
+    quarantines: u64,
+}
+
+impl State {
+    /// Takes a record in without waiting for room: what the outbox and the link say of themselves, which is little.
+    fn push_now(&mut self, draft: Draft, now_ns: u64) {
+        let stream = usize::from(draft.stream.0);
+        let seq = self.seqs.take(stream, 1).unwrap_or_else(|| self.seqs.take_unreserved(stream, 1));
+        self.tail.push(draft, seq, now_ns);
+    }
+
+    /// Entries of the ledger as a message to be stored at once.
+    fn seal_ledger(&mut self, entries: &[Entry], loss: StreamId, stamp: Stamp, boot: &str) -> Sealed {
+        let stream = usize::from(loss.0);
+        let first = self.seqs.take_unreserved(stream, entries.len() as u64);
+        let items = (first..).zip(entries).map(|(seq, entry)| {
+            let body = entry.draft(loss, stamp).body;
+            Item { seq, at_ns: stamp.boot_ns, body }
+        });
+        Sealed {
+            stream: self.tail.name(stream).to_owned(),
+            class: Class::Status,
+            retain: Retain::No,
+            boot: boot.to_owned(),
+            clk: stamp.clk,
+            wall_ms: stamp.wall_ms,
+            lineage: None,
+            items: items.collect(),
+        }
+    }
 }
 
 struct Shared {
@@ -68,8 +121,31 @@ pub struct Outbox {
     pub reader: Reader,
     /// For the outbox's own thread.
     pub committer: Committer,
-    /// Why an older store was set aside, if one was.
-    pub set_aside: Option<String>,
+    /// What opening found that is to be told.
+    pub told: Vec<(Kind, String)>,
+}
+
+/// How the outbox is set up.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Under which `outbox/` lies.
+    pub state_dir: PathBuf,
+    /// This boot.
+    pub boot: String,
+    /// Names of all streams below `up/`.
+    pub streams: Vec<String>,
+    /// The one that carries the ledger.
+    pub loss: StreamId,
+    /// Cap of what is stored, bytes of packed messages.
+    pub max_bytes: u64,
+    /// How old it may become.
+    pub expiry: Expiry,
+    /// This program, to try the store in a process of its own.
+    pub program: Option<PathBuf>,
+    /// The time.
+    pub now: Stamp,
+    /// Wall time, or a bound below it, s since 1970.
+    pub now_s: u64,
 }
 
 /// What the outbox holds and did.
@@ -89,43 +165,65 @@ pub struct Stats {
     pub online: bool,
     /// The disk takes records.
     pub disk_ok: bool,
-    /// Losses since the start, by stream and reason.
-    pub lost: BTreeMap<(String, &'static str), u64>,
+    /// Damaged stores that are kept for a look.
+    pub quarantines: u64,
+    /// Losses since the device was set up, by stream and reason.
+    pub lost: Sums,
 }
 
 impl Outbox {
-    /// Opens the store in `state_dir`. One that cannot be opened is set aside and a new one begun.
-    pub fn open(
-        state_dir: &Path,
-        boot: &str,
-        streams: Vec<String>,
-        loss: StreamId,
-        max_bytes: u64,
-    ) -> Result<Self, String> {
-        let what = |why: String| format!("open the outbox in {}: {why}", state_dir.display());
-        let keep = Keep::open(state_dir, "outbox").map_err(|why| what(why.to_string()))?;
-        let seqs = Seqs::open(keep, streams.clone()).map_err(what)?;
-        let folder = state_dir.join("outbox/store");
-        let (store, set_aside) = match Store::open(&folder) {
-            Ok(store) => (store, None),
-            Err(why) => {
-                let aside = store::set_aside(&folder).map_err(|e| what(format!("{why}; set it aside: {e}")))?;
-                let text = format!("the store could not be opened ({why}); it was set aside as {}", aside.display());
-                tracing::error!("{text}");
-                (Store::open(&folder).map_err(what)?, Some(text))
-            }
-        };
-        let mut tail = Tail::new(boot, streams);
-        if store.damaged > 0 {
-            tail.ledger.enter("store", (0, 0), store.damaged, "damaged");
+    /// Opens what is in the state directory. Whatever is damaged is set aside and told; only a folder that cannot be
+    /// made is an error.
+    pub fn open(setup: Setup) -> Result<Self, String> {
+        let Setup { state_dir, boot, streams, loss, max_bytes, expiry, program, now, now_s } = setup;
+        let keep = Keep::open(&state_dir, "outbox")
+            .map_err(|why| format!("open the outbox in {}: {why}", state_dir.display()))?;
+        let folder = state_dir.join("outbox");
+        let disk = Disk::new(folder.clone());
+        let opening = Opening { folder: folder.join("store"), disk: disk.clone(), keep: keep.clone(), program };
+        let mut opened = opening.open();
+        let mut told = opened.told;
+        if let Some(why) = opened.waiting {
+            tracing::error!("the store cannot be opened: {why}; keeping in memory until it can");
+            told.push((Kind::DiskFailed, why));
+        }
+        let highest = opened.store.as_ref().map(|store| store.found.highest.clone()).unwrap_or_default();
+        let (mut seqs, found) = Seqs::open(keep.clone(), streams.clone(), &highest, now_s);
+        if found.lost {
+            let text = "the sequence numbers in use could not be read; they go on far above all that were used";
+            told.push((Kind::StoreDamaged, text.into()));
+        }
+        let (mut ledger, damaged) = Ledger::load(&keep);
+        if damaged {
+            told.push((Kind::StoreDamaged, "the loss ledger's sums could not be read; they begin anew".into()));
+        }
+        for (stream, first, last) in found.unknown {
+            ledger.unknown(&stream, (first, last), last - first + 1, "unclean_stop");
+        }
+        opened.lost.iter().for_each(|(n, reason)| ledger.enter("store", (0, 0), *n, reason));
+        let mut tail = Tail::new(&boot, streams, usize::from(loss.0), ledger);
+        // What the last run left unknown is on disk before the blocks that tell of it are renewed.
+        for entry in tail.ledger.take() {
+            let seq = seqs.take_unreserved(usize::from(loss.0), 1);
+            tail.push(entry.draft(loss, now), seq, now.boot_ns);
+        }
+        if let Some(store) = &mut opened.store
+            && let Err(why) = keep_all(&mut tail, store)
+        {
+            tracing::warn!("store the ledger: {why}");
+        }
+        let mut reserved = seqs.reserve();
+        if reserved.is_err() && disk.give_up_ballast() {
+            reserved = seqs.reserve();
         }
         let state = State {
             tail,
             seqs,
-            disk_failed: false,
+            disk_failed: opened.store.is_none() || reserved.is_err(),
             closing: false,
-            stored_records: store.records(),
-            stored_bytes: store.bytes(),
+            stored_records: opened.store.as_ref().map_or(0, store::Store::records),
+            stored_bytes: opened.store.as_ref().map_or(0, store::Store::bytes),
+            quarantines: disk.quarantines().len() as u64,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -136,10 +234,25 @@ impl Outbox {
         Ok(Self {
             writer: Writer(shared.clone()),
             reader: Reader(shared.clone()),
-            committer: Committer::new(shared, folder, store, loss, max_bytes),
-            set_aside,
+            committer: Committer::new(shared, opening, opened.store, loss, &boot, (max_bytes, expiry)),
+            told,
         })
     }
+}
+
+/// Stores all that waits.
+fn keep_all(tail: &mut Tail, store: &mut store::Store) -> Result<(), String> {
+    let waiting = tail.take_to_store(0, true);
+    let packed: Result<Vec<_>, _> = waiting.iter().map(|message| store::Packed::new(&message.sealed)).collect();
+    let stored = packed.and_then(|packed| store.insert(&packed)).and_then(|keys| store.commit().map(|()| keys));
+    match stored {
+        Ok(keys) => waiting.iter().zip(keys).for_each(|(message, key)| tail.stored(message.id, key)),
+        Err(why) => {
+            waiting.iter().for_each(|message| tail.not_stored(message.id));
+            return Err(why);
+        }
+    }
+    Ok(())
 }
 
 /// Takes records. Waits when there is no room, and sheds only when the disk takes nothing either.
@@ -179,8 +292,16 @@ impl Writer {
             delivered: state.tail.delivered,
             online: state.tail.is_online(),
             disk_ok: !state.disk_failed,
+            quarantines: state.quarantines,
             lost: state.tail.ledger.sums().clone(),
         }
+    }
+
+    /// Takes a record in without ever waiting: for those who make room by going on.
+    pub fn put_now(&self, draft: Draft) {
+        let mut state = self.0.lock();
+        state.push_now(draft, Clock::boot_ns());
+        self.after(&state);
     }
 
     fn make_room<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
@@ -230,14 +351,14 @@ impl Writer {
 pub struct Reader(Arc<Shared>);
 
 impl Reader {
-    /// The next message to send, if any.
-    pub fn take(&self) -> Option<ToSend> {
-        self.0.lock().tail.take()
+    /// The next message to send, if any; the backlog only where it may go.
+    pub fn take(&self, backlog: bool) -> Option<ToSend> {
+        self.0.lock().tail.take(backlog)
     }
 
     /// Waits until there may be something to send.
-    pub async fn ready(&self) {
-        if !self.0.lock().tail.has_to_send() {
+    pub async fn ready(&self, backlog: bool) {
+        if !self.0.lock().tail.has_to_send(backlog) {
             self.0.ready.notified().await;
         }
     }
@@ -285,30 +406,5 @@ impl Reader {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::flow::{Class, Clk, Retain, Stamp};
-
-    #[test]
-    fn a_disk_that_takes_nothing_stops_no_one_even_when_the_numbers_run_out() {
-        let dir = std::env::temp_dir().join(format!("kentledge-outbox-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        let Outbox { mut writer, committer, .. } =
-            Outbox::open(&dir, "b", vec!["p/x".into(), "loss".into()], StreamId(1), 1 << 20).expect("open");
-        let stamp = Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset };
-        let close = committer.closer();
-        let thread = std::thread::spawn(move || committer.run(|| stamp, || {}));
-        std::fs::remove_dir_all(&dir).expect("the disk is gone");
-        for _ in 0..2 * limits::SEQ_BLOCK / 32_768 {
-            writer.lost(StreamId(0), 32_768, "gap");
-        }
-        let body = bytes::Bytes::from_static(b"\"a\":1");
-        let draft = Draft { stream: StreamId(0), class: Class::Score, stamp, lineage: None, body, retain: Retain::No };
-        writer.put(&mut vec![draft]);
-        let stats = writer.stats();
-        assert!(!stats.disk_ok);
-        assert_eq!(stats.lost[&("p/x".to_owned(), "gap")], 2 * limits::SEQ_BLOCK);
-        close();
-        assert!(thread.join().expect("no panic").is_err(), "what was left could not be stored, and that is said");
-    }
-}
+#[path = "model_tests.rs"]
+mod tests;

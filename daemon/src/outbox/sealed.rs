@@ -1,9 +1,12 @@
 //! A sealed message: records of one stream and one lineage, as they are sent and as they are stored.
 //!
 //! ```text
-//! stored:  version: u8 = 1 │ crc: u32le over what follows │ zstd frame of
-//!          postcard { stream, class, retain, boot, clk, wall_ms, mono_ns, lineage, items: [{ seq, t_ns, body }] }
+//! stored:  version: u8 = 2 │ crc: u32le over what follows │ place: u64be │ zstd frame of
+//!          postcard { stream, class, retain, boot, clk, wall_ms, lineage, items: [{ seq, at_ns, body }] }
 //! ```
+//!
+//! The place (see `store`) is in the value as well as in the key, so that a message can be known again in a database
+//! that does not open any more. Version 1, which had no place, was never released.
 
 use std::fmt::Write;
 
@@ -12,14 +15,19 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     flow::{Class, Clk, Retain},
-    host::clock::rfc3339_ms,
+    host::{Defence, clock::rfc3339_ms},
 };
 
-const VERSION: u8 = 1;
+/// First byte of a stored message.
+pub const VERSION: u8 = 2;
+/// Bytes before the zstd frame.
+pub const HEAD: usize = 13;
 /// zstd's fastest regular level: a third of the size at 400 MB/s, and a Pi's core has other work.
 const LEVEL: i32 = 1;
 /// A stored message never unpacks to more than this: `limits::MESSAGE_BYTES` and its head, doubled.
 const UNPACKED_MAX: usize = 512 * 1024;
+/// A stored message is never longer than this: what zstd cannot pack grows by less than 1 %.
+pub const STORED_MAX: usize = UNPACKED_MAX + UNPACKED_MAX / 100 + HEAD;
 
 /// One record of a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,29 +67,40 @@ impl Sealed {
         (self.items.first().map_or(0, |item| item.seq), self.items.last().map_or(0, |item| item.seq))
     }
 
-    /// The bytes to store.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, String> {
+    /// The message packed, without the head that names its place.
+    pub fn pack(&self) -> Result<Vec<u8>, String> {
         let plain = postcard::to_allocvec(self).map_err(|why| why.to_string())?;
-        let packed = zstd::bulk::compress(&plain, LEVEL).map_err(|why| why.to_string())?;
-        let mut out = Vec::with_capacity(packed.len() + 5);
-        out.push(VERSION);
-        out.extend(crc32fast::hash(&packed).to_le_bytes());
-        out.extend(packed);
-        Ok(out)
+        zstd::bulk::compress(&plain, LEVEL).map_err(|why| why.to_string())
     }
 
-    /// Reads what was stored.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, String> {
-        let (head, packed) = bytes.split_at_checked(5).ok_or("shorter than its head")?;
-        if head[0] != VERSION {
-            return Err(format!("version {} is not known here", head[0]));
+    /// The bytes to store at a place.
+    pub fn frame(place: u64, packed: &[u8]) -> Vec<u8> {
+        let mut out = Vec::with_capacity(HEAD + packed.len());
+        out.push(VERSION);
+        out.extend([0; 4]);
+        out.extend(place.to_be_bytes());
+        out.extend(packed);
+        let crc = crc32fast::hash(&out[5..]);
+        out[1..5].copy_from_slice(&crc.to_le_bytes());
+        out
+    }
+
+    /// Reads what was stored, and its place.
+    pub fn from_bytes(bytes: &[u8]) -> Result<(u64, Self), String> {
+        let (head, packed) = bytes.split_first_chunk::<HEAD>().ok_or("shorter than its head")?;
+        let [version, c0, c1, c2, c3, place @ ..] = *head;
+        if version != VERSION {
+            return Err(format!("version {version} is not known here"));
         }
-        if crc32fast::hash(packed) != u32::from_le_bytes([head[1], head[2], head[3], head[4]]) {
+        if Defence::Crc.stands() && crc32fast::hash(&bytes[5..]) != u32::from_le_bytes([c0, c1, c2, c3]) {
             return Err("its checksum does not match".into());
         }
         let plain = zstd::bulk::decompress(packed, UNPACKED_MAX).map_err(|why| why.to_string())?;
         let sealed: Self = postcard::from_bytes(&plain).map_err(|why| why.to_string())?;
-        if sealed.items.is_empty() { Err("it has no record".into()) } else { Ok(sealed) }
+        if sealed.items.is_empty() {
+            return Err("it has no record".into());
+        }
+        Ok((u64::from_be_bytes(place), sealed))
     }
 
     /// The envelope as the broker gets it.
@@ -154,8 +173,8 @@ mod tests {
 
     #[test]
     fn what_was_stored_is_read_and_every_damage_is_noticed() {
-        let bytes = sealed().to_bytes().expect("bytes");
-        assert_eq!(Sealed::from_bytes(&bytes), Ok(sealed()));
+        let bytes = Sealed::frame(77, &sealed().pack().expect("packed"));
+        assert_eq!(Sealed::from_bytes(&bytes), Ok((77, sealed())));
         for at in 0..bytes.len() {
             let mut torn = bytes.clone();
             torn[at] ^= 4;

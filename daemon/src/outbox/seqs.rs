@@ -1,7 +1,10 @@
 //! Sequence numbers: unsigned 64 bit for each stream, growing through restarts, never used twice. They are reserved on
-//! disk in blocks; a restart goes on at the next block.
+//! disk in blocks. A start after a stop in order goes on at the next number; one after a kill goes on at the next
+//! block, and says which numbers it cannot account for.
 
 use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
 
 use crate::{host::Keep, limits};
 
@@ -15,29 +18,88 @@ pub struct Seqs {
     reserved: Vec<u64>,
 }
 
+/// The file.
+#[derive(Debug, Serialize, Deserialize)]
+struct Kept {
+    v: u8,
+    /// Written at a stop in order: `next` is exact.
+    clean: bool,
+    streams: BTreeMap<String, Block>,
+}
+
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Block {
+    next: u64,
+    /// Exclusive.
+    end: u64,
+}
+
+/// What the start found.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Found {
+    /// After an unclean stop: by stream the first and the last number of which nothing is known.
+    pub unknown: Vec<(String, u64, u64)>,
+    /// The file could not be read; numbers begin far above those used.
+    pub lost: bool,
+}
+
 const FILE: &str = "sequences.json";
+const VERSION: u8 = 1;
 
 impl Seqs {
-    /// Reserves a block for each stream. A file that cannot be read would mean numbers used twice, so it is an error
-    /// unless there is none.
-    pub fn open(keep: Keep, names: Vec<String>) -> Result<Self, String> {
-        let kept: BTreeMap<String, u64> = match keep.load(FILE) {
-            None => BTreeMap::new(),
-            Some(bytes) => {
-                read(&bytes).or_else(|| read(&keep.load("sequences.bak")?)).ok_or("sequences.json is damaged")?
+    /// Goes on where the numbers ended; the next blocks are still to be reserved. `highest`: the highest number of each stream in the store; `now_s`: wall time
+    /// or the clock's floor, for a base above all numbers used when the file is lost: second × block is more than any
+    /// device has used that starts less than once a second.
+    pub fn open(keep: Keep, names: Vec<String>, highest: &BTreeMap<String, u64>, now_s: u64) -> (Self, Found) {
+        let mut found = Found::default();
+        let kept = keep.load_checked::<Kept>(FILE).ok().filter(|kept| kept.as_ref().is_none_or(|k| k.v == VERSION));
+        let first = match kept {
+            None => {
+                found.lost = true;
+                now_s.saturating_mul(limits::SEQ_BLOCK)
             }
+            // No file, but a store: it was taken away.
+            Some(None) if !highest.is_empty() => {
+                found.lost = true;
+                now_s.saturating_mul(limits::SEQ_BLOCK)
+            }
+            _ => 1,
         };
-        let next: Vec<u64> = names.iter().map(|name| kept.get(name).copied().unwrap_or(1)).collect();
-        let mut seqs = Self { keep, reserved: next.clone(), names, next };
-        let renewal = seqs.renewal();
-        seqs.apply(renewal.save()?);
-        Ok(seqs)
+        let kept = kept.flatten();
+        let clean = kept.as_ref().is_none_or(|kept| kept.clean);
+        let next = names.iter().map(|name| {
+            let stored = highest.get(name).map_or(1, |last| last.saturating_add(1));
+            let Some(block) = kept.as_ref().and_then(|kept| kept.streams.get(name)) else {
+                return first.max(stored);
+            };
+            let known = block.next.max(stored);
+            if !clean && known < block.end {
+                found.unknown.push((name.clone(), known, block.end - 1));
+            }
+            if clean { known } else { known.max(block.end) }
+        });
+        let next: Vec<u64> = next.collect();
+        (Self { keep, reserved: next.clone(), names, next }, found)
+    }
+
+    /// Reserves the next blocks.
+    pub fn reserve(&mut self) -> Result<(), String> {
+        let ends = self.renewal().save()?;
+        self.apply(ends);
+        Ok(())
     }
 
     /// The next blocks, to be saved without holding up anyone who takes numbers.
     pub fn renewal(&self) -> Renewal {
-        let ends = self.next.iter().map(|next| next.saturating_add(limits::SEQ_BLOCK)).collect();
-        Renewal { keep: self.keep.clone(), names: self.names.clone(), ends }
+        let end = |next: u64| next.saturating_add(limits::SEQ_BLOCK);
+        let blocks = self.next.iter().map(|next| Block { next: *next, end: end(*next) }).collect();
+        Renewal { keep: self.keep.clone(), names: self.names.clone(), blocks, clean: false }
+    }
+
+    /// What is saved at a stop in order.
+    pub fn ending(&self) -> Renewal {
+        let blocks = self.next.iter().map(|next| Block { next: *next, end: *next }).collect();
+        Renewal { blocks, clean: true, ..self.renewal() }
     }
 
     /// What was saved may be used.
@@ -77,44 +139,43 @@ impl Seqs {
 pub struct Renewal {
     keep: Keep,
     names: Vec<String>,
-    ends: Vec<u64>,
+    blocks: Vec<Block>,
+    clean: bool,
 }
 
 impl Renewal {
-    /// Writes them down, beside those of streams that are not configured now.
+    /// Writes them down, beside those of streams that are not configured now. Returns the ends.
     pub fn save(self) -> Result<Vec<u64>, String> {
-        let mut kept = self.keep.load(FILE).and_then(|bytes| read(&bytes)).unwrap_or_default();
-        kept.extend(self.names.into_iter().zip(self.ends.iter().copied()));
-        let bytes = write(&kept);
-        for file in ["sequences.bak", FILE] {
-            self.keep.save(file, &bytes).map_err(|why| format!("reserve sequence numbers: {why}"))?;
-        }
-        Ok(self.ends)
+        let mut streams = self.keep.load_checked::<Kept>(FILE).ok().flatten().map_or_else(BTreeMap::new, |k| k.streams);
+        streams.extend(self.names.into_iter().zip(self.blocks.iter().copied()));
+        let kept = Kept { v: VERSION, clean: self.clean, streams };
+        self.keep.save_checked(FILE, &kept).map_err(|why| format!("reserve sequence numbers: {why}"))?;
+        Ok(self.blocks.iter().map(|block| block.end).collect())
     }
-}
-
-/// `crc hex, line feed, JSON`.
-fn write(kept: &BTreeMap<String, u64>) -> Vec<u8> {
-    let json = serde_json::to_vec(kept).unwrap_or_default();
-    [format!("{:08x}\n", crc32fast::hash(&json)).into_bytes(), json].concat()
-}
-
-fn read(bytes: &[u8]) -> Option<BTreeMap<String, u64>> {
-    let (head, json) = bytes.split_at_checked(9)?;
-    let crc = u32::from_str_radix(std::str::from_utf8(&head[..8]).ok()?, 16).ok()?;
-    (crc32fast::hash(json) == crc).then(|| serde_json::from_slice(json).ok())?
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const NOW_S: u64 = 1_800_000_000;
+
+    fn open(dir: &std::path::Path) -> (Seqs, Found) {
+        open_with(dir, &BTreeMap::new())
+    }
+
+    fn open_with(dir: &std::path::Path, highest: &BTreeMap<String, u64>) -> (Seqs, Found) {
+        let keep = Keep::open(dir, "s").expect("keep");
+        let (mut seqs, found) = Seqs::open(keep, vec!["a".into(), "b".into()], highest, NOW_S);
+        seqs.reserve().expect("reserve");
+        (seqs, found)
+    }
+
     #[test]
-    fn a_restart_never_uses_a_number_again_and_a_torn_file_has_a_second_copy() {
-        let dir = std::env::temp_dir().join(format!("kentledge-seqs-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        let open = || Seqs::open(Keep::open(&dir, "s").expect("keep"), vec!["a".into(), "b".into()]);
-        let mut seqs = open().expect("open");
+    fn after_a_kill_the_next_block_begins_and_the_numbers_between_are_said() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut seqs, found) = open(dir.path());
+        assert_eq!(found, Found::default());
         assert_eq!(seqs.take(0, 10), Some(1));
         assert_eq!(seqs.take(0, limits::SEQ_BLOCK), None);
         assert_eq!(seqs.take(0, limits::SEQ_BLOCK / 2), Some(11));
@@ -124,10 +185,40 @@ mod tests {
         assert!(!seqs.is_low());
         let used = seqs.take(0, 1).expect("number");
         drop(seqs);
-        std::fs::write(dir.join("s").join(FILE), b"torn").expect("write");
-        assert!(open().expect("open").take(0, 1).expect("number") > used);
-        std::fs::write(dir.join("s").join(FILE), b"torn").expect("write");
-        std::fs::write(dir.join("s/sequences.bak"), b"torn").expect("write");
-        assert!(open().is_err());
+        std::fs::write(dir.path().join("s").join(FILE), b"torn").expect("write");
+        let (mut seqs, found) = open_with(dir.path(), &BTreeMap::from([("a".to_owned(), used)]));
+        let next = seqs.take(0, 1).expect("number");
+        assert!(next > used);
+        assert_eq!(found.unknown[0], ("a".into(), used + 1, next - 1));
+        assert_eq!(found.unknown[1], ("b".into(), 1, limits::SEQ_BLOCK));
+    }
+
+    #[test]
+    fn after_a_stop_in_order_not_one_number_is_left_out() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut seqs, _) = open(dir.path());
+        assert_eq!(seqs.take(0, 10), Some(1));
+        seqs.ending().save().expect("end");
+        let (mut seqs, found) = open(dir.path());
+        assert_eq!(found, Found::default());
+        assert_eq!(seqs.take(0, 1), Some(11));
+        // Only the ending counts, not that there was one before.
+        let (mut seqs, found) = open(dir.path());
+        assert_eq!(found.unknown[0], ("a".into(), 11, 10 + limits::SEQ_BLOCK));
+        assert_eq!(seqs.take(0, 1), Some(11 + limits::SEQ_BLOCK));
+    }
+
+    #[test]
+    fn without_both_copies_numbers_begin_above_all_that_can_have_been_used() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut seqs, _) = open(dir.path());
+        let used = seqs.take(0, limits::SEQ_BLOCK).expect("numbers") + limits::SEQ_BLOCK;
+        for name in [FILE.to_owned(), format!("{FILE}.bak")] {
+            std::fs::write(dir.path().join("s").join(name), b"torn").expect("write");
+        }
+        let (mut seqs, found) = open(dir.path());
+        assert!(found.lost);
+        let next = seqs.take(0, 1).expect("number");
+        assert!(next > used && next < 1 << 53, "{next}");
     }
 }

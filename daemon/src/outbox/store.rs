@@ -4,10 +4,14 @@
 //! tree "seg-XXXXXXXX" (segment number, hex)
 //!    key  n: u32be                 place in the segment
 //!    value                         a sealed message, see `sealed`
+//! default tree
+//!    key  "mark"                   state: u8 (1 a commit was begun, 2 it is whole) │ generation: u64be
 //! ```
 //!
-//! sled's own `flush` is no fsync on Linux: after it the database file is synced here. sled panics on a damaged store;
-//! `open` catches that, and the caller sets the folder aside.
+//! sled's own `flush` is no fsync on Linux: after it the database file is synced here, and so are the files in `blobs/`,
+//! where sled puts large pages without ever syncing them. A commit ends with the watermark, which shows at the next
+//! opening whether all that was synced is still there. sled panics on a damaged store; `open` catches that, but the
+//! caller tries it in a process of its own first, for not every damage ends in a panic.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,8 +20,11 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::sealed::Sealed;
-use crate::{flow::Class, limits};
+use super::{
+    sealed::Sealed,
+    watermark::{Mark, Watermark},
+};
+use crate::{flow::Class, host::Defence, limits};
 
 /// Place of a stored message: segment and number in it. Later ones are larger.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -26,23 +33,55 @@ pub struct Key {
     n: u32,
 }
 
-#[cfg(test)]
 impl Key {
+    /// As one number; later ones are larger.
+    pub fn place(self) -> u64 {
+        u64::from(self.segment) << 32 | u64::from(self.n)
+    }
+
     /// A key for tests of what only passes keys on.
+    #[cfg(test)]
     pub fn test(n: u32) -> Self {
         Self { segment: 0, n }
     }
 }
 
 /// What is known of a stored message without reading it.
-#[derive(Debug, Clone)]
-pub struct Entry {
+#[derive(Debug, Clone, Copy)]
+struct Entry {
+    bytes: u32,
+    records: u32,
+    class: Class,
+}
+
+/// A message on its way in.
+#[derive(Debug)]
+pub struct Packed {
+    bytes: Vec<u8>,
+    entry: Entry,
+}
+
+impl Packed {
+    /// Packs a message.
+    pub fn new(sealed: &Sealed) -> Result<Self, String> {
+        let bytes = sealed.pack()?;
+        let entry = Entry { bytes: bytes.len() as u32, records: sealed.items.len() as u32, class: sealed.class };
+        Ok(Self { bytes, entry })
+    }
+
     /// Bytes on disk, before sled's own overhead.
-    pub bytes: u32,
-    /// Records in it.
-    pub records: u32,
-    /// What it is worth.
-    pub class: Class,
+    pub fn size(&self) -> u64 {
+        u64::from(self.entry.bytes)
+    }
+}
+
+/// Why a store could not be opened.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Unopened {
+    /// The disk does not let it: full, read-only. The store may be whole.
+    Disk(String),
+    /// The store itself.
+    Damaged(String),
 }
 
 /// Why a message could not be read.
@@ -64,6 +103,7 @@ struct Segment {
 pub struct Store {
     folder: PathBuf,
     db: sled::Db,
+    watermark: Watermark,
     segments: BTreeMap<u32, Segment>,
     /// Number of the next segment. It only grows while the store is open, so that a later message always has the
     /// larger key, also when all before it are gone.
@@ -73,19 +113,66 @@ pub struct Store {
     classes: BTreeMap<Class, BTreeSet<Key>>,
     bytes: u64,
     records: u64,
-    /// Messages that did not check while opening, by reason.
-    pub damaged: u64,
+    digest: u64,
+    generation: u64,
+    /// Files in `blobs/` that were synced.
+    blobs: BTreeSet<std::ffi::OsString>,
     dirty: bool,
+    /// What opening found.
+    pub found: Found,
+}
+
+/// What opening found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Messages that did not check; they were removed.
+    pub damaged: u64,
+    /// Records that were synced and are not there any more, at least; `None`: all are.
+    pub missing: Option<u64>,
+    /// Highest sequence number of each stream.
+    pub highest: BTreeMap<String, u64>,
+}
+
+/// Where a store's watermark lies: beside its folder.
+pub fn watermark_path(folder: &Path) -> PathBuf {
+    folder.with_file_name("watermark")
+}
+
+const MARK: &[u8] = b"mark";
+const BEGUN: u8 = 1;
+const WHOLE: u8 = 2;
+
+fn disk(why: &std::io::Error) -> bool {
+    use std::io::ErrorKind as K;
+    matches!(
+        why.kind(),
+        K::StorageFull | K::QuotaExceeded | K::ReadOnlyFilesystem | K::PermissionDenied | K::OutOfMemory
+    )
+}
+
+fn unopened(why: sled::Error) -> Unopened {
+    match &why {
+        sled::Error::Io(io) if disk(io) => Unopened::Disk(why.to_string()),
+        _ => Unopened::Damaged(why.to_string()),
+    }
+}
+
+fn sync(path: &Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
 }
 
 impl Store {
-    /// Opens or makes the store. The error says why it cannot be used; the folder is then as it was.
-    pub fn open(folder: &Path) -> Result<Self, String> {
+    /// Opens or makes the store. The error says why it cannot be used.
+    pub fn open(folder: &Path) -> Result<Self, Unopened> {
         let opened = catch_unwind(AssertUnwindSafe(|| Self::try_open(folder)));
-        opened.unwrap_or_else(|_| Err("the database is damaged (it panicked while opening)".into()))
+        opened.unwrap_or_else(|_| Err(Unopened::Damaged("the database panicked while it was opened".into())))
     }
 
-    fn try_open(folder: &Path) -> Result<Self, String> {
+    fn try_open(folder: &Path) -> Result<Self, Unopened> {
+        let io = |what: &str, why: std::io::Error| {
+            let text = format!("{what}: {why}");
+            if disk(&why) { Unopened::Disk(text) } else { Unopened::Damaged(text) }
+        };
         let fresh = !folder.join("db").exists();
         let db = sled::Config::default()
             .path(folder)
@@ -94,34 +181,54 @@ impl Store {
             .flush_every_ms(None)
             .mode(sled::Mode::LowSpace)
             .open()
-            .map_err(|why| why.to_string())?;
+            .map_err(unopened)?;
+        let mark = Watermark::read(&watermark_path(folder));
         let mut store = Self {
             folder: folder.to_owned(),
             db,
+            watermark: Watermark::open(&watermark_path(folder)).map_err(|why| io("open the watermark", why))?,
             segments: BTreeMap::new(),
             next_segment: 0,
             index: BTreeMap::new(),
             classes: BTreeMap::new(),
             bytes: 0,
             records: 0,
-            damaged: 0,
-            dirty: fresh,
+            digest: 0,
+            generation: 0,
+            blobs: BTreeSet::new(),
+            dirty: false,
+            found: Found::default(),
         };
-        store.scan()?;
+        let damaged = store.scan()?;
+        let whole = store.compare(mark)?;
+        if store.found.missing.is_some() {
+            // The marks of what is gone must not outlive it: they name a later generation.
+            let path = watermark_path(folder);
+            std::fs::remove_file(&path).map_err(|why| io("remove the watermark", why))?;
+            store.watermark = Watermark::open(&path).map_err(|why| io("open the watermark", why))?;
+        }
+        for key in damaged {
+            store.begin().map_err(Unopened::Disk)?;
+            let segment = store.segments.get(&key.segment);
+            segment.map_or(Ok(None), |s| s.tree.remove(key.n.to_be_bytes())).map_err(unopened)?;
+            store.digest ^= fold(key);
+        }
+        if !whole || store.dirty || store.found.missing.is_some() {
+            store.begin().and_then(|()| store.commit()).map_err(Unopened::Disk)?;
+        }
         if fresh {
-            store.commit()?;
             let parent = folder.parent().unwrap_or(Path::new("/"));
-            for folder in [folder, parent] {
-                File::open(folder)
-                    .and_then(|f| f.sync_all())
-                    .map_err(|why| format!("sync {}: {why}", folder.display()))?;
+            for folder in [&folder.join("blobs"), folder, parent] {
+                sync(folder).map_err(|why| io("sync the store's folders", why))?;
             }
         }
         Ok(store)
     }
 
-    /// Reads every message once: what does not check is counted and removed.
-    fn scan(&mut self) -> Result<(), String> {
+    /// Reads every message once; returns the keys of those that do not check.
+    fn scan(&mut self) -> Result<Vec<Key>, Unopened> {
+        let broken = |what: &str| Unopened::Damaged(format!("{what} is damaged"));
+        let mut damaged = Vec::new();
         for name in self.db.tree_names() {
             let Some(number) = std::str::from_utf8(&name)
                 .ok()
@@ -130,48 +237,101 @@ impl Store {
             else {
                 continue;
             };
-            let tree = self.db.open_tree(&name).map_err(|why| why.to_string())?;
+            let tree = self.db.open_tree(&name).map_err(unopened)?;
             let mut segment = Segment { tree, records: 0, next: 0 };
-            let mut damaged = Vec::new();
             for item in segment.tree.iter() {
-                let (key, value) = item.map_err(|why| why.to_string())?;
-                let n = key.as_ref().try_into().map(u32::from_be_bytes).map_err(|_| "a key is damaged".to_owned())?;
-                segment.next = n.checked_add(1).ok_or("a key is damaged")?;
+                let (key, value) = item.map_err(unopened)?;
+                let n = key.as_ref().try_into().map(u32::from_be_bytes).map_err(|_| broken("a key"))?;
+                segment.next = n.checked_add(1).ok_or_else(|| broken("a key"))?;
+                let key = Key { segment: number, n };
                 match Sealed::from_bytes(&value) {
-                    Ok(sealed) => {
-                        let key = Key { segment: number, n };
+                    Ok((place, sealed)) if place == key.place() => {
+                        let packed = value.len().saturating_sub(super::sealed::HEAD) as u32;
                         let records = sealed.items.len() as u32;
                         segment.records += u64::from(records);
-                        self.enter(key, Entry { bytes: value.len() as u32, records, class: sealed.class });
+                        let last = sealed.items.iter().map(|item| item.seq).max().unwrap_or(0);
+                        let highest = self.found.highest.entry(sealed.stream).or_default();
+                        *highest = last.max(*highest);
+                        self.enter(key, Entry { bytes: packed, records, class: sealed.class });
                     }
-                    Err(_) => damaged.push(key),
+                    _ => {
+                        damaged.push(key);
+                        self.digest ^= fold(key);
+                    }
                 }
             }
-            self.damaged += damaged.len() as u64;
-            for key in damaged {
-                segment.tree.remove(key).map_err(|why| why.to_string())?;
-                self.dirty = true;
-            }
-            self.next_segment = self.next_segment.max(number.wrapping_add(1));
+            self.next_segment = self.next_segment.max(number.checked_add(1).ok_or_else(|| broken("a segment"))?);
             self.segments.insert(number, segment);
+        }
+        self.found.damaged = damaged.len() as u64;
+        Ok(damaged)
+    }
+
+    /// Compares what is there with what was synced. Returns whether the last commit is whole and marked.
+    fn compare(&mut self, mark: Option<Mark>) -> Result<bool, Unopened> {
+        let value = self.db.get(MARK).map_err(unopened)?;
+        let own: Option<[u8; 9]> = value.as_ref().and_then(|v| v.as_ref().try_into().ok());
+        let (state, generation) = own.map_or((WHOLE, 0), |own| {
+            let [state, generation @ ..] = own;
+            (state, u64::from_be_bytes(generation))
+        });
+        self.generation = generation;
+        let Some(mark) = mark.filter(|_| Defence::Watermark.stands()) else { return Ok(false) };
+        self.generation = self.generation.max(mark.generation);
+        if generation > mark.generation {
+            // The power failed, or the process ended, between the commit and its mark, or in the commit.
+            return Ok(false);
+        }
+        let here = self.mark();
+        let same = (here.messages + self.found.damaged, here.digest) == (mark.messages, mark.digest);
+        if state == WHOLE && generation == mark.generation && same {
+            return Ok(true);
+        }
+        self.found.missing = Some(mark.records.saturating_sub(self.records));
+        Ok(false)
+    }
+
+    fn mark(&self) -> Mark {
+        Mark {
+            generation: self.generation,
+            messages: self.index.len() as u64,
+            records: self.records,
+            digest: self.digest,
+            oldest: self.index.keys().next().map_or(u64::from(self.next_segment) << 32, |key| key.place()),
+        }
+    }
+
+    /// Before the first change of a commit: what is found begun at the next opening was never whole.
+    fn begin(&mut self) -> Result<(), String> {
+        if !self.dirty {
+            self.generation += 1;
+            self.dirty = true;
+            self.put_mark(BEGUN)?;
         }
         Ok(())
     }
 
+    fn put_mark(&self, state: u8) -> Result<(), String> {
+        let mut value = [state; 9];
+        value[1..].copy_from_slice(&self.generation.to_be_bytes());
+        self.db.insert(MARK, &value).map(|_| ()).map_err(|why| why.to_string())
+    }
+
     /// Puts messages in; they are safe after `commit`.
-    pub fn insert(&mut self, messages: &[(Vec<u8>, Entry)]) -> Result<Vec<Key>, String> {
+    pub fn insert(&mut self, messages: &[Packed]) -> Result<Vec<Key>, String> {
         let mut keys = Vec::new();
-        for (bytes, entry) in messages {
+        for message in messages {
+            self.begin()?;
             let number = self.current()?;
             let Some(segment) = self.segments.get_mut(&number) else {
                 return Err("no segment".into());
             };
             let key = Key { segment: number, n: segment.next };
-            segment.tree.insert(key.n.to_be_bytes(), bytes.as_slice()).map_err(|why| why.to_string())?;
-            self.dirty = true;
+            let value = Sealed::frame(key.place(), &message.bytes);
+            segment.tree.insert(key.n.to_be_bytes(), value).map_err(|why| why.to_string())?;
             segment.next += 1;
-            segment.records += u64::from(entry.records);
-            self.enter(key, entry.clone());
+            segment.records += u64::from(message.entry.records);
+            self.enter(key, message.entry);
             keys.push(key);
         }
         Ok(keys)
@@ -180,6 +340,7 @@ impl Store {
     fn enter(&mut self, key: Key, entry: Entry) {
         self.bytes += u64::from(entry.bytes);
         self.records += u64::from(entry.records);
+        self.digest ^= fold(key);
         self.classes.entry(entry.class).or_default().insert(key);
         self.index.insert(key, entry);
     }
@@ -193,25 +354,27 @@ impl Store {
         let number = self.next_segment;
         let tree = self.db.open_tree(format!("seg-{number:08x}")).map_err(|why| why.to_string())?;
         self.segments.insert(number, Segment { tree, records: 0, next: 0 });
-        self.next_segment = number.wrapping_add(1);
+        self.next_segment = number.checked_add(1).ok_or("the store is used up")?;
         Ok(number)
     }
 
     /// Forgets messages. A segment is dropped whole when its last one goes.
-    pub fn remove(&mut self, keys: &[Key]) -> Result<(), String> {
+    pub fn remove(&mut self, keys: impl IntoIterator<Item = Key>) -> Result<(), String> {
         for key in keys {
-            let Some(entry) = self.index.remove(key) else {
+            if !self.index.contains_key(&key) {
                 continue;
-            };
-            self.bytes -= u64::from(entry.bytes);
-            if let Some(keys) = self.classes.get_mut(&entry.class) {
-                keys.remove(key);
             }
+            self.begin()?;
+            let Some(entry) = self.index.remove(&key) else { continue };
+            self.bytes -= u64::from(entry.bytes);
             self.records -= u64::from(entry.records);
+            self.digest ^= fold(key);
+            if let Some(keys) = self.classes.get_mut(&entry.class) {
+                keys.remove(&key);
+            }
             let first = Key { segment: key.segment, n: 0 };
             let last = Key { segment: key.segment, n: u32::MAX };
             let empty = self.index.range(first..=last).next().is_none();
-            self.dirty = true;
             if empty {
                 self.segments.remove(&key.segment);
                 self.db.drop_tree(format!("seg-{:08x}", key.segment)).map_err(|why| why.to_string())?;
@@ -227,10 +390,38 @@ impl Store {
         if !self.dirty {
             return Ok(());
         }
+        self.put_mark(WHOLE)?;
         self.db.flush().map_err(|why| why.to_string())?;
-        let file = self.folder.join("db");
-        File::open(&file).and_then(|f| f.sync_data()).map_err(|why| format!("sync {}: {why}", file.display()))?;
+        if Defence::SyncData.stands() {
+            let file = self.folder.join("db");
+            let what = |why: std::io::Error| format!("sync {}: {why}", file.display());
+            File::open(&file).and_then(|f| f.sync_data()).map_err(what)?;
+            self.sync_blobs().map_err(what)?;
+        }
+        self.watermark.write(self.mark()).map_err(|why| format!("write the watermark: {why}"))?;
         self.dirty = false;
+        Ok(())
+    }
+
+    /// Pages larger than a quarter of sled's segment lie in files of their own, which sled never syncs.
+    fn sync_blobs(&mut self) -> std::io::Result<()> {
+        let folder = self.folder.join("blobs");
+        let mut there = BTreeSet::new();
+        for entry in std::fs::read_dir(&folder)? {
+            there.insert(entry?.file_name());
+        }
+        let mut fresh = false;
+        for name in there.difference(&self.blobs) {
+            match sync(&folder.join(name)) {
+                Err(why) if why.kind() == std::io::ErrorKind::NotFound => {}
+                other => other?,
+            }
+            fresh = true;
+        }
+        if fresh {
+            sync(&folder)?;
+        }
+        self.blobs = there;
         Ok(())
     }
 
@@ -250,12 +441,26 @@ impl Store {
         let gone = |what: &str| Unread::Damaged(format!("no such {what}"));
         let segment = self.segments.get(&key.segment).ok_or_else(|| gone("segment"))?;
         let value = segment.tree.get(key.n.to_be_bytes()).map_err(|why| Unread::Disk(why.to_string()))?;
-        Sealed::from_bytes(&value.ok_or_else(|| gone("message"))?).map_err(Unread::Damaged)
+        match Sealed::from_bytes(&value.ok_or_else(|| gone("message"))?) {
+            Ok((place, sealed)) if place == key.place() => Ok(sealed),
+            Ok(_) => Err(gone("message")),
+            Err(why) => Err(Unread::Damaged(why)),
+        }
     }
 
-    /// The oldest message of the least class: the one that leaves first when room is short.
-    pub fn least(&self) -> Option<Key> {
-        self.classes.values().rev().find_map(|keys| keys.first().copied())
+    /// Messages in the order in which they leave when room is short: least class first, in it the oldest first.
+    pub fn least(&self) -> impl Iterator<Item = Key> + '_ {
+        self.classes.values().rev().flatten().copied()
+    }
+
+    /// The oldest message of a class.
+    pub fn oldest(&self, class: Class) -> Option<Key> {
+        self.classes.get(&class)?.first().copied()
+    }
+
+    /// Bytes of a message, packed.
+    pub fn size(&self, key: Key) -> u64 {
+        self.index.get(&key).map_or(0, |entry| u64::from(entry.bytes))
     }
 
     /// Bytes of all messages.
@@ -269,36 +474,14 @@ impl Store {
     }
 }
 
-/// Moves a store that cannot be opened out of the way: `quarantine-N` beside it; the oldest ones are removed.
-pub fn set_aside(folder: &Path) -> std::io::Result<PathBuf> {
-    let parent = folder.parent().unwrap_or(Path::new("/"));
-    let mut taken: Vec<u64> = std::fs::read_dir(parent)?
-        .filter_map(|entry| entry.ok()?.file_name().to_str()?.strip_prefix("quarantine-")?.parse().ok())
-        .collect();
-    taken.sort_unstable();
-    let aside = parent.join(format!("quarantine-{}", taken.last().map_or(1, |n| n + 1)));
-    std::fs::rename(folder, &aside)?;
-    for old in taken.iter().take((taken.len() + 1).saturating_sub(limits::QUARANTINES)) {
-        std::fs::remove_dir_all(parent.join(format!("quarantine-{old}")))?;
-    }
-    File::open(parent)?.sync_all()?;
-    Ok(aside)
+/// One place's share of the digest (the finalizer of splitmix64): every bit of it depends on every bit of the place.
+fn fold(key: Key) -> u64 {
+    let mut x = key.place().wrapping_add(0x9E37_79B9_7F4A_7C15);
+    x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+    x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
+    x ^ x >> 31
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_later_message_has_the_larger_key_even_when_all_before_it_are_gone() {
-        let dir = std::env::temp_dir().join(format!("kentledge-store-{}", std::process::id()));
-        let _ = std::fs::remove_dir_all(&dir);
-        let mut store = Store::open(&dir).expect("open");
-        let message = || (vec![0u8; 8], Entry { bytes: 8, records: 1, class: Class::Score });
-        let first = store.insert(&[message(), message()]).expect("insert");
-        store.remove(&first).expect("remove");
-        let second = store.insert(&[message()]).expect("insert");
-        assert!(second[0] > first[1], "{second:?} after {first:?}");
-        assert_eq!(store.next(Some(first[1])), Some(second[0]));
-    }
-}
+#[path = "store_tests.rs"]
+mod tests;

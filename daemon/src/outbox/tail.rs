@@ -61,6 +61,8 @@ pub struct ToSend {
     pub sealed: Arc<Sealed>,
     /// It was kept during an outage.
     pub hist: bool,
+    /// It comes from the store, after everything else.
+    pub backlog: bool,
 }
 
 /// A message to store.
@@ -77,7 +79,11 @@ pub struct ToStore {
 pub struct Tail {
     boot: String,
     names: Vec<String>,
+    /// The stream that carries the ledger.
+    loss: usize,
     waiting: Vec<VecDeque<Record>>,
+    /// Streams with waiting replies, each once, in turn.
+    replies: VecDeque<usize>,
     /// Streams with waiting records of the live lane, each once, in turn.
     turns: VecDeque<usize>,
     parcels: BTreeMap<ParcelId, Parcel>,
@@ -93,6 +99,8 @@ pub struct Tail {
     online: bool,
     /// Connections lost since the start: what was read ahead before is read again after.
     breaks: u64,
+    /// Stored messages that are in RAM as well.
+    held: BTreeSet<Key>,
     /// Stored messages that were acknowledged and are to be removed.
     doomed: Vec<Key>,
     /// What was lost.
@@ -105,11 +113,13 @@ pub struct Tail {
 
 impl Tail {
     /// Empty, offline.
-    pub fn new(boot: &str, names: Vec<String>) -> Self {
+    pub fn new(boot: &str, names: Vec<String>, loss: usize, ledger: Ledger) -> Self {
         Self {
             boot: boot.to_owned(),
             waiting: names.iter().map(|_| VecDeque::new()).collect(),
             names,
+            loss,
+            replies: VecDeque::new(),
             turns: VecDeque::new(),
             parcels: BTreeMap::new(),
             urgent: BTreeSet::new(),
@@ -122,8 +132,9 @@ impl Tail {
             at_risk: 0,
             online: false,
             breaks: 0,
+            held: BTreeSet::new(),
             doomed: Vec::new(),
-            ledger: Ledger::default(),
+            ledger,
             delivered: 0,
             delivered_before: 0,
         }
@@ -144,9 +155,10 @@ impl Tail {
         self.records
     }
 
-    /// Whether anything could be sent now.
-    pub fn has_to_send(&self) -> bool {
-        !(self.urgent.is_empty() && self.resend.is_empty() && self.turns.is_empty() && self.backlog.is_empty())
+    /// Whether anything could be sent now; the backlog counts only where it may go.
+    pub fn has_to_send(&self, backlog: bool) -> bool {
+        let live = [self.replies.len(), self.turns.len(), self.urgent.len(), self.resend.len()];
+        live.iter().any(|n| *n > 0) || (backlog && !self.backlog.is_empty())
     }
 
     /// Takes a record in.
@@ -177,7 +189,8 @@ impl Tail {
                 self.urgent.insert(id);
             }
         } else if queue.len() == 1 {
-            self.turns.push_back(stream);
+            let lane = if draft.class == Class::Reply { &mut self.replies } else { &mut self.turns };
+            lane.push_back(stream);
         }
     }
 
@@ -189,13 +202,14 @@ impl Tail {
         let (mut size, mut bytes) = (first.item.body.len() + 48, cost(&first.item));
         let Record { item, class, retain, clk, wall_ms, lineage, .. } = first;
         let mut items = vec![item];
+        let bytes_max = if self.online { limits::MESSAGE_BYTES } else { limits::STORED_MESSAGE_BYTES };
         while items.len() < limits::MESSAGE_RECORDS {
             let joins = |r: &&Record| {
                 r.clk == clk
                     && r.retain == Retain::No
                     && retain == Retain::No
                     && r.lineage == lineage
-                    && size + r.item.body.len() + 48 <= limits::MESSAGE_BYTES
+                    && size + r.item.body.len() + 48 <= bytes_max
             };
             if queue.front().filter(joins).is_none() {
                 break;
@@ -236,24 +250,33 @@ impl Tail {
         id
     }
 
-    /// The next message to send: alarms, what a broken connection left, live streams in turn, backlog.
-    pub fn take(&mut self) -> Option<ToSend> {
-        let id = match self.urgent.pop_first().or_else(|| self.resend.pop_first()) {
+    /// The next message to send: alarms, replies, what a broken connection left, live streams in turn, and the backlog
+    /// where it may go.
+    pub fn take(&mut self, backlog: bool) -> Option<ToSend> {
+        let id = match self.urgent.pop_first() {
             Some(id) => id,
-            None => match self.turns.pop_front() {
-                Some(stream) => {
-                    let id = self.seal(stream)?;
-                    if !self.waiting[stream].is_empty() {
-                        self.turns.push_back(stream);
-                    }
-                    id
-                }
-                None => self.backlog.pop_first()?,
+            None => match self.next_of(true) {
+                Some(id) => id,
+                None => match self.resend.pop_first().or_else(|| self.next_of(false)) {
+                    Some(id) => id,
+                    None if backlog => self.backlog.pop_first()?,
+                    None => return None,
+                },
             },
         };
         let parcel = self.parcels.get_mut(&id)?;
         parcel.place = Place::Flight;
-        Some(ToSend { id, sealed: parcel.sealed.clone(), hist: parcel.hist })
+        Some(ToSend { id, sealed: parcel.sealed.clone(), hist: parcel.hist, backlog: parcel.backlog })
+    }
+
+    /// Seals what the next stream has waiting, of replies or of the live lane.
+    fn next_of(&mut self, replies: bool) -> Option<ParcelId> {
+        let stream = if replies { self.replies.pop_front()? } else { self.turns.pop_front()? };
+        let id = self.seal(stream)?;
+        if !self.waiting[stream].is_empty() {
+            if replies { self.replies.push_back(stream) } else { self.turns.push_back(stream) }
+        }
+        Some(id)
     }
 
     /// The broker has it.
@@ -284,8 +307,11 @@ impl Tail {
         } else {
             self.records -= parcel.sealed.items.len();
         }
-        if parcel.stored.is_none() {
-            self.at_risk -= parcel.sealed.items.len();
+        match &parcel.stored {
+            None => self.at_risk -= parcel.sealed.items.len(),
+            Some(key) => {
+                self.held.remove(key);
+            }
         }
         Some(parcel)
     }
@@ -349,15 +375,21 @@ impl Tail {
                 let Some(id) = self.seal(stream) else { break };
                 self.resend.insert(id);
             }
-            if self.waiting[stream].is_empty() {
-                self.turns.retain(|s| *s != stream);
-            }
+            self.leave_lane(stream);
         }
+        let is_due = |parcel: &Parcel| {
+            let old = age(parcel.since_ns) >= unacked_ns;
+            let free = parcel.stored.is_none() && parcel.place != Place::Committing;
+            free && (parcel.sealed.class == Class::Event || everything || spill || old)
+        };
         let mut out = Vec::new();
+        // A number that is safe on disk must not hide that one before it is booked: what tells of it goes along.
+        if self.parcels.values().any(is_due) {
+            out = self.take_ledger_to_store();
+        }
         for (id, parcel) in &mut self.parcels {
             let event = parcel.sealed.class == Class::Event;
-            let old = age(parcel.since_ns) >= unacked_ns;
-            if parcel.stored.is_some() || parcel.place == Place::Committing || !(event || everything || spill || old) {
+            if !is_due(parcel) || out.iter().any(|taken| taken.id == *id) {
                 continue;
             }
             // A message in flight stays in flight and an alarm may be sent meanwhile; others wait for the disk.
@@ -370,6 +402,35 @@ impl Tail {
         out
     }
 
+    /// All that tells of losses and is not on disk.
+    pub fn take_ledger_to_store(&mut self) -> Vec<ToStore> {
+        while let Some(id) = self.seal(self.loss) {
+            self.resend.insert(id);
+        }
+        self.leave_lane(self.loss);
+        let mut out = Vec::new();
+        for (id, parcel) in &mut self.parcels {
+            let free = parcel.stored.is_none() && parcel.place != Place::Committing;
+            if !free || parcel.sealed.stream != self.names[self.loss] {
+                continue;
+            }
+            if parcel.place == Place::Waiting {
+                parcel.place = Place::Committing;
+                self.resend.remove(id);
+            }
+            out.push(ToStore { id: *id, sealed: parcel.sealed.clone() });
+        }
+        out
+    }
+
+    /// A stream without waiting records has no turn.
+    fn leave_lane(&mut self, stream: usize) {
+        if self.waiting[stream].is_empty() {
+            self.turns.retain(|s| *s != stream);
+            self.replies.retain(|s| *s != stream);
+        }
+    }
+
     /// It is on disk.
     pub fn stored(&mut self, id: ParcelId, key: Key) {
         match self.parcels.get_mut(&id) {
@@ -380,6 +441,7 @@ impl Tail {
             }
             Some(parcel) => {
                 parcel.stored = Some(key);
+                self.held.insert(key);
                 self.at_risk -= parcel.sealed.items.len();
                 if !self.online && parcel.sealed.class != Class::Event {
                     self.forget(id);
@@ -414,7 +476,7 @@ impl Tail {
 
     /// Is this stored message in RAM already, or on its way out?
     pub fn holds(&self, key: Key) -> bool {
-        self.doomed.contains(&key) || self.parcels.values().any(|p| p.stored == Some(key))
+        self.held.contains(&key) || self.doomed.contains(&key)
     }
 
     /// A message of the backlog, read ahead.
@@ -432,6 +494,7 @@ impl Tail {
             bytes,
         };
         let urgent = parcel.sealed.class == Class::Event;
+        self.held.insert(key);
         let id = self.enter(parcel);
         if urgent {
             self.urgent.insert(id)
@@ -461,9 +524,7 @@ impl Tail {
                     let name = self.names[stream].clone();
                     self.ledger.enter(&name, (record.item.seq, record.item.seq), 1, reason);
                 }
-                if self.waiting[stream].is_empty() {
-                    self.turns.retain(|s| *s != stream);
-                }
+                self.leave_lane(stream);
             }
             (_, Some((_, id))) => self.refused(id, reason),
             _ => {}

@@ -6,11 +6,11 @@ use crate::flow::{Stamp, StreamId};
 const S: u64 = 1_000_000_000;
 
 fn tail() -> Tail {
-    Tail::new("b", vec!["p/x".into(), "m/y".into(), "a/z".into()])
+    Tail::new("b", vec!["p/x".into(), "m/y".into(), "a/z".into(), "res/w".into(), "loss".into()], 4, Ledger::default())
 }
 
 fn push(tail: &mut Tail, stream: u16, seq: u64, now_ns: u64) {
-    let class = [Class::Score, Class::Measurement, Class::Event][usize::from(stream)];
+    let class = [Class::Score, Class::Measurement, Class::Event, Class::Reply, Class::Status][usize::from(stream)];
     let stamp = Stamp { boot_ns: now_ns, wall_ms: None, clk: Clk::Unset };
     let body = bytes::Bytes::from_static(b"\"a\":1");
     let draft = Draft { stream: StreamId(stream), class, stamp, lineage: None, body, retain: Retain::No };
@@ -18,7 +18,7 @@ fn push(tail: &mut Tail, stream: u16, seq: u64, now_ns: u64) {
 }
 
 fn taken(tail: &mut Tail) -> Vec<(String, u64, u64)> {
-    std::iter::from_fn(|| tail.take())
+    std::iter::from_fn(|| tail.take(true))
         .map(|t| (t.sealed.stream.clone(), t.sealed.seqs().0, t.sealed.seqs().1))
         .collect()
 }
@@ -34,12 +34,49 @@ fn alarms_go_first_and_what_waits_together_is_one_message() {
 }
 
 #[test]
+fn replies_go_after_alarms_and_before_all_else_and_the_backlog_only_where_it_may() {
+    let mut t = tail();
+    push(&mut t, 0, 1, 0);
+    push(&mut t, 3, 1, 0);
+    push(&mut t, 2, 1, 0);
+    let mut stored = Tail::new("b", vec!["p/x".into()], 0, Ledger::default());
+    push(&mut stored, 0, 7, 0);
+    let old = stored.take(true).expect("sealed").sealed;
+    t.went_online();
+    t.push_backlog((*old).clone(), Key::test(3));
+    let order: Vec<String> = std::iter::from_fn(|| t.take(false)).map(|m| m.sealed.stream.clone()).collect();
+    assert_eq!(order, ["a/z", "res/w", "p/x"]);
+    assert!(!t.has_to_send(false) && t.has_to_send(true));
+    assert!(t.take(true).expect("backlog").backlog);
+}
+
+#[test]
+fn what_is_stored_takes_along_what_tells_of_losses_before_it() {
+    let mut t = tail();
+    t.went_online();
+    push(&mut t, 0, 2, 0);
+    push(&mut t, 4, 1, S / 2);
+    push(&mut t, 1, 1, S / 2);
+    let stored: Vec<String> = t.take_to_store(S, false).iter().map(|m| m.sealed.stream.clone()).collect();
+    assert_eq!(stored, ["p/x", "loss"]);
+}
+
+#[test]
+fn what_is_made_without_a_connection_is_stored_in_small_messages() {
+    let mut t = tail();
+    (1..=2000).for_each(|i| push(&mut t, 0, i, 0));
+    let sizes: Vec<usize> = t.take_to_store(S, false).iter().map(|m| m.sealed.items.len()).collect();
+    assert!(sizes.iter().all(|n| n * 53 <= limits::STORED_MESSAGE_BYTES), "{sizes:?}");
+    assert_eq!(sizes.iter().sum::<usize>(), 2000);
+}
+
+#[test]
 fn while_acknowledgements_come_nothing_but_alarms_goes_to_the_store() {
     let mut t = tail();
     t.went_online();
     for i in 1..=1000 {
         push(&mut t, 0, i, i * S / 1000);
-        let sent = t.take().expect("sent");
+        let sent = t.take(true).expect("sent");
         assert!(t.take_to_store(i * S / 1000, false).is_empty());
         t.acked(sent.id);
     }
@@ -53,7 +90,7 @@ fn what_stays_unacknowledged_for_a_second_is_stored_and_still_in_flight() {
     let mut t = tail();
     t.went_online();
     push(&mut t, 0, 1, 0);
-    let sent = t.take().expect("sent");
+    let sent = t.take(true).expect("sent");
     assert!(t.take_to_store(S / 2, false).is_empty());
     let stored = t.take_to_store(S, false);
     assert_eq!(stored.len(), 1);
@@ -77,7 +114,7 @@ fn offline_everything_is_stored_in_batches_and_leaves_ram_but_alarms() {
     t.stored(score.id, Key::test(1));
     assert_eq!((t.records(), t.at_risk), (1, 0));
     t.went_online();
-    let alarm = t.take().expect("the alarm");
+    let alarm = t.take(true).expect("the alarm");
     assert!(alarm.hist && alarm.sealed.class == Class::Event);
 }
 
@@ -87,7 +124,7 @@ fn a_broken_connection_sends_again_in_order_before_anything_newer() {
     t.went_online();
     for i in 1..=3 {
         push(&mut t, 0, i, 0);
-        t.take();
+        t.take(true);
     }
     t.went_offline();
     push(&mut t, 0, 4, 0);
@@ -101,14 +138,14 @@ fn the_backlog_goes_last_and_back_to_the_store_when_the_connection_breaks() {
     let mut t = tail();
     t.went_online();
     push(&mut t, 0, 9, 0);
-    let mut stored = Tail::new("b", vec!["p/x".into()]);
+    let mut stored = Tail::new("b", vec!["p/x".into()], 0, Ledger::default());
     push(&mut stored, 0, 1, 0);
-    let old = stored.take().expect("sealed").sealed;
+    let old = stored.take(true).expect("sealed").sealed;
     t.push_backlog((*old).clone(), Key::test(3));
     assert!(t.holds(Key::test(3)));
-    let live = t.take().expect("live");
+    let live = t.take(true).expect("live");
     assert_eq!((live.sealed.seqs(), live.hist), ((9, 9), false));
-    assert!(t.take().expect("backlog").hist);
+    assert!(t.take(true).expect("backlog").hist);
     t.went_offline();
     assert!(!t.holds(Key::test(3)));
     assert_eq!(t.records(), 1);

@@ -1,0 +1,49 @@
+//! A marker on disk before a risky act: whoever finds it there knows that the act was begun and never came to an end,
+//! because the process was killed over it or the power failed.
+
+use std::io;
+
+use super::Keep;
+
+/// One act that was begun.
+#[derive(Debug)]
+pub struct Attempt {
+    keep: Keep,
+    name: String,
+}
+
+impl Attempt {
+    /// Marks the beginning. Returns how many times in a row it was begun before without coming to an end.
+    pub fn begin(keep: &Keep, act: &str) -> io::Result<(Self, u32)> {
+        let name = format!("{act}.attempt");
+        let before: u32 = keep.load(&name).map_or(0, |bytes| {
+            // A marker that cannot be read is a marker.
+            std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1)
+        });
+        keep.save(&name, format!("{}\n", before.saturating_add(1)).as_bytes())?;
+        Ok((Self { keep: keep.clone(), name }, before))
+    }
+
+    /// It came to an end, good or bad.
+    pub fn ended(self) -> io::Result<()> {
+        self.keep.remove(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_never_came_to_an_end_is_counted() {
+        let dir = tempfile::tempdir().expect("folder");
+        let keep = Keep::open(dir.path(), "k").expect("keep");
+        for expected in 0..3 {
+            let (_, before) = Attempt::begin(&keep, "store").expect("begin");
+            assert_eq!(before, expected);
+        }
+        let (attempt, _) = Attempt::begin(&keep, "store").expect("begin");
+        attempt.ended().expect("end");
+        assert_eq!(Attempt::begin(&keep, "store").expect("begin").1, 0);
+    }
+}
