@@ -167,11 +167,11 @@ mod tests {
     #[tokio::test]
     async fn a_stage_that_panics_is_an_end_with_a_reason_and_a_stuck_one_is_named() {
         let mut crew = Crew::default();
-        crew.thread("moves", |beat| {
-            (0..200).for_each(|_| {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        crew.thread("moves", move |beat| {
+            while stopped.recv_timeout(Duration::from_millis(1)) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 beat.beat();
-                std::thread::sleep(Duration::from_millis(1));
-            });
+            }
             Ok(())
         })
         .expect("thread");
@@ -183,7 +183,7 @@ mod tests {
         crew.thread("panics", |_| panic!("on purpose")).expect("thread");
         let end = crew.first_end().await;
         assert_eq!((end.name.as_str(), end.result), ("panics", Err("it panicked".into())));
-        drop(hold);
+        drop((hold, stop));
         assert_eq!(crew.join(&["stuck", "moves"], Duration::from_secs(5)).await.len(), 1);
     }
 }

@@ -112,6 +112,8 @@ pub const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
 pub const BALLAST_SHARE: u64 = 8;
 /// How often it is looked whether the ballast can be made again.
 pub const BALLAST_EVERY: Duration = Duration::from_secs(10);
+/// A store up to this size is read into memory before it is opened, for the moment of the start.
+pub const SALVAGE_BYTES: u64 = 16 * 1024 * 1024;
 /// An opening of the store that was begun so often and never came to an end is not tried again.
 pub const OPEN_ATTEMPTS: u32 = 3;
 /// Longest probe of the store: 128 MiB × 6 (sled's plateau) at a cold SD card's 25 MB/s are 32 s; systemd waits 90 s.
@@ -150,6 +152,10 @@ pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
 pub const TWIN_WAIT: Duration = Duration::from_secs(30);
 /// The longest of these waits.
 pub const TWIN_WAIT_MAX: Duration = Duration::from_secs(900);
+/// A connection that ends within this, after being accepted at the first try, counts as being thrown out.
+pub const THROWN_OUT_WITHIN: Duration = Duration::from_secs(5);
+/// So many of them in a row are no accident.
+pub const THROWN_OUT: u32 = 6;
 /// Slots of the broker's receive maximum that the backlog leaves to alarms and live data.
 pub const LIVE_SLOTS: usize = 2;
 /// Unsent bytes in the kernel at most, before an alarm: half a second at 1 Mbit/s.

@@ -52,7 +52,8 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
             source::Outlet { source, clock: host.clock.clone(), frames: frames_tx.clone(), shed: shed.counter() };
         crew.task(&format!("source {}", port.name), source::serial::run(port.serial.clone(), outlet));
     }
-    drop(frames_tx);
+    // A device without sources runs on as well: it is there to be managed.
+    let idle = config.sources.is_empty().then_some(frames_tx);
 
     // windows: one lane and one worker for each model; full, it waits 50 ms and then sheds its oldest, booked
     let mut lanes = BTreeMap::new();
@@ -118,7 +119,7 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
     tracing::info!("stopping: {why}");
     notify::stopping(why);
     events.put(&mut vec![table.events.draft(Kind::Stopping, clock.now(), "kentledge", why)]);
-    drop(stop_health);
+    drop((stop_health, idle));
     crew.abort("source");
     let mut wrong = crew.join(&["source", "signal", "infer", "health"], limits::DRAIN).await;
     let _ = stop_link.send(true);

@@ -18,27 +18,48 @@ use crate::{Tty, eventually, onnx};
 /// A device's folder: configuration, model and state.
 pub struct Site {
     pub dir: Arc<TempDir>,
-    head: String,
+    state: PathBuf,
+    mqtt: String,
     body: String,
+    env: Vec<(String, String)>,
 }
 
 impl Site {
     /// A device that talks to a broker on this port.
     pub fn new(port: u16) -> Self {
-        let mqtt = format!("[mqtt]\nurl = \"mqtt://127.0.0.1:{port}\"\n");
-        Self::offline().with_head(&mqtt)
+        Self::offline().with_broker(port)
     }
 
     /// A device without a broker.
     pub fn offline() -> Self {
         let dir = Arc::new(TempDir::new().expect("folder"));
-        let head =
-            format!("[device]\nsite = \"plant\"\nid = \"pump-1\"\nstate_dir = \"{}/state\"\n", dir.path().display());
-        Self { dir, head, body: "[models]\nallow_unsigned = true\n[metrics]\ninterval_s = 1\n".into() }
+        let state = dir.path().join("state");
+        let body = "[models]\nallow_unsigned = true\n[metrics]\ninterval_s = 1\n".into();
+        Self { dir, state, mqtt: String::new(), body, env: Vec::new() }
     }
 
-    fn with_head(mut self, text: &str) -> Self {
-        self.head.push_str(text);
+    /// Talks to a broker on this port.
+    pub fn with_broker(mut self, port: u16) -> Self {
+        self.mqtt = format!("[mqtt]\nurl = \"mqtt://127.0.0.1:{port}\"\n");
+        self
+    }
+
+    /// Adds to `[mqtt]`.
+    pub fn with_mqtt(mut self, text: &str) -> Self {
+        self.mqtt.push_str(text);
+        self.mqtt.push('\n');
+        self
+    }
+
+    /// Keeps its state elsewhere.
+    pub fn with_state(mut self, state: &Path) -> Self {
+        self.state = state.to_owned();
+        self
+    }
+
+    /// Runs with this in its environment.
+    pub fn with_env(mut self, key: &str, value: &str) -> Self {
+        self.env.push((key.into(), value.into()));
         self
     }
 
@@ -69,30 +90,37 @@ impl Site {
 
     pub fn config(&self) -> PathBuf {
         let path = self.dir.path().join("kentledge.toml");
-        fs::write(&path, format!("{}{}", self.head, self.body)).expect("write the configuration");
+        let state = self.state.display();
+        let head = format!("[device]\nsite = \"plant\"\nid = \"pump-1\"\nstate_dir = \"{state}\"\n");
+        fs::write(&path, format!("{head}{}{}", self.mqtt, self.body)).expect("write the configuration");
         path
     }
 
     pub fn state(&self) -> PathBuf {
-        self.dir.path().join("state")
+        self.state.clone()
     }
 
     /// `kentledge run`.
     pub fn run(&self) -> Daemon {
-        self.spawn(command().args(["run", "--config"]).arg(self.config()))
+        self.spawn(command().args(["run", "--config"]).arg(self.config()).envs(self.env.iter().cloned()))
     }
 
     /// Another command in this device's folder.
     pub fn spawn(&self, command: &mut Command) -> Daemon {
         let log = self.dir.path().join("log");
         let file = fs::OpenOptions::new().create(true).append(true).open(&log).expect("log");
+        let log_from = file.metadata().map_or(0, |meta| meta.len() as usize);
         let child = command.stdout(Stdio::null()).stderr(file).spawn().expect("start kentledge");
-        Daemon { child, log, _dir: self.dir.clone() }
+        Daemon { child, log, log_from, _dir: self.dir.clone() }
     }
 }
 
 /// The binary under test, beside this test's own.
 pub fn binary() -> PathBuf {
+    // `tests/defences` plays scenarios with a binary that can be told to leave a defence out.
+    if let Some(other) = std::env::var_os("KENTLEDGE_BINARY") {
+        return other.into();
+    }
     let own = std::env::current_exe().expect("own path");
     let target = own.parent().and_then(Path::parent).expect("target folder");
     let binary = target.join("kentledge");
@@ -130,6 +158,8 @@ impl From<Output> for Done {
 pub struct Daemon {
     child: Child,
     log: PathBuf,
+    /// Where its own part of the log begins.
+    log_from: usize,
     /// Its folder stays as long as it runs.
     _dir: Arc<TempDir>,
 }
@@ -137,6 +167,18 @@ pub struct Daemon {
 impl Daemon {
     pub fn pid(&self) -> i32 {
         self.child.id() as i32
+    }
+
+    /// Resident memory, KiB, without its workers.
+    pub fn rss_kib(&self) -> u64 {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).expect("status");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        line.and_then(|l| l.split_whitespace().next()?.parse().ok()).expect("VmRSS")
+    }
+
+    /// Open file descriptors.
+    pub fn fds(&self) -> usize {
+        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("fd").count()
     }
 
     /// Bytes it has read from anywhere so far.
@@ -158,6 +200,11 @@ impl Daemon {
         fs::read_to_string(&self.log).unwrap_or_default()
     }
 
+    /// What this run logged; the log goes on over all runs of a site.
+    pub fn own_log(&self) -> String {
+        self.log().get(self.log_from..).unwrap_or_default().to_owned()
+    }
+
     pub fn is_alive(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))
     }
@@ -171,6 +218,16 @@ impl Daemon {
     pub fn stop(mut self) -> Option<i32> {
         self.signal(Signal::SIGTERM);
         self.wait()
+    }
+
+    /// SIGTERM; it must end well. Returns its log.
+    #[track_caller]
+    pub fn stop_well(mut self) -> String {
+        self.signal(Signal::SIGTERM);
+        let code = self.wait();
+        let log = self.log();
+        assert_eq!(code, Some(0), "{log}");
+        log
     }
 
     /// kill -9.

@@ -4,17 +4,27 @@
 
 pub mod broker;
 pub mod daemon;
+pub mod disk;
+pub mod evil;
+pub mod feed;
 pub mod onnx;
 pub mod schema;
 pub mod sub;
+pub mod tls;
 pub mod tty;
+pub mod wire;
 
 pub use broker::Mosquitto;
 pub use daemon::{Daemon, Done, Site};
+pub use disk::{Disk, Tear};
+pub use evil::{Evil, Manner};
+pub use feed::{Feed, Tally};
 pub use sub::{Message, Sub};
 pub use tty::Tty;
+pub use wire::{Cable, Wire};
 
 use std::{
+    io::Write,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -35,6 +45,31 @@ pub fn eventually<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
     }
 }
 
+/// Waits until `look` is true, `most` at the longest; for what takes longer than anything ordinary.
+#[track_caller]
+pub fn within(most: Duration, what: &str, mut look: impl FnMut() -> bool) {
+    let until = Instant::now() + most;
+    while !look() {
+        assert!(Instant::now() < until, "not within {} s: {what}", most.as_secs());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Says that something cannot be tested here; past the test harness, which would keep it to itself.
+pub fn skipped(why: &str) {
+    let _ = writeln!(std::io::stderr(), "SKIPPED: {why}");
+}
+
+/// A figure for the record; past the test harness as well.
+pub fn measured(what: &str) {
+    let _ = writeln!(std::io::stderr(), "MEASURED: {what}");
+}
+
+/// The long form of slow scenarios was asked for (`tests/long`).
+pub fn long() -> bool {
+    std::env::var_os("KENTLEDGE_LONG").is_some()
+}
+
 /// The repository's root.
 pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
@@ -46,6 +81,6 @@ pub fn recordings(folder: &str) -> Option<PathBuf> {
     if path.is_dir() {
         return Some(path);
     }
-    eprintln!("SKIPPED: no recordings at {}", path.display());
+    skipped(&format!("no recordings at {}", path.display()));
     None
 }

@@ -103,6 +103,13 @@ impl Sub {
         seen.messages.clone()
     }
 
+    /// Records of one stream so far, repeated ones counted again.
+    pub fn count(&self, stream: &str) -> u64 {
+        let seen = self.seen.0.lock().expect("seen");
+        let of_stream = seen.messages.iter().filter(|m| m.stream == stream);
+        of_stream.filter_map(|m| m.payload["seq"]["n"].as_u64()).sum()
+    }
+
     /// All messages so far.
     pub fn messages(&self) -> Vec<Message> {
         self.seen.0.lock().expect("seen").messages.clone()

@@ -1,7 +1,13 @@
 //! Scenarios: each name is a promise, each plays the real binary in the simulated world of `rig`. Every message that any
 //! subscriber sees in any of them is checked against its schema (`rig::sub`).
 
+mod clock;
 mod contract;
+mod damage;
+mod disk;
+mod drain;
+mod kills;
+mod link;
 mod measurements;
 mod models;
 mod outage;

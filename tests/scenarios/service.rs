@@ -1,10 +1,9 @@
 //! As a service: what systemd hears, TLS with client certificates, signals.
 
-use std::{fs, os::unix::net::UnixDatagram, path::Path, time::Duration};
+use std::{os::unix::net::UnixDatagram, time::Duration};
 
 use nix::sys::signal::Signal;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair, KeyUsagePurpose};
-use rig::{Mosquitto, SOON, Site, Tty, daemon, eventually};
+use rig::{Mosquitto, SOON, Site, Tty, daemon, eventually, tls};
 
 #[test]
 fn systemd_hears_ready_status_watchdog_and_stopping() {
@@ -63,34 +62,14 @@ fn a_stage_that_does_not_move_silences_the_watchdog() {
     daemon.signal(Signal::SIGCONT);
 }
 
-/// A certificate and its key, signed by `ca`, written as PEM files.
-fn certificate(dir: &Path, name: &str, ca: &CertifiedIssuer<'_, KeyPair>) {
-    let key = KeyPair::generate().expect("key");
-    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
-    params.distinguished_name.push(DnType::CommonName, name);
-    let certificate = params.signed_by(&key, ca).expect("certificate");
-    fs::write(dir.join(format!("{name}.pem")), certificate.pem()).expect("write");
-    fs::write(dir.join(format!("{name}.key")), key.serialize_pem()).expect("write");
-}
-
-fn authority(dir: &Path, name: &str) -> CertifiedIssuer<'static, KeyPair> {
-    let mut params = CertificateParams::new(vec![]).expect("names");
-    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign];
-    params.distinguished_name.push(DnType::CommonName, name);
-    let ca = CertifiedIssuer::self_signed(params, KeyPair::generate().expect("key")).expect("ca");
-    fs::write(dir.join(format!("{name}.pem")), ca.pem()).expect("write");
-    ca
-}
-
 #[test]
 fn tls_with_client_certificates_connects_and_a_wrong_authority_does_not() {
     let tty = Tty::default();
     let site = Site::offline().with_sensor(&tty);
     let dir = site.dir.path().to_owned();
-    let (ca, _other) = (authority(&dir, "ca"), authority(&dir, "other"));
-    certificate(&dir, "broker", &ca);
-    certificate(&dir, "device", &ca);
+    let (ca, _other) = (tls::authority(&dir, "ca"), tls::authority(&dir, "other"));
+    tls::certificate(&dir, "broker", &ca);
+    tls::certificate(&dir, "device", &ca);
     let broker = Mosquitto::tls(&dir.join("ca.pem"), &dir.join("broker.pem"), &dir.join("broker.key"));
     let mqtt = |ca: &str| {
         let (show, port) = (dir.display(), broker.port);

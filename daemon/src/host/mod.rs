@@ -41,8 +41,10 @@ impl Host {
     /// Makes the state directory and locks it for as long as the result lives.
     pub fn lock_state(&self, state_dir: &Path) -> Result<File, Fatal> {
         let what = || format!("use the state directory {}", state_dir.display());
-        std::fs::create_dir_all(state_dir).context(what())?;
-        let lock = File::create(state_dir.join("lock")).context(what())?;
+        let path = state_dir.join("lock");
+        // A disk that cannot be written now does not keep the daemon from starting: the lock is there from before.
+        let made = std::fs::create_dir_all(state_dir).and_then(|()| File::create(&path));
+        let lock = made.or_else(|why| File::open(&path).map_err(|_| why)).context(what())?;
         lock.try_lock().map_err(|why| match why {
             std::fs::TryLockError::WouldBlock => Fatal::failed(format!("{}: another kentledge uses it", what())),
             std::fs::TryLockError::Error(why) => Fatal::failed(format!("{}: {why}", what())),

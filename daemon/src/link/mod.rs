@@ -44,6 +44,9 @@ pub struct Announce {
     pub meta: Vec<(String, String)>,
 }
 
+/// Makes an event of a kind and a text.
+pub type Tell = Box<dyn Fn(Kind, &str) + Send + Sync>;
+
 /// What the link works with.
 pub struct Setup {
     /// The broker.
@@ -59,7 +62,7 @@ pub struct Setup {
     /// How fast the backlog may go, KiB/s; 0: as it can.
     pub backlog_kib_s: u64,
     /// Makes an event; never waits.
-    pub tell: Box<dyn Fn(Kind, &str) + Send + Sync>,
+    pub tell: Tell,
     /// Says in words how the connection is, for the status line.
     pub note: Box<dyn Fn(&str) + Send + Sync>,
 }
@@ -94,7 +97,7 @@ struct Handed {
 
 /// The stage as a task: connects for ever; ends some time after `stop` becomes true.
 pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) {
-    let mut outage = Outage { session: 0, since: Instant::now(), why: String::new(), twins: 0 };
+    let mut outage = Outage { session: 0, since: Instant::now(), why: String::new(), twins: 0, thrown_out: 0 };
     loop {
         let wait = if setup.mqtt.tls.is_some() && setup.clock.now().clk == Clk::Unset {
             // Certificates are valid at times. A clock that cannot be right would refuse them all, for ever.
@@ -105,7 +108,8 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) {
             let began = Instant::now();
             let mut link = Link::new(&setup, &outage);
             let ended = link.connection(&mut stop).await;
-            if link.connected {
+            let connected = link.connected;
+            if connected {
                 setup.reader.offline();
                 outage.since = Instant::now();
                 outage.why.clear();
@@ -113,23 +117,25 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) {
                     outage.twins = 0;
                 }
             }
+            // Accepted at the first try and soon closed again and again: a twin that fights, where the broker does not
+            // say so (mosquitto 2.0.11 does not), or a broker that does not want us.
+            let soon = connected && began.elapsed() < limits::THROWN_OUT_WITHIN;
+            outage.thrown_out = if soon { outage.thrown_out + 1 } else { 0 };
+            let id = &setup.mqtt.client_id;
             match ended {
                 Ended::Stopped => return,
+                Ended::Twin => {
+                    outage.twin(&setup, &format!("another client connected as {id} and took the session over"))
+                }
+                Ended::Lost(why) if outage.thrown_out >= limits::THROWN_OUT => {
+                    let times = outage.thrown_out;
+                    let what =
+                        format!("{times} connections in a row ended soon ({why}); is another client {id} as well?");
+                    outage.twin(&setup, &what)
+                }
                 Ended::Lost(why) => {
                     outage.say(&setup, &why);
                     backoff::wait(outage.since.elapsed(), fastrand::f64())
-                }
-                Ended::Twin => {
-                    outage.twins += 1;
-                    let wait = backoff::twin_wait(outage.twins, fastrand::f64());
-                    let id = &setup.mqtt.client_id;
-                    let why = format!(
-                        "another client connected as {id} and took the session over; leaving it the broker for {} s",
-                        wait.as_secs()
-                    );
-                    outage.say(&setup, &why);
-                    (setup.tell)(Kind::LinkTwin, &why);
-                    wait
                 }
             }
         };
@@ -148,9 +154,22 @@ struct Outage {
     why: String,
     /// How many times in a row a twin threw us out.
     twins: u32,
+    /// Connections in a row that were accepted at the first try and ended soon.
+    thrown_out: u32,
 }
 
 impl Outage {
+    /// Leaves the broker to a twin for some time, and says so. Returns how long.
+    fn twin(&mut self, setup: &Setup, what: &str) -> Duration {
+        self.twins += 1;
+        self.thrown_out = 0;
+        let wait = backoff::twin_wait(self.twins, fastrand::f64());
+        let why = format!("{what}; leaving it the broker for {} s", wait.as_secs());
+        self.say(setup, &why);
+        (setup.tell)(Kind::LinkTwin, &why);
+        wait
+    }
+
     fn say(&mut self, setup: &Setup, why: &str) {
         if why != self.why {
             let broker = format!("{}:{}", setup.mqtt.host, setup.mqtt.port);

@@ -96,6 +96,12 @@ impl Committer {
         }
     }
 
+    /// For tests: what is older leaves.
+    #[cfg(test)]
+    pub(super) fn expire_after(&mut self, class: Class, ns: u64) {
+        self.expiry.0.push((class, ns));
+    }
+
     /// Tells the thread that nothing more will be put in and the link has ended: it stores what is left and ends.
     pub fn closer(&self) -> impl FnOnce() + Send + 'static {
         let shared = self.shared.clone();

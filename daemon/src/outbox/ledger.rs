@@ -65,8 +65,10 @@ impl Ledger {
     /// Enters a loss; joined with the last one of the same stream and reason where nothing lies between, or where
     /// too many wait.
     pub fn enter(&mut self, stream: &str, (first, last): (u64, u64), n: u64, reason: &'static str) {
-        *self.sums.entry((stream.to_owned(), reason.to_owned())).or_default() += n;
-        self.changed = true;
+        if n > 0 {
+            *self.sums.entry((stream.to_owned(), reason.to_owned())).or_default() += n;
+            self.changed = true;
+        }
         let crowded = self.open.len() >= limits::LEDGER_ENTRIES;
         let same = self.open.iter_mut().rev().find(|e| e.stream == stream && e.reason == reason);
         match same {

@@ -72,14 +72,24 @@ impl State {
     /// Takes a record in without waiting for room: what the outbox and the link say of themselves, which is little.
     fn push_now(&mut self, draft: Draft, now_ns: u64) {
         let stream = usize::from(draft.stream.0);
-        let seq = self.seqs.take(stream, 1).unwrap_or_else(|| self.seqs.take_unreserved(stream, 1));
+        let seq = self.seqs.take(stream, 1).unwrap_or_else(|| self.unreserved(stream, 1));
         self.tail.push(draft, seq, now_ns);
+    }
+
+    /// Numbers where the disk takes no reservation; those left out are in the ledger as never used.
+    fn unreserved(&mut self, stream: usize, n: u64) -> u64 {
+        let (first, left_out) = self.seqs.take_unreserved(stream, n);
+        if let Some(left_out) = left_out {
+            let name = self.tail.name(stream).to_owned();
+            self.tail.ledger.enter(&name, left_out, 0, "renumbered");
+        }
+        first
     }
 
     /// Entries of the ledger as a message to be stored at once.
     fn seal_ledger(&mut self, entries: &[Entry], loss: StreamId, stamp: Stamp, boot: &str) -> Sealed {
         let stream = usize::from(loss.0);
-        let first = self.seqs.take_unreserved(stream, entries.len() as u64);
+        let first = self.seqs.take_next(stream, entries.len() as u64);
         let items = (first..).zip(entries).map(|(seq, entry)| {
             let body = entry.draft(loss, stamp).body;
             Item { seq, at_ns: stamp.boot_ns, body }
@@ -191,11 +201,14 @@ impl Outbox {
         let (mut seqs, found) = Seqs::open(keep.clone(), streams.clone(), &highest, now_s);
         if found.lost {
             let text = "the sequence numbers in use could not be read; they go on far above all that were used";
+            tracing::error!("{text}");
             told.push((Kind::StoreDamaged, text.into()));
         }
         let (mut ledger, damaged) = Ledger::load(&keep);
         if damaged {
-            told.push((Kind::StoreDamaged, "the loss ledger's sums could not be read; they begin anew".into()));
+            let text = "the loss ledger's sums could not be read; they begin anew";
+            tracing::error!("{text}");
+            told.push((Kind::StoreDamaged, text.into()));
         }
         for (stream, first, last) in found.unknown {
             ledger.unknown(&stream, (first, last), last - first + 1, "unclean_stop");
@@ -204,7 +217,7 @@ impl Outbox {
         let mut tail = Tail::new(&boot, streams, usize::from(loss.0), ledger);
         // What the last run left unknown is on disk before the blocks that tell of it are renewed.
         for entry in tail.ledger.take() {
-            let seq = seqs.take_unreserved(usize::from(loss.0), 1);
+            let seq = seqs.take_next(usize::from(loss.0), 1);
             tail.push(entry.draft(loss, now), seq, now.boot_ns);
         }
         if let Some(store) = &mut opened.store
@@ -329,7 +342,7 @@ impl Writer {
                 return (state, first);
             }
             if state.disk_failed {
-                let first = state.seqs.take_unreserved(usize::from(stream.0), n);
+                let first = state.unreserved(usize::from(stream.0), n);
                 return (state, first);
             }
             self.0.work.notify_one();

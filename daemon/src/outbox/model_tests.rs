@@ -326,3 +326,21 @@ proptest::proptest! {
         world.end();
     }
 }
+
+#[test]
+fn what_is_too_old_leaves_by_class_and_is_booked() {
+    let mut world = World::new(1 << 30);
+    world.parts().2.expire_after(Class::Status, 3_600_000_000_000);
+    world.play(&Step::Put { stream: 4, n: 1 });
+    world.play(&Step::Put { stream: 0, n: 1 });
+    world.play(&Step::Wait { turns: 10 });
+    assert_eq!(world.parts().0.stats().stored_records, 2);
+    world.now_ns += 3_500_000_000_000;
+    world.turn(false);
+    assert_eq!(world.parts().0.stats().stored_records, 2);
+    world.now_ns += 200_000_000_000;
+    world.turn(false);
+    // The score stays; the entry that tells of the other one has taken its place.
+    let stats = world.parts().0.stats();
+    assert_eq!((stats.stored_records, stats.lost[&("loss".into(), "expired".into())]), (2, 1));
+}

@@ -3,6 +3,7 @@
 //! the disk works.
 
 use std::{
+    collections::BTreeSet,
     io::Read,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -13,7 +14,7 @@ use super::{
     disk::Disk,
     salvage::Salvage,
     store::{Packed, Store, Unopened, watermark_path},
-    watermark::Watermark,
+    watermark::{Mark, Watermark},
 };
 use crate::{
     flow::event::Kind,
@@ -56,6 +57,12 @@ impl std::fmt::Debug for Store {
 impl Opening {
     /// Opens the store, whatever it takes.
     pub fn open(&self) -> Opened {
+        let mark = Watermark::read(&watermark_path(&self.folder)).unwrap_or_default();
+        // sled wipes what follows a damaged place while it opens. A small store is read before, so that all of it that
+        // still checks can be found; of a large one no more than a segment of 512 KiB is wiped.
+        let db = self.folder.join("db");
+        let small = std::fs::metadata(&db).is_ok_and(|meta| meta.len() <= limits::SALVAGE_BYTES);
+        let mut before = small.then(|| std::fs::read(&db).ok()).flatten();
         let first = self.attempt();
         let tried = match first {
             // The ballast is what lets a full disk open it.
@@ -66,19 +73,32 @@ impl Opening {
         match tried {
             Ok(store) => opened.store = Some(store),
             Err(Unopened::Disk(why)) => opened.waiting = Some(why),
-            Err(Unopened::Damaged(why)) => self.begin_anew(&why, &mut opened),
+            Err(Unopened::Damaged(why)) => self.begin_anew(&why, mark, before.take(), &mut opened),
         }
-        let Some(store) = &opened.store else { return opened };
-        if let Some(n) = store.found.missing {
-            let text = format!("records that were safe on disk are gone, at least {n}: the store was cut short");
-            opened.told.push((Kind::StoreDamaged, text));
-            opened.lost.push((n.max(1), "truncated"));
+        if let Some(store) = &mut opened.store {
+            if store.found.missing.is_some() {
+                let had = store.records();
+                let salvage = before.map_or_else(
+                    || Salvage::search(&self.folder, mark.oldest),
+                    |bytes| Salvage::search_bytes(bytes, mark.oldest),
+                );
+                let saved = take_over(store, &salvage, &mut store.places(), self.disk.quota() / 2);
+                let (found, gone) = (store.records() - had, mark.records.saturating_sub(store.records()));
+                let problem = saved.err().map(|why| format!("; {why}")).unwrap_or_default();
+                let text = format!(
+                    "the store was cut short: {found} records were salvaged, at least {gone} are gone{problem}"
+                );
+                opened.told.push((Kind::StoreDamaged, text));
+                opened.lost.extend((gone > 0).then_some((gone, "truncated")));
+            }
+            if store.found.damaged > 0 {
+                let n = store.found.damaged;
+                let text = format!("{n} stored messages did not check and were removed");
+                opened.told.push((Kind::StoreDamaged, text));
+                opened.lost.push((n, "damaged"));
+            }
         }
-        if store.found.damaged > 0 {
-            let text = format!("{} stored messages did not check and were removed", store.found.damaged);
-            opened.told.push((Kind::StoreDamaged, text));
-            opened.lost.push((store.found.damaged, "damaged"));
-        }
+        opened.told.iter().for_each(|(_, text)| tracing::error!("{text}"));
         opened
     }
 
@@ -105,8 +125,7 @@ impl Opening {
     }
 
     /// Sets the damaged store aside and takes over what still checks in it.
-    fn begin_anew(&self, why: &str, opened: &mut Opened) {
-        let mark = Watermark::read(&watermark_path(&self.folder)).unwrap_or_default();
+    fn begin_anew(&self, why: &str, mark: Mark, before: Option<Vec<u8>>, opened: &mut Opened) {
         let aside = match self.disk.set_aside(&self.folder) {
             Ok(aside) => aside,
             Err(e) => {
@@ -123,14 +142,16 @@ impl Opening {
                 return;
             }
         };
-        let saved = take_over(&mut store, &Salvage::search(&aside, mark.oldest), self.disk.quota() / 2);
+        let found =
+            [before.map(|bytes| Salvage::search_bytes(bytes, mark.oldest)), Some(Salvage::search(&aside, mark.oldest))];
+        let (mut known, quota) = (BTreeSet::new(), self.disk.quota());
+        let saved = found.iter().flatten().try_for_each(|found| take_over(&mut store, found, &mut known, quota / 2));
         let lost = mark.records.saturating_sub(store.records());
         let text = format!(
             "the store could not be opened ({why}); it was set aside as {}, {} records were salvaged from it, {lost} are missing",
             aside.display(),
             store.records(),
         );
-        tracing::error!("{text}");
         opened.told.push((Kind::StoreSetAside, text));
         if let Err(why) = saved {
             opened.told.push((Kind::StoreDamaged, format!("not all that was salvaged could be stored: {why}")));
@@ -142,10 +163,13 @@ impl Opening {
     }
 }
 
-/// Copies salvaged messages, a commit for each MiB.
-fn take_over(store: &mut Store, salvage: &Salvage, bytes_max: u64) -> Result<(), String> {
+/// Copies salvaged messages whose places are not known yet, a commit for each MiB.
+fn take_over(store: &mut Store, salvage: &Salvage, known: &mut BTreeSet<u64>, bytes_max: u64) -> Result<(), String> {
     let (mut waiting, mut bytes) = (Vec::new(), 0);
-    for message in salvage.messages() {
+    for (place, message) in salvage.messages() {
+        if !known.insert(place) {
+            continue;
+        }
         let packed = Packed::new(&message)?;
         bytes += packed.size();
         waiting.push(packed);
@@ -170,8 +194,8 @@ const DISK: &str = "disk: ";
 /// The probe process: opens the store and reads all of it. The answer is one line; a process that dies gives none.
 pub fn probe_main(folder: &Path) -> String {
     sys::limit_memory(limits::PROBE_BYTES);
-    match Store::open(folder) {
-        Ok(_) => GOOD.into(),
+    match Store::probe(folder) {
+        Ok(()) => GOOD.into(),
         Err(Unopened::Disk(why)) => format!("{DISK}{why}"),
         Err(Unopened::Damaged(why)) => why,
     }
@@ -215,3 +239,7 @@ fn probe(program: &Path, folder: &Path) -> Result<(), Unopened> {
         Ok(_) => Err(Unopened::Damaged(answer.into())),
     }
 }
+
+#[cfg(test)]
+#[path = "opening_tests.rs"]
+mod tests;

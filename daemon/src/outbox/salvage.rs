@@ -1,5 +1,6 @@
-//! Finds stored messages in the files of a database that does not open any more. It needs nothing of the database's own
-//! structure: a message is a version byte, a checksum, a place and a zstd frame, and is taken only if its checksum fits.
+//! Finds stored messages in the files of a database that does not open any more, or opens with less than was stored. It
+//! needs nothing of the database's own structure: a message is a version byte, a checksum, a place and a zstd frame, and
+//! is taken only if its checksum fits.
 
 use std::{
     collections::BTreeMap,
@@ -19,13 +20,19 @@ const CHUNK: usize = 1 << 20;
 /// Messages that were found.
 #[derive(Debug)]
 pub struct Salvage {
-    files: Vec<PathBuf>,
+    sources: Vec<Source>,
     places: BTreeMap<u64, Where>,
+}
+
+#[derive(Debug)]
+enum Source {
+    File(PathBuf),
+    Bytes(Vec<u8>),
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Where {
-    file: usize,
+    source: usize,
     offset: u64,
     length: usize,
 }
@@ -34,31 +41,48 @@ impl Salvage {
     /// Looks through all files below `folder` for messages with a place of at least `oldest`: those before it were
     /// acknowledged.
     pub fn search(folder: &Path, oldest: u64) -> Self {
-        let files = files(folder);
-        let mut places = BTreeMap::new();
-        for (number, file) in files.iter().enumerate() {
-            let Ok(file) = File::open(file) else { continue };
-            each_message(file, |offset, length, place| {
-                if place >= oldest {
-                    places.insert(place, Where { file: number, offset, length });
-                }
-            });
-        }
-        Self { files, places }
+        Self::search_in(files(folder).into_iter().map(Source::File).collect(), oldest)
     }
 
-    /// The messages in their order.
-    pub fn messages(&self) -> impl Iterator<Item = Sealed> + '_ {
+    /// The same in what a file held.
+    pub fn search_bytes(bytes: Vec<u8>, oldest: u64) -> Self {
+        Self::search_in(vec![Source::Bytes(bytes)], oldest)
+    }
+
+    fn search_in(sources: Vec<Source>, oldest: u64) -> Self {
+        let mut places = BTreeMap::new();
+        for (source, bytes) in sources.iter().enumerate() {
+            let each = |offset, length, place| {
+                if place >= oldest {
+                    places.insert(place, Where { source, offset, length });
+                }
+            };
+            match bytes {
+                Source::File(path) => File::open(path).map_or((), |file| each_message(file, each)),
+                Source::Bytes(bytes) => each_message(bytes.as_slice(), each),
+            }
+        }
+        Self { sources, places }
+    }
+
+    /// The messages in their order, each with its place.
+    pub fn messages(&self) -> impl Iterator<Item = (u64, Sealed)> + '_ {
         self.places.values().filter_map(|found| {
             let mut bytes = vec![0; found.length];
-            File::open(&self.files[found.file]).ok()?.read_exact_at(&mut bytes, found.offset).ok()?;
-            Some(Sealed::from_bytes(&bytes).ok()?.1)
+            match &self.sources[found.source] {
+                Source::File(path) => File::open(path).ok()?.read_exact_at(&mut bytes, found.offset).ok()?,
+                Source::Bytes(all) => {
+                    let start = found.offset as usize;
+                    bytes.copy_from_slice(all.get(start..start + found.length)?);
+                }
+            }
+            Sealed::from_bytes(&bytes).ok()
         })
     }
 }
 
-/// Calls `each` with offset, length and place of each message in a file.
-fn each_message(mut file: File, mut each: impl FnMut(u64, usize, u64)) {
+/// Calls `each` with offset, length and place of each message.
+fn each_message(mut file: impl Read, mut each: impl FnMut(u64, usize, u64)) {
     let (mut buffer, mut base, mut end) = (Vec::new(), 0u64, false);
     while !end {
         let before = buffer.len();
@@ -145,6 +169,9 @@ mod tests {
         let found = Salvage::search(dir.path(), 3000);
         let expected: Vec<u64> = (3000..20_000).filter(|place| place % 3 != 0).collect();
         assert_eq!(found.places.keys().copied().collect::<Vec<_>>(), expected);
-        assert!(found.messages().eq(expected.iter().map(|place| all[*place as usize].clone())));
+        let whole = || expected.iter().map(|place| (*place, all[*place as usize].clone()));
+        assert!(found.messages().eq(whole()));
+        let bytes = fs::read(dir.path().join("blobs/7")).expect("read");
+        assert!(Salvage::search_bytes(bytes, 3000).messages().eq(whole()));
     }
 }

@@ -16,6 +16,8 @@ pub struct Seqs {
     next: Vec<u64>,
     /// End of the block that is reserved on disk, exclusive.
     reserved: Vec<u64>,
+    /// Numbers from here on were used by no run that began in an earlier second.
+    base: u64,
 }
 
 /// The file.
@@ -79,7 +81,8 @@ impl Seqs {
             if clean { known } else { known.max(block.end) }
         });
         let next: Vec<u64> = next.collect();
-        (Self { keep, reserved: next.clone(), names, next }, found)
+        let base = now_s.saturating_mul(limits::SEQ_BLOCK);
+        (Self { keep, reserved: next.clone(), names, next, base }, found)
     }
 
     /// Reserves the next blocks.
@@ -118,12 +121,20 @@ impl Seqs {
         Some(first)
     }
 
-    /// Takes `n` numbers although the block is used up and the disk takes no other: going on counts for more than a
-    /// number that might be used again if the power fails now as well.
-    pub fn take_unreserved(&mut self, stream: usize, n: u64) -> u64 {
+    /// Takes `n` numbers in any case, for what is on disk itself before they can be used again.
+    pub fn take_next(&mut self, stream: usize, n: u64) -> u64 {
         let first = self.next[stream];
         self.next[stream] = first.saturating_add(n);
         first
+    }
+
+    /// Takes `n` numbers although the block is used up and the disk takes no other: from far above, where no other run
+    /// comes. Returns the first of them, and the numbers left out.
+    pub fn take_unreserved(&mut self, stream: usize, n: u64) -> (u64, Option<(u64, u64)>) {
+        let next = self.next[stream];
+        let jumps = next < self.base;
+        self.next[stream] = next.max(self.base);
+        (self.take_next(stream, n), jumps.then(|| (next, self.base - 1)))
     }
 
     /// Half of some block is used up.
@@ -206,6 +217,26 @@ mod tests {
         let (mut seqs, found) = open(dir.path());
         assert_eq!(found.unknown[0], ("a".into(), 11, 10 + limits::SEQ_BLOCK));
         assert_eq!(seqs.take(0, 1), Some(11 + limits::SEQ_BLOCK));
+    }
+
+    #[test]
+    fn what_could_not_be_reserved_is_used_by_no_other_run() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut seqs, _) = open(dir.path());
+        assert_eq!(seqs.take(0, 10), Some(1));
+        seqs.ending().save().expect("end");
+        let (mut seqs, _) = open_at(dir.path(), NOW_S + 5);
+        let base = (NOW_S + 5) * limits::SEQ_BLOCK;
+        assert_eq!(seqs.take_unreserved(0, 7), (base, Some((11, base - 1))));
+        assert_eq!(seqs.take_unreserved(0, 1), (base + 7, None));
+        drop(seqs);
+        let (mut seqs, _) = open_at(dir.path(), NOW_S + 9);
+        assert_eq!(seqs.take_next(0, 1), 11);
+        assert!(seqs.take_unreserved(0, 1).0 > base + 8);
+    }
+
+    fn open_at(dir: &std::path::Path, now_s: u64) -> (Seqs, Found) {
+        Seqs::open(Keep::open(dir, "s").expect("keep"), vec!["a".into()], &BTreeMap::new(), now_s)
     }
 
     #[test]

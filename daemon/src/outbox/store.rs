@@ -157,6 +157,11 @@ fn unopened(why: sled::Error) -> Unopened {
     }
 }
 
+fn io(what: &str, why: std::io::Error) -> Unopened {
+    let text = format!("{what}: {why}");
+    if disk(&why) { Unopened::Disk(text) } else { Unopened::Damaged(text) }
+}
+
 fn sync(path: &Path) -> std::io::Result<()> {
     File::open(path)?.sync_all()
 }
@@ -168,37 +173,15 @@ impl Store {
         opened.unwrap_or_else(|_| Err(Unopened::Damaged("the database panicked while it was opened".into())))
     }
 
+    /// Only looks whether it opens and can be read to its end; says nothing of what is missing, and mends nothing.
+    pub fn probe(folder: &Path) -> Result<(), Unopened> {
+        Self::unmarked(folder)?.scan().map(|_| ())
+    }
+
     fn try_open(folder: &Path) -> Result<Self, Unopened> {
-        let io = |what: &str, why: std::io::Error| {
-            let text = format!("{what}: {why}");
-            if disk(&why) { Unopened::Disk(text) } else { Unopened::Damaged(text) }
-        };
         let fresh = !folder.join("db").exists();
-        let db = sled::Config::default()
-            .path(folder)
-            .cache_capacity(limits::STORE_CACHE_BYTES)
-            // Commits are ours alone: no thread of sled's writes behind our back.
-            .flush_every_ms(None)
-            .mode(sled::Mode::LowSpace)
-            .open()
-            .map_err(unopened)?;
         let mark = Watermark::read(&watermark_path(folder));
-        let mut store = Self {
-            folder: folder.to_owned(),
-            db,
-            watermark: Watermark::open(&watermark_path(folder)).map_err(|why| io("open the watermark", why))?,
-            segments: BTreeMap::new(),
-            next_segment: 0,
-            index: BTreeMap::new(),
-            classes: BTreeMap::new(),
-            bytes: 0,
-            records: 0,
-            digest: 0,
-            generation: 0,
-            blobs: BTreeSet::new(),
-            dirty: false,
-            found: Found::default(),
-        };
+        let mut store = Self::unmarked(folder)?;
         let damaged = store.scan()?;
         let whole = store.compare(mark)?;
         if store.found.missing.is_some() {
@@ -223,6 +206,34 @@ impl Store {
             }
         }
         Ok(store)
+    }
+
+    /// The database, not yet read.
+    fn unmarked(folder: &Path) -> Result<Self, Unopened> {
+        let db = sled::Config::default()
+            .path(folder)
+            .cache_capacity(limits::STORE_CACHE_BYTES)
+            // Commits are ours alone: no thread of sled's writes behind our back.
+            .flush_every_ms(None)
+            .mode(sled::Mode::LowSpace)
+            .open()
+            .map_err(unopened)?;
+        Ok(Self {
+            folder: folder.to_owned(),
+            db,
+            watermark: Watermark::open(&watermark_path(folder)).map_err(|why| io("open the watermark", why))?,
+            segments: BTreeMap::new(),
+            next_segment: 0,
+            index: BTreeMap::new(),
+            classes: BTreeMap::new(),
+            bytes: 0,
+            records: 0,
+            digest: 0,
+            generation: 0,
+            blobs: BTreeSet::new(),
+            dirty: false,
+            found: Found::default(),
+        })
     }
 
     /// Reads every message once; returns the keys of those that do not check.
@@ -451,6 +462,11 @@ impl Store {
     /// Messages in the order in which they leave when room is short: least class first, in it the oldest first.
     pub fn least(&self) -> impl Iterator<Item = Key> + '_ {
         self.classes.values().rev().flatten().copied()
+    }
+
+    /// Places of all messages.
+    pub fn places(&self) -> BTreeSet<u64> {
+        self.index.keys().map(|key| key.place()).collect()
     }
 
     /// The oldest message of a class.

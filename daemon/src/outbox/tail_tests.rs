@@ -58,7 +58,7 @@ fn what_is_stored_takes_along_what_tells_of_losses_before_it() {
     push(&mut t, 4, 1, S / 2);
     push(&mut t, 1, 1, S / 2);
     let stored: Vec<String> = t.take_to_store(S, false).iter().map(|m| m.sealed.stream.clone()).collect();
-    assert_eq!(stored, ["p/x", "loss"]);
+    assert_eq!(stored, ["loss", "p/x"]);
 }
 
 #[test]

@@ -1,0 +1,239 @@
+//! A broker of our own that misbehaves on purpose, speaking MQTT 5 through rumqttc's codec. It keeps what it was given,
+//! and whether it said so. Faults: forgets sessions, refuses by reason (for a while, or for good), takes one message at
+//! a time, answers out of order, answers late, answers nothing (while it still answers pings), says nothing at all.
+
+use std::{
+    io::{Read, Write},
+    net::{Shutdown, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use bytes::BytesMut;
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason,
+};
+use serde_json::Value;
+
+use crate::eventually;
+
+/// How publishes are answered.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Manner {
+    /// As they should be.
+    Good,
+    /// With this reason.
+    Refuse(PubAckReason),
+    /// With this reason, every nth of them.
+    RefuseSome(PubAckReason, u64),
+    /// Each batch that one read brought in, last first.
+    Backwards,
+    /// Not at all.
+    Silent,
+    /// Neither publishes nor pings.
+    Dead,
+}
+
+#[derive(Debug)]
+struct Inner {
+    manner: Manner,
+    receive_max: Option<u16>,
+    /// `(stream, payload, acknowledged with success)`.
+    seen: Vec<(String, Value, bool)>,
+    connections: Vec<TcpStream>,
+    /// When each connection began and ended.
+    lives: Vec<(Instant, Option<Instant>)>,
+    in_flight_most: usize,
+}
+
+/// The broker.
+#[derive(Clone)]
+pub struct Evil {
+    pub port: u16,
+    inner: Arc<Mutex<Inner>>,
+}
+
+impl Evil {
+    /// Started, well-mannered, but for forgetting every session.
+    pub fn start() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let port = listener.local_addr().expect("address").port();
+        let inner = Inner {
+            manner: Manner::Good,
+            receive_max: None,
+            seen: Vec::new(),
+            connections: Vec::new(),
+            lives: Vec::new(),
+            in_flight_most: 0,
+        };
+        let evil = Self { port, inner: Arc::new(Mutex::new(inner)) };
+        let own = evil.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let own = own.clone();
+                std::thread::spawn(move || own.serve(stream));
+            }
+        });
+        evil
+    }
+
+    /// Takes so many at once; told at the next connection.
+    pub fn with_receive_max(self, n: u16) -> Self {
+        self.lock().receive_max = Some(n);
+        self
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
+        self.inner.lock().expect("no panic in the broker")
+    }
+
+    /// From now on.
+    pub fn behave(&self, manner: Manner) {
+        self.lock().manner = manner;
+    }
+
+    /// Closes all connections; the sessions are forgotten.
+    pub fn cut(&self) {
+        for stream in self.lock().connections.drain(..) {
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Tells all connections that another client took their session over, and closes them.
+    pub fn take_over(&self) {
+        for mut stream in self.lock().connections.drain(..) {
+            // DISCONNECT, two bytes: reason 0x8E, no properties.
+            let _ = stream.write_all(&[0xE0, 0x02, 0x8E, 0x00]);
+            let _ = stream.shutdown(Shutdown::Both);
+        }
+    }
+
+    /// Connections so far.
+    pub fn connections(&self) -> usize {
+        self.lock().lives.len()
+    }
+
+    /// How long the nth connection lasted, once it has ended.
+    pub fn lasted(&self, n: usize) -> Option<Duration> {
+        let (began, ended) = *self.lock().lives.get(n)?;
+        Some(ended? - began)
+    }
+
+    /// Publishes that waited for their answer at the same time, at most.
+    pub fn in_flight_most(&self) -> usize {
+        self.lock().in_flight_most
+    }
+
+    /// First sensor sequence of each record of a stream, in the order they came; acknowledged ones only, or all.
+    pub fn rows(&self, stream: &str, acknowledged: bool) -> Vec<u64> {
+        let inner = self.lock();
+        let messages = inner.seen.iter().filter(|(s, _, ok)| s == stream && (*ok || !acknowledged));
+        let records = messages.flat_map(|(_, payload, _)| payload["data"].as_array().into_iter().flatten());
+        records.map(|record| record["in_seq"][0].as_u64().expect("in_seq")).collect()
+    }
+
+    /// Records of a stream that were acknowledged.
+    pub fn records(&self, stream: &str) -> Vec<Value> {
+        let inner = self.lock();
+        let messages = inner.seen.iter().filter(|(s, _, ok)| s == stream && *ok);
+        messages.flat_map(|(_, payload, _)| payload["data"].as_array().cloned().into_iter().flatten()).collect()
+    }
+
+    /// Waits until these rows, each at least once, were acknowledged.
+    #[track_caller]
+    pub fn wait_rows(&self, stream: &str, n: u64) {
+        eventually(&format!("{n} rows of {stream} are acknowledged"), || {
+            let mut rows = self.rows(stream, true);
+            rows.sort_unstable();
+            rows.dedup();
+            (rows == (0..n).collect::<Vec<_>>()).then_some(())
+        });
+    }
+
+    fn serve(&self, mut stream: TcpStream) {
+        let life = {
+            let mut inner = self.lock();
+            inner.connections.push(stream.try_clone().expect("clone"));
+            inner.lives.push((Instant::now(), None));
+            inner.lives.len() - 1
+        };
+        let (mut input, mut chunk) = (BytesMut::new(), vec![0; 64 * 1024]);
+        while let Ok(n) = stream.read(&mut chunk) {
+            if n == 0 {
+                break;
+            }
+            input.extend_from_slice(&chunk[..n]);
+            let (mut answers, mut bye) = (Vec::new(), false);
+            while let Ok(packet) = Packet::read(&mut input, Some(1 << 20)) {
+                bye |= matches!(packet, Packet::Disconnect(_));
+                answers.extend(self.answer(packet));
+            }
+            if self.lock().manner == Manner::Backwards {
+                answers.reverse();
+            }
+            let mut output = BytesMut::new();
+            for answer in answers {
+                answer.write(&mut output, None).expect("write");
+            }
+            if bye || stream.write_all(&output).is_err() {
+                break;
+            }
+        }
+        self.lock().lives[life].1 = Some(Instant::now());
+        let _ = stream.shutdown(Shutdown::Both);
+    }
+
+    fn answer(&self, packet: Packet) -> Option<Packet> {
+        let mut inner = self.lock();
+        match packet {
+            Packet::Connect(..) => {
+                let mut properties = empty();
+                properties.receive_max = inner.receive_max;
+                let code = ConnectReturnCode::Success;
+                Some(Packet::ConnAck(ConnAck { session_present: false, code, properties: Some(properties) }))
+            }
+            Packet::PingReq(_) => (inner.manner != Manner::Dead).then_some(Packet::PingResp(PingResp)),
+            Packet::Publish(publish) => {
+                let topic = String::from_utf8(publish.topic.to_vec()).expect("topic");
+                let stream = topic.split("/up/").nth(1).unwrap_or(&topic).to_owned();
+                let is_data = stream.starts_with("m/");
+                let reason = match inner.manner {
+                    Manner::Silent | Manner::Dead => None,
+                    Manner::Refuse(reason) if is_data => Some(reason),
+                    Manner::RefuseSome(reason, nth) if is_data && (inner.seen.len() as u64).is_multiple_of(nth) => {
+                        Some(reason)
+                    }
+                    _ => Some(PubAckReason::Success),
+                };
+                let payload = serde_json::from_slice(&publish.payload).unwrap_or(Value::Null);
+                inner.seen.push((stream, payload, reason == Some(PubAckReason::Success)));
+                let silent = inner.seen.iter().rev().take_while(|(_, _, ok)| !ok).count();
+                inner.in_flight_most = inner.in_flight_most.max(silent);
+                reason.map(|reason| Packet::PubAck(PubAck { pkid: publish.pkid, reason, properties: None }))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn empty() -> ConnAckProperties {
+    ConnAckProperties {
+        session_expiry_interval: None,
+        receive_max: None,
+        max_qos: None,
+        retain_available: None,
+        max_packet_size: None,
+        assigned_client_identifier: None,
+        topic_alias_max: None,
+        reason_string: None,
+        user_properties: Vec::new(),
+        wildcard_subscription_available: None,
+        subscription_identifiers_available: None,
+        shared_subscription_available: None,
+        server_keep_alive: None,
+        response_information: None,
+        server_reference: None,
+        authentication_method: None,
+        authentication_data: None,
+    }
+}
