@@ -25,8 +25,6 @@ pub struct Feed {
     opened: Option<Instant>,
     /// Rows before this one were read in an earlier life of the daemon, at the latest.
     read: usize,
-    /// Age of each row at the end that may have cost it.
-    ages: BTreeMap<u64, Duration>,
 }
 
 impl Feed {
@@ -55,7 +53,6 @@ impl Feed {
         let opened = self.opened.take().unwrap_or(at);
         for (row, given) in self.times.iter().enumerate().skip(self.read) {
             let age = at.saturating_duration_since(opened.max(*given));
-            self.ages.entry(row as u64).and_modify(|known| *known = age.min(*known)).or_insert(age);
             if age < ACCEPTED {
                 self.excused.insert(row as u64);
             }
@@ -92,16 +89,24 @@ impl Feed {
         tally.delivered = rows.len() as u64;
         tally.missing = missing.len() as u64;
         tally.lost = missing.iter().copied().filter(|row| !self.excused.contains(row)).collect();
-        tally.oldest_missing = missing.iter().filter_map(|row| self.ages.get(row)).max().copied().unwrap_or_default();
         let entries = crate::sub::records(&messages, "loss");
         let of_stream = entries.iter().map(|(entry, _)| entry).filter(|entry| entry["stream"] == "m/raw");
-        let booked: Vec<(u64, u64)> = of_stream
+        let mut booked: Vec<(u64, u64)> = of_stream
             .map(|entry| (entry["first"].as_u64().expect("first"), entry["last"].as_u64().expect("last")))
             .collect();
+        booked.sort_unstable();
         let mut next = 1;
         for seq in seqs.keys() {
-            let gap = next..*seq;
-            tally.unbooked += gap.filter(|n| !booked.iter().any(|(a, b)| (*a..=*b).contains(n))).count() as u64;
+            // Gaps may be wide: what is booked of one is taken off range by range.
+            let mut open = next;
+            for (first, last) in booked.iter().filter(|(_, last)| *last >= next) {
+                if *first >= *seq {
+                    break;
+                }
+                tally.unbooked += first.saturating_sub(open);
+                open = open.max(last.saturating_add(1));
+            }
+            tally.unbooked += seq.saturating_sub(open);
             next = seq + 1;
         }
         tally
@@ -146,7 +151,6 @@ pub struct Tally {
     /// Records with a wrong value, or two with one number.
     pub wrong: u64,
     pub doubled_messages: u64,
-    pub oldest_missing: Duration,
 }
 
 impl Tally {
@@ -160,12 +164,12 @@ impl Tally {
 
 impl std::fmt::Display for Tally {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { made, delivered, missing, lost, doubled_messages, oldest_missing, unbooked, .. } = self;
-        let (lost, age) = (lost.len(), oldest_missing.as_millis());
+        let Self { made, delivered, missing, lost, doubled_messages, unbooked, .. } = self;
+        let lost = lost.len();
         write!(
             f,
-            "{made} rows made, {delivered} delivered, {missing} missing (the oldest {age} ms old at its end), {lost} accepted \
-             and lost, {unbooked} numbers in no ledger, {doubled_messages} messages doubled"
+            "{made} rows made, {delivered} delivered, {missing} missing, {lost} of them accepted before, \
+             {unbooked} numbers in no ledger, {doubled_messages} messages doubled"
         )
     }
 }

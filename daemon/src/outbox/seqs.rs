@@ -49,9 +49,9 @@ const FILE: &str = "sequences.json";
 const VERSION: u8 = 1;
 
 impl Seqs {
-    /// Goes on where the numbers ended; the next blocks are still to be reserved. `highest`: the highest number of each stream in the store; `now_s`: wall time
-    /// or the clock's floor, for a base above all numbers used when the file is lost: second × block is more than any
-    /// device has used that starts less than once a second.
+    /// Goes on where the numbers ended; the next blocks are still to be reserved. `highest`: the highest number of each
+    /// stream in the store; `now_s`: wall time or the clock's floor, for a base above all numbers used when the file is
+    /// lost: second × block is more than any device has used that starts less than once a second.
     pub fn open(keep: Keep, names: Vec<String>, highest: &BTreeMap<String, u64>, now_s: u64) -> (Self, Found) {
         let mut found = Found::default();
         let kept = keep.load_checked::<Kept>(FILE).ok().filter(|kept| kept.as_ref().is_none_or(|k| k.v == VERSION));
