@@ -118,7 +118,7 @@ impl Committer {
             let closing = self.wait();
             let stamp = (around.now)();
             let now_ms = stamp.wall_ms.filter(|_| stamp.clk == Clk::Sync).unwrap_or(0).max(around.floor_ms);
-            let done = self.turn(stamp, now_ms, closing, &around.event);
+            let done = self.turn(stamp, now_ms, closing, &around);
             if closing {
                 return done.and_then(|()| self.end());
             }
@@ -147,9 +147,9 @@ impl Committer {
     }
 
     /// One turn; also what a test plays step by step. `now_ms`: wall time, or a bound below it.
-    pub(super) fn turn(&mut self, stamp: Stamp, now_ms: i64, closing: bool, event: &Event) -> Result<(), String> {
+    pub(super) fn turn(&mut self, stamp: Stamp, now_ms: i64, closing: bool, around: &Around) -> Result<(), String> {
         let reserved = self.reserve();
-        self.reopen(stamp, event);
+        self.reopen(stamp, around);
         self.tell_losses(stamp);
         let mut to_store = {
             let mut state = self.shared.lock();
@@ -162,7 +162,7 @@ impl Committer {
             // What was kept for this moment lets the store be opened and written once more, at once.
             if self.opening.disk.give_up_ballast() {
                 self.reopen_ns = 0;
-                self.reopen(stamp, event);
+                self.reopen(stamp, around);
                 result = self.write(&mut to_store, stamp, now_ms);
             }
         }
@@ -231,14 +231,14 @@ impl Committer {
     }
 
     /// Opens the store again, a while after its disk failed.
-    fn reopen(&mut self, stamp: Stamp, event: &Event) {
+    fn reopen(&mut self, stamp: Stamp, around: &Around) {
         if self.store.is_some() || stamp.boot_ns < self.reopen_ns {
             return;
         }
         self.reopen_ns = stamp.boot_ns + limits::STORE_REOPEN.as_nanos() as u64;
-        let opened = self.opening.open();
+        let opened = self.opening.open(&around.beat);
         for (kind, text) in &opened.told {
-            self.tell(event(*kind, stamp, text), stamp);
+            self.tell((around.event)(*kind, stamp, text), stamp);
         }
         let mut state = self.shared.lock();
         opened.lost.iter().for_each(|(n, reason)| state.tail.ledger.enter("store", (0, 0), *n, reason));

@@ -191,7 +191,7 @@ impl Outbox {
         let folder = state_dir.join("outbox");
         let disk = Disk::new(folder.clone());
         let opening = Opening { folder: folder.join("store"), disk: disk.clone(), keep: keep.clone(), program };
-        let mut opened = opening.open();
+        let mut opened = opening.open(&|| {});
         let mut told = opened.told;
         if let Some(why) = opened.waiting {
             tracing::error!("the store cannot be opened: {why}; keeping in memory until it can");

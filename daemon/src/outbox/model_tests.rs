@@ -163,8 +163,13 @@ impl World {
     fn turn(&mut self, closing: bool) {
         self.now_ns += limits::OUTBOX_TURN.as_nanos() as u64;
         let stamp = self.stamp();
-        let event: committer::Event = Box::new(|_, _, why| panic!("the disk works: {why}"));
-        self.parts().2.turn(stamp, 0, closing, &event).expect("the disk works");
+        let around = Around {
+            now: Box::new(move || stamp),
+            floor_ms: 0,
+            beat: Box::new(|| {}),
+            event: Box::new(|_, _, why| panic!("the disk works: {why}")),
+        };
+        self.parts().2.turn(stamp, 0, closing, &around).expect("the disk works");
     }
 
     fn play(&mut self, step: &Step) {

@@ -55,18 +55,18 @@ impl std::fmt::Debug for Store {
 }
 
 impl Opening {
-    /// Opens the store, whatever it takes.
-    pub fn open(&self) -> Opened {
+    /// Opens the store, whatever it takes; `alive` is called while it is tried.
+    pub fn open(&self, alive: &dyn Fn()) -> Opened {
         let mark = Watermark::read(&watermark_path(&self.folder)).unwrap_or_default();
         // sled wipes what follows a damaged place while it opens. A small store is read before, so that all of it that
         // still checks can be found; of a large one no more than a segment of 512 KiB is wiped.
         let db = self.folder.join("db");
         let small = std::fs::metadata(&db).is_ok_and(|meta| meta.len() <= limits::SALVAGE_BYTES);
         let mut before = small.then(|| std::fs::read(&db).ok()).flatten();
-        let first = self.attempt();
+        let first = self.attempt(alive);
         let tried = match first {
             // The ballast is what lets a full disk open it.
-            Err(Unopened::Disk(_)) if self.disk.give_up_ballast() => self.attempt(),
+            Err(Unopened::Disk(_)) if self.disk.give_up_ballast() => self.attempt(alive),
             other => other,
         };
         let mut opened = Opened::default();
@@ -103,7 +103,7 @@ impl Opening {
     }
 
     /// Tries it once, behind the marker.
-    fn attempt(&self) -> Result<Store, Unopened> {
+    fn attempt(&self, alive: &dyn Fn()) -> Result<Store, Unopened> {
         if !self.folder.join("db").exists() {
             return Store::open(&self.folder);
         }
@@ -113,7 +113,7 @@ impl Opening {
         let opened = if before >= limits::OPEN_ATTEMPTS {
             Err(Unopened::Damaged(format!("opening it was begun {before} times and never came to an end")))
         } else {
-            self.program.as_ref().map_or(Ok(()), |program| probe(program, &self.folder))
+            self.program.as_ref().map_or(Ok(()), |program| probe(program, &self.folder, alive))
         };
         let opened = opened.and_then(|()| Store::open(&self.folder));
         if let Some((attempt, _)) = attempt
@@ -202,7 +202,7 @@ pub fn probe_main(folder: &Path) -> String {
 }
 
 /// Opens the store in a process of its own, which may panic, loop or eat memory.
-fn probe(program: &Path, folder: &Path) -> Result<(), Unopened> {
+fn probe(program: &Path, folder: &Path, alive: &dyn Fn()) -> Result<(), Unopened> {
     let mut command = Command::new(program);
     command.arg("probe-store").arg(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = match sys::die_with_parent(&mut command).spawn() {
@@ -215,6 +215,7 @@ fn probe(program: &Path, folder: &Path) -> Result<(), Unopened> {
     };
     let until = Instant::now() + limits::PROBE;
     let ended = loop {
+        alive();
         match child.try_wait() {
             Ok(Some(status)) => break Ok(status),
             Ok(None) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),

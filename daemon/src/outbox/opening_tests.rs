@@ -14,7 +14,7 @@ fn opening(dir: &Path, program: Option<&str>) -> Opening {
 
 /// A store with ten messages, the first two of which are gone again.
 fn filled(dir: &Path) {
-    let opened = opening(dir, None).open();
+    let opened = opening(dir, None).open(&|| {});
     assert!(opened.told.is_empty() && opened.lost.is_empty(), "{opened:?}");
     let mut store = opened.store.expect("store");
     let message = |seq| Sealed {
@@ -39,7 +39,7 @@ fn a_store_that_kills_whoever_opens_it_is_set_aside_and_what_is_in_it_is_taken_o
     let dir = tempfile::tempdir().expect("folder");
     filled(dir.path());
     // `false` stands for a probe that dies.
-    let opened = opening(dir.path(), Some("false")).open();
+    let opened = opening(dir.path(), Some("false")).open(&|| {});
     assert!(opened.told[0].1.contains("the process that tried it died"), "{opened:?}");
     assert!(opened.lost.is_empty());
     let store = opened.store.expect("store");
@@ -59,10 +59,10 @@ fn an_opening_that_was_begun_too_often_and_never_ended_is_not_tried_again() {
         let (_never_ends, before) = Attempt::begin(&opening.keep, "store").expect("begin");
         assert_eq!(before, begun);
     }
-    let opened = opening(dir.path(), None).open();
+    let opened = opening(dir.path(), None).open(&|| {});
     assert!(opened.told[0].1.contains("never came to an end"), "{opened:?}");
     assert_eq!(opened.store.expect("store").records(), 8);
-    let opened = opening(dir.path(), None).open();
+    let opened = opening(dir.path(), None).open(&|| {});
     assert!(opened.told.is_empty(), "{opened:?}");
     assert_eq!(opened.store.expect("store").records(), 8);
 }
@@ -77,7 +77,7 @@ fn what_sled_would_wipe_after_a_damaged_place_is_found_all_the_same() {
     let first = memchr::memmem::find(&bytes, &0xFD2F_B528_u32.to_le_bytes()).expect("a message");
     bytes[first / 2] ^= 0xFF;
     std::fs::write(&db, bytes).expect("write");
-    let opened = opening(dir.path(), None).open();
+    let opened = opening(dir.path(), None).open(&|| {});
     assert_eq!(opened.told.len(), 1, "{opened:?}");
     assert_eq!(opened.store.expect("store").records(), 8);
 }
