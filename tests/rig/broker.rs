@@ -58,6 +58,7 @@ impl Mosquitto {
     }
 
     fn launch(&mut self, extra: &str) {
+        assert!(self.child.is_none(), "it is up");
         let (dir, port) = (self.dir.path().display(), self.port);
         let plain = if self.tls { String::new() } else { "allow_anonymous true\n".into() };
         let text = format!(

@@ -97,10 +97,11 @@ fn torn_files_never_keep_the_daemon_from_starting() {
 }
 
 /// Torn copies of one store, each delivered to a broker of its own: what arrives is right, and what does not is told.
-fn torn_and_delivered(cases: usize, tear: impl Fn(&Path)) {
+fn torn_and_delivered(what: &str, cases: usize, tear: impl Fn(&Path)) {
     let (broker, mut tty) = (Mosquitto::down(), Tty::default());
     let site = Site::new(broker.port).with_sensor(&tty).with(RAW);
     let feed = filled(&site, &mut tty);
+    let (mut made, mut delivered, mut reports) = (0, 0, 0);
     for case in 0..cases {
         let dir = tempfile::TempDir::new().expect("folder");
         let torn = dir.path().join("state");
@@ -118,16 +119,19 @@ fn torn_and_delivered(cases: usize, tear: impl Fn(&Path)) {
         assert_eq!(daemon.stop(), Some(0));
         let tally = feed.tally(&sub);
         let events = ["e/store.set_aside", "e/store.damaged"].iter().map(|kind| sub.records(kind).len()).sum::<usize>();
-        rig::measured(&format!("case {case}: {events} reports, {tally}"));
+        (made, delivered, reports) = (made + tally.made, delivered + tally.delivered, reports + events);
         assert_eq!(tally.wrong, 0, "nothing wrong is taken for right");
         assert!(tally.missing == 0 || events > 0, "case {case}: {} rows are gone in silence", tally.missing);
     }
+    rig::measured(&format!(
+        "{what}: {cases} stores, {reports} reports, {delivered} of {made} rows still delivered, all right"
+    ));
 }
 
 #[test]
 fn a_store_cut_short_is_noticed() {
     let at = std::cell::Cell::new(0.2);
-    torn_and_delivered(8, |db| {
+    torn_and_delivered("cut short", 8, |db| {
         Tear::CutShort.apply(db, at.get());
         at.set(at.get() + 0.1);
     });
@@ -135,7 +139,7 @@ fn a_store_cut_short_is_noticed() {
 
 #[test]
 fn what_is_salvaged_from_a_damaged_store_is_what_was_stored() {
-    torn_and_delivered(6, |db| {
+    torn_and_delivered("60 bits flipped in each", 6, |db| {
         for _ in 0..60 {
             Tear::FlippedBit.apply(db, fastrand::f64());
         }

@@ -95,7 +95,7 @@ fn a_soak_leaves_memory_and_descriptors_where_they_were() {
     let daemon =
         Site::new(broker.port).with_sensor(&tty).with("[stream.raw]\nchannels = [\"a\"]\n").with_mean_model().run();
     sub.wait_state("online");
-    let (began, mut n, mut samples) = (Instant::now(), 0, Vec::new());
+    let (began, mut n, mut samples, mut up) = (Instant::now(), 0, Vec::new(), true);
     while began.elapsed() < how_long {
         for _ in 0..100 {
             tty.rows(n..n + 1, |i| format!("{i},{},0", i % 7));
@@ -104,14 +104,19 @@ fn a_soak_leaves_memory_and_descriptors_where_they_were() {
         }
         let second = began.elapsed().as_secs();
         match second % 60 {
-            40 => broker.stop(),
-            50 => broker.up(),
+            40..50 if up => {
+                broker.stop();
+                up = false;
+            }
+            0..40 | 50.. if !up => {
+                broker.up();
+                up = true;
+            }
             _ => {}
         }
         samples.push((began.elapsed().as_secs_f64(), daemon.rss_kib() as f64, daemon.fds()));
     }
-    if began.elapsed().as_secs() % 60 >= 40 {
-        broker.stop();
+    if !up {
         broker.up();
     }
     // The slope of the second half, by least squares: the first half fills caches.

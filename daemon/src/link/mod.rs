@@ -310,7 +310,7 @@ impl<'a> Link<'a> {
     fn connected(&mut self, ack: &ConnAck) {
         let properties = ack.properties.as_ref();
         let theirs = properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX);
-        if let Some(seconds) = properties.and_then(|p| p.server_keep_alive) {
+        if let Some(seconds) = properties.and_then(|p| p.server_keep_alive).filter(|seconds| *seconds > 0) {
             self.keep_alive = Duration::from_secs(u64::from(seconds));
         }
         let setup = self.setup;

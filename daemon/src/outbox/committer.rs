@@ -58,6 +58,8 @@ pub struct Committer {
     /// When these are due, ns since boot.
     expiry_ns: u64,
     ballast_ns: u64,
+    /// The file system can set blocks aside.
+    can_ballast: bool,
     ledger_ns: u64,
     /// Sums that are not saved yet.
     sums: Option<Sums>,
@@ -90,6 +92,7 @@ impl Committer {
             cursor_breaks: 0,
             expiry_ns: 0,
             ballast_ns: 0,
+            can_ballast: true,
             ledger_ns: 0,
             sums: None,
             said: String::new(),
@@ -192,7 +195,7 @@ impl Committer {
     fn keep_house(&mut self, stamp: Stamp) {
         if stamp.boot_ns >= self.ballast_ns {
             self.ballast_ns = stamp.boot_ns + limits::BALLAST_EVERY.as_nanos() as u64;
-            self.opening.disk.keep_ballast();
+            self.can_ballast = self.can_ballast && self.opening.disk.keep_ballast();
             self.shared.lock().quarantines = self.opening.disk.quarantines().len() as u64;
         }
         if stamp.boot_ns >= self.ledger_ns {

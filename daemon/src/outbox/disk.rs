@@ -63,20 +63,23 @@ impl Disk {
         self.folder.join("ballast")
     }
 
-    /// Makes the ballast where there is room for it twice over. A disk without room has none; that is no error.
-    pub fn keep_ballast(&self) {
+    /// Makes the ballast where there is room for it twice over. A disk without room has none; that is no error. Returns
+    /// whether it is worth while to try again later.
+    pub fn keep_ballast(&self) -> bool {
         let size = (self.quota() / limits::BALLAST_SHARE).min(limits::BALLAST_BYTES);
         if !Defence::Ballast.stands() || used(&self.ballast()) >= size || self.free() < 2 * size {
-            return;
+            return true;
         }
         let made = File::create(self.ballast()).and_then(|file| {
             fallocate(&file, FallocateFlags::empty(), 0, size as i64)?;
             file.sync_all()
         });
         // Not every file system can set blocks aside; there is no ballast on those.
-        if made.is_err() {
+        if let Err(why) = &made {
             let _ = fs::remove_file(self.ballast());
+            return why.kind() == io::ErrorKind::StorageFull;
         }
+        true
     }
 
     /// The disk is full: the ballast leaves. Whether there was one.
