@@ -2,7 +2,7 @@
 //! are the stamps and the sensors' own clocks.
 
 mod align;
-mod decode;
+pub mod decode;
 mod measure;
 mod quality;
 mod windowing;

@@ -52,7 +52,9 @@ impl Lines {
             self.ranges(&cut.bytes, &mut cut.ranges);
         }
         self.carry.extend_from_slice(&chunk[whole..]);
-        if self.carry.len() > self.frame_max {
+        // A carriage return may be the first half of the line's end.
+        let held = self.carry.strip_suffix(b"\r").unwrap_or(&self.carry);
+        if held.len() > self.frame_max {
             self.carry.clear();
             self.skipping = true;
             cut.ranges.push((cut.bytes.len() as u32, cut.bytes.len() as u32));
@@ -98,6 +100,13 @@ mod tests {
             let chunks: Vec<&[u8]> = all.chunks(size).collect();
             assert_eq!(run(64, &chunks), ["1,2", "3,4", "5,6"], "chunks of {size}");
         }
+    }
+
+    #[test]
+    fn the_longest_line_fits_also_when_its_end_is_cut_in_two() {
+        assert_eq!(run(4, &[b"full\r", b"\nok\n"]), ["full", "ok"]);
+        assert_eq!(run(4, &[b"full\r", b"x\nok\n"]), ["", "ok"]);
+        assert_eq!(run(4, &[b"full\r", b"\r\nok\n"]), ["", "ok"]);
     }
 
     #[test]
