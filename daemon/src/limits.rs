@@ -98,6 +98,11 @@ pub const SEGMENT_RECORDS: u64 = 4096;
 pub const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
 /// After its disk failed the store is opened anew this often: space that was freed is used within 10 s.
 pub const STORE_REOPEN: Duration = Duration::from_secs(4);
+/// Somebody else may hold the store's file for as long as a fork takes to exec, some ms: it is asked for this often, a
+/// second and a half in all.
+pub const STORE_LOCK_TRIES: u32 = 150;
+/// The pause between two of these tries.
+pub const STORE_LOCK_WAIT: Duration = Duration::from_millis(10);
 /// Default cap of the store, MiB of sealed messages. 72 h × 3,600 s × 10 records/s × 200 B = 518 MB raw; zstd takes
 /// JSON of this kind to about a fifth: 104 MB. sled's plateau is about 6 times the live bytes (24 MB for 4 MB).
 pub const STORE_MIB: u64 = 128;

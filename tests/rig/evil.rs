@@ -1,6 +1,6 @@
 //! A broker of our own that misbehaves on purpose, speaking MQTT 5 through rumqttc's codec. It keeps what it was given,
 //! and whether it said so. Faults: forgets sessions, refuses by reason (for a while, or for good), takes one message at
-//! a time, answers out of order, answers late, answers nothing (while it still answers pings), says nothing at all.
+//! a time, answers out of order, answers late, answers nothing (while it still answers pings).
 
 use std::{
     io::{Read, Write},
@@ -17,6 +17,9 @@ use serde_json::Value;
 
 use crate::eventually;
 
+/// How long the broker takes for each batch of answers.
+const PAUSE: Duration = Duration::from_millis(2);
+
 /// How publishes are answered.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Manner {
@@ -30,8 +33,6 @@ pub enum Manner {
     Backwards,
     /// Not at all.
     Silent,
-    /// Neither publishes nor pings.
-    Dead,
 }
 
 #[derive(Debug)]
@@ -163,13 +164,29 @@ impl Evil {
                 break;
             }
             input.extend_from_slice(&chunk[..n]);
+            // Nothing is answered for a moment: whatever the client sends meanwhile, it sends on top.
+            std::thread::sleep(PAUSE);
+            stream.set_nonblocking(true).expect("non-blocking");
+            while let Ok(more) = stream.read(&mut chunk) {
+                if more == 0 {
+                    break;
+                }
+                input.extend_from_slice(&chunk[..more]);
+            }
+            stream.set_nonblocking(false).expect("blocking");
+            let mut publishes = 0;
             let (mut answers, mut bye) = (Vec::new(), false);
             while let Ok(packet) = Packet::read(&mut input, Some(1 << 20)) {
                 bye |= matches!(packet, Packet::Disconnect(_));
+                publishes += usize::from(matches!(packet, Packet::Publish(_)));
                 answers.extend(self.answer(packet));
             }
-            if self.lock().manner == Manner::Backwards {
-                answers.reverse();
+            {
+                let mut inner = self.lock();
+                inner.in_flight_most = inner.in_flight_most.max(publishes);
+                if inner.manner == Manner::Backwards {
+                    answers.reverse();
+                }
             }
             let mut output = BytesMut::new();
             for answer in answers {
@@ -192,13 +209,13 @@ impl Evil {
                 let code = ConnectReturnCode::Success;
                 Some(Packet::ConnAck(ConnAck { session_present: false, code, properties: Some(properties) }))
             }
-            Packet::PingReq(_) => (inner.manner != Manner::Dead).then_some(Packet::PingResp(PingResp)),
+            Packet::PingReq(_) => Some(Packet::PingResp(PingResp)),
             Packet::Publish(publish) => {
                 let topic = String::from_utf8(publish.topic.to_vec()).expect("topic");
                 let stream = topic.split("/up/").nth(1).unwrap_or(&topic).to_owned();
                 let is_data = stream.starts_with("m/");
                 let reason = match inner.manner {
-                    Manner::Silent | Manner::Dead => None,
+                    Manner::Silent => None,
                     Manner::Refuse(reason) if is_data => Some(reason),
                     Manner::RefuseSome(reason, nth) if is_data && (inner.seen.len() as u64).is_multiple_of(nth) => {
                         Some(reason)
@@ -207,8 +224,6 @@ impl Evil {
                 };
                 let payload = serde_json::from_slice(&publish.payload).unwrap_or(Value::Null);
                 inner.seen.push((stream, payload, reason == Some(PubAckReason::Success)));
-                let silent = inner.seen.iter().rev().take_while(|(_, _, ok)| !ok).count();
-                inner.in_flight_most = inner.in_flight_most.max(silent);
                 reason.map(|reason| Packet::PubAck(PubAck { pkid: publish.pkid, reason, properties: None }))
             }
             _ => None,

@@ -25,7 +25,7 @@ pub enum Wire {
 #[derive(Clone)]
 pub struct Cable {
     pub port: u16,
-    state: Arc<Mutex<(Wire, Vec<TcpStream>, usize)>>,
+    state: Arc<Mutex<(Wire, Vec<TcpStream>)>>,
 }
 
 impl Cable {
@@ -33,7 +33,7 @@ impl Cable {
     pub fn to(broker_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
         let port = listener.local_addr().expect("address").port();
-        let cable = Self { port, state: Arc::new(Mutex::new((Wire::Passes, Vec::new(), 0))) };
+        let cable = Self { port, state: Arc::new(Mutex::new((Wire::Passes, Vec::new()))) };
         let own = cable.clone();
         std::thread::spawn(move || {
             for near in listener.incoming().flatten() {
@@ -42,11 +42,7 @@ impl Cable {
                 }
                 let Ok(far) = TcpStream::connect(("127.0.0.1", broker_port)) else { continue };
                 let clone = |s: &TcpStream| s.try_clone().expect("clone");
-                {
-                    let mut state = own.state.lock().expect("state");
-                    state.1.extend([clone(&near), clone(&far)]);
-                    state.2 += 1;
-                }
+                own.state.lock().expect("state").1.extend([clone(&near), clone(&far)]);
                 for (from, to) in [(clone(&near), clone(&far)), (far, near)] {
                     let own = own.clone();
                     std::thread::spawn(move || own.pump(from, to));
@@ -70,11 +66,6 @@ impl Cable {
         for stream in self.state.lock().expect("state").1.drain(..) {
             let _ = stream.shutdown(Shutdown::Both);
         }
-    }
-
-    /// Connections so far.
-    pub fn connections(&self) -> usize {
-        self.state.lock().expect("state").2
     }
 
     fn pump(&self, mut from: TcpStream, mut to: TcpStream) {

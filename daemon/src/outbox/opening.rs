@@ -83,6 +83,7 @@ impl Opening {
                     |bytes| Salvage::search_bytes(bytes, mark.oldest),
                 );
                 let saved = take_over(store, &salvage, &mut store.places(), self.disk.quota() / 2);
+                let saved = saved.and_then(|()| store.settle());
                 let (found, gone) = (store.records() - had, mark.records.saturating_sub(store.records()));
                 let problem = saved.err().map(|why| format!("; {why}")).unwrap_or_default();
                 let text = format!(

@@ -1,10 +1,7 @@
 //! Opening a store that is whole, damaged, or deadly.
 
 use super::*;
-use crate::{
-    flow::{Class, Clk, Retain},
-    outbox::sealed::{Item, Sealed},
-};
+use crate::outbox::Sealed;
 
 fn opening(dir: &Path, program: Option<&str>) -> Opening {
     let keep = Keep::open(dir, "outbox").expect("keep");
@@ -17,17 +14,7 @@ fn filled(dir: &Path) {
     let opened = opening(dir, None).open(&|| {});
     assert!(opened.told.is_empty() && opened.lost.is_empty(), "{opened:?}");
     let mut store = opened.store.expect("store");
-    let message = |seq| Sealed {
-        stream: "p/x".into(),
-        class: Class::Score,
-        retain: Retain::No,
-        boot: "b".into(),
-        clk: Clk::Unset,
-        wall_ms: None,
-        lineage: None,
-        items: vec![Item { seq, at_ns: 1, body: bytes::Bytes::from_static(b"\"a\":1") }],
-    };
-    let packed: Vec<Packed> = (1..=10).map(|seq| Packed::new(&message(seq)).expect("packed")).collect();
+    let packed: Vec<Packed> = (1..=10).map(|seq| Packed::new(&Sealed::sample(seq, 9)).expect("packed")).collect();
     let keys = store.insert(&packed).expect("insert");
     store.commit().expect("commit");
     store.remove(keys[..2].iter().copied()).expect("remove");

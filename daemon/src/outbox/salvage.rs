@@ -132,29 +132,11 @@ fn files(folder: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        flow::{Class, Clk, Retain},
-        outbox::sealed::Item,
-    };
-
-    fn sealed(seq: u64) -> Sealed {
-        let body = bytes::Bytes::from((0..200).map(|_| fastrand::alphanumeric() as u8).collect::<Vec<_>>());
-        Sealed {
-            stream: "p/x".into(),
-            class: Class::Score,
-            retain: Retain::No,
-            boot: "b".into(),
-            clk: Clk::Unset,
-            wall_ms: None,
-            lineage: None,
-            items: vec![Item { seq, at_ns: 1, body }],
-        }
-    }
 
     #[test]
     fn whole_messages_are_found_among_rubbish_and_torn_ones_are_not() {
         let dir = tempfile::tempdir().expect("folder");
-        let all: Vec<Sealed> = (0..20_000).map(sealed).collect();
+        let all: Vec<Sealed> = (0..20_000).map(|seq| Sealed::sample(seq, 200)).collect();
         let mut bytes = Vec::new();
         for (place, message) in all.iter().enumerate() {
             bytes.extend((0..fastrand::usize(0..99)).map(|_| fastrand::u8(..)));

@@ -141,6 +141,24 @@ impl Sealed {
 }
 
 #[cfg(test)]
+impl Sealed {
+    /// A message of one record with a body of so many bytes, for tests of what only keeps messages.
+    pub fn sample(seq: u64, bytes: usize) -> Self {
+        let body = Bytes::from((0..bytes).map(|_| fastrand::alphanumeric() as u8).collect::<Vec<_>>());
+        Self {
+            stream: "p/x".into(),
+            class: Class::Score,
+            retain: Retain::No,
+            boot: "b".into(),
+            clk: Clk::Unset,
+            wall_ms: None,
+            lineage: None,
+            items: vec![Item { seq, at_ns: 1, body }],
+        }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

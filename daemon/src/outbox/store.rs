@@ -152,9 +152,15 @@ fn disk(why: &std::io::Error) -> bool {
 
 fn unopened(why: sled::Error) -> Unopened {
     match &why {
-        sled::Error::Io(io) if disk(io) => Unopened::Disk(why.to_string()),
+        sled::Error::Io(io) if disk(io) || is_locked(&why) => Unopened::Disk(why.to_string()),
         _ => Unopened::Damaged(why.to_string()),
     }
+}
+
+/// Somebody still holds the database's file: a child between fork and exec, or a thread of the one just let go. sled says
+/// so in words only.
+fn is_locked(why: &sled::Error) -> bool {
+    matches!(why, sled::Error::Io(io) if io.to_string().contains("could not acquire lock"))
 }
 
 fn io(what: &str, why: std::io::Error) -> Unopened {
@@ -184,20 +190,15 @@ impl Store {
         let mut store = Self::unmarked(folder)?;
         let damaged = store.scan()?;
         let whole = store.compare(mark)?;
-        if store.found.missing.is_some() {
-            // The marks of what is gone must not outlive it: they name a later generation.
-            let path = watermark_path(folder);
-            std::fs::remove_file(&path).map_err(|why| io("remove the watermark", why))?;
-            store.watermark = Watermark::open(&path).map_err(|why| io("open the watermark", why))?;
-        }
         for key in damaged {
             store.begin().map_err(Unopened::Disk)?;
             let segment = store.segments.get(&key.segment);
             segment.map_or(Ok(None), |s| s.tree.remove(key.n.to_be_bytes())).map_err(unopened)?;
             store.digest ^= fold(key);
         }
-        if !whole || store.dirty || store.found.missing.is_some() {
-            store.begin().and_then(|()| store.commit()).map_err(Unopened::Disk)?;
+        // The mark that tells of missing records stays until the caller has salvaged what can be, and settles.
+        if store.found.missing.is_none() && (!whole || store.dirty) {
+            store.settle().map_err(Unopened::Disk)?;
         }
         if fresh {
             let parent = folder.parent().unwrap_or(Path::new("/"));
@@ -210,14 +211,22 @@ impl Store {
 
     /// The database, not yet read.
     fn unmarked(folder: &Path) -> Result<Self, Unopened> {
-        let db = sled::Config::default()
+        let config = sled::Config::default()
             .path(folder)
             .cache_capacity(limits::STORE_CACHE_BYTES)
             // Commits are ours alone: no thread of sled's writes behind our back.
             .flush_every_ms(None)
-            .mode(sled::Mode::LowSpace)
-            .open()
-            .map_err(unopened)?;
+            .mode(sled::Mode::LowSpace);
+        let mut tries = limits::STORE_LOCK_TRIES;
+        let db = loop {
+            match config.open() {
+                Err(why) if is_locked(&why) && tries > 0 => {
+                    tries -= 1;
+                    std::thread::sleep(limits::STORE_LOCK_WAIT);
+                }
+                other => break other.map_err(unopened)?,
+            }
+        };
         Ok(Self {
             folder: folder.to_owned(),
             db,
@@ -310,6 +319,11 @@ impl Store {
             digest: self.digest,
             oldest: self.index.keys().next().map_or(u64::from(self.next_segment) << 32, |key| key.place()),
         }
+    }
+
+    /// Takes what is there now for all there is: what is missing is not missed again.
+    pub fn settle(&mut self) -> Result<(), String> {
+        self.begin().and_then(|()| self.commit())
     }
 
     /// Before the first change of a commit: what is found begun at the next opening was never whole.

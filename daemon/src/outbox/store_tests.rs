@@ -1,27 +1,9 @@
 //! The store on a real disk, opened again after all kinds of endings.
 
 use super::*;
-use crate::{
-    flow::{Clk, Retain},
-    outbox::sealed::Item,
-};
-
-fn sealed(seq: u64, bytes: usize) -> Sealed {
-    let body = bytes::Bytes::from((0..bytes).map(|_| fastrand::alphanumeric() as u8).collect::<Vec<_>>());
-    Sealed {
-        stream: "p/x".into(),
-        class: Class::Score,
-        retain: Retain::No,
-        boot: "b".into(),
-        clk: Clk::Unset,
-        wall_ms: None,
-        lineage: None,
-        items: vec![Item { seq, at_ns: 1, body }],
-    }
-}
 
 fn packed(seq: u64, bytes: usize) -> Packed {
-    Packed::new(&sealed(seq, bytes)).expect("packed")
+    Packed::new(&Sealed::sample(seq, bytes)).expect("packed")
 }
 
 fn folder() -> (tempfile::TempDir, PathBuf) {
@@ -89,10 +71,12 @@ fn an_older_state_of_the_store_is_noticed_and_said_once() {
     drop(store);
     std::fs::remove_dir_all(&folder).expect("remove");
     std::fs::rename(&old, &folder).expect("rename");
-    assert_eq!(Store::open(&folder).expect("open").found.missing, Some(7));
-    assert_eq!(Store::open(&folder).expect("open").found.missing, None);
+    let missing = || Store::open(&folder).expect("open").found.missing;
+    assert_eq!((missing(), missing()), (Some(7), Some(7)), "a start that ends too early hides nothing");
+    Store::open(&folder).expect("open").settle().expect("settle");
+    assert_eq!(missing(), None);
     std::fs::remove_dir_all(&folder).expect("remove");
-    assert_eq!(Store::open(&folder).expect("open").found.missing, Some(1), "a store that vanished");
+    assert_eq!(missing(), Some(1), "a store that vanished");
 }
 
 #[test]
@@ -107,4 +91,14 @@ fn large_pages_lie_in_blobs_and_those_are_synced_too() {
     let there: Vec<_> = std::fs::read_dir(folder.join("blobs")).expect("blobs").flatten().collect();
     assert!(!there.is_empty(), "sled puts such pages into files of their own");
     assert!(there.iter().all(|file| store.blobs.contains(&file.file_name())));
+}
+
+#[test]
+fn a_store_that_somebody_else_holds_is_not_taken_for_a_damaged_one() {
+    let (_dir, folder) = folder();
+    let store = Store::open(&folder).expect("open");
+    let held = Store::open(&folder).err();
+    assert!(matches!(held, Some(Unopened::Disk(_))), "{held:?}");
+    drop(store);
+    assert!(Store::open(&folder).is_ok());
 }
