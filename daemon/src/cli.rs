@@ -5,14 +5,17 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
+    bus,
     config::Config,
+    control::Trials,
     demo,
     error::{Context, Fatal},
-    host::Host,
+    host::{Host, identity},
     infer::worker_main,
     journal,
     outbox::probe_main,
-    replay, run,
+    replay,
+    run::{self, Ending},
 };
 
 /// Turns sensor signals into decisions on the spot.
@@ -39,6 +42,19 @@ enum Command {
     },
     /// The whole road on this machine: simulated pump or a CSV file → daemon → model → broker → what comes out
     Demo(demo::Args),
+    /// What the running daemon is doing
+    Status {
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// The same, live; q quits
+    Top {
+        #[command(flatten)]
+        whom: Whom,
+    },
     /// A recorded tape or a CSV file through the same stages, deterministic; JSON lines on standard output
     Replay(replay::Args),
     /// Records what the configured sources deliver onto a tape
@@ -64,14 +80,43 @@ enum Command {
     },
 }
 
+/// Which daemon is asked.
+#[derive(Debug, clap::Args)]
+struct Whom {
+    /// The daemon that runs with this file
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The D-Bus it is on: system, session, unix:…; without it, as in the configuration
+    #[arg(long)]
+    bus: Option<String>,
+}
+
+impl Whom {
+    fn bus(&self) -> Result<Option<String>, Fatal> {
+        if self.bus.is_some() {
+            return Ok(self.bus.clone());
+        }
+        match Config::local(self.config.as_deref()) {
+            Ok(config) => Ok(config.device.bus),
+            // Whoever asks for status may not read every file the configuration names.
+            Err(problems) if self.config.is_some() => Err(Fatal::problems(&problems)),
+            Err(_) => Ok(Some("system".into())),
+        }
+    }
+}
+
 impl Cli {
     /// Does what was asked for.
     pub fn act(self) -> Result<(), Fatal> {
         match self.command {
             Command::Run { config } => {
                 journal::start("info");
-                let config = load(config.as_deref())?;
-                runtime()?.block_on(async { run::run(Host::default(), config, run::signals()?).await })
+                let host = Host::default();
+                runtime()?.block_on(async {
+                    let mut stop = Box::pin(run::signals()?);
+                    while run::run(&host, open(config.as_deref(), &host)?, &mut stop).await? == Ending::Reload {}
+                    Ok(())
+                })
             }
             Command::Check { config } => {
                 let config = load(config.as_deref())?;
@@ -79,6 +124,16 @@ impl Cli {
                     say(&line)?;
                 }
                 Ok(())
+            }
+            Command::Status { json, whom } => {
+                let bus = whom.bus()?;
+                let asked = async { bus::Asked::connect(bus.as_deref()).await?.status().await };
+                let status = runtime()?.block_on(asked).map_err(Fatal::failed)?;
+                say(if json { status.to_string() } else { bus::show(&status) }.trim_end())
+            }
+            Command::Top { whom } => {
+                let bus = whom.bus()?;
+                runtime()?.block_on(bus::top(bus.as_deref())).map_err(Fatal::failed)
             }
             Command::Demo(args) => demo::demo(&args),
             Command::Replay(args) => {
@@ -98,6 +153,23 @@ impl Cli {
             }
         }
     }
+}
+
+/// The configuration to run with: a change that another process left unconfirmed is put back first, and a device that
+/// was given no name has its own.
+fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
+    let local = Config::local(file).map_err(|problems| Fatal::problems(&problems))?;
+    let state = &local.device.state_dir;
+    if let Err(why) = Trials::open(state).map_err(|why| why.to_string()).and_then(|t| t.recover(&host.process)) {
+        tracing::error!("look for a configuration on trial: {why}");
+    }
+    let config = load(file)?;
+    if !config.device.id.is_empty() {
+        let id = config.device.id.clone();
+        return Ok(config.named(&id));
+    }
+    let id = identity::device_id(state).context("name the device")?;
+    Ok(config.named(&id))
 }
 
 /// Reads the configuration, or tells all its problems.

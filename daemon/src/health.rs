@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     fmt::Write,
     sync::{
-        Arc, Mutex, PoisonError,
+        Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -12,10 +12,11 @@ use std::{
 
 use crate::{
     crew::{Beat, Beats},
-    flow::{Class, Draft, Retain, Sink, Stamp, StreamId, record::json_str},
+    flow::{Class, Draft, Retain, Sink, Stamp, StreamId, meter::Meters, record::json_str},
     host::notify,
     limits,
     outbox::Writer,
+    status::Status,
 };
 
 /// Counters that stages keep for health.
@@ -40,12 +41,19 @@ impl Counters {
         why.clone_into(&mut self.link.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn why_offline(&self) -> String {
+    /// Why there is no connection, or what is wrong with it.
+    pub fn why_offline(&self) -> String {
         self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
+    /// Whether this model serves.
+    pub fn serves(&self, model: usize) -> bool {
+        let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        models.get(&model).is_some_and(|(serving, _)| *serving)
+    }
+
     /// Models that serve, workers lost.
-    fn models(&self) -> (usize, u64) {
+    pub fn models(&self) -> (usize, u64) {
         let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
         (models.values().filter(|(serving, _)| *serving).count(), models.values().map(|(_, lost)| lost).sum())
     }
@@ -61,8 +69,8 @@ pub struct Setup {
     pub every: Duration,
     /// Signs of life of all stages.
     pub beats: Beats,
-    /// What stages count.
-    pub counters: Arc<Counters>,
+    /// What is looked at.
+    pub status: Status,
     /// Models that are configured.
     pub models: u64,
 }
@@ -77,6 +85,7 @@ pub fn run(
 ) {
     let step = Duration::from_millis(500);
     let began = now().boot_ns;
+    let mut rates = Rates::default();
     let watchdog = notify::watchdog_interval().map(|interval| interval / 2);
     let (mut next_health, mut next_watchdog) = (Duration::ZERO, watchdog);
     let (mut since, mut status) = (Duration::ZERO, String::new());
@@ -92,7 +101,9 @@ pub fn run(
             }
             next_watchdog = watchdog.map(|interval| since + interval);
         }
-        let line = setup.status();
+        setup.status.history.note(&setup.status.meters);
+        rates.note(&setup.status.meters, now().boot_ns);
+        let line = setup.line();
         if line != status {
             notify::status(&line);
             status = line;
@@ -120,24 +131,17 @@ pub fn run(
 
 impl Setup {
     /// One line for `systemctl status`.
-    fn status(&self) -> String {
-        let stats = self.writer.stats();
-        let link = match (stats.online, self.counters.why_offline()) {
-            (true, _) => "online".into(),
-            (false, why) if why.is_empty() => "offline".into(),
-            (false, why) => format!("offline ({why})"),
+    fn line(&self) -> String {
+        let stats = self.status.writer.stats();
+        let (serving, _) = self.status.counters.models();
+        let degraded = self.status.degraded();
+        let mut line = match degraded.as_slice() {
+            [] => "running: online".to_owned(),
+            why => format!("degraded: {}", why.join("; ")),
         };
-        let (serving, _) = self.counters.models();
-        let mut line = format!("{link}; {serving} of {} models serving", self.models);
-        let kept = stats.ram_records + stats.stored_records;
-        if !stats.online && kept > 0 {
+        let _ = write!(line, "; {serving} of {} models serving", self.models);
+        if !stats.online && stats.ram_records + stats.stored_records > 0 {
             line.push_str("; keeping records");
-        }
-        if !stats.disk_ok {
-            line.push_str("; the disk takes nothing");
-        }
-        if stats.quarantines > 0 {
-            let _ = write!(line, "; {} damaged stores set aside", stats.quarantines);
         }
         line
     }
@@ -145,7 +149,7 @@ impl Setup {
     fn body(&self, uptime_s: u64) -> String {
         let stats = self.writer.stats();
         let lost: u64 = stats.lost.values().sum();
-        let (serving, workers_lost) = self.counters.models();
+        let (serving, workers_lost) = self.status.counters.models();
         let mut out = format!(
             "\"uptime_s\":{uptime_s},\"rss_kib\":{},\"online\":{},\"disk_ok\":{},\"ram_records\":{},\"ram_bytes\":{},\
              \"stored_records\":{},\"stored_bytes\":{},\"quarantines\":{},\"delivered\":{},\"lost\":{lost},\"frames_waiting\":{},\
@@ -159,7 +163,7 @@ impl Setup {
             stats.stored_bytes,
             stats.quarantines,
             stats.delivered,
-            self.counters.frames_waiting.load(Ordering::Relaxed),
+            self.status.counters.frames_waiting.load(Ordering::Relaxed),
             self.models,
         );
         for (i, ((stream, reason), n)) in stats.lost.iter().enumerate() {
@@ -174,8 +178,27 @@ impl Setup {
     }
 }
 
+/// Rows a second of each source.
+#[derive(Default)]
+struct Rates(Vec<(u64, u64, f32)>);
+
+impl Rates {
+    /// Weighs what came since the last call with what was before: a change is seen within seconds.
+    fn note(&mut self, meters: &Meters, now_ns: u64) {
+        self.0.resize(meters.sources.len(), (0, 0, 0.0));
+        for (seen, meter) in self.0.iter_mut().zip(&meters.sources) {
+            let (rows, at_ns, before) = *seen;
+            let (now, passed_ns) = (meter.rows.get(), now_ns.saturating_sub(at_ns));
+            let latest = (now - rows) as f32 / (passed_ns.max(1) as f32 / 1e9);
+            let rate = if at_ns == 0 { 0.0 } else { before + (latest - before) * 0.25 };
+            meter.rate.set(rate);
+            *seen = (now, now_ns, rate);
+        }
+    }
+}
+
 /// Resident memory of this process, KiB; 0 where /proc does not tell.
-fn rss_kib() -> u64 {
+pub fn rss_kib() -> u64 {
     let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
     let pages: u64 = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
     pages * 4

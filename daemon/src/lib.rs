@@ -10,8 +10,10 @@
 //!
 //! Rooms stand side by side and share only the words in `flow`; `run` joins them. `docs/ARCHITECTURE.md` is the map.
 
+pub mod bus;
 pub mod cli;
 pub mod config;
+pub mod control;
 pub mod crew;
 pub mod demo;
 pub mod error;
@@ -22,11 +24,13 @@ pub mod infer;
 pub mod journal;
 pub mod limits;
 pub mod link;
+pub mod metrics;
 pub mod model;
 pub mod outbox;
 pub mod replay;
 pub mod run;
 pub mod signal;
 pub mod source;
+pub mod status;
 pub mod streams;
 mod wiring;

@@ -143,8 +143,8 @@ pub const LEDGER_ENTRIES: usize = 256;
 
 /// Messages in flight at once. 100 × 120 KiB would be 12 MB, but RAM is bounded by the tail, which holds them.
 pub const IN_FLIGHT: u16 = 100;
-/// Largest packet we accept from a broker.
-pub const PACKET_BYTES: u32 = 256 * 1024;
+/// Largest packet we accept from a broker, and advertise.
+pub const PACKET_BYTES: u32 = 64 * 1024;
 /// Keep-alive unless configured: with the client's ping time-out a dead peer is noticed within 2 × 15 s + 5 s.
 pub const KEEP_ALIVE_S: u64 = 15;
 /// While an outage is short the next connect comes within this (full jitter): 7 tries a second on average.
@@ -181,6 +181,77 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 /// MQTT session expiry: a device off for a week gets the commands that wait for it.
 pub const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 
+/// Commands waiting for control: what a session of a week brings at a reconnect comes within a moment.
+pub const ORDERS: usize = 1024;
+/// And bytes of them: 1,024 of 500 bytes, and one or the other large one.
+pub const ORDER_BYTES: usize = 1024 * 1024;
+/// Largest command: what is advertised to the broker (`PACKET_BYTES`) less its topic and properties.
+pub const COMMAND_BYTES: usize = 60 * 1024;
+/// Nesting of a command's JSON: its arguments need 3.
+pub const COMMAND_DEPTH: usize = 16;
+/// Longest life of a command: the broker's session lives as long.
+pub const COMMAND_LIFE_MS: i64 = SESSION_EXPIRY_S as i64 * 1000;
+/// Highest sequence of an issuer: what a JSON number holds exactly.
+pub const ISEQ_MAX: u64 = (1 << 53) - 1;
+/// Commands that are looked at, for each second: each that acts costs two writes of 4 ms.
+pub const COMMANDS_PER_S: f64 = 5.0;
+/// And at once.
+pub const COMMANDS_BURST: f64 = 20.0;
+/// Commands that are refused with an answer: 20/s × 300 B are 6 kB/s; further ones are counted.
+pub const REFUSALS_PER_S: f64 = 20.0;
+/// And at once: a hundred stale ones after an outage get their answer.
+pub const REFUSALS_BURST: f64 = 200.0;
+/// Broadcast commands waiting for their turn.
+pub const JOBS: usize = 32;
+/// Ids that are remembered: at one command a minute 17 hours; what acts is also held by its issuer's sequence.
+pub const COMMANDS_KNOWN: usize = 1024;
+/// Digests of configurations that were put back.
+pub const PUT_BACK_KNOWN: usize = 64;
+/// Characters of a result's text that are remembered.
+pub const RESULT_TEXT: usize = 400;
+/// Largest result of a command: a record's body less its head.
+pub const RESULT_BYTES: usize = 96 * 1024;
+/// What may be set remotely, bytes: fits a command, quoted and signed.
+pub const REMOTE_CONFIG_BYTES: usize = 48 * 1024;
+/// Problems of a configuration that a result tells.
+pub const PROBLEMS_TOLD: usize = 20;
+/// How often control looks what is due.
+pub const CONTROL_TURN: Duration = Duration::from_millis(100);
+/// A configuration that cannot cut the device off stays when the stages lived with it for so long.
+pub const SETTLE: Duration = Duration::from_secs(3);
+/// A change that could cut the device off is put back after this long, unless confirmed or configured.
+pub const CONFIRM_S: u64 = 120;
+/// Devices asked together begin within this, unless configured.
+pub const JITTER_S: u64 = 10;
+/// Longest topic that is answered.
+pub const TOPIC_BYTES: usize = 512;
+/// Answers waiting for response topics.
+pub const RESPONSES: usize = 32;
+/// Cohorts of a device: each is a subscription.
+pub const COHORTS: usize = 16;
+/// Largest keyset: 100 keys of 200 bytes, and room.
+pub const KEYSET_BYTES: u64 = 64 * 1024;
+/// What `log.pull` gives out at most, bytes: fits a result.
+pub const LOG_BYTES: usize = 80 * 1024;
+/// Characters of one line of it.
+pub const LOG_LINE: usize = 4096;
+/// What it reads at most: 1,000 lines of 4 KiB.
+pub const LOG_READ: u64 = 4 * 1024 * 1024;
+/// How long the log's tool may take: a journal of 100 MB on an SD card is searched in 5 s.
+pub const LOG_WAIT: Duration = Duration::from_secs(10);
+/// How long to wait before the D-Bus, or a port for metrics, is tried again.
+pub const BUS_RETRY: Duration = Duration::from_secs(10);
+/// How often what D-Bus shows is looked at.
+pub const BUS_TURN: Duration = Duration::from_secs(1);
+/// How long the bus may take for our signals.
+pub const BUS_ANSWER: Duration = Duration::from_secs(5);
+/// One answer to Prometheus, and how long its request may be.
+pub const METRICS_ANSWER: Duration = Duration::from_secs(2);
+/// Bytes of such a request.
+pub const METRICS_REQUEST: usize = 8 * 1024;
+/// The file below the state directory that asks for the erasure.
+pub const ERASE_REQUEST: &str = "erase.request";
+
 /// Stop: every queue empties into the next within this, then what is left is stored. systemd's default kills at 90 s.
 pub const DRAIN: Duration = Duration::from_secs(8);
 /// Of which the link may use this to get the last acknowledgements.
@@ -191,6 +262,8 @@ pub const BEAT: Duration = Duration::from_secs(1);
 pub const HEALTH_S: u64 = 60;
 /// Configuration: bytes of one file, files of one layer.
 pub const CONFIG_BYTES: u64 = 1024 * 1024;
+/// Scores kept for a look, two a second: two minutes.
+pub const HISTORY: usize = 240;
 /// Problems of one configuration that are listed.
 pub const PROBLEMS: usize = 100;
 /// Tape: longest record, which is one read with its head.

@@ -5,6 +5,7 @@ use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, BufWriter, Write},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,7 +16,7 @@ use crate::{
     config::{Config, Format},
     demo::{self, Folder, csv},
     error::{Context, Fatal},
-    flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, lane},
+    flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, lane, meter::Meters},
     host::Host,
     infer::{self, Engine},
     limits, run,
@@ -119,14 +120,15 @@ fn play(
 ) -> Result<(), Fatal> {
     let host = Host { boot: "replay".into(), ..Host::default() };
     let table = Table::new(&config);
+    let meters = Arc::new(Meters::new(config.sources.len(), config.pipelines.len(), config.alarms.len()));
     let mut printer = Printer { out, names: &table.names, seqs: vec![1; table.names.len()], error: None };
     let mut engines = Vec::new();
     for group in infer::groups(&config) {
-        let mut engine = Engine::new(host.engine(&config, &table, &group, None));
+        let mut engine = Engine::new(host.engine(&config, &table, &group, None, &meters));
         engine.start(None, &mut printer, &|| {}).map_err(Fatal::failed)?;
         engines.push((group, engine));
     }
-    let mut signal = Signal::new(&config, table.signal.clone());
+    let mut signal = Signal::new(&config, table.signal.clone(), meters);
     let (mut made, mut last) = (Made::default(), None);
     for arrival in arrivals {
         let arrival = arrival?;
@@ -217,9 +219,7 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
             source: SourceId(i as u16),
             clock: host.clock.clone(),
             frames: frames_tx.clone(),
-            shed: std::sync::Arc::new(|_, frames| {
-                tracing::warn!(frames, "the tape's disk is too slow; frames are shed")
-            }),
+            shed: Arc::new(|_, frames| tracing::warn!(frames, "the tape's disk is too slow; frames are shed")),
         };
         ports.push(tokio::spawn(source::serial::run(port.serial.clone(), outlet)));
     }

@@ -10,20 +10,36 @@ use futures_util::StreamExt;
 use tokio::sync::watch;
 
 use crate::{
+    bus,
     config::Config,
+    control::{Control, Leave},
     crew::Crew,
     error::{Context, Fatal},
-    flow::{Sink, SourceId, event::Kind, lane},
+    flow::{Sink, SourceId, event::Kind, lane, meter::Meters},
     health,
-    host::{Host, notify},
-    infer, limits, link,
+    host::{Clock, Host, notify},
+    infer, limits, link, metrics,
     outbox::Outbox,
     signal, source,
     streams::Table,
+    wiring,
 };
 
-/// Runs the daemon until `stop` names a reason. Data walks down this function.
-pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>) -> Result<(), Fatal> {
+/// How a run ended, where nothing went wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// As told from outside, or by a command: the process ends.
+    Stopped,
+    /// Another configuration is to be used: the next run begins.
+    Reload,
+}
+
+/// Runs the daemon until `stop` names a reason, or a command does. Data walks down this function, orders walk up.
+pub async fn run(
+    host: &Host,
+    config: Config,
+    stop: &mut (impl Future<Output = String> + Unpin),
+) -> Result<Ending, Fatal> {
     let state = &config.device.state_dir;
     let _lock = host.lock_state(state)?; // one daemon for each state directory
     let table = Table::new(&config);
@@ -32,6 +48,8 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
     let Outbox { writer, reader, committer, told } = // a store that will not open is set aside
         Outbox::open(host.outbox(&config, &table)).map_err(Fatal::failed)?;
     let counters = Arc::new(health::Counters::default());
+    let meters = Arc::new(Meters::new(config.sources.len(), config.pipelines.len(), config.alarms.len()));
+    let status = host.status(&config, &meters, &counters, &writer);
     let mut crew = Crew::default();
     let mut events = writer.clone();
     let event = |kind, subject: &str, text: &str| vec![table.events.draft(kind, host.clock.now(), subject, text)];
@@ -64,7 +82,7 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
             patience: Some(limits::LANE_PATIENCE),
         });
         lanes.extend(group.iter().map(|pipeline| (*pipeline, windows_tx.clone())));
-        let engine = infer::Engine::new(host.engine(&config, &table, &group, Some(keeps.clone())));
+        let engine = infer::Engine::new(host.engine(&config, &table, &group, Some(keeps.clone()), &meters));
         let (sink, clock, counters) = (writer.clone(), host.clock.clone(), counters.clone());
         crew.thread(&format!("infer {i}"), move |beat| {
             let tell = |serving, lost| counters.model(i, serving, lost);
@@ -76,7 +94,7 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
 
     // signal: between the two; what it makes for the broker waits for room in the outbox
     let (stage, sink, lanes, count) = (
-        signal::Signal::new(&config, table.signal.clone()),
+        signal::Signal::new(&config, table.signal.clone(), meters.clone()),
         writer.clone(),
         lanes.into_values().collect(),
         counters.clone(),
@@ -88,6 +106,7 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
             || shed.take(),
             lanes,
             sink,
+            Clock::boot_ns,
             |waiting| {
                 beat.beat();
                 count.frames_waiting.store(waiting as u64, Ordering::Relaxed);
@@ -99,35 +118,62 @@ pub async fn run(host: Host, config: Config, stop: impl Future<Output = String>)
 
     // outbox: RAM and disk; link: from there to the broker
     let close_outbox = committer.closer();
-    let around = host.around(table.events.clone());
+    let around = host.around(table.events.clone(), meters.clone());
     crew.thread("outbox", move |beat| committer.run(around(beat))).context("start a thread")?;
     let (stop_link, link_stop) = watch::channel(false);
-    if let Some(mqtt) = config.mqtt.clone() {
-        let setup = host.link(&config, mqtt, reader, &writer, &table, &counters);
-        crew.task("link", link::run(setup, link_stop));
+    let (lines, mut ends) = wiring::lines(&config); // orders from the broker to control, and back
+    if let Some(edges) = ends.edges.take() {
+        let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), &ends);
+        crew.task("link", link::run(setup, edges, link_stop));
     }
-    let (stop_health, clock) = (crew.health(&host, &config, &table, writer, counters, times)?, host.clock.clone());
+    let (stop_health, clock) = (crew.health(host, &config, &table, status.clone(), times)?, host.clock.clone());
+    if let Some(address) = config.metrics.listen {
+        crew.task("metrics", metrics::serve(address, status.clone()));
+    }
+    if let Some(bus) = config.device.bus.clone() {
+        crew.task("bus", bus::serve(bus, wiring::shown(&status, &ends)));
+    }
+
+    // control: last, for it takes up what the last run left, and that all stages started is a part of it
+    let control = Control::new(host.control(config, &table, &writer, status, lines)?);
+    crew.thread("control", move |beat| {
+        control.run(|| beat.beat());
+        Ok(())
+    })
+    .context("start a thread")?;
 
     notify::ready("started");
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), "running");
+    let mut ending = Ending::Stopped;
     let reason = tokio::select! {
         reason = stop => Ok(reason),
+        Some(leave) = ends.leave.recv() => {
+            ending = if leave == Leave::Reload { Ending::Reload } else { Ending::Stopped };
+            Ok(if leave == Leave::Reload { "another configuration is to be used" } else { "told to restart" }.into())
+        }
         end = crew.first_end() => Err(format!("{}: {}", end.name, end.result.err().unwrap_or_else(|| "it ended".into()))),
     };
 
     // The stop: doors close from left to right, and each queue empties into the next.
     let why = reason.as_ref().unwrap_or_else(|why| why);
     tracing::info!("stopping: {why}");
-    notify::stopping(why);
+    if ending == Ending::Stopped {
+        notify::stopping(why);
+    }
     events.put(&mut vec![table.events.draft(Kind::Stopping, clock.now(), "kentledge", why)]);
     drop((stop_health, idle));
-    crew.abort("source");
-    let mut wrong = crew.join(&["source", "signal", "infer", "health"], limits::DRAIN).await;
+    for edge in ["source", "bus", "metrics"] {
+        crew.abort(edge);
+    }
+    let mut wrong = crew.join(&["source", "signal", "infer", "health", "bus", "metrics"], limits::DRAIN).await;
     let _ = stop_link.send(true);
     wrong.extend(crew.join(&["link"], limits::DRAIN_LINK * 2).await);
+    drop(ends);
+    wrong.extend(crew.join(&["control"], limits::DRAIN).await);
     close_outbox();
     wrong.extend(crew.join(&["outbox"], limits::DRAIN).await);
     wrong.extend(reason.err());
-    if wrong.is_empty() { Ok(()) } else { Err(Fatal::failed(wrong.join("; "))) }
+    if wrong.is_empty() { Ok(ending) } else { Err(Fatal::failed(wrong.join("; "))) }
 }
 
 /// Ends with the name of the first signal that asks for the stop.

@@ -4,6 +4,7 @@ use std::fmt::Write;
 
 use crate::{
     config::{Config, StreamMode},
+    control::request,
     flow::{
         StreamId,
         event::{EventStreams, Kind},
@@ -28,6 +29,10 @@ pub struct Table {
     pub health: StreamId,
     /// `up/loss`.
     pub loss: StreamId,
+    /// `up/res/TYPE/ID`: one stream, each of its messages below a topic of its own.
+    pub results: StreamId,
+    /// `up/reported`
+    pub reported: StreamId,
 }
 
 impl Table {
@@ -45,7 +50,9 @@ impl Table {
         let events = EventStreams(Kind::ALL.iter().map(|kind| add(format!("e/{}", kind.word()))).collect());
         let health = add("h".into());
         let loss = add("loss".into());
-        Self { names, signal: signal::Streams { quality, measurement, prediction }, alarms, events, health, loss }
+        let (results, reported) = (add("res".into()), add("reported".into()));
+        let signal = signal::Streams { quality, measurement, prediction };
+        Self { names, signal, alarms, events, health, loss, results, reported }
     }
 }
 
@@ -68,6 +75,11 @@ pub fn announce(host: &Host, config: &Config) -> Announce {
     for (i, name) in streams.chain(predictions).enumerate() {
         birth.push_str(if i > 0 { "," } else { "" });
         json_str(&mut birth, &name);
+    }
+    birth.push_str("],\"commands\":[");
+    for (i, (name, _)) in request::TYPES.iter().enumerate() {
+        birth.push_str(if i > 0 { "," } else { "" });
+        json_str(&mut birth, name);
     }
     birth.push(']');
     let meta = config.streams.iter().map(|s| (s.name.clone(), meta(config, s))).collect();

@@ -19,6 +19,7 @@ use crate::{Tty, eventually, onnx};
 pub struct Site {
     pub dir: Arc<TempDir>,
     state: PathBuf,
+    device: String,
     mqtt: String,
     body: String,
     env: Vec<(String, String)>,
@@ -35,7 +36,9 @@ impl Site {
         let dir = Arc::new(TempDir::new().expect("folder"));
         let state = dir.path().join("state");
         let body = "[models]\nallow_unsigned = true\n[metrics]\ninterval_s = 1\n".into();
-        Self { dir, state, mqtt: String::new(), body, env: Vec::new() }
+        // Whoever wants a D-Bus says which.
+        let device = "site = \"plant\"\nid = \"pump-1\"\nbus = \"off\"\n".into();
+        Self { dir, state, device, mqtt: String::new(), body, env: Vec::new() }
     }
 
     /// Talks to a broker on this port.
@@ -48,6 +51,12 @@ impl Site {
     pub fn with_mqtt(mut self, text: &str) -> Self {
         self.mqtt.push_str(text);
         self.mqtt.push('\n');
+        self
+    }
+
+    /// Another `[device]`, but for its state.
+    pub fn with_device(mut self, text: &str) -> Self {
+        self.device = format!("{text}\n");
         self
     }
 
@@ -91,7 +100,7 @@ impl Site {
     pub fn config(&self) -> PathBuf {
         let path = self.dir.path().join("kentledge.toml");
         let state = self.state.display();
-        let head = format!("[device]\nsite = \"plant\"\nid = \"pump-1\"\nstate_dir = \"{state}\"\n");
+        let head = format!("[device]\nstate_dir = \"{state}\"\n{}", self.device);
         fs::write(&path, format!("{head}{}{}", self.mqtt, self.body)).expect("write the configuration");
         path
     }

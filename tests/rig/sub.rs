@@ -39,7 +39,7 @@ impl Sub {
         let mut options = MqttOptions::new(format!("sub-{port}-{:?}", std::thread::current().id()), "127.0.0.1", port);
         options.set_max_packet_size(Some(1 << 20)).set_clean_start(false).set_session_expiry_interval(Some(3600));
         let (client, mut connection) = Client::new(options, 64);
-        client.subscribe("kl/#", QoS::AtLeastOnce).expect("subscribe");
+        client.subscribe("kl/+/+/up/#", QoS::AtLeastOnce).expect("subscribe");
         let seen: Arc<(Mutex<Seen>, Condvar)> = Arc::default();
         let (theirs, (ready, wait)) = (seen.clone(), std::sync::mpsc::channel());
         std::thread::spawn(move || {

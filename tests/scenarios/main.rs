@@ -2,6 +2,8 @@
 //! subscriber sees in any of them is checked against its schema (`rig::sub`).
 
 mod clock;
+mod commands;
+mod configuration;
 mod contract;
 mod damage;
 mod disk;

@@ -117,3 +117,28 @@ fn a_frozen_broker_is_survived() {
     assert_eq!(rows(&sub), (0..600).collect::<Vec<_>>());
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn an_alarm_that_cleared_in_an_outage_is_not_left_raised_at_the_broker_by_its_older_record() {
+    let (mut broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    broker.stop();
+    let site = Site::new(broker.port).with_sensor(&tty).with_mean_model();
+    let daemon = site.run();
+    eventually("the model serves", || daemon.log().contains("serving").then_some(()));
+    tty.rows(0..20, |i| format!("{i},50,50"));
+    eventually("the alarm is raised", || daemon.log().contains("alarm raised").then_some(()));
+    assert_eq!(daemon.stop(), Some(0));
+    // The next start knows that it is raised, and sees it clear: that record is sent first.
+    let daemon = site.run();
+    eventually("the model serves again", || daemon.own_log().contains("serving").then_some(()));
+    tty.rows(20..40, |i| format!("{i},0,0"));
+    eventually("the alarm clears", || daemon.own_log().contains("alarm cleared").then_some(()));
+    broker.up();
+    sub.wait_records("a/high", 2);
+    assert_eq!(daemon.stop(), Some(0));
+    let late = std::thread::scope(|s| s.spawn(|| Sub::new(broker.port)).join().expect("late"));
+    late.wait_state("offline");
+    let kept: Vec<_> = late.messages().into_iter().filter(|m| m.stream.starts_with("a/")).collect();
+    assert!(kept.is_empty(), "the broker keeps {kept:?}");
+}

@@ -6,21 +6,14 @@ use std::{
 };
 
 use super::{
-    Alarm, Channel, Config, Device, Format, Line, Models, Mqtt, Outbox, Pipeline, Problem, Serial, Source, Stream,
-    StreamMode, TimeFormat, Tls, layers, pipeline,
+    Alarm, Channel, Commands, Config, Device, Format, Line, Metrics, Models, Mqtt, Outbox, Pipeline, Problem, Serial,
+    Source, Stream, StreamMode, TimeFormat, Tls,
+    layers::{self, Layer},
+    pipeline,
     problem::Problems,
     raw::{Node, Table},
 };
-use crate::{flow::SourceId, limits};
-
-/// Who wrote the last layer.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Trust {
-    /// Someone with the device in hand.
-    Local,
-    /// Set over the network: some keys are refused.
-    Remote,
-}
+use crate::{flow::SourceId, limits, model::keyset::Keyset};
 
 /// Names already resolved, for the tables that refer to them.
 pub(super) struct Names {
@@ -32,22 +25,30 @@ pub(super) struct Names {
     pub base: PathBuf,
 }
 
-pub(super) fn build(files: &[PathBuf], trust: Trust) -> Result<Config, Vec<Problem>> {
+pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     let mut problems = Problems::default();
-    let root = layers::read(files, &mut problems);
-    let base = files.first().and_then(|f| f.parent()).unwrap_or(Path::new(".")).to_owned();
+    let root = layers::read(layers, &mut problems);
+    let base = match layers.first() {
+        Some(Layer::Local(file)) => file.parent().unwrap_or(Path::new(".")).to_owned(),
+        _ => PathBuf::from("."),
+    };
     let mut root = Table::new("", root, &mut problems);
 
     let device_node = root.node("device");
     let device = device(&mut root, device_node);
     let mqtt_node = root.node("mqtt");
-    let mqtt = mqtt_node.map(|node| mqtt(root.sub("mqtt".into(), node), &device));
+    let mqtt = mqtt_node.map(|node| mqtt(root.sub("mqtt".into(), node)));
+    if mqtt.is_some() && device.site.is_empty() {
+        root.problem("device", "`device.site` is needed where there is a broker: the first part of every topic");
+    }
+    let commands_node = root.node("commands");
+    let commands = commands(&mut root, commands_node);
     let models_node = root.node("models");
-    let models = models(&mut root, models_node, trust);
+    let models = models(&mut root, models_node);
     let outbox_node = root.node("outbox");
     let outbox = outbox(&mut root, outbox_node);
     let metrics_node = root.node("metrics");
-    let health_s = metrics(&mut root, metrics_node);
+    let metrics = metrics(&mut root, metrics_node);
 
     let mut names = Names {
         sources: BTreeMap::new(),
@@ -91,7 +92,9 @@ pub(super) fn build(files: &[PathBuf], trust: Trust) -> Result<Config, Vec<Probl
         alarms,
         outbox,
         models,
-        health_s,
+        commands,
+        metrics,
+        layers: layers.to_vec(),
         set_aside: Vec::new(),
     };
     if problems.is_empty() { Ok(config) } else { Err(problems.into_sorted()) }
@@ -121,22 +124,59 @@ pub(super) fn is_segment(text: &str) -> bool {
 
 fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
     let Some(node) = node else {
-        root.problem("device", "is needed: a table with `site` and `id`");
-        return Device { site: String::new(), id: String::new(), state_dir: PathBuf::new() };
+        // A device nobody has told anything yet runs, keeps, and says what it lacks.
+        return Device::default();
     };
     let mut t = root.sub("device".into(), node);
-    let (site, id) = (t.need_str("site"), t.need_str("id"));
+    t.only_local(&["state_dir", "bus"]);
+    let (site, id) = (t.str("site"), t.str("id"));
     for (key, text) in [("site", &site), ("id", &id)] {
-        if !text.is_empty() && !is_segment(text) {
+        if let Some(text) = text.as_ref().filter(|text| !is_segment(text)) {
             t.problem(key, format!("`{text}` is no topic segment: a-z, 0-9, then also `_` and `-`, 64 at most"));
         }
     }
-    let state_dir = t.str("state_dir").unwrap_or_else(|| "/data/kentledge".into()).into();
+    let cohorts = t.strs("cohorts").unwrap_or_default();
+    if cohorts.len() > limits::COHORTS {
+        t.problem("cohorts", format!("{} are more than {}", cohorts.len(), limits::COHORTS));
+    }
+    if let Some(bad) = cohorts.iter().find(|name| !is_segment(name)) {
+        t.problem("cohorts", format!("`{bad}` is no topic segment: a-z, 0-9, then also `_` and `-`, 64 at most"));
+    }
+    let bus = t.str("bus").unwrap_or_else(|| "system".into());
+    if !["system", "session", "off"].contains(&bus.as_str()) && !bus.starts_with("unix:") {
+        t.problem("bus", format!("`{bus}` is none of `system`, `session`, `off`, `unix:…`"));
+    }
+    let bus = Some(bus).filter(|bus| bus != "off");
+    let state_dir = t.str("state_dir").map_or_else(|| Device::default().state_dir, PathBuf::from);
     t.finish();
-    Device { site, id, state_dir }
+    Device { site: site.unwrap_or_default(), id: id.unwrap_or_default(), state_dir, cohorts, bus }
 }
 
-fn mqtt(mut t: Table<'_>, device: &Device) -> Mqtt {
+fn commands(root: &mut Table<'_>, node: Option<Node>) -> Commands {
+    let default = |path: &str| Some(PathBuf::from(path)).filter(|path| path.is_file());
+    let mut commands = Commands {
+        keyset: default("/etc/kentledge/keyset.json").or_else(|| default("/usr/lib/kentledge/keyset.json")),
+        allow_unsigned: false,
+        confirm_s: limits::CONFIRM_S,
+        jitter_s: limits::JITTER_S,
+    };
+    let Some(node) = node else { return commands };
+    let mut t = root.sub("commands".into(), node);
+    t.only_local(&["keyset", "allow_unsigned"]);
+    if let Some(path) = file(&mut t, "keyset") {
+        if let Err(why) = Keyset::read(&path) {
+            t.problem("keyset", why);
+        }
+        commands.keyset = Some(path);
+    }
+    commands.allow_unsigned = t.bool("allow_unsigned").unwrap_or(false);
+    commands.confirm_s = t.int("confirm_s", 10..=3600).map_or(limits::CONFIRM_S, |s| s as u64);
+    commands.jitter_s = t.int("jitter_s", 0..=3600).map_or(limits::JITTER_S, |s| s as u64);
+    t.finish();
+    commands
+}
+
+fn mqtt(mut t: Table<'_>) -> Mqtt {
     let url = t.need_str("url");
     let (secure, rest) = match url.split_once("://") {
         Some(("mqtts", rest)) => (true, rest),
@@ -182,7 +222,7 @@ fn mqtt(mut t: Table<'_>, device: &Device) -> Mqtt {
         password_file: file(&mut t, "password_file"),
         keep_alive_s: t.int("keep_alive_s", 5..=3600).map_or(limits::KEEP_ALIVE_S, |s| s as u64),
         cbor: t.word("payload", &[("json", false), ("cbor", true)]).unwrap_or(false),
-        client_id: t.str("client_id").unwrap_or_else(|| format!("kl-{}-{}", device.site, device.id)),
+        client_id: t.str("client_id").unwrap_or_default(),
     };
     t.finish();
     mqtt
@@ -213,15 +253,13 @@ fn file(t: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
     Some(path)
 }
 
-fn models(root: &mut Table<'_>, node: Option<Node>, trust: Trust) -> Models {
+fn models(root: &mut Table<'_>, node: Option<Node>) -> Models {
     let Some(node) = node else {
         return Models { runtime: None, allow_unsigned: false };
     };
     let mut t = root.sub("models".into(), node);
+    t.only_local(&["allow_unsigned", "runtime"]);
     let allow_unsigned = t.bool("allow_unsigned").unwrap_or(false);
-    if allow_unsigned && trust == Trust::Remote {
-        t.problem("allow_unsigned", "cannot be set remotely");
-    }
     let runtime = t.str("runtime").map(PathBuf::from);
     t.finish();
     Models { runtime, allow_unsigned }
@@ -253,13 +291,21 @@ fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {
     outbox
 }
 
-fn metrics(root: &mut Table<'_>, node: Option<Node>) -> u64 {
-    node.map_or(limits::HEALTH_S, |node| {
-        let mut t = root.sub("metrics".into(), node);
-        let s = t.int("interval_s", 1..=86_400).map_or(limits::HEALTH_S, |n| n as u64);
-        t.finish();
-        s
-    })
+fn metrics(root: &mut Table<'_>, node: Option<Node>) -> Metrics {
+    let mut metrics = Metrics { interval_s: limits::HEALTH_S, listen: None };
+    let Some(node) = node else { return metrics };
+    let mut t = root.sub("metrics".into(), node);
+    metrics.interval_s = t.int("interval_s", 1..=86_400).map_or(limits::HEALTH_S, |n| n as u64);
+    if let Some(text) = t.str("listen") {
+        // A port alone is one on this machine only.
+        let address = if text.contains(':') { text.clone() } else { format!("127.0.0.1:{text}") };
+        metrics.listen = address.parse().ok();
+        if metrics.listen.is_none() {
+            t.problem("listen", format!("`{text}` is no port, and no ADDRESS:PORT"));
+        }
+    }
+    t.finish();
+    metrics
 }
 
 fn source(name: &str, mut t: Table<'_>) -> Source {

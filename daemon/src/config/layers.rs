@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use serde_json::Value as Json;
+
 use super::{
     problem::{At, Problems},
     raw::{self, Node, Value},
@@ -12,8 +14,17 @@ use crate::limits;
 pub const VENDOR: &str = "/usr/lib/kentledge";
 /// The administrator's.
 pub const ADMIN: &str = "/etc/kentledge";
-/// Set remotely.
-pub const DATA: &str = "/data/kentledge/config";
+
+/// One text that is laid over those before it.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Layer {
+    /// Written by someone with the device in hand.
+    Local(PathBuf),
+    /// A file that was set over the network.
+    Remote(PathBuf),
+    /// What is about to be set over the network.
+    Given(String),
+}
 
 /// The `*.toml` files of a folder, by name; a missing folder has none.
 pub fn files_in(folder: &Path) -> Vec<PathBuf> {
@@ -28,16 +39,29 @@ pub fn files_in(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// Reads files and lays each over those before it.
-pub fn read(files: &[PathBuf], problems: &mut Problems) -> Node {
-    let whole = At { file: "configuration".into(), line: 0 };
+/// The layers below what is set remotely: one file, or those of the image and the administrator.
+pub fn local(file: Option<&Path>) -> Vec<Layer> {
+    let files = match file {
+        Some(file) => vec![file.to_owned()],
+        None => files_in(Path::new(VENDOR)).into_iter().chain(files_in(Path::new(ADMIN))).collect(),
+    };
+    files.into_iter().map(Layer::Local).collect()
+}
+
+/// Reads layers and lays each over those before it.
+pub fn read(layers: &[Layer], problems: &mut Problems) -> Node {
+    let whole = At { file: "configuration".into(), line: 0, remote: false };
     let mut merged = Node { at: whole, value: Value::Table(Default::default()) };
-    for path in files {
-        let name = path.display().to_string();
-        let at = At { file: name.as_str().into(), line: 0 };
-        match read_text(path) {
+    for layer in layers {
+        let (name, text, remote) = match layer {
+            Layer::Local(path) => (path.display().to_string(), read_text(path), false),
+            Layer::Remote(path) => (path.display().to_string(), read_text(path), true),
+            Layer::Given(text) => ("toml".into(), Ok(text.clone()), true),
+        };
+        let at = At { file: name.as_str().into(), line: 0, remote };
+        match text {
             Ok(text) => {
-                if let Some(node) = raw::parse(&name, &text, problems) {
+                if let Some(node) = raw::parse(&name, &text, remote, problems) {
                     if merged.at.line == 0 {
                         merged.at = node.at.clone();
                     }
@@ -48,6 +72,18 @@ pub fn read(files: &[PathBuf], problems: &mut Problems) -> Node {
         }
     }
     merged
+}
+
+/// What was written, as JSON. Secrets are not among it: they are given by path.
+pub fn json(node: &Node) -> Json {
+    match &node.value {
+        Value::Str(text) => text.as_str().into(),
+        Value::Int(n) => (*n).into(),
+        Value::Float(x) => (*x).into(),
+        Value::Bool(yes) => (*yes).into(),
+        Value::List(items) => items.iter().map(json).collect(),
+        Value::Table(map) => Json::Object(map.iter().map(|(key, node)| (key.clone(), json(node))).collect()),
+    }
 }
 
 fn read_text(path: &Path) -> Result<String, String> {

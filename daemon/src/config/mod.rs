@@ -9,12 +9,13 @@ mod raw;
 
 use std::path::{Path, PathBuf};
 
+pub use layers::Layer;
 pub use problem::Problem;
 
 use crate::{flow::SourceId, model::manifest::Manifest};
 
 /// A valid configuration.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Config {
     /// Who this device is and where it keeps its state.
     pub device: Device,
@@ -34,25 +35,62 @@ pub struct Config {
     pub outbox: Outbox,
     /// Where ONNX Runtime is, and which models may run.
     pub models: Models,
-    /// How often health is published, s.
-    pub health_s: u64,
-    /// Layers under /data that did not validate and are not in use, each with its first problem.
+    /// What may be asked of the device from afar.
+    pub commands: Commands,
+    /// How it tells how it is.
+    pub metrics: Metrics,
+    /// What it was read from, in order.
+    pub layers: Vec<Layer>,
+    /// Why the layer that was set remotely does not validate and is not in use.
     pub set_aside: Vec<String>,
 }
 
 /// `[device]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Device {
     /// First part of the topic.
     pub site: String,
-    /// Second part of the topic.
+    /// Second part of the topic; empty until `Config::named`, where nobody gave one.
     pub id: String,
     /// Folder for everything that outlives the process.
     pub state_dir: PathBuf,
+    /// Groups of devices this one obeys with.
+    pub cohorts: Vec<String>,
+    /// The D-Bus we are on: `system`, `session`, or an address; `None`: none.
+    pub bus: Option<String>,
+}
+
+impl Default for Device {
+    fn default() -> Self {
+        let (site, id) = (String::new(), String::new());
+        Self { site, id, state_dir: "/data/kentledge".into(), cohorts: Vec::new(), bus: Some("system".into()) }
+    }
+}
+
+/// `[commands]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Commands {
+    /// Whose signatures count; `None`: nobody's.
+    pub keyset: Option<PathBuf>,
+    /// For the bench: commands need no signature.
+    pub allow_unsigned: bool,
+    /// A change that could cut the device off is confirmed within this, or put back.
+    pub confirm_s: u64,
+    /// Devices that are asked together begin within this.
+    pub jitter_s: u64,
+}
+
+/// `[metrics]`
+#[derive(Debug, Clone, PartialEq)]
+pub struct Metrics {
+    /// How often health is published.
+    pub interval_s: u64,
+    /// Where Prometheus may ask.
+    pub listen: Option<std::net::SocketAddr>,
 }
 
 /// `[mqtt]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Mqtt {
     /// Host name or address.
     pub host: String,
@@ -73,7 +111,7 @@ pub struct Mqtt {
 }
 
 /// TLS files, PEM.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Tls {
     /// Certificates that may sign the broker's; `None`: those of the system.
     pub ca_file: Option<PathBuf>,
@@ -82,7 +120,7 @@ pub struct Tls {
 }
 
 /// `[source.NAME]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Source {
     /// Name.
     pub name: String,
@@ -158,7 +196,7 @@ pub enum TimeFormat {
 }
 
 /// `[channel.NAME]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Channel {
     /// Name.
     pub name: String,
@@ -179,7 +217,7 @@ pub struct Channel {
 }
 
 /// `[stream.NAME]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Stream {
     /// Name; published under `up/m/NAME`.
     pub name: String,
@@ -203,7 +241,7 @@ pub enum StreamMode {
 }
 
 /// `[pipeline.NAME]`, joined with what the model's manifest says.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Pipeline {
     /// Name; published under `up/p/NAME`.
     pub name: String,
@@ -252,7 +290,7 @@ pub struct Model {
 }
 
 /// `[alarm.NAME]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Alarm {
     /// Name; published under `up/a/NAME`.
     pub name: String,
@@ -271,7 +309,7 @@ pub struct Alarm {
 }
 
 /// `[outbox]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Outbox {
     /// Cap of what is kept, bytes of sealed messages.
     pub max_bytes: u64,
@@ -286,7 +324,7 @@ pub struct Outbox {
 }
 
 /// `[models]`
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Models {
     /// ONNX Runtime's library; `None`: looked for in the usual places.
     pub runtime: Option<PathBuf>,
@@ -294,28 +332,84 @@ pub struct Models {
     pub allow_unsigned: bool,
 }
 
+/// The file that is set remotely, below the state directory.
+pub fn remote_file(state_dir: &Path) -> PathBuf {
+    state_dir.join("config").join("remote.toml")
+}
+
 impl Config {
-    /// Reads `file`, or the three layers where none is given. On failure every problem is returned.
+    /// What someone with the device in hand wrote: `file`, or the layers of the image and of the administrator. On
+    /// failure every problem is returned.
+    pub fn local(file: Option<&Path>) -> Result<Self, Vec<Problem>> {
+        build::build(&layers::local(file))
+    }
+
+    /// The same with what was set remotely laid over it, where that validates: what was set remotely must never keep
+    /// the daemon from starting, for an older daemon may meet a newer key.
     pub fn load(file: Option<&Path>) -> Result<Self, Vec<Problem>> {
-        if let Some(file) = file {
-            return build::build(&[file.to_owned()], build::Trust::Local);
-        }
-        let mut files = layers::files_in(Path::new(layers::VENDOR));
-        files.extend(layers::files_in(Path::new(layers::ADMIN)));
-        let data = layers::files_in(Path::new(layers::DATA));
-        if data.is_empty() {
-            return build::build(&files, build::Trust::Local);
-        }
-        let with_data: Vec<PathBuf> = files.iter().chain(&data).cloned().collect();
-        match build::build(&with_data, build::Trust::Remote) {
-            Ok(config) => Ok(config),
-            // What was set remotely must never keep the daemon from starting: an older daemon may meet a newer key.
-            Err(problems) => {
-                let mut config = build::build(&files, build::Trust::Local)?;
-                config.set_aside = problems.iter().map(ToString::to_string).collect();
-                Ok(config)
+        let local = Self::local(file)?;
+        let mut why = Vec::new();
+        for name in ["remote.toml", "previous"] {
+            let path = local.device.state_dir.join("config").join(name);
+            if !path.exists() {
+                // A device that has never been set remotely has no previous state of that either.
+                return Ok(Self { set_aside: why, ..local });
+            }
+            match local.with(Layer::Remote(path)) {
+                Ok(config) => return Ok(Self { set_aside: why, ..config }),
+                Err(problems) => why.extend(problems.iter().map(ToString::to_string)),
             }
         }
+        Ok(Self { set_aside: why, ..local })
+    }
+
+    /// This configuration with another remote layer, or with none.
+    pub fn with_remote(&self, text: Option<&str>) -> Result<Self, Vec<Problem>> {
+        let mut layers = self.local_layers();
+        layers.extend(text.map(|text| Layer::Given(text.to_owned())));
+        Ok(build::build(&layers)?.named(&self.device.id))
+    }
+
+    /// What is written, all layers laid over one another, as JSON.
+    pub fn written(&self) -> serde_json::Value {
+        layers::json(&layers::read(&self.layers, &mut problem::Problems::default()))
+    }
+
+    fn with(&self, layer: Layer) -> Result<Self, Vec<Problem>> {
+        let mut layers = self.local_layers();
+        layers.push(layer);
+        build::build(&layers)
+    }
+
+    fn local_layers(&self) -> Vec<Layer> {
+        self.layers.iter().filter(|layer| matches!(layer, Layer::Local(_))).cloned().collect()
+    }
+
+    /// Gives the device its name, where the configuration does not.
+    pub fn named(mut self, id: &str) -> Self {
+        if self.device.id.is_empty() {
+            id.clone_into(&mut self.device.id);
+        }
+        if let Some(mqtt) = self.mqtt.as_mut().filter(|mqtt| mqtt.client_id.is_empty()) {
+            mqtt.client_id = format!("kl-{}-{}", self.device.site, self.device.id);
+        }
+        self
+    }
+
+    /// Whether a device that goes over to `other` might not be reached any more.
+    pub fn could_cut_off(&self, other: &Self) -> bool {
+        self.mqtt != other.mqtt || self.device != other.device || self.commands != other.commands
+    }
+
+    /// Whether `other` differs in nothing but the connection to the broker.
+    pub fn differs_in_link_only(&self, other: &Self) -> bool {
+        let same = Self {
+            mqtt: self.mqtt.clone(),
+            layers: self.layers.clone(),
+            set_aside: self.set_aside.clone(),
+            ..other.clone()
+        };
+        self.mqtt.is_some() && other.mqtt.is_some() && *self == same
     }
 
     /// The channels of one source, as indices.

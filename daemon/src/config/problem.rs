@@ -11,6 +11,8 @@ pub struct At {
     pub file: std::sync::Arc<str>,
     /// Line, from 1; 0 for the file as a whole.
     pub line: usize,
+    /// It was set over the network.
+    pub remote: bool,
 }
 
 /// One problem.

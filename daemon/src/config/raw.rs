@@ -54,29 +54,36 @@ impl Value {
 }
 
 /// Parses one file's text.
-pub fn parse(file: &str, text: &str, problems: &mut Problems) -> Option<Node> {
-    let file: Arc<str> = file.into();
+pub fn parse(file: &str, text: &str, remote: bool, problems: &mut Problems) -> Option<Node> {
+    let file = From { file: file.into(), remote };
     let line_of = |offset: usize| text.as_bytes()[..offset.min(text.len())].iter().filter(|b| **b == b'\n').count() + 1;
     match DeTable::parse(text) {
         Ok(table) => {
-            let at = At { file: file.clone(), line: 1 };
+            let at = file.at(1);
             let value = table_value(table.into_inner(), &file, &line_of, problems);
             Some(Node { at, value })
         }
         Err(why) => {
             let line = why.span().map_or(0, |span| line_of(span.start));
-            problems.add(&At { file, line }, "toml", why.message());
+            problems.add(&file.at(line), "toml", why.message());
             None
         }
     }
 }
 
-fn table_value(
-    table: DeTable<'_>,
-    file: &Arc<str>,
-    line_of: &dyn Fn(usize) -> usize,
-    problems: &mut Problems,
-) -> Value {
+/// Which file a node comes from.
+struct From {
+    file: Arc<str>,
+    remote: bool,
+}
+
+impl From {
+    fn at(&self, line: usize) -> At {
+        At { file: self.file.clone(), line, remote: self.remote }
+    }
+}
+
+fn table_value(table: DeTable<'_>, file: &From, line_of: &dyn Fn(usize) -> usize, problems: &mut Problems) -> Value {
     let nodes = table.into_iter().map(|(key, value)| {
         let line = line_of(key.span().start);
         (key.into_inner().into_owned(), node(value, line, file, line_of, problems))
@@ -87,11 +94,11 @@ fn table_value(
 fn node(
     value: Spanned<DeValue<'_>>,
     line: usize,
-    file: &Arc<str>,
+    file: &From,
     line_of: &dyn Fn(usize) -> usize,
     problems: &mut Problems,
 ) -> Node {
-    let at = At { file: file.clone(), line };
+    let at = file.at(line);
     let value = match value.into_inner() {
         DeValue::String(text) => Value::Str(text.into_owned()),
         DeValue::Boolean(yes) => Value::Bool(yes),
@@ -166,6 +173,15 @@ impl<'a> Table<'a> {
         let at = self.map.get(key).map_or_else(|| self.at.clone(), |node| node.at.clone());
         let key = self.key(key);
         self.problems.add(&at, key, why);
+    }
+
+    /// Some keys may not be set over the network: what one writes could let a stranger in.
+    pub fn only_local(&mut self, keys: &[&'static str]) {
+        for key in keys {
+            if self.map.get(*key).is_some_and(|node| node.at.remote) {
+                self.problem(key, "cannot be set remotely");
+            }
+        }
     }
 
     /// Is the key there?

@@ -109,11 +109,11 @@ fn play(
     }
     let (stop_daemon, told) = tokio::sync::oneshot::channel::<()>();
     let daemon = std::thread::spawn(move || {
-        let told = async {
+        let mut told = Box::pin(async {
             let _ = told.await;
             "the demo is over".to_owned()
-        };
-        runtime()?.block_on(run::run(host, config, told))
+        });
+        runtime()?.block_on(run::run(&host, config, &mut told)).map(|_| ())
     });
     let sensor = {
         let (stop, speed) = (stop.clone(), args.speed);

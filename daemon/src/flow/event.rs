@@ -16,6 +16,12 @@ pub enum Kind {
     Stopping,
     /// A configuration layer does not validate and is not used.
     ConfigSetAside,
+    /// Another configuration is in use.
+    ConfigChanged,
+    /// A configuration was not confirmed; the one before is back.
+    ConfigRolledBack,
+    /// Commands were refused without an answer.
+    CommandsRefused,
     /// The store could not be opened; a new one was started.
     StoreSetAside,
     /// Something that was safe on disk is gone, or does not check.
@@ -38,10 +44,13 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 12] = [
+    pub const ALL: [Kind; 15] = [
         Kind::Boot,
         Kind::Stopping,
         Kind::ConfigSetAside,
+        Kind::ConfigChanged,
+        Kind::ConfigRolledBack,
+        Kind::CommandsRefused,
         Kind::StoreSetAside,
         Kind::StoreDamaged,
         Kind::DiskFailed,
@@ -59,6 +68,9 @@ impl Kind {
             Kind::Boot => "boot",
             Kind::Stopping => "stopping",
             Kind::ConfigSetAside => "config.set_aside",
+            Kind::ConfigChanged => "config.changed",
+            Kind::ConfigRolledBack => "config.rolled_back",
+            Kind::CommandsRefused => "commands.refused",
             Kind::StoreSetAside => "store.set_aside",
             Kind::StoreDamaged => "store.damaged",
             Kind::DiskFailed => "disk.failed",
@@ -74,7 +86,8 @@ impl Kind {
     fn severity(self) -> &'static str {
         match self {
             Kind::Boot | Kind::Stopping | Kind::ModelServing | Kind::ModelCalibrated => "info",
-            Kind::WorkerLost | Kind::Outage => "warning",
+            Kind::ConfigChanged => "info",
+            Kind::WorkerLost | Kind::Outage | Kind::ConfigRolledBack | Kind::CommandsRefused => "warning",
             Kind::StoreDamaged | Kind::DiskFailed | Kind::LinkTwin => "critical",
             Kind::ConfigSetAside | Kind::StoreSetAside | Kind::ModelFailed => "critical",
         }

@@ -3,6 +3,8 @@
 pub mod event;
 pub mod frame;
 pub mod lane;
+pub mod meter;
+pub mod order;
 pub mod record;
 pub mod sample;
 pub mod stamp;

@@ -57,11 +57,11 @@ impl Keep {
         if any && value.is_none() { Err(Damaged) } else { Ok(value) }
     }
 
-    /// Forgets what was saved.
+    /// Forgets what was saved, also after a power cut.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.0.join(name)) {
             Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
-            other => other,
+            other => other.and_then(|()| File::open(&self.0)?.sync_all()),
         }
     }
 }

@@ -3,7 +3,10 @@
 pub mod attempt;
 pub mod clock;
 pub mod defence;
+pub mod identity;
 pub mod keep;
+pub mod log;
+pub mod logind;
 pub mod notify;
 pub mod sys;
 
@@ -27,14 +30,26 @@ pub struct Host {
     pub clock: Arc<Clock>,
     /// This boot's id.
     pub boot: String,
+    /// This process, as no other was or will be named.
+    pub process: String,
     /// This program, which is also the worker: the very file that runs, even when another has taken its name.
     pub program: PathBuf,
 }
 
 impl Default for Host {
     fn default() -> Self {
-        Self { clock: Arc::default(), boot: clock::boot_id(), program: "/proc/self/exe".into() }
+        Self { clock: Arc::default(), boot: clock::boot_id(), process: nonce(), program: "/proc/self/exe".into() }
     }
+}
+
+/// 128 bits nobody can guess, as hex.
+pub fn nonce() -> String {
+    use std::io::Read;
+    let mut bytes = [0u8; 16];
+    if File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).is_err() {
+        fastrand::fill(&mut bytes);
+    }
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
 impl Host {

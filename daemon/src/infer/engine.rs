@@ -181,6 +181,7 @@ impl Engine {
         let Some(mut serving) = self.serving.take() else {
             return Err("no worker".into());
         };
+        self.setup.served.iter_mut().for_each(Served::recalibrate_if_asked);
         let rung = self.calibrate_if_due(&mut serving, beat).and_then(|()| {
             let count = self.ring_size(serving.worker.slots());
             for slot in 0..count {

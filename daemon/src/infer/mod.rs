@@ -54,13 +54,13 @@ pub fn run(
     let mut wait = Duration::ZERO;
     loop {
         beat();
-        tell(engine.is_serving(), engine.lost_workers);
         if !engine.is_serving() && wait.is_zero() {
             wait = match engine.start(Some(now()), &mut sink, &beat) {
                 Ok(()) => Duration::ZERO,
                 Err(_) => engine.retry_after().max(limits::WORKER_RETRY_MIN),
             };
         }
+        tell(engine.is_serving(), engine.lost_workers);
         if !engine.is_serving() {
             // What arrives while there is no worker stays in the lane, which sheds and counts the oldest.
             if windows.is_closed() {

@@ -1,6 +1,9 @@
 //! One pipeline as its worker's answers see it: calibration, score, prediction record, alarms.
 
-use std::{fmt::Write, sync::Arc};
+use std::{
+    fmt::Write,
+    sync::{Arc, atomic::Ordering::Relaxed},
+};
 
 use super::{
     alarm::{Alarm, Raised},
@@ -11,6 +14,7 @@ use crate::{
     config,
     flow::{
         Class, Draft, Phase, Retain, StreamId, Window,
+        meter::Meters,
         record::{json_list, json_num, json_str},
     },
     host::Keep,
@@ -31,7 +35,7 @@ pub struct Served {
     config: config::Pipeline,
     index: u16,
     stream: StreamId,
-    alarms: Vec<(Alarm, StreamId)>,
+    alarms: Vec<(Alarm, StreamId, usize)>,
     keeps: Option<Keeps>,
     replay: bool,
     model_sha256: Arc<str>,
@@ -40,6 +44,7 @@ pub struct Served {
     statistics: Option<(Vec<f32>, Vec<f32>)>,
     lineage: Arc<str>,
     scratch: Vec<f32>,
+    meters: Arc<Meters>,
 }
 
 /// What a worker answered for one window.
@@ -62,18 +67,22 @@ impl Served {
         boot: &str,
         keeps: Option<Keeps>,
         replay: bool,
+        meters: Arc<Meters>,
     ) -> Self {
         let pipeline = config.pipelines[usize::from(index)].clone();
-        let mine = config.alarms.iter().zip(alarm_streams).filter(|(alarm, _)| alarm.pipeline == usize::from(index));
-        let alarms = mine.map(|(alarm, stream)| {
+        let all = config.alarms.iter().zip(alarm_streams).enumerate();
+        let mine = all.filter(|(_, (alarm, _))| alarm.pipeline == usize::from(index));
+        let alarms = mine.map(|(place, (alarm, stream))| {
             let raised =
                 keeps.as_ref().and_then(|k| serde_json::from_slice::<Raised>(&k.alarms.load(&alarm.name)?).ok());
-            (Alarm::new(alarm.clone(), boot, raised), *stream)
+            meters.alarms[place].store(raised.is_some(), Relaxed);
+            (Alarm::new(alarm.clone(), boot, raised), *stream, place)
         });
+        let alarms = alarms.collect();
         Self {
             index,
             stream,
-            alarms: alarms.collect(),
+            alarms,
             keeps,
             replay,
             model_sha256: "".into(),
@@ -81,6 +90,7 @@ impl Served {
             statistics: None,
             lineage: "".into(),
             scratch: Vec::new(),
+            meters,
             config: pipeline,
         }
     }
@@ -141,6 +151,21 @@ impl Served {
             ",\"sha256\":\"{sha}\",\"slot\":\"a\",\"provider\":\"cpu\",\"cal\":\"{cal}\",\"unsigned\":true}}"
         );
         out.into()
+    }
+
+    /// Learns anew, where that was asked for.
+    pub fn recalibrate_if_asked(&mut self) {
+        let asked = self.meters.pipelines[usize::from(self.index)].recalibrate.swap(false, Relaxed);
+        let Some(config) = self.config.model.manifest.calibration.clone().filter(|_| asked) else { return };
+        tracing::info!(pipeline = self.config.name, "learning anew what is normal");
+        if let Some(keeps) = &self.keeps
+            && let Err(why) = keeps.calibration.remove(&self.config.name)
+        {
+            tracing::error!(pipeline = self.config.name, "forget the calibration: {why}");
+        }
+        self.statistics = None;
+        self.calibration = Some(Calibration::Learning(Learning::new(config)));
+        self.lineage = self.lineage_json();
     }
 
     /// Values for one input of the model, for this window.
@@ -205,6 +230,15 @@ impl Served {
         let learning = matches!(self.calibration, Some(Calibration::Learning(_)));
         let threshold = self.threshold();
         let score = (!learning).then_some(answered.score);
+        let meter = &self.meters.pipelines[usize::from(self.index)];
+        meter.predictions.add(1);
+        meter.infer.took(u64::from(answered.took_us));
+        meter.learning.store(learning, Relaxed);
+        meter.threshold.set(threshold.unwrap_or(f32::NAN));
+        match score {
+            Some(score) => meter.scored(score),
+            None => meter.score.set(f32::NAN),
+        }
         drafts.push(Draft {
             stream: self.stream,
             class: Class::Score,
@@ -214,7 +248,7 @@ impl Served {
             retain: Retain::No,
         });
         let Some(score) = score else { return };
-        for (alarm, stream) in &mut self.alarms {
+        for (alarm, stream, place) in &mut self.alarms {
             let Some(change) = alarm.step(score, threshold, &window.tag) else {
                 continue;
             };
@@ -227,6 +261,7 @@ impl Served {
                     tracing::error!(alarm = alarm.name(), "keep the alarm's state: {why}");
                 }
             }
+            self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
             match change.phase {
                 Phase::Raised => tracing::warn!(alarm = alarm.name(), score, "alarm raised"),
                 Phase::Cleared => tracing::info!(alarm = alarm.name(), score, "alarm cleared"),

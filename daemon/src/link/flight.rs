@@ -71,11 +71,11 @@ impl<T> Flight<T> {
         }
     }
 
-    /// The broker answered.
-    pub fn answered(&mut self, id: u16) -> Option<T> {
+    /// The broker answered; with when it was written.
+    pub fn answered(&mut self, id: u16) -> Option<(T, Duration)> {
         let flying = self.flying.remove(&id)?;
         self.backlog -= usize::from(flying.backlog);
-        Some(flying.what)
+        Some((flying.what, flying.since))
     }
 
     /// When the one was written that waits longest for its answer.
@@ -107,13 +107,13 @@ mod tests {
             flight.written(id, Duration::from_secs(u64::from(id)));
         }
         assert_eq!(flight.len(), 3);
-        assert_eq!(flight.answered(2), Some("b"));
+        assert_eq!(flight.answered(2).map(|a| a.0), Some("b"));
         assert!(!flight.has_room(), "id 1 is next and in use");
         assert_eq!(flight.oldest(), Some(Duration::from_secs(1)));
-        assert_eq!(flight.answered(1), Some("a"));
+        assert_eq!(flight.answered(1).map(|a| a.0), Some("a"));
         assert!(flight.has_room());
         assert_eq!(flight.answered(9), None);
-        assert_eq!(flight.answered(3), Some("c"));
+        assert_eq!(flight.answered(3).map(|a| a.0), Some("c"));
         assert_eq!((flight.len(), flight.oldest()), (0, None));
     }
 

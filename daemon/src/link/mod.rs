@@ -7,7 +7,13 @@ mod pace;
 mod topic;
 mod wire;
 
-use std::{collections::VecDeque, fmt::Write, pin::pin, sync::Arc, time::Duration};
+use std::{
+    collections::VecDeque,
+    fmt::Write,
+    pin::pin,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::StreamExt;
 use rumqttc::{
@@ -16,21 +22,32 @@ use rumqttc::{
         AsyncClient, ConnectionError, Event, EventLoop, Incoming, StateError,
         mqttbytes::{
             QoS,
-            v5::{ConnAck, DisconnectReasonCode, PubAckReason},
+            v5::{
+                ConnAck, DisconnectReasonCode, Filter, PubAckReason, Publish, PublishProperties, RetainForwardRule,
+                SubAck, SubscribeReasonCode,
+            },
         },
     },
 };
-use tokio::{sync::watch, time::Instant};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 pub use topic::Topics;
 
 use self::{flight::Flight, pace::Pace};
 use crate::{
     config::Mqtt,
-    flow::{Clk, Retain, event::Kind},
-    host::{Clock, Defence, clock::rfc3339_ms, sys},
+    flow::{
+        Class, Clk, Retain,
+        event::Kind,
+        meter::Meters,
+        order::{Arrived, Door, LinkNews, Respond, Response, Ticket},
+    },
+    host::{Clock, Defence, clock::rfc3339_ms, nonce, sys},
     limits,
-    outbox::{ParcelId, Reader, ToSend},
+    outbox::{ParcelId, Reader, Sealed, ToSend},
 };
 
 /// What is announced with each connection, all retained.
@@ -47,10 +64,25 @@ pub struct Announce {
 /// Makes an event of a kind and a text.
 pub type Tell = Box<dyn Fn(Kind, &str) + Send + Sync>;
 
-/// What the link works with.
-pub struct Setup {
+/// The connection that is wanted.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Wanted {
     /// The broker.
     pub mqtt: Mqtt,
+    /// Counts changes of it.
+    pub generation: u64,
+    /// While a change is on trial: the longest wait between two connects.
+    pub wait_most: Option<Duration>,
+}
+
+/// What the link works with.
+pub struct Setup {
+    /// Where what arrives goes.
+    pub orders: Door,
+    /// How the connection stands.
+    pub news: watch::Sender<LinkNews>,
+    /// What is counted.
+    pub meters: Arc<Meters>,
     /// Topics.
     pub topics: Topics,
     /// What is announced.
@@ -63,15 +95,30 @@ pub struct Setup {
     pub backlog_kib_s: u64,
     /// Makes an event; never waits.
     pub tell: Tell,
+    /// Whether this stream's alarm is raised now; `None`: it is no alarm. What was kept in an outage is sent after what is
+    /// live: an older record must not undo what the broker keeps of a newer one.
+    pub raised: Box<dyn Fn(&str) -> Option<bool> + Send + Sync>,
     /// Says in words how the connection is, for the status line.
     pub note: Box<dyn Fn(&str) + Send + Sync>,
+}
+
+/// What control asks of the link.
+pub struct Edges {
+    /// The broker.
+    pub wanted: watch::Receiver<Wanted>,
+    /// Answers for response topics.
+    pub responses: mpsc::Receiver<Response>,
+    /// Orders that are settled.
+    pub settled: mpsc::Receiver<Ticket>,
 }
 
 /// What an acknowledgement settles.
 #[derive(Debug, Clone, Copy)]
 enum Settles {
-    /// One message of the outbox.
-    Parcel(ParcelId),
+    /// One message of the outbox; of a command's result, its sequence.
+    Parcel(ParcelId, Option<u64>),
+    /// The subscriptions.
+    Subscriptions,
     /// Nothing: announcements are made anew with each connection.
     Nothing,
 }
@@ -84,6 +131,8 @@ enum Ended {
     Lost(String),
     /// Another client came with our client id.
     Twin,
+    /// Another connection is wanted.
+    Changed,
 }
 
 /// A message on its way to the client library.
@@ -93,21 +142,35 @@ struct Handed {
     retain: bool,
     settles: Settles,
     backlog: bool,
+    correlation: Option<bytes::Bytes>,
+}
+
+impl Handed {
+    fn nothing(topic: String, payload: Vec<u8>, retain: bool) -> Self {
+        Self { topic, payload, retain, settles: Settles::Nothing, backlog: false, correlation: None }
+    }
 }
 
 /// The stage as a task: connects for ever; ends some time after `stop` becomes true.
-pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) {
+pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>) {
     let mut outage = Outage { session: 0, since: Instant::now(), why: String::new(), twins: 0, thrown_out: 0 };
     loop {
-        let wait = if setup.mqtt.tls.is_some() && setup.clock.now().clk == Clk::Unset {
+        let wanted = edges.wanted.borrow_and_update().clone();
+        let (wait_most, generation) = (wanted.wait_most.unwrap_or(Duration::MAX), wanted.generation);
+        setup.news.send_replace(LinkNews { taken: generation, ..LinkNews::default() });
+        let wait = if wanted.mqtt.tls.is_some() && setup.clock.now().clk == Clk::Unset {
             // Certificates are valid at times. A clock that cannot be right would refuse them all, for ever.
-            outage.say(&setup, "waiting for the time: TLS needs a clock that is not before the last known time");
+            outage.say(
+                &setup,
+                &wanted.mqtt,
+                "waiting for the time: TLS needs a clock that is not before the last known time",
+            );
             limits::CLOCK_WAIT
         } else {
             outage.session += 1;
             let began = Instant::now();
-            let mut link = Link::new(&setup, &outage);
-            let ended = link.connection(&mut stop).await;
+            let mut link = Link::new(&setup, &wanted, &outage);
+            let ended = link.connection(&mut stop, &mut edges).await;
             let connected = link.connected;
             if connected {
                 setup.reader.offline();
@@ -121,29 +184,38 @@ pub async fn run(setup: Setup, mut stop: watch::Receiver<bool>) {
             // say so (mosquitto 2.0.11 does not), or a broker that does not want us.
             let soon = connected && began.elapsed() < limits::THROWN_OUT_WITHIN;
             outage.thrown_out = if soon { outage.thrown_out + 1 } else { 0 };
-            let id = &setup.mqtt.client_id;
+            let id = &wanted.mqtt.client_id;
             match ended {
                 Ended::Stopped => return,
+                Ended::Changed => Duration::ZERO,
                 Ended::Twin => {
-                    outage.twin(&setup, &format!("another client connected as {id} and took the session over"))
+                    let what = format!("another client connected as {id} and took the session over");
+                    outage.twin(&setup, &wanted.mqtt, &what)
                 }
                 Ended::Lost(why) if outage.thrown_out >= limits::THROWN_OUT => {
                     let times = outage.thrown_out;
                     let what =
                         format!("{times} connections in a row ended soon ({why}); is another client {id} as well?");
-                    outage.twin(&setup, &what)
+                    outage.twin(&setup, &wanted.mqtt, &what)
                 }
                 Ended::Lost(why) => {
-                    outage.say(&setup, &why);
+                    outage.say(&setup, &wanted.mqtt, &why);
                     backoff::wait(outage.since.elapsed(), fastrand::f64())
                 }
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(wait) => {}
-            _ = stop.wait_for(|stop| *stop) => return,
+            () = tokio::time::sleep(wait.min(wait_most)) => {}
+            () = until(&mut edges.wanted, |wanted| wanted.generation != generation) => {}
+            () = until(&mut stop, |stop| *stop) => return,
         }
     }
+}
+
+/// Waits until what is watched is so, or nobody can change it any more.
+async fn until<T>(watched: &mut watch::Receiver<T>, so: impl FnMut(&T) -> bool) {
+    // What `wait_for` gives is a lock; it must not live on in a select.
+    let _ = watched.wait_for(so).await;
 }
 
 /// The time between two connections.
@@ -160,19 +232,19 @@ struct Outage {
 
 impl Outage {
     /// Leaves the broker to a twin for some time, and says so. Returns how long.
-    fn twin(&mut self, setup: &Setup, what: &str) -> Duration {
+    fn twin(&mut self, setup: &Setup, mqtt: &Mqtt, what: &str) -> Duration {
         self.twins += 1;
         self.thrown_out = 0;
         let wait = backoff::twin_wait(self.twins, fastrand::f64());
         let why = format!("{what}; leaving it the broker for {} s", wait.as_secs());
-        self.say(setup, &why);
+        self.say(setup, mqtt, &why);
         (setup.tell)(Kind::LinkTwin, &why);
         wait
     }
 
-    fn say(&mut self, setup: &Setup, why: &str) {
+    fn say(&mut self, setup: &Setup, mqtt: &Mqtt, why: &str) {
         if why != self.why {
-            let broker = format!("{}:{}", setup.mqtt.host, setup.mqtt.port);
+            let broker = format!("{}:{}", mqtt.host, mqtt.port);
             tracing::warn!(broker, "no connection: {why}; trying again");
             (setup.note)(why);
             why.clone_into(&mut self.why);
@@ -183,10 +255,15 @@ impl Outage {
 /// One connection.
 struct Link<'a> {
     setup: &'a Setup,
+    wanted: &'a Wanted,
+    /// What `up/birth` says: a command that echoes it was made for this connection.
+    nonce: Arc<str>,
     outage: &'a Outage,
     flight: Flight<Settles>,
     /// What is handed over next, one by one.
     hand: VecDeque<Handed>,
+    /// Orders the broker may forget.
+    settled: VecDeque<u16>,
     pace: Pace,
     connected: bool,
     began: Instant,
@@ -196,35 +273,40 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn new(setup: &'a Setup, outage: &'a Outage) -> Self {
+    fn new(setup: &'a Setup, wanted: &'a Wanted, outage: &'a Outage) -> Self {
         Self {
             setup,
+            wanted,
+            nonce: nonce().into(),
             outage,
             flight: Flight::default(),
             hand: VecDeque::new(),
+            settled: VecDeque::new(),
             pace: Pace::new(setup.backlog_kib_s),
             connected: false,
             began: Instant::now(),
             heard: Duration::ZERO,
-            keep_alive: Duration::from_secs(setup.mqtt.keep_alive_s),
+            keep_alive: Duration::from_secs(wanted.mqtt.keep_alive_s),
         }
     }
 
-    async fn connection(&mut self, stop: &mut watch::Receiver<bool>) -> Ended {
-        let setup = self.setup;
+    async fn connection(&mut self, stop: &mut watch::Receiver<bool>, edges: &mut Edges) -> Ended {
+        let (setup, generation) = (self.setup, self.wanted.generation);
         let will = self.state("offline");
-        let options = match wire::options(&setup.mqtt, &setup.topics.state(), will) {
+        let options = match wire::options(&self.wanted.mqtt, &setup.topics.state(), will) {
             Ok(options) => options,
             Err(why) => return Ended::Lost(why),
         };
-        let (client, events) = AsyncClient::new(options, 2);
+        // One message of ours at a time, and acknowledgements of orders.
+        let (client, events) = AsyncClient::new(options, 8);
         let mut events = pin!(stream(events));
         let mut drain_until: Option<Instant> = None;
         loop {
             if let Some(until) = drain_until
                 && (setup.reader.is_drained() || Instant::now() >= until)
             {
-                return self.leave(&client, events).await;
+                self.leave(&client, events).await;
+                return Ended::Stopped;
             }
             if let Err(why) = self.check().and_then(|()| self.hand_over(&client)) {
                 return Ended::Lost(why);
@@ -248,13 +330,23 @@ impl<'a> Link<'a> {
                 () = setup.reader.ready(backlog), if room => if let Some(message) = setup.reader.take(backlog) {
                     self.send(&message);
                 },
-                _ = stop.wait_for(|stop| *stop), if drain_until.is_none() => {
+                () = until(stop, |stop| *stop), if drain_until.is_none() => {
                     if !self.connected {
                         return Ended::Stopped;
                     }
                     drain_until = Some(Instant::now() + limits::DRAIN_LINK);
                     self.publish(setup.topics.state(), self.state("stopping"));
                 }
+                () = until(&mut edges.wanted, |wanted| wanted.generation != generation), if drain_until.is_none() => {
+                    if self.connected {
+                        self.leave(&client, events).await;
+                    }
+                    return Ended::Changed;
+                }
+                Some(response) = edges.responses.recv(), if room => self.respond(response),
+                Some(ticket) = edges.settled.recv() => if ticket.session == self.outage.session {
+                    self.settled.push_back(ticket.id);
+                },
                 () = tokio::time::sleep(tick) => {}
             }
         }
@@ -282,9 +374,17 @@ impl<'a> Link<'a> {
         match event {
             Event::Incoming(Incoming::ConnAck(ack)) => self.connected(&ack),
             Event::Outgoing(Outgoing::Publish(id)) => self.flight.written(id, self.began.elapsed()),
+            Event::Outgoing(Outgoing::Subscribe(id)) => self.flight.written(id, self.began.elapsed()),
+            Event::Incoming(Incoming::SubAck(ack)) => {
+                self.flight.answered(ack.pkid);
+                self.subscribed(&ack);
+            }
+            Event::Incoming(Incoming::Publish(publish)) => self.arrived(publish),
             Event::Incoming(Incoming::PubAck(ack)) => {
-                if let Some(Settles::Parcel(parcel)) = self.flight.answered(ack.pkid) {
-                    return self.settle(parcel, ack.reason);
+                let answered = self.flight.answered(ack.pkid);
+                if let Some((Settles::Parcel(parcel, result), since)) = answered {
+                    self.setup.meters.acknowledge.took_time(self.began.elapsed().saturating_sub(since));
+                    return self.settle(parcel, result, ack.reason);
                 }
             }
             _ => {}
@@ -294,9 +394,15 @@ impl<'a> Link<'a> {
 
     /// Only a successful answer removes a record. An answer that no repetition can change books it as lost; any other
     /// ends the connection, and everything unacknowledged is sent again after a pause.
-    fn settle(&self, parcel: ParcelId, reason: PubAckReason) -> Result<(), String> {
+    fn settle(&self, parcel: ParcelId, result: Option<u64>, reason: PubAckReason) -> Result<(), String> {
         match reason {
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => self.setup.reader.acked(parcel),
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
+                self.setup.reader.acked(parcel);
+                if let Some(seq) = result {
+                    self.setup.meters.result_acked.fetch_max(seq, Ordering::Relaxed);
+                    self.setup.news.send_modify(|news| news.acked = news.acked.max(seq));
+                }
+            }
             _ if !Defence::PubackReason.stands() => self.setup.reader.acked(parcel),
             PubAckReason::NotAuthorized | PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
                 tracing::error!("the broker refuses a message for good: {reason:?}");
@@ -315,31 +421,76 @@ impl<'a> Link<'a> {
         }
         let setup = self.setup;
         self.flight.open(limits::IN_FLIGHT.min(theirs));
-        sys::limit_unsent(setup.mqtt.port, limits::UNSENT_BYTES);
+        let mqtt = &self.wanted.mqtt;
+        sys::limit_unsent(mqtt.port, limits::UNSENT_BYTES);
         self.connected = true;
-        let broker = format!("{}:{}", setup.mqtt.host, setup.mqtt.port);
+        self.setup.meters.connections.add(1);
+        let broker = format!("{}:{}", mqtt.host, mqtt.port);
         tracing::info!(broker, session = self.outage.session, "connected");
         (setup.note)("");
         let away = self.outage.since.elapsed();
         if away >= limits::OUTAGE_TOLD && !self.outage.why.is_empty() {
             (setup.tell)(Kind::Outage, &format!("no connection for {:.1} s: {}", away.as_secs_f64(), self.outage.why));
         }
+        let subscriptions =
+            Handed { settles: Settles::Subscriptions, ..Handed::nothing(String::new(), Vec::new(), false) };
+        self.hand.push_back(subscriptions);
         self.publish(setup.topics.state(), self.state("online"));
-        self.publish(setup.topics.birth(), self.head(&setup.announce.birth));
+        self.publish(
+            setup.topics.birth(),
+            self.head(&format!("{},\"nonce\":\"{}\"", setup.announce.birth, self.nonce)),
+        );
         for (stream, members) in &setup.announce.meta {
             self.publish(setup.topics.meta(stream), self.head(members));
         }
         setup.reader.online();
     }
 
+    /// What the broker said to our subscriptions. One that was refused leaves the device without commands: it is told,
+    /// and data goes on.
+    fn subscribed(&self, ack: &SubAck) {
+        let refused = ack.return_codes.iter().filter(|code| !matches!(code, SubscribeReasonCode::Success(_))).count();
+        if refused == 0 {
+            self.setup.news.send_if_modified(|news| !std::mem::replace(&mut news.subscribed, true));
+        } else {
+            let text = format!("the broker refuses {refused} of {} subscriptions", ack.return_codes.len());
+            tracing::error!("{text}");
+            (self.setup.note)(&text);
+        }
+    }
+
+    /// Hands an order to control, which says when it is settled; only then the broker may forget it.
+    fn arrived(&mut self, publish: Publish) {
+        let topic = String::from_utf8_lossy(&publish.topic);
+        let Some((to, asked)) = self.setup.topics.read(&topic) else {
+            tracing::warn!(%topic, "a message that is not for this device");
+            return self.settled.push_back(publish.pkid);
+        };
+        let properties = publish.properties.as_ref();
+        let respond = properties
+            .and_then(|p| Some(Respond { topic: p.response_topic.clone()?, correlation: p.correlation_data.clone() }));
+        let (payload, retained, nonce) = (publish.payload.clone(), publish.retain, self.nonce.clone());
+        let ticket = Ticket { session: self.outage.session, id: publish.pkid };
+        if !self.setup.orders.hand_in(Arrived { to, asked, payload, retained, respond, nonce, ticket }) {
+            self.setup.meters.commands_dropped.add(1);
+            self.settled.push_back(publish.pkid);
+        }
+    }
+
+    fn respond(&mut self, response: Response) {
+        let Respond { topic, correlation } = response.respond;
+        let payload = wire::encode(response.payload, self.wanted.mqtt.cbor);
+        self.hand.push_back(Handed { correlation, ..Handed::nothing(topic, payload, false) });
+    }
+
     fn send(&mut self, message: &ToSend) {
-        let topic = self.setup.topics.stream(&message.sealed.stream);
-        let payload = wire::encode(message.sealed.envelope(message.hist), self.setup.mqtt.cbor);
-        let retain = message.sealed.retain;
+        let result = message.sealed.class == Class::Reply;
+        let topic =
+            if result { self.result_topic(&message.sealed) } else { self.setup.topics.stream(&message.sealed.stream) };
+        let payload = wire::encode(message.sealed.envelope(message.hist), self.wanted.mqtt.cbor);
+        let retain = self.retain(message);
         if retain == Retain::Remove {
-            let topic = topic.clone();
-            let settles = Settles::Nothing;
-            self.hand.push_back(Handed { topic, payload: Vec::new(), retain: true, settles, backlog: false });
+            self.hand.push_back(Handed::nothing(topic.clone(), Vec::new(), true));
         }
         if message.backlog {
             self.pace.went(payload.len());
@@ -348,36 +499,89 @@ impl<'a> Link<'a> {
             topic,
             payload,
             retain: retain == Retain::Keep,
-            settles: Settles::Parcel(message.id),
+            settles: Settles::Parcel(message.id, result.then(|| message.sealed.seqs().1)),
             backlog: message.backlog,
+            correlation: None,
         });
+    }
+
+    fn retain(&self, message: &ToSend) -> Retain {
+        let wanted = message.sealed.retain;
+        if !message.backlog || wanted == Retain::No {
+            return wanted;
+        }
+        let still = match (self.setup.raised)(&message.sealed.stream) {
+            Some(true) => wanted == Retain::Keep,
+            Some(false) => wanted == Retain::Remove,
+            None => false,
+        };
+        if still { wanted } else { Retain::No }
+    }
+
+    /// A command's result is a message of its own, and its topic names the command.
+    fn result_topic(&self, sealed: &Sealed) -> String {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            #[serde(rename = "type")]
+            kind: String,
+            id: String,
+        }
+        let body = sealed.items.first().map_or(&[][..], |item| &item.body);
+        let text = [b"{", body, b"}"].concat();
+        match serde_json::from_slice::<Named>(&text) {
+            Ok(Named { kind, id }) => self.setup.topics.stream(&format!("{}/{kind}/{id}", sealed.stream)),
+            Err(_) => self.setup.topics.stream(&sealed.stream),
+        }
     }
 
     /// Announces something, retained.
     fn publish(&mut self, topic: String, json: String) {
-        let payload = wire::encode(json, self.setup.mqtt.cbor);
-        self.hand.push_back(Handed { topic, payload, retain: true, settles: Settles::Nothing, backlog: false });
+        let payload = wire::encode(json, self.wanted.mqtt.cbor);
+        self.hand.push_back(Handed::nothing(topic, payload, true));
     }
 
     /// Gives the client library the next message when it is done with the one before.
     fn hand_over(&mut self, client: &AsyncClient) -> Result<(), String> {
+        while let Some(id) = self.settled.front() {
+            let publish = Publish { qos: QoS::AtLeastOnce, pkid: *id, ..Publish::default() };
+            if *id > 0 && client.try_ack(&publish).is_err() {
+                // The client's queue is full; it is asked again when something happened.
+                break;
+            }
+            self.settled.pop_front();
+        }
         if !self.flight.has_room() {
             return Ok(());
         }
         let Some(next) = self.hand.pop_front() else { return Ok(()) };
-        client
-            .try_publish(next.topic, QoS::AtLeastOnce, next.retain, next.payload)
-            .map_err(|why| format!("hand a message to the client: {why}"))?;
+        let Handed { topic, payload, retain, .. } = next;
+        let handed = match (next.settles, next.correlation) {
+            (Settles::Subscriptions, _) => client.try_subscribe_many(self.filters()),
+            (_, None) => client.try_publish(topic, QoS::AtLeastOnce, retain, payload),
+            (_, correlation_data) => {
+                let properties = PublishProperties { correlation_data, ..PublishProperties::default() };
+                client.try_publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties)
+            }
+        };
+        handed.map_err(|why| format!("hand a message to the client: {why}"))?;
         self.flight.handed(next.settles, next.backlog);
         Ok(())
     }
 
+    /// Commands that were kept for whoever comes are not for us; the desired state is.
+    fn filters(&self) -> Vec<Filter> {
+        let filter = |wish: topic::Wish| Filter {
+            path: wish.filter,
+            qos: QoS::AtLeastOnce,
+            nolocal: false,
+            preserve_retain: true,
+            retain_forward_rule: if wish.kept { RetainForwardRule::OnEverySubscribe } else { RetainForwardRule::Never },
+        };
+        self.setup.topics.wishes().into_iter().map(filter).collect()
+    }
+
     /// Says that we are gone, waits for the broker to know it, and closes.
-    async fn leave(
-        &mut self,
-        client: &AsyncClient,
-        mut events: impl futures_util::Stream<Item = Polled> + Unpin,
-    ) -> Ended {
+    async fn leave(&mut self, client: &AsyncClient, mut events: impl futures_util::Stream<Item = Polled> + Unpin) {
         self.publish(self.setup.topics.state(), self.state("offline"));
         let until = Instant::now() + Duration::from_secs(1);
         while self.flight.len() + self.hand.len() > 0 && self.hand_over(client).is_ok() {
@@ -396,7 +600,6 @@ impl<'a> Link<'a> {
                 }
             }
         }
-        Ended::Stopped
     }
 
     fn state(&self, word: &str) -> String {

@@ -1,15 +1,30 @@
 //! One table of topics.
 
+use crate::flow::order::{Addressee, Asked};
+
 /// Topics of one device.
 #[derive(Debug, Clone)]
 pub struct Topics {
+    site: String,
+    device: String,
     up: String,
+    cohorts: Vec<String>,
+}
+
+/// What is subscribed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wish {
+    /// Topic filter.
+    pub filter: String,
+    /// What the broker kept is wanted as well.
+    pub kept: bool,
 }
 
 impl Topics {
-    /// `kl/{site}/{device}/up/…`
-    pub fn new(site: &str, device: &str) -> Self {
-        Self { up: format!("kl/{site}/{device}/up/") }
+    /// `kl/{site}/{device}/…`, and what is sent to the site and to these cohorts.
+    pub fn new(site: &str, device: &str, cohorts: &[String]) -> Self {
+        let up = format!("kl/{site}/{device}/up/");
+        Self { site: site.into(), device: device.into(), up, cohorts: cohorts.to_vec() }
     }
 
     /// Retained, last will: online, stopping, offline.
@@ -30,5 +45,72 @@ impl Topics {
     /// Records: `p/pump` → `kl/{site}/{device}/up/p/pump`.
     pub fn stream(&self, stream: &str) -> String {
         format!("{}{stream}", self.up)
+    }
+
+    /// What is subscribed with each connection.
+    pub fn wishes(&self) -> Vec<Wish> {
+        let mut below = vec![self.device.clone(), "_all".into()];
+        below.extend(self.cohorts.iter().map(|name| format!("_c-{name}")));
+        let commands = below.iter().map(|to| Wish { filter: format!("kl/{}/{to}/dn/cmd/+/+", self.site), kept: false });
+        let desired = Wish { filter: format!("kl/{}/{}/dn/desired", self.site, self.device), kept: true };
+        commands.chain([desired]).collect()
+    }
+
+    /// Whom a message was sent to, and what it is; `None`: nothing of ours.
+    pub fn read(&self, topic: &str) -> Option<(Addressee, Asked)> {
+        let (to, what) = topic.strip_prefix("kl/")?.strip_prefix(&self.site)?.strip_prefix('/')?.split_once("/dn/")?;
+        let to = match to {
+            "_all" => Addressee::All,
+            to if to == self.device => Addressee::Device,
+            to => Addressee::Cohort(to.strip_prefix("_c-")?.to_owned()),
+        };
+        if what == "desired" {
+            return (to == Addressee::Device).then_some((to, Asked::Desired));
+        }
+        let (kind, id) = what.strip_prefix("cmd/")?.split_once('/')?;
+        // They become part of a topic of ours.
+        (is_word(kind) && is_word(id)).then(|| (to, Asked::Command { kind: kind.into(), id: id.into() }))
+    }
+}
+
+/// `[a-z0-9][a-z0-9._-]*`, 64 at most.
+fn is_word(text: &str) -> bool {
+    let first = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    let bytes = text.as_bytes();
+    bytes.len() <= 64
+        && bytes.first().is_some_and(|b| first(*b))
+        && bytes.iter().all(|b| first(*b) || b"._-".contains(b))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_topics_of_this_device_its_site_and_cohorts_are_read() {
+        let topics = Topics::new("s", "d", &["x".into()]);
+        let command = |kind: &str, id: &str| Asked::Command { kind: kind.into(), id: id.into() };
+        assert_eq!(
+            topics.read("kl/s/d/dn/cmd/config.set/a-1"),
+            Some((Addressee::Device, command("config.set", "a-1")))
+        );
+        assert_eq!(topics.read("kl/s/_all/dn/cmd/ping/a"), Some((Addressee::All, command("ping", "a"))));
+        assert_eq!(topics.read("kl/s/_c-x/dn/cmd/ping/a"), Some((Addressee::Cohort("x".into()), command("ping", "a"))));
+        assert_eq!(topics.read("kl/s/d/dn/desired"), Some((Addressee::Device, Asked::Desired)));
+        for other in [
+            "kl/s/_all/dn/desired",
+            "kl/s/e/dn/cmd/ping/a",
+            "kl/t/d/dn/cmd/ping/a",
+            "kl/s/d/dn/cmd/ping",
+            "kl/s/d/up/h",
+            "kl/s/d/dn/cmd/ping/a/b",
+            "kl/s/d/dn/cmd/Ping/a",
+            "kl/s/d/dn/cmd/ping/_a",
+            "kl/s/d/dn/cmd//a",
+            "kl/sx/d/dn/cmd/ping/a",
+        ] {
+            assert_eq!(topics.read(other), None, "{other}");
+        }
+        assert_eq!(topics.wishes().len(), 4);
     }
 }

@@ -30,6 +30,7 @@ pub fn options(config: &Mqtt, will_topic: &str, will: String) -> Result<MqttOpti
     options
         .set_keep_alive(Duration::from_secs(config.keep_alive_s))
         .set_clean_start(false)
+        .set_manual_acks(true)
         .set_connection_timeout(limits::CONNECT.as_secs())
         .set_outgoing_inflight_upper_limit(limits::IN_FLIGHT)
         .set_last_will(LastWill::new(will_topic, will, QoS::AtLeastOnce, true, None));

@@ -10,11 +10,13 @@ use super::{
     Shared,
     ledger::{Ledger, Sums},
     opening::Opening,
+    sealed::Item,
     store::{Key, Packed, Store, Unread},
     tail::ToStore,
 };
 use crate::{
     flow::{Class, Clk, Draft, Stamp, StreamId, event::Kind},
+    host::Clock,
     limits,
 };
 
@@ -32,6 +34,8 @@ pub struct Around {
     pub beat: Box<dyn Fn() + Send>,
     /// Makes an event of a kind and a text.
     pub event: Event,
+    /// A commit took so long.
+    pub committed: Box<dyn Fn(std::time::Duration) + Send>,
 }
 
 /// Makes an event of a kind and a text.
@@ -63,6 +67,9 @@ pub struct Committer {
     ledger_ns: u64,
     /// Sums that are not saved yet.
     sums: Option<Sums>,
+    /// The oldest stored message, and when it was made, ns since boot; 0: before it.
+    oldest: Option<Key>,
+    oldest_ns: Option<u64>,
     said: String,
 }
 
@@ -95,6 +102,8 @@ impl Committer {
             can_ballast: true,
             ledger_ns: 0,
             sums: None,
+            oldest: None,
+            oldest_ns: None,
             said: String::new(),
         }
     }
@@ -159,7 +168,11 @@ impl Committer {
             self.doomed.extend(state.tail.take_doomed());
             state.tail.take_to_store(stamp.boot_ns, closing)
         };
+        let began_ns = (!to_store.is_empty()).then(Clock::boot_ns);
         let mut result = self.write(&mut to_store, stamp, now_ms);
+        if let Some(began_ns) = began_ns.filter(|_| result.is_ok()) {
+            (around.committed)(std::time::Duration::from_nanos(Clock::boot_ns().saturating_sub(began_ns)));
+        }
         if result.is_err() {
             self.close(stamp);
             // What was kept for this moment lets the store be opened and written once more, at once.
@@ -183,12 +196,25 @@ impl Committer {
         } else {
             self.keep_house(stamp);
         }
+        self.look_at_oldest();
         let mut state = self.shared.lock();
         if let Some(store) = &self.store {
             state.stored_records = store.records();
             state.stored_bytes = store.bytes();
+            state.oldest_stored_ns = self.oldest_ns;
         }
         result.and(reserved)
+    }
+
+    /// When the oldest stored message was made; it is read when it is another one.
+    fn look_at_oldest(&mut self) {
+        let oldest = self.store.as_ref().and_then(|store| store.next(None));
+        if oldest != self.oldest {
+            let read = self.store.as_ref().zip(oldest).and_then(|(store, key)| store.read(key).ok());
+            let made_ns = |item: &Item| if read.as_ref().is_some_and(|s| s.boot == self.boot) { item.at_ns } else { 0 };
+            self.oldest_ns = read.as_ref().and_then(|sealed| sealed.items.first().map(made_ns));
+            self.oldest = oldest;
+        }
     }
 
     /// What is done now and then while the disk works.

@@ -66,14 +66,18 @@ struct State {
     stored_bytes: u64,
     /// Damaged stores that are kept for a look.
     quarantines: u64,
+    /// When the oldest stored record was made, ns since boot; `None`: none is, or it is of another boot.
+    oldest_stored_ns: Option<u64>,
 }
 
 impl State {
     /// Takes a record in without waiting for room: what the outbox and the link say of themselves, which is little.
-    fn push_now(&mut self, draft: Draft, now_ns: u64) {
+    /// Returns its number.
+    fn push_now(&mut self, draft: Draft, now_ns: u64) -> u64 {
         let stream = usize::from(draft.stream.0);
         let seq = self.seqs.take(stream, 1).unwrap_or_else(|| self.unreserved(stream, 1));
         self.tail.push(draft, seq, now_ns);
+        seq
     }
 
     /// Numbers where the disk takes no reservation; those left out are in the ledger as never used.
@@ -177,6 +181,8 @@ pub struct Stats {
     pub disk_ok: bool,
     /// Damaged stores that are kept for a look.
     pub quarantines: u64,
+    /// How long the oldest record has been unacknowledged, ns; at least, where it is of another boot.
+    pub oldest_ns: Option<u64>,
     /// Losses since the device was set up, by stream and reason.
     pub lost: Sums,
 }
@@ -237,6 +243,7 @@ impl Outbox {
             stored_records: opened.store.as_ref().map_or(0, store::Store::records),
             stored_bytes: opened.store.as_ref().map_or(0, store::Store::bytes),
             quarantines: disk.quarantines().len() as u64,
+            oldest_stored_ns: None,
         };
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
@@ -297,7 +304,9 @@ impl Writer {
     /// What the outbox holds and did.
     pub fn stats(&self) -> Stats {
         let state = self.0.lock();
+        let oldest_ns = state.tail.oldest_ns().into_iter().chain(state.oldest_stored_ns).min();
         Stats {
+            oldest_ns: oldest_ns.map(|at| Clock::boot_ns().saturating_sub(at)),
             ram_records: state.tail.records() as u64,
             ram_bytes: state.tail.bytes() as u64,
             stored_records: state.stored_records,
@@ -310,11 +319,12 @@ impl Writer {
         }
     }
 
-    /// Takes a record in without ever waiting: for those who make room by going on.
-    pub fn put_now(&self, draft: Draft) {
+    /// Takes a record in without ever waiting: for those who make room by going on. Returns its number.
+    pub fn put_now(&self, draft: Draft) -> u64 {
         let mut state = self.0.lock();
-        state.push_now(draft, Clock::boot_ns());
+        let seq = state.push_now(draft, Clock::boot_ns());
         self.after(&state);
+        seq
     }
 
     fn make_room<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {

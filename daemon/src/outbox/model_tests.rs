@@ -29,6 +29,7 @@ fn a_disk_that_takes_nothing_stops_no_one_even_when_the_numbers_run_out() {
         now: Box::new(move || stamp),
         floor_ms: 0,
         beat: Box::new(|| {}),
+        committed: Box::new(|_| {}),
         event: Box::new(move |_, _, _| draft(2)),
     };
     let thread = std::thread::spawn(move || committer.run(around));
@@ -167,6 +168,7 @@ impl World {
             now: Box::new(move || stamp),
             floor_ms: 0,
             beat: Box::new(|| {}),
+            committed: Box::new(|_| {}),
             event: Box::new(|_, _, why| panic!("the disk works: {why}")),
         };
         self.parts().2.turn(stamp, 0, closing, &around).expect("the disk works");

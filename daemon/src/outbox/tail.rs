@@ -150,6 +150,12 @@ impl Tail {
         self.bytes
     }
 
+    /// When the oldest of them was made, ns since boot.
+    pub fn oldest_ns(&self) -> Option<u64> {
+        let waiting = self.waiting.iter().filter_map(|queue| queue.front().map(|record| record.since_ns));
+        waiting.chain(self.parcels.values().filter(|p| !p.backlog).map(|p| p.since_ns)).min()
+    }
+
     /// Records held that did not come from the store.
     pub fn records(&self) -> usize {
         self.records
@@ -205,9 +211,11 @@ impl Tail {
         let bytes_max = if self.online { limits::MESSAGE_BYTES } else { limits::STORED_MESSAGE_BYTES };
         while items.len() < limits::MESSAGE_RECORDS {
             let joins = |r: &&Record| {
+                // What the broker keeps, and a command's result, whose topic names the command, are alone.
                 r.clk == clk
                     && r.retain == Retain::No
                     && retain == Retain::No
+                    && class != Class::Reply
                     && r.lineage == lineage
                     && size + r.item.body.len() + 48 <= bytes_max
             };

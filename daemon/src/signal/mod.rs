@@ -7,7 +7,7 @@ mod measure;
 mod quality;
 mod windowing;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
@@ -24,6 +24,7 @@ use crate::{
     config::Config,
     flow::{
         Arrival, Class, Draft, FrameBatch, Quality, Retain, Sink, SourceId, Stamp, StreamId, Window, lane, lane::Took,
+        meter::Meters,
     },
     limits,
 };
@@ -86,11 +87,12 @@ pub struct Signal {
     measures: Vec<Measure>,
     streams: Streams,
     row: Row,
+    meters: Arc<Meters>,
 }
 
 impl Signal {
     /// Builds the stage for a configuration.
-    pub fn new(config: &Config, streams: Streams) -> Self {
+    pub fn new(config: &Config, streams: Streams, meters: Arc<Meters>) -> Self {
         let sources = (0..config.sources.len()).map(|i| source_state(config, SourceId(i as u16), &streams)).collect();
         let pipelines = config.pipelines.iter().enumerate().map(|(i, p)| {
             let sources = p.channels.iter().map(|c| &config.sources[usize::from(config.channels[*c].source.0)]);
@@ -117,6 +119,7 @@ impl Signal {
             measures: measures.collect(),
             streams: streams.clone(),
             row: Row::default(),
+            meters,
         }
     }
 
@@ -140,6 +143,7 @@ impl Signal {
     pub fn shed(&mut self, source: SourceId, frames: u64) {
         let state = &mut self.sources[usize::from(source.0)];
         state.quality.shed(frames);
+        self.meters.sources[usize::from(source.0)].shed.add(frames);
         state.unknown_missing(frames);
     }
 
@@ -154,16 +158,27 @@ impl Signal {
     fn frames(&mut self, batch: &FrameBatch, made: &mut Made) {
         let source = usize::from(batch.source.0);
         let mut row = std::mem::take(&mut self.row);
+        let (mut rows, mut refused) = (0, 0);
         for frame in batch.frames() {
             match self.sources[source].decoder.decode(frame, &mut row) {
-                Ok(()) => self.row(source, &row, batch.stamp, made),
+                Ok(()) => {
+                    rows += 1;
+                    self.row(source, &row, batch.stamp, made);
+                }
                 Err(why) => {
+                    refused += 1;
                     self.sources[source].quality.refused(why);
                     self.sources[source].unknown_missing(1);
                 }
             }
         }
         self.row = row;
+        let meter = &self.meters.sources[source];
+        meter.rows.add(rows);
+        meter.refused.add(refused);
+        if rows > 0 {
+            meter.last_ns.store(batch.stamp.boot_ns, std::sync::atomic::Ordering::Relaxed);
+        }
         self.tell_quality(source, batch.stamp, made);
     }
 
@@ -183,6 +198,7 @@ impl Signal {
         };
         if missing > 0 {
             state.quality.gap(missing);
+            self.meters.sources[source].missing.add(missing);
         }
         state.last_seq = row.seq;
         let seq = row.seq.unwrap_or(state.rows);
@@ -335,6 +351,7 @@ pub fn run(
     shed: impl Fn() -> Vec<(SourceId, u64)>,
     lanes: Vec<lane::Sender<Window>>,
     mut sink: impl Sink,
+    now_ns: impl Fn() -> u64,
     beat: impl Fn(usize),
 ) {
     let (mut arrivals, mut made, mut overflow) = (Vec::new(), Made::default(), Vec::new());
@@ -353,6 +370,7 @@ pub fn run(
             last = Some(arrival.stamp());
             signal.step(&arrival, &mut made);
             hand_over(&signal, &mut made, &lanes, &mut sink, &mut overflow);
+            signal.meters.signal.took(now_ns().saturating_sub(arrival.stamp().boot_ns) / 1000);
         }
     }
     if let Some(stamp) = last {

@@ -1,0 +1,182 @@
+//! The other end: `kentledge status` asks the running daemon.
+
+use std::fmt::Write;
+
+use serde_json::Value;
+use zbus::proxy;
+
+use crate::host::logind;
+
+#[proxy(
+    interface = "org.kentledge.Daemon1",
+    default_service = "org.kentledge.Daemon",
+    default_path = "/org/kentledge/Daemon"
+)]
+trait Daemon1 {
+    fn status(&self) -> zbus::Result<String>;
+}
+
+/// A daemon that is asked.
+pub struct Asked(Daemon1Proxy<'static>);
+
+impl Asked {
+    /// Over this bus; `None` as in the configuration: there is none.
+    pub async fn connect(bus: Option<&str>) -> Result<Self, String> {
+        let bus = bus.ok_or("there is no D-Bus to ask over: `device.bus` is `off`")?;
+        let connection = logind::connect_soon(bus).await?;
+        let proxy = Daemon1Proxy::new(&connection).await.map_err(|why| format!("ask over `{bus}`: {why}"))?;
+        Ok(Self(proxy))
+    }
+
+    /// The status document.
+    pub async fn status(&self) -> Result<Value, String> {
+        let text = self.0.status().await.map_err(|why| format!("ask the daemon: {why}; is it running?"))?;
+        serde_json::from_str(&text).map_err(|why| format!("read the daemon's answer: {why}"))
+    }
+}
+
+/// The document for people.
+pub fn show(status: &Value) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, text: String| {
+        let _ = writeln!(out, "{name:<10}{text}");
+    };
+    let device = &status["device"];
+    line("device", format!("{}/{}, version {}", word(&device["site"]), word(&device["id"]), word(&status["version"])));
+    let degraded: Vec<_> = list(&status["degraded"]).iter().map(word).collect();
+    let why = if degraded.is_empty() { String::new() } else { format!(": {}", degraded.join("; ")) };
+    line("state", format!("{}{why}; up {}", word(&status["state"]), age(&status["uptime_s"])));
+    let link = &status["link"];
+    let online = match (link["online"] == true, &link["why"]) {
+        (true, _) => "online".to_owned(),
+        (false, Value::String(why)) => format!("offline: {why}"),
+        (false, _) => "offline".to_owned(),
+    };
+    let acknowledged = quantiles(&link["acknowledge"]);
+    line("link", format!("{online}, {}; acknowledged within {acknowledged}", word(&link["broker"])));
+    for source in list(&status["sources"]) {
+        line(
+            "source",
+            format!(
+                "{}: {}, {} rows/s, {} rows, {} refused, {} missing, {} shed",
+                word(&source["name"]),
+                word(&source["quality"]),
+                rate(&source["rows_s"]),
+                source["rows"],
+                source["refused"],
+                source["missing"],
+                source["shed"]
+            ),
+        );
+    }
+    for pipeline in list(&status["pipelines"]) {
+        let serving = match (pipeline["serving"] == true, pipeline["learning"] == true) {
+            (false, _) => "not serving",
+            (true, true) => "learning",
+            (true, false) => "serving",
+        };
+        line(
+            "pipeline",
+            format!(
+                "{}: {serving} {}{}, score {} of {}, inference {}",
+                word(&pipeline["name"]),
+                word(&pipeline["model"]),
+                if pipeline["unsigned"] == true { " (unsigned)" } else { "" },
+                number(&pipeline["score"]),
+                number(&pipeline["threshold"]),
+                quantiles(&pipeline["infer"])
+            ),
+        );
+    }
+    for alarm in list(&status["alarms"]) {
+        let raised = if alarm["raised"] == true { "RAISED" } else { "clear" };
+        line("alarm", format!("{}: {raised} ({})", word(&alarm["name"]), word(&alarm["severity"])));
+    }
+    let outbox = &status["outbox"];
+    let oldest =
+        if outbox["oldest_s"].is_null() { String::new() } else { format!(", oldest {}", age(&outbox["oldest_s"])) };
+    line(
+        "outbox",
+        format!(
+            "{} in RAM, {} stored ({} of {}){oldest}; {} delivered; disk {}",
+            outbox["ram_records"],
+            outbox["stored_records"],
+            bytes(&outbox["stored_bytes"]),
+            bytes(&outbox["max_bytes"]),
+            outbox["delivered"],
+            if outbox["disk_ok"] == true { "ok" } else { "TAKES NOTHING" }
+        ),
+    );
+    let lost = list(&status["lost"]);
+    line("lost", if lost.is_empty() { "nothing".into() } else { String::new() });
+    for entry in lost {
+        line("", format!("{:>10} {} {}", entry["n"].to_string(), word(&entry["stream"]), word(&entry["reason"])));
+    }
+    let (clock, machine) = (&status["clock"], &status["machine"]);
+    line("clock", format!("{} ({})", word(&clock["ts"]), word(&clock["clk"])));
+    let kib = |key: &str| bytes(&Value::from(machine[key].as_u64().unwrap_or(0) * 1024));
+    let temperature = machine["temperature_c"].as_f64().map(|c| format!(", {c:.0} °C")).unwrap_or_default();
+    line(
+        "machine",
+        format!(
+            "daemon {}, {} of {} memory free, {} of {} disk free{temperature}",
+            kib("rss_kib"),
+            kib("memory_free_kib"),
+            kib("memory_kib"),
+            bytes(&machine["disk_free_bytes"]),
+            bytes(&machine["disk_bytes"])
+        ),
+    );
+    out
+}
+
+pub(super) fn list(value: &Value) -> &[Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// Text without quotes; a dash for what is not known.
+pub(super) fn word(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Null => "-".into(),
+        other => other.to_string(),
+    }
+}
+
+pub(super) fn number(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".into(), |x| format!("{x:.2}"))
+}
+
+pub(super) fn rate(value: &Value) -> String {
+    value.as_f64().map_or_else(|| "-".into(), |x| if x < 10.0 { format!("{x:.1}") } else { format!("{x:.0}") })
+}
+
+/// `p50 ≤ 128 µs, p99 ≤ 1 ms`
+pub(super) fn quantiles(latency: &Value) -> String {
+    let time = |us: &Value| match us.as_u64() {
+        None => "-".to_owned(),
+        Some(us) if us < 1000 => format!("{us} µs"),
+        Some(us) if us < 1_000_000 => format!("{} ms", us / 1000),
+        Some(us) => format!("{} s", us / 1_000_000),
+    };
+    format!("{} (p50), {} (p99)", time(&latency["p50_us"]), time(&latency["p99_us"]))
+}
+
+pub(super) fn bytes(value: &Value) -> String {
+    match value.as_f64() {
+        None => "-".into(),
+        Some(n) if n < 1024.0 * 1024.0 => format!("{:.0} KiB", n / 1024.0),
+        Some(n) if n < 1024.0 * 1024.0 * 1024.0 => format!("{:.1} MiB", n / 1024.0 / 1024.0),
+        Some(n) => format!("{:.1} GiB", n / 1024.0 / 1024.0 / 1024.0),
+    }
+}
+
+pub(super) fn age(value: &Value) -> String {
+    match value.as_u64() {
+        None => "-".into(),
+        Some(s) if s < 120 => format!("{s} s"),
+        Some(s) if s < 7200 => format!("{} min", s / 60),
+        Some(s) if s < 48 * 3600 => format!("{} h", s / 3600),
+        Some(s) => format!("{} d", s / 86_400),
+    }
+}

@@ -1,0 +1,393 @@
+//! What commands do, and how a change of the configuration is tried, kept or put back.
+
+use serde_json::json;
+use sha2::{Digest, Sha256};
+
+use super::{
+    Asker, Control, Job, Leave, Live, Outcome, Respond, State, Trial,
+    request::{self, Command, Refusal, Why},
+    trial::wait_most,
+};
+use crate::{
+    config::{self, Config},
+    flow::{event::Kind, order::Arrived},
+    host::Clock,
+    limits,
+    model::file::hex,
+};
+
+/// Digest of a configuration's text.
+pub fn digest(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
+
+/// A change that is asked for.
+struct Change {
+    asker: Asker,
+    toml: String,
+    confirm_s: Option<u64>,
+    respond: Option<Respond>,
+}
+
+impl Control {
+    /// Does it. What takes longer, or ends the process, comes to its end elsewhere.
+    pub(super) fn act(&mut self, job: Job) {
+        let Job { request, respond, .. } = job;
+        let (kind, id) = (request.kind.as_str(), request.id.as_str());
+        if request::needs_signature(kind) {
+            self.memory.became(id, State::Running, "");
+            if let Err(why) = self.memory.save() {
+                return self.finish(kind, id, respond.as_ref(), &Outcome::new(State::Failed, why));
+            }
+        }
+        let outcome = match request.command {
+            Command::Ping => Outcome::done(json!({
+                "version": env!("CARGO_PKG_VERSION"), "boot": self.setup.boot, "device": self.device,
+            })),
+            Command::Status => Outcome::done((self.setup.machine.status)()),
+            Command::Report => {
+                self.report();
+                Outcome::new(State::Success, "up/reported is told again")
+            }
+            Command::ConfigGet { merged: true } => self.large(json!({"config": self.setup.config.written()})),
+            Command::ConfigGet { merged: false } => {
+                let text = self.setup.trials.current();
+                let digest = text.as_ref().map(|text| format!("sha256:{}", digest(text)));
+                let set_aside = &self.setup.config.set_aside;
+                self.large(json!({"toml": text, "digest": digest, "set_aside": set_aside}))
+            }
+            Command::ConfigSet { toml, confirm_s } => {
+                let asker = Asker::Command(id.to_owned());
+                let change = Change { asker, toml, confirm_s, respond: respond.clone() };
+                match self.change(change) {
+                    Ok(None) => return,
+                    Ok(Some(outcome)) => outcome,
+                    Err(Refusal(why, text)) => Outcome::rejected(why, text),
+                }
+            }
+            Command::Calibrate { pipeline } => self.calibrate(&pipeline),
+            Command::LogPull(query) => match (self.setup.machine.log)(&query) {
+                Ok(result) => self.large(result),
+                Err(why) => Outcome::new(State::Failed, why),
+            },
+            Command::Restart => {
+                // The one who waits at a response topic is answered now: the next process does not know of it.
+                self.result(kind, id, respond.as_ref(), &Outcome::new(State::Running, "draining"));
+                return (self.setup.leave)(Leave::Restart);
+            }
+            Command::Reboot => {
+                let running = Outcome::new(State::Running, "the system restarts");
+                match (self.setup.machine.reboot)() {
+                    Ok(()) => {
+                        self.result(kind, id, respond.as_ref(), &running);
+                        return;
+                    }
+                    Err(why) => Outcome::new(State::Failed, why),
+                }
+            }
+            Command::Erase { confirm } => self.erase(&confirm),
+            Command::Later => Outcome::rejected(Why::Unsupported, "it comes with a later version"),
+        };
+        self.finish(kind, id, respond.as_ref(), &outcome);
+    }
+
+    /// A result that may be too large for a record.
+    fn large(&self, result: serde_json::Value) -> Outcome {
+        let size = result.to_string().len();
+        if size > limits::RESULT_BYTES {
+            return Outcome::new(State::Failed, format!("{size} bytes are more than {}", limits::RESULT_BYTES));
+        }
+        Outcome::done(result)
+    }
+
+    fn calibrate(&self, name: &str) -> Outcome {
+        let found = self.setup.config.pipelines.iter().position(|p| p.name == name);
+        let Some(place) = found else {
+            return Outcome::rejected(Why::Invalid, format!("no pipeline is called `{name}`"));
+        };
+        if self.setup.config.pipelines[place].model.manifest.calibration.is_none() {
+            return Outcome::rejected(Why::Invalid, format!("the model of `{name}` is not calibrated"));
+        }
+        self.setup.meters.pipelines[place].recalibrate.store(true, super::Ordering::Relaxed);
+        Outcome::new(State::Success, "learning anew; up/e/model.calibrated tells when it is done")
+    }
+
+    /// The request is found by the oneshot that runs before /data is mounted.
+    fn erase(&self, confirm: &str) -> Outcome {
+        if confirm != self.device {
+            return Outcome::rejected(Why::Invalid, format!("`confirm` is not `{}`", self.device));
+        }
+        let keep = crate::host::Keep::open(&self.setup.config.device.state_dir, ".");
+        let written = keep.and_then(|keep| keep.save(limits::ERASE_REQUEST, b"erase\n").map(|()| keep));
+        let keep = match written {
+            Ok(keep) => keep,
+            Err(why) => return Outcome::new(State::Failed, format!("write the request: {why}")),
+        };
+        match (self.setup.machine.reboot)() {
+            Ok(()) => Outcome::new(
+                State::Success,
+                "the request is written and the system restarts; it erases before /data is mounted",
+            ),
+            Err(why) => {
+                let removed =
+                    keep.remove(limits::ERASE_REQUEST).err().map(|why| format!("; and the request stays: {why}"));
+                Outcome::new(State::Failed, format!("{why}{}", removed.unwrap_or_default()))
+            }
+        }
+    }
+
+    /// Begins a change of what is set remotely. `None`: it is on trial now.
+    fn change(&mut self, change: Change) -> Result<Option<Outcome>, Refusal> {
+        let invalid = |text: String| Refusal(Why::Invalid, text);
+        if self.live.is_some() {
+            return Err(Refusal(Why::Busy, "another change is not confirmed yet".into()));
+        }
+        let text = Some(change.toml).filter(|toml| !toml.trim().is_empty());
+        let next = self.setup.config.with_remote(text.as_deref()).map_err(|problems| {
+            let lines: Vec<String> = problems.iter().take(limits::PROBLEMS_TOLD).map(ToString::to_string).collect();
+            invalid(lines.join("\n"))
+        })?;
+        if self.setup.config.mqtt.is_some() && next.mqtt.is_none() {
+            return Err(invalid("it would leave the device without a broker".into()));
+        }
+        let digest = digest(text.as_deref().unwrap_or(""));
+        if matches!(change.asker, Asker::Desired(_)) && self.memory.was_put_back(&digest) {
+            return Err(invalid("this configuration was put back before; it is not tried again".into()));
+        }
+        let previous = self.setup.trials.current();
+        if previous == text && self.setup.config.set_aside.is_empty() {
+            return Ok(Some(Outcome::new(State::Success, "it is set already")));
+        }
+        let cutting = self.setup.config.could_cut_off(&next);
+        let trial = Trial {
+            asker: change.asker,
+            previous,
+            text,
+            digest,
+            confirm_s: cutting.then(|| change.confirm_s.unwrap_or(next.commands.confirm_s)),
+            process: self.setup.process.clone(),
+            put_back: None,
+            respond: change.respond.map(|r| (r.topic, r.correlation.map(|bytes| bytes.to_vec()))),
+        };
+        if let Err(why) = self.setup.trials.begin(&trial) {
+            let back = self.setup.trials.put_back(&trial, &why).and_then(|()| self.setup.trials.told());
+            let text = format!("{why}{}", back.err().map(|why| format!("; {why}")).unwrap_or_default());
+            return Ok(Some(Outcome::new(State::Failed, text)));
+        }
+        tracing::info!(digest = trial.digest, confirm_s = trial.confirm_s, "a configuration is on trial");
+        if self.setup.config.differs_in_link_only(&next) {
+            self.tell_asker(&trial, &Outcome::new(State::Running, "the connection is made anew"));
+            self.generation += 1;
+            self.want(&next, trial.confirm_s);
+            self.go_live(trial, next);
+        } else {
+            self.tell_asker(&trial, &Outcome::new(State::Running, "the stages are started anew"));
+            (self.setup.leave)(Leave::Reload);
+        }
+        Ok(None)
+    }
+
+    fn want(&self, config: &Config, confirm_s: Option<u64>) {
+        if let Some(mqtt) = &config.mqtt {
+            (self.setup.want)(mqtt.clone(), self.generation, confirm_s.map(wait_most));
+        }
+    }
+
+    fn go_live(&mut self, trial: Trial, next: Config) {
+        let began_ns = Clock::boot_ns();
+        let wait_s = trial.confirm_s.unwrap_or(limits::CONFIRM_S);
+        self.live = Some(Live {
+            trial,
+            next,
+            generation: self.generation,
+            began_ns,
+            deadline_ns: began_ns + wait_s * 1_000_000_000,
+            told: None,
+        });
+    }
+
+    /// At the start: what the last process, or the last run of this one, left.
+    pub(super) fn take_up(&mut self) {
+        let found = self.setup.trials.found();
+        let command = |trial: &Trial| match &trial.asker {
+            Asker::Command(id) => Some(id.clone()),
+            Asker::Desired(_) => None,
+        };
+        let tried = found.as_ref().and_then(command);
+        for known in self.memory.untold() {
+            let outcome = Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) };
+            self.result(&known.kind, &known.id, None, &outcome);
+        }
+        for known in self.memory.unfinished().into_iter().filter(|known| tried.as_ref() != Some(&known.id)) {
+            let began = known.state == State::Running;
+            let outcome = match known.kind.as_str() {
+                "restart" if began => Outcome::new(State::Success, "restarted"),
+                "reboot" if began && known.boot != self.setup.boot => Outcome::new(State::Success, "restarted"),
+                "reboot" if began => Outcome::new(State::Failed, "the machine was not restarted"),
+                _ => Outcome::new(State::Failed, "the daemon stopped before it was done"),
+            };
+            self.finish(&known.kind, &known.id, None, &outcome);
+        }
+        match found {
+            Some(trial) if trial.put_back.is_some() => {
+                self.tell_put_back(&trial, trial.put_back.as_deref().unwrap_or(""))
+            }
+            Some(trial) if !self.setup.config.set_aside.is_empty() => {
+                let next = self.setup.config.clone();
+                self.go_live(trial, next);
+                self.put_back("it does not validate any more");
+            }
+            Some(trial) => {
+                let next = self.setup.config.clone();
+                self.go_live(trial, next);
+            }
+            None => {}
+        }
+        self.report();
+    }
+
+    pub(super) fn look_at_trial(&mut self, now_ns: u64) {
+        let Some(live) = &mut self.live else { return };
+        let news = *self.setup.link.borrow();
+        let here = news.taken == live.generation;
+        let confirmed = match live.trial.confirm_s {
+            // It is in use, and the stages live.
+            None => now_ns >= live.began_ns + limits::SETTLE.as_nanos() as u64,
+            Some(_) => here && news.subscribed && live.told.is_some_and(|seq| news.acked >= seq),
+        };
+        if confirmed {
+            return self.keep_change();
+        }
+        if now_ns >= live.deadline_ns {
+            return self.put_back("it was not confirmed in time");
+        }
+        if here && live.told.is_none() && live.trial.confirm_s.is_some() {
+            let trial = live.trial.clone();
+            let seq = self.tell_asker(&trial, &Outcome::new(State::Running, "in use, not confirmed yet"));
+            self.live.iter_mut().for_each(|live| live.told = Some(seq));
+        }
+    }
+
+    fn keep_change(&mut self) {
+        let Some(live) = self.live.take() else { return };
+        // Remembered first: were it kept first, a power cut in between would leave a change that nobody finished.
+        self.remember(&live.trial, State::Success, "");
+        if let Err(why) = self.setup.trials.keep(&live.trial) {
+            tracing::error!("{why}");
+            self.live = Some(live);
+            return self.put_back(&why);
+        }
+        self.setup.config = Config { layers: self.setup.config.layers.clone(), ..live.next };
+        self.setup.config.set_remote_layer();
+        self.want(&self.setup.config.clone(), None);
+        tracing::info!(digest = live.trial.digest, "the configuration stays");
+        self.event(Kind::ConfigChanged, "config", &format!("sha256:{} is in use", live.trial.digest));
+        self.tell_asker(&live.trial, &Outcome::new(State::Success, "in use"));
+        self.report();
+    }
+
+    fn put_back(&mut self, why: &str) {
+        let Some(live) = self.live.take() else { return };
+        tracing::warn!(digest = live.trial.digest, "the configuration is put back: {why}");
+        if let Err(why) = self.setup.trials.put_back(&live.trial, why) {
+            tracing::error!("{why}");
+        }
+        if live.generation > 0 {
+            // Only the connection was another one.
+            self.generation += 1;
+            self.want(&self.setup.config.clone(), None);
+            self.tell_put_back(&live.trial, why);
+            self.report();
+        } else {
+            (self.setup.leave)(Leave::Reload);
+        }
+    }
+
+    fn tell_put_back(&mut self, trial: &Trial, why: &str) {
+        self.memory.put_back(&trial.digest);
+        self.remember(trial, State::RolledBack, why);
+        if let Err(why) = self.setup.trials.told() {
+            tracing::error!("{why}");
+        }
+        self.event(Kind::ConfigRolledBack, "config", &format!("sha256:{}: {why}", trial.digest));
+        self.tell_asker(trial, &Outcome::new(State::RolledBack, why));
+    }
+
+    fn remember(&mut self, trial: &Trial, state: State, text: &str) {
+        match &trial.asker {
+            Asker::Command(id) => self.memory.became(id, state, text),
+            Asker::Desired(version) => {
+                self.memory.wished(*version, if state == State::Success { "applied" } else { "rolled_back" }, text);
+            }
+        }
+        if let Err(why) = self.memory.save() {
+            tracing::error!("{why}");
+        }
+    }
+
+    fn tell_asker(&mut self, trial: &Trial, outcome: &Outcome) -> u64 {
+        let respond = trial.respond.clone().filter(|_| outcome.state.is_final());
+        let respond = respond.map(|(topic, bytes)| Respond { topic, correlation: bytes.map(Into::into) });
+        match &trial.asker {
+            Asker::Command(id) => self.result("config.set", id, respond.as_ref(), outcome),
+            // What confirms a desired state is the acknowledgement of a result as well.
+            Asker::Desired(version) => self.result("desired", &version.to_string(), None, outcome),
+        }
+    }
+
+    /// A desired state arrived: retained, and with each connection again.
+    pub(super) fn desired(&mut self, to: &str, arrived: Arrived) {
+        let desired = match request::guarded(|| request::desired(to, &arrived.payload)) {
+            Ok(desired) => desired,
+            Err(Refusal(_, why)) => return tracing::warn!("a desired state is refused: {why}"),
+        };
+        if desired.version <= self.memory.wish().version {
+            return;
+        }
+        if let Err(Refusal(_, why)) = self.verify(&desired.signed) {
+            return tracing::warn!(version = desired.version, "a desired state is refused: {why}");
+        }
+        if self.live.is_some() {
+            self.later = Some(arrived);
+            return;
+        }
+        let version = desired.version;
+        self.memory.wished(version, "applying", "");
+        let told = |control: &mut Self, state: &str, text: &str| {
+            control.memory.wished(version, state, text);
+            if let Err(why) = control.memory.save() {
+                tracing::error!("{why}");
+            }
+            control.report();
+        };
+        if desired.expires_ms.is_some_and(|at| self.now_ms() >= at) {
+            return told(self, "rejected", "it came too late");
+        }
+        if let Err(why) = self.memory.save() {
+            // Not remembered, not done; it comes again with the next connection.
+            self.memory.wished(0, "none", "");
+            return tracing::error!("{why}");
+        }
+        self.report();
+        let asker = Asker::Desired(version);
+        let change = Change { asker, toml: desired.toml, confirm_s: desired.confirm_s, respond: None };
+        match self.change(change) {
+            Ok(None) => {}
+            Ok(Some(outcome)) if outcome.state == State::Success => told(self, "applied", &outcome.text),
+            Ok(Some(outcome)) => told(self, "rejected", &outcome.text),
+            Err(Refusal(_, why)) => told(self, "rejected", &why),
+        }
+    }
+}
+
+impl Config {
+    /// What is set remotely is in use now: its file is the last layer, or there is none.
+    fn set_remote_layer(&mut self) {
+        self.layers.retain(|layer| matches!(layer, config::Layer::Local(_)));
+        let file = config::remote_file(&self.device.state_dir);
+        if file.exists() {
+            self.layers.push(config::Layer::Remote(file));
+        }
+        self.set_aside.clear();
+    }
+}

@@ -1,0 +1,526 @@
+//! From a message to a request, or to a refusal that says why. Pure. The shapes are those of `docs/schema/dn.*.json`.
+
+use serde::{Deserialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::{flow::order::LogQuery, limits, model::file::hex};
+
+/// Every type of command, with whether it needs a signature.
+pub const TYPES: [(&str, bool); 13] = [
+    ("ping", false),
+    ("status", false),
+    ("report", false),
+    ("config.set", true),
+    ("config.get", false),
+    ("model.install", true),
+    ("model.rollback", true),
+    ("model.calibrate", true),
+    ("os.install", true),
+    ("log.pull", true),
+    ("restart", true),
+    ("reboot", true),
+    ("erase", true),
+];
+
+/// Why a command is rejected, as a word to script against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Why {
+    /// No JSON of the right shape.
+    Malformed,
+    /// Not known, or not in this version.
+    Unsupported,
+    /// The broker had kept it.
+    Retained,
+    /// It needs a signature.
+    Unsigned,
+    /// The signature does not count here.
+    BadSignature,
+    /// The signed part names another addressee, type or id than the topic.
+    NotAddressed,
+    /// The id was used for something else.
+    RepeatedId,
+    /// The issuer's sequence does not grow.
+    Replayed,
+    /// The clock is not trusted, and it does not echo `up/birth`'s nonce.
+    Nonce,
+    /// Too many.
+    Busy,
+    /// What it asks for cannot be.
+    Invalid,
+}
+
+impl Why {
+    /// As the result says it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Malformed => "malformed",
+            Self::Unsupported => "unsupported",
+            Self::Retained => "retained",
+            Self::Unsigned => "unsigned",
+            Self::BadSignature => "bad_signature",
+            Self::NotAddressed => "not_addressed",
+            Self::RepeatedId => "repeated_id",
+            Self::Replayed => "replayed",
+            Self::Nonce => "nonce",
+            Self::Busy => "busy",
+            Self::Invalid => "invalid",
+        }
+    }
+}
+
+/// A refusal: the word, and the same for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Refusal(pub Why, pub String);
+
+/// What is asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Command {
+    /// Are you there?
+    Ping,
+    /// How are you?
+    Status,
+    /// Say again what you are.
+    Report,
+    /// What is your configuration? All of it, or what was set remotely.
+    ConfigGet {
+        /// All layers.
+        merged: bool,
+    },
+    /// Take this as what is set remotely.
+    ConfigSet {
+        /// TOML.
+        toml: String,
+        /// Put back unless confirmed within.
+        confirm_s: Option<u64>,
+    },
+    /// Learn anew what is normal.
+    Calibrate {
+        /// Of this pipeline.
+        pipeline: String,
+    },
+    /// Give out a part of the log.
+    LogPull(LogQuery),
+    /// End and be started again.
+    Restart,
+    /// Restart the machine.
+    Reboot,
+    /// Forget everything.
+    Erase {
+        /// SITE/DEVICE.
+        confirm: String,
+    },
+    /// A later version will know.
+    Later,
+}
+
+/// A signature that came with a request; not verified yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    /// What it covers.
+    pub text: String,
+    /// The `.minisig` file.
+    pub minisig: String,
+    /// Whose it is said to be.
+    pub issuer: String,
+    /// The issuer's own count.
+    pub iseq: u64,
+}
+
+/// A request that is well formed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Request {
+    /// Type.
+    pub kind: String,
+    /// Id.
+    pub id: String,
+    /// What is asked.
+    pub command: Command,
+    /// Of type and arguments: the same id with another digest is another command.
+    pub digest: String,
+    /// Of no use from here on, ms since 1970.
+    pub expires_ms: Option<i64>,
+    /// What `up/birth` said.
+    pub nonce: Option<String>,
+    /// Its signature, if it has one.
+    pub signed: Option<Signed>,
+}
+
+/// A desired state.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Desired {
+    /// Grows.
+    pub version: u64,
+    /// The remote layer.
+    pub toml: String,
+    /// Put back unless confirmed within.
+    pub confirm_s: Option<u64>,
+    /// Of no use from here on.
+    pub expires_ms: Option<i64>,
+    /// Its signature; `iseq` is the version.
+    pub signed: Signed,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Wrapped {
+    signed: String,
+    sig: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Plain<'a> {
+    id: String,
+    issued: Option<String>,
+    expires_at: Option<String>,
+    nonce: Option<String>,
+    #[serde(borrow)]
+    args: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Inner<'a> {
+    v: u64,
+    id: String,
+    #[serde(rename = "type")]
+    kind: String,
+    to: String,
+    issuer: String,
+    iseq: u64,
+    issued: String,
+    expires_at: String,
+    nonce: Option<String>,
+    #[serde(borrow)]
+    args: Option<&'a RawValue>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InnerDesired {
+    v: u64,
+    #[serde(rename = "type")]
+    kind: String,
+    to: String,
+    issuer: String,
+    version: u64,
+    issued: String,
+    expires_at: Option<String>,
+    config: ConfigSetArgs,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NoArgs {}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigSetArgs {
+    toml: String,
+    confirm_s: Option<u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ConfigGetArgs {
+    layer: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CalibrateArgs {
+    pipeline: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EraseArgs {
+    confirm: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct LogArgs {
+    unit: Option<String>,
+    since: Option<String>,
+    until: Option<String>,
+    priority: Option<u8>,
+    lines: Option<u32>,
+}
+
+fn malformed(why: impl std::fmt::Display) -> Refusal {
+    Refusal(Why::Malformed, why.to_string())
+}
+
+/// A payload that makes the reader panic would come again with each start: it is refused instead.
+pub fn guarded<T>(read: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
+    let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
+    read.unwrap_or_else(|_| Err(malformed("it cannot be read")))
+}
+
+/// Reads what came to `dn/cmd/{kind}/{id}` of `to` (`site/device`, `site/_all`, `site/_c-x`).
+pub fn command(to: &str, kind: &str, id: &str, payload: &[u8]) -> Result<Request, Refusal> {
+    let text = checked(payload)?;
+    if !TYPES.iter().any(|(name, _)| *name == kind) {
+        return Err(Refusal(Why::Unsupported, format!("no command is called `{kind}`")));
+    }
+    let request = |args: Option<&RawValue>, (issued, expires): (Option<String>, Option<String>), nonce, signed| {
+        let args = args.map_or("{}", RawValue::get);
+        let digest = hex(&Sha256::digest(format!("{kind}\n{args}")));
+        let expires_ms = lifetime(issued.as_deref(), expires.as_deref())?;
+        let command = read_args(kind, args)?;
+        Ok(Request { kind: kind.into(), id: id.into(), command, digest, expires_ms, nonce, signed })
+    };
+    let Some((inner, minisig)) = unwrap(text)? else {
+        let plain: Plain<'_> = serde_json::from_str(text).map_err(malformed)?;
+        if plain.id != id {
+            return Err(malformed(format!("its id is `{}`, the topic's is `{id}`", plain.id)));
+        }
+        return request(plain.args, (plain.issued, plain.expires_at), plain.nonce, None);
+    };
+    let fields: Inner<'_> = serde_json::from_str(&inner).map_err(malformed)?;
+    for (what, signed, topic) in [("to", &fields.to, to), ("type", &fields.kind, kind), ("id", &fields.id, id)] {
+        if signed != topic {
+            let text = format!("signed for `{what}` `{signed}`, but sent to `{topic}`");
+            return Err(Refusal(Why::NotAddressed, text));
+        }
+    }
+    let signed = signature(fields.v, &inner, minisig, fields.issuer, fields.iseq)?;
+    request(fields.args, (Some(fields.issued), Some(fields.expires_at)), fields.nonce, Some(signed))
+}
+
+/// Reads what came to `dn/desired` of `to`.
+pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
+    let text = checked(payload)?;
+    let Some((inner, minisig)) = unwrap(text)? else {
+        return Err(Refusal(Why::Unsigned, "a desired state needs a signature".into()));
+    };
+    let fields: InnerDesired = serde_json::from_str(&inner).map_err(malformed)?;
+    if fields.to != to || fields.kind != "desired" {
+        let text = format!("signed as `{}` for `{}`, but sent as `desired` to `{to}`", fields.kind, fields.to);
+        return Err(Refusal(Why::NotAddressed, text));
+    }
+    let expires_ms = fields.expires_at.as_deref().map(time_ms).transpose()?;
+    time_ms(&fields.issued)?;
+    let signed = signature(fields.v, &inner, minisig, fields.issuer, fields.version)?;
+    let ConfigSetArgs { toml, confirm_s } = bounded(fields.config)?;
+    Ok(Desired { version: fields.version, toml, confirm_s, expires_ms, signed })
+}
+
+/// Whether this type needs a signature.
+pub fn needs_signature(kind: &str) -> bool {
+    TYPES.iter().any(|(name, signed)| *name == kind && *signed)
+}
+
+/// Size, text, depth.
+fn checked(payload: &[u8]) -> Result<&str, Refusal> {
+    if payload.len() > limits::COMMAND_BYTES {
+        return Err(malformed(format!("{} bytes are more than {}", payload.len(), limits::COMMAND_BYTES)));
+    }
+    let text = std::str::from_utf8(payload).map_err(|_| malformed("it is not UTF-8"))?;
+    shallow(text)?;
+    Ok(text)
+}
+
+/// Refuses what is no object or is nested too deep, before anything recursive looks at it.
+fn shallow(text: &str) -> Result<(), Refusal> {
+    // serde would read a list as the members in their order.
+    if !text.trim_start().starts_with('{') {
+        return Err(malformed("it is no JSON object"));
+    }
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                depth += 1;
+                if depth > limits::COMMAND_DEPTH {
+                    return Err(malformed(format!("nested more than {} deep", limits::COMMAND_DEPTH)));
+                }
+            }
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// The inner text and the signature's file, if it is a signed one.
+fn unwrap(text: &str) -> Result<Option<(String, String)>, Refusal> {
+    let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(malformed)?;
+    if !object.contains_key("signed") && !object.contains_key("sig") {
+        return Ok(None);
+    }
+    let Wrapped { signed, sig } = serde_json::from_str(text).map_err(malformed)?;
+    shallow(&signed)?;
+    let minisig = base64(&sig).and_then(|bytes| String::from_utf8(bytes).ok());
+    let minisig = minisig.ok_or_else(|| malformed("`sig` is no base64 of a .minisig file"))?;
+    Ok(Some((signed, minisig)))
+}
+
+fn signature(v: u64, text: &str, minisig: String, issuer: String, iseq: u64) -> Result<Signed, Refusal> {
+    if v != 1 {
+        return Err(Refusal(Why::Unsupported, format!("version {v} is not known here")));
+    }
+    // A larger one would lock its issuer out: no JSON writer counts on from there.
+    if iseq == 0 || iseq > limits::ISEQ_MAX {
+        return Err(malformed(format!("{iseq} is not within 1 to {}", limits::ISEQ_MAX)));
+    }
+    Ok(Signed { text: text.into(), minisig, issuer, iseq })
+}
+
+fn time_ms(text: &str) -> Result<i64, Refusal> {
+    let time: jiff::Timestamp =
+        text.parse().map_err(|_| malformed(format!("`{text}` is no time such as 2026-11-20T09:14:03Z")))?;
+    Ok(time.as_millisecond())
+}
+
+fn lifetime(issued: Option<&str>, expires: Option<&str>) -> Result<Option<i64>, Refusal> {
+    let (issued, expires) = (issued.map(time_ms).transpose()?, expires.map(time_ms).transpose()?);
+    if let (Some(issued), Some(expires)) = (issued, expires) {
+        let life_ms = expires.saturating_sub(issued);
+        if !(0..=limits::COMMAND_LIFE_MS).contains(&life_ms) {
+            return Err(malformed(format!(
+                "it lives {} s; 0 to {} are allowed",
+                life_ms / 1000,
+                limits::COMMAND_LIFE_MS / 1000
+            )));
+        }
+    }
+    Ok(expires)
+}
+
+fn read_args(kind: &str, args: &str) -> Result<Command, Refusal> {
+    fn args_of<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
+        serde_json::from_str(text).map_err(|why| malformed(format!("args: {why}")))
+    }
+    if !args.starts_with('{') {
+        return Err(malformed("args: no JSON object"));
+    }
+    let none = |command| args_of::<NoArgs>(args).map(|_| command);
+    match kind {
+        "ping" => none(Command::Ping),
+        "status" => none(Command::Status),
+        "report" => none(Command::Report),
+        "restart" => none(Command::Restart),
+        "reboot" => none(Command::Reboot),
+        "erase" => args_of(args).map(|EraseArgs { confirm }| Command::Erase { confirm }),
+        "model.calibrate" => args_of(args).map(|CalibrateArgs { pipeline }| Command::Calibrate { pipeline }),
+        "config.get" => match args_of::<ConfigGetArgs>(args)?.layer.as_deref() {
+            None | Some("merged") => Ok(Command::ConfigGet { merged: true }),
+            Some("remote") => Ok(Command::ConfigGet { merged: false }),
+            Some(other) => Err(malformed(format!("args: layer `{other}` is none of `merged`, `remote`"))),
+        },
+        "config.set" => {
+            let ConfigSetArgs { toml, confirm_s } = bounded(args_of(args)?)?;
+            Ok(Command::ConfigSet { toml, confirm_s })
+        }
+        "log.pull" => log_query(args_of(args)?).map(Command::LogPull),
+        _ => Ok(Command::Later),
+    }
+}
+
+fn bounded(args: ConfigSetArgs) -> Result<ConfigSetArgs, Refusal> {
+    if args.toml.len() > limits::REMOTE_CONFIG_BYTES {
+        let (is, most) = (args.toml.len(), limits::REMOTE_CONFIG_BYTES);
+        return Err(malformed(format!("args: a configuration of {is} bytes is more than {most}")));
+    }
+    if args.confirm_s.is_some_and(|s| !(10..=3600).contains(&s)) {
+        return Err(malformed("args: confirm_s is not within 10 to 3600"));
+    }
+    Ok(args)
+}
+
+fn log_query(args: LogArgs) -> Result<LogQuery, Refusal> {
+    let unit = args.unit.unwrap_or_else(|| "kentledge.service".into());
+    let ok = |b: u8| b.is_ascii_alphanumeric() || b"@._:-".contains(&b);
+    if unit.is_empty() || unit.len() > 128 || unit.starts_with('-') || !unit.bytes().all(ok) {
+        return Err(malformed(format!("args: `{unit}` is no unit")));
+    }
+    let (priority, lines) = (args.priority.unwrap_or(6), args.lines.unwrap_or(200));
+    if priority > 7 || !(1..=1000).contains(&lines) {
+        return Err(malformed("args: priority is 0 to 7, lines 1 to 1000"));
+    }
+    let time = |text: Option<String>| text.as_deref().map(time_ms).transpose();
+    Ok(LogQuery { unit, since_ms: time(args.since)?, until_ms: time(args.until)?, priority, lines })
+}
+
+/// Standard base64 with or without padding; line ends are skipped.
+fn base64(text: &str) -> Option<Vec<u8>> {
+    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+    let text = text.trim_end().trim_end_matches('=');
+    let (mut out, mut bits, mut held) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0u32);
+    for byte in text.bytes().filter(|b| !b"\r\n".contains(b)) {
+        let value = ALPHABET.iter().position(|a| *a == byte)?;
+        held = held << 6 | value as u32;
+        bits += 6;
+        if bits >= 8 {
+            bits -= 8;
+            out.push((held >> bits) as u8);
+            held &= (1 << bits) - 1;
+        }
+    }
+    (bits < 6).then_some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn why(payload: &str) -> Why {
+        command("s/d", "ping", "a", payload.as_bytes()).expect_err(payload).0
+    }
+
+    #[test]
+    fn a_plain_command_is_read_and_everything_else_about_it_refused() {
+        let text = r#"{"id":"a","issued":"2026-11-20T09:00:00Z","expires_at":"2026-11-20T09:01:00+00:00","args":{}}"#;
+        let ping = command("s/d", "ping", "a", text.as_bytes()).expect("ping");
+        assert_eq!((ping.command, ping.expires_ms), (Command::Ping, Some(1_795_165_260_000)));
+        for bad in [
+            "",
+            "1",
+            "[]",
+            "{}",
+            "{\"id\":\"b\"}",
+            "{\"id\":\"a\",\"id\":\"a\"}",
+            "{\"id\":\"a\",\"run\":\"sh\"}",
+            "{\"id\":\"a\",\"args\":{\"x\":1}}",
+            "{\"id\":\"a\",\"args\":[]}",
+            "{\"id\":\"a\",\"expires_at\":\"tomorrow\"}",
+            "{\"id\":\"a\"} {}",
+            "{\"id\":\"a\",\"issued\":\"2026-11-20T09:00:00Z\",\"expires_at\":\"2036-11-20T09:00:00Z\"}",
+        ] {
+            assert_eq!(why(bad), Why::Malformed, "{bad}");
+        }
+        assert_eq!(command("s/d", "shell", "a", b"{\"id\":\"a\"}").expect_err("shell").0, Why::Unsupported);
+        let big = format!("{{\"id\":\"a\",\"args\":{{\"x\":\"{}\"}}}}", "y".repeat(limits::COMMAND_BYTES));
+        assert_eq!(why(&big), Why::Malformed);
+        assert_eq!(why(&"[".repeat(50_000)), Why::Malformed);
+    }
+
+    #[test]
+    fn a_signed_command_must_name_the_topic_it_came_by() {
+        let inner = r#"{"v":1,"id":"a","type":"ping","to":"s/d","issuer":"ops","iseq":7,"issued":"2026-11-20T09:00:00Z","expires_at":"2026-11-20T09:01:00Z"}"#;
+        let wrapped = serde_json::json!({"signed": inner, "sig": "eA=="}).to_string();
+        let signed = command("s/d", "ping", "a", wrapped.as_bytes()).expect("signed").signed.expect("signed");
+        assert_eq!((signed.text.as_str(), signed.minisig.as_str(), signed.iseq), (inner, "x", 7));
+        for (to, kind, id) in
+            [("s/e", "ping", "a"), ("s/_all", "ping", "a"), ("s/d", "reboot", "a"), ("s/d", "ping", "b")]
+        {
+            assert_eq!(command(to, kind, id, wrapped.as_bytes()).expect_err("other").0, Why::NotAddressed);
+        }
+        assert_eq!(desired("s/d", wrapped.as_bytes()).expect_err("no desired state").0, Why::Malformed);
+        assert_eq!(desired("s/d", b"{}").expect_err("unsigned").0, Why::Unsigned);
+    }
+
+    #[test]
+    fn base64_is_that_of_the_standard() {
+        for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9v\nYg==\n", "foob")] {
+            assert_eq!(base64(text).as_deref(), Some(bytes.as_bytes()), "{text}");
+        }
+        assert!(base64("a").is_none() && base64("Zm-v").is_none());
+    }
+}

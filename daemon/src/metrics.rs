@@ -1,0 +1,232 @@
+//! What stages count, for Prometheus: `GET /metrics` on a port of this machine. The names are frozen in
+//! `docs/metrics.md`; counts begin anew with each start of the daemon, but for `lost`.
+
+use std::{fmt::Write, net::SocketAddr, sync::atomic::Ordering::Relaxed};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+
+use crate::{
+    flow::meter::{BUCKETS, Histogram},
+    limits,
+    status::Status,
+};
+
+/// The stage as a task: answers one after the other, for ever.
+pub async fn serve(address: SocketAddr, status: Status) {
+    let mut said = false;
+    loop {
+        match TcpListener::bind(address).await {
+            Ok(listener) => {
+                tracing::info!(%address, "metrics");
+                loop {
+                    if let Ok((stream, _)) = listener.accept().await {
+                        // One that is slow or silent holds up the next one for this long at most.
+                        let _ = timeout(limits::METRICS_ANSWER, answer(stream, &status)).await;
+                    } else {
+                        tokio::time::sleep(limits::LINK_TICK).await;
+                    }
+                }
+            }
+            Err(why) if !said => {
+                tracing::error!("listen on {address} for metrics: {why}; trying again");
+                said = true;
+            }
+            Err(_) => {}
+        }
+        tokio::time::sleep(limits::BUS_RETRY).await;
+    }
+}
+
+async fn answer(mut stream: TcpStream, status: &Status) -> std::io::Result<()> {
+    let mut request = Vec::new();
+    while !request.windows(4).any(|w| w == b"\r\n\r\n") {
+        if request.len() > limits::METRICS_REQUEST || stream.read_buf(&mut request).await? == 0 {
+            return Ok(());
+        }
+    }
+    let (code, text) = if request.starts_with(b"GET /metrics ") || request.starts_with(b"GET /metrics?") {
+        ("200 OK", text(status))
+    } else {
+        ("404 Not Found", "the metrics are at /metrics\n".to_owned())
+    };
+    let head = format!(
+        "HTTP/1.1 {code}\r\nContent-Type: text/plain; version=0.0.4; charset=utf-8\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        text.len()
+    );
+    stream.write_all(head.as_bytes()).await?;
+    stream.write_all(text.as_bytes()).await?;
+    stream.shutdown().await
+}
+
+/// One family after the other, as the text format wants them.
+struct Page(String);
+
+impl Page {
+    fn family(&mut self, name: &str, kind: &str, help: &str) {
+        let _ = writeln!(self.0, "# HELP kentledge_{name} {help}\n# TYPE kentledge_{name} {kind}");
+    }
+
+    fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: f64) {
+        let _ = write!(self.0, "kentledge_{name}");
+        for (i, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{}{label}=\"{text}\"", if i == 0 { "{" } else { "," });
+        }
+        let _ = writeln!(self.0, "{} {value}", if labels.is_empty() { "" } else { "}" });
+    }
+
+    fn one(&mut self, name: &str, kind: &str, help: &str, value: f64) {
+        self.family(name, kind, help);
+        self.sample(name, &[], value);
+    }
+
+    fn each<'a>(&mut self, name: &str, kind: &str, help: &str, label: &str, of: impl Iterator<Item = (&'a str, f64)>) {
+        self.family(name, kind, help);
+        of.for_each(|(text, value)| self.sample(name, &[(label, text)], value));
+    }
+
+    fn histogram(&mut self, name: &str, labels: &[(&str, &str)], histogram: &Histogram) {
+        let (counts, mut below) = (histogram.counts(), 0);
+        for (i, n) in counts.iter().enumerate() {
+            below += n;
+            let bound = if i == BUCKETS - 1 { "+Inf".to_owned() } else { format!("{}", (1u64 << i) as f64 / 1e6) };
+            let labels: Vec<_> = labels.iter().copied().chain([("le", bound.as_str())]).collect();
+            self.sample(&format!("{name}_bucket"), &labels, below as f64);
+        }
+        self.sample(&format!("{name}_sum"), labels, histogram.sum_us() as f64 / 1e6);
+        self.sample(&format!("{name}_count"), labels, below as f64);
+    }
+}
+
+/// The whole page.
+pub fn text(status: &Status) -> String {
+    let mut page = Page(String::with_capacity(16 * 1024));
+    let (meters, config, json) = (&status.meters, &status.config, status.json());
+    let f = |value: &serde_json::Value| value.as_f64();
+    let flag = |yes: bool| f64::from(u8::from(yes));
+    page.family("info", "gauge", "1; what runs.");
+    let device = format!("{}/{}", config.device.site, config.device.id);
+    page.sample("info", &[("version", env!("CARGO_PKG_VERSION")), ("device", &device)], 1.0);
+    page.one("uptime_seconds", "gauge", "Since the daemon started.", f(&json["uptime_s"]).unwrap_or(0.0));
+    page.one("online", "gauge", "1: the broker is there.", flag(json["link"]["online"] == true));
+    page.one("degraded", "gauge", "1: something is not as it should be.", flag(json["state"] == "degraded"));
+    page.one("connections_total", "counter", "Connections to the broker.", meters.connections.get() as f64);
+
+    let names = || config.sources.iter().map(|source| source.name.as_str());
+    let sources = |of: fn(&crate::flow::meter::SourceMeter) -> f64| names().zip(meters.sources.iter().map(of));
+    page.each("source_rows_total", "counter", "Rows read.", "source", sources(|m| m.rows.get() as f64));
+    page.each(
+        "source_refused_total",
+        "counter",
+        "Frames that were no rows.",
+        "source",
+        sources(|m| m.refused.get() as f64),
+    );
+    page.each(
+        "source_missing_total",
+        "counter",
+        "Rows known to be missing.",
+        "source",
+        sources(|m| m.missing.get() as f64),
+    );
+    page.each("source_shed_total", "counter", "Frames shed.", "source", sources(|m| m.shed.get() as f64));
+    page.each(
+        "source_rows_per_second",
+        "gauge",
+        "Rows a second.",
+        "source",
+        sources(|m| f64::from(m.rate.get().unwrap_or(0.0))),
+    );
+
+    let names = || config.pipelines.iter().map(|pipeline| pipeline.name.as_str());
+    let pipelines = |of: fn(&crate::flow::meter::PipelineMeter) -> f64| names().zip(meters.pipelines.iter().map(of));
+    page.each(
+        "predictions_total",
+        "counter",
+        "Predictions made.",
+        "pipeline",
+        pipelines(|m| m.predictions.get() as f64),
+    );
+    page.each(
+        "score",
+        "gauge",
+        "The last score; NaN while learning.",
+        "pipeline",
+        pipelines(|m| m.score.get().map_or(f64::NAN, f64::from)),
+    );
+    page.each(
+        "threshold",
+        "gauge",
+        "What it is compared with.",
+        "pipeline",
+        pipelines(|m| m.threshold.get().map_or(f64::NAN, f64::from)),
+    );
+    page.each(
+        "learning",
+        "gauge",
+        "1: statistics are being taken.",
+        "pipeline",
+        pipelines(|m| f64::from(u8::from(m.learning.load(Relaxed)))),
+    );
+    let serving = json["pipelines"].as_array().into_iter().flatten().map(|p| flag(p["serving"] == true));
+    page.each("model_serving", "gauge", "1: a worker serves it.", "pipeline", names().zip(serving));
+    page.family("alarm_raised", "gauge", "1: raised.");
+    for (alarm, raised) in config.alarms.iter().zip(&meters.alarms) {
+        page.sample(
+            "alarm_raised",
+            &[("alarm", &alarm.name), ("severity", alarm.severity)],
+            flag(raised.load(Relaxed)),
+        );
+    }
+
+    let outbox = &json["outbox"];
+    let of = |key: &str| f(&outbox[key]).unwrap_or(0.0);
+    let both = |what: &str| [("ram", of(&format!("ram_{what}"))), ("stored", of(&format!("stored_{what}")))];
+    page.each("outbox_records", "gauge", "Records nobody acknowledged yet.", "place", both("records").into_iter());
+    page.each("outbox_bytes", "gauge", "Bytes of them.", "place", both("bytes").into_iter());
+    page.one("outbox_oldest_seconds", "gauge", "Age of the oldest of them; 0: there is none.", of("oldest_s"));
+    page.one("outbox_disk_ok", "gauge", "1: the disk takes records.", flag(outbox["disk_ok"] == true));
+    page.one("delivered_total", "counter", "Records acknowledged.", of("delivered"));
+    page.family("lost_total", "counter", "Records lost since the device was set up.");
+    for ((stream, reason), n) in &status.writer.stats().lost {
+        page.sample("lost_total", &[("stream", stream), ("reason", reason)], *n as f64);
+    }
+    let commands = [
+        ("accepted", &meters.commands_accepted),
+        ("refused", &meters.commands_refused),
+        ("dropped", &meters.commands_dropped),
+    ];
+    let commands = commands.map(|(outcome, count)| (outcome, count.get() as f64));
+    page.each("commands_total", "counter", "Commands that came.", "outcome", commands.into_iter());
+
+    page.family(
+        "signal_seconds",
+        "histogram",
+        "From the bytes' arrival to the end of the signal stage's work on them.",
+    );
+    page.histogram("signal_seconds", &[], &meters.signal);
+    page.family("infer_seconds", "histogram", "A run of the model.");
+    for (name, meter) in names().zip(&meters.pipelines) {
+        page.histogram("infer_seconds", &[("pipeline", name)], &meter.infer);
+    }
+    page.family("commit_seconds", "histogram", "A commit of the store.");
+    page.histogram("commit_seconds", &[], &meters.commit);
+    page.family("acknowledge_seconds", "histogram", "From writing a message to its acknowledgement.");
+    page.histogram("acknowledge_seconds", &[], &meters.acknowledge);
+
+    let machine = &json["machine"];
+    page.one("rss_bytes", "gauge", "Memory of the daemon.", f(&machine["rss_kib"]).unwrap_or(0.0) * 1024.0);
+    for (name, key, help) in [
+        ("disk_free_bytes", "disk_free_bytes", "Free on the partition of the state."),
+        ("temperature_celsius", "temperature_c", "The hottest zone."),
+    ] {
+        if let Some(value) = f(&machine[key]) {
+            page.one(name, "gauge", help, value);
+        }
+    }
+    page.0
+}

@@ -1,0 +1,214 @@
+//! How the device is, as one JSON document: what `kentledge status`, `top`, D-Bus and the command `status` show. Its
+//! shape is `docs/schema/status.json`.
+
+use std::{
+    collections::VecDeque,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+};
+
+use serde_json::{Value, json};
+
+use crate::{
+    config::Config,
+    flow::meter::{Histogram, Meters},
+    health::Counters,
+    host::{Clock, clock::rfc3339_ms},
+    infer, limits,
+    outbox::Writer,
+};
+
+/// Scores of the last minutes, by pipeline: the highest of each half second.
+#[derive(Debug, Default)]
+pub struct History(Mutex<Vec<VecDeque<f32>>>);
+
+impl History {
+    /// The next half second.
+    pub fn note(&self, meters: &Meters) {
+        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.resize_with(meters.pipelines.len(), VecDeque::new);
+        for (scores, meter) in all.iter_mut().zip(&meters.pipelines) {
+            scores.push_back(meter.take_peak());
+            while scores.len() > limits::HISTORY {
+                scores.pop_front();
+            }
+        }
+    }
+
+    fn of(&self, pipeline: usize) -> Vec<f32> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.get(pipeline).map(|scores| scores.iter().copied().collect()).unwrap_or_default()
+    }
+}
+
+/// All that is looked at.
+#[derive(Clone)]
+pub struct Status {
+    /// What is in use.
+    pub config: Arc<Config>,
+    /// What stages count.
+    pub meters: Arc<Meters>,
+    /// What stages tell.
+    pub counters: Arc<Counters>,
+    /// Scores of the last minutes.
+    pub history: Arc<History>,
+    /// The outbox.
+    pub writer: Writer,
+    /// The time.
+    pub clock: Arc<Clock>,
+    /// This boot.
+    pub boot: String,
+    /// When the daemon started, ns since boot.
+    pub began_ns: u64,
+}
+
+impl Status {
+    /// The document.
+    pub fn json(&self) -> Value {
+        let now = self.clock.now();
+        let config = &self.config;
+        let stats = self.writer.stats();
+        let (degraded, link) = (self.degraded(), self.counters.why_offline());
+        let lost: Vec<Value> = (stats.lost.iter())
+            .map(|((stream, reason), n)| json!({"stream": stream, "reason": reason, "n": n}))
+            .collect();
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "device": {"site": config.device.site, "id": config.device.id},
+            "state": if degraded.is_empty() { "running" } else { "degraded" },
+            "degraded": degraded,
+            "uptime_s": now.boot_ns.saturating_sub(self.began_ns) / 1_000_000_000,
+            "boot": self.boot,
+            "clock": {"ts": now.wall_ms.map(rfc3339_ms), "clk": now.clk.word()},
+            "link": {
+                "configured": config.mqtt.is_some(),
+                "broker": config.mqtt.as_ref().map(|mqtt| format!("{}:{}", mqtt.host, mqtt.port)),
+                "online": stats.online,
+                "why": Some(link).filter(|why| !why.is_empty()),
+                "connections": self.meters.connections.get(),
+                "acknowledge": latency(&self.meters.acknowledge),
+            },
+            "sources": self.sources(now.boot_ns),
+            "pipelines": self.pipelines(),
+            "alarms": self.alarms(),
+            "outbox": {
+                "ram_records": stats.ram_records, "ram_bytes": stats.ram_bytes,
+                "stored_records": stats.stored_records, "stored_bytes": stats.stored_bytes,
+                "max_bytes": config.outbox.max_bytes,
+                "oldest_s": stats.oldest_ns.map(|ns| ns / 1_000_000_000),
+                "delivered": stats.delivered, "disk_ok": stats.disk_ok, "quarantines": stats.quarantines,
+                "commit": latency(&self.meters.commit),
+            },
+            "lost": lost,
+            "signal": latency(&self.meters.signal),
+            "commands": {
+                "accepted": self.meters.commands_accepted.get(), "refused": self.meters.commands_refused.get(),
+                "dropped": self.meters.commands_dropped.get(),
+            },
+            "config": {"set_aside": config.set_aside},
+            "machine": machine(&config.device.state_dir),
+        })
+    }
+
+    /// What is not as it should be, in words; empty: all is well.
+    pub fn degraded(&self) -> Vec<String> {
+        let stats = self.writer.stats();
+        let mut why = Vec::new();
+        if self.config.mqtt.is_none() {
+            why.push("no broker is configured".to_owned());
+        } else if !stats.online {
+            let link = self.counters.why_offline();
+            why.push(if link.is_empty() { "offline".into() } else { format!("offline ({link})") });
+        } else if let Some(link) = Some(self.counters.why_offline()).filter(|why| !why.is_empty()) {
+            why.push(link);
+        }
+        if self.config.sources.is_empty() {
+            why.push("no source is configured".into());
+        }
+        let (serving, models) = (self.counters.models().0, infer::groups(&self.config).len());
+        if serving < models {
+            why.push(format!("{serving} of {models} models serving"));
+        }
+        if !stats.disk_ok {
+            why.push("the disk takes nothing".into());
+        }
+        if stats.quarantines > 0 {
+            why.push(format!("{} damaged stores set aside", stats.quarantines));
+        }
+        if !self.config.set_aside.is_empty() {
+            why.push("the configuration that was set remotely does not validate".into());
+        }
+        why
+    }
+
+    fn sources(&self, now_ns: u64) -> Vec<Value> {
+        let of = |(source, meter): (&crate::config::Source, &crate::flow::meter::SourceMeter)| {
+            let last_ns = meter.last_ns.load(Relaxed);
+            let silent_ms = (last_ns > 0).then(|| now_ns.saturating_sub(last_ns) / 1_000_000);
+            let quality = match silent_ms {
+                None => "waiting",
+                Some(ms) if ms > source.stale_ms => "stale",
+                Some(_) => "ok",
+            };
+            json!({
+                "name": source.name, "path": source.serial.path, "quality": quality, "silent_ms": silent_ms,
+                "rows": meter.rows.get(), "rows_s": meter.rate.get(), "refused": meter.refused.get(),
+                "missing": meter.missing.get(), "shed": meter.shed.get(),
+            })
+        };
+        self.config.sources.iter().zip(&self.meters.sources).map(of).collect()
+    }
+
+    fn pipelines(&self) -> Vec<Value> {
+        let groups = infer::groups(&self.config);
+        let of = |(i, (pipeline, meter)): (usize, (&crate::config::Pipeline, &crate::flow::meter::PipelineMeter))| {
+            let manifest = &pipeline.model.manifest;
+            let serving = groups.iter().position(|group| group.contains(&i)).is_some_and(|at| self.counters.serves(at));
+            json!({
+                "name": pipeline.name, "model": format!("{}@{}", manifest.model, manifest.version), "slot": "a",
+                "unsigned": true, "serving": serving, "learning": meter.learning.load(Relaxed),
+                "predictions": meter.predictions.get(), "score": meter.score.get(), "threshold": meter.threshold.get(),
+                "history": self.history.of(i), "infer": latency(&meter.infer),
+            })
+        };
+        self.config.pipelines.iter().zip(&self.meters.pipelines).enumerate().map(of).collect()
+    }
+
+    fn alarms(&self) -> Vec<Value> {
+        let of = |(alarm, raised): (&crate::config::Alarm, &std::sync::atomic::AtomicBool)| json!({"name": alarm.name, "severity": alarm.severity, "raised": raised.load(Relaxed)});
+        self.config.alarms.iter().zip(&self.meters.alarms).map(of).collect()
+    }
+}
+
+fn latency(histogram: &Histogram) -> Value {
+    let n: u64 = histogram.counts().iter().sum();
+    json!({"n": n, "p50_us": histogram.quantile_us(0.5), "p99_us": histogram.quantile_us(0.99)})
+}
+
+/// Memory, temperature, disk.
+fn machine(state_dir: &Path) -> Value {
+    let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+    let kib = |key: &str| {
+        let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_whitespace().next()?.parse::<u64>().ok()
+    };
+    let disk = nix::sys::statvfs::statvfs(state_dir).ok();
+    let block = disk.as_ref().map_or(0, nix::sys::statvfs::Statvfs::fragment_size);
+    json!({
+        "rss_kib": crate::health::rss_kib(),
+        "memory_free_kib": kib("MemAvailable:"), "memory_kib": kib("MemTotal:"),
+        "temperature_c": temperature_c(),
+        "disk_free_bytes": disk.as_ref().map(|d| d.blocks_available() * block),
+        "disk_bytes": disk.as_ref().map(|d| d.blocks() * block),
+    })
+}
+
+/// The hottest zone the kernel knows.
+fn temperature_c() -> Option<f64> {
+    let zones = std::fs::read_dir("/sys/class/thermal").ok()?.flatten().map(|entry| entry.path());
+    let temp = |zone: PathBuf| std::fs::read_to_string(zone.join("temp")).ok()?.trim().parse::<f64>().ok();
+    zones
+        .filter_map(temp)
+        .fold(None, |most: Option<f64>, milli| Some(most.map_or(milli, |m| m.max(milli))))
+        .map(|m| m / 1000.0)
+}
