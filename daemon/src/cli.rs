@@ -6,7 +6,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     bus,
-    config::Config,
+    config::{self, Config},
     control::Trials,
     demo,
     error::{Context, Fatal},
@@ -14,7 +14,7 @@ use crate::{
     infer::worker_main,
     journal,
     outbox::probe_main,
-    replay,
+    provision, replay,
     run::{self, Ending},
 };
 
@@ -54,6 +54,17 @@ enum Command {
     Top {
         #[command(flatten)]
         whom: Whom,
+    },
+    /// Takes over a provision.toml: who the device is and how it reaches its broker; the file is removed
+    Provision {
+        /// The file
+        file: PathBuf,
+        /// The state directory
+        #[arg(long, default_value = "/data/kentledge")]
+        state: PathBuf,
+        /// The user the daemon runs as
+        #[arg(long)]
+        owner: Option<String>,
     },
     /// A recorded tape or a CSV file through the same stages, deterministic; JSON lines on standard output
     Replay(replay::Args),
@@ -135,6 +146,11 @@ impl Cli {
                 let bus = whom.bus()?;
                 runtime()?.block_on(bus::top(bus.as_deref())).map_err(Fatal::failed)
             }
+            Command::Provision { file, state, owner } => {
+                journal::start("info");
+                let check = || config_or_text(None);
+                provision::take(&file, &state, owner.as_deref(), check).map_err(Fatal::failed)
+            }
             Command::Demo(args) => demo::demo(&args),
             Command::Replay(args) => {
                 journal::start("warn");
@@ -160,16 +176,30 @@ impl Cli {
 fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     let local = Config::local(file).map_err(|problems| Fatal::problems(&problems))?;
     let state = &local.device.state_dir;
+    let mut lacks = Vec::new();
+    let provision = state.join("provision.toml");
+    if provision.exists()
+        && let Err(why) = provision::take(&provision, state, None, || config_or_text(file))
+    {
+        tracing::error!("{why}");
+        lacks.push(why);
+    }
     if let Err(why) = Trials::open(state).map_err(|why| why.to_string()).and_then(|t| t.recover(&host.process)) {
         tracing::error!("look for a configuration on trial: {why}");
     }
-    let config = load(file)?;
+    let mut config = load(file)?;
+    config.set_aside.extend(lacks);
     if !config.device.id.is_empty() {
-        let id = config.device.id.clone();
-        return Ok(config.named(&id));
+        return Ok(config);
     }
     let id = identity::device_id(state).context("name the device")?;
     Ok(config.named(&id))
+}
+
+fn config_or_text(file: Option<&std::path::Path>) -> Result<Config, String> {
+    let lines =
+        |problems: Vec<config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
+    Config::local(file).map_err(lines)
 }
 
 /// Reads the configuration, or tells all its problems.

@@ -2,14 +2,25 @@
 
 use std::io::IsTerminal;
 
-use tracing_subscriber::{EnvFilter, Layer, layer::SubscriberExt, util::SubscriberInitExt};
+use tracing_subscriber::{
+    EnvFilter, Layer, field::MakeExt, fmt::format, layer::SubscriberExt, util::SubscriberInitExt,
+};
 
 /// Starts logging. `KENTLEDGE_LOG` filters as `RUST_LOG` does elsewhere; without it `default` applies.
 pub fn start(default: &str) {
     let filter = || EnvFilter::try_from_env("KENTLEDGE_LOG").unwrap_or_else(|_| EnvFilter::new(default));
     let journald = stderr_is_journal().then(tracing_journald::layer).and_then(Result::ok);
+    // Fields without a prefix, so that `message_id` is the journal's own.
+    let journald = journald.map(|layer| layer.with_field_prefix(None).with_syslog_identifier("kentledge".into()));
     let lines = journald.is_none().then(|| {
+        // The journal's ids are nothing for people.
+        let fields = format::debug_fn(|out, field, value| match field.name() {
+            "message_id" => Ok(()),
+            "message" => write!(out, "{value:?}"),
+            name => write!(out, "{name}={value:?}"),
+        });
         tracing_subscriber::fmt::layer()
+            .fmt_fields(fields.delimited(" "))
             .with_target(false)
             .with_ansi(std::io::stderr().is_terminal())
             .with_writer(std::io::stderr)

@@ -27,6 +27,7 @@ pub mod link;
 pub mod metrics;
 pub mod model;
 pub mod outbox;
+pub mod provision;
 pub mod replay;
 pub mod run;
 pub mod signal;

@@ -10,8 +10,9 @@ use std::{
 };
 
 use bytes::BytesMut;
+use rumqttc::v5::mqttbytes::QoS;
 use rumqttc::v5::mqttbytes::v5::{
-    ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason,
+    ConnAck, ConnAckProperties, ConnectReturnCode, Packet, PingResp, PubAck, PubAckReason, SubAck, SubscribeReasonCode,
 };
 use serde_json::Value;
 
@@ -208,6 +209,10 @@ impl Evil {
                 properties.receive_max = inner.receive_max;
                 let code = ConnectReturnCode::Success;
                 Some(Packet::ConnAck(ConnAck { session_present: false, code, properties: Some(properties) }))
+            }
+            Packet::Subscribe(subscribe) => {
+                let granted = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce); subscribe.filters.len()];
+                Some(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes: granted, properties: None }))
             }
             Packet::PingReq(_) => Some(Packet::PingResp(PingResp)),
             Packet::Publish(publish) => {

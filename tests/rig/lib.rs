@@ -3,6 +3,7 @@
 //! it can make.
 
 pub mod broker;
+pub mod bus;
 pub mod daemon;
 pub mod disk;
 pub mod evil;

@@ -30,6 +30,14 @@ fn validators() -> &'static HashMap<String, Validator> {
     })
 }
 
+/// Every way in which `kentledge status --json` breaks its contract.
+pub fn status_problems(status: &Value) -> Vec<String> {
+    let text = fs::read(root().join("daemon/docs/schema/status.json")).expect("a schema");
+    let schema: Value = serde_json::from_slice(&text).expect("a schema is JSON");
+    let validator = jsonschema::options().build(&schema).expect("a valid schema");
+    validator.iter_errors(status).map(|e| format!("{}: {e}", e.instance_path())).collect()
+}
+
 /// Every way in which a message on `up/{stream}` breaks the contract.
 pub fn problems(stream: &str, payload: &Value) -> Vec<String> {
     let kind = stream.split('/').next().unwrap_or("");

@@ -97,7 +97,11 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         layers: layers.to_vec(),
         set_aside: Vec::new(),
     };
-    if problems.is_empty() { Ok(config) } else { Err(problems.into_sorted()) }
+    if !problems.is_empty() {
+        return Err(problems.into_sorted());
+    }
+    let id = config.device.id.clone();
+    Ok(if id.is_empty() { config } else { config.named(&id) })
 }
 
 /// Reads all tables of one kind, checking the names they were given.
@@ -244,9 +248,23 @@ fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
-/// A path to a file that must be there.
+/// A path to a file that must be there; `credential:NAME` is one that systemd handed over.
 fn file(t: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
-    let path = PathBuf::from(t.str(key)?);
+    let text = t.str(key)?;
+    let path = match text.strip_prefix("credential:") {
+        Some(name) if name.contains('/') => {
+            t.problem(key, format!("`{name}` is no credential's name"));
+            return None;
+        }
+        Some(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
+            Some(folder) => PathBuf::from(folder).join(name),
+            None => {
+                t.problem(key, "systemd handed over no credentials (LoadCredential=)");
+                return None;
+            }
+        },
+        None => PathBuf::from(text),
+    };
     if !path.is_file() {
         t.problem(key, format!("no such file: {}", path.display()));
     }

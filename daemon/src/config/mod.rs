@@ -341,7 +341,24 @@ impl Config {
     /// What someone with the device in hand wrote: `file`, or the layers of the image and of the administrator. On
     /// failure every problem is returned.
     pub fn local(file: Option<&Path>) -> Result<Self, Vec<Problem>> {
-        build::build(&layers::local(file))
+        Self::provisioned(layers::local(file))
+    }
+
+    /// The same for a device nobody wrote a file on.
+    pub fn local_in(state_dir: &Path) -> Result<Self, Vec<Problem>> {
+        let provision = state_dir.join("provision").join("kentledge.toml");
+        build::build(&[Layer::Local(provision)])
+    }
+
+    /// With what was taken over at the first boot laid over it.
+    fn provisioned(mut layers: Vec<Layer>) -> Result<Self, Vec<Problem>> {
+        let config = build::build(&layers)?;
+        let provision = config.device.state_dir.join("provision").join("kentledge.toml");
+        if !provision.exists() {
+            return Ok(config);
+        }
+        layers.push(Layer::Local(provision));
+        build::build(&layers)
     }
 
     /// The same with what was set remotely laid over it, where that validates: what was set remotely must never keep
@@ -367,6 +384,7 @@ impl Config {
     pub fn with_remote(&self, text: Option<&str>) -> Result<Self, Vec<Problem>> {
         let mut layers = self.local_layers();
         layers.extend(text.map(|text| Layer::Given(text.to_owned())));
+        // A device that named itself keeps that name.
         Ok(build::build(&layers)?.named(&self.device.id))
     }
 

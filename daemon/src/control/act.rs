@@ -280,7 +280,6 @@ impl Control {
         self.setup.config = Config { layers: self.setup.config.layers.clone(), ..live.next };
         self.setup.config.set_remote_layer();
         self.want(&self.setup.config.clone(), None);
-        tracing::info!(digest = live.trial.digest, "the configuration stays");
         self.event(Kind::ConfigChanged, "config", &format!("sha256:{} is in use", live.trial.digest));
         self.tell_asker(&live.trial, &Outcome::new(State::Success, "in use"));
         self.report();
@@ -288,7 +287,6 @@ impl Control {
 
     fn put_back(&mut self, why: &str) {
         let Some(live) = self.live.take() else { return };
-        tracing::warn!(digest = live.trial.digest, "the configuration is put back: {why}");
         if let Err(why) = self.setup.trials.put_back(&live.trial, why) {
             tracing::error!("{why}");
         }

@@ -35,7 +35,7 @@ use crate::{
     config::{Config, Mqtt},
     flow::{
         Class, Clk, Draft, Retain, StreamId,
-        event::{EventStreams, Kind},
+        event::{COMMAND_FINISHED, EventStreams, Kind},
         meter::Meters,
         order::{Addressee, Arrived, Asked, LinkNews, LogQuery, Orders, Respond, Response, Ticket},
     },
@@ -197,7 +197,6 @@ impl Control {
         };
         if damaged {
             let text = "what was remembered of commands cannot be read; each issuer's next one must echo the nonce";
-            tracing::error!("{text}");
             control.event(Kind::StoreDamaged, "commands", text);
         }
         control.take_up();
@@ -405,7 +404,6 @@ impl Control {
         self.refusals.fill(now_ns);
         if self.unanswered > 0 && self.refusals.tokens >= self.refusals.burst / 2.0 {
             let text = format!("{} commands were refused without an answer: too many at once", self.unanswered);
-            tracing::warn!("{text}");
             self.event(Kind::CommandsRefused, "commands", &text);
             self.unanswered = 0;
         }
@@ -419,7 +417,8 @@ impl Control {
         {
             tracing::error!("{why}");
         }
-        tracing::info!(kind, id, state = outcome.state.word(), "command finished {}", outcome.text);
+        let (message_id, state) = (COMMAND_FINISHED, outcome.state.word());
+        tracing::info!(message_id, kind, id, state, "command finished {}", outcome.text);
         self.result(kind, id, respond, outcome);
     }
 

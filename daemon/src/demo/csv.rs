@@ -40,12 +40,14 @@ pub struct Place {
     pub folder: PathBuf,
     /// The device's name in topics.
     pub device: &'static str,
+    /// Its D-Bus.
+    pub bus: String,
 }
 
 impl Place {
     /// For replay: no port and no broker; the configuration is written into this folder.
     pub fn replay(folder: &Path) -> Self {
-        Self { tty: "/dev/null".into(), broker: None, folder: folder.to_owned(), device: "replay" }
+        Self { tty: "/dev/null".into(), broker: None, folder: folder.to_owned(), device: "replay", bus: "off".into() }
     }
 }
 
@@ -98,9 +100,10 @@ impl Shape {
         let path = |path: &Path| quote(&path.display().to_string());
         let list = |names: &[String]| names.iter().map(|n| quote(n)).collect::<Vec<_>>().join(", ");
         let mut out = format!(
-            "[device]\nsite = \"demo\"\nid = \"{}\"\nstate_dir = {}\n\n[metrics]\ninterval_s = 1\n",
+            "[device]\nsite = \"demo\"\nid = \"{}\"\nstate_dir = {}\nbus = {}\n\n[metrics]\ninterval_s = 1\n",
             place.device,
-            path(&place.folder.join("state"))
+            path(&place.folder.join("state")),
+            quote(&place.bus)
         );
         if let Some(port) = place.broker {
             let _ = write!(out, "\n[mqtt]\nurl = \"mqtt://127.0.0.1:{port}\"\n");

@@ -47,6 +47,9 @@ pub struct Args {
     /// A model folder instead of the sample model
     #[arg(long)]
     model: Option<PathBuf>,
+    /// The D-Bus on which `status` and `top` find it: session, system, unix:…
+    #[arg(long, default_value = "off")]
+    bus: String,
 }
 
 fn speed(text: &str) -> Result<f64, String> {
@@ -79,6 +82,7 @@ pub fn demo(args: &Args) -> Result<(), Fatal> {
         broker: Some(port),
         folder: folder.0.clone(),
         device: if shape.is_some() { "csv" } else { "pump" },
+        bus: args.bus.clone(),
     };
     let host = Host::default();
     let began_ms = host.clock.now().wall_ms.unwrap_or(0);

@@ -83,6 +83,27 @@ impl Kind {
         }
     }
 
+    /// The journal's id of it; `catalog/kentledge.catalog` says what to do.
+    pub fn message_id(self) -> &'static str {
+        match self {
+            Kind::Boot => "f57cbf94f4e740c5b7cb2393715fee07",
+            Kind::Stopping => "5fd6d9c7253d4ddfa86c8d186342f7c1",
+            Kind::ConfigSetAside => "d6ce9ab8daa443cab3beb01f0d4204a0",
+            Kind::ConfigChanged => "48b1b97b8788429a8f1d0f2232a7776b",
+            Kind::ConfigRolledBack => "c0a18a54eb4642f6a2a0515b6d280f4a",
+            Kind::CommandsRefused => "8d9d1e67f6794dd0939303d374e91c16",
+            Kind::StoreSetAside => "375ec024c399451684932920890b22a9",
+            Kind::StoreDamaged => "62e97efe19f646acb874e8e0f3415f52",
+            Kind::DiskFailed => "cd397bb5b2c44d42aa6b10d07dd06255",
+            Kind::Outage => "1484456ef112453390240c455f8394ea",
+            Kind::LinkTwin => "2f35908e1e0b4e29b8e5d308d9467079",
+            Kind::ModelFailed => "c66e69bfc05f417387bf1185dc631f24",
+            Kind::ModelServing => "1b9b2641025c44d88ee4ccb5ea1aa258",
+            Kind::WorkerLost => "6e623037c5854d64b6159492cd81636d",
+            Kind::ModelCalibrated => "0123964f6fb941f1becdfce85dc60233",
+        }
+    }
+
     fn severity(self) -> &'static str {
         match self {
             Kind::Boot | Kind::Stopping | Kind::ModelServing | Kind::ModelCalibrated => "info",
@@ -94,13 +115,26 @@ impl Kind {
     }
 }
 
+/// The journal's ids of what is no event of its own.
+pub const ALARM_RAISED: &str = "096d84f188074bd5bc90094b069f8669";
+/// See `ALARM_RAISED`.
+pub const ALARM_CLEARED: &str = "1672d33b65904e00af12f67279830231";
+/// See `ALARM_RAISED`.
+pub const COMMAND_FINISHED: &str = "5523063e296945ec9777f81248dcc356";
+
 /// Where each kind goes, in the order of `Kind::ALL`.
 #[derive(Debug, Clone)]
 pub struct EventStreams(pub Vec<StreamId>);
 
 impl EventStreams {
-    /// An event as a record: what happened in words, and the thing it happened to.
+    /// An event as a record: what happened in words, and the thing it happened to. It is logged here, once.
     pub fn draft(&self, kind: Kind, stamp: Stamp, subject: &str, text: &str) -> Draft {
+        let (message_id, event) = (kind.message_id(), kind.word());
+        match kind.severity() {
+            "info" => tracing::info!(message_id, event, subject, "{text}"),
+            "warning" => tracing::warn!(message_id, event, subject, "{text}"),
+            _ => tracing::error!(message_id, event, subject, "{text}"),
+        }
         let mut body = format!("\"type\":\"{}\",\"severity\":\"{}\",\"subject\":", kind.word(), kind.severity());
         json_str(&mut body, subject);
         let _ = body.write_str(",\"text\":");

@@ -94,7 +94,6 @@ impl Engine {
     pub fn start(&mut self, stamp: Option<Stamp>, sink: &mut dyn Sink, beat: &dyn Fn()) -> Result<(), String> {
         match self.try_start(beat) {
             Ok(text) => {
-                tracing::info!(model = self.name(), "{text}");
                 if std::mem::take(&mut self.told) != text || self.told.is_empty() {
                     self.tell(Kind::ModelServing, stamp, &text, sink);
                 }
@@ -102,7 +101,6 @@ impl Engine {
             }
             Err(why) => {
                 if self.told != why {
-                    tracing::error!(model = self.name(), "{why}");
                     self.tell(Kind::ModelFailed, stamp, &why, sink);
                     self.told.clone_from(&why);
                 }
@@ -217,7 +215,6 @@ impl Engine {
             }
             Err(why) => {
                 self.lost_workers += 1;
-                tracing::error!(model = self.name(), "lost a worker: {why}");
                 let stamp = self.last.or(self.waiting.front().map(|w| w.tag.last));
                 self.tell(Kind::WorkerLost, stamp, &why, sink);
                 Err(why)
@@ -310,7 +307,6 @@ impl Engine {
             let learnt = learning.finish(sha256, highest);
             let text = served.learnt(learnt);
             let name = served.config().name.clone();
-            tracing::info!(pipeline = name, "{text}");
             if let Some(stamp) = self.last {
                 self.drafts.push(self.setup.events.draft(Kind::ModelCalibrated, stamp, &name, &text));
             }

@@ -14,6 +14,7 @@ use crate::{
     config,
     flow::{
         Class, Draft, Phase, Retain, StreamId, Window,
+        event::{ALARM_CLEARED, ALARM_RAISED},
         meter::Meters,
         record::{json_list, json_num, json_str},
     },
@@ -263,8 +264,12 @@ impl Served {
             }
             self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
             match change.phase {
-                Phase::Raised => tracing::warn!(alarm = alarm.name(), score, "alarm raised"),
-                Phase::Cleared => tracing::info!(alarm = alarm.name(), score, "alarm cleared"),
+                Phase::Raised => {
+                    tracing::warn!(message_id = ALARM_RAISED, alarm = alarm.name(), score, "alarm raised");
+                }
+                Phase::Cleared => {
+                    tracing::info!(message_id = ALARM_CLEARED, alarm = alarm.name(), score, "alarm cleared");
+                }
             }
             drafts.push(Draft {
                 stream: *stream,
