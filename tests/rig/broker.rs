@@ -52,6 +52,19 @@ impl Mosquitto {
         broker
     }
 
+    /// Started with the configuration and the ACLs that the README ships, with certificates in `dir`.
+    pub fn guarded(dir: &Path) -> Self {
+        let mut broker = Self::down();
+        let ships = crate::root().join("daemon/docs/broker");
+        let text = fs::read_to_string(ships.join("mosquitto.conf")).expect("mosquitto.conf");
+        let text = text.replace("listener 8883", &format!("listener {} 127.0.0.1", broker.port));
+        let text = text.replace("/etc/mosquitto/", &format!("{}/", dir.display()));
+        let text = text.replace("/var/lib/mosquitto/", &format!("{}/", broker.dir.path().display()));
+        fs::copy(ships.join("acl"), dir.join("acl")).expect("acl");
+        broker.spawn(&format!("{text}user root\n"));
+        broker
+    }
+
     /// Starts it, with what it kept when it was stopped in order.
     pub fn up(&mut self) {
         self.launch("");
@@ -66,6 +79,11 @@ impl Mosquitto {
              max_inflight_messages 0\nmax_queued_messages 0\nlog_dest file {dir}/log\n"
         );
         let text = if self.tls { format!("{text}allow_anonymous true\n") } else { text };
+        self.spawn(&text);
+    }
+
+    fn spawn(&mut self, text: &str) {
+        let port = self.port;
         let config = self.dir.path().join("mosquitto.conf");
         fs::write(&config, text).expect("write mosquitto.conf");
         let child =

@@ -79,6 +79,12 @@ impl Site {
         self
     }
 
+    /// Adds to `[metrics]`.
+    pub fn with_metrics(mut self, text: &str) -> Self {
+        self.body = self.body.replace("interval_s = 1\n", &format!("interval_s = 1\n{text}\n"));
+        self
+    }
+
     /// A sensor `n,a,b` with its own sequence.
     pub fn with_sensor(self, tty: &Tty) -> Self {
         let path = tty.path();

@@ -78,6 +78,15 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
 }
 
+/// Where `tests/run` puts the Python packages of the example client and of the metrics' parser.
+pub fn python() -> PathBuf {
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
+    let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));
+    let path = cache.expect("HOME").join("kentledge/python");
+    assert!(path.is_dir(), "{} is missing: tests/run makes it", path.display());
+    path
+}
+
 /// Real recordings beside the repository; `None`, said loudly, where they are missing.
 pub fn recordings(folder: &str) -> Option<PathBuf> {
     let path = root().parent()?.join("shared/data").join(folder);
