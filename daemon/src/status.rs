@@ -4,14 +4,17 @@
 use std::{
     collections::VecDeque,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use serde_json::{Value, json};
 
 use crate::{
-    config::Config,
-    flow::meter::{Histogram, Meters},
+    config::{self, Config},
+    flow::meter::{Histogram, Meters, PipelineMeter, SourceMeter},
     health::Counters,
     host::{Clock, clock::rfc3339_ms},
     infer, limits,
@@ -142,7 +145,7 @@ impl Status {
     }
 
     fn sources(&self, now_ns: u64) -> Vec<Value> {
-        let of = |(source, meter): (&crate::config::Source, &crate::flow::meter::SourceMeter)| {
+        let of = |(source, meter): (&config::Source, &SourceMeter)| {
             let last_ns = meter.last_ns.load(Relaxed);
             let silent_ms = (last_ns > 0).then(|| now_ns.saturating_sub(last_ns) / 1_000_000);
             let quality = match silent_ms {
@@ -161,7 +164,7 @@ impl Status {
 
     fn pipelines(&self) -> Vec<Value> {
         let groups = infer::groups(&self.config);
-        let of = |(i, (pipeline, meter)): (usize, (&crate::config::Pipeline, &crate::flow::meter::PipelineMeter))| {
+        let of = |(i, (pipeline, meter)): (usize, (&config::Pipeline, &PipelineMeter))| {
             let manifest = &pipeline.model.manifest;
             let serving = groups.iter().position(|group| group.contains(&i)).is_some_and(|at| self.counters.serves(at));
             json!({
@@ -175,7 +178,11 @@ impl Status {
     }
 
     fn alarms(&self) -> Vec<Value> {
-        let of = |(alarm, raised): (&crate::config::Alarm, &std::sync::atomic::AtomicBool)| json!({"name": alarm.name, "severity": alarm.severity, "raised": raised.load(Relaxed)});
+        type One<'a> = (&'a config::Alarm, &'a AtomicBool);
+        let of = |(alarm, raised): One<'_>| {
+            let raised = raised.load(Relaxed);
+            json!({"name": alarm.name, "severity": alarm.severity, "raised": raised})
+        };
         self.config.alarms.iter().zip(&self.meters.alarms).map(of).collect()
     }
 }

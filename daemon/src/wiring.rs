@@ -249,7 +249,7 @@ impl Host {
         let served = group.iter().map(|pipeline| {
             let stream = table.signal.prediction[*pipeline];
             let place = *pipeline as u16;
-            Served::new(place, config, stream, &table.alarms, &self.boot, keeps.clone(), replay, meters.clone())
+            Served::new(place, config, stream, &table.alarms, &self.boot, keeps.clone(), meters.clone())
         });
         infer::Setup {
             program: self.program.clone(),

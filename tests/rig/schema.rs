@@ -30,12 +30,32 @@ fn validators() -> &'static HashMap<String, Validator> {
     })
 }
 
+fn one(name: &str) -> Validator {
+    let text = fs::read(root().join(format!("daemon/docs/schema/{name}.json"))).expect("a schema");
+    let schema: Value = serde_json::from_slice(&text).expect("a schema is JSON");
+    jsonschema::options().build(&schema).expect("a valid schema")
+}
+
+/// Whether a value is as this schema says.
+pub fn fits(name: &str, value: &Value) -> bool {
+    one(name).is_valid(value)
+}
+
+/// Whether these are arguments of this type of command.
+pub fn is_command(kind: &str, args: &Value) -> bool {
+    fits(&format!("dn.args.{kind}"), args)
+}
+
+/// Types of commands that have a schema.
+pub fn commands() -> Vec<String> {
+    let files = fs::read_dir(root().join("daemon/docs/schema")).expect("schemas").flatten();
+    let names = files.filter_map(|file| file.file_name().into_string().ok());
+    names.filter_map(|name| Some(name.strip_prefix("dn.args.")?.strip_suffix(".json")?.to_owned())).collect()
+}
+
 /// Every way in which `kentledge status --json` breaks its contract.
 pub fn status_problems(status: &Value) -> Vec<String> {
-    let text = fs::read(root().join("daemon/docs/schema/status.json")).expect("a schema");
-    let schema: Value = serde_json::from_slice(&text).expect("a schema is JSON");
-    let validator = jsonschema::options().build(&schema).expect("a valid schema");
-    validator.iter_errors(status).map(|e| format!("{}: {e}", e.instance_path())).collect()
+    one("status").iter_errors(status).map(|e| format!("{}: {e}", e.instance_path())).collect()
 }
 
 /// Every way in which a message on `up/{stream}` breaks the contract.

@@ -1,6 +1,7 @@
 //! What people script against: commands, exit codes, the form of problems.
 
 use rig::{Mosquitto, Site, Sub, Tty, daemon};
+use serde_json::{Value, json};
 
 fn check(text: &str) -> (rig::Done, String) {
     let dir = tempfile::TempDir::new().expect("folder");
@@ -147,12 +148,58 @@ fn topics_and_retained_messages_are_those_of_the_contract() {
     assert_eq!(retained, ["birth", "meta/raw", "reported", "state"]);
     let birth = late.messages().into_iter().find(|m| m.stream == "birth").expect("birth").payload;
     assert_eq!(birth["device"], "plant/pump-1");
-    assert_eq!(
-        birth["models"],
-        serde_json::json!([{"pipeline": "x", "model": "mean@0", "slot": "a", "unsigned": true}])
-    );
-    assert_eq!(birth["streams"], serde_json::json!(["m/raw", "p/x"]));
+    assert_eq!(birth["models"], json!([{"pipeline": "x", "model": "mean@0", "slot": "a", "unsigned": true}]));
+    assert_eq!(birth["streams"], json!(["m/raw", "p/x"]));
     // A daemon that vanishes is reported by its last will.
     daemon.kill();
     sub.wait_state("offline");
+}
+
+#[test]
+fn the_schemas_of_commands_and_the_daemon_agree_on_what_is_well_formed() {
+    let broker = Mosquitto::start();
+    let (sub, operator) = (Sub::new(broker.port), rig::Operator::new(broker.port, "ops"));
+    let daemon = Site::new(broker.port).with(&operator.table()).run();
+    sub.wait_state("online");
+    let birth = sub.messages().into_iter().find(|m| m.stream == "birth").expect("birth").payload;
+    let told: Vec<_> = birth["commands"].as_array().expect("commands").iter().filter_map(Value::as_str).collect();
+    let mut schemas: Vec<_> = rig::schema::commands();
+    schemas.sort_unstable();
+    let mut types: Vec<_> = told.iter().map(|kind| (*kind).to_owned()).collect();
+    types.sort_unstable();
+    assert_eq!(types, schemas);
+    let cases = [
+        ("ping", json!({}), true),
+        ("ping", json!({"x": 1}), false),
+        ("config.get", json!({"layer": "remote"}), true),
+        ("config.get", json!({"layer": "top"}), false),
+        ("config.set", json!({}), false),
+        ("config.set", json!({"toml": 1}), false),
+        ("config.set", json!({"toml": "x =", "confirm_s": 10}), true),
+        ("config.set", json!({"toml": "", "confirm_s": 9}), false),
+        ("config.set", json!({"toml": "#".repeat(49_153)}), false),
+        ("model.calibrate", json!({"pipeline": "x"}), true),
+        ("model.calibrate", json!({}), false),
+        ("log.pull", json!({"lines": 1, "priority": 0, "since": "2026-01-01T00:00:00Z"}), true),
+        ("log.pull", json!({"lines": 0}), false),
+        ("log.pull", json!({"priority": 8}), false),
+        ("log.pull", json!({"unit": "a b"}), false),
+        ("erase", json!({"confirm": "x"}), true),
+        ("erase", json!({}), false),
+        ("restart", json!({"now": true}), false),
+        ("reboot", json!({"force": 1}), false),
+    ];
+    for (i, (kind, args, well)) in cases.iter().enumerate() {
+        assert_eq!(rig::schema::is_command(kind, args), *well, "the schema of {kind} on {args}");
+        let id = format!("c{i}");
+        operator.order(&sub, kind, &id, args);
+        let end = rig::operator::end(&sub, kind, &id);
+        assert_eq!(end["why"] != "malformed", *well, "{kind} {args}: {end}");
+    }
+    let sent: Value = serde_json::from_str(&operator.command("ping", "x", "n", &json!({}))).expect("JSON");
+    assert!(rig::schema::fits("dn.cmd", &sent));
+    let inner = serde_json::from_str(sent["signed"].as_str().expect("inner")).expect("JSON");
+    assert!(rig::schema::fits("dn.inner", &inner) && rig::schema::fits("dn.cmd", &json!({"id": "a"})));
+    assert!(!rig::schema::fits("dn.cmd", &json!({"id": "A"})));
+    assert_eq!(daemon.stop(), Some(0));
 }

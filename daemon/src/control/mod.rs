@@ -57,12 +57,15 @@ pub enum Leave {
 /// it is on trial.
 pub type Want = Box<dyn Fn(Mqtt, u64, Option<Duration>) + Send>;
 
+/// Reads a part of the log.
+pub type ReadLog = Box<dyn Fn(&LogQuery) -> Result<Value, String> + Send>;
+
 /// What is asked of the machine.
 pub struct Machine {
     /// Restarts it.
     pub reboot: Box<dyn Fn() -> Result<(), String> + Send>,
     /// Reads the log.
-    pub log: Box<dyn Fn(&LogQuery) -> Result<Value, String> + Send>,
+    pub log: ReadLog,
     /// How the device is.
     pub status: Box<dyn Fn() -> Value + Send>,
 }

@@ -503,7 +503,10 @@ mod tests {
 
     #[test]
     fn a_signed_command_must_name_the_topic_it_came_by() {
-        let inner = r#"{"v":1,"id":"a","type":"ping","to":"s/d","issuer":"ops","iseq":7,"issued":"2026-11-20T09:00:00Z","expires_at":"2026-11-20T09:01:00Z"}"#;
+        let inner = concat!(
+            r#"{"v":1,"id":"a","type":"ping","to":"s/d","issuer":"ops","iseq":7,"#,
+            r#""issued":"2026-11-20T09:00:00Z","expires_at":"2026-11-20T09:01:00Z"}"#
+        );
         let wrapped = serde_json::json!({"signed": inner, "sig": "eA=="}).to_string();
         let signed = command("s/d", "ping", "a", wrapped.as_bytes()).expect("signed").signed.expect("signed");
         assert_eq!((signed.text.as_str(), signed.minisig.as_str(), signed.iseq), (inner, "x", 7));

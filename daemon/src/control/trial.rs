@@ -168,7 +168,7 @@ mod tests {
                 trials.keep(&trial).expect("keep");
             }
             trials.recover("mine").expect("recover");
-            assert!(!trials.found().is_some_and(|t| t.put_back.is_some()), "our own goes on");
+            assert!(trials.found().is_none_or(|t| t.put_back.is_none()), "our own goes on");
             trials.recover("another").expect("recover");
             trials.recover("yet another").expect("recover");
             assert_eq!(trials.current().as_deref(), Some(expected));

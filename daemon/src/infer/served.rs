@@ -67,7 +67,6 @@ impl Served {
         alarm_streams: &[StreamId],
         boot: &str,
         keeps: Option<Keeps>,
-        replay: bool,
         meters: Arc<Meters>,
     ) -> Self {
         let pipeline = config.pipelines[usize::from(index)].clone();
@@ -80,6 +79,7 @@ impl Served {
             (Alarm::new(alarm.clone(), boot, raised), *stream, place)
         });
         let alarms = alarms.collect();
+        let replay = keeps.is_none();
         Self {
             index,
             stream,

@@ -3,6 +3,7 @@
 
 mod backoff;
 mod flight;
+mod outage;
 mod pace;
 mod topic;
 mod wire;
@@ -23,8 +24,7 @@ use rumqttc::{
         mqttbytes::{
             QoS,
             v5::{
-                ConnAck, DisconnectReasonCode, Filter, PubAckReason, Publish, PublishProperties, RetainForwardRule,
-                SubAck, SubscribeReasonCode,
+                ConnAck, DisconnectReasonCode, PubAckReason, Publish, PublishProperties, SubAck, SubscribeReasonCode,
             },
         },
     },
@@ -36,7 +36,7 @@ use tokio::{
 
 pub use topic::Topics;
 
-use self::{flight::Flight, pace::Pace};
+use self::{flight::Flight, outage::Outage, pace::Pace};
 use crate::{
     config::Mqtt,
     flow::{
@@ -47,7 +47,7 @@ use crate::{
     },
     host::{Clock, Defence, clock::rfc3339_ms, nonce, sys},
     limits,
-    outbox::{ParcelId, Reader, Sealed, ToSend},
+    outbox::{ParcelId, Reader, ToSend},
 };
 
 /// What is announced with each connection, all retained.
@@ -63,6 +63,9 @@ pub struct Announce {
 
 /// Makes an event of a kind and a text.
 pub type Tell = Box<dyn Fn(Kind, &str) + Send + Sync>;
+
+/// Whether a stream's alarm is raised; `None`: it is no alarm's.
+pub type Raised = Box<dyn Fn(&str) -> Option<bool> + Send + Sync>;
 
 /// The connection that is wanted.
 #[derive(Debug, Clone, PartialEq)]
@@ -97,7 +100,7 @@ pub struct Setup {
     pub tell: Tell,
     /// Whether this stream's alarm is raised now; `None`: it is no alarm. What was kept in an outage is sent after what is
     /// live: an older record must not undo what the broker keeps of a newer one.
-    pub raised: Box<dyn Fn(&str) -> Option<bool> + Send + Sync>,
+    pub raised: Raised,
     /// Says in words how the connection is, for the status line.
     pub note: Box<dyn Fn(&str) + Send + Sync>,
 }
@@ -153,7 +156,7 @@ impl Handed {
 
 /// The stage as a task: connects for ever; ends some time after `stop` becomes true.
 pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>) {
-    let mut outage = Outage { session: 0, since: Instant::now(), why: String::new(), twins: 0, thrown_out: 0 };
+    let mut outage = Outage::default();
     loop {
         let wanted = edges.wanted.borrow_and_update().clone();
         let (wait_most, generation) = (wanted.wait_most.unwrap_or(Duration::MAX), wanted.generation);
@@ -216,40 +219,6 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
 async fn until<T>(watched: &mut watch::Receiver<T>, so: impl FnMut(&T) -> bool) {
     // What `wait_for` gives is a lock; it must not live on in a select.
     let _ = watched.wait_for(so).await;
-}
-
-/// The time between two connections.
-struct Outage {
-    session: u64,
-    since: Instant,
-    /// What was said last of why there is none.
-    why: String,
-    /// How many times in a row a twin threw us out.
-    twins: u32,
-    /// Connections in a row that were accepted at the first try and ended soon.
-    thrown_out: u32,
-}
-
-impl Outage {
-    /// Leaves the broker to a twin for some time, and says so. Returns how long.
-    fn twin(&mut self, setup: &Setup, mqtt: &Mqtt, what: &str) -> Duration {
-        self.twins += 1;
-        self.thrown_out = 0;
-        let wait = backoff::twin_wait(self.twins, fastrand::f64());
-        let why = format!("{what}; leaving it the broker for {} s", wait.as_secs());
-        self.say(setup, mqtt, &why);
-        (setup.tell)(Kind::LinkTwin, &why);
-        wait
-    }
-
-    fn say(&mut self, setup: &Setup, mqtt: &Mqtt, why: &str) {
-        if why != self.why {
-            let broker = format!("{}:{}", mqtt.host, mqtt.port);
-            tracing::warn!(broker, "no connection: {why}; trying again");
-            (setup.note)(why);
-            why.clone_into(&mut self.why);
-        }
-    }
 }
 
 /// One connection.
@@ -485,8 +454,11 @@ impl<'a> Link<'a> {
 
     fn send(&mut self, message: &ToSend) {
         let result = message.sealed.class == Class::Reply;
-        let topic =
-            if result { self.result_topic(&message.sealed) } else { self.setup.topics.stream(&message.sealed.stream) };
+        let (topics, stream) = (&self.setup.topics, &message.sealed.stream);
+        let topic = match message.sealed.items.first().filter(|_| result) {
+            Some(item) => topics.result(stream, &item.body),
+            None => topics.stream(stream),
+        };
         let payload = wire::encode(message.sealed.envelope(message.hist), self.wanted.mqtt.cbor);
         let retain = self.retain(message);
         if retain == Retain::Remove {
@@ -518,22 +490,6 @@ impl<'a> Link<'a> {
         if still { wanted } else { Retain::No }
     }
 
-    /// A command's result is a message of its own, and its topic names the command.
-    fn result_topic(&self, sealed: &Sealed) -> String {
-        #[derive(serde::Deserialize)]
-        struct Named {
-            #[serde(rename = "type")]
-            kind: String,
-            id: String,
-        }
-        let body = sealed.items.first().map_or(&[][..], |item| &item.body);
-        let text = [b"{", body, b"}"].concat();
-        match serde_json::from_slice::<Named>(&text) {
-            Ok(Named { kind, id }) => self.setup.topics.stream(&format!("{}/{kind}/{id}", sealed.stream)),
-            Err(_) => self.setup.topics.stream(&sealed.stream),
-        }
-    }
-
     /// Announces something, retained.
     fn publish(&mut self, topic: String, json: String) {
         let payload = wire::encode(json, self.wanted.mqtt.cbor);
@@ -556,7 +512,7 @@ impl<'a> Link<'a> {
         let Some(next) = self.hand.pop_front() else { return Ok(()) };
         let Handed { topic, payload, retain, .. } = next;
         let handed = match (next.settles, next.correlation) {
-            (Settles::Subscriptions, _) => client.try_subscribe_many(self.filters()),
+            (Settles::Subscriptions, _) => client.try_subscribe_many(wire::filters(&self.setup.topics)),
             (_, None) => client.try_publish(topic, QoS::AtLeastOnce, retain, payload),
             (_, correlation_data) => {
                 let properties = PublishProperties { correlation_data, ..PublishProperties::default() };
@@ -566,18 +522,6 @@ impl<'a> Link<'a> {
         handed.map_err(|why| format!("hand a message to the client: {why}"))?;
         self.flight.handed(next.settles, next.backlog);
         Ok(())
-    }
-
-    /// Commands that were kept for whoever comes are not for us; the desired state is.
-    fn filters(&self) -> Vec<Filter> {
-        let filter = |wish: topic::Wish| Filter {
-            path: wish.filter,
-            qos: QoS::AtLeastOnce,
-            nolocal: false,
-            preserve_retain: true,
-            retain_forward_rule: if wish.kept { RetainForwardRule::OnEverySubscribe } else { RetainForwardRule::Never },
-        };
-        self.setup.topics.wishes().into_iter().map(filter).collect()
     }
 
     /// Says that we are gone, waits for the broker to know it, and closes.

@@ -47,6 +47,20 @@ impl Topics {
         format!("{}{stream}", self.up)
     }
 
+    /// A command's result is a message of its own; the record names the command, and so does its topic.
+    pub fn result(&self, stream: &str, body: &[u8]) -> String {
+        #[derive(serde::Deserialize)]
+        struct Named {
+            #[serde(rename = "type")]
+            kind: String,
+            id: String,
+        }
+        match serde_json::from_slice::<Named>(&[b"{", body, b"}"].concat()) {
+            Ok(Named { kind, id }) => self.stream(&format!("{stream}/{kind}/{id}")),
+            Err(_) => self.stream(stream),
+        }
+    }
+
     /// What is subscribed with each connection.
     pub fn wishes(&self) -> Vec<Wish> {
         let mut below = vec![self.device.clone(), "_all".into()];

@@ -8,7 +8,7 @@ use rumqttc::{
         MqttOptions,
         mqttbytes::{
             QoS,
-            v5::{ConnectProperties, LastWill},
+            v5::{ConnectProperties, Filter, LastWill, RetainForwardRule},
         },
     },
 };
@@ -18,6 +18,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
+use super::topic::{Topics, Wish};
 use crate::{
     config::{Mqtt, Tls},
     limits,
@@ -52,6 +53,18 @@ pub fn options(config: &Mqtt, will_topic: &str, will: String) -> Result<MqttOpti
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(client_config(tls)?))));
     }
     Ok(options)
+}
+
+/// What is subscribed: commands that were kept for whoever comes are not for us, the desired state is.
+pub fn filters(topics: &Topics) -> Vec<Filter> {
+    let filter = |wish: Wish| Filter {
+        path: wish.filter,
+        qos: QoS::AtLeastOnce,
+        nolocal: false,
+        preserve_retain: true,
+        retain_forward_rule: if wish.kept { RetainForwardRule::OnEverySubscribe } else { RetainForwardRule::Never },
+    };
+    topics.wishes().into_iter().map(filter).collect()
 }
 
 fn read(path: &Path) -> Result<String, String> {
