@@ -40,6 +40,7 @@ pub async fn run(
     config: Config,
     stop: &mut (impl Future<Output = String> + Unpin),
 ) -> Result<Ending, Fatal> {
+    notify::status("starting");
     let state = &config.device.state_dir;
     let _lock = host.lock_state(state)?; // one daemon for each state directory
     let table = Table::new(&config);
@@ -158,7 +159,7 @@ pub async fn run(
     let why = reason.as_ref().unwrap_or_else(|why| why);
     tracing::info!("stopping: {why}");
     if ending == Ending::Stopped {
-        notify::stopping(why);
+        notify::stopping(&format!("draining: {why}"));
     }
     events.put(&mut vec![table.events.draft(Kind::Stopping, clock.now(), "kentledge", why)]);
     drop((stop_health, idle));

@@ -27,13 +27,46 @@ fn systemd_hears_ready_status_watchdog_and_stopping() {
         }
         heard.clone()
     };
+    until("STATUS=starting");
     until("READY=1");
     until("STATUS=degraded: no broker is configured; 1 of 1 models serving");
     until("WATCHDOG=1");
     daemon.signal(Signal::SIGTERM);
+    until("STATUS=draining: SIGTERM");
     let all = until("STOPPING=1");
     assert!(all.find("READY=1") < all.find("STOPPING=1"));
     drop(daemon);
+}
+
+#[test]
+fn the_catalogue_says_what_to_do_for_every_message_id_of_the_code() {
+    let ids = |text: &str, line: &dyn Fn(&str) -> bool| -> Vec<String> {
+        let of = |word: &str| word.len() == 32 && word.bytes().all(|b| b.is_ascii_hexdigit());
+        let lines = text.lines().filter(|l| line(l));
+        let words =
+            lines.flat_map(|l| l.split(|c: char| !c.is_ascii_alphanumeric()).map(str::to_owned).collect::<Vec<_>>());
+        let mut ids: Vec<_> = words.filter(|w| of(w)).collect();
+        ids.sort();
+        ids
+    };
+    let read = |path: &str| std::fs::read_to_string(rig::root().join(path)).expect(path);
+    let catalog = read("daemon/catalog/kentledge.catalog");
+    let (named, known) = (ids(&catalog, &|l| l.starts_with("-- ")), ids(&read("daemon/src/flow/event.rs"), &|_| true));
+    assert_eq!(named, known);
+    assert!((10..=20).contains(&named.len()));
+    assert_eq!(catalog.matches("What to do: ").count(), named.len());
+    // journalctl itself takes it.
+    let root = tempfile::tempdir().expect("folder");
+    let folder = root.path().join("usr/lib/systemd/catalog");
+    std::fs::create_dir_all(&folder).expect("folder");
+    std::fs::create_dir_all(root.path().join("var/lib/systemd/catalog")).expect("folder");
+    std::fs::write(folder.join("kentledge.catalog"), catalog).expect("write");
+    let root = format!("--root={}", root.path().display());
+    let journalctl =
+        |args: &[&str]| std::process::Command::new("journalctl").arg(&root).args(args).output().expect("journalctl");
+    assert!(journalctl(&["--update-catalog"]).status.success());
+    let listed = String::from_utf8(journalctl(&["--list-catalog"]).stdout).expect("text");
+    assert_eq!(listed.lines().count(), named.len(), "{listed}");
 }
 
 #[test]

@@ -519,6 +519,32 @@ mod tests {
         assert_eq!(desired("s/d", b"{}").expect_err("unsigned").0, Why::Unsigned);
     }
 
+    /// What `fuzz/fuzz_targets/command.rs` does with a fuzzer, a little of it with each run of the tests.
+    #[test]
+    fn whatever_arrives_is_a_request_or_a_refusal() {
+        let seeds = [
+            r#"{"id":"a","issued":"2026-11-20T09:00:00Z","expires_at":"2026-11-20T09:01:00Z","nonce":"x","args":{"toml":"x"}}"#,
+            r#"{"signed":"{\"v\":1,\"id\":\"a\",\"type\":\"ping\",\"args\":{}}","sig":"eA=="}"#,
+        ];
+        for _ in 0..20_000 {
+            let mut bytes = seeds[fastrand::usize(0..seeds.len())].as_bytes().to_vec();
+            for _ in 0..fastrand::usize(1..6) {
+                let at = fastrand::usize(0..bytes.len());
+                match fastrand::u8(0..4) {
+                    0 => bytes[at] = fastrand::u8(..),
+                    1 => drop(bytes.remove(at)),
+                    2 => bytes.insert(at, b"{}[]\",:0\\"[fastrand::usize(0..9)]),
+                    _ => bytes.truncate(at.max(1)),
+                }
+            }
+            let (kind, _) = TYPES[fastrand::usize(0..TYPES.len())];
+            if let Ok(request) = command("s/d", kind, "a", &bytes) {
+                assert_eq!((request.kind.as_str(), request.id.as_str()), (kind, "a"));
+            }
+            let _ = desired("s/d", &bytes);
+        }
+    }
+
     #[test]
     fn base64_is_that_of_the_standard() {
         for (text, bytes) in [("", ""), ("Zg==", "f"), ("Zm8=", "fo"), ("Zm9v", "foo"), ("Zm9v\nYg==\n", "foob")] {
