@@ -529,8 +529,9 @@ mod tests {
         for _ in 0..20_000 {
             let mut bytes = seeds[fastrand::usize(0..seeds.len())].as_bytes().to_vec();
             for _ in 0..fastrand::usize(1..6) {
-                let at = fastrand::usize(0..bytes.len());
+                let at = fastrand::usize(0..bytes.len().max(1));
                 match fastrand::u8(0..4) {
+                    _ if bytes.is_empty() => bytes.push(b'{'),
                     0 => bytes[at] = fastrand::u8(..),
                     1 => drop(bytes.remove(at)),
                     2 => bytes.insert(at, b"{}[]\",:0\\"[fastrand::usize(0..9)]),
