@@ -125,7 +125,16 @@ impl Cli {
                 let host = Host::default();
                 runtime()?.block_on(async {
                     let mut stop = Box::pin(run::signals()?);
-                    while run::run(&host, open(config.as_deref(), &host)?, &mut stop).await? == Ending::Reload {}
+                    let mut current = open(config.as_deref(), &host)?;
+                    while run::run(&host, current.clone(), &mut stop).await? == Ending::Reload {
+                        // A file that somebody broke on the device meanwhile must not take it down now.
+                        match open(config.as_deref(), &host) {
+                            Ok(next) => current = next,
+                            Err(why) => {
+                                tracing::error!("read the configuration anew: {why}; going on with the one before")
+                            }
+                        }
+                    }
                     Ok(())
                 })
             }

@@ -28,6 +28,8 @@ pub struct Counters {
     models: Mutex<BTreeMap<usize, (bool, u64)>>,
     /// Why there is no connection; empty while there is one.
     link: Mutex<String>,
+    /// The broker that is wanted now.
+    broker: Mutex<String>,
 }
 
 impl Counters {
@@ -39,6 +41,17 @@ impl Counters {
     /// Why there is no connection; empty while there is one.
     pub fn link(&self, why: &str) {
         why.clone_into(&mut self.link.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Another broker is wanted.
+    pub fn going_to(&self, broker: &str) {
+        broker.clone_into(&mut self.broker.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// The broker that is wanted now; `None`: there is none.
+    pub fn broker(&self) -> Option<String> {
+        let broker = self.broker.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Some(broker).filter(|broker| !broker.is_empty())
     }
 
     /// Why there is no connection, or what is wrong with it.

@@ -269,6 +269,11 @@ pub fn describe(config: &Config) -> Vec<String> {
         }
         None => "mqtt: none; everything is kept".into(),
     });
+    lines.push(match (&config.commands.keyset, config.commands.allow_unsigned) {
+        (_, true) => "commands: without signatures".into(),
+        (Some(path), false) => format!("commands: signed by the keys of {}", path.display()),
+        (None, false) => "commands: no keyset; only ping, status, report and config.get are obeyed".into(),
+    });
     let runtimes: BTreeMap<bool, String> = if config.pipelines.is_empty() {
         BTreeMap::new()
     } else {

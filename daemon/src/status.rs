@@ -85,7 +85,7 @@ impl Status {
             "clock": {"ts": now.wall_ms.map(rfc3339_ms), "clk": now.clk.word()},
             "link": {
                 "configured": config.mqtt.is_some(),
-                "broker": config.mqtt.as_ref().map(|mqtt| format!("{}:{}", mqtt.host, mqtt.port)),
+                "broker": self.counters.broker(),
                 "online": stats.online,
                 "why": Some(link).filter(|why| !why.is_empty()),
                 "connections": self.meters.connections.get(),

@@ -159,6 +159,10 @@ impl Host {
             tell: Box::new(move |kind, text| {
                 writer.put_now(events.draft(kind, clock.now(), "link", text));
             }),
+            going_to: Box::new({
+                let counters = counters.clone();
+                move |broker| counters.going_to(broker)
+            }),
             note: Box::new(move |text| counters.link(text)),
             raised: Box::new(move |stream| {
                 let place = alarms.iter().position(|name| stream.strip_prefix("a/") == Some(name))?;

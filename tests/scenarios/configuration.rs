@@ -5,7 +5,7 @@ use std::{fs, time::Duration};
 
 use nix::sys::signal::Signal;
 use rig::{
-    Daemon, Mosquitto, Operator, Site, Sub, Tty, eventually,
+    Daemon, Disk, Mosquitto, Operator, Site, Sub, Tty, eventually,
     operator::{end, states, time},
 };
 use serde_json::{Value, json};
@@ -120,6 +120,8 @@ fn another_broker_that_answers_is_confirmed_through_it() {
     let url = format!("[mqtt]\nurl = \"mqtt://127.0.0.1:{}\"\n", new.port);
     operator.order(&sub, "config.set", "c-1", &set(&url));
     assert_eq!(end(&there, "config.set", "c-1")["state"], "success");
+    Operator::new(new.port, "anyone").plain("status", "s-1", &json!({}));
+    assert_eq!(end(&there, "status", "s-1")["result"]["link"]["broker"], format!("127.0.0.1:{}", new.port));
     sub.wait_state("offline");
     there.wait_state("online");
     assert_eq!(daemon.stop(), Some(0));
@@ -171,6 +173,42 @@ fn a_kill_at_any_moment_of_a_change_leaves_the_old_or_the_new_one() {
     }
     rig::measured(&format!(
         "kills while a configuration was changed: {kept} changes stayed, {back} were put back, 0 between"
+    ));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A wrong broker is on trial and the power fails: the device is back on the old one at its next start, whatever moment of
+/// the change it was. Each life goes on with the image that the cut before left.
+#[test]
+fn a_power_cut_at_any_moment_of_a_wrong_change_ends_on_the_old_broker() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let Some(mut disk) = Disk::new(64) else { return };
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let births = |sub: &Sub| sub.messages().iter().filter(|m| m.stream == "birth").count();
+    let site = |disk: &Disk| device(&broker, &operator, &tty).with_state(&disk.path().join("state"));
+    let mut daemon = site(&disk).run();
+    sub.wait_state("online");
+    let (mut on_trial, cuts) = (0, if rig::long() { 100 } else { 8 });
+    for round in 0..cuts {
+        // The connection alone in even rounds, all stages in odd ones.
+        let stream = if round % 2 == 0 { "" } else { STREAM };
+        operator.order(&sub, "config.set", &format!("c-{round}"), &set(&format!("{}{stream}", dead_broker())));
+        std::thread::sleep(Duration::from_micros(fastrand::u64(0..60_000)));
+        daemon.signal(Signal::SIGSTOP);
+        let left = eventually("a copy that no write disturbed", || disk.cut());
+        daemon.kill();
+        disk = left;
+        on_trial += u32::from(disk.path().join("state/control/trial.json").exists());
+        let before = births(&sub);
+        daemon = site(&disk).run();
+        sub.wait("it is back on the old broker", |_| (births(&sub) > before).then_some(()));
+        assert!(!disk.path().join("state/config/remote.toml").exists(), "what was set is put back");
+        eventually("the trial is told and over", || {
+            (!disk.path().join("state/control/trial.json").exists()).then_some(())
+        });
+    }
+    rig::measured(&format!(
+        "{cuts} power cuts while a wrong broker was set, {on_trial} of them with it on trial: back on the old one each time"
     ));
     assert_eq!(daemon.stop(), Some(0));
 }

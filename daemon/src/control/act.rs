@@ -44,7 +44,7 @@ impl Control {
             Command::Ping => Outcome::done(json!({
                 "version": env!("CARGO_PKG_VERSION"), "boot": self.setup.boot, "device": self.device,
             })),
-            Command::Status => Outcome::done((self.setup.machine.status)()),
+            Command::Status => self.large((self.setup.machine.status)()),
             Command::Report => {
                 self.report();
                 Outcome::new(State::Success, "up/reported is told again")
@@ -73,7 +73,7 @@ impl Control {
             Command::Restart => {
                 // The one who waits at a response topic is answered now: the next process does not know of it.
                 self.result(kind, id, respond.as_ref(), &Outcome::new(State::Running, "draining"));
-                return (self.setup.leave)(Leave::Restart);
+                return self.leave(Leave::Restart);
             }
             Command::Reboot => {
                 let running = Outcome::new(State::Running, "the system restarts");
@@ -182,7 +182,7 @@ impl Control {
             self.go_live(trial, next);
         } else {
             self.tell_asker(&trial, &Outcome::new(State::Running, "the stages are started anew"));
-            (self.setup.leave)(Leave::Reload);
+            self.leave(Leave::Reload);
         }
         Ok(None)
     }
@@ -230,7 +230,8 @@ impl Control {
         }
         match found {
             Some(trial) if trial.put_back.is_some() => {
-                self.tell_put_back(&trial, trial.put_back.as_deref().unwrap_or(""))
+                self.tell_put_back(&trial, trial.put_back.as_deref().unwrap_or(""));
+                self.forget_trial();
             }
             Some(trial) if !self.setup.config.set_aside.is_empty() => {
                 let next = self.setup.config.clone();
@@ -287,7 +288,9 @@ impl Control {
 
     fn put_back(&mut self, why: &str) {
         let Some(live) = self.live.take() else { return };
-        if let Err(why) = self.setup.trials.put_back(&live.trial, why) {
+        let done = self.setup.trials.put_back(&live.trial, why);
+        if let Err(why) = &done {
+            // What tells how to go back stays on the disk: another process does it, or this one after its next try.
             tracing::error!("{why}");
         }
         if live.generation > 0 {
@@ -295,20 +298,26 @@ impl Control {
             self.generation += 1;
             self.want(&self.setup.config.clone(), None);
             self.tell_put_back(&live.trial, why);
+            if done.is_ok() {
+                self.forget_trial();
+            }
             self.report();
         } else {
-            (self.setup.leave)(Leave::Reload);
+            self.leave(Leave::Reload);
         }
     }
 
     fn tell_put_back(&mut self, trial: &Trial, why: &str) {
         self.memory.put_back(&trial.digest);
         self.remember(trial, State::RolledBack, why);
+        self.event(Kind::ConfigRolledBack, "config", &format!("sha256:{}: {why}", trial.digest));
+        self.tell_asker(trial, &Outcome::new(State::RolledBack, why));
+    }
+
+    fn forget_trial(&self) {
         if let Err(why) = self.setup.trials.told() {
             tracing::error!("{why}");
         }
-        self.event(Kind::ConfigRolledBack, "config", &format!("sha256:{}: {why}", trial.digest));
-        self.tell_asker(trial, &Outcome::new(State::RolledBack, why));
     }
 
     fn remember(&mut self, trial: &Trial, state: State, text: &str) {
@@ -333,17 +342,29 @@ impl Control {
         }
     }
 
+    /// It has no result; a flood of them is told by `commands.refused`.
+    fn refuse_desired(&mut self, why: &str) {
+        if self.refusals.take(Clock::boot_ns()) {
+            tracing::warn!("a desired state is refused: {why}");
+        } else {
+            self.unanswered += 1;
+        }
+    }
+
     /// A desired state arrived: retained, and with each connection again.
     pub(super) fn desired(&mut self, to: &str, arrived: Arrived) {
         let desired = match request::guarded(|| request::desired(to, &arrived.payload)) {
             Ok(desired) => desired,
-            Err(Refusal(_, why)) => return tracing::warn!("a desired state is refused: {why}"),
+            Err(Refusal(_, why)) => return self.refuse_desired(&why),
         };
-        if desired.version <= self.memory.wish().version {
+        // One whose change was not even begun when the process ended is looked at again.
+        let wish = self.memory.wish();
+        let unbegun = desired.version == wish.version && wish.state == "applying" && self.live.is_none();
+        if desired.version <= wish.version && !unbegun {
             return;
         }
         if let Err(Refusal(_, why)) = self.verify(&desired.signed) {
-            return tracing::warn!(version = desired.version, "a desired state is refused: {why}");
+            return self.refuse_desired(&why);
         }
         if self.live.is_some() {
             self.later = Some(arrived);

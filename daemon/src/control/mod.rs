@@ -172,6 +172,8 @@ pub struct Control {
     /// A desired state that came while another change was on trial.
     later: Option<Arrived>,
     generation: u64,
+    /// The process, or this run of it, is about to end: what still arrives is the next one's.
+    leaving: bool,
     device: String,
 }
 
@@ -195,6 +197,7 @@ impl Control {
             live: None,
             later: None,
             generation: 0,
+            leaving: false,
             device,
             setup,
         };
@@ -211,6 +214,8 @@ impl Control {
         loop {
             beat();
             match self.setup.orders.take(limits::CONTROL_TURN) {
+                // It stays unsettled, and the broker sends it again.
+                Ok(_) if self.leaving => {}
                 Ok(arrived) => {
                     // What was taken in is on the disk, what was refused is answered; a kill before this brings it again.
                     let ticket = arrived.ticket;
@@ -220,9 +225,11 @@ impl Control {
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
             }
-            self.look();
+            if !self.leaving {
+                self.look();
+            }
         }
-        self.look();
+        self.look_at_answers();
         if let Err(why) = self.memory.save() {
             tracing::warn!("{why}");
         }
@@ -255,7 +262,7 @@ impl Control {
         let respond = arrived.respond.clone()?;
         let fits = respond.topic.starts_with(&site) && respond.topic.len() <= limits::TOPIC_BYTES;
         if !fits || respond.topic.contains(['+', '#', '\0']) {
-            tracing::warn!(topic = respond.topic, "a response topic outside {site} is not answered");
+            tracing::debug!(topic = respond.topic, "a response topic outside {site} is not answered");
             return None;
         }
         Some(respond)
@@ -398,18 +405,27 @@ impl Control {
         {
             self.arrived(arrived);
         }
-        let acked = self.setup.meters.result_acked.load(Ordering::Relaxed);
-        while let Some((_, id)) = self.untold.front().filter(|(seq, _)| *seq <= acked) {
-            // Saved with what comes next; an end that is told twice says so.
-            self.memory.told(id);
-            self.untold.pop_front();
-        }
+        self.look_at_answers();
         self.refusals.fill(now_ns);
         if self.unanswered > 0 && self.refusals.tokens >= self.refusals.burst / 2.0 {
             let text = format!("{} commands were refused without an answer: too many at once", self.unanswered);
             self.event(Kind::CommandsRefused, "commands", &text);
             self.unanswered = 0;
         }
+    }
+
+    /// Which ends of commands the broker has by now. Saved with what comes next; an end that is told twice says so.
+    fn look_at_answers(&mut self) {
+        let acked = self.setup.meters.result_acked.load(Ordering::Relaxed);
+        while let Some((_, id)) = self.untold.front().filter(|(seq, _)| *seq <= acked) {
+            self.memory.told(id);
+            self.untold.pop_front();
+        }
+    }
+
+    fn leave(&mut self, how: Leave) {
+        self.leaving = true;
+        (self.setup.leave)(how);
     }
 
     /// A command came to its end: remembered, then told.

@@ -1,5 +1,9 @@
 //! From a message to a request, or to a refusal that says why. Pure. The shapes are those of `docs/schema/dn.*.json`.
 
+use base64::{
+    Engine, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
 use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -448,22 +452,12 @@ fn log_query(args: LogArgs) -> Result<LogQuery, Refusal> {
     Ok(LogQuery { unit, since_ms: time(args.since)?, until_ms: time(args.until)?, priority, lines })
 }
 
-/// Standard base64 with or without padding; line ends are skipped.
+/// Base64 with or without padding; line ends are skipped, for `base64` breaks lines unless told not to.
 fn base64(text: &str) -> Option<Vec<u8>> {
-    const ALPHABET: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-    let text = text.trim_end().trim_end_matches('=');
-    let (mut out, mut bits, mut held) = (Vec::with_capacity(text.len() / 4 * 3), 0u32, 0u32);
-    for byte in text.bytes().filter(|b| !b"\r\n".contains(b)) {
-        let value = ALPHABET.iter().position(|a| *a == byte)?;
-        held = held << 6 | value as u32;
-        bits += 6;
-        if bits >= 8 {
-            bits -= 8;
-            out.push((held >> bits) as u8);
-            held &= (1 << bits) - 1;
-        }
-    }
-    (bits < 6).then_some(out)
+    const LENIENT: GeneralPurposeConfig =
+        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+    let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
+    GeneralPurpose::new(&alphabet::STANDARD, LENIENT).decode(text).ok()
 }
 
 #[cfg(test)]

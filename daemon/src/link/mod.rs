@@ -101,6 +101,8 @@ pub struct Setup {
     /// Whether this stream's alarm is raised now; `None`: it is no alarm. What was kept in an outage is sent after what is
     /// live: an older record must not undo what the broker keeps of a newer one.
     pub raised: Raised,
+    /// Says which broker is wanted now.
+    pub going_to: Box<dyn Fn(&str) + Send + Sync>,
     /// Says in words how the connection is, for the status line.
     pub note: Box<dyn Fn(&str) + Send + Sync>,
 }
@@ -161,6 +163,7 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
         let wanted = edges.wanted.borrow_and_update().clone();
         let (wait_most, generation) = (wanted.wait_most.unwrap_or(Duration::MAX), wanted.generation);
         setup.news.send_replace(LinkNews { taken: generation, ..LinkNews::default() });
+        (setup.going_to)(&format!("{}:{}", wanted.mqtt.host, wanted.mqtt.port));
         let wait = if wanted.mqtt.tls.is_some() && setup.clock.now().clk == Clk::Unset {
             // Certificates are valid at times. A clock that cannot be right would refuse them all, for ever.
             outage.say(
@@ -432,7 +435,7 @@ impl<'a> Link<'a> {
     fn arrived(&mut self, publish: Publish) {
         let topic = String::from_utf8_lossy(&publish.topic);
         let Some((to, asked)) = self.setup.topics.read(&topic) else {
-            tracing::warn!(%topic, "a message that is not for this device");
+            tracing::debug!(%topic, "a message that is not for this device");
             return self.settled.push_back(publish.pkid);
         };
         let properties = publish.properties.as_ref();
