@@ -209,6 +209,10 @@ pub const COMMANDS_KNOWN: usize = 1024;
 pub const PUT_BACK_KNOWN: usize = 64;
 /// Characters of a result's text that are remembered.
 pub const RESULT_TEXT: usize = 400;
+/// Characters of a result's text: 20 problems of a configuration.
+pub const RESULT_TEXT_SENT: usize = 8000;
+/// Longest name of an issuer.
+pub const ISSUER_BYTES: usize = 64;
 /// Largest result of a command: a record's body less its head.
 pub const RESULT_BYTES: usize = 96 * 1024;
 /// What may be set remotely, bytes: fits a command, quoted and signed.

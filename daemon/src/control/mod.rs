@@ -312,11 +312,16 @@ impl Control {
             boot: self.setup.boot.clone(),
             told: false,
         };
-        let issuer = request.signed.as_ref().map(|signed| (signed.issuer.as_str(), signed.iseq));
+        // Only what was verified counts: a forged sequence on a command that needs no signature would lock its issuer out.
+        let verified = request.signed.as_ref().filter(|_| request::needs_signature(kind));
+        let issuer = verified.map(|signed| (signed.issuer.as_str(), signed.iseq));
         self.memory.take(known, issuer);
         if request::needs_signature(kind) {
             // What cannot be remembered is not done: it could be done twice.
-            self.memory.save().map_err(|why| Outcome::new(State::Failed, why))?;
+            if let Err(why) = self.memory.save() {
+                self.memory.became(id, State::Failed, &why);
+                return Err(Outcome::new(State::Failed, why));
+            }
             tracing::info!(kind, id, issuer = issuer.map(|(name, _)| name), "command accepted");
         }
         self.setup.meters.commands_accepted.add(1);

@@ -260,7 +260,9 @@ fn malformed(why: impl std::fmt::Display) -> Refusal {
 /// A payload that makes the reader panic would come again with each start: it is refused instead.
 pub fn guarded<T>(read: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
-    read.unwrap_or_else(|_| Err(malformed("it cannot be read")))
+    let read = read.unwrap_or_else(|_| Err(malformed("it cannot be read")));
+    // What is refused is told in its own words, and those are a stranger's.
+    read.map_err(|Refusal(why, text)| Refusal(why, text.chars().take(limits::RESULT_TEXT).collect()))
 }
 
 /// Reads what came to `dn/cmd/{kind}/{id}` of `to` (`site/device`, `site/_all`, `site/_c-x`).
@@ -372,6 +374,9 @@ fn signature(v: u64, text: &str, minisig: String, issuer: String, iseq: u64) -> 
     // A larger one would lock its issuer out: no JSON writer counts on from there.
     if iseq == 0 || iseq > limits::ISEQ_MAX {
         return Err(malformed(format!("{iseq} is not within 1 to {}", limits::ISEQ_MAX)));
+    }
+    if issuer.is_empty() || issuer.len() > limits::ISSUER_BYTES {
+        return Err(malformed(format!("an issuer has 1 to {} characters", limits::ISSUER_BYTES)));
     }
     Ok(Signed { text: text.into(), minisig, issuer, iseq })
 }
@@ -509,6 +514,11 @@ mod tests {
         {
             assert_eq!(command(to, kind, id, wrapped.as_bytes()).expect_err("other").0, Why::NotAddressed);
         }
+        let long = serde_json::json!({"signed": inner.replace("s/d", &"x".repeat(50_000)), "sig": "eA=="}).to_string();
+        let refused = guarded(|| command("s/d", "ping", "a", long.as_bytes())).expect_err("long");
+        assert!(refused.1.chars().count() <= limits::RESULT_TEXT, "a stranger's words are cut");
+        let issuer = serde_json::json!({"signed": inner.replace("ops", &"x".repeat(65)), "sig": "eA=="}).to_string();
+        assert_eq!(command("s/d", "ping", "a", issuer.as_bytes()).expect_err("long").0, Why::Malformed);
         assert_eq!(desired("s/d", wrapped.as_bytes()).expect_err("no desired state").0, Why::Malformed);
         assert_eq!(desired("s/d", b"{}").expect_err("unsigned").0, Why::Unsigned);
     }

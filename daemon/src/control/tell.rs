@@ -3,6 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{memory::State, memory::Wish, request::Why};
+use crate::limits;
 
 /// One result.
 #[derive(Debug, Clone)]
@@ -45,7 +46,8 @@ impl Outcome {
             members.insert("why".into(), why.word().into());
         }
         if !self.text.is_empty() || self.why.is_some() {
-            members.insert("text".into(), self.text.as_str().into());
+            let text: String = self.text.chars().take(limits::RESULT_TEXT_SENT).collect();
+            members.insert("text".into(), text.into());
         }
         if self.repeated {
             members.insert("repeated".into(), true.into());
