@@ -185,19 +185,19 @@ impl Cli {
 fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     let local = Config::local(file).map_err(|problems| Fatal::problems(&problems))?;
     let state = &local.device.state_dir;
-    let mut lacks = Vec::new();
+    let mut not_provisioned = None;
     let provision = state.join("provision.toml");
     if provision.exists()
         && let Err(why) = provision::take(&provision, state, None, || config_or_text(file))
     {
         tracing::error!("{why}");
-        lacks.push(why);
+        not_provisioned = Some(why);
     }
     if let Err(why) = Trials::open(state).map_err(|why| why.to_string()).and_then(|t| t.recover(&host.process)) {
         tracing::error!("look for a configuration on trial: {why}");
     }
     let mut config = load(file)?;
-    config.set_aside.extend(lacks);
+    config.not_provisioned = not_provisioned;
     if !config.device.id.is_empty() {
         return Ok(config);
     }

@@ -15,7 +15,6 @@ use crate::{
     flow::{Class, Draft, Retain, Sink, Stamp, StreamId, meter::Meters, record::json_str},
     host::notify,
     limits,
-    outbox::Writer,
     status::Status,
 };
 
@@ -74,8 +73,6 @@ impl Counters {
 
 /// What the stage works with.
 pub struct Setup {
-    /// The outbox.
-    pub writer: Writer,
     /// `up/h`.
     pub stream: StreamId,
     /// How often it is published.
@@ -84,8 +81,6 @@ pub struct Setup {
     pub beats: Beats,
     /// What is looked at.
     pub status: Status,
-    /// Models that are configured.
-    pub models: u64,
 }
 
 /// The stage as a thread; ends when `stopped` says so. `save_time` is called now and then and at the end.
@@ -127,7 +122,7 @@ pub fn run(
             let stream = setup.stream;
             let draft =
                 Draft { stream, class: Class::Status, stamp, lineage: None, body: body.into(), retain: Retain::No };
-            setup.writer.put(&mut vec![draft]);
+            setup.status.writer.put(&mut vec![draft]);
             next_health = since + setup.every;
         }
         if since >= next_save {
@@ -152,7 +147,7 @@ impl Setup {
             [] => "running: online".to_owned(),
             why => format!("degraded: {}", why.join("; ")),
         };
-        let _ = write!(line, "; {serving} of {} models serving", self.models);
+        let _ = write!(line, "; {serving} of {} models serving", self.status.models());
         if !stats.online && stats.ram_records + stats.stored_records > 0 {
             line.push_str("; keeping records");
         }
@@ -160,7 +155,7 @@ impl Setup {
     }
 
     fn body(&self, uptime_s: u64) -> String {
-        let stats = self.writer.stats();
+        let stats = self.status.writer.stats();
         let lost: u64 = stats.lost.values().sum();
         let (serving, workers_lost) = self.status.counters.models();
         let mut out = format!(
@@ -177,7 +172,7 @@ impl Setup {
             stats.quarantines,
             stats.delivered,
             self.status.counters.frames_waiting.load(Ordering::Relaxed),
-            self.models,
+            self.status.models(),
         );
         for (i, ((stream, reason), n)) in stats.lost.iter().enumerate() {
             out.push_str(if i > 0 { ",{\"stream\":" } else { "{\"stream\":" });

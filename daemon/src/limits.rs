@@ -229,6 +229,8 @@ pub const CONFIRM_S: u64 = 120;
 pub const JITTER_S: u64 = 10;
 /// Longest topic that is answered.
 pub const TOPIC_BYTES: usize = 512;
+/// Acknowledgements of orders in the client library's queue at once: it is emptied with each turn of its loop.
+pub const ACKS_QUEUED: usize = 6;
 /// Answers waiting for response topics.
 pub const RESPONSES: usize = 32;
 /// Cohorts of a device: each is a subscription.

@@ -56,7 +56,11 @@ pub async fn run(
     let event = |kind, subject: &str, text: &str| vec![table.events.draft(kind, host.clock.now(), subject, text)];
     events.put(&mut event(Kind::Boot, "kentledge", concat!("version ", env!("CARGO_PKG_VERSION"))));
     told.iter().for_each(|(kind, why)| events.put(&mut event(*kind, "store", why)));
-    config.set_aside.iter().for_each(|why| events.put(&mut event(Kind::ConfigSetAside, "config", why)));
+    config
+        .set_aside
+        .iter()
+        .chain(&config.not_provisioned)
+        .for_each(|why| events.put(&mut event(Kind::ConfigSetAside, "config", why)));
 
     // frames: full, it waits 50 ms and then sheds its oldest, counted
     let (frames_tx, frames) = lane::lane(lane::Bounds {

@@ -128,7 +128,7 @@ impl Status {
         if self.config.sources.is_empty() {
             why.push("no source is configured".into());
         }
-        let (serving, models) = (self.counters.models().0, infer::groups(&self.config).len());
+        let (serving, models) = (self.counters.models().0, self.models());
         if serving < models {
             why.push(format!("{serving} of {models} models serving"));
         }
@@ -138,10 +138,16 @@ impl Status {
         if stats.quarantines > 0 {
             why.push(format!("{} damaged stores set aside", stats.quarantines));
         }
+        why.extend(self.config.not_provisioned.as_ref().map(|_| "provision.toml was not taken over".to_owned()));
         if !self.config.set_aside.is_empty() {
             why.push("the configuration that was set remotely does not validate".into());
         }
         why
+    }
+
+    /// Models that are configured: each has a worker, however many pipelines use it.
+    pub fn models(&self) -> usize {
+        infer::groups(&self.config).len()
     }
 
     fn sources(&self, now_ns: u64) -> Vec<Value> {

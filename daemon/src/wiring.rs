@@ -1,4 +1,4 @@
-//! What `run` and `replay` build alike: a model's engine, the folders it keeps things in, the health stage.
+//! What `run` and `replay` build for the stages: what each works with, and the lines between control and the edges.
 
 use std::{
     path::Path,
@@ -277,12 +277,10 @@ impl Crew {
         times: Keep,
     ) -> Result<mpsc::Sender<()>, Fatal> {
         let setup = health::Setup {
-            writer: status.writer.clone(),
             stream: table.health,
             every: Duration::from_secs(config.metrics.interval_s),
             beats: self.beats.clone(),
             status,
-            models: infer::groups(config).len() as u64,
         };
         let (stop, stopped) = mpsc::channel();
         let clock = host.clock.clone();

@@ -228,6 +228,8 @@ fn ten_thousand_commands_in_a_second_leave_sampling_alone() {
     let grown_kib = daemon.rss_kib().saturating_sub(before_kib);
     rig::measured(&format!("10,000 commands at once: the daemon grew by {grown_kib} KiB"));
     assert!(grown_kib < 5 * 1024, "{grown_kib} KiB");
+    let births = sub.messages().iter().filter(|m| m.stream == "birth").count();
+    assert_eq!(births, 1, "the connection stands through it");
     // It obeys again, and says that it refused.
     sub.wait_event("commands.refused", "refused without an answer");
     operator.plain("ping", "after", &json!({}));

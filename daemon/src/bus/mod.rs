@@ -135,8 +135,7 @@ impl Daemon {
         if before.slots != now.slots {
             done.push(self.slots_changed(to).await);
         }
-        for (alarm, was) in now.alarms.iter().zip(&before.alarms).filter(|(alarm, was)| alarm != was) {
-            tracing::debug!("alarm {alarm:?}, it was {was:?}");
+        for (alarm, _) in now.alarms.iter().zip(&before.alarms).filter(|(alarm, was)| alarm != was) {
             done.push(Self::alarm_changed(to, &alarm.0, &alarm.1, alarm.2).await);
         }
         if before.alarms != now.alarms {

@@ -96,6 +96,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         metrics,
         layers: layers.to_vec(),
         set_aside: Vec::new(),
+        not_provisioned: None,
     };
     if !problems.is_empty() {
         return Err(problems.into_sorted());

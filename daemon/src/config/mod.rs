@@ -43,6 +43,8 @@ pub struct Config {
     pub layers: Vec<Layer>,
     /// Why the layer that was set remotely does not validate and is not in use.
     pub set_aside: Vec<String>,
+    /// Why a provision.toml was not taken over.
+    pub not_provisioned: Option<String>,
 }
 
 /// `[device]`
@@ -385,7 +387,8 @@ impl Config {
         let mut layers = self.local_layers();
         layers.extend(text.map(|text| Layer::Given(text.to_owned())));
         // A device that named itself keeps that name.
-        Ok(build::build(&layers)?.named(&self.device.id))
+        let config = build::build(&layers)?.named(&self.device.id);
+        Ok(Self { not_provisioned: self.not_provisioned.clone(), ..config })
     }
 
     /// What is written, all layers laid over one another, as JSON.

@@ -142,6 +142,11 @@ impl Control {
         if self.live.is_some() {
             return Err(Refusal(Why::Busy, "another change is not confirmed yet".into()));
         }
+        // One that could not be put back when it was due, for the disk was full: it goes back before anything else.
+        if let Some(owed) = self.setup.trials.found() {
+            let back = self.setup.trials.put_back(&owed, "the disk works again");
+            back.and_then(|()| self.setup.trials.told()).map_err(|why| Refusal(Why::Busy, why))?;
+        }
         let text = Some(change.toml).filter(|toml| !toml.trim().is_empty());
         let next = self.setup.config.with_remote(text.as_deref()).map_err(|problems| {
             let lines: Vec<String> = problems.iter().take(limits::PROBLEMS_TOLD).map(ToString::to_string).collect();
@@ -383,8 +388,7 @@ impl Control {
             return told(self, "rejected", "it came too late");
         }
         if let Err(why) = self.memory.save() {
-            // Not remembered, not done; it comes again with the next connection.
-            self.memory.wished(0, "none", "");
+            // Not remembered, not done; as it is not begun either, it is looked at again with the next connection.
             return tracing::error!("{why}");
         }
         self.report();

@@ -166,11 +166,8 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
         (setup.going_to)(&format!("{}:{}", wanted.mqtt.host, wanted.mqtt.port));
         let wait = if wanted.mqtt.tls.is_some() && setup.clock.now().clk == Clk::Unset {
             // Certificates are valid at times. A clock that cannot be right would refuse them all, for ever.
-            outage.say(
-                &setup,
-                &wanted.mqtt,
-                "waiting for the time: TLS needs a clock that is not before the last known time",
-            );
+            let why = "waiting for the time: TLS needs a clock that is not before the last known time";
+            outage.say(&setup, &wanted.mqtt, why);
             limits::CLOCK_WAIT
         } else {
             outage.session += 1;
@@ -236,6 +233,8 @@ struct Link<'a> {
     hand: VecDeque<Handed>,
     /// Orders the broker may forget.
     settled: VecDeque<u16>,
+    /// Acknowledgements of orders that are in the client's queue, which must keep a place for a message of ours.
+    acks: usize,
     pace: Pace,
     connected: bool,
     began: Instant,
@@ -254,6 +253,7 @@ impl<'a> Link<'a> {
             flight: Flight::default(),
             hand: VecDeque::new(),
             settled: VecDeque::new(),
+            acks: 0,
             pace: Pace::new(setup.backlog_kib_s),
             connected: false,
             began: Instant::now(),
@@ -270,7 +270,7 @@ impl<'a> Link<'a> {
             Err(why) => return Ended::Lost(why),
         };
         // One message of ours at a time, and acknowledgements of orders.
-        let (client, events) = AsyncClient::new(options, 8);
+        let (client, events) = AsyncClient::new(options, limits::ACKS_QUEUED + 2);
         let mut events = pin!(stream(events));
         let mut drain_until: Option<Instant> = None;
         loop {
@@ -299,6 +299,8 @@ impl<'a> Link<'a> {
                     Some(Err(why)) => return ended(&why),
                     None => return Ended::Lost("the client ended".into()),
                 },
+                // Few, and somebody waits for them: before the data, which may go on for ever.
+                Some(response) = edges.responses.recv(), if room => self.respond(response),
                 () = setup.reader.ready(backlog), if room => if let Some(message) = setup.reader.take(backlog) {
                     self.send(&message);
                 },
@@ -315,7 +317,6 @@ impl<'a> Link<'a> {
                     }
                     return Ended::Changed;
                 }
-                Some(response) = edges.responses.recv(), if room => self.respond(response),
                 Some(ticket) = edges.settled.recv() => if ticket.session == self.outage.session {
                     self.settled.push_back(ticket.id);
                 },
@@ -346,6 +347,7 @@ impl<'a> Link<'a> {
         match event {
             Event::Incoming(Incoming::ConnAck(ack)) => self.connected(&ack),
             Event::Outgoing(Outgoing::Publish(id)) => self.flight.written(id, self.began.elapsed()),
+            Event::Outgoing(Outgoing::PubAck(_)) => self.acks = self.acks.saturating_sub(1),
             Event::Outgoing(Outgoing::Subscribe(id)) => self.flight.written(id, self.began.elapsed()),
             Event::Incoming(Incoming::SubAck(ack)) => {
                 self.flight.answered(ack.pkid);
@@ -501,13 +503,15 @@ impl<'a> Link<'a> {
 
     /// Gives the client library the next message when it is done with the one before.
     fn hand_over(&mut self, client: &AsyncClient) -> Result<(), String> {
-        while let Some(id) = self.settled.front() {
-            let publish = Publish { qos: QoS::AtLeastOnce, pkid: *id, ..Publish::default() };
-            if *id > 0 && client.try_ack(&publish).is_err() {
-                // The client's queue is full; it is asked again when something happened.
-                break;
+        while self.acks < limits::ACKS_QUEUED
+            && let Some(id) = self.settled.pop_front()
+        {
+            // What came with QoS 0 has no id, and nobody waits for its acknowledgement.
+            if id > 0 {
+                let publish = Publish { qos: QoS::AtLeastOnce, pkid: id, ..Publish::default() };
+                client.try_ack(&publish).map_err(|why| format!("hand an acknowledgement to the client: {why}"))?;
+                self.acks += 1;
             }
-            self.settled.pop_front();
         }
         if !self.flight.has_room() {
             return Ok(());
