@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bus,
+    bundles, bus,
     config::{self, Config},
     control::Trials,
     demo,
@@ -68,6 +68,11 @@ enum Command {
     },
     /// A recorded tape or a CSV file through the same stages, deterministic; JSON lines on standard output
     Replay(replay::Args),
+    /// Model bundles: make, check, apply, measure
+    Model {
+        #[command(subcommand)]
+        act: bundles::Act,
+    },
     /// Records what the configured sources deliver onto a tape
     Record {
         /// Which sources
@@ -93,7 +98,7 @@ enum Command {
 
 /// Which daemon is asked.
 #[derive(Debug, clap::Args)]
-struct Whom {
+pub struct Whom {
     /// The daemon that runs with this file
     #[arg(long)]
     config: Option<PathBuf>,
@@ -103,7 +108,8 @@ struct Whom {
 }
 
 impl Whom {
-    fn bus(&self) -> Result<Option<String>, Fatal> {
+    /// The bus.
+    pub fn bus(&self) -> Result<Option<String>, Fatal> {
         if self.bus.is_some() {
             return Ok(self.bus.clone());
         }
@@ -164,6 +170,10 @@ impl Cli {
             Command::Replay(args) => {
                 journal::start("warn");
                 replay::replay(&args)
+            }
+            Command::Model { act } => {
+                journal::start("info");
+                act.act()
             }
             Command::Record { config, out, seconds } => {
                 journal::start("info");

@@ -12,7 +12,7 @@ use std::{
 
 use crate::{
     crew::{Beat, Beats},
-    flow::{Class, Draft, Retain, Sink, Stamp, StreamId, meter::Meters, record::json_str},
+    flow::{Class, Draft, Retain, Sink, Stamp, StreamId, meter::Meters, record::json_str, verdict::Serving},
     host::notify,
     limits,
     status::Status,
@@ -23,18 +23,25 @@ use crate::{
 pub struct Counters {
     /// Frames waiting for the signal stage.
     pub frames_waiting: AtomicU64,
-    /// By model: whether a worker serves it, and how many were lost since the start.
-    models: Mutex<BTreeMap<usize, (bool, u64)>>,
+    /// By group of pipelines: what serves it, and how many workers were lost since the start.
+    models: Mutex<BTreeMap<usize, (Option<Serving>, u64)>>,
     /// Why there is no connection; empty while there is one.
     link: Mutex<String>,
     /// The broker that is wanted now.
     broker: Mutex<String>,
+    /// Model slots and the install under way.
+    slots: Mutex<serde_json::Value>,
 }
 
 impl Counters {
     /// What a model's stage tells.
-    pub fn model(&self, model: usize, serving: bool, lost: u64) {
-        self.models.lock().unwrap_or_else(PoisonError::into_inner).insert(model, (serving, lost));
+    pub fn model(&self, group: usize, serving: Option<&Serving>, lost: u64) {
+        let mut models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = models.entry(group).or_default();
+        if known.0.as_ref() != serving {
+            known.0 = serving.cloned();
+        }
+        known.1 = lost;
     }
 
     /// Why there is no connection; empty while there is one.
@@ -58,16 +65,26 @@ impl Counters {
         self.link.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Whether this model serves.
-    pub fn serves(&self, model: usize) -> bool {
+    /// Model slots and the install under way, as control shows them.
+    pub fn slots(&self) -> serde_json::Value {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// See `slots`.
+    pub fn show_slots(&self, slots: serde_json::Value) {
+        *self.slots.lock().unwrap_or_else(PoisonError::into_inner) = slots;
+    }
+
+    /// What serves this group of pipelines.
+    pub fn serving(&self, group: usize) -> Option<Serving> {
         let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
-        models.get(&model).is_some_and(|(serving, _)| *serving)
+        models.get(&group).and_then(|(serving, _)| serving.clone())
     }
 
     /// Models that serve, workers lost.
     pub fn models(&self) -> (usize, u64) {
         let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
-        (models.values().filter(|(serving, _)| *serving).count(), models.values().map(|(_, lost)| lost).sum())
+        (models.values().filter(|(serving, _)| serving.is_some()).count(), models.values().map(|(_, lost)| lost).sum())
     }
 }
 

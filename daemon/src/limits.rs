@@ -42,6 +42,24 @@ pub const SLOTS_MAX: usize = 64;
 pub const SHARED_BYTES: usize = 8 * 1024 * 1024;
 /// Largest model file read, bytes. A Pi with 1 GiB runs nothing larger beside the rest.
 pub const MODEL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// Largest bundle: two variants of the largest model would be more than a board has room for.
+pub const BUNDLE_BYTES_MAX: u64 = MODEL_BYTES_MAX + 16 * 1024 * 1024;
+/// Files of a bundle: manifest, 4 signatures, 8 variants, golden, baseline, card, and one to notice.
+pub const BUNDLE_FILES_MAX: usize = 16;
+/// Largest manifest: 1,000 channels of 64 characters, twice.
+pub const MANIFEST_BYTES_MAX: u64 = 256 * 1024;
+/// Largest signature: minisign's trusted comment has 8 KiB at most.
+pub const MINISIG_BYTES_MAX: u64 = 16 * 1024;
+/// Largest golden.jsonl, baseline.json, card.md: 100 windows of 512 values of 12 characters are 0.6 MB.
+pub const BUNDLE_TEXT_BYTES_MAX: u64 = 8 * 1024 * 1024;
+/// Golden cases: at a deadline of 1 s each a proof stays below 5 minutes.
+pub const GOLDEN_CASES_MAX: usize = 256;
+/// A model's sequence may grow by this at once: seconds since 1970 fit as a sequence, and a stolen key cannot spend it all.
+pub const MODEL_SEQ_JUMP: u64 = 1 << 32;
+/// Bundles that failed here and are not tried again: 32 × 0.5 KiB.
+pub const BUNDLES_FAILED_KNOWN: usize = 32;
+/// Signatures of one keyset.
+pub const KEYSET_SIGNATURES: usize = 16;
 /// Nesting of ONNX subgraphs that the scan follows.
 pub const ONNX_DEPTH_MAX: usize = 16;
 /// Nodes of an ONNX file, subgraphs included.
@@ -49,6 +67,30 @@ pub const ONNX_NODES_MAX: usize = 200_000;
 /// How long a worker may take to load the library and the model. A Pi 4 with a cold SD card reads 25 MB/s, so the
 /// library alone takes 1.2 s.
 pub const WORKER_START: Duration = Duration::from_secs(30);
+/// The same where an accelerator builds an engine first: TensorRT takes minutes on an Orin.
+pub const WORKER_BUILD: Duration = Duration::from_secs(600);
+/// Memory a worker may take unless configured, MiB: the library maps 30, a small model 40, and a Pi 4 has 1 to 8 GiB.
+pub const WORKER_MIB: u64 = 512;
+/// Different windows in a row that a model on trial may answer with the very same score.
+pub const GATE_SAME: u64 = 50;
+/// Flawed windows in a row that it may leave without an answer.
+pub const GATE_UNANSWERED: u64 = 20;
+/// Its newest scores that are compared with those it was made with: 1,024 × 8 B.
+pub const GATE_SCORES: usize = 1024;
+/// Workers that may be lost within the time below before what serves counts as failing.
+pub const WORKERS_LOST: usize = 3;
+/// See above, ns.
+pub const WORKERS_LOST_WITHIN_NS: u64 = 600_000_000_000;
+/// How often a worker's memory is looked at, ns.
+pub const MEMORY_EVERY_NS: u64 = 1_000_000_000;
+/// A new model runs beside the old one for at least so long before it serves, unless configured, s.
+pub const SHADOW_S: u64 = 0;
+/// A trial takes at least so long, unless configured: ten minutes show what a machine does every few minutes.
+pub const TRIAL_S: u64 = 600;
+/// And so many windows.
+pub const TRIAL_WINDOWS: u64 = 100;
+/// A trial that gets no windows for so long is given up.
+pub const TRIAL_MOST: Duration = Duration::from_secs(24 * 3600);
 /// Windows kept while calibrating, bytes: 400 windows of 64 × 8 × 4 B = 0.8 MiB; 16 MiB leaves room for 20 times that.
 pub const CALIBRATION_BYTES: usize = 16 * 1024 * 1024;
 /// Restart of a failed worker: first retry after at most this, doubling up to the next figure.
@@ -233,6 +275,28 @@ pub const TOPIC_BYTES: usize = 512;
 pub const ACKS_QUEUED: usize = 6;
 /// Answers waiting for response topics.
 pub const RESPONSES: usize = 32;
+/// One fetch of a bundle: 272 MiB at 128 KiB/s.
+pub const FETCH: Duration = Duration::from_secs(3600);
+/// Bytes asked for at a time.
+pub const FETCH_PIECE_BYTES: u64 = 512 * 1024;
+/// One piece may take so long: slower than 8 KiB/s is no line to bring models over.
+pub const FETCH_PIECE: Duration = Duration::from_secs(64);
+/// A piece that broke off counts as going on when it brought so much.
+pub const FETCH_LEAST: u64 = 64 * 1024;
+/// Pieces in a row that brought less before it is given up: with the waits between them, a router's restart.
+pub const FETCH_TRIES: u32 = 8;
+/// Bytes that an install leaves free on the disk: the outbox's reserve and its next commits.
+pub const BUNDLE_LEAVES_BYTES: u64 = 8 * 1024 * 1024;
+/// Bytes of a chunk by MQTT that fit what is advertised.
+pub const BLOB_CHUNK: usize = 48 * 1024;
+/// What is missing of a bundle is told so often at most, ns.
+pub const BLOB_TOLD_NS: u64 = 1_000_000_000;
+/// Orders that a broker may have on their way to us at once: 16 chunks of 60 KiB fit the queue above.
+pub const RECEIVE_MAXIMUM: u16 = 16;
+/// Processes that may begin with an install before it is given up.
+pub const INSTALL_STARTS: u32 = 3;
+/// Words of threads and engines waiting for control.
+pub const MODEL_NEWS: usize = 64;
 /// Cohorts of a device: each is a subscription.
 pub const COHORTS: usize = 16;
 /// Largest keyset: 100 keys of 200 bytes, and room.

@@ -15,14 +15,15 @@ use crate::{
     control::{Control, Leave},
     crew::Crew,
     error::{Context, Fatal},
-    flow::{Sink, SourceId, event::Kind, lane, meter::Meters},
+    flow::{Sink, SourceId, event::Kind, lane, meter::Meters, verdict::Serving},
     health,
     host::{Clock, Host, notify},
     infer, limits, link, metrics,
+    model::store::Store,
     outbox::Outbox,
     signal, source,
     streams::Table,
-    wiring,
+    wiring::{self, Engines},
 };
 
 /// How a run ended, where nothing went wrong.
@@ -79,7 +80,10 @@ pub async fn run(
     let idle = config.sources.is_empty().then_some(frames_tx);
 
     // windows: one lane and one worker for each model; full, it waits 50 ms and then sheds its oldest, booked
-    let mut lanes = BTreeMap::new();
+    let (store, damaged) = Store::open(state).map_err(Fatal::failed)?; // which bundle serves, of those installed
+    let (installed, trouble) = host.installed(&config, &store);
+    damaged.iter().chain(&trouble).for_each(|why| events.put(&mut event(Kind::StoreDamaged, "models", why)));
+    let (mut lanes, mut engines) = (BTreeMap::new(), Engines::new(keeps.clone()));
     for (i, group) in infer::groups(&config).into_iter().enumerate() {
         let (windows_tx, windows) = lane::lane(lane::Bounds {
             items: limits::WINDOWS,
@@ -87,10 +91,12 @@ pub async fn run(
             patience: Some(limits::LANE_PATIENCE),
         });
         lanes.extend(group.iter().map(|pipeline| (*pipeline, windows_tx.clone())));
-        let engine = infer::Engine::new(host.engine(&config, &table, &group, Some(keeps.clone()), &meters));
+        let setup = host.engine(&config, &table, &group, Some(keeps.clone()), &meters);
+        let engine =
+            infer::Engine::new(engines.join(setup, installed.get(&config.pipelines[group[0]].model.manifest.model)));
         let (sink, clock, counters) = (writer.clone(), host.clock.clone(), counters.clone());
         crew.thread(&format!("infer {i}"), move |beat| {
-            let tell = |serving, lost| counters.model(i, serving, lost);
+            let tell = |serving: Option<&Serving>, lost| counters.model(i, serving, lost);
             infer::run(engine, windows, || clock.now(), sink, || beat.beat(), tell);
             Ok(())
         })
@@ -140,7 +146,7 @@ pub async fn run(
     }
 
     // control: last, for it takes up what the last run left, and that all stages started is a part of it
-    let control = Control::new(host.control(config, &table, &writer, status, lines)?);
+    let control = Control::new(host.control(config, &table, &writer, status, lines, engines)?, store);
     crew.thread("control", move |beat| {
         control.run(|| beat.beat());
         Ok(())

@@ -14,7 +14,10 @@ use serde_json::{Value, json};
 
 use crate::{
     config::{self, Config},
-    flow::meter::{Histogram, Meters, PipelineMeter, SourceMeter},
+    flow::{
+        meter::{Histogram, Meters, PipelineMeter, SourceMeter},
+        verdict::Serving,
+    },
     health::Counters,
     host::{Clock, clock::rfc3339_ms},
     infer, limits,
@@ -108,6 +111,7 @@ impl Status {
                 "accepted": self.meters.commands_accepted.get(), "refused": self.meters.commands_refused.get(),
                 "dropped": self.meters.commands_dropped.get(),
             },
+            "models": self.counters.slots(),
             "config": {"set_aside": config.set_aside},
             "machine": machine(&config.device.state_dir),
         })
@@ -131,6 +135,9 @@ impl Status {
         let (serving, models) = (self.counters.models().0, self.models());
         if serving < models {
             why.push(format!("{serving} of {models} models serving"));
+        }
+        if self.counters.slots()["stale"] == true {
+            why.push("the word on the newest models is out of date".into());
         }
         if !stats.disk_ok {
             why.push("the disk takes nothing".into());
@@ -171,14 +178,17 @@ impl Status {
     fn pipelines(&self) -> Vec<Value> {
         let groups = infer::groups(&self.config);
         let of = |(i, (pipeline, meter)): (usize, (&config::Pipeline, &PipelineMeter))| {
-            let manifest = &pipeline.model.manifest;
-            let serving = groups.iter().position(|group| group.contains(&i)).is_some_and(|at| self.counters.serves(at));
-            json!({
-                "name": pipeline.name, "model": format!("{}@{}", manifest.model, manifest.version), "slot": "a",
-                "unsigned": true, "serving": serving, "learning": meter.learning.load(Relaxed),
+            let serving = groups.iter().position(|group| group.contains(&i)).and_then(|at| self.counters.serving(at));
+            let model = model(pipeline, serving.as_ref());
+            let mut pipeline = json!({
+                "name": pipeline.name, "serving": serving.is_some(), "learning": meter.learning.load(Relaxed),
                 "predictions": meter.predictions.get(), "score": meter.score.get(), "threshold": meter.threshold.get(),
                 "history": self.history.of(i), "infer": latency(&meter.infer),
-            })
+            });
+            if let (Some(all), Value::Object(model)) = (pipeline.as_object_mut(), model) {
+                all.extend(model);
+            }
+            pipeline
         };
         self.config.pipelines.iter().zip(&self.meters.pipelines).enumerate().map(of).collect()
     }
@@ -190,6 +200,22 @@ impl Status {
             json!({"name": alarm.name, "severity": alarm.severity, "raised": raised})
         };
         self.config.alarms.iter().zip(&self.meters.alarms).map(of).collect()
+    }
+}
+
+/// Which model a pipeline has: what serves, or what would.
+pub fn model(pipeline: &config::Pipeline, serving: Option<&Serving>) -> Value {
+    let manifest = &pipeline.model.manifest;
+    match serving {
+        None => json!({
+            "model": format!("{}@{}", manifest.model, manifest.version), "slot": "factory",
+            "unsigned": pipeline.model.unsigned,
+        }),
+        Some(serving) => json!({
+            "model": serving.model, "slot": serving.slot, "unsigned": serving.unsigned, "sha256": serving.sha256,
+            "provider": serving.provider, "sandbox": serving.sandbox,
+            "placement": serving.placement.iter().map(|(name, nodes)| (name.clone(), (*nodes).into())).collect::<serde_json::Map<_, _>>(),
+        }),
     }
 }
 

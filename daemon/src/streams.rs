@@ -1,6 +1,6 @@
 //! The table of streams: every topic below `up/` that carries records, and what is announced of each.
 
-use std::fmt::Write;
+use std::{fmt::Write, sync::Arc};
 
 use crate::{
     config::{Config, StreamMode},
@@ -10,9 +10,11 @@ use crate::{
         event::{EventStreams, Kind},
         record::json_str,
     },
+    health::Counters,
     host::Host,
+    infer,
     link::Announce,
-    signal,
+    signal, status,
 };
 
 /// Places of all streams.
@@ -33,6 +35,8 @@ pub struct Table {
     pub results: StreamId,
     /// `up/reported`
     pub reported: StreamId,
+    /// `up/blob/SHA256`: as results, each message below a topic of its own.
+    pub blob: StreamId,
 }
 
 impl Table {
@@ -50,26 +54,17 @@ impl Table {
         let events = EventStreams(Kind::ALL.iter().map(|kind| add(format!("e/{}", kind.word()))).collect());
         let health = add("h".into());
         let loss = add("loss".into());
-        let (results, reported) = (add("res".into()), add("reported".into()));
+        let (results, reported, blob) = (add("res".into()), add("reported".into()), add("blob".into()));
         let signal = signal::Streams { quality, measurement, prediction };
-        Self { names, signal, alarms, events, health, loss, results, reported }
+        Self { names, signal, alarms, events, health, loss, results, reported, blob }
     }
 }
 
 /// What is announced with each connection.
-pub fn announce(host: &Host, config: &Config) -> Announce {
+pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>) -> Announce {
     let mut birth = String::from("\"device\":");
     json_str(&mut birth, &format!("{}/{}", config.device.site, config.device.id));
-    let _ = write!(birth, ",\"version\":\"{}\",\"schema\":1,\"models\":[", env!("CARGO_PKG_VERSION"));
-    for (i, pipeline) in config.pipelines.iter().enumerate() {
-        let manifest = &pipeline.model.manifest;
-        birth.push_str(if i > 0 { ",{\"pipeline\":" } else { "{\"pipeline\":" });
-        json_str(&mut birth, &pipeline.name);
-        birth.push_str(",\"model\":");
-        json_str(&mut birth, &format!("{}@{}", manifest.model, manifest.version));
-        birth.push_str(",\"slot\":\"a\",\"unsigned\":true}");
-    }
-    birth.push_str("],\"streams\":[");
+    let _ = write!(birth, ",\"version\":\"{}\",\"schema\":1,\"streams\":[", env!("CARGO_PKG_VERSION"));
     let streams = config.streams.iter().map(|s| format!("m/{}", s.name));
     let predictions = config.pipelines.iter().map(|p| format!("p/{}", p.name));
     for (i, name) in streams.chain(predictions).enumerate() {
@@ -83,7 +78,19 @@ pub fn announce(host: &Host, config: &Config) -> Announce {
     }
     birth.push(']');
     let meta = config.streams.iter().map(|s| (s.name.clone(), meta(config, s))).collect();
-    Announce { boot: host.boot.clone(), birth, meta }
+    let (config, counters) = (config.clone(), counters.clone());
+    let birth = move || {
+        let serving = |i: usize| infer::group_of(&config, i).and_then(|group| counters.serving(group));
+        let models = config.pipelines.iter().enumerate().map(|(i, pipeline)| {
+            let mut model = status::model(pipeline, serving(i).as_ref());
+            if let Some(model) = model.as_object_mut() {
+                model.insert("pipeline".into(), pipeline.name.as_str().into());
+            }
+            model
+        });
+        format!("{birth},\"models\":{}", serde_json::Value::from_iter(models))
+    };
+    Announce { boot: host.boot.clone(), birth: Box::new(birth), meta }
 }
 
 fn meta(config: &Config, stream: &crate::config::Stream) -> String {

@@ -1,6 +1,7 @@
 //! What `run` and `replay` build for the stages: what each works with, and the lines between control and the edges.
 
 use std::{
+    collections::BTreeMap,
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     time::Duration,
@@ -11,7 +12,7 @@ use tokio::sync::watch;
 use crate::{
     bus,
     config::Config,
-    control::{self, Leave, Trials},
+    control::{self, Leave, Local, News, Proof, Trials},
     crew::{Beat, Crew},
     error::{Context, Fatal},
     flow::{
@@ -19,12 +20,14 @@ use crate::{
         event::EventStreams,
         meter::Meters,
         order::{self, Door, LinkNews, Orders, Response, Ticket},
+        verdict::Verdict,
     },
     health::{self, Counters},
     host::{Clock, Host, Keep, log, logind},
-    infer::{self, Keeps, Served},
+    infer::{self, Keeps, Launching, Message, Offer, Served, Source},
     limits,
     link::{self, Topics},
+    model::{slot::Origin, store::Store},
     outbox::{Around, Expiry, Reader, Setup, Writer},
     status::Status,
     streams::{self, Table},
@@ -38,6 +41,7 @@ pub struct Lines {
     wanted: Option<watch::Sender<link::Wanted>>,
     news: watch::Receiver<LinkNews>,
     leave: tokio::sync::mpsc::Sender<Leave>,
+    asks: mpsc::Receiver<Local>,
 }
 
 /// The other ends. Control ends when these and the link are gone.
@@ -52,6 +56,8 @@ pub struct Ends {
     pub leave: tokio::sync::mpsc::Receiver<Leave>,
     /// The same, for those on the machine who ask.
     pub asked: tokio::sync::mpsc::Sender<Leave>,
+    /// What they ask of models.
+    pub models: mpsc::SyncSender<Local>,
 }
 
 /// The lines between control and the edges.
@@ -69,16 +75,21 @@ pub fn lines(config: &Config) -> (Lines, Ends) {
     let (wanted_tx, wanted) = wanted.unzip();
     let edges = wanted.map(|wanted| link::Edges { wanted, responses, settled });
     let asked = leave_tx.clone();
+    let (models, asks) = mpsc::sync_channel(2);
     (
-        Lines { orders, responses: responses_tx, settled: settled_tx, wanted: wanted_tx, news, leave: leave_tx },
-        Ends { orders: orders_tx, edges, news: news_tx, leave, asked },
+        Lines { orders, responses: responses_tx, settled: settled_tx, wanted: wanted_tx, news, leave: leave_tx, asks },
+        Ends { orders: orders_tx, edges, news: news_tx, leave, asked, models },
     )
 }
 
 /// What D-Bus shows and does.
 pub fn shown(status: &Status, ends: &Ends) -> bus::Shown {
-    let (status, asked) = (status.clone(), ends.asked.clone());
+    let (status, asked, models) = (status.clone(), ends.asked.clone(), ends.models.clone());
+    let roll_back = models.clone();
+    let busy = |_| "busy: the daemon has not taken up the last request yet".to_owned();
     bus::Shown {
+        install: Arc::new(move |fd| models.try_send(Local::Install(fd)).map_err(busy)),
+        roll_back: Arc::new(move |model| roll_back.try_send(Local::RollBack(model)).map_err(busy)),
         status: Arc::new(move || status.json()),
         restart: Arc::new(move || {
             let _ = asked.try_send(Leave::Restart);
@@ -152,7 +163,7 @@ impl Host {
             news: ends.news.clone(),
             meters: meters.clone(),
             topics: Topics::new(&device.site, &device.id, &device.cohorts),
-            announce: streams::announce(self, config),
+            announce: streams::announce(self, config, &counters),
             reader,
             clock: self.clock.clone(),
             backlog_kib_s: config.outbox.backlog_kib_s,
@@ -193,13 +204,16 @@ impl Host {
         writer: &Writer,
         status: Status,
         lines: Lines,
+        engines: Engines,
     ) -> Result<control::Setup, Fatal> {
-        let Lines { orders, responses, settled, wanted, news, leave } = lines;
+        let Lines { orders, responses, settled, wanted, news, leave, asks } = lines;
         let state = config.device.state_dir.clone();
         let what = |name: &str| format!("open {}/{name}", state.display());
         let (writer, meters) = (writer.clone(), status.meters.clone());
         let (bus, runtime) = (config.device.bus.clone(), tokio::runtime::Handle::current());
         Ok(control::Setup {
+            stage: self.stage(&config, engines, asks, status.counters.clone()),
+            blob: table.blob,
             keep: Keep::open(&state, "control").context(what("control"))?,
             trials: Trials::open(&state).context(what("config"))?,
             config,
@@ -240,6 +254,81 @@ impl Host {
         })
     }
 
+    /// How the workers of one group of pipelines are started.
+    pub fn launching(&self, config: &Config, group: &[usize], keeps: Option<&Keeps>) -> Launching {
+        Launching {
+            program: self.program.clone(),
+            runtime: infer::find_runtime(config.models.runtime.as_deref()),
+            models: config.models.clone(),
+            pipelines: group.iter().map(|pipeline| config.pipelines[*pipeline].clone()).collect(),
+            keep: keeps.map(|keeps| keeps.calibration.clone()),
+        }
+    }
+
+    /// What control proves and swaps models by: each group of pipelines that uses the model starts a worker of its own for
+    /// it; only when all of them are proven it is offered, and then to all.
+    fn stage(
+        &self,
+        config: &Config,
+        engines: Engines,
+        asks: mpsc::Receiver<Local>,
+        counters: Arc<Counters>,
+    ) -> control::Stage {
+        let Engines { keeps, mail, news } = engines;
+        let (tell, config, host, mail) = (news.0.clone(), config.clone(), self.clone(), Arc::new(mail));
+        let uses = |config: &Config, model: &str| -> Vec<(usize, Vec<usize>)> {
+            let is_of = |group: &Vec<usize>| config.pipelines[group[0]].model.manifest.model == model;
+            infer::groups(config).into_iter().enumerate().filter(|(_, group)| is_of(group)).collect()
+        };
+        let back = {
+            let (config, mail) = (config.clone(), mail.clone());
+            move |model: &str, why: &str| {
+                for (group, _) in uses(&config, model) {
+                    let _ = mail[group].try_send(Message::Back(why.to_owned()));
+                }
+            }
+        };
+        let prove = move |what: control::What, watched: bool| {
+            let model = match &what {
+                control::What::Slot(bundle, _) => bundle.release.model.clone(),
+                control::What::Factory(model) => model.clone(),
+            };
+            let groups = uses(&config, &model);
+            let job = {
+                let (config, host, keeps, mail, tell) =
+                    (config.clone(), host.clone(), keeps.clone(), mail.clone(), tell.clone());
+                move || {
+                    let proof = prove(&config, &host, &keeps, &groups, what, watched, &mail);
+                    let _ = tell.try_send(News::Proven(proof));
+                }
+            };
+            if let Err(why) = std::thread::Builder::new().name("prove".into()).spawn(job) {
+                let _ = tell.try_send(News::Proven(Err(format!("start a thread: {why}"))));
+            }
+        };
+        control::Stage {
+            prove: Box::new(prove),
+            back: Box::new(back),
+            news,
+            asks,
+            show: Box::new(move |slots| counters.show_slots(slots)),
+        }
+    }
+
+    /// What serves each model at the start, where that is not what the configuration names.
+    pub fn installed(&self, config: &Config, store: &Store) -> (BTreeMap<String, Source>, Vec<String>) {
+        let (mut installed, mut trouble) = (BTreeMap::new(), Vec::new());
+        for (model, _) in store.lines() {
+            let Some(floor) = control::floor(config, model) else { continue };
+            let (serving, why) = store.serving(model, floor);
+            trouble.extend(why.into_iter().map(|why| format!("{model}: {why}")));
+            if let Some((id, bundle)) = serving {
+                installed.insert(model.clone(), Source::bundle(bundle, Origin::Slot(id)));
+            }
+        }
+        (installed, trouble)
+    }
+
     /// The engine of one model and its pipelines. Without `keeps` it is a replay: nothing is kept, nothing is late.
     pub fn engine(
         &self,
@@ -249,21 +338,97 @@ impl Host {
         keeps: Option<Keeps>,
         meters: &Arc<Meters>,
     ) -> infer::Setup {
-        let replay = keeps.is_none();
+        let patient = keeps.is_none();
+        let model = config.pipelines[group[0]].model.clone();
+        let launching = self.launching(config, group, keeps.as_ref());
         let served = group.iter().map(|pipeline| {
             let stream = table.signal.prediction[*pipeline];
             let place = *pipeline as u16;
             Served::new(place, config, stream, &table.alarms, &self.boot, keeps.clone(), meters.clone())
         });
         infer::Setup {
-            program: self.program.clone(),
-            runtime: infer::find_runtime(config.models.runtime.as_deref()),
-            model: config.pipelines[group[0]].model.file.clone(),
+            launching,
             served: served.collect(),
+            source: Box::new(move || Source::factory(&model)),
             events: table.events.clone(),
-            patient: replay,
+            patient,
+            mailbox: None,
+            report: Box::new(|_, _| {}),
         }
     }
+}
+
+/// What the engines and control have of each other.
+pub struct Engines {
+    keeps: Keeps,
+    mail: Vec<mpsc::SyncSender<Message>>,
+    news: (mpsc::SyncSender<News>, mpsc::Receiver<News>),
+}
+
+impl Engines {
+    /// Before the first one.
+    pub fn new(keeps: Keeps) -> Self {
+        Self { keeps, mail: Vec::new(), news: mpsc::sync_channel(limits::MODEL_NEWS) }
+    }
+
+    /// The next group's engine hears from control, and reports to it.
+    pub fn join(&mut self, setup: infer::Setup, installed: Option<&Source>) -> infer::Setup {
+        let (mail, mailbox) = mpsc::sync_channel(2);
+        let (group, news) = (self.mail.len(), self.news.0.clone());
+        self.mail.push(mail);
+        let report = move |bundle, said| {
+            if news.try_send(News::Verdict(Verdict { group, bundle, said })).is_err() {
+                tracing::error!("control does not hear what became of a model");
+            }
+        };
+        let installed = installed.cloned();
+        let factory = setup.source;
+        let source = move || installed.clone().map_or_else(&factory, Ok);
+        infer::Setup { mailbox: Some(mailbox), report: Box::new(report), source: Box::new(source), ..setup }
+    }
+}
+
+/// Starts and proves a worker for each group of pipelines, side by side.
+fn prove(
+    config: &Config,
+    host: &Host,
+    keeps: &Keeps,
+    groups: &[(usize, Vec<usize>)],
+    what: control::What,
+    watched: bool,
+    mail: &Arc<Vec<mpsc::SyncSender<Message>>>,
+) -> Result<Proof, String> {
+    let (first, _) = groups.first().ok_or("no pipeline uses it")?;
+    let source = match what {
+        control::What::Slot(bundle, id) => Source::bundle(*bundle, Origin::Slot(id)),
+        control::What::Factory(_) => Source::factory(&config.pipelines[groups[0].1[0]].model)?,
+    };
+    let scores = source.baseline.as_ref().and_then(|baseline| baseline.score.clone());
+    let (mut offers, mut text) = (Vec::new(), String::new());
+    for (group, pipelines) in groups {
+        let launching = host.launching(config, pipelines, Some(keeps));
+        let proven = infer::prove(&launching, &source, &|| {})?;
+        if group == first {
+            let (p50, p99) = proven.took_us;
+            text = format!(
+                "{} golden cases, p50 {p50} µs, p99 {p99} µs, {}",
+                source.golden.len(),
+                proven.running.describe()
+            );
+        }
+        let terms = watched.then(|| infer::terms(&config.models, scores.clone()));
+        let shadow_ns = if watched { config.models.shadow_s * 1_000_000_000 } else { 0 };
+        let why = if watched { "it is on trial".to_owned() } else { "back to it".to_owned() };
+        offers.push((*group, Offer { running: proven.running, terms, shadow_ns, why }));
+    }
+    let mail = mail.clone();
+    let groups = offers.iter().map(|(group, _)| *group).collect();
+    let go = move || {
+        for (group, offer) in offers {
+            let _ = mail[group].try_send(Message::Offer(Box::new(offer)));
+        }
+    };
+    Ok(Proof { text, groups, go: Box::new(go) })
 }
 
 impl Crew {

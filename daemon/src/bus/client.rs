@@ -5,7 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 use zbus::proxy;
 
-use crate::host::logind;
+use crate::{host::logind, limits};
 
 #[proxy(
     interface = "org.kentledge.Daemon1",
@@ -14,6 +14,8 @@ use crate::host::logind;
 )]
 trait Daemon1 {
     fn status(&self) -> zbus::Result<String>;
+    fn install_model(&self, file: zbus::Fd<'_>) -> zbus::Result<()>;
+    fn roll_back_model(&self, model: &str) -> zbus::Result<()>;
 }
 
 /// A daemon that is asked.
@@ -32,6 +34,47 @@ impl Asked {
     pub async fn status(&self) -> Result<Value, String> {
         let text = self.0.status().await.map_err(|why| format!("ask the daemon: {why}; is it running?"))?;
         serde_json::from_str(&text).map_err(|why| format!("read the daemon's answer: {why}"))
+    }
+}
+
+impl Asked {
+    /// Installs a bundle and waits for its end, telling what is done on the way.
+    pub async fn install(&self, file: &std::fs::File, say: impl FnMut(&str)) -> Result<String, String> {
+        let before = self.job().await?;
+        self.0.install_model(file.into()).await.map_err(|why| format!("ask the daemon: {why}"))?;
+        self.end(&before, say).await
+    }
+
+    /// Goes back to the model before, and waits for that.
+    pub async fn roll_back(&self, model: &str, say: impl FnMut(&str)) -> Result<String, String> {
+        let before = self.job().await?;
+        self.0.roll_back_model(model).await.map_err(|why| format!("ask the daemon: {why}"))?;
+        self.end(&before, say).await
+    }
+
+    async fn job(&self) -> Result<Value, String> {
+        Ok(self.status().await?["models"]["job"].clone())
+    }
+
+    async fn end(&self, before: &Value, mut say: impl FnMut(&str)) -> Result<String, String> {
+        let mut said = String::new();
+        loop {
+            tokio::time::sleep(limits::BUS_TURN / 4).await;
+            let job = self.job().await?;
+            if job.is_null() || job["id"] == before["id"] {
+                continue;
+            }
+            if let Some(phase) = job["phase"].as_str().filter(|phase| *phase != said) {
+                say(phase);
+                phase.clone_into(&mut said);
+            }
+            let text = job["text"].as_str().unwrap_or("").to_owned();
+            match job["state"].as_str() {
+                Some("running") => {}
+                Some("success") => return Ok(text),
+                state => return Err(format!("{}: {text}", state.unwrap_or("failed"))),
+            }
+        }
     }
 }
 

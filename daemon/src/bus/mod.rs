@@ -6,7 +6,7 @@
 mod client;
 mod top;
 
-use std::sync::Arc;
+use std::{os::fd::OwnedFd, sync::Arc};
 
 use serde_json::Value;
 use zbus::{Connection, fdo, interface, message::Header, object_server::SignalEmitter};
@@ -28,6 +28,10 @@ pub struct Shown {
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Ends the daemon in order; systemd starts it again.
     pub restart: Arc<dyn Fn() + Send + Sync>,
+    /// Installs the bundle in this file; what becomes of it stands in the status document.
+    pub install: Arc<dyn Fn(OwnedFd) -> Result<(), String> + Send + Sync>,
+    /// Back to the model before.
+    pub roll_back: Arc<dyn Fn(String) -> Result<(), String> + Send + Sync>,
 }
 
 /// The stage as a task: for ever on the bus, or looking for it.
@@ -175,6 +179,28 @@ impl Daemon {
         self.allow(&header, connection, "Restart").await?;
         (self.shown.restart)();
         Ok(())
+    }
+
+    /// Installs the model bundle in this file; `Status` tells under `models.job` what becomes of it.
+    async fn install_model(
+        &self,
+        file: zbus::OwnedFd,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> fdo::Result<()> {
+        self.allow(&header, connection, "InstallModel").await?;
+        (self.shown.install)(file.into()).map_err(fdo::Error::Failed)
+    }
+
+    /// Goes back to the model before; the name may be empty where only one was installed.
+    async fn roll_back_model(
+        &self,
+        model: String,
+        #[zbus(header)] header: Header<'_>,
+        #[zbus(connection)] connection: &Connection,
+    ) -> fdo::Result<()> {
+        self.allow(&header, connection, "RollBackModel").await?;
+        (self.shown.roll_back)(model).map_err(fdo::Error::Failed)
     }
 
     /// An alarm was raised or cleared.

@@ -6,9 +6,10 @@ use std::{
 };
 
 use super::{
-    Alarm, Channel, Commands, Config, Device, Format, Line, Metrics, Models, Mqtt, Outbox, Pipeline, Problem, Serial,
-    Source, Stream, StreamMode, TimeFormat, Tls,
+    Alarm, Channel, Commands, Config, Device, Format, Line, Metrics, Mqtt, Outbox, Pipeline, Problem, Serial, Source,
+    Stream, StreamMode, TimeFormat, Tls,
     layers::{self, Layer},
+    models::models,
     pipeline,
     problem::Problems,
     raw::{Node, Table},
@@ -22,6 +23,7 @@ pub(super) struct Names {
     pub channel_source: Vec<SourceId>,
     pub pipelines: BTreeMap<String, usize>,
     pub allow_unsigned: bool,
+    pub keyset: Option<PathBuf>,
     pub base: PathBuf,
 }
 
@@ -56,6 +58,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         channel_source: Vec::new(),
         pipelines: BTreeMap::new(),
         allow_unsigned: models.allow_unsigned,
+        keyset: commands.keyset.clone(),
         base,
     };
     let sources = each(&mut root, "source", |name, table| {
@@ -133,7 +136,7 @@ fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
         return Device::default();
     };
     let mut t = root.sub("device".into(), node);
-    t.only_local(&["state_dir", "bus"]);
+    t.only_local(&["state_dir", "bus", "class"]);
     let (site, id) = (t.str("site"), t.str("id"));
     for (key, text) in [("site", &site), ("id", &id)] {
         if let Some(text) = text.as_ref().filter(|text| !is_segment(text)) {
@@ -152,9 +155,10 @@ fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
         t.problem("bus", format!("`{bus}` is none of `system`, `session`, `off`, `unix:…`"));
     }
     let bus = Some(bus).filter(|bus| bus != "off");
+    let class = t.str("class").unwrap_or_default();
     let state_dir = t.str("state_dir").map_or_else(|| Device::default().state_dir, PathBuf::from);
     t.finish();
-    Device { site: site.unwrap_or_default(), id: id.unwrap_or_default(), state_dir, cohorts, bus }
+    Device { site: site.unwrap_or_default(), id: id.unwrap_or_default(), state_dir, cohorts, class, bus }
 }
 
 fn commands(root: &mut Table<'_>, node: Option<Node>) -> Commands {
@@ -270,18 +274,6 @@ fn file(t: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
         t.problem(key, format!("no such file: {}", path.display()));
     }
     Some(path)
-}
-
-fn models(root: &mut Table<'_>, node: Option<Node>) -> Models {
-    let Some(node) = node else {
-        return Models { runtime: None, allow_unsigned: false };
-    };
-    let mut t = root.sub("models".into(), node);
-    t.only_local(&["allow_unsigned", "runtime"]);
-    let allow_unsigned = t.bool("allow_unsigned").unwrap_or(false);
-    let runtime = t.str("runtime").map(PathBuf::from);
-    t.finish();
-    Models { runtime, allow_unsigned }
 }
 
 fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {
@@ -498,7 +490,7 @@ fn alarm(name: &str, mut t: Table<'_>, names: &Names, pipelines: &[Pipeline]) ->
     let raise_above = t.float("raise_above").map(|x| x as f32);
     if let Some(p) = pipeline
         && raise_above.is_none()
-        && pipelines[p].threshold.is_none()
+        && pipelines[p].threshold.or(pipelines[p].model.manifest.threshold).is_none()
         && pipelines[p].model.manifest.calibration.is_none()
     {
         t.problem("raise_above", "is needed: the pipeline has neither a threshold nor a calibration");

@@ -3,11 +3,17 @@
 
 mod build;
 mod layers;
+mod models;
 mod pipeline;
 mod problem;
 mod raw;
 
-use std::path::{Path, PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
 
 pub use layers::Layer;
 pub use problem::Problem;
@@ -58,14 +64,16 @@ pub struct Device {
     pub state_dir: PathBuf,
     /// Groups of devices this one obeys with.
     pub cohorts: Vec<String>,
+    /// What kind of board it is, as bundles name it; empty: not said.
+    pub class: String,
     /// The D-Bus we are on: `system`, `session`, or an address; `None`: none.
     pub bus: Option<String>,
 }
 
 impl Default for Device {
     fn default() -> Self {
-        let (site, id) = (String::new(), String::new());
-        Self { site, id, state_dir: "/data/kentledge".into(), cohorts: Vec::new(), bus: Some("system".into()) }
+        let (site, id, class) = (String::new(), String::new(), String::new());
+        Self { site, id, class, state_dir: "/data/kentledge".into(), cohorts: Vec::new(), bus: Some("system".into()) }
     }
 }
 
@@ -265,7 +273,7 @@ pub struct Pipeline {
     pub coverage_min: f32,
     /// The model.
     pub model: Model,
-    /// Score above this is an anomaly; `None`: from calibration, or none.
+    /// Score above this is an anomaly; `None`: as the model's manifest says, from calibration, or none.
     pub threshold: Option<f32>,
     /// Outputs published beside the score.
     pub outputs: Vec<String>,
@@ -285,10 +293,14 @@ pub enum OnBad {
 /// A model file and how it is fed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    /// The ONNX file.
+    /// The bundle, or the ONNX file.
     pub file: PathBuf,
     /// What it says of itself, or what the configuration says for a bare file.
     pub manifest: Manifest,
+    /// The sequence of the bundle: nothing older is installed, or serves. 0: nobody signed it.
+    pub floor: u64,
+    /// Its signatures were not looked at.
+    pub unsigned: bool,
 }
 
 /// `[alarm.NAME]`
@@ -332,6 +344,58 @@ pub struct Models {
     pub runtime: Option<PathBuf>,
     /// Bare files and unsigned bundles may run.
     pub allow_unsigned: bool,
+    /// What is to run models, the best first; empty: as the model's manifest says, else the processor.
+    pub providers: Vec<String>,
+    /// One of them must run it; otherwise the processor does where none can.
+    pub require: bool,
+    /// Plugins and options, by provider.
+    pub provider: BTreeMap<String, Provider>,
+    /// Releases of this channel are installed.
+    pub channel: String,
+    /// Certificates that may sign a server that bundles are fetched from; `None`: those of the system.
+    pub ca_file: Option<PathBuf>,
+    /// Memory a worker may take, bytes.
+    pub memory_bytes: u64,
+    /// A new model runs beside the old one for at least this long before it serves.
+    pub shadow_s: u64,
+    /// A new model is on trial for at least this long.
+    pub trial_s: u64,
+    /// And for so many windows.
+    pub trial_windows: u64,
+}
+
+/// What runs a model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Provider {
+    /// `cpu`, `openvino`, `cuda`, …, or the name of a plugin.
+    pub name: String,
+    /// A vendor's library.
+    pub plugin: Option<PathBuf>,
+    /// Handed to it.
+    pub options: BTreeMap<String, String>,
+}
+
+impl Provider {
+    /// The processor.
+    pub fn cpu() -> Self {
+        Self { name: "cpu".into(), plugin: None, options: BTreeMap::new() }
+    }
+}
+
+impl Models {
+    /// What is tried for a model, in this order.
+    pub fn providers_for(&self, manifest: &Manifest) -> Vec<Provider> {
+        let wanted = if self.providers.is_empty() { &manifest.providers } else { &self.providers };
+        let find = |name: &String| match self.provider.get(name) {
+            Some(provider) => provider.clone(),
+            None => Provider { name: name.clone(), ..Provider::cpu() },
+        };
+        let mut all: Vec<Provider> = wanted.iter().map(find).collect();
+        if all.is_empty() || !self.require && all.iter().all(|p| p.name != "cpu") {
+            all.push(Provider::cpu());
+        }
+        all
+    }
 }
 
 /// The file that is set remotely, below the state directory.
@@ -350,6 +414,11 @@ impl Config {
     pub fn local_in(state_dir: &Path) -> Result<Self, Vec<Problem>> {
         let provision = state_dir.join("provision").join("kentledge.toml");
         build::build(&[Layer::Local(provision)])
+    }
+
+    /// Nothing written: what holds unless somebody says otherwise.
+    pub fn unwritten() -> Result<Self, Vec<Problem>> {
+        build::build(&[])
     }
 
     /// With what was taken over at the first boot laid over it.

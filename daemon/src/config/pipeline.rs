@@ -1,6 +1,9 @@
 //! `[pipeline.NAME]`: what the configuration says, over what the model's manifest says.
 
-use std::path::Path;
+use std::{
+    fs::File,
+    path::{Path, PathBuf},
+};
 
 use super::{
     Model, OnBad, Pipeline,
@@ -9,7 +12,11 @@ use super::{
 };
 use crate::{
     limits,
-    model::manifest::{Calibration, Layout, Manifest},
+    model::{
+        bundle::Bundle,
+        keyset::Keyset,
+        manifest::{Calibration, Layout, Manifest},
+    },
 };
 
 pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pipeline> {
@@ -55,7 +62,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
             format!("{} windows of this size are more than {} MiB", cal.windows, limits::CALIBRATION_BYTES >> 20),
         );
     }
-    let threshold = t.float("threshold").map(|x| x as f32).or(manifest.threshold);
+    let threshold = t.float("threshold").map(|x| x as f32);
     let outputs = t.strs("outputs").unwrap_or_default();
     let lineage_full = t.word("lineage", &[("short", false), ("full", true)]).unwrap_or(false);
     t.finish();
@@ -76,10 +83,13 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     })
 }
 
-/// The model file with its manifest; a bare file's manifest is made from the pipeline's own keys.
+/// The bundle, or the model file with its manifest; a bare file's manifest is made from the pipeline's own keys.
 fn model(t: &mut Table<'_>, names: &Names) -> Model {
     let given = t.need_str("model");
     let path = if Path::new(&given).is_absolute() { given.clone().into() } else { names.base.join(&given) };
+    if path.extension().is_some_and(|ext| ext == "kmb") {
+        return bundle(t, path, names);
+    }
     if !given.is_empty() && !names.allow_unsigned {
         t.problem("model", "is not signed; `models.allow_unsigned = true` lets it run");
     }
@@ -115,7 +125,36 @@ fn model(t: &mut Table<'_>, names: &Names) -> Model {
     if let Some(node) = t.node("calibration") {
         manifest.calibration = calibration(t.sub("calibration".into(), node));
     }
-    Model { file, manifest }
+    Model { file, manifest, floor: 0, unsigned: true }
+}
+
+/// A bundle is believed by the keyset that the image or the administrator brought: it lies beside it.
+fn bundle(t: &mut Table<'_>, path: PathBuf, names: &Names) -> Model {
+    for key in ["input", "layout", "score", "deadline_ms", "param", "calibration"] {
+        if t.has(key) {
+            t.problem(key, "belongs to a bare file; what a bundle's manifest says is signed");
+        }
+    }
+    let keys = match &names.keyset {
+        Some(keyset) => Keyset::read(keyset).map(Some),
+        None if names.allow_unsigned => Ok(None),
+        None => Err("no keyset is installed (commands.keyset) that could say whose signature counts".into()),
+    };
+    let read = keys.and_then(|keys| {
+        let file = File::open(&path).map_err(|why| why.to_string())?;
+        Bundle::open(&file, keys.as_ref())
+    });
+    match read {
+        Ok(bundle) => {
+            let (manifest, unsigned) = (bundle.manifest, bundle.signed_by.is_empty());
+            Model { file: path, manifest, floor: if unsigned { 0 } else { bundle.release.seq }, unsigned }
+        }
+        Err(why) => {
+            t.problem("model", format!("{}: {why}", path.display()));
+            let manifest = Manifest::bare(&path);
+            Model { file: path, manifest, floor: 0, unsigned: true }
+        }
+    }
 }
 
 fn params(t: &mut Table<'_>, manifest: &mut Manifest) {

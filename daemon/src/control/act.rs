@@ -86,6 +86,17 @@ impl Control {
                 }
             }
             Command::Erase { confirm } => self.erase(&confirm),
+            Command::Install(install) => match self.install(id, install, respond.clone()) {
+                Ok(None) => return,
+                Ok(Some(outcome)) => outcome,
+                Err(Refusal(why, text)) => Outcome::rejected(why, text),
+            },
+            Command::RollBack { model } => match self.roll_back(id, model, respond.clone()) {
+                Ok(None) => return,
+                Ok(Some(outcome)) => outcome,
+                Err(Refusal(why, text)) => Outcome::rejected(why, text),
+            },
+            Command::Keyset { text, minisigs } => self.update_keyset(&text, &minisigs),
             Command::Later => Outcome::rejected(Why::Unsupported, "it comes with a later version"),
         };
         self.finish(kind, id, respond.as_ref(), &outcome);
@@ -219,11 +230,13 @@ impl Control {
             Asker::Desired(_) => None,
         };
         let tried = found.as_ref().and_then(command);
+        let installing = self.models.command().map(str::to_owned);
         for known in self.memory.untold() {
             let outcome = Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) };
             self.result(&known.kind, &known.id, None, &outcome);
         }
-        for known in self.memory.unfinished().into_iter().filter(|known| tried.as_ref() != Some(&known.id)) {
+        let goes_on = |id: &String| tried.as_ref() == Some(id) || installing.as_ref() == Some(id);
+        for known in self.memory.unfinished().into_iter().filter(|known| !goes_on(&known.id)) {
             let began = known.state == State::Running;
             let outcome = match known.kind.as_str() {
                 "restart" if began => Outcome::new(State::Success, "restarted"),

@@ -10,6 +10,7 @@
 
 mod act;
 mod memory;
+mod models;
 pub mod request;
 mod tell;
 mod trial;
@@ -23,10 +24,12 @@ use std::{
 use serde_json::Value;
 use tokio::sync::watch;
 
+pub use models::{Local, News, Proof, Stage, What, floor};
 pub use trial::Trials;
 
 use self::{
     memory::{Known, Memory, State},
+    models::Models,
     request::{Refusal, Request, Why},
     tell::Outcome,
     trial::{Asker, Trial},
@@ -41,7 +44,10 @@ use crate::{
     },
     host::{Clock, Keep, clock::rfc3339_ms},
     limits,
-    model::keyset::{Keyset, Role},
+    model::{
+        keyset::{Keyset, Role},
+        store::Store,
+    },
 };
 
 /// How the process goes on.
@@ -88,6 +94,8 @@ pub struct Setup {
     pub orders: Orders,
     /// `up/res` and `up/reported`.
     pub streams: (StreamId, StreamId),
+    /// `up/blob`
+    pub blob: StreamId,
     /// `up/e/…`
     pub events: EventStreams,
     /// To the outbox; never waits. Returns the record's number.
@@ -106,6 +114,8 @@ pub struct Setup {
     pub machine: Machine,
     /// How the process goes on.
     pub leave: Box<dyn Fn(Leave) + Send>,
+    /// What models are run by.
+    pub stage: Stage,
 }
 
 /// A command that was accepted and is not finished.
@@ -160,6 +170,9 @@ impl Bucket {
 pub struct Control {
     setup: Setup,
     keyset: Result<Keyset, String>,
+    /// What is wrong with the keysets that followed the first one.
+    keys_trouble: Option<String>,
+    models: Models,
     memory: Memory,
     commands: Bucket,
     refusals: Bucket,
@@ -179,15 +192,20 @@ pub struct Control {
 
 impl Control {
     /// Takes up what the last process left.
-    pub fn new(setup: Setup) -> Self {
-        let keyset = match &setup.config.commands.keyset {
-            Some(path) => Keyset::read(path),
-            None => Err("no keyset is installed (commands.keyset)".into()),
+    pub fn new(setup: Setup, store: Store) -> Self {
+        let (keyset, keys_trouble) = match &setup.config.commands.keyset {
+            Some(path) => match store.keyset(path) {
+                Ok((keyset, trouble)) => (Ok(keyset), trouble),
+                Err(why) => (Err(why), None),
+            },
+            None => (Err("no keyset is installed (commands.keyset)".into()), None),
         };
         let (memory, damaged) = Memory::open(setup.keep.clone());
         let device = format!("{}/{}", setup.config.device.site, setup.config.device.id);
         let mut control = Self {
             keyset,
+            keys_trouble,
+            models: Models::new(store),
             memory,
             commands: Bucket::new(limits::COMMANDS_PER_S, limits::COMMANDS_BURST),
             refusals: Bucket::new(limits::REFUSALS_PER_S, limits::REFUSALS_BURST),
@@ -205,7 +223,11 @@ impl Control {
             let text = "what was remembered of commands cannot be read; each issuer's next one must echo the nonce";
             control.event(Kind::StoreDamaged, "commands", text);
         }
+        if let Some(why) = control.keys_trouble.clone() {
+            control.event(Kind::StoreDamaged, "keys", &format!("{why}; nothing is installed until it is put right"));
+        }
         control.take_up();
+        control.take_up_models();
         control
     }
 
@@ -246,6 +268,8 @@ impl Control {
         };
         match &arrived.asked {
             Asked::Desired => self.desired(&to, arrived),
+            Asked::Channel => self.channel(&to, &arrived),
+            Asked::Blob { sha256, offset } => self.chunk(&sha256.clone(), *offset, &arrived.payload),
             Asked::Command { kind, id } => {
                 let (kind, id) = (kind.clone(), id.clone());
                 let respond = self.respond_to(&arrived);
@@ -405,6 +429,7 @@ impl Control {
             }
         }
         self.look_at_trial(now_ns);
+        self.look_at_models(now_ns);
         if self.live.is_none()
             && let Some(arrived) = self.later.take()
         {
@@ -483,7 +508,8 @@ impl Control {
     fn report(&self) {
         let digest = self.setup.trials.current().map(|text| act::digest(&text));
         let digest = digest.filter(|_| self.setup.config.set_aside.is_empty());
-        let members = tell::reported(self.memory.wish(), digest.as_deref(), &self.setup.config.set_aside);
+        let mut members = tell::reported(self.memory.wish(), digest.as_deref(), &self.setup.config.set_aside);
+        members.insert("models".into(), self.models_now());
         self.put(self.setup.streams.1, Class::Status, tell::body(&members), Retain::Keep);
     }
 }

@@ -1,5 +1,7 @@
 //! From a message to a request, or to a refusal that says why. Pure. The shapes are those of `docs/schema/dn.*.json`.
 
+use std::collections::BTreeMap;
+
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
@@ -8,10 +10,11 @@ use serde::{Deserialize, de::DeserializeOwned};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+pub use super::models::Install;
 use crate::{flow::order::LogQuery, limits, model::file::hex};
 
 /// Every type of command, with whether it needs a signature.
-pub const TYPES: [(&str, bool); 13] = [
+pub const TYPES: [(&str, bool); 14] = [
     ("ping", false),
     ("status", false),
     ("report", false),
@@ -25,6 +28,8 @@ pub const TYPES: [(&str, bool); 13] = [
     ("restart", true),
     ("reboot", true),
     ("erase", true),
+    // It is signed itself, by more keys than one command could be.
+    ("keyset.update", false),
 ];
 
 /// Why a command is rejected, as a word to script against.
@@ -114,6 +119,20 @@ pub enum Command {
         /// SITE/DEVICE.
         confirm: String,
     },
+    /// Bring a bundle, prove it, try it.
+    Install(Install),
+    /// Back to the model before.
+    RollBack {
+        /// Which, where there are several.
+        model: Option<String>,
+    },
+    /// Believe these keys from now on.
+    Keyset {
+        /// The keyset that follows.
+        text: String,
+        /// Its signatures.
+        minisigs: Vec<String>,
+    },
     /// A later version will know.
     Later,
 }
@@ -198,6 +217,54 @@ struct Inner<'a> {
     nonce: Option<String>,
     #[serde(borrow)]
     args: Option<&'a RawValue>,
+}
+
+/// The channel's word on the newest models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// Grows.
+    pub version: u64,
+    /// To be believed until, ms since 1970.
+    pub expires_ms: i64,
+    /// The newest sequence of each.
+    pub models: BTreeMap<String, u64>,
+    /// Its signature; `iseq` is the version.
+    pub signed: Signed,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InnerChannel {
+    v: u64,
+    #[serde(rename = "type")]
+    kind: String,
+    to: String,
+    issuer: String,
+    version: u64,
+    issued: String,
+    expires_at: String,
+    models: BTreeMap<String, u64>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InstallArgs {
+    sha256: String,
+    size: u64,
+    url: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RollBackArgs {
+    model: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct KeysetArgs {
+    keyset: String,
+    signatures: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -314,6 +381,23 @@ pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
     Ok(Desired { version: fields.version, toml, confirm_s, expires_ms, signed })
 }
 
+/// Reads what came to `dn/channel` of `to`.
+pub fn channel(to: &str, payload: &[u8]) -> Result<Channel, Refusal> {
+    let text = checked(payload)?;
+    let Some((inner, minisig)) = unwrap(text)? else {
+        return Err(Refusal(Why::Unsigned, "the channel's word needs a signature".into()));
+    };
+    let fields: InnerChannel = serde_json::from_str(&inner).map_err(malformed)?;
+    if fields.to != to || fields.kind != "channel" {
+        let text = format!("signed as `{}` for `{}`, but sent as `channel` to `{to}`", fields.kind, fields.to);
+        return Err(Refusal(Why::NotAddressed, text));
+    }
+    let (expires_ms, models) = (time_ms(&fields.expires_at)?, fields.models);
+    time_ms(&fields.issued)?;
+    let signed = signature(fields.v, &inner, minisig, fields.issuer, fields.version)?;
+    Ok(Channel { version: fields.version, expires_ms, models, signed })
+}
+
 /// Whether this type needs a signature.
 pub fn needs_signature(kind: &str) -> bool {
     TYPES.iter().any(|(name, signed)| *name == kind && *signed)
@@ -427,6 +511,15 @@ fn read_args(kind: &str, args: &str) -> Result<Command, Refusal> {
             let ConfigSetArgs { toml, confirm_s } = bounded(args_of(args)?)?;
             Ok(Command::ConfigSet { toml, confirm_s })
         }
+        "model.install" => install(args_of(args)?).map(Command::Install),
+        "model.rollback" => args_of(args).map(|RollBackArgs { model }| Command::RollBack { model }),
+        "keyset.update" => {
+            let KeysetArgs { keyset, signatures } = args_of(args)?;
+            let text = |sig: &String| base64(sig).and_then(|bytes| String::from_utf8(bytes).ok());
+            let minisigs: Option<Vec<String>> = signatures.iter().map(text).collect();
+            let minisigs = minisigs.ok_or_else(|| malformed("args: a signature is no base64 of a .minisig file"))?;
+            Ok(Command::Keyset { text: keyset, minisigs })
+        }
         "log.pull" => log_query(args_of(args)?).map(Command::LogPull),
         _ => Ok(Command::Later),
     }
@@ -441,6 +534,20 @@ fn bounded(args: ConfigSetArgs) -> Result<ConfigSetArgs, Refusal> {
         return Err(malformed("args: confirm_s is not within 10 to 3600"));
     }
     Ok(args)
+}
+
+fn install(args: InstallArgs) -> Result<Install, Refusal> {
+    let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+    if args.sha256.len() != 64 || !args.sha256.bytes().all(hex) {
+        return Err(malformed("args: sha256 is 64 of 0-9 a-f"));
+    }
+    if args.size == 0 || args.size > limits::BUNDLE_BYTES_MAX {
+        return Err(malformed(format!("args: size is not within 1 to {}", limits::BUNDLE_BYTES_MAX)));
+    }
+    if args.url.as_ref().is_some_and(|url| !url.starts_with("https://") || url.len() > limits::TOPIC_BYTES) {
+        return Err(malformed("args: url begins with https:// and has 512 characters at most"));
+    }
+    Ok(Install { sha256: args.sha256, size: args.size, url: args.url })
 }
 
 fn log_query(args: LogArgs) -> Result<LogQuery, Refusal> {

@@ -8,6 +8,7 @@ pub mod order;
 pub mod record;
 pub mod sample;
 pub mod stamp;
+pub mod verdict;
 pub mod window;
 
 pub use frame::{Arrival, FrameBatch, SourceId};

@@ -34,6 +34,15 @@ pub enum Asked {
     },
     /// `dn/desired`
     Desired,
+    /// `dn/channel`
+    Channel,
+    /// `dn/blob/{sha256}/{offset}`
+    Blob {
+        /// Of the whole bundle.
+        sha256: String,
+        /// Where in it the payload stands.
+        offset: u64,
+    },
 }
 
 /// Where an answer goes beside `up/res`: MQTT 5's response topic.

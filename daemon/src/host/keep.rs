@@ -47,14 +47,19 @@ impl Keep {
 
     /// The first copy that checks. `Err` where there is one and none checks.
     pub fn load_checked<T: serde::de::DeserializeOwned>(&self, name: &str) -> Result<Option<T>, Damaged> {
-        let copies = [self.load(name), self.load(&format!("{name}.bak"))];
-        let any = copies.iter().any(Option::is_some);
-        let value = copies.into_iter().flatten().find_map(|bytes| {
+        let any = [name, &format!("{name}.bak")].iter().any(|copy| self.load(copy).is_some());
+        let value = self.load_copies(name).into_iter().next();
+        if any && value.is_none() { Err(Damaged) } else { Ok(value) }
+    }
+
+    /// Every copy that checks.
+    pub fn load_copies<T: serde::de::DeserializeOwned>(&self, name: &str) -> Vec<T> {
+        let checked = |bytes: Vec<u8>| {
             let (head, json) = bytes.split_at_checked(9)?;
             let crc = u32::from_str_radix(std::str::from_utf8(&head[..8]).ok()?, 16).ok()?;
             (crc32fast::hash(json) == crc).then(|| serde_json::from_slice(json).ok())?
-        });
-        if any && value.is_none() { Err(Damaged) } else { Ok(value) }
+        };
+        [name, &format!("{name}.bak")].iter().filter_map(|copy| self.load(copy)).filter_map(checked).collect()
     }
 
     /// Forgets what was saved, also after a power cut.

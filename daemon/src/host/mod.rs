@@ -3,6 +3,7 @@
 pub mod attempt;
 pub mod clock;
 pub mod defence;
+pub mod fetch;
 pub mod identity;
 pub mod keep;
 pub mod log;

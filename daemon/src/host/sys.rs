@@ -3,6 +3,8 @@
 #![allow(unsafe_code)]
 
 use std::{
+    fs::File,
+    io::{Read, Write},
     num::NonZeroUsize,
     os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::process::CommandExt,
@@ -11,10 +13,14 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
 };
 
-use nix::sys::{
-    mman::{MapFlags, ProtFlags, mmap, munmap},
-    prctl,
-    signal::Signal,
+use nix::{
+    fcntl::{FcntlArg, SealFlag, fcntl},
+    sys::{
+        memfd::{MFdFlags, memfd_create},
+        mman::{MapFlags, ProtFlags, mmap, munmap},
+        prctl,
+        signal::Signal,
+    },
 };
 
 /// Whether the kernel holds its wall clock to be synchronised (adjtimex: no STA_UNSYNC, no TIME_ERROR).
@@ -90,6 +96,99 @@ pub struct SharedMemory {
 // and `&mut self` is needed to write plain bytes.
 unsafe impl Send for SharedMemory {}
 
+/// Bytes in memory that nobody can change any more, in this process or any other (a memfd with all seals): what was
+/// checked is what is handed on.
+#[derive(Debug)]
+pub struct Sealed {
+    fd: OwnedFd,
+    len: usize,
+}
+
+/// Those bytes, readable; the pages leave this process when it is dropped.
+#[derive(Debug)]
+pub struct Mapped {
+    start: NonNull<u8>,
+    len: usize,
+}
+
+const SEALS: SealFlag =
+    SealFlag::F_SEAL_SEAL.union(SealFlag::F_SEAL_SHRINK).union(SealFlag::F_SEAL_GROW).union(SealFlag::F_SEAL_WRITE);
+
+impl Sealed {
+    /// Takes in at most `most` bytes, showing each part to `look` on its way.
+    pub fn copy(from: &mut dyn Read, most: u64, mut look: impl FnMut(&[u8])) -> std::io::Result<Self> {
+        let fd = memfd_create(c"kentledge-model", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        let mut file = File::from(fd);
+        let (mut buffer, mut len) = (vec![0u8; 64 * 1024], 0u64);
+        loop {
+            let n = from.read(&mut buffer)?;
+            if n == 0 {
+                break;
+            }
+            len += n as u64;
+            if len > most {
+                return Err(std::io::Error::other(format!("more than {most} bytes")));
+            }
+            look(&buffer[..n]);
+            file.write_all(&buffer[..n])?;
+        }
+        fcntl(&file, FcntlArg::F_ADD_SEALS(SEALS))?;
+        Ok(Self { fd: file.into(), len: len as usize })
+    }
+
+    /// Takes over a descriptor that came from elsewhere; refused unless it is sealed.
+    pub fn adopt(fd: OwnedFd) -> std::io::Result<Self> {
+        let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
+        if !seals.contains(SEALS) {
+            return Err(std::io::Error::other("the memory is not sealed"));
+        }
+        let len = usize::try_from(nix::sys::stat::fstat(&fd)?.st_size).unwrap_or(0);
+        Ok(Self { fd, len })
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// There are none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// To read them.
+    pub fn map(&self) -> std::io::Result<Mapped> {
+        let length = NonZeroUsize::new(self.len).ok_or_else(|| std::io::Error::other("it is empty"))?;
+        // SAFETY: a fresh mapping at an address of the kernel's choice.
+        let start = unsafe { mmap(None, length, ProtFlags::PROT_READ, MapFlags::MAP_PRIVATE, &self.fd, 0)? };
+        Ok(Mapped { start: start.cast(), len: self.len })
+    }
+}
+
+impl AsFd for Sealed {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl std::ops::Deref for Mapped {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        // SAFETY: mapped with this length for as long as `self` lives, and sealed: nobody writes, nobody shortens it.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl Drop for Mapped {
+    fn drop(&mut self) {
+        // SAFETY: mapped by us with this length; the slices that `deref` gave out are gone.
+        if let Err(why) = unsafe { munmap(self.start.cast(), self.len) } {
+            tracing::error!("unmap a model: {why}");
+        }
+    }
+}
+
 /// Types that may be copied in and out: any bit pattern is a value.
 pub trait Plain: Copy + Default {}
 impl Plain for f32 {}
@@ -161,7 +260,7 @@ mod tests {
     use super::*;
 
     fn memory(len: usize) -> OwnedFd {
-        let fd = nix::sys::memfd::memfd_create(c"test", nix::sys::memfd::MFdFlags::MFD_CLOEXEC).expect("memfd");
+        let fd = memfd_create(c"test", MFdFlags::MFD_CLOEXEC).expect("memfd");
         nix::unistd::ftruncate(&fd, len as i64).expect("truncate");
         fd
     }
@@ -176,6 +275,16 @@ mod tests {
         b.read(64, &mut got);
         b.store(0, 7);
         assert_eq!((got, a.load(0)), ([1.5, -2.0], 7));
+    }
+
+    #[test]
+    fn what_is_sealed_cannot_be_changed_and_what_is_not_is_refused() {
+        let sealed = Sealed::copy(&mut &b"abc"[..], 3, |_| ()).expect("copy");
+        assert_eq!(&*sealed.map().expect("map"), b"abc");
+        let mut file = File::from(sealed.as_fd().try_clone_to_owned().expect("clone"));
+        assert!(file.write_all(b"x").is_err() && file.set_len(0).is_err());
+        assert!(Sealed::adopt(file.into()).is_ok() && Sealed::adopt(memory(3)).is_err());
+        assert!(Sealed::copy(&mut &b"abcd"[..], 3, |_| ()).is_err());
     }
 
     #[test]

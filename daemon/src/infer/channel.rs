@@ -12,6 +12,7 @@
 //! ```
 
 use std::{
+    collections::BTreeMap,
     io::{IoSlice, IoSliceMut},
     os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd},
     path::PathBuf,
@@ -23,7 +24,7 @@ use nix::{
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::host::sys;
+use crate::{config::Provider, host::sys};
 
 /// Where the slots begin.
 pub const SLOTS_AT: usize = 64;
@@ -37,8 +38,12 @@ const MESSAGE: usize = 128 * 1024;
 pub struct Hello {
     /// ONNX Runtime's library.
     pub runtime: PathBuf,
-    /// Bytes of the model.
-    pub model_len: usize,
+    /// What is to run it.
+    pub provider: Provider,
+    /// Memory it may take, bytes.
+    pub memory_bytes: u64,
+    /// Instead of serving, try what must not be possible, this file among it.
+    pub judge: Option<PathBuf>,
 }
 
 /// One input or output as the model declares it.
@@ -53,7 +58,7 @@ pub struct Tensor {
 }
 
 /// Answer to `Hello`.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Default, Serialize, Deserialize)]
 pub struct Loaded {
     /// The model's inputs.
     pub inputs: Vec<Tensor>,
@@ -61,6 +66,21 @@ pub struct Loaded {
     pub outputs: Vec<Tensor>,
     /// What the library says of itself.
     pub runtime: String,
+    /// Which nodes run where.
+    pub placement: Vec<Placed>,
+    /// Which fences stand around the worker.
+    pub sandbox: String,
+}
+
+/// What one provider runs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Placed {
+    /// As ONNX Runtime calls it.
+    pub provider: String,
+    /// Nodes, after optimisation.
+    pub nodes: usize,
+    /// The same by operator.
+    pub ops: BTreeMap<String, usize>,
 }
 
 /// Which shapes the inputs get, and which outputs are wanted.
@@ -92,9 +112,12 @@ pub struct Layout {
     pub slots: usize,
 }
 
-/// The worker serves.
+/// The worker serves; or what it could do that it must not be able to.
 #[derive(Debug, Serialize, Deserialize)]
-pub struct Ready {}
+pub struct Ready {
+    /// What was tried, and what came of it.
+    pub judged: Vec<(String, String)>,
+}
 
 /// Any answer of the worker: what was asked for, or why not.
 pub type Answer<T> = Result<T, String>;

@@ -1,57 +1,73 @@
-//! One model and the pipelines that use it: windows in, records out. Owns the worker; starts it again when it dies.
-//! The window that was in the worker is lost and booked; those behind it are served by the next worker.
+//! One model and the pipelines that use it: windows in, records out. Owns the worker; starts it again when it dies. The
+//! window that was in the worker is lost and booked; those behind it are served by the next worker. What a new model goes
+//! through before and after it takes over is in `trial`.
 
-use std::{collections::VecDeque, path::PathBuf, time::Duration};
+use std::{
+    collections::VecDeque,
+    sync::{Arc, mpsc},
+    time::Duration,
+};
 
 use super::{
-    plan::{Plan, plan},
-    served::{Answered, Served, published},
-    worker::{Launch, Worker},
+    running::{Launching, Outcome, Running},
+    served::Served,
+    source::Source,
+    trial::{Candidate, Message, Trial},
 };
 use crate::{
     flow::{
         Draft, Sink, Stamp, Window,
         event::{EventStreams, Kind},
+        verdict::{Said, Serving},
     },
     limits,
-    model::file::ModelFile,
 };
 
 /// What an engine is made with.
 pub struct Setup {
-    /// This program, which is also the worker.
-    pub program: PathBuf,
-    /// ONNX Runtime's library, or why there is none.
-    pub runtime: Result<PathBuf, String>,
-    /// The model file.
-    pub model: PathBuf,
-    /// The pipelines that use it.
+    /// How workers are started.
+    pub launching: Launching,
+    /// What serves at the start.
+    pub source: Box<dyn Fn() -> Result<Source, String> + Send>,
+    /// The pipelines that use it, in the order of `launching`.
     pub served: Vec<Served>,
     /// Where events go.
     pub events: EventStreams,
     /// Deadlines do not decide (replay).
     pub patient: bool,
+    /// Models that are offered; without it, it stays as it is.
+    pub mailbox: Option<mpsc::Receiver<Message>>,
+    /// What became of a bundle.
+    pub report: Box<dyn Fn(Arc<str>, Said) + Send>,
 }
 
-struct Serving {
-    worker: Worker,
-    plan: Plan,
-    published: Vec<Vec<(usize, String)>>,
+/// Why a ring of the doorbell did not come to its end.
+pub(super) enum Broken {
+    /// The worker is gone.
+    Died(String),
+    /// The model on trial showed a bad sign; its window waits again.
+    Sign(String),
 }
 
 /// The engine.
 pub struct Engine {
-    setup: Setup,
-    file: Option<ModelFile>,
-    serving: Option<Serving>,
+    pub(super) setup: Setup,
+    pub(super) source: Option<Source>,
+    pub(super) running: Option<Running>,
+    pub(super) candidate: Option<Candidate>,
+    pub(super) trial: Option<Trial>,
     waiting: VecDeque<Window>,
+    /// Windows that were answered, for the candidate beside.
+    pub(super) shadowed: Vec<Window>,
     /// Longest wait before the next start.
     retry: Duration,
     told: String,
     drafts: Vec<Draft>,
-    values: Vec<f64>,
     /// Stamp of the newest window that was answered, for events.
-    last: Option<Stamp>,
+    pub(super) last: Option<Stamp>,
+    /// When workers were lost, ns since boot.
+    deaths: VecDeque<u64>,
+    looked_ns: u64,
     /// Workers lost since the start.
     pub lost_workers: u64,
 }
@@ -61,14 +77,18 @@ impl Engine {
     pub fn new(setup: Setup) -> Self {
         Self {
             setup,
-            file: None,
-            serving: None,
+            source: None,
+            running: None,
+            candidate: None,
+            trial: None,
             waiting: VecDeque::new(),
+            shadowed: Vec::new(),
             retry: Duration::ZERO,
             told: String::new(),
             drafts: Vec::new(),
-            values: Vec::new(),
             last: None,
+            deaths: VecDeque::new(),
+            looked_ns: 0,
             lost_workers: 0,
         }
     }
@@ -78,9 +98,9 @@ impl Engine {
         self.setup.served.first().map_or_else(String::new, |s| s.config().model.manifest.model.clone())
     }
 
-    /// Whether a worker serves.
-    pub fn is_serving(&self) -> bool {
-        self.serving.is_some()
+    /// What serves, if anything does.
+    pub fn serving(&self) -> Option<&Serving> {
+        self.running.as_ref().map(|running| &running.serving)
     }
 
     /// How long to wait before `start` is called again after it failed; jittered, growing.
@@ -104,58 +124,54 @@ impl Engine {
                     self.tell(Kind::ModelFailed, stamp, &why, sink);
                     self.told.clone_from(&why);
                 }
+                self.died(stamp, &why);
                 Err(why)
             }
         }
     }
 
     fn try_start(&mut self, beat: &dyn Fn()) -> Result<String, String> {
-        let runtime = self.setup.runtime.clone()?;
-        let model = match self.file.take() {
-            Some(file) => file,
-            None => ModelFile::read(&self.setup.model)?,
+        let source = match self.source.clone() {
+            Some(source) => source,
+            None => (self.setup.source)()?,
         };
-        let launch = Launch { program: self.setup.program.clone(), runtime, model };
-        let Some(first) = self.setup.served.first() else {
-            return Err("no pipeline uses the model".into());
-        };
-        let (config, path) = (first.config(), self.setup.model.display());
-        let extra: Vec<String> = self.setup.served.iter().flat_map(|s| s.config().outputs.clone()).collect();
-        let shape = (config.steps, config.channels.len());
-        let manifest = &config.model.manifest;
-        let started = Worker::start(&launch, |loaded| plan(loaded, manifest, shape, &extra), beat);
-        let (worker, loaded, plan) = started.map_err(|why| format!("use model {path}: {why}"))?;
-        if worker.output_len(plan.score) != 1 {
-            let (name, n) = (&plan.outputs[plan.score], worker.output_len(plan.score));
-            return Err(format!(
-                "use model {path}: output `{name}` has {n} values, and a score is one; name another as `score`"
-            ));
-        }
-        let features = plan.features.map_or(0, |f| worker.output_len(f));
-        for served in &mut self.setup.served {
-            served.model_serves(&launch.model.sha256, features);
-        }
-        let sha = &launch.model.sha256[..12];
-        let text = format!("serving {path} (sha256 {sha}…) on cpu, {}", loaded.runtime);
-        self.file = Some(launch.model);
-        let published = self.setup.served.iter().map(|s| published(&plan, s.config())).collect();
-        self.serving = Some(Serving { worker, plan, published });
+        let what = |why| format!("use model {}: {why}", source.name());
+        let running = Running::start(&self.setup.launching, &source, &[], beat).map_err(what)?;
+        let text = format!("serving {}", running.describe());
+        self.source = Some(source);
+        self.running = Some(running);
         Ok(text)
     }
 
-    fn tell(&self, kind: Kind, stamp: Option<Stamp>, text: &str, sink: &mut dyn Sink) {
+    pub(super) fn tell(&self, kind: Kind, stamp: Option<Stamp>, text: &str, sink: &mut dyn Sink) {
         if let Some(stamp) = stamp {
             sink.put(&mut vec![self.setup.events.draft(kind, stamp, &self.name(), text)]);
+        }
+    }
+
+    /// A worker was lost, or could not be started. What dies again and again is told to whoever owns the slots.
+    fn died(&mut self, stamp: Option<Stamp>, why: &str) {
+        let now_ns = stamp.map_or(0, |stamp| stamp.boot_ns);
+        self.deaths.push_back(now_ns);
+        self.deaths.retain(|at| now_ns.saturating_sub(*at) < limits::WORKERS_LOST_WITHIN_NS);
+        if self.deaths.len() >= limits::WORKERS_LOST {
+            self.deaths.clear();
+            let bundle = self.source.as_ref().map_or_else(|| "".into(), |source| source.bundle.clone());
+            (self.setup.report)(bundle, Said::Failing(why.to_owned()));
         }
     }
 
     /// Books windows that no worker will see.
     pub fn book_lost(&self, windows: impl Iterator<Item = Window>, why: &'static str, sink: &mut dyn Sink) {
         for window in windows {
-            if let Some(served) = self.setup.served.iter().find(|s| s.index() == window.tag.pipeline) {
-                sink.lost(served.stream(), 1, why);
+            if let Some(at) = self.place(&window) {
+                sink.lost(self.setup.served[at].stream(), 1, why);
             }
         }
+    }
+
+    fn place(&self, window: &Window) -> Option<usize> {
+        self.setup.served.iter().position(|s| s.index() == window.tag.pipeline)
     }
 
     /// Books every window that waits.
@@ -174,139 +190,82 @@ impl Engine {
         self.waiting.len()
     }
 
-    /// Serves what waits, one ring of the doorbell. `Err` when the worker died.
+    /// Serves what waits, one ring of the doorbell. `Err` when there is no worker any more.
     pub fn turn(&mut self, sink: &mut dyn Sink, beat: &dyn Fn()) -> Result<(), String> {
-        let Some(mut serving) = self.serving.take() else {
+        let Some(mut running) = self.running.take() else {
             return Err("no worker".into());
         };
-        self.setup.served.iter_mut().for_each(Served::recalibrate_if_asked);
-        let rung = self.calibrate_if_due(&mut serving, beat).and_then(|()| {
-            let count = self.ring_size(serving.worker.slots());
-            for slot in 0..count {
-                let Self { waiting, setup, .. } = &mut *self;
-                fill(&mut serving, &mut setup.served, slot, &waiting[slot].values, waiting[slot].tag.pipeline);
+        for (served, fit) in self.setup.served.iter().zip(&mut running.fits) {
+            if served.take_recalibrate() {
+                fit.recalibrate();
             }
-            if count == 0 {
-                return Ok(());
-            }
-            let rung = serving.worker.ring(count, self.deadline(), beat);
-            for slot in 0..rung.done.min(count) {
-                let Some(window) = self.waiting.pop_front() else {
-                    break;
-                };
-                self.answered(&serving, slot, &window, sink);
-            }
-            if let Some(why) = rung.died {
-                // Only the window that was in the worker is lost; the others go to the next one.
-                let inside = self.waiting.pop_front();
-                self.book_lost(inside.into_iter(), "worker_lost", sink);
-                return Err(why);
-            }
-            self.calibrate_if_due(&mut serving, beat)
-        });
+        }
+        let rung = self.ring(&mut running, sink, beat);
         if !self.drafts.is_empty() {
             sink.put(&mut self.drafts);
         }
         match rung {
             Ok(()) => {
                 self.retry = Duration::ZERO;
-                self.serving = Some(serving);
+                self.running = Some(running);
+                self.shadow(sink, beat);
+                self.end_trial_if_over(sink);
                 Ok(())
             }
-            Err(why) => {
+            Err(Broken::Sign(why) | Broken::Died(why)) if self.trial.is_some() => {
+                drop(running);
+                self.shadowed.clear();
+                self.go_back(&why, sink);
+                if self.running.is_some() { Ok(()) } else { Err(why) }
+            }
+            Err(Broken::Sign(why) | Broken::Died(why)) => {
                 self.lost_workers += 1;
                 let stamp = self.last.or(self.waiting.front().map(|w| w.tag.last));
                 self.tell(Kind::WorkerLost, stamp, &why, sink);
+                self.died(stamp, &why);
                 Err(why)
             }
         }
     }
 
-    fn deadline(&self) -> Option<Duration> {
-        let ms = self.setup.served.first().map_or(1000, |s| s.config().model.manifest.deadline_ms);
-        (!self.setup.patient).then_some(Duration::from_millis(ms))
-    }
-
-    /// Windows of the next ring: it ends with a window that completes a calibration, for those behind it must be run
-    /// with what was learnt.
-    fn ring_size(&mut self, slots: usize) -> usize {
-        let most = self.waiting.len().min(slots);
-        let mut needed: Vec<Option<usize>> =
-            self.setup.served.iter_mut().map(|s| s.learning().map(|learning| learning.needed())).collect();
-        for i in 0..most {
-            let pipeline = self.waiting[i].tag.pipeline;
-            let at = self.setup.served.iter().position(|s| s.index() == pipeline);
-            if let Some(left) = at.and_then(|at| needed[at].as_mut()) {
-                *left = left.saturating_sub(1);
-                if *left == 0 {
-                    return i + 1;
-                }
+    fn ring(&mut self, running: &mut Running, sink: &mut dyn Sink, beat: &dyn Fn()) -> Result<(), Broken> {
+        let deadline = self.deadline(running);
+        self.calibrate(running, deadline, beat)?;
+        let places: Vec<usize> =
+            self.waiting.iter().take(running.slots()).map(|w| self.place(w).unwrap_or(0)).collect();
+        let count = ring_size(running, &places);
+        for (slot, at) in places.iter().take(count).enumerate() {
+            running.fill(slot, *at, &self.waiting[slot].values);
+        }
+        if count == 0 {
+            return Ok(());
+        }
+        let rung = running.ring(count, deadline, beat);
+        for (slot, at) in places.iter().enumerate().take(rung.done.min(count)) {
+            let Some(window) = self.waiting.pop_front() else {
+                break;
+            };
+            self.answered(running, slot, *at, window, sink)?;
+        }
+        if let Some(why) = rung.died {
+            if self.trial.is_none() {
+                // Only the window that was in the worker is lost; the others go to the next one. On trial, the model
+                // before gets this one too.
+                let inside = self.waiting.pop_front();
+                self.book_lost(inside.into_iter(), "worker_lost", sink);
             }
+            return Err(Broken::Died(why));
         }
-        most
+        self.calibrate(running, deadline, beat)
     }
 
-    /// One window's answer: into the statistics, and out as a prediction.
-    fn answered(&mut self, serving: &Serving, slot: usize, window: &Window, sink: &mut dyn Sink) {
-        let Some(at) = self.setup.served.iter().position(|s| s.index() == window.tag.pipeline) else {
-            return;
-        };
-        let served = &mut self.setup.served[at];
-        self.last = Some(window.tag.last);
-        let (ok, took_us) = serving.worker.outcome(slot);
-        if !ok {
-            return sink.lost(served.stream(), 1, "run_failed");
-        }
-        let values = &mut self.values;
-        serving.worker.read(slot, serving.plan.score, values);
-        let score = values[0] as f32;
-        match served.learning() {
-            Some(learning) => {
-                if let Some(features) = serving.plan.features {
-                    serving.worker.read(slot, features, values);
-                    if window.tag.coverage >= 1.0 {
-                        learning.learn(&window.values, values);
-                    }
-                }
-            }
-            None if !score.is_finite() => return sink.lost(served.stream(), 1, "not_finite"),
-            None => {}
-        }
-        let outputs = serving.published[at].iter().map(|(place, name)| {
-            serving.worker.read(slot, *place, values);
-            (name.as_str(), values.clone())
-        });
-        let answered = Answered { score, took_us, outputs: outputs.collect() };
-        served.predicted(window, &answered, &mut self.drafts);
+    pub(super) fn deadline(&self, running: &Running) -> Option<Duration> {
+        (!self.setup.patient).then_some(Duration::from_millis(running.source.manifest.deadline_ms))
     }
 
-    /// Finishes every calibration that has its windows: scores them with what was learnt, for the threshold.
-    fn calibrate_if_due(&mut self, serving: &mut Serving, beat: &dyn Fn()) -> Result<(), String> {
-        for at in 0..self.setup.served.len() {
-            let served = &mut self.setup.served[at];
-            let Some(learning) = served.learning().filter(|learning| learning.needed() == 0) else {
-                continue;
-            };
-            let statistics = learning.statistics();
-            let windows = std::mem::take(&mut learning.windows);
-            served.set_statistics(statistics);
-            let highest = self.highest_score(serving, at, &windows, beat);
-            let served = &mut self.setup.served[at];
-            let Some(learning) = served.learning() else {
-                continue;
-            };
-            learning.windows = windows;
-            let highest = match highest {
-                Ok(highest) => highest,
-                Err(why) => {
-                    served.forget_statistics();
-                    return Err(why);
-                }
-            };
-            let sha256 = self.file.as_ref().map_or("", |file| &file.sha256);
-            let learnt = learning.finish(sha256, highest);
-            let text = served.learnt(learnt);
-            let name = served.config().name.clone();
+    fn calibrate(&mut self, running: &mut Running, deadline: Option<Duration>, beat: &dyn Fn()) -> Result<(), Broken> {
+        for (at, text) in running.calibrate_if_due(deadline, beat).map_err(Broken::Died)? {
+            let name = self.setup.served[at].config().name.clone();
             if let Some(stamp) = self.last {
                 self.drafts.push(self.setup.events.draft(Kind::ModelCalibrated, stamp, &name, &text));
             }
@@ -314,39 +273,74 @@ impl Engine {
         Ok(())
     }
 
-    fn highest_score(
+    /// One window's answer: into the statistics, and out as a prediction.
+    fn answered(
         &mut self,
-        serving: &mut Serving,
+        running: &mut Running,
+        slot: usize,
         at: usize,
-        windows: &[Box<[f32]>],
-        beat: &dyn Fn(),
-    ) -> Result<f32, String> {
-        let (pipeline, deadline) = (self.setup.served[at].index(), self.deadline());
-        let mut highest = 0f32;
-        for chunk in windows.chunks(serving.worker.slots()) {
-            for (slot, window) in chunk.iter().enumerate() {
-                fill(serving, &mut self.setup.served, slot, window, pipeline);
-            }
-            if let Some(why) = serving.worker.ring(chunk.len(), deadline, beat).died {
-                return Err(why);
-            }
-            for slot in 0..chunk.len() {
-                serving.worker.read(slot, serving.plan.score, &mut self.values);
-                let score = self.values[0] as f32;
-                highest = if score.is_finite() { highest.max(score) } else { highest };
-            }
+        window: Window,
+        sink: &mut dyn Sink,
+    ) -> Result<(), Broken> {
+        self.last = Some(window.tag.last);
+        let outcome = running.answer(slot, at, &window);
+        if let Some(why) = self.trial.as_mut().and_then(|trial| trial.sign(&outcome, &running.fits[at], &window)) {
+            // What the model on trial could not answer, the one before does.
+            self.waiting.push_front(window);
+            return Err(Broken::Sign(why));
         }
-        Ok(highest)
+        let served = &mut self.setup.served[at];
+        match outcome {
+            Outcome::Answer(answered) => served.predicted(&running.fits[at], &window, &answered, &mut self.drafts),
+            Outcome::None(why) => sink.lost(served.stream(), 1, why),
+        }
+        if self.candidate.is_some() {
+            self.shadowed.push(window);
+        }
+        Ok(())
+    }
+
+    /// What is to be done beside windows: a model that was offered, one that is ready to take over, a worker that grows.
+    pub fn look(&mut self, now: Stamp, sink: &mut dyn Sink, beat: &dyn Fn()) {
+        self.read_mail(now, sink);
+        self.swap_if_ready(now, sink);
+        if now.boot_ns.saturating_sub(self.looked_ns) < limits::MEMORY_EVERY_NS {
+            return;
+        }
+        self.looked_ns = now.boot_ns;
+        let grown = |running: &Running| {
+            running
+                .over_memory()
+                .map(|bytes| format!("it holds {} MiB, more than models.memory_mib allows", bytes >> 20))
+        };
+        if let Some(why) = self.candidate.as_ref().and_then(|candidate| grown(&candidate.running)) {
+            self.refuse_candidate(&why, sink);
+        }
+        if let Some(why) = self.running.as_ref().and_then(grown) {
+            self.running = None;
+            if self.trial.is_some() {
+                return self.go_back(&why, sink);
+            }
+            self.lost_workers += 1;
+            self.tell(Kind::WorkerLost, Some(now), &why, sink);
+            self.died(Some(now), &why);
+        }
+        beat();
     }
 }
 
-fn fill(serving: &mut Serving, served: &mut [Served], slot: usize, values: &[f32], pipeline: u16) {
-    let Some(served) = served.iter_mut().find(|s| s.index() == pipeline) else {
-        return;
-    };
-    for (input, feed) in serving.plan.feeds.iter().enumerate() {
-        let len = serving.worker.input_len(input);
-        let values = served.feed(feed, values, len);
-        serving.worker.write(slot, input, values);
+/// Windows of the next ring: it ends with a window that completes a calibration, for those behind it must be run with what
+/// was learnt.
+pub(super) fn ring_size(running: &mut Running, places: &[usize]) -> usize {
+    let mut needed: Vec<Option<usize>> =
+        running.fits.iter_mut().map(|fit| fit.learning().map(|learning| learning.needed())).collect();
+    for (i, at) in places.iter().enumerate() {
+        if let Some(left) = needed[*at].as_mut() {
+            *left = left.saturating_sub(1);
+            if *left == 0 {
+                return i + 1;
+            }
+        }
     }
+    places.len()
 }

@@ -5,21 +5,33 @@ mod alarm;
 mod calibrate;
 mod channel;
 mod engine;
+mod fit;
+mod gate;
+mod placement;
 mod plan;
+mod prove;
+mod running;
 mod runtime;
+mod sandbox;
 mod served;
+mod source;
+mod trial;
 mod worker;
 pub mod worker_main;
 
 use std::time::Duration;
 
 pub use engine::{Engine, Setup};
+pub use prove::{Proven, prove, proven};
+pub use running::{Launching, Running};
 pub use runtime::find as find_runtime;
 pub use served::{Keeps, Served};
+pub use source::Source;
+pub use trial::{Message, Offer, terms};
 
 use crate::{
     config::Config,
-    flow::{Sink, Stamp, Window, lane, lane::Took},
+    flow::{Sink, Stamp, Window, lane, lane::Took, verdict::Serving},
     limits,
 };
 
@@ -40,28 +52,34 @@ pub fn groups(config: &Config) -> Vec<Vec<usize>> {
     groups
 }
 
+/// The group of a pipeline.
+pub fn group_of(config: &Config, pipeline: usize) -> Option<usize> {
+    groups(config).iter().position(|group| group.contains(&pipeline))
+}
+
 /// The stage as a thread, for one model: ends when its lane is closed and everything in it was served or booked.
-/// `beat` is called at least every `limits::BEAT`, `tell` with whether a worker serves and how many were lost.
+/// `beat` is called at least every `limits::BEAT`, `tell` with what serves and how many workers were lost.
 pub fn run(
     mut engine: Engine,
     windows: lane::Receiver<Window>,
     now: impl Fn() -> Stamp,
     mut sink: impl Sink,
     beat: impl Fn(),
-    tell: impl Fn(bool, u64),
+    tell: impl Fn(Option<&Serving>, u64),
 ) {
     let mut taken = Vec::new();
     let mut wait = Duration::ZERO;
     loop {
         beat();
-        if !engine.is_serving() && wait.is_zero() {
+        engine.look(now(), &mut sink, &beat);
+        if engine.serving().is_none() && wait.is_zero() {
             wait = match engine.start(Some(now()), &mut sink, &beat) {
                 Ok(()) => Duration::ZERO,
                 Err(_) => engine.retry_after().max(limits::WORKER_RETRY_MIN),
             };
         }
-        tell(engine.is_serving(), engine.lost_workers);
-        if !engine.is_serving() {
+        tell(engine.serving(), engine.lost_workers);
+        if engine.serving().is_none() {
             // What arrives while there is no worker stays in the lane, which sheds and counts the oldest.
             if windows.is_closed() {
                 break;
@@ -85,7 +103,7 @@ pub fn run(
     while windows.take(&mut taken, usize::MAX, Duration::ZERO) == Took::Some {
         engine.take(&mut taken);
     }
-    while engine.is_serving() && engine.waiting() > 0 && engine.turn(&mut sink, &beat).is_ok() {
+    while engine.serving().is_some() && engine.waiting() > 0 && engine.turn(&mut sink, &beat).is_ok() {
         beat();
     }
     engine.give_up_waiting("stopped", &mut sink);

@@ -28,6 +28,8 @@ pub struct Plan {
     pub features: Option<usize>,
     /// Names of the wanted outputs.
     pub outputs: Vec<String>,
+    /// Names of the inputs, in the order of `feeds`.
+    pub inputs: Vec<String>,
 }
 
 const NUMBERS: [&str; 11] =
@@ -87,7 +89,8 @@ pub fn plan(
         inputs.push((input.name.clone(), shape));
         feeds.push(feed);
     }
-    Ok((Prepare { inputs, outputs: outputs.clone() }, Plan { feeds, score, features, outputs }))
+    let names = inputs.iter().map(|(name, _): &(String, Vec<i64>)| name.clone()).collect();
+    Ok((Prepare { inputs, outputs: outputs.clone() }, Plan { feeds, score, features, outputs, inputs: names }))
 }
 
 fn need<'a>(there: &[Tensor], what: &str, names: impl Iterator<Item = &'a String>) -> Result<(), String> {
@@ -198,8 +201,7 @@ mod tests {
     }
 
     fn plan_for(shape: &[i64], layout: Option<Layout>) -> Result<(Vec<i64>, Feed), String> {
-        let loaded =
-            Loaded { inputs: vec![tensor("x", shape)], outputs: vec![tensor("y", &[1])], runtime: String::new() };
+        let loaded = Loaded { inputs: vec![tensor("x", shape)], outputs: vec![tensor("y", &[1])], ..Loaded::default() };
         let manifest = Manifest { layout, ..Manifest::bare(Path::new("m.onnx")) };
         plan(&loaded, &manifest, (64, 8), &[])
             .map(|(prepare, plan)| (prepare.inputs[0].1.clone(), plan.feeds[0].clone()))
@@ -228,7 +230,7 @@ mod tests {
         let loaded = Loaded {
             inputs: vec![tensor("x", &[1, 64, 8]), tensor("gain", &[1])],
             outputs: vec![tensor("y", &[1])],
-            runtime: String::new(),
+            ..Loaded::default()
         };
         let mut manifest = Manifest::bare(Path::new("m.onnx"));
         let run = |manifest: &Manifest| plan(&loaded, manifest, (64, 8), &[]).map(|(_, plan)| plan.feeds);

@@ -1,4 +1,4 @@
-//! One pipeline as its worker's answers see it: calibration, score, prediction record, alarms.
+//! One pipeline, whichever model serves it: its stream, its alarms, the record of each prediction.
 
 use std::{
     fmt::Write,
@@ -7,8 +7,8 @@ use std::{
 
 use super::{
     alarm::{Alarm, Raised},
-    calibrate::{Calibration, Learning, Learnt},
-    plan::{Feed, Plan},
+    fit::Fit,
+    plan::Plan,
 };
 use crate::{
     config,
@@ -19,10 +19,10 @@ use crate::{
         record::{json_list, json_num, json_str},
     },
     host::Keep,
-    model::{file::hex, manifest::Layout},
+    model::file::hex,
 };
 
-/// Folders for what outlives the process; `None` keeps nothing (replay).
+/// Folders for what outlives the process; without them nothing is kept (replay).
 #[derive(Debug, Clone)]
 pub struct Keeps {
     /// Calibrations, by pipeline.
@@ -39,27 +39,22 @@ pub struct Served {
     alarms: Vec<(Alarm, StreamId, usize)>,
     keeps: Option<Keeps>,
     replay: bool,
-    model_sha256: Arc<str>,
-    calibration: Option<Calibration>,
-    /// Center and scale that are fed; `None` while learning: 0 and 1.
-    statistics: Option<(Vec<f32>, Vec<f32>)>,
-    lineage: Arc<str>,
-    scratch: Vec<f32>,
     meters: Arc<Meters>,
 }
 
 /// What a worker answered for one window.
-pub struct Answered<'a> {
+#[derive(Debug, Clone)]
+pub struct Answered {
     /// The score.
     pub score: f32,
     /// µs.
     pub took_us: u32,
     /// Values of the outputs to be published, by name.
-    pub outputs: Vec<(&'a str, Vec<f64>)>,
+    pub outputs: Vec<(Arc<str>, Vec<f64>)>,
 }
 
 impl Served {
-    /// A pipeline before its model is known to work.
+    /// A pipeline.
     pub fn new(
         index: u16,
         config: &config::Config,
@@ -80,20 +75,7 @@ impl Served {
         });
         let alarms = alarms.collect();
         let replay = keeps.is_none();
-        Self {
-            index,
-            stream,
-            alarms,
-            keeps,
-            replay,
-            model_sha256: "".into(),
-            calibration: None,
-            statistics: None,
-            lineage: "".into(),
-            scratch: Vec::new(),
-            meters,
-            config: pipeline,
-        }
+        Self { index, stream, alarms, keeps, replay, meters, config: pipeline }
     }
 
     /// Which pipeline this is.
@@ -106,130 +88,30 @@ impl Served {
         self.stream
     }
 
+    /// Where its calibrations are kept.
+    pub fn calibrations(&self) -> Option<Keep> {
+        self.keeps.as_ref().map(|keeps| keeps.calibration.clone())
+    }
+
     /// Its configuration.
     pub fn config(&self) -> &config::Pipeline {
         &self.config
     }
 
-    /// The model serves: takes up the calibration that was kept, or begins one. A second call changes nothing.
-    pub fn model_serves(&mut self, model_sha256: &str, features: usize) {
-        if self.calibration.is_some() {
-            return;
-        }
-        self.model_sha256 = model_sha256.into();
-        let kept = || {
-            let bytes = self.keeps.as_ref()?.calibration.load(&self.config.name)?;
-            let learnt = Learnt::read(&bytes, model_sha256, features);
-            if learnt.is_none() {
-                tracing::warn!(
-                    pipeline = self.config.name,
-                    "the kept calibration is not of this model; calibrating anew"
-                );
-            }
-            learnt
-        };
-        self.calibration = Some(match &self.config.model.manifest.calibration {
-            None => Calibration::None,
-            Some(config) => match kept() {
-                Some(learnt) => {
-                    self.statistics = Some((learnt.center.clone(), learnt.scale.clone()));
-                    Calibration::Learnt(Box::new(learnt))
-                }
-                None => Calibration::Learning(Learning::new(config.clone())),
-            },
-        });
-        self.lineage = self.lineage_json();
+    /// The newest score; none while learning.
+    pub fn last_score(&self) -> Option<f32> {
+        self.meters.pipelines[usize::from(self.index)].score.get()
     }
 
-    fn lineage_json(&self) -> Arc<str> {
-        let manifest = &self.config.model.manifest;
-        let mut out = String::from("{\"model\":");
-        json_str(&mut out, &format!("{}@{}", manifest.model, manifest.version));
-        let cal = self.calibration.as_ref().map_or_else(|| "none".into(), Calibration::word);
-        let sha = &self.model_sha256;
-        let _ = write!(
-            out,
-            ",\"sha256\":\"{sha}\",\"slot\":\"a\",\"provider\":\"cpu\",\"cal\":\"{cal}\",\"unsigned\":true}}"
-        );
-        out.into()
-    }
-
-    /// Learns anew, where that was asked for.
-    pub fn recalibrate_if_asked(&mut self) {
-        let asked = self.meters.pipelines[usize::from(self.index)].recalibrate.swap(false, Relaxed);
-        let Some(config) = self.config.model.manifest.calibration.clone().filter(|_| asked) else { return };
-        tracing::info!(pipeline = self.config.name, "learning anew what is normal");
-        if let Some(keeps) = &self.keeps
-            && let Err(why) = keeps.calibration.remove(&self.config.name)
-        {
-            tracing::error!(pipeline = self.config.name, "forget the calibration: {why}");
-        }
-        self.statistics = None;
-        self.calibration = Some(Calibration::Learning(Learning::new(config)));
-        self.lineage = self.lineage_json();
-    }
-
-    /// Values for one input of the model, for this window.
-    pub fn feed(&mut self, feed: &Feed, window: &[f32], len: usize) -> &[f32] {
-        self.scratch.clear();
-        match (feed, &self.statistics) {
-            (Feed::Window(Layout::StepsFirst), _) => self.scratch.extend_from_slice(window),
-            (Feed::Window(Layout::ChannelsFirst), _) => {
-                let width = self.config.channels.len();
-                self.scratch.extend((0..width).flat_map(|c| window.iter().skip(c).step_by(width)));
-            }
-            (Feed::Param(values), _) => self.scratch.extend_from_slice(values),
-            (Feed::Center, Some((center, _))) => self.scratch.extend_from_slice(center),
-            (Feed::Scale, Some((_, scale))) => self.scratch.extend_from_slice(scale),
-            (Feed::Center, None) => self.scratch.resize(len, 0.0),
-            (Feed::Scale, None) => self.scratch.resize(len, 1.0),
-        }
-        &self.scratch
-    }
-
-    /// Still taking statistics.
-    pub fn learning(&mut self) -> Option<&mut Learning> {
-        match &mut self.calibration {
-            Some(Calibration::Learning(learning)) => Some(learning),
-            _ => None,
-        }
-    }
-
-    /// From now on these are fed.
-    pub fn set_statistics(&mut self, statistics: (Vec<f32>, Vec<f32>)) {
-        self.statistics = Some(statistics);
-    }
-
-    /// Back to learning: the worker died before the threshold was known.
-    pub fn forget_statistics(&mut self) {
-        self.statistics = None;
-    }
-
-    /// The calibration is done. Returns what to tell.
-    pub fn learnt(&mut self, learnt: Learnt) -> String {
-        if let Some(keeps) = &self.keeps
-            && let Err(why) = keeps.calibration.save(&self.config.name, &learnt.to_bytes())
-        {
-            tracing::error!(pipeline = self.config.name, "keep the calibration: {why}");
-        }
-        let text = format!("calibrated on {} windows, threshold {}", learnt.windows, learnt.threshold);
-        self.calibration = Some(Calibration::Learnt(Box::new(learnt)));
-        self.lineage = self.lineage_json();
-        text
-    }
-
-    fn threshold(&self) -> Option<f32> {
-        match &self.calibration {
-            Some(Calibration::Learnt(learnt)) => Some(self.config.threshold.unwrap_or(learnt.threshold)),
-            Some(Calibration::Learning(_)) => None,
-            _ => self.config.threshold,
-        }
+    /// Asked to learn anew?
+    pub fn take_recalibrate(&self) -> bool {
+        self.meters.pipelines[usize::from(self.index)].recalibrate.swap(false, Relaxed)
     }
 
     /// The prediction's record, and those of alarms that changed by it.
-    pub fn predicted(&mut self, window: &Window, answered: &Answered<'_>, drafts: &mut Vec<Draft>) {
-        let learning = matches!(self.calibration, Some(Calibration::Learning(_)));
-        let threshold = self.threshold();
+    pub fn predicted(&mut self, fit: &Fit, window: &Window, answered: &Answered, drafts: &mut Vec<Draft>) {
+        let learning = fit.is_learning();
+        let threshold = fit.threshold();
         let score = (!learning).then_some(answered.score);
         let meter = &self.meters.pipelines[usize::from(self.index)];
         meter.predictions.add(1);
@@ -244,7 +126,7 @@ impl Served {
             stream: self.stream,
             class: Class::Score,
             stamp: window.tag.last,
-            lineage: Some(self.lineage.clone()),
+            lineage: Some(fit.lineage.clone()),
             body: self.body(window, score, threshold, answered).into(),
             retain: Retain::No,
         });
@@ -275,14 +157,14 @@ impl Served {
                 stream: *stream,
                 class: Class::Event,
                 stamp: window.tag.last,
-                lineage: Some(self.lineage.clone()),
+                lineage: Some(fit.lineage.clone()),
                 body: change.body,
                 retain: if change.phase == Phase::Raised { Retain::Keep } else { Retain::Remove },
             });
         }
     }
 
-    fn body(&self, window: &Window, score: Option<f32>, threshold: Option<f32>, answered: &Answered<'_>) -> String {
+    fn body(&self, window: &Window, score: Option<f32>, threshold: Option<f32>, answered: &Answered) -> String {
         let tag = &window.tag;
         let mut out = String::with_capacity(160);
         let _ = write!(
@@ -340,7 +222,7 @@ fn digest(values: &[f32]) -> String {
 }
 
 /// Which of a plan's outputs are published, as (place, name).
-pub fn published(plan: &Plan, config: &config::Pipeline) -> Vec<(usize, String)> {
-    let place = |name: &String| plan.outputs.iter().position(|o| o == name).map(|i| (i, name.clone()));
+pub fn published(plan: &Plan, config: &config::Pipeline) -> Vec<(usize, Arc<str>)> {
+    let place = |name: &String| plan.outputs.iter().position(|o| o == name).map(|i| (i, name.as_str().into()));
     config.outputs.iter().filter_map(place).collect()
 }

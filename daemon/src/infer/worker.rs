@@ -1,8 +1,6 @@
 //! The parent's side of one worker process: start, ring, wait within the deadline, kill.
 
 use std::{
-    fs::File,
-    io::Write,
     os::fd::{AsFd, AsRawFd, OwnedFd},
     os::unix::process::ExitStatusExt,
     path::PathBuf,
@@ -20,6 +18,7 @@ use nix::{
 
 use super::channel::{self, Answer, Hello, Layout, Loaded, Prepare, Prepared, Ready};
 use crate::{
+    config::Provider,
     host::sys::{self, SharedMemory},
     limits,
     model::file::ModelFile,
@@ -34,6 +33,12 @@ pub struct Launch {
     pub runtime: PathBuf,
     /// The model.
     pub model: ModelFile,
+    /// What is to run it.
+    pub provider: Provider,
+    /// Memory it may take, bytes.
+    pub memory_bytes: u64,
+    /// See `channel::Hello`.
+    pub judge: Option<PathBuf>,
 }
 
 /// What a ring came to.
@@ -52,6 +57,9 @@ pub struct Worker {
     socket: OwnedFd,
     layout: Layout,
     memory: SharedMemory,
+    may_hold: u64,
+    /// What it could do that it must not be able to, where that was asked.
+    pub judged: Vec<(String, String)>,
 }
 
 /// A child that is ended when it is dropped.
@@ -84,19 +92,21 @@ impl Worker {
         drop(command);
         let mut unborn = Unborn(Some(child));
 
-        let bytes = &launch.model.bytes;
-        let model = memory_file(c"kentledge-model", bytes.len()).and_then(|fd| {
-            File::from(fd.try_clone()?).write_all(bytes)?;
-            nix::unistd::lseek(&fd, 0, nix::unistd::Whence::SeekSet)?;
-            Ok(fd)
-        });
-        let model = model.map_err(|why| format!("hand over the model: {why}"))?;
-        let hello = Hello { runtime: launch.runtime.clone(), model_len: bytes.len() };
-        channel::send(ours.as_fd(), &hello, Some(model.as_fd()))?;
-        let loaded: Loaded = answer(&ours, &mut unborn, beat)?;
+        let hello = Hello {
+            runtime: launch.runtime.clone(),
+            provider: launch.provider.clone(),
+            memory_bytes: launch.memory_bytes,
+            judge: launch.judge.clone(),
+        };
+        channel::send(ours.as_fd(), &hello, Some(launch.model.bytes.as_fd()))?;
+        // An accelerator may build an engine first.
+        let most = if launch.provider.name == "cpu" { limits::WORKER_START } else { limits::WORKER_BUILD };
+        let answer = |unborn: &mut Unborn| Waiting { socket: &ours, most, beat }.answer(unborn);
+        let loaded: Loaded = answer(&mut unborn)?;
         let (prepare, planned) = plan(&loaded)?;
         channel::send(ours.as_fd(), &prepare, None)?;
-        let prepared: Prepared = answer(&ours, &mut unborn, beat)?;
+        let answer = |unborn: &mut Unborn| Waiting { socket: &ours, most, beat }.answer(unborn);
+        let prepared: Prepared = answer(&mut unborn)?;
         if prepared.outputs.iter().sum::<usize>() > limits::OUTPUT_VALUES_MAX {
             return Err(format!("the wanted outputs have more than {} values", limits::OUTPUT_VALUES_MAX));
         }
@@ -109,9 +119,27 @@ impl Worker {
         let memory =
             SharedMemory::map(memory_fd.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
         channel::send(ours.as_fd(), &layout, Some(memory_fd.as_fd()))?;
-        let Ready {} = answer(&ours, &mut unborn, beat)?;
+        let Ready { judged } = Waiting { socket: &ours, most, beat }.answer(&mut unborn)?;
         let child = unborn.0.take().ok_or("the worker ended")?;
-        Ok((Self { child, socket: ours, layout, memory }, loaded, planned))
+        let may_hold = launch.memory_bytes;
+        Ok((Self { child, socket: ours, layout, memory, may_hold, judged }, loaded, planned))
+    }
+
+    /// Whether it is still there.
+    pub fn is_alive(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
+    }
+
+    /// What it holds, bytes.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).ok()?;
+        let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
+        Some(pages * 4096)
+    }
+
+    /// The same where that is more than it may.
+    pub fn over_memory(&self) -> Option<u64> {
+        self.memory_bytes().filter(|bytes| *bytes > self.may_hold)
     }
 
     /// Windows that fit one ring.
@@ -217,21 +245,29 @@ fn ready(socket: &OwnedFd, wait: Duration) -> bool {
     matches!(poll(&mut fds, PollTimeout::from(ms)), Ok(n) if n > 0)
 }
 
-/// One answer of a worker that is starting.
-fn answer<T: serde::de::DeserializeOwned>(socket: &OwnedFd, child: &mut Unborn, beat: &dyn Fn()) -> Result<T, String> {
-    let mut waited = Duration::ZERO;
-    while !ready(socket, limits::BEAT) {
-        beat();
-        waited += limits::BEAT;
-        if waited >= limits::WORKER_START {
-            return Err(format!("the worker gave no answer within {} s", waited.as_secs()));
+/// What is waited for while a worker is starting.
+struct Waiting<'a> {
+    socket: &'a OwnedFd,
+    most: Duration,
+    beat: &'a dyn Fn(),
+}
+
+impl Waiting<'_> {
+    fn answer<T: serde::de::DeserializeOwned>(&self, child: &mut Unborn) -> Result<T, String> {
+        let mut waited = Duration::ZERO;
+        while !ready(self.socket, limits::BEAT) {
+            (self.beat)();
+            waited += limits::BEAT;
+            if waited >= self.most {
+                return Err(format!("the worker gave no answer within {} s", waited.as_secs()));
+            }
         }
-    }
-    match channel::recv::<Answer<T>>(socket.as_fd()) {
-        Ok((answer, _)) => answer,
-        Err(why) => {
-            let how = child.0.as_mut().map(end).unwrap_or_default();
-            Err(format!("{why} ({how})"))
+        match channel::recv::<Answer<T>>(self.socket.as_fd()) {
+            Ok((answer, _)) => answer,
+            Err(why) => {
+                let how = child.0.as_mut().map(end).unwrap_or_default();
+                Err(format!("{why} ({how})"))
+            }
         }
     }
 }

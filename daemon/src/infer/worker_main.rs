@@ -1,29 +1,39 @@
-//! The worker process: the only file that names ort. Loads one model, then answers the doorbell until the socket ends.
-//! Holds no state that outlives it; whatever goes wrong here costs the daemon one window.
+//! The worker process: the only file that names ort (beside `placement`). Fences itself in, loads one model, then answers
+//! the doorbell until the socket ends. Holds no state that outlives it; whatever goes wrong here costs the daemon one window.
 
 use std::{
     fmt::Display,
-    fs::File,
-    io::Read,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    path::Path,
+    path::{Path, PathBuf},
     time::Instant,
 };
 
 use nix::sys::socket::{MsgFlags, recv, send};
 use ort::{
+    ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatch},
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
     session::{IoBinding, Session, builder::GraphOptimizationLevel},
     value::{DynTensor, DynValue, Outlet, TensorElementType, ValueType},
 };
 
-use super::channel::{self, Answer, Hello, Layout, Loaded, Prepare, Prepared, Ready, Tensor};
-use crate::host::sys::SharedMemory;
+use super::{
+    channel::{self, Answer, Hello, Layout, Loaded, Prepare, Prepared, Ready, Tensor},
+    placement::placement,
+    sandbox::{self, Fences, Profile},
+};
+use crate::{
+    config::Provider,
+    host::sys::{Sealed, SharedMemory},
+};
 
 /// Runs as the worker; the socket is standard input. Returns when the parent is gone.
 pub fn main(socket: OwnedFd) -> Result<(), String> {
     let socket = socket.as_fd();
     let (hello, model): (Hello, _) = channel::recv(socket)?;
+    let fences = match fence(&hello) {
+        Ok(fences) => fences,
+        Err(why) => return channel::send(socket, &Answer::<Loaded>::Err(format!("fence the worker in: {why}")), None),
+    };
     let mut session = match load(&hello, model) {
         Ok(session) => session,
         Err(why) => return channel::send(socket, &Answer::<Loaded>::Err(why), None),
@@ -32,6 +42,8 @@ pub fn main(socket: OwnedFd) -> Result<(), String> {
         inputs: session.inputs().iter().map(describe).collect(),
         outputs: session.outputs().iter().map(describe).collect(),
         runtime: ort::info().to_owned(),
+        placement: placement(&session)?,
+        sandbox: fences.words(),
     };
     channel::send(socket, &Answer::Ok(loaded), None)?;
 
@@ -52,7 +64,10 @@ pub fn main(socket: OwnedFd) -> Result<(), String> {
     let memory = memory.ok_or("the shared memory did not come")?;
     let mut memory =
         SharedMemory::map(memory.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
-    channel::send(socket, &Answer::Ok(Ready {}), None)?;
+    // From here on there are windows, and nothing else.
+    sandbox::before_serving(&fences)?;
+    let judged = hello.judge.as_deref().map(sandbox::judge).unwrap_or_default();
+    channel::send(socket, &Answer::Ok(Ready { judged }), None)?;
     serve(socket, &mut session, &mut bound, &layout, &mut memory)
 }
 
@@ -89,12 +104,24 @@ fn serve(
     }
 }
 
+fn fence(hello: &Hello) -> Result<Fences, String> {
+    let profile = if hello.provider.name == "cpu" { Profile::Cpu } else { Profile::Accelerator };
+    let folder = |path: &Path| path.parent().map(Path::to_owned);
+    let folders: Vec<PathBuf> = [Some(hello.runtime.as_path()), hello.provider.plugin.as_deref()]
+        .into_iter()
+        .filter_map(|path| folder(path?))
+        .collect();
+    sandbox::before_library(profile, &folders, hello.memory_bytes)
+}
+
 fn load(hello: &Hello, model: Option<OwnedFd>) -> Result<Session, String> {
-    let mut bytes = Vec::with_capacity(hello.model_len);
-    let file = File::from(model.ok_or("the model did not come")?);
-    file.take(hello.model_len as u64).read_to_end(&mut bytes).map_err(|why| format!("read the model: {why}"))?;
+    let sealed = model.ok_or_else(|| "it did not come".to_owned()).and_then(|fd| {
+        let sealed = Sealed::adopt(fd).map_err(|why| why.to_string())?;
+        sealed.map().map_err(|why| why.to_string())
+    });
+    let bytes = sealed.map_err(|why| format!("read the model: {why}"))?;
     let environment = environment(&hello.runtime)?;
-    let session = Session::builder(environment)
+    let builder = Session::builder(environment)
         .map_err(text)?
         .with_optimization_level(GraphOptimizationLevel::All)
         .map_err(text)?
@@ -107,9 +134,40 @@ fn load(hello: &Hello, model: Option<OwnedFd>) -> Result<Session, String> {
         .map_err(text)?
         .with_inter_op_spinning(false)
         .map_err(text)?
-        .commit_from_memory(&bytes)
-        .map_err(|why| format!("load the model: {}", text(why)))?;
-    Ok(session)
+        .with_config_entry("session.record_ep_graph_assignment_info", "1")
+        .map_err(text)?;
+    let mut builder = match (&hello.provider.plugin, known(&hello.provider)) {
+        (None, _) if hello.provider.name == "cpu" => builder,
+        (None, Some(provider)) => builder.with_execution_providers([provider.error_on_failure()]).map_err(text)?,
+        (None, None) => return Err(format!("no provider is called `{}`", hello.provider.name)),
+        (Some(plugin), _) => {
+            let name = &hello.provider.name;
+            environment.register_ep_library(name, plugin).map_err(text)?;
+            let mut devices = environment.devices().filter(|d| d.ep().is_ok_and(|ep| ep != "CPUExecutionProvider"));
+            // The first is the plugin's own choice; no device at all would be a silent run on the processor.
+            let device = devices.next().ok_or_else(|| format!("{} finds no device", plugin.display()))?;
+            let prefix = device.ep().map_err(text)?.to_owned();
+            let options: Vec<(String, String)> =
+                hello.provider.options.iter().map(|(k, v)| (format!("{prefix}.{k}"), v.clone())).collect();
+            builder.with_devices([device], Some(&options)).map_err(text)?
+        }
+    };
+    builder.commit_from_memory(&bytes).map_err(|why| format!("load the model: {}", text(why)))
+}
+
+/// The providers this program knows by name; which of them a library brings is another matter.
+fn known(provider: &Provider) -> Option<ExecutionProviderDispatch> {
+    fn with<P: ArbitrarilyConfigurableExecutionProvider>(ep: P, provider: &Provider) -> P {
+        provider.options.iter().fold(ep, |ep, (key, value)| ep.with_arbitrary_config(key, value))
+    }
+    Some(match provider.name.as_str() {
+        "tensorrt" => with(ep::TensorRT::default(), provider).build(),
+        "cuda" => with(ep::CUDA::default(), provider).build(),
+        "openvino" => with(ep::OpenVINO::default(), provider).build(),
+        "qnn" => with(ep::QNN::default(), provider).build(),
+        "xnnpack" => with(ep::XNNPACK::default(), provider).build(),
+        _ => return None,
+    })
 }
 
 fn environment(library: &Path) -> Result<&'static ort::environment::Environment, String> {

@@ -51,12 +51,11 @@ use crate::{
 };
 
 /// What is announced with each connection, all retained.
-#[derive(Debug, Clone)]
 pub struct Announce {
     /// This boot.
     pub boot: String,
     /// `up/birth`: JSON members after the head.
-    pub birth: String,
+    pub birth: Box<dyn Fn() -> String + Send + Sync>,
     /// `up/meta/STREAM` by stream: JSON members after the head.
     pub meta: Vec<(String, String)>,
 }
@@ -412,7 +411,7 @@ impl<'a> Link<'a> {
         self.publish(setup.topics.state(), self.state("online"));
         self.publish(
             setup.topics.birth(),
-            self.head(&format!("{},\"nonce\":\"{}\"", setup.announce.birth, self.nonce)),
+            self.head(&format!("{},\"nonce\":\"{}\"", (setup.announce.birth)(), self.nonce)),
         );
         for (stream, members) in &setup.announce.meta {
             self.publish(setup.topics.meta(stream), self.head(members));

@@ -47,16 +47,24 @@ impl Topics {
         format!("{}{stream}", self.up)
     }
 
-    /// A command's result is a message of its own; the record names the command, and so does its topic.
+    /// A command's result is a message of its own, and so is what is missing of a bundle; the record names the command, or
+    /// the bundle, and so does its topic.
     pub fn result(&self, stream: &str, body: &[u8]) -> String {
         #[derive(serde::Deserialize)]
-        struct Named {
-            #[serde(rename = "type")]
-            kind: String,
-            id: String,
+        #[serde(untagged)]
+        enum Named {
+            Result {
+                #[serde(rename = "type")]
+                kind: String,
+                id: String,
+            },
+            Blob {
+                sha256: String,
+            },
         }
         match serde_json::from_slice::<Named>(&[b"{", body, b"}"].concat()) {
-            Ok(Named { kind, id }) => self.stream(&format!("{stream}/{kind}/{id}")),
+            Ok(Named::Result { kind, id }) => self.stream(&format!("{stream}/{kind}/{id}")),
+            Ok(Named::Blob { sha256 }) => self.stream(&format!("{stream}/{sha256}")),
             Err(_) => self.stream(stream),
         }
     }
@@ -67,7 +75,9 @@ impl Topics {
         below.extend(self.cohorts.iter().map(|name| format!("_c-{name}")));
         let commands = below.iter().map(|to| Wish { filter: format!("kl/{}/{to}/dn/cmd/+/+", self.site), kept: false });
         let desired = Wish { filter: format!("kl/{}/{}/dn/desired", self.site, self.device), kept: true };
-        commands.chain([desired]).collect()
+        let channel = Wish { filter: format!("kl/{}/{}/dn/channel", self.site, self.device), kept: true };
+        let blob = Wish { filter: format!("kl/{}/{}/dn/blob/+/+", self.site, self.device), kept: false };
+        commands.chain([desired, channel, blob]).collect()
     }
 
     /// Whom a message was sent to, and what it is; `None`: nothing of ours.
@@ -78,12 +88,25 @@ impl Topics {
             to if to == self.device => Addressee::Device,
             to => Addressee::Cohort(to.strip_prefix("_c-")?.to_owned()),
         };
-        if what == "desired" {
-            return (to == Addressee::Device).then_some((to, Asked::Desired));
+        if let Some(asked) = own(what) {
+            return (to == Addressee::Device).then_some((to, asked));
         }
         let (kind, id) = what.strip_prefix("cmd/")?.split_once('/')?;
         // They become part of a topic of ours.
         (is_word(kind) && is_word(id)).then(|| (to, Asked::Command { kind: kind.into(), id: id.into() }))
+    }
+}
+
+/// What is sent to one device only.
+fn own(what: &str) -> Option<Asked> {
+    match what {
+        "desired" => Some(Asked::Desired),
+        "channel" => Some(Asked::Channel),
+        what => {
+            let (sha256, offset) = what.strip_prefix("blob/")?.split_once('/')?;
+            let hex = sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            Some(Asked::Blob { sha256: hex.then(|| sha256.to_owned())?, offset: offset.parse().ok()? })
+        }
     }
 }
 
@@ -111,6 +134,10 @@ mod tests {
         assert_eq!(topics.read("kl/s/_all/dn/cmd/ping/a"), Some((Addressee::All, command("ping", "a"))));
         assert_eq!(topics.read("kl/s/_c-x/dn/cmd/ping/a"), Some((Addressee::Cohort("x".into()), command("ping", "a"))));
         assert_eq!(topics.read("kl/s/d/dn/desired"), Some((Addressee::Device, Asked::Desired)));
+        let blob = Asked::Blob { sha256: "0a".repeat(32), offset: 48 };
+        assert_eq!(topics.read(&format!("kl/s/d/dn/blob/{}/48", "0a".repeat(32))), Some((Addressee::Device, blob)));
+        assert_eq!(topics.read(&format!("kl/s/_all/dn/blob/{}/48", "0a".repeat(32))), None);
+        assert_eq!(topics.read(&format!("kl/s/d/dn/blob/{}/x", "0a".repeat(32))), None);
         for other in [
             "kl/s/_all/dn/desired",
             "kl/s/e/dn/cmd/ping/a",
@@ -125,6 +152,6 @@ mod tests {
         ] {
             assert_eq!(topics.read(other), None, "{other}");
         }
-        assert_eq!(topics.wishes().len(), 4);
+        assert_eq!(topics.wishes().len(), 6);
     }
 }

@@ -38,6 +38,8 @@ pub fn options(config: &Mqtt, will_topic: &str, will: String) -> Result<MqttOpti
     let mut properties = ConnectProperties::new();
     properties.session_expiry_interval = Some(limits::SESSION_EXPIRY_S);
     properties.max_packet_size = Some(limits::PACKET_BYTES);
+    // Orders are acknowledged when they are settled: this is what paces chunks of a model.
+    properties.receive_maximum = Some(limits::RECEIVE_MAXIMUM);
     options.set_connect_properties(properties);
     let mut network = NetworkOptions::new();
     network.set_tcp_nodelay(true);

@@ -2,12 +2,15 @@
 //!
 //! ```json
 //! {"_type":"kentledge.keyset", "version":1, "expires":"2036-01-01T00:00:00Z",
-//!  "keys":[{"name":"ops", "public":"RWQ…", "roles":["command"]}], "revoked":["RWQ…"]}
+//!  "keys":[{"name":"ops", "public":"RWQ…", "roles":["command"]}],
+//!  "threshold":{"model":2, "keyset":2}, "revoked":["RWQ…"], "min_seq":{"pump-anomaly":12}}
 //! ```
 //!
-//! The keys are minisign's. An expired keyset goes on being believed: expiry blocks installing a new one, never running.
+//! The keys are minisign's. `threshold` says how many different keys must sign (1 unless given). The first keyset lies in
+//! the read-only root, its successors in the state directory; each must be signed by enough keys of the one before and by
+//! enough of its own. An expired keyset goes on being believed for what runs: expiry blocks installing, never running.
 
-use std::path::Path;
+use std::{collections::BTreeMap, path::Path};
 
 use minisign_verify::{PublicKey, Signature};
 use serde::Deserialize;
@@ -15,7 +18,7 @@ use serde::Deserialize;
 use crate::limits;
 
 /// What a key may sign.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Model bundles.
@@ -39,13 +42,15 @@ struct RawKey {
 struct Raw {
     #[serde(rename = "_type")]
     kind: String,
-    #[allow(dead_code)] // read so that a file without it is refused; used when keysets follow one another
     version: u64,
-    #[allow(dead_code)]
     expires: String,
     keys: Vec<RawKey>,
     #[serde(default)]
+    threshold: BTreeMap<Role, usize>,
+    #[serde(default)]
     revoked: Vec<String>,
+    #[serde(default)]
+    min_seq: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Clone)]
@@ -56,8 +61,17 @@ struct Key {
 }
 
 /// Keys and their roles.
-#[derive(Debug, Clone, Default)]
-pub struct Keyset(Vec<Key>);
+#[derive(Debug, Clone)]
+pub struct Keyset {
+    /// Counts up by one with each successor.
+    pub version: u64,
+    /// From here on nothing new is believed, ms since 1970.
+    pub expires_ms: i64,
+    /// What a model's highest sequence falls to when this keyset takes over and drops a key for models.
+    pub min_seq: BTreeMap<String, u64>,
+    keys: Vec<Key>,
+    threshold: BTreeMap<Role, usize>,
+}
 
 impl Keyset {
     /// Reads a keyset's file.
@@ -77,6 +91,10 @@ impl Keyset {
         if raw.kind != "kentledge.keyset" {
             return Err(format!("`_type` is `{}`, not `kentledge.keyset`", raw.kind));
         }
+        let expires: jiff::Timestamp = raw
+            .expires
+            .parse()
+            .map_err(|_| format!("`expires`: `{}` is no time such as 2036-01-01T00:00:00Z", raw.expires))?;
         let mut keys: Vec<Key> = Vec::new();
         for RawKey { name, public: text, roles } in raw.keys {
             let public = PublicKey::from_base64(text.trim()).map_err(|why| format!("key `{name}`: {why}"))?;
@@ -87,23 +105,72 @@ impl Keyset {
                 keys.push(Key { name, public, roles });
             }
         }
-        Ok(Self(keys))
+        for (role, needed) in &raw.threshold {
+            let there = keys.iter().filter(|key| key.roles.contains(role)).count();
+            if *needed == 0 || *needed > there.max(1) {
+                return Err(format!("`threshold` {needed} for {role:?}, and {there} keys have that role"));
+            }
+            if *role == Role::Command && *needed > 1 {
+                return Err("`threshold`: a command carries one signature".into());
+            }
+        }
+        let (version, min_seq, threshold) = (raw.version, raw.min_seq, raw.threshold);
+        Ok(Self { version, expires_ms: expires.as_millisecond(), min_seq, keys, threshold })
     }
 
     /// Nobody is believed.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.keys.is_empty()
     }
 
     /// Who signed this, with a key that may. `minisig` is the text of the whole `.minisig` file.
     pub fn signer(&self, role: Role, signed: &[u8], minisig: &str) -> Result<&str, String> {
         let signature = Signature::decode(minisig).map_err(|why| format!("the signature cannot be read: {why}"))?;
-        let key = self.0.iter().find(|key| key.public.verify(signed, &signature, false).is_ok());
+        let key = self.keys.iter().find(|key| key.public.verify(signed, &signature, false).is_ok());
         match key {
             Some(key) if key.roles.contains(&role) => Ok(&key.name),
             Some(key) => Err(format!("key `{}` may not sign this", key.name)),
             None => Err("no key of this device made the signature".into()),
         }
+    }
+
+    /// Who signed this: every signature must count, and they must be by as many different keys as the role asks for.
+    pub fn signers(&self, role: Role, signed: &[u8], minisigs: &[String]) -> Result<Vec<&str>, String> {
+        let mut names: Vec<&str> = Vec::new();
+        for minisig in minisigs {
+            let name = self.signer(role, signed, minisig)?;
+            if names.contains(&name) {
+                return Err(format!("key `{name}` signed twice"));
+            }
+            names.push(name);
+        }
+        let needed = self.threshold.get(&role).copied().unwrap_or(1);
+        if names.len() < needed {
+            return Err(format!("{} of {needed} needed signatures", names.len()));
+        }
+        Ok(names)
+    }
+
+    /// The keyset that follows this one: signed by enough keys of both, and counted up by one.
+    pub fn successor(&self, bytes: &[u8], minisigs: &[String]) -> Result<Self, String> {
+        // Whose signature is not known here says nothing: only those of ours count for us, only those of its own for it.
+        let ours: Vec<String> =
+            minisigs.iter().filter(|sig| self.signer(Role::Keyset, bytes, sig).is_ok()).cloned().collect();
+        self.signers(Role::Keyset, bytes, &ours).map_err(|why| format!("by the keyset in use: {why}"))?;
+        let next = Self::parse(bytes)?;
+        if next.version != self.version + 1 {
+            return Err(format!("version {} does not follow {}", next.version, self.version));
+        }
+        let its: Vec<String> =
+            minisigs.iter().filter(|sig| next.signer(Role::Keyset, bytes, sig).is_ok()).cloned().collect();
+        next.signers(Role::Keyset, bytes, &its).map_err(|why| format!("by itself: {why}"))?;
+        Ok(next)
+    }
+
+    /// Whether a key for models is in this keyset and not in the next.
+    pub fn drops_a_model_key(&self, next: &Self) -> bool {
+        let kept = |key: &Key| next.keys.iter().any(|k| k.public == key.public && k.roles.contains(&Role::Model));
+        self.keys.iter().any(|key| key.roles.contains(&Role::Model) && !kept(key))
     }
 }
 
@@ -138,9 +205,23 @@ mod tests {
     }
 
     #[test]
+    fn one_key_that_signs_twice_is_one_key() {
+        let ops = keyset("model", "").expect("keyset");
+        let one = SIGNATURE.to_owned();
+        assert_eq!(ops.signers(Role::Model, b"test", std::slice::from_ref(&one)), Ok(vec!["ops"]));
+        assert!(ops.signers(Role::Model, b"test", &[one.clone(), one]).is_err_and(|why| why.contains("twice")));
+        assert!(ops.signers(Role::Model, b"test", &[]).is_err_and(|why| why.contains("0 of 1")));
+    }
+
+    #[test]
     fn a_keyset_with_anything_unknown_is_refused() {
         assert!(keyset("king", "").is_err());
         assert!(Keyset::parse(b"{}").is_err());
         assert!(Keyset::parse(br#"{"_type":"other","version":1,"expires":"x","keys":[]}"#).is_err());
+        let two = format!(
+            r#"{{"_type":"kentledge.keyset","version":1,"expires":"2036-01-01T00:00:00Z","threshold":{{"model":2}},
+                "keys":[{{"name":"ops","public":"{KEY}","roles":["model"]}}]}}"#
+        );
+        assert!(Keyset::parse(two.as_bytes()).is_err_and(|why| why.contains("1 keys have that role")));
     }
 }

@@ -1,5 +1,5 @@
-//! What a model says of itself: `manifest.json` beside it. Signing and the rest of the bundle come with a later issue;
-//! the fields read here are the same there.
+//! What a model says of itself: `manifest.json`, in a bundle or in a folder. `Manifest` is what it takes to run it,
+//! `Release` what it takes to believe it.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -69,6 +69,48 @@ pub struct Manifest {
     pub clear_factor: Option<f32>,
     /// One window may take this long.
     pub deadline_ms: u64,
+    /// Execution providers, the best first; empty: whatever the device is configured for.
+    pub providers: Vec<String>,
+    /// Other ONNX files of the same model, and the providers they are for.
+    pub variants: Vec<(String, Vec<String>)>,
+}
+
+/// What a bundle's manifest says beside that: whether it may be installed here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Release {
+    /// `stable`, `beta`, …
+    pub channel: String,
+    /// Model name.
+    pub model: String,
+    /// Version, for people.
+    pub version: String,
+    /// Only grows.
+    pub seq: u64,
+    /// Not installed any more from here on, ms since 1970.
+    pub expires_ms: i64,
+    /// When it was made, ms since 1970.
+    pub created_ms: i64,
+    /// Boards it was made for; `any` is every one.
+    pub device_class: Vec<String>,
+    /// The oldest daemon that knows what it says.
+    pub min_supervisor: semver::Version,
+    /// All other files of the bundle, in their order.
+    pub files: Vec<FileEntry>,
+    /// Declared inputs and outputs: name, type, shape.
+    pub inputs: Vec<(String, String, Vec<i64>)>,
+    /// See `inputs`.
+    pub outputs: Vec<(String, String, Vec<i64>)>,
+}
+
+/// One file of a bundle.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FileEntry {
+    /// Name, no path.
+    pub name: String,
+    /// Bytes.
+    pub size: u64,
+    /// Hex.
+    pub sha256: String,
 }
 
 /// A second is three orders of magnitude above what small models take on a board.
@@ -87,16 +129,48 @@ struct Json {
     thresholds: Option<Thresholds>,
     calibration: Option<Calibration>,
     deadline_ms: Option<u64>,
+    #[serde(default)]
+    providers: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct ReleaseJson {
+    #[serde(rename = "_type")]
+    kind: String,
+    product: String,
+    channel: String,
+    model: String,
+    version: String,
+    seq: u64,
+    created: String,
+    expires: String,
+    device_class: Vec<String>,
+    min_supervisor: String,
+    files: Vec<File>,
+    inputs: Vec<Io>,
+    outputs: Vec<Io>,
+    #[allow(dead_code)] // read so that a bundle without it is refused
+    window: WindowJson,
 }
 
 #[derive(Deserialize)]
 struct File {
     name: String,
+    #[serde(default)]
+    size: u64,
+    #[serde(default)]
+    sha256: String,
+    #[serde(default)]
+    providers: Vec<String>,
 }
 
 #[derive(Deserialize)]
 struct Io {
     name: String,
+    #[serde(default, rename = "type")]
+    kind: String,
+    #[serde(default)]
+    shape: Vec<i64>,
     role: Option<String>,
     layout: Option<Layout>,
     values: Option<Vec<f64>>,
@@ -141,19 +215,28 @@ impl Manifest {
             threshold: None,
             clear_factor: None,
             deadline_ms: DEADLINE_MS,
+            providers: Vec::new(),
+            variants: Vec::new(),
         }
     }
 
     /// Reads `manifest.json` in a folder.
     pub fn read(folder: &Path) -> Result<Self, String> {
         let path = folder.join("manifest.json");
-        let text = std::fs::read(&path).map_err(|why| format!("read {}: {why}", path.display()))?;
-        let json: Json = serde_json::from_slice(&text).map_err(|why| format!("read {}: {why}", path.display()))?;
-        let onnx = json.files.iter().find(|file| file.name.ends_with(".onnx"));
-        let file = onnx.ok_or_else(|| format!("{}: names no .onnx file", path.display()))?.name.clone();
-        if file.contains(['/', '\\']) {
-            return Err(format!("{}: file `{file}` must lie beside the manifest", path.display()));
+        let what = |why: String| format!("read {}: {why}", path.display());
+        let text = std::fs::read(&path).map_err(|why| what(why.to_string()))?;
+        Self::parse(&text).map_err(what)
+    }
+
+    /// Reads a manifest.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let json: Json = serde_json::from_slice(text).map_err(|why| why.to_string())?;
+        if json.files.iter().any(|file| file.name.contains(['/', '\\'])) {
+            return Err("a file must lie beside the manifest".into());
         }
+        let mut onnx = json.files.iter().filter(|file| file.name.ends_with(".onnx"));
+        let file = onnx.next().ok_or("it names no .onnx file")?.name.clone();
+        let variants = onnx.map(|file| (file.name.clone(), file.providers.clone())).collect();
         let input = json.inputs.iter().find(|io| io.role.as_deref() == Some("window"));
         let score = json.outputs.iter().find(|io| io.role.as_deref() == Some("score"));
         let window = json.window.as_ref();
@@ -174,6 +257,72 @@ impl Manifest {
             threshold: json.thresholds.as_ref().and_then(|t| t.raise),
             clear_factor: json.thresholds.as_ref().and_then(|t| t.clear_factor),
             deadline_ms: json.deadline_ms.unwrap_or(DEADLINE_MS).clamp(1, 60_000),
+            providers: json.providers,
+            variants,
         })
     }
+
+    /// The ONNX file for a provider: a variant made for it, else the plain one.
+    pub fn file_for(&self, provider: &str) -> &str {
+        let variant = self.variants.iter().find(|(_, providers)| providers.iter().any(|p| p == provider));
+        variant.map_or(&self.file, |(file, _)| file)
+    }
+}
+
+impl Release {
+    /// Reads what a bundle's manifest must say. The signature was checked before.
+    pub fn parse(text: &[u8]) -> Result<Self, String> {
+        let json: ReleaseJson = serde_json::from_slice(text).map_err(|why| format!("manifest.json: {why}"))?;
+        let wrong = |what: &str, why: &str| Err(format!("manifest.json: `{what}` {why}"));
+        if json.kind != "model" || json.product != "kentledge" {
+            return wrong(
+                "_type",
+                &format!("and `product` are `{}`, `{}`, not `model`, `kentledge`", json.kind, json.product),
+            );
+        }
+        if !is_name(&json.model) || !is_name(&json.channel) || !is_name(&json.version) {
+            return wrong("model", "`version` and `channel` are 1 to 64 of a-z A-Z 0-9 . _ - +");
+        }
+        let time = |what: &str, text: &str| {
+            let time: Result<jiff::Timestamp, _> = text.parse();
+            time.map(|t| t.as_millisecond()).map_err(|_| format!("manifest.json: `{what}` `{text}` is no time"))
+        };
+        let (created_ms, expires_ms) = (time("created", &json.created)?, time("expires", &json.expires)?);
+        let min_supervisor =
+            json.min_supervisor.parse().map_err(|why| format!("manifest.json: `min_supervisor`: {why}"))?;
+        if json.device_class.is_empty() {
+            return wrong("device_class", "names no class; `any` is every one");
+        }
+        let io = |all: Vec<Io>| all.into_iter().map(|io| (io.name, io.kind, io.shape)).collect();
+        let mut files: Vec<FileEntry> = Vec::new();
+        for File { name, size, sha256, .. } in json.files {
+            let hex = sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+            if !is_name(&name) || !hex || files.iter().any(|file| file.name == name) {
+                return wrong(
+                    "files",
+                    &format!("`{name}` needs a plain name that stands once, its size and its sha256"),
+                );
+            }
+            files.push(FileEntry { name, size, sha256 });
+        }
+        Ok(Self {
+            channel: json.channel,
+            model: json.model,
+            version: json.version,
+            seq: json.seq,
+            expires_ms,
+            created_ms,
+            device_class: json.device_class,
+            min_supervisor,
+            files,
+            inputs: io(json.inputs),
+            outputs: io(json.outputs),
+        })
+    }
+}
+
+/// A name that can be a file's and a topic's.
+pub fn is_name(text: &str) -> bool {
+    let ok = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
+    (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(ok)
 }

@@ -1,6 +1,12 @@
-//! Models as files: what they say of themselves, and whether they may be handed to the runtime. Knows no runtime.
+//! Models as files: bundles, whose keys they are signed with, what they say of themselves, in which slot they lie, and
+//! whether they may be handed to the runtime. Knows no runtime.
 
+pub mod baseline;
+pub mod bundle;
 pub mod file;
+pub mod golden;
 pub mod keyset;
 pub mod manifest;
 pub mod scan;
+pub mod slot;
+pub mod store;

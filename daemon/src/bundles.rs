@@ -1,0 +1,470 @@
+//! `kentledge model …`: makes, checks, applies and measures bundles. Signing is minisign's: no secret key enters here.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use clap::Subcommand;
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+
+use crate::{
+    bus,
+    cli::{self, Whom, say},
+    config::{self, Config, Models, OnBad, Provider},
+    error::{Context, Fatal},
+    host::Host,
+    infer::{self, Launching, Running, Source},
+    limits,
+    model::{
+        baseline::{Baseline, Channel},
+        bundle::{self, Bundle},
+        file::hex,
+        keyset::Keyset,
+        manifest::Manifest,
+        slot::{Line, Slot, SlotId},
+        store::Store,
+    },
+};
+
+/// What can be done with bundles.
+#[derive(Debug, Subcommand)]
+pub enum Act {
+    /// Completes a folder: files with their digests, what the model declares, golden cases where there are none
+    Prepare {
+        /// The folder: manifest.json (a few keys of it) and model.onnx
+        dir: PathBuf,
+        /// Rows of the manifest's channels the model was made with: makes baseline.json
+        #[arg(long)]
+        rows: Option<PathBuf>,
+        /// A distance from them above this is drift
+        #[arg(long, default_value_t = 0.5)]
+        drift: f64,
+    },
+    /// Packs a signed folder into a bundle
+    Pack {
+        /// The folder
+        dir: PathBuf,
+        /// The bundle
+        #[arg(short, long)]
+        out: PathBuf,
+    },
+    /// Checks a bundle as a device would
+    Verify {
+        /// The bundle
+        file: PathBuf,
+        /// Whose signatures count; without it, as in the configuration
+        #[arg(long)]
+        keyset: Option<PathBuf>,
+        /// This file alone
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+    /// What lies in which slot
+    List {
+        /// This file alone
+        #[arg(long)]
+        config: Option<PathBuf>,
+    },
+    /// Installs a bundle in the running daemon: verified, proven, tried, kept or put back
+    Install {
+        /// The bundle
+        file: PathBuf,
+        /// Which daemon
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// Goes back to the model before
+    Rollback {
+        /// Which, where several were installed
+        model: Option<String>,
+        /// Which daemon
+        #[command(flatten)]
+        whom: Whom,
+    },
+    /// Latency, memory, placement and sandbox on each provider that is there
+    Bench {
+        /// A bundle, a folder with a manifest, or an ONNX file with a manifest beside it
+        file: PathBuf,
+        /// Runs on each
+        #[arg(long, default_value_t = 1000)]
+        runs: usize,
+        /// Providers, ONNX Runtime and plugins as in this file
+        #[arg(long)]
+        config: Option<PathBuf>,
+        /// These providers
+        #[arg(long, value_delimiter = ',')]
+        providers: Vec<String>,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Act {
+    /// Does it.
+    pub fn act(self) -> Result<(), Fatal> {
+        match self {
+            Self::Prepare { dir, rows, drift } => prepare(&dir, rows.as_deref(), drift).map_err(Fatal::failed),
+            Self::Pack { dir, out } => {
+                let bundle =
+                    bundle::pack(&dir, &out).map_err(|why| Fatal::failed(format!("pack {}: {why}", dir.display())))?;
+                say(&format!("{}: sha256 {}", out.display(), bundle.sha256))
+            }
+            Self::Verify { file, keyset, config } => verify(&file, keyset, config.as_deref()),
+            Self::List { config } => list(&cli::load(config.as_deref())?),
+            Self::Install { file, whom } => {
+                let bundle = File::open(&file).context(format!("open {}", file.display()))?;
+                let bus = whom.bus()?;
+                let asked = async {
+                    let daemon = bus::Asked::connect(bus.as_deref()).await?;
+                    daemon.install(&bundle, |phase| drop(say(phase))).await
+                };
+                let text = cli::runtime()?
+                    .block_on(asked)
+                    .map_err(|why| Fatal::failed(format!("install {}: {why}", file.display())))?;
+                say(&format!("installed: {text}"))
+            }
+            Self::Rollback { model, whom } => {
+                let bus = whom.bus()?;
+                let asked = async {
+                    let daemon = bus::Asked::connect(bus.as_deref()).await?;
+                    daemon.roll_back(model.as_deref().unwrap_or(""), |phase| drop(say(phase))).await
+                };
+                let text = cli::runtime()?.block_on(asked).map_err(|why| Fatal::failed(format!("go back: {why}")))?;
+                say(&format!("back: {text}"))
+            }
+            Self::Bench { file, runs, config, providers, json } => {
+                bench(&file, runs, config.as_deref(), &providers, json)
+            }
+        }
+    }
+}
+
+fn verify(path: &Path, keyset: Option<PathBuf>, config: Option<&Path>) -> Result<(), Fatal> {
+    let what = |why: String| Fatal::failed(format!("verify {}: {why}", path.display()));
+    let keyset = match keyset {
+        Some(keyset) => Some(keyset),
+        None => Config::local(config).map_err(|problems| Fatal::problems(&problems))?.commands.keyset,
+    };
+    let keyset =
+        keyset.ok_or_else(|| what("no keyset is installed (commands.keyset); name one with --keyset".into()))?;
+    let keys = Keyset::read(&keyset).map_err(what)?;
+    let file = File::open(path).map_err(|why| what(why.to_string()))?;
+    let bundle = Bundle::open(&file, Some(&keys)).map_err(what)?;
+    let release = &bundle.release;
+    say(&format!("{}@{}, sequence {}, channel {}", release.model, release.version, release.seq, release.channel))?;
+    say(&format!("signed by {}; for {}", bundle.signed_by.join(", "), release.device_class.join(", ")))?;
+    say(&format!("{} golden cases; sha256 {}", bundle.golden.len(), bundle.sha256))
+}
+
+fn list(config: &Config) -> Result<(), Fatal> {
+    let mut models: BTreeMap<&str, &config::Pipeline> = BTreeMap::new();
+    config.pipelines.iter().for_each(|p| {
+        models.insert(&p.model.manifest.model, p);
+    });
+    // Nobody's state directory is made by looking at it.
+    let store = match config.device.state_dir.join("models").is_dir() {
+        true => Some(Store::open(&config.device.state_dir).map_err(Fatal::failed)?.0),
+        false => None,
+    };
+    for (model, pipeline) in models {
+        let line = store.as_ref().map_or_else(Line::default, |store| store.line(model));
+        let serving = line.serving().word();
+        let manifest = &pipeline.model.manifest;
+        let signed = if pipeline.model.unsigned { ", unsigned" } else { "" };
+        let mark = |word: &str| if word == serving { "  <- serves" } else { "" };
+        say(&format!("{model}"))?;
+        say(&format!("  factory  {}{signed}, {}{}", manifest.version, pipeline.model.file.display(), mark("factory")))?;
+        for (word, id) in [("a", SlotId::A), ("b", SlotId::B)] {
+            let slot = line.slot(id);
+            let text = match slot {
+                Slot::Empty => "empty".to_owned(),
+                Slot::Rejected { held, why } => format!("{}, sequence {}, rejected: {why}", held.version, held.seq),
+                slot => match slot.held() {
+                    Some(held) => format!("{}, sequence {}, {}", held.version, held.seq, slot.word()),
+                    None => slot.word().to_owned(),
+                },
+            };
+            say(&format!("  {word}        {text}{}", mark(word)))?;
+        }
+    }
+    Ok(())
+}
+
+/// A pipeline that makes just the windows a manifest asks for.
+fn pipeline_of(manifest: &Manifest, file: &Path) -> Result<config::Pipeline, String> {
+    let channels = manifest.channels.as_ref().ok_or("the manifest says no `window`")?;
+    Ok(config::Pipeline {
+        name: manifest.model.clone(),
+        channels: (0..channels.len()).collect(),
+        steps: manifest.steps.unwrap_or(1),
+        hop: 1,
+        step_ms: None,
+        late_ms: 0,
+        gap_max_ms: None,
+        on_bad: OnBad::Drop,
+        coverage_min: 1.0,
+        model: config::Model { file: file.into(), manifest: manifest.clone(), floor: 0, unsigned: true },
+        threshold: None,
+        outputs: Vec::new(),
+        lineage_full: false,
+    })
+}
+
+fn launching(models: &Models, manifest: &Manifest, file: &Path) -> Result<Launching, String> {
+    Ok(Launching {
+        program: Host::default().program,
+        runtime: infer::find_runtime(models.runtime.as_deref()),
+        models: models.clone(),
+        pipelines: vec![pipeline_of(manifest, file)?],
+        keep: None,
+    })
+}
+
+/// Completes what someone began: the manifest of a folder, and what can be derived from the model and from rows.
+fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
+    let path = dir.join("manifest.json");
+    let text = fs::read(&path).map_err(|why| format!("read {}: {why}", path.display()))?;
+    let what = |why: String| format!("{}: {why}", path.display());
+    let mut json: Value = serde_json::from_slice(&text).map_err(|why| what(why.to_string()))?;
+    let object = json.as_object_mut().ok_or_else(|| what("it is no object".into()))?;
+    let now = jiff::Timestamp::now().as_second();
+    let time = |s: i64| jiff::Timestamp::from_second(s).map(|t| t.to_string()).unwrap_or_default();
+    let onnx = files_of(dir, |name| name.ends_with(".onnx"))?;
+    let first =
+        onnx.iter().find(|name| *name == "model.onnx").or(onnx.first()).ok_or("there is no .onnx file")?.clone();
+    let defaults = [
+        ("_type", json!("model")),
+        ("product", json!("kentledge")),
+        ("channel", json!("stable")),
+        ("seq", json!(now)),
+        ("created", json!(time(now))),
+        ("expires", json!(time(now + 5 * 365 * 86_400))),
+        ("device_class", json!(["any"])),
+        ("min_supervisor", json!(env!("CARGO_PKG_VERSION"))),
+        ("files", json!([{"name": first}])),
+    ];
+    for (key, value) in defaults {
+        object.entry(key).or_insert(value);
+    }
+    let draft = Value::Object(object.clone()).to_string();
+    let manifest = Manifest::parse(draft.as_bytes()).map_err(what)?;
+    let models = Models { memory_bytes: limits::WORKER_MIB << 20, ..models_of(None).map_err(|why| why.to_string())? };
+    let launching = launching(&models, &manifest, &dir.join(&first)).map_err(what)?;
+    let source = Source::factory(&launching.pipelines[0].model)?;
+    let outputs: Vec<String> = names(&json, "outputs");
+    let mut running = Running::start_on(&launching, &source, &Provider::cpu(), &outputs, None, &|| {})?;
+    let object = json.as_object_mut().ok_or("it is no object")?;
+    for (key, declared) in [("inputs", running.inputs()), ("outputs", running.outputs())] {
+        let all = object.entry(key).or_insert_with(|| json!([]));
+        describe(all, declared);
+    }
+    if !dir.join("golden.jsonl").is_file() {
+        let golden = golden(&mut running, Duration::from_millis(manifest.deadline_ms))?;
+        write(&dir.join("golden.jsonl"), golden.as_bytes())?;
+        tracing::info!("golden.jsonl: recorded from the model itself, on this machine");
+    }
+    if let Some(rows) = rows {
+        let channels = manifest.channels.as_ref().ok_or_else(|| what("it says no `window`".into()))?;
+        let baseline = baseline(rows, channels, drift)?;
+        write(
+            &dir.join("baseline.json"),
+            (serde_json::to_string_pretty(&baseline).unwrap_or_default() + "\n").as_bytes(),
+        )?;
+    }
+    let rest = ["golden.jsonl", "baseline.json", "card.md"].map(str::to_owned);
+    let order = std::iter::once(first.clone()).chain(onnx.into_iter().filter(|name| *name != first)).chain(rest);
+    let mut entries = Vec::new();
+    for name in order.filter(|name| dir.join(name).is_file()) {
+        let bytes = fs::read(dir.join(&name)).map_err(|why| format!("read {name}: {why}"))?;
+        let mut entry = json!({"name": name, "size": bytes.len(), "sha256": hex(&Sha256::digest(&bytes))});
+        let before =
+            object["files"].as_array().and_then(|all| all.iter().find(|f| f["name"] == entry["name"]).cloned());
+        if let Some(providers) = before.as_ref().and_then(|f| f.get("providers")) {
+            entry["providers"] = providers.clone();
+        }
+        entries.push(entry);
+    }
+    object.insert("files".into(), entries.into());
+    let text = serde_json::to_string_pretty(&json).unwrap_or_default() + "\n";
+    crate::model::manifest::Release::parse(text.as_bytes())?;
+    write(&path, text.as_bytes())?;
+    say(&format!("{}: complete; now sign it: minisign -Sm {}", path.display(), path.display()))
+        .map_err(|why| why.to_string())
+}
+
+fn names(json: &Value, key: &str) -> Vec<String> {
+    let all = json[key].as_array().into_iter().flatten();
+    all.filter_map(|io| Some(io["name"].as_str()?.to_owned())).collect()
+}
+
+/// What the model declares, beside what the maker wrote of it.
+fn describe(all: &mut Value, declared: Vec<(String, String, Vec<i64>)>) {
+    let Some(list) = all.as_array_mut() else { return };
+    for (name, kind, shape) in declared {
+        let at = list.iter().position(|io| io["name"] == name.as_str());
+        let entry = match at {
+            Some(at) => &mut list[at],
+            None => {
+                list.push(json!({"name": name}));
+                let last = list.len() - 1;
+                &mut list[last]
+            }
+        };
+        entry["type"] = kind.into();
+        entry["shape"] = shape.into();
+    }
+}
+
+fn files_of(dir: &Path, of: impl Fn(&str) -> bool) -> Result<Vec<String>, String> {
+    let entries = fs::read_dir(dir).map_err(|why| format!("read {}: {why}", dir.display()))?;
+    let mut names: Vec<String> =
+        entries.filter_map(|e| e.ok()?.file_name().into_string().ok()).filter(|n| of(n)).collect();
+    names.sort();
+    Ok(names)
+}
+
+fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
+    fs::write(path, bytes).map_err(|why| format!("write {}: {why}", path.display()))
+}
+
+/// Cases recorded from the model: all ones, a ramp, and noise that is the same on every machine.
+fn golden(running: &mut Running, deadline: Duration) -> Result<String, String> {
+    let mut noise = fastrand::Rng::with_seed(7);
+    let mut text = String::new();
+    for case in 0..3 {
+        let mut inputs = BTreeMap::new();
+        for (name, len) in running.input_sizes() {
+            let value = |i: usize, noise: &mut fastrand::Rng| match case {
+                0 => 1.0,
+                1 => (i + 1) as f32 / len as f32,
+                // Above 0, for it may be fed as a scale.
+                _ => (noise.f32() * 2.0 + 0.5) * 1.0,
+            };
+            let values: Vec<f32> = (0..len).map(|i| value(i, &mut noise)).collect();
+            inputs.insert(name, values);
+        }
+        let (outputs, _) = running.case(&inputs, deadline, &|| {})?;
+        let finite = |values: &[f64]| values.iter().all(|x| x.is_finite());
+        let outputs: BTreeMap<String, Vec<f64>> = outputs.into_iter().filter(|(_, values)| finite(values)).collect();
+        if outputs.is_empty() {
+            return Err("the model answers no finite number; write golden.jsonl yourself".into());
+        }
+        text.push_str(&json!({"inputs": inputs, "outputs": outputs, "atol": 1e-5, "rtol": 1e-3}).to_string());
+        text.push('\n');
+    }
+    Ok(text)
+}
+
+/// The baseline of rows: a CSV whose header names the channels.
+fn baseline(rows: &Path, channels: &[String], drift: f64) -> Result<Baseline, String> {
+    let text = fs::read_to_string(rows).map_err(|why| format!("read {}: {why}", rows.display()))?;
+    let mut lines = text.lines();
+    let header = lines.next().ok_or("no row")?;
+    let separator = if header.contains(';') { ';' } else { ',' };
+    let fields = |line: &str| line.split(separator).map(|field| field.trim().to_owned()).collect::<Vec<_>>();
+    let header: Vec<String> = fields(header).iter().map(|name| channel_name(name)).collect();
+    let rows: Vec<Vec<String>> = lines.map(fields).collect();
+    let mut baseline = Baseline::default();
+    for name in channels {
+        let at = header.iter().position(|h| h == name).ok_or_else(|| format!("no column `{name}`"))?;
+        let mut values: Vec<f64> = rows.iter().filter_map(|row| row.get(at)?.parse().ok()).collect();
+        let channel = Channel::of(&mut values, drift).ok_or_else(|| format!("column `{name}` has no number"))?;
+        baseline.channels.insert(name.clone(), channel);
+    }
+    Ok(baseline)
+}
+
+/// A column's title as the name of a channel: `Volume Flow RateRMS` → `volume_flow_raterms`.
+fn channel_name(title: &str) -> String {
+    title.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
+}
+
+fn models_of(config: Option<&Path>) -> Result<Models, Fatal> {
+    match config {
+        Some(_) => Ok(cli::load(config)?.models),
+        None => Ok(Config::unwritten().map_err(|problems| Fatal::problems(&problems))?.models),
+    }
+}
+
+fn source_of(path: &Path) -> Result<(Source, Manifest, PathBuf), String> {
+    if path.extension().is_some_and(|ext| ext == "kmb") {
+        let file = File::open(path).map_err(|why| format!("open {}: {why}", path.display()))?;
+        let bundle = Bundle::open(&file, None)?;
+        let manifest = bundle.manifest.clone();
+        return Ok((Source::bundle(bundle, crate::model::slot::Origin::Factory), manifest, path.into()));
+    }
+    let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+    let manifest = Manifest::read(folder)?;
+    let file = folder.join(&manifest.file);
+    let model = config::Model { file: file.clone(), manifest: manifest.clone(), floor: 0, unsigned: true };
+    Ok((Source::factory(&model)?, manifest, file))
+}
+
+fn bench(path: &Path, runs: usize, config: Option<&Path>, only: &[String], as_json: bool) -> Result<(), Fatal> {
+    let models = models_of(config)?;
+    let what = |why: String| Fatal::failed(format!("measure {}: {why}", path.display()));
+    let (source, manifest, file) = source_of(path).map_err(what)?;
+    let launching = launching(&models, &manifest, &file).map_err(what)?;
+    let names: Vec<String> = match only {
+        [] => ["cpu", "xnnpack", "openvino", "cuda", "tensorrt", "qnn"].map(str::to_owned).to_vec(),
+        only => only.to_vec(),
+    };
+    let more = models.provider.keys().filter(|name| only.is_empty() && !names.contains(name)).cloned();
+    let mut worked = false;
+    for name in names.clone().into_iter().chain(more) {
+        let provider = models.provider.get(&name).cloned().unwrap_or(Provider { name, ..Provider::cpu() });
+        let answer = measure(&launching, &source, &provider, runs);
+        worked |= answer.is_ok();
+        say(&match (as_json, answer) {
+            (true, Ok(value)) => value.to_string(),
+            (true, Err(why)) => json!({"provider": provider.name, "error": why}).to_string(),
+            (false, Ok(value)) => format!(
+                "{:<10} p50 {} µs  p99 {} µs  memory {} MiB  nodes {}\n           {}; tried from inside: {}",
+                provider.name,
+                value["p50_us"],
+                value["p99_us"],
+                value["memory_mib"],
+                value["placement"],
+                value["sandbox"].as_str().unwrap_or(""),
+                value["judged"],
+            ),
+            (false, Err(why)) => format!("{:<10} not here: {why}", provider.name),
+        })?;
+    }
+    if worked { Ok(()) } else { Err(what("no provider runs it".into())) }
+}
+
+fn measure(launching: &Launching, source: &Source, provider: &Provider, runs: usize) -> Result<Value, String> {
+    let keys = Path::new("/etc/kentledge/keyset.json");
+    let mut running = Running::start_on(launching, source, provider, &[], Some(keys.into()), &|| {})?;
+    let inputs: BTreeMap<String, Vec<f32>> =
+        running.input_sizes().into_iter().map(|(name, len)| (name, vec![1.0; len])).collect();
+    let deadline = Duration::from_secs(60);
+    let mut took = Vec::with_capacity(runs);
+    for _ in 0..runs.max(1) {
+        took.push(running.case(&inputs, deadline, &|| {})?.1);
+    }
+    took.sort_unstable();
+    let at = |share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    let placement: serde_json::Map<String, Value> =
+        running.serving.placement.iter().map(|(name, nodes)| (name.clone(), (*nodes).into())).collect();
+    let allowed: Vec<&str> =
+        running.judged().iter().filter(|(_, came)| came != "refused").map(|(what, _)| what.as_str()).collect();
+    let refused = running.judged().len() - allowed.len();
+    let judged = if allowed.is_empty() {
+        format!("{refused} refused")
+    } else {
+        format!("{refused} refused, but not: {}", allowed.join(", "))
+    };
+    Ok(json!({
+        "provider": provider.name, "p50_us": at(0.5), "p99_us": at(0.99),
+        "memory_mib": running.memory_bytes().unwrap_or(0) >> 20,
+        "placement": placement, "sandbox": running.serving.sandbox, "judged": judged, "runtime": running.runtime,
+        "tried": running.judged().iter().cloned().collect::<BTreeMap<_, _>>(),
+    }))
+}

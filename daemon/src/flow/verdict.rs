@@ -1,0 +1,47 @@
+//! What becomes of a model that was offered to a device, told by the stage that runs it to the one that owns the slots;
+//! and what serves now, for whoever looks.
+
+use std::sync::Arc;
+
+/// What serves a group of pipelines.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Serving {
+    /// `name@version`
+    pub model: String,
+    /// Of the ONNX file, hex.
+    pub sha256: String,
+    /// `a`, `b`, or `factory`: what the configuration names.
+    pub slot: &'static str,
+    /// Nobody signed it.
+    pub unsigned: bool,
+    /// What runs it.
+    pub provider: String,
+    /// Nodes by provider, as the runtime says.
+    pub placement: Vec<(String, usize)>,
+    /// Which fences stand around the worker.
+    pub sandbox: String,
+}
+
+/// Where it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Said {
+    /// It serves now, and is watched.
+    Swapped(String),
+    /// It was well for as long as it had to be.
+    Passed(String),
+    /// It was not; the one before serves again.
+    Bad(String),
+    /// What serves dies again and again.
+    Failing(String),
+}
+
+/// One such word.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verdict {
+    /// Which group of pipelines.
+    pub group: usize,
+    /// Of the bundle it is about; empty: of what the configuration names.
+    pub bundle: Arc<str>,
+    /// What.
+    pub said: Said,
+}

@@ -1,0 +1,165 @@
+//! One model as it fits one pipeline: what it has learnt there, what it is fed, and how its answers are signed (lineage).
+
+use std::{fmt::Write, sync::Arc};
+
+use super::{
+    calibrate::{Calibration, Learning, Learnt},
+    plan::Feed,
+    source::Source,
+};
+use crate::{config, flow::record::json_str, host::Keep, model::manifest::Layout};
+
+/// A model in a pipeline.
+pub struct Fit {
+    source: Source,
+    pipeline: String,
+    width: usize,
+    threshold: Option<f32>,
+    sha256: String,
+    provider: String,
+    keep: Option<Keep>,
+    calibration: Calibration,
+    /// Center and scale that are fed; `None` while learning: 0 and 1.
+    statistics: Option<(Vec<f32>, Vec<f32>)>,
+    /// The envelope's `lineage`.
+    pub lineage: Arc<str>,
+    scratch: Vec<f32>,
+}
+
+impl Fit {
+    /// Takes up the calibration that was kept for this very model, or begins one.
+    pub fn new(
+        pipeline: &config::Pipeline,
+        source: &Source,
+        (sha256, provider): (&str, &str),
+        features: usize,
+        keep: Option<Keep>,
+    ) -> Self {
+        let mut fit = Self {
+            pipeline: pipeline.name.clone(),
+            width: pipeline.channels.len(),
+            threshold: pipeline.threshold.or(source.manifest.threshold),
+            source: source.clone(),
+            sha256: sha256.into(),
+            provider: provider.into(),
+            keep,
+            calibration: Calibration::None,
+            statistics: None,
+            lineage: "".into(),
+            scratch: Vec::new(),
+        };
+        if let Some(config) = &source.manifest.calibration {
+            fit.calibration = match fit.kept(features) {
+                Some(learnt) => {
+                    fit.statistics = Some((learnt.center.clone(), learnt.scale.clone()));
+                    Calibration::Learnt(Box::new(learnt))
+                }
+                None => Calibration::Learning(Learning::new(config.clone())),
+            };
+        }
+        fit.lineage = fit.lineage_json();
+        fit
+    }
+
+    /// Each model keeps its own, so that going back to the one before needs no learning.
+    fn file(&self) -> String {
+        format!("{}.{}", self.pipeline, &self.sha256[..16.min(self.sha256.len())])
+    }
+
+    fn kept(&self, features: usize) -> Option<Learnt> {
+        let keep = self.keep.as_ref()?;
+        // Before there were slots it was kept by the pipeline's name alone.
+        let bytes = keep.load(&self.file()).or_else(|| keep.load(&self.pipeline))?;
+        let learnt = Learnt::read(&bytes, &self.sha256, features);
+        if learnt.is_none() {
+            tracing::warn!(pipeline = self.pipeline, "the kept calibration is not of this model; calibrating anew");
+        }
+        learnt
+    }
+
+    fn lineage_json(&self) -> Arc<str> {
+        let mut out = String::from("{\"model\":");
+        json_str(&mut out, &self.source.name());
+        let (sha, slot, cal) = (&self.sha256, self.source.origin.word(), self.calibration.word());
+        let _ = write!(out, ",\"sha256\":\"{sha}\",\"slot\":\"{slot}\",\"provider\":");
+        json_str(&mut out, &self.provider);
+        let _ = write!(out, ",\"cal\":\"{cal}\",\"unsigned\":{}}}", self.source.unsigned);
+        out.into()
+    }
+
+    /// Learns anew.
+    pub fn recalibrate(&mut self) {
+        let Some(config) = self.source.manifest.calibration.clone() else { return };
+        tracing::info!(pipeline = self.pipeline, "learning anew what is normal");
+        for name in [self.file(), self.pipeline.clone()] {
+            if let Some(keep) = &self.keep
+                && let Err(why) = keep.remove(&name)
+            {
+                tracing::error!(pipeline = self.pipeline, "forget the calibration: {why}");
+            }
+        }
+        self.statistics = None;
+        self.calibration = Calibration::Learning(Learning::new(config));
+        self.lineage = self.lineage_json();
+    }
+
+    /// Values for one input of the model, for this window.
+    pub fn feed(&mut self, feed: &Feed, window: &[f32], len: usize) -> &[f32] {
+        self.scratch.clear();
+        match (feed, &self.statistics) {
+            (Feed::Window(Layout::StepsFirst), _) => self.scratch.extend_from_slice(window),
+            (Feed::Window(Layout::ChannelsFirst), _) => {
+                let width = self.width;
+                self.scratch.extend((0..width).flat_map(|c| window.iter().skip(c).step_by(width)));
+            }
+            (Feed::Param(values), _) => self.scratch.extend_from_slice(values),
+            (Feed::Center, Some((center, _))) => self.scratch.extend_from_slice(center),
+            (Feed::Scale, Some((_, scale))) => self.scratch.extend_from_slice(scale),
+            (Feed::Center, None) => self.scratch.resize(len, 0.0),
+            (Feed::Scale, None) => self.scratch.resize(len, 1.0),
+        }
+        &self.scratch
+    }
+
+    /// Still taking statistics.
+    pub fn learning(&mut self) -> Option<&mut Learning> {
+        match &mut self.calibration {
+            Calibration::Learning(learning) => Some(learning),
+            _ => None,
+        }
+    }
+
+    /// The same, to look at.
+    pub fn is_learning(&self) -> bool {
+        matches!(self.calibration, Calibration::Learning(_))
+    }
+
+    /// From now on these are fed; `None`: the worker died before the threshold was known.
+    pub fn set_statistics(&mut self, statistics: Option<(Vec<f32>, Vec<f32>)>) {
+        self.statistics = statistics;
+    }
+
+    /// The calibration is done: `highest` is the largest score of the windows learnt from. Returns what to tell.
+    pub fn learnt(&mut self, highest: f32) -> String {
+        let Calibration::Learning(learning) = &self.calibration else { return String::new() };
+        let learnt = learning.finish(&self.sha256, highest);
+        if let Some(keep) = &self.keep
+            && let Err(why) = keep.save(&self.file(), &learnt.to_bytes())
+        {
+            tracing::error!(pipeline = self.pipeline, "keep the calibration: {why}");
+        }
+        let text = format!("calibrated on {} windows, threshold {}", learnt.windows, learnt.threshold);
+        self.calibration = Calibration::Learnt(Box::new(learnt));
+        self.lineage = self.lineage_json();
+        text
+    }
+
+    /// What a score is compared with.
+    pub fn threshold(&self) -> Option<f32> {
+        match &self.calibration {
+            Calibration::Learnt(learnt) => Some(self.threshold.unwrap_or(learnt.threshold)),
+            Calibration::Learning(_) => None,
+            Calibration::None => self.threshold,
+        }
+    }
+}

@@ -1,0 +1,336 @@
+//! One model in one worker, with what it has learnt of each pipeline it serves. Windows in, answers out; knows nothing of
+//! what answers are for.
+
+use std::{path::PathBuf, sync::Arc, time::Duration};
+
+use super::{
+    channel::{Loaded, Tensor},
+    fit::Fit,
+    plan::{Plan, plan},
+    served::{Answered, published},
+    source::Source,
+    worker::{Launch, Rung, Worker},
+};
+use crate::{
+    config::{self, Models, Provider},
+    flow::{Window, verdict::Serving},
+    host::Keep,
+};
+
+/// What workers are started with.
+#[derive(Debug, Clone)]
+pub struct Launching {
+    /// This program, which is also the worker.
+    pub program: PathBuf,
+    /// ONNX Runtime's library, or why there is none.
+    pub runtime: Result<PathBuf, String>,
+    /// What is to run models.
+    pub models: Models,
+    /// Pipelines that use the model, in the order of `at`.
+    pub pipelines: Vec<config::Pipeline>,
+    /// Where calibrations are kept.
+    pub keep: Option<Keep>,
+}
+
+/// What came of a window.
+#[derive(Debug, Clone)]
+pub enum Outcome {
+    /// An answer; the score means nothing while it is learning.
+    Answer(Answered),
+    /// None, and why.
+    None(&'static str),
+}
+
+/// A model that runs.
+pub struct Running {
+    worker: Worker,
+    plan: Plan,
+    published: Vec<Vec<(usize, Arc<str>)>>,
+    /// By pipeline.
+    pub fits: Vec<Fit>,
+    /// What it was started from.
+    pub source: Source,
+    /// For whoever looks.
+    pub serving: Serving,
+    /// What the library says of itself.
+    pub runtime: String,
+    /// Providers that were passed over, and why.
+    pub passed_over: Vec<String>,
+    declared: (Declared, Declared),
+    values: Vec<f64>,
+}
+
+type Declared = Vec<(String, String, Vec<i64>)>;
+
+impl Running {
+    /// Starts a worker on the first provider that takes the model. With `require` there is no other way than those named.
+    pub fn start(launching: &Launching, source: &Source, extra: &[String], beat: &dyn Fn()) -> Result<Self, String> {
+        let mut passed_over = Vec::new();
+        for provider in launching.models.providers_for(&source.manifest) {
+            match Self::start_on(launching, source, &provider, extra, None, beat) {
+                Ok(mut running) => {
+                    running.passed_over = passed_over;
+                    return Ok(running);
+                }
+                // What is wrong with the model or the library is wrong on every provider; the last one's word is told.
+                Err(why) => passed_over.push(format!("{}: {why}", provider.name)),
+            }
+        }
+        match passed_over.as_slice() {
+            [only] => Err(only.split_once(": ").map_or(only.as_str(), |(_, why)| why).to_owned()),
+            all => Err(all.join("; ")),
+        }
+    }
+
+    /// Starts a worker on one provider.
+    pub fn start_on(
+        launching: &Launching,
+        source: &Source,
+        provider: &Provider,
+        extra: &[String],
+        judge: Option<PathBuf>,
+        beat: &dyn Fn(),
+    ) -> Result<Self, String> {
+        let model = source.file_for(provider)?.clone();
+        let first = launching.pipelines.first().ok_or("no pipeline uses the model")?;
+        let mut extra = extra.to_vec();
+        extra.extend(launching.pipelines.iter().flat_map(|p| p.outputs.clone()));
+        let shape = (first.steps, first.channels.len());
+        let launch = Launch {
+            program: launching.program.clone(),
+            runtime: launching.runtime.clone()?,
+            model,
+            provider: provider.clone(),
+            memory_bytes: launching.models.memory_bytes,
+            judge,
+        };
+        let manifest = &source.manifest;
+        let (worker, loaded, plan) = Worker::start(&launch, |loaded| plan(loaded, manifest, shape, &extra), beat)?;
+        if worker.output_len(plan.score) != 1 {
+            let (name, n) = (&plan.outputs[plan.score], worker.output_len(plan.score));
+            return Err(format!("output `{name}` has {n} values, and a score is one; name another as `score`"));
+        }
+        taken(provider, &loaded)?;
+        let features = plan.features.map_or(0, |f| worker.output_len(f));
+        let sha256 = &launch.model.sha256;
+        let fit = |p| Fit::new(p, source, (sha256, &provider.name), features, launching.keep.clone());
+        Ok(Self {
+            fits: launching.pipelines.iter().map(fit).collect(),
+            published: launching.pipelines.iter().map(|p| published(&plan, p)).collect(),
+            serving: Serving {
+                model: source.name(),
+                sha256: sha256.clone(),
+                slot: source.origin.word(),
+                unsigned: source.unsigned,
+                provider: provider.name.clone(),
+                placement: loaded.placement.iter().map(|p| (p.provider.clone(), p.nodes)).collect(),
+                sandbox: loaded.sandbox,
+            },
+            source: source.clone(),
+            runtime: loaded.runtime,
+            passed_over: Vec::new(),
+            values: Vec::new(),
+            declared: (declared(&loaded.inputs), declared(&loaded.outputs)),
+            worker,
+            plan,
+        })
+    }
+
+    /// What it says of itself: `serving m@1 (sha256 …) in slot a on cpu: CPUExecutionProvider 12 nodes; …`.
+    pub fn describe(&self) -> String {
+        let Serving { sha256, provider, slot, sandbox, .. } = &self.serving;
+        let nodes: Vec<String> = self.serving.placement.iter().map(|(name, n)| format!("{name} {n} nodes")).collect();
+        let (name, sha, nodes) = (self.source.name(), &sha256[..12], nodes.join(", "));
+        let mut text = format!("{name} (sha256 {sha}…, {slot}) on {provider}: {nodes}; {sandbox}; {}", self.runtime);
+        for why in &self.passed_over {
+            text.push_str("; passed over ");
+            text.push_str(why);
+        }
+        text
+    }
+
+    /// What the worker could do that it must not be able to, where that was asked.
+    pub fn judged(&self) -> &[(String, String)] {
+        &self.worker.judged
+    }
+
+    /// Windows that fit one ring.
+    pub fn slots(&self) -> usize {
+        self.worker.slots()
+    }
+
+    /// Puts a window of the pipeline at `at` into a slot.
+    pub fn fill(&mut self, slot: usize, at: usize, window: &[f32]) {
+        for (input, feed) in self.plan.feeds.iter().enumerate() {
+            let len = self.worker.input_len(input);
+            let values = self.fits[at].feed(feed, window, len);
+            self.worker.write(slot, input, values);
+        }
+    }
+
+    /// Runs the first slots.
+    pub fn ring(&mut self, count: usize, deadline: Option<Duration>, beat: &dyn Fn()) -> Rung {
+        self.worker.ring(count, deadline, beat)
+    }
+
+    /// How much it holds, where that is more than it may, bytes.
+    pub fn over_memory(&self) -> Option<u64> {
+        self.worker.over_memory()
+    }
+
+    /// What the model declares of its inputs: name, type, shape.
+    pub fn inputs(&self) -> Vec<(String, String, Vec<i64>)> {
+        self.declared.0.clone()
+    }
+
+    /// The same of its outputs.
+    pub fn outputs(&self) -> Vec<(String, String, Vec<i64>)> {
+        self.declared.1.clone()
+    }
+
+    /// Values of each input.
+    pub fn input_sizes(&self) -> Vec<(String, usize)> {
+        let sizes = self.plan.inputs.iter().enumerate();
+        sizes.map(|(place, name)| (name.clone(), self.worker.input_len(place))).collect()
+    }
+
+    /// What its worker holds.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        self.worker.memory_bytes()
+    }
+
+    /// Whether its worker is still there.
+    pub fn is_alive(&mut self) -> bool {
+        self.worker.is_alive()
+    }
+
+    /// One case: every input by name, and the outputs that come.
+    pub fn case(
+        &mut self,
+        inputs: &std::collections::BTreeMap<String, Vec<f32>>,
+        deadline: Duration,
+        beat: &dyn Fn(),
+    ) -> Result<(Vec<(String, Vec<f64>)>, u32), String> {
+        for (place, name) in self.plan.inputs.iter().enumerate() {
+            let len = self.worker.input_len(place);
+            let values = inputs.get(name).ok_or_else(|| format!("says nothing for input `{name}`"))?;
+            if values.len() != len {
+                return Err(format!("input `{name}` has {} values, and the model takes {len}", values.len()));
+            }
+            self.worker.write(0, place, values);
+        }
+        if let Some(why) = self.worker.ring(1, Some(deadline), beat).died {
+            return Err(why);
+        }
+        let (ok, took_us) = self.worker.outcome(0);
+        if !ok {
+            return Err("the run failed".into());
+        }
+        let mut all = Vec::new();
+        for (place, name) in self.plan.outputs.iter().enumerate() {
+            let mut values = Vec::new();
+            self.worker.read(0, place, &mut values);
+            all.push((name.clone(), values));
+        }
+        Ok((all, took_us))
+    }
+
+    /// Takes a slot's answer: into the statistics while learning, and out.
+    pub fn answer(&mut self, slot: usize, at: usize, window: &Window) -> Outcome {
+        let (ok, took_us) = self.worker.outcome(slot);
+        if !ok {
+            return Outcome::None("run_failed");
+        }
+        let values = &mut self.values;
+        self.worker.read(slot, self.plan.score, values);
+        let score = values[0] as f32;
+        match self.fits[at].learning() {
+            Some(learning) => {
+                if let Some(features) = self.plan.features {
+                    self.worker.read(slot, features, values);
+                    if window.tag.coverage >= 1.0 {
+                        learning.learn(&window.values, values);
+                    }
+                }
+            }
+            None if !score.is_finite() => return Outcome::None("not_finite"),
+            None => {}
+        }
+        let outputs = self.published[at].iter().map(|(place, name)| {
+            self.worker.read(slot, *place, values);
+            (name.clone(), values.clone())
+        });
+        Outcome::Answer(Answered { score, took_us, outputs: outputs.collect() })
+    }
+
+    /// Whether any pipeline's statistics are still being taken.
+    pub fn is_learning(&self) -> bool {
+        self.fits.iter().any(Fit::is_learning)
+    }
+
+    /// Finishes every calibration that has its windows: scores them with what was learnt, for the threshold. Returns what
+    /// to tell, by pipeline.
+    pub fn calibrate_if_due(
+        &mut self,
+        deadline: Option<Duration>,
+        beat: &dyn Fn(),
+    ) -> Result<Vec<(usize, String)>, String> {
+        let mut told = Vec::new();
+        for at in 0..self.fits.len() {
+            let Some(learning) = self.fits[at].learning().filter(|learning| learning.needed() == 0) else {
+                continue;
+            };
+            let statistics = learning.statistics();
+            let windows = std::mem::take(&mut learning.windows);
+            self.fits[at].set_statistics(Some(statistics));
+            let highest = self.highest_score(at, &windows, deadline, beat);
+            let fit = &mut self.fits[at];
+            if let Some(learning) = fit.learning() {
+                learning.windows = windows;
+            }
+            match highest {
+                Ok(highest) => told.push((at, fit.learnt(highest))),
+                Err(why) => {
+                    fit.set_statistics(None);
+                    return Err(why);
+                }
+            }
+        }
+        Ok(told)
+    }
+
+    fn highest_score(
+        &mut self,
+        at: usize,
+        windows: &[Box<[f32]>],
+        deadline: Option<Duration>,
+        beat: &dyn Fn(),
+    ) -> Result<f32, String> {
+        let mut highest = 0f32;
+        for chunk in windows.chunks(self.worker.slots()) {
+            for (slot, window) in chunk.iter().enumerate() {
+                self.fill(slot, at, window);
+            }
+            if let Some(why) = self.worker.ring(chunk.len(), deadline, beat).died {
+                return Err(why);
+            }
+            for slot in 0..chunk.len() {
+                self.worker.read(slot, self.plan.score, &mut self.values);
+                let score = self.values[0] as f32;
+                highest = if score.is_finite() { highest.max(score) } else { highest };
+            }
+        }
+        Ok(highest)
+    }
+}
+
+fn declared(tensors: &[Tensor]) -> Declared {
+    tensors.iter().map(|t| (t.name.clone(), t.kind.clone(), t.shape.clone())).collect()
+}
+
+/// A provider that was asked for and runs nothing is none: ONNX Runtime says nothing of it by itself.
+fn taken(provider: &Provider, loaded: &Loaded) -> Result<(), String> {
+    let on_it =
+        loaded.placement.iter().filter(|p| p.provider != "CPUExecutionProvider").map(|p| p.nodes).sum::<usize>();
+    if provider.name == "cpu" || on_it > 0 { Ok(()) } else { Err("it took no node of the model".into()) }
+}

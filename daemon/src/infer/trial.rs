@@ -1,0 +1,204 @@
+//! What a new model goes through on live windows: it learns beside the one that serves, takes over between two windows,
+//! and is watched; at the first bad sign the one before serves again, with the very window that was the sign.
+
+use std::sync::Arc;
+
+use super::{
+    engine::{Engine, ring_size},
+    fit::Fit,
+    gate::{Gate, Terms},
+    running::{Outcome, Running},
+};
+use crate::{
+    config::Models,
+    flow::{Sink, Stamp, Window, event::Kind, verdict::Said},
+    model::baseline::Channel,
+};
+
+/// What is asked of an engine.
+pub enum Message {
+    /// This model is to take over.
+    Offer(Box<Offer>),
+    /// The model on trial, or on its way there, is not to stay.
+    Back(String),
+}
+
+/// A model that proved itself.
+pub struct Offer {
+    /// In its worker.
+    pub running: Running,
+    /// How long it is watched; `None`: it was well before, and takes over for good.
+    pub terms: Option<Terms>,
+    /// It runs beside the other one for at least this long before, ns.
+    pub shadow_ns: u64,
+    /// Why, for the event.
+    pub why: String,
+}
+
+/// A model that runs beside the one that serves.
+pub struct Candidate {
+    pub(super) running: Running,
+    terms: Option<Terms>,
+    shadow_ns: u64,
+    why: String,
+    began_ns: u64,
+    compared: u64,
+    differed: u64,
+}
+
+/// A model that serves and is watched.
+pub struct Trial {
+    gate: Gate,
+    fallback: Option<Running>,
+}
+
+impl Trial {
+    /// What is wrong with an answer, if anything.
+    pub(super) fn sign(&mut self, outcome: &Outcome, fit: &Fit, window: &Window) -> Option<String> {
+        match outcome {
+            Outcome::None(why) => self.gate.unanswered(why, window.tag.coverage),
+            Outcome::Answer(_) if fit.is_learning() => None,
+            Outcome::Answer(answered) => {
+                let mut hash = crc32fast::Hasher::new();
+                window.values.iter().for_each(|x| hash.update(&x.to_le_bytes()));
+                self.gate.answered(answered.score, u64::from(hash.finalize()), window.tag.last.boot_ns)
+            }
+        }
+    }
+}
+
+impl Engine {
+    pub(super) fn read_mail(&mut self, now: Stamp, sink: &mut dyn Sink) {
+        let Some(message) = self.setup.mailbox.as_ref().and_then(|mail| mail.try_recv().ok()) else { return };
+        match message {
+            Message::Offer(offer) => {
+                let Offer { running, terms, shadow_ns, why } = *offer;
+                if self.trial.is_some() {
+                    self.go_back("another model is to take over", sink);
+                }
+                let began_ns = now.boot_ns;
+                self.candidate = Some(Candidate { running, terms, shadow_ns, why, began_ns, compared: 0, differed: 0 });
+            }
+            Message::Back(why) => {
+                self.refuse_candidate(&why, sink);
+                if self.trial.is_some() {
+                    self.go_back(&why, sink);
+                }
+            }
+        }
+    }
+
+    pub(super) fn refuse_candidate(&mut self, why: &str, sink: &mut dyn Sink) {
+        let Some(candidate) = self.candidate.take() else { return };
+        self.shadowed.clear();
+        let text = format!("{}: {why}; it never served", candidate.running.source.name());
+        self.tell(Kind::ModelRolledBack, self.last, &text, sink);
+        (self.setup.report)(candidate.running.source.bundle.clone(), Said::Bad(why.to_owned()));
+    }
+
+    /// The candidate runs on the windows that were just answered.
+    pub(super) fn shadow(&mut self, sink: &mut dyn Sink, beat: &dyn Fn()) {
+        let Some(mut candidate) = self.candidate.take() else { return };
+        let windows = std::mem::take(&mut self.shadowed);
+        let run = self.run_beside(&mut candidate, &windows, beat);
+        self.candidate = Some(candidate);
+        if let Err(why) = run {
+            self.refuse_candidate(&why, sink);
+        }
+    }
+
+    fn run_beside(&mut self, candidate: &mut Candidate, windows: &[Window], beat: &dyn Fn()) -> Result<(), String> {
+        let deadline = self.deadline(&candidate.running);
+        let place =
+            |window: &Window| self.setup.served.iter().position(|s| s.index() == window.tag.pipeline).unwrap_or(0);
+        let mut left = windows;
+        while !left.is_empty() {
+            let running = &mut candidate.running;
+            let places: Vec<usize> = left.iter().take(running.slots()).map(place).collect();
+            let count = ring_size(running, &places);
+            for (slot, at) in places.iter().take(count).enumerate() {
+                running.fill(slot, *at, &left[slot].values);
+            }
+            if let Some(why) = running.ring(count, deadline, beat).died {
+                return Err(why);
+            }
+            for (slot, (window, at)) in left.iter().zip(&places).take(count).enumerate() {
+                match running.answer(slot, *at, window) {
+                    Outcome::None(why) if window.tag.coverage >= 1.0 => {
+                        return Err(format!("a window came to nothing: {why}"));
+                    }
+                    Outcome::None(_) => {}
+                    Outcome::Answer(answered) => {
+                        let ours = self.running.as_ref().and_then(|r| r.fits[*at].threshold());
+                        let (theirs, meter) = (running.fits[*at].threshold(), self.setup.served[*at].last_score());
+                        if let (Some(ours), Some(theirs), Some(score)) = (ours, theirs, meter) {
+                            candidate.compared += 1;
+                            candidate.differed += u64::from((score > ours) != (answered.score > theirs));
+                        }
+                    }
+                }
+            }
+            running.calibrate_if_due(deadline, beat)?;
+            left = &left[count..];
+        }
+        Ok(())
+    }
+
+    /// Between two windows: the candidate serves from the next one on.
+    pub(super) fn swap_if_ready(&mut self, now: Stamp, sink: &mut dyn Sink) {
+        let ready = |c: &Candidate| !c.running.is_learning() && now.boot_ns.saturating_sub(c.began_ns) >= c.shadow_ns;
+        let Some(candidate) = self.candidate.take_if(|candidate| ready(candidate)) else { return };
+        self.shadowed.clear();
+        let before = self.running.replace(candidate.running);
+        let Some(running) = &self.running else { return };
+        self.source = Some(running.source.clone());
+        let bundle: Arc<str> = running.source.bundle.clone();
+        let mut text = format!("{} serves: {}", running.describe(), candidate.why);
+        if candidate.compared > 0 {
+            let (differed, compared) = (candidate.differed, candidate.compared);
+            text.push_str(&format!("; beside the one before it differed on {differed} of {compared} windows"));
+        }
+        self.tell(Kind::ModelSwapped, Some(now), &text, sink);
+        (self.setup.report)(bundle.clone(), Said::Swapped(text.clone()));
+        match candidate.terms {
+            Some(terms) => self.trial = Some(Trial { gate: Gate::new(terms), fallback: before }),
+            None => (self.setup.report)(bundle, Said::Passed(text)),
+        }
+    }
+
+    pub(super) fn end_trial_if_over(&mut self, sink: &mut dyn Sink) {
+        let Some(over) = self.trial.as_mut().and_then(|trial| trial.gate.over()) else { return };
+        match over {
+            Err(why) => self.go_back(&why, sink),
+            Ok(text) => {
+                // The one before is not needed any more: its memory goes back.
+                self.trial = None;
+                let bundle = self.source.as_ref().map_or_else(|| "".into(), |source| source.bundle.clone());
+                (self.setup.report)(bundle, Said::Passed(text));
+            }
+        }
+    }
+
+    /// The model on trial showed a bad sign: the one before serves again.
+    pub(super) fn go_back(&mut self, why: &str, sink: &mut dyn Sink) {
+        let Some(trial) = self.trial.take() else { return };
+        let bad = self.source.take();
+        self.running = trial.fallback;
+        if let Some(running) = &mut self.running {
+            self.source = Some(running.source.clone());
+            if !running.is_alive() {
+                self.running = None;
+            }
+        }
+        let name = bad.as_ref().map_or_else(String::new, |source| source.name());
+        let now = self.source.as_ref().map_or_else(|| "nothing".into(), |source| source.name());
+        self.tell(Kind::ModelRolledBack, self.last, &format!("{name}: {why}; {now} serves again"), sink);
+        let bundle = bad.map_or_else(|| "".into(), |source| source.bundle);
+        (self.setup.report)(bundle, Said::Bad(why.to_owned()));
+    }
+}
+
+/// The terms of a configuration and a bundle.
+pub fn terms(models: &Models, scores: Option<Channel>) -> Terms {
+    Terms { least_ns: models.trial_s * 1_000_000_000, windows: models.trial_windows.max(1), scores }
+}

@@ -1,0 +1,318 @@
+//! A bundle, `NAME-VERSION.kmb`: a plain tar with the manifest, its signatures, and the files it names, in this order and
+//! nothing else. Nothing of it is believed before the signature over the manifest is, and no file before its digest.
+//!
+//! ```text
+//! manifest.json │ manifest.json.minisig │ manifest.json.KEY.minisig … │ model.onnx │ model.int8.onnx … │ golden.jsonl
+//!               │ baseline.json │ card.md            (after the signatures: what manifest.json's `files` lists, as it lists it)
+//! ```
+//!
+//! There is no room in it for what nobody signed: the gaps of the tar are zeroes, and the one line of a signature that it
+//! does not cover says what minisign and rsign write there by themselves (`pack` puts it so).
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{Read, Seek, SeekFrom, Write},
+    os::unix::fs::FileExt,
+    path::Path,
+};
+
+use sha2::{Digest, Sha256};
+
+use super::{
+    baseline::Baseline,
+    file::{ModelFile, hex},
+    golden::{self, Case},
+    keyset::{Keyset, Role},
+    manifest::{FileEntry, Manifest, Release},
+};
+use crate::limits;
+
+const MANIFEST: &str = "manifest.json";
+const BLOCK: u64 = 512;
+/// What the unsigned line of a signature may say.
+const UNTRUSTED: [&str; 2] =
+    ["untrusted comment: signature from minisign secret key", "untrusted comment: signature from rsign secret key"];
+
+/// A bundle whose signatures, digests and files were checked.
+#[derive(Debug, Clone)]
+pub struct Bundle {
+    /// How to run it.
+    pub manifest: Manifest,
+    /// Whether it may be installed.
+    pub release: Release,
+    /// Whose keys signed it; empty where nobody was to be asked.
+    pub signed_by: Vec<String>,
+    /// SHA-256 of the whole file, hex: its name in the store.
+    pub sha256: String,
+    /// The ONNX files, by name.
+    pub models: BTreeMap<String, ModelFile>,
+    /// What it must answer.
+    pub golden: Vec<Case>,
+    /// What its inputs looked like, where it says.
+    pub baseline: Option<Baseline>,
+}
+
+impl Bundle {
+    /// Reads and checks a whole bundle. Without a keyset (`pack` looks at its own work) signatures are not asked for.
+    pub fn open(file: &File, keys: Option<&Keyset>) -> Result<Self, String> {
+        let size = file.metadata().map_err(|why| why.to_string())?.len();
+        if size > limits::BUNDLE_BYTES_MAX {
+            return Err(format!("{size} bytes are more than {}", limits::BUNDLE_BYTES_MAX));
+        }
+        let parts = parts(file, size)?;
+        let mut parts = parts.iter();
+        let head = parts.next().filter(|part| part.name == MANIFEST).ok_or("its first file is not manifest.json")?;
+        let manifest = head.small(file, limits::MANIFEST_BYTES_MAX)?;
+        let mut minisigs = Vec::new();
+        let mut next = parts.next();
+        while let Some(part) = next.filter(|part| is_signature(&part.name)) {
+            let text = String::from_utf8(part.small(file, limits::MINISIG_BYTES_MAX)?);
+            let text = text.map_err(|_| format!("{} is not text", part.name))?;
+            canonical(&text).map_err(|why| format!("{}: {why}", part.name))?;
+            minisigs.push(text);
+            next = parts.next();
+        }
+        let signed_by = match keys {
+            Some(keys) => {
+                keys.signers(Role::Model, &manifest, &minisigs).map_err(|why| format!("manifest.json: {why}"))?
+            }
+            None => Vec::new(),
+        };
+        let signed_by = signed_by.into_iter().map(str::to_owned).collect();
+
+        // Only from here on is the manifest's word worth anything.
+        let release = Release::parse(&manifest)?;
+        let manifest = Manifest::parse(&manifest).map_err(|why| format!("manifest.json: {why}"))?;
+        let mut bundle = Self {
+            manifest,
+            release,
+            signed_by,
+            sha256: String::new(),
+            models: BTreeMap::new(),
+            golden: Vec::new(),
+            baseline: None,
+        };
+        for entry in bundle.release.files.clone() {
+            let part = next.filter(|part| part.name == entry.name).ok_or_else(|| {
+                let found = next.map_or("its end", |part| &part.name);
+                format!("`{}` is to come next, and {found} comes", entry.name)
+            })?;
+            bundle.take(file, part, &entry).map_err(|why| format!("{}: {why}", entry.name))?;
+            next = parts.next();
+        }
+        if let Some(part) = next {
+            return Err(format!("`{}` is not among the manifest's files", part.name));
+        }
+        if bundle.golden.is_empty() {
+            return Err("it has no golden.jsonl: what it must answer is not said".into());
+        }
+        bundle.sha256 = digest(file)?;
+        Ok(bundle)
+    }
+
+    /// One file that the manifest names.
+    fn take(&mut self, file: &File, part: &Part, entry: &FileEntry) -> Result<(), String> {
+        if part.size != entry.size {
+            return Err(format!("{} bytes, and the manifest says {}", part.size, entry.size));
+        }
+        let wrong = |sha256: &str| format!("its sha256 is {sha256}, and the manifest says {}", entry.sha256);
+        if entry.name.ends_with(".onnx") {
+            // Digested before it is scanned, and scanned in the memory that is handed on.
+            let found = part.digest(file)?;
+            if found != entry.sha256 {
+                return Err(wrong(&found));
+            }
+            let model = ModelFile::take(&mut part.reader(file)?)?;
+            if model.sha256 != entry.sha256 {
+                return Err(wrong(&model.sha256));
+            }
+            self.models.insert(entry.name.clone(), model);
+            return Ok(());
+        }
+        let bytes = part.small(file, limits::BUNDLE_TEXT_BYTES_MAX)?;
+        let found = hex(&Sha256::digest(&bytes));
+        if found != entry.sha256 {
+            return Err(wrong(&found));
+        }
+        match entry.name.as_str() {
+            "golden.jsonl" => self.golden = golden::read(&bytes)?,
+            "baseline.json" => self.baseline = Some(Baseline::parse(&bytes)?),
+            "card.md" => {}
+            _ => {
+                return Err("a bundle has .onnx files, golden.jsonl, baseline.json and card.md, and nothing else".into());
+            }
+        }
+        Ok(())
+    }
+
+    /// The ONNX file for a provider.
+    pub fn model_for(&self, provider: &str) -> Option<&ModelFile> {
+        self.models.get(self.manifest.file_for(provider))
+    }
+}
+
+/// SHA-256 of a whole file, hex.
+pub fn digest(file: &File) -> Result<String, String> {
+    let mut hash = Sha256::new();
+    let mut buffer = vec![0u8; 64 * 1024];
+    let mut at = 0;
+    loop {
+        match file.read_at(&mut buffer, at).map_err(|why| why.to_string())? {
+            0 => return Ok(hex(&hash.finalize())),
+            n => {
+                hash.update(&buffer[..n]);
+                at += n as u64;
+            }
+        }
+    }
+}
+
+fn is_signature(name: &str) -> bool {
+    name.strip_prefix(MANIFEST).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".minisig"))
+}
+
+/// Refuses a signature's text with anything in it that the signature does not cover.
+fn canonical(text: &str) -> Result<(), String> {
+    let lines: Vec<&str> = text.split('\n').collect();
+    let [untrusted, signature, trusted, global, ""] = lines[..] else {
+        return Err("it is not the four lines that minisign writes".into());
+    };
+    if !UNTRUSTED.contains(&untrusted) || !trusted.starts_with("trusted comment: ") {
+        return Err(
+            "its unsigned comment is none that minisign or rsign write by themselves; `pack` puts it right".into()
+        );
+    }
+    for (base64, bytes) in [(signature, 74), (global, 64)] {
+        use base64::{Engine, engine::general_purpose::STANDARD};
+        let decoded = STANDARD.decode(base64).map_err(|why| why.to_string())?;
+        if decoded.len() != bytes || STANDARD.encode(decoded) != base64 {
+            return Err("it is no signature of minisign".into());
+        }
+    }
+    Ok(())
+}
+
+/// Where a file of the tar lies.
+#[derive(Debug, Clone)]
+struct Part {
+    name: String,
+    at: u64,
+    size: u64,
+}
+
+impl Part {
+    fn small(&self, file: &File, most: u64) -> Result<Vec<u8>, String> {
+        if self.size > most {
+            return Err(format!("{}: {} bytes are more than {most}", self.name, self.size));
+        }
+        let mut bytes = vec![0; self.size as usize];
+        file.read_exact_at(&mut bytes, self.at).map_err(|why| format!("{}: {why}", self.name))?;
+        Ok(bytes)
+    }
+
+    fn reader(&self, file: &File) -> Result<impl Read, String> {
+        let mut file = file.try_clone().map_err(|why| why.to_string())?;
+        file.seek(SeekFrom::Start(self.at)).map_err(|why| why.to_string())?;
+        Ok(file.take(self.size))
+    }
+
+    fn digest(&self, file: &File) -> Result<String, String> {
+        let mut hash = Sha256::new();
+        std::io::copy(&mut self.reader(file)?, &mut HashWriter(&mut hash)).map_err(|why| why.to_string())?;
+        Ok(hex(&hash.finalize()))
+    }
+}
+
+struct HashWriter<'a>(&'a mut Sha256);
+
+impl Write for HashWriter<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Every file of the tar, if that is all there is: no links, no folders, no extensions, and zeroes between and after.
+fn parts(file: &File, size: u64) -> Result<Vec<Part>, String> {
+    let tar = |why: std::io::Error| format!("it is no whole tar: {why}");
+    let mut reader = file.try_clone().map_err(tar)?;
+    reader.seek(SeekFrom::Start(0)).map_err(tar)?;
+    let mut archive = tar::Archive::new(reader);
+    let (mut parts, mut end) = (Vec::<Part>::new(), 0);
+    for entry in archive.entries().map_err(tar)?.raw(true) {
+        let entry = entry.map_err(tar)?;
+        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
+        if !matches!(entry.header().entry_type(), tar::EntryType::Regular) || !super::manifest::is_name(&name) {
+            return Err(format!("`{}` is no plain file", name.escape_default()));
+        }
+        if parts.len() == limits::BUNDLE_FILES_MAX || parts.iter().any(|part| part.name == name) {
+            return Err(format!("`{name}` is one file too many"));
+        }
+        let part = Part { name, at: entry.raw_file_position(), size: entry.header().entry_size().map_err(tar)? };
+        let ends =
+            part.at.checked_add(part.size).filter(|ends| *ends <= size).ok_or("it ends in the middle of a file")?;
+        end = ends.next_multiple_of(BLOCK);
+        zeroes(file, ends, end.min(size))?;
+        parts.push(part);
+    }
+    // Two blocks of zeroes end a tar, and tools fill the last record of 20.
+    if size < end + 2 * BLOCK || size > end + 42 * BLOCK {
+        return Err("it is no whole tar: its end is not where its files end".into());
+    }
+    zeroes(file, end, size)?;
+    Ok(parts)
+}
+
+fn zeroes(file: &File, from: u64, to: u64) -> Result<(), String> {
+    let mut gap = vec![0; to.saturating_sub(from) as usize];
+    file.read_exact_at(&mut gap, from).map_err(|why| format!("it is no whole tar: {why}"))?;
+    if gap.iter().any(|byte| *byte != 0) { Err("there is something between its files".into()) } else { Ok(()) }
+}
+
+/// Packs a folder: the manifest, its signatures, and what it names. Looks at its own work before it is done.
+pub fn pack(folder: &Path, out: &Path) -> Result<Bundle, String> {
+    let read = |name: &str| {
+        let path = folder.join(name);
+        std::fs::read(&path).map_err(|why| format!("read {}: {why}", path.display()))
+    };
+    let manifest = read(MANIFEST)?;
+    let release = Release::parse(&manifest)?;
+    let mut names: Vec<String> = std::fs::read_dir(folder)
+        .map_err(|why| format!("read {}: {why}", folder.display()))?
+        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
+        .filter(|name| is_signature(name))
+        .collect();
+    names.sort_by_key(|name| (name.len() > "manifest.json.minisig".len(), name.clone()));
+    if names.is_empty() {
+        return Err(format!("{}: sign it first: minisign -Sm manifest.json", folder.join(MANIFEST).display()));
+    }
+    let mut files = vec![(MANIFEST.to_owned(), manifest)];
+    for name in names {
+        let text = String::from_utf8(read(&name)?).map_err(|_| format!("{name} is not text"))?;
+        let rest = text.split_once('\n').map(|(_, rest)| rest.replace('\r', "")).unwrap_or_default();
+        files.push((name, format!("{}\n{}\n", UNTRUSTED[0], rest.trim_end_matches('\n')).into_bytes()));
+    }
+    for entry in &release.files {
+        files.push((entry.name.clone(), read(&entry.name)?));
+    }
+    let what = |why: std::io::Error| format!("write {}: {why}", out.display());
+    let fresh = out.with_extension("kmb.new");
+    let mut tar = tar::Builder::new(File::create(&fresh).map_err(what)?);
+    for (name, bytes) in files {
+        let mut header = tar::Header::new_ustar();
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        header.set_mtime(0);
+        tar.append_data(&mut header, &name, bytes.as_slice()).map_err(what)?;
+    }
+    tar.into_inner().and_then(|file| file.sync_all()).map_err(what)?;
+    let looked = File::open(&fresh).map_err(what).and_then(|file| Bundle::open(&file, None));
+    let bundle = looked.inspect_err(|_| drop(std::fs::remove_file(&fresh)))?;
+    std::fs::rename(&fresh, out).map_err(what)?;
+    Ok(bundle)
+}

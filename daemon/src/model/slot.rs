@@ -1,0 +1,314 @@
+//! In which state a model's two slots are, and which of its bundles serves. Pure: every step is a function of the one
+//! before, and one that may not be taken is refused.
+//!
+//! ```text
+//! Empty ─▶ Staged ─▶ Verified ─▶ Proven ─▶ Trial ─▶ Steady
+//!             └──────────┴──────────┴────────┴──▶ Rejected       (a slot that does not serve is staged anew)
+//! ```
+//!
+//! What serves while a slot is on trial is still the one before: whoever starts in between starts that one.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// One of the two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SlotId {
+    /// First.
+    A,
+    /// Second.
+    B,
+}
+
+/// Where what serves comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// What the configuration names.
+    Factory,
+    /// A slot.
+    Slot(SlotId),
+}
+
+impl Origin {
+    /// As it is published.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Factory => "factory",
+            Self::Slot(SlotId::A) => "a",
+            Self::Slot(SlotId::B) => "b",
+        }
+    }
+}
+
+/// A bundle in a slot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    /// Of the whole bundle: its file in the store.
+    pub sha256: String,
+    /// For people.
+    pub version: String,
+    /// Its place in the order of releases.
+    pub seq: u64,
+}
+
+/// How far a slot is.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Slot {
+    /// Nothing.
+    #[default]
+    Empty,
+    /// The file is there.
+    Staged(Held),
+    /// Signature, digests, scan: it may be tried.
+    Verified(Held),
+    /// It answered as it must, on this device.
+    Proven(Held),
+    /// It serves, and is watched.
+    Trial(Held),
+    /// It was well.
+    Steady(Held),
+    /// It was not.
+    Rejected {
+        /// What.
+        held: Held,
+        /// Why.
+        why: String,
+    },
+}
+
+/// The step a slot is to take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Staged → Verified.
+    Verified,
+    /// Verified → Proven.
+    Proven,
+    /// Proven → Trial.
+    Trial,
+    /// Trial → Steady, and it serves.
+    Steady,
+}
+
+/// A step that may not be taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Illegal(String);
+
+impl fmt::Display for Illegal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl Slot {
+    /// What is in it.
+    pub fn held(&self) -> Option<&Held> {
+        match self {
+            Self::Empty => None,
+            Self::Staged(held) | Self::Verified(held) | Self::Proven(held) | Self::Trial(held) | Self::Steady(held) => {
+                Some(held)
+            }
+            Self::Rejected { held, .. } => Some(held),
+        }
+    }
+
+    /// As it is shown.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Empty => "empty",
+            Self::Staged(_) => "staged",
+            Self::Verified(_) => "verified",
+            Self::Proven(_) => "proven",
+            Self::Trial(_) => "trial",
+            Self::Steady(_) => "steady",
+            Self::Rejected { .. } => "rejected",
+        }
+    }
+
+    fn step(self, step: Step) -> Result<Self, Illegal> {
+        match (self, step) {
+            (Self::Staged(held), Step::Verified) => Ok(Self::Verified(held)),
+            (Self::Verified(held), Step::Proven) => Ok(Self::Proven(held)),
+            (Self::Proven(held), Step::Trial) => Ok(Self::Trial(held)),
+            (Self::Trial(held), Step::Steady) => Ok(Self::Steady(held)),
+            (slot, step) => Err(Illegal(format!("a slot that is {} cannot become {step:?}", slot.word()))),
+        }
+    }
+}
+
+/// One model's slots.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Line {
+    a: Slot,
+    b: Slot,
+    serving: Origin,
+}
+
+impl Default for Line {
+    fn default() -> Self {
+        Self { a: Slot::Empty, b: Slot::Empty, serving: Origin::Factory }
+    }
+}
+
+impl Line {
+    /// A slot.
+    pub fn slot(&self, id: SlotId) -> &Slot {
+        match id {
+            SlotId::A => &self.a,
+            SlotId::B => &self.b,
+        }
+    }
+
+    fn slot_mut(&mut self, id: SlotId) -> &mut Slot {
+        match id {
+            SlotId::A => &mut self.a,
+            SlotId::B => &mut self.b,
+        }
+    }
+
+    /// What serves, or would after a start.
+    pub fn serving(&self) -> Origin {
+        self.serving
+    }
+
+    /// The bundle that serves, where it is in a slot.
+    pub fn held(&self) -> Option<&Held> {
+        match self.serving {
+            Origin::Factory => None,
+            Origin::Slot(id) => self.slot(id).held(),
+        }
+    }
+
+    /// The slot that does not serve.
+    pub fn spare(&self) -> SlotId {
+        if self.serving == Origin::Slot(SlotId::A) { SlotId::B } else { SlotId::A }
+    }
+
+    /// Puts a bundle into the spare slot. One that is there already as something that was well keeps nothing of that.
+    pub fn stage(&mut self, held: Held) -> SlotId {
+        let id = self.spare();
+        *self.slot_mut(id) = Slot::Staged(held);
+        id
+    }
+
+    /// Takes a step.
+    pub fn step(&mut self, id: SlotId, step: Step) -> Result<(), Illegal> {
+        let next = self.slot(id).clone().step(step)?;
+        *self.slot_mut(id) = next;
+        if step == Step::Steady {
+            self.serving = Origin::Slot(id);
+        }
+        Ok(())
+    }
+
+    /// It is not to serve; if it did, the other one does.
+    pub fn reject(&mut self, id: SlotId, why: &str) {
+        if let Some(held) = self.slot(id).held().cloned() {
+            *self.slot_mut(id) = Slot::Rejected { held, why: why.to_owned() };
+        }
+        if self.serving == Origin::Slot(id) {
+            self.serving = self.previous();
+        }
+    }
+
+    /// Slots that were on their way when the process ended.
+    pub fn interrupted(&self) -> Option<SlotId> {
+        let on_its_way = |id: &SlotId| {
+            matches!(self.slot(*id), Slot::Staged(_) | Slot::Verified(_) | Slot::Proven(_) | Slot::Trial(_))
+        };
+        [SlotId::A, SlotId::B].into_iter().find(on_its_way)
+    }
+
+    /// Begins anew with what lies in a slot: it is looked at again from the first byte.
+    pub fn again(&mut self, id: SlotId) {
+        if let Some(held) = self.slot(id).held().cloned() {
+            *self.slot_mut(id) = Slot::Staged(held);
+        }
+    }
+
+    /// What was well there counts as this.
+    pub(super) fn set_steady(&mut self, id: SlotId, held: Held) {
+        *self.slot_mut(id) = Slot::Steady(held);
+    }
+
+    /// What would serve instead: the other slot if it was well, else what the configuration names.
+    pub fn previous(&self) -> Origin {
+        let other = self.spare();
+        match self.slot(other) {
+            Slot::Steady(_) => Origin::Slot(other),
+            _ => Origin::Factory,
+        }
+    }
+
+    /// Goes back to the previous one; both stay as they are.
+    pub fn roll_back(&mut self) -> Origin {
+        self.serving = self.previous();
+        self.serving
+    }
+
+    /// The bundles that are still of use.
+    pub fn held_bundles(&self) -> impl Iterator<Item = &str> {
+        [&self.a, &self.b].into_iter().filter_map(|slot| slot.held().map(|held| held.sha256.as_str()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn held(seq: u64) -> Held {
+        Held { sha256: format!("{seq:064}"), version: seq.to_string(), seq }
+    }
+
+    const WAY: [Step; 4] = [Step::Verified, Step::Proven, Step::Trial, Step::Steady];
+
+    #[test]
+    fn a_bundle_serves_only_after_every_step() {
+        let mut line = Line::default();
+        let id = line.stage(held(1));
+        for (i, step) in WAY.into_iter().enumerate() {
+            for wrong in WAY.into_iter().filter(|s| *s != step) {
+                assert!(line.step(id, wrong).is_err(), "{wrong:?} after {i} steps");
+            }
+            assert_eq!(line.serving(), Origin::Factory);
+            line.step(id, step).expect("the next step");
+        }
+        assert_eq!((line.serving(), line.spare()), (Origin::Slot(SlotId::A), SlotId::B));
+    }
+
+    #[test]
+    fn whatever_goes_wrong_leaves_the_one_before_serving() {
+        for steps in 0..WAY.len() {
+            let mut line = Line::default();
+            let a = line.stage(held(1));
+            WAY.iter().for_each(|step| line.step(a, *step).expect("step"));
+            let b = line.stage(held(2));
+            WAY[..steps].iter().for_each(|step| line.step(b, *step).expect("step"));
+            assert_eq!((line.interrupted(), line.serving()), (Some(b), Origin::Slot(a)));
+            line.reject(b, "bad");
+            assert_eq!((line.slot(b).word(), line.serving(), line.interrupted()), ("rejected", Origin::Slot(a), None));
+            assert!(WAY.iter().all(|step| line.step(b, *step).is_err()), "what was rejected stays so");
+        }
+    }
+
+    #[test]
+    fn going_back_ends_at_the_factory() {
+        let mut line = Line::default();
+        for seq in 1..=3 {
+            let id = line.stage(held(seq));
+            WAY.iter().for_each(|step| line.step(id, *step).expect("step"));
+        }
+        assert_eq!(line.held().map(|h| h.seq), Some(3));
+        line.roll_back();
+        assert_eq!(line.held().map(|h| h.seq), Some(2));
+        let Origin::Slot(serving) = line.serving() else { panic!("a slot serves") };
+        line.reject(serving, "bad");
+        assert_eq!(line.held().map(|h| h.seq), Some(3), "the other one was well");
+        let Origin::Slot(serving) = line.serving() else { panic!("a slot serves") };
+        line.reject(serving, "bad");
+        assert_eq!(line.serving(), Origin::Factory);
+    }
+}

@@ -1,0 +1,477 @@
+//! Bundles on the device: `STATE/models/bundles/SHA256.kmb`, what became of them, the highest sequence of each model, and
+//! the keysets that followed the one in the read-only root (`STATE/keys/N.json`, `N.minisig…`). One owner: control.
+//!
+//! ```text
+//! models/bundles/SHA256.kmb   named by what is in it, moved there whole
+//! models/slots.json           {v, lines: {MODEL: {a, b, serving}}, failed: [[SHA256, why], …], job}      two copies, CRC
+//! models/high.json            {v, seqs: {MODEL: N}, keyset: N}                                             two copies, CRC
+//! keys/2.json, 2.0.minisig    the keyset of version 2 and its signatures
+//! ```
+//!
+//! The highest sequence is the largest that any of its copies, a slot that was well, or the configured bundle knows: an
+//! old copy put back lowers nothing.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::{self, File},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    bundle::Bundle,
+    keyset::Keyset,
+    manifest::Release,
+    slot::{Held, Line, Origin, Slot, SlotId},
+};
+use crate::{host::Keep, limits};
+
+const SLOTS: &str = "slots.json";
+const HIGH: &str = "high.json";
+
+/// How a bundle comes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Brings {
+    /// From this address.
+    Https(String),
+    /// Chunk by chunk, by MQTT.
+    Chunks,
+    /// It is there.
+    Nothing,
+}
+
+/// An install on its way, so that another process can go on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Job {
+    /// The command that asked for it.
+    pub command: String,
+    /// Where the answer goes as well: topic, correlation data.
+    pub respond: Option<(String, Option<Vec<u8>>)>,
+    /// Of the whole bundle.
+    pub sha256: String,
+    /// Bytes.
+    pub size: u64,
+    /// How it comes.
+    pub brings: Brings,
+    /// Model and slot, once it is known.
+    pub target: Option<(String, SlotId)>,
+    /// Processes that began with it and did not see its end.
+    pub begun: u32,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    v: u32,
+    lines: BTreeMap<String, Line>,
+    /// Bundles that failed here, and why: not tried again.
+    failed: VecDeque<(String, String)>,
+    job: Option<Job>,
+}
+
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct High {
+    v: u32,
+    seqs: BTreeMap<String, u64>,
+    keyset: u64,
+    /// Of the channel's word on the newest models: its version, and until when it is to be believed, ms since 1970.
+    #[serde(default)]
+    channel: Option<(u64, i64)>,
+    /// When the newest bundle that was verified here was made, ms since 1970: for expiry, it is not earlier than that.
+    #[serde(default)]
+    newest_ms: i64,
+}
+
+/// What a device is, as far as a bundle asks.
+#[derive(Debug, Clone)]
+pub struct Device {
+    /// Its class; empty: it was given none.
+    pub class: String,
+    /// The channel it follows.
+    pub channel: String,
+    /// The time, or a bound below it, ms since 1970.
+    pub now_ms: i64,
+    /// This daemon.
+    pub version: semver::Version,
+}
+
+/// The store.
+#[derive(Debug)]
+pub struct Store {
+    folder: PathBuf,
+    keep: Keep,
+    keys: PathBuf,
+    saved: Saved,
+    high: High,
+}
+
+impl Store {
+    /// Opens it. What cannot be read is begun anew; the second value says so.
+    pub fn open(state_dir: &Path) -> Result<(Self, Option<String>), String> {
+        let folder = state_dir.join("models");
+        let what = |why: std::io::Error| format!("open {}: {why}", folder.display());
+        let keep = Keep::open(state_dir, "models").map_err(what)?;
+        let keys = state_dir.join("keys");
+        for path in [folder.join("bundles"), folder.join("incoming"), keys.clone()] {
+            fs::create_dir_all(&path).map_err(|why| format!("make {}: {why}", path.display()))?;
+        }
+        let mut damaged = None;
+        let saved = keep.load_checked::<Saved>(SLOTS).unwrap_or_else(|_| {
+            damaged = Some("what was known of the model slots cannot be read; the configured models serve".to_owned());
+            None
+        });
+        let mut high = High { v: 1, ..High::default() };
+        for copy in keep.load_copies::<High>(HIGH) {
+            high.keyset = high.keyset.max(copy.keyset);
+            high.channel = high.channel.max(copy.channel);
+            high.newest_ms = high.newest_ms.max(copy.newest_ms);
+            for (model, seq) in copy.seqs {
+                let known = high.seqs.entry(model).or_default();
+                *known = seq.max(*known);
+            }
+        }
+        let store = Self { folder, keep, keys, saved: saved.unwrap_or(Saved { v: 1, ..Saved::default() }), high };
+        Ok((store, damaged))
+    }
+
+    /// A model's slots.
+    pub fn line(&self, model: &str) -> Line {
+        self.saved.lines.get(model).cloned().unwrap_or_default()
+    }
+
+    /// All of them.
+    pub fn lines(&self) -> impl Iterator<Item = (&String, &Line)> {
+        self.saved.lines.iter()
+    }
+
+    /// The install on its way.
+    pub fn job(&self) -> Option<&Job> {
+        self.saved.job.as_ref()
+    }
+
+    /// Changes the job alone.
+    pub fn set_job(&mut self, job: Option<Job>) -> Result<(), String> {
+        let before = std::mem::replace(&mut self.saved.job, job);
+        self.save().inspect_err(|_| self.saved.job = before)
+    }
+
+    /// Until when the channel's word on the newest models is to be believed.
+    pub fn channel_expires_ms(&self) -> Option<i64> {
+        self.high.channel.map(|(_, expires_ms)| expires_ms)
+    }
+
+    /// The channel's newest word; an older one than was heard before is refused.
+    pub fn heard_channel(&mut self, version: u64, expires_ms: i64) -> Result<bool, String> {
+        if self.high.channel.is_some_and(|(known, _)| version <= known) {
+            return Ok(false);
+        }
+        self.high.channel = Some((version, expires_ms));
+        self.save_high().map(|()| true)
+    }
+
+    /// Changes a model's slots and the job, on the disk before it counts.
+    pub fn change(&mut self, model: &str, line: Line, job: Option<Job>) -> Result<(), String> {
+        let before = (self.saved.lines.insert(model.to_owned(), line), std::mem::replace(&mut self.saved.job, job));
+        self.save().inspect_err(|_| {
+            match before.0 {
+                Some(line) => self.saved.lines.insert(model.to_owned(), line),
+                None => self.saved.lines.remove(model),
+            };
+            self.saved.job = before.1;
+        })
+    }
+
+    fn save(&self) -> Result<(), String> {
+        self.keep.save_checked(SLOTS, &self.saved).map_err(|why| format!("save the model slots: {why}"))
+    }
+
+    /// Remembers that a bundle failed here.
+    pub fn failed(&mut self, sha256: &str, why: &str) {
+        self.saved.failed.retain(|(known, _)| known != sha256);
+        while self.saved.failed.len() >= limits::BUNDLES_FAILED_KNOWN {
+            self.saved.failed.pop_front();
+        }
+        self.saved.failed.push_back((sha256.to_owned(), why.chars().take(limits::RESULT_TEXT).collect()));
+    }
+
+    /// Why a bundle failed here before.
+    pub fn why_failed(&self, sha256: &str) -> Option<&str> {
+        self.saved.failed.iter().find(|(known, _)| known == sha256).map(|(_, why)| why.as_str())
+    }
+
+    /// The highest sequence of a model that this device has known; `floor` is what its read-only root says.
+    pub fn high(&self, model: &str, floor: u64) -> u64 {
+        let line = self.line(model);
+        let steady = [SlotId::A, SlotId::B].into_iter().filter_map(|id| match line.slot(id) {
+            Slot::Steady(held) => Some(held.seq),
+            _ => None,
+        });
+        let kept = self.high.seqs.get(model).copied().unwrap_or(0);
+        steady.chain([kept, floor]).max().unwrap_or(0)
+    }
+
+    /// A bundle of this sequence was well.
+    pub fn raise(&mut self, model: &str, seq: u64) -> Result<(), String> {
+        let known = self.high.seqs.entry(model.to_owned()).or_default();
+        *known = seq.max(*known);
+        self.save_high()
+    }
+
+    fn save_high(&self) -> Result<(), String> {
+        self.keep.save_checked(HIGH, &self.high).map_err(|why| format!("save the highest sequences: {why}"))
+    }
+
+    /// The signed times of what was verified here are a bound for a clock that stepped back; only for expiry, for whoever
+    /// made the bundle may have had a wrong clock himself.
+    pub fn not_before(&mut self, made_ms: i64) {
+        self.high.newest_ms = made_ms.max(self.high.newest_ms);
+        if let Err(why) = self.save_high() {
+            tracing::warn!("{why}");
+        }
+    }
+
+    /// See `not_before`.
+    pub fn newest_ms(&self) -> i64 {
+        self.high.newest_ms
+    }
+
+    /// Whether a bundle may be installed: what its manifest says against what this device is and has known.
+    pub fn admit(&self, bundle: &Bundle, device: &Device, keys: &Keyset, floor: u64) -> Result<(), String> {
+        if keys.expires_ms <= device.now_ms {
+            return Err("the keyset of this device expired; it needs a newer one before anything is installed".into());
+        }
+        if let Some(why) = self.why_failed(&bundle.sha256) {
+            return Err(format!("it failed here before ({why}); a new release is needed"));
+        }
+        let line = self.line(&bundle.release.model);
+        // One that was well here may come back: the slots know it.
+        let known = line.held_bundles().any(|sha256| sha256 == bundle.sha256);
+        admit(&bundle.release, device, self.high(&bundle.release.model, floor), known)
+    }
+
+    /// Where a bundle is put together.
+    pub fn incoming(&self, name: &str) -> PathBuf {
+        self.folder.join("incoming").join(name)
+    }
+
+    /// Moves a whole bundle to its place, where nothing is changed any more.
+    pub fn take_in(&self, from: &Path, sha256: &str) -> Result<(), String> {
+        let to = self.path(sha256);
+        let moved = File::open(from)
+            .and_then(|file| file.sync_all())
+            .and_then(|()| fs::rename(from, &to))
+            .and_then(|()| File::open(self.folder.join("bundles"))?.sync_all());
+        moved.map_err(|why| format!("take {} into the store: {why}", from.display()))
+    }
+
+    fn path(&self, sha256: &str) -> PathBuf {
+        self.folder.join("bundles").join(format!("{sha256}.kmb"))
+    }
+
+    /// A bundle's file, to read.
+    pub fn open_bundle(&self, sha256: &str) -> Result<File, String> {
+        let path = self.path(sha256);
+        File::open(&path).map_err(|why| format!("open {}: {why}", path.display()))
+    }
+
+    /// Whether it is there.
+    pub fn has(&self, sha256: &str) -> bool {
+        self.path(sha256).is_file()
+    }
+
+    /// Removes bundles that no slot names.
+    pub fn sweep(&self) {
+        let used: Vec<PathBuf> =
+            self.saved.lines.values().flat_map(Line::held_bundles).map(|sha256| self.path(sha256)).collect();
+        let there = fs::read_dir(self.folder.join("bundles")).into_iter().flatten().flatten().map(|entry| entry.path());
+        for path in there.filter(|path| !used.contains(path)) {
+            if let Err(why) = fs::remove_file(&path) {
+                tracing::warn!("remove {}: {why}", path.display());
+            }
+        }
+    }
+
+    /// What serves a model: the slot that serves, else the other, else what the configuration names (`None`). A slot whose
+    /// file is damaged or below the floor is passed over; the second value says why.
+    pub fn serving(&self, model: &str, floor: u64) -> (Option<(SlotId, Bundle)>, Vec<String>) {
+        let line = self.line(model);
+        let mut why = Vec::new();
+        for origin in [line.serving(), line.previous()] {
+            let Origin::Slot(id) = origin else { break };
+            let Some(held) = line.slot(id).held() else { continue };
+            if held.seq < floor {
+                why.push(format!("slot {} holds sequence {}, and the system brings {floor}", origin.word(), held.seq));
+                continue;
+            }
+            // Expiry, revocation and the like block installing, never running: it was verified when it came.
+            match self.open_bundle(&held.sha256).and_then(|file| Bundle::open(&file, None)) {
+                Ok(bundle) if bundle.sha256 == held.sha256 => return (Some((id, bundle)), why),
+                Ok(_) => why.push(format!("slot {} holds another bundle than was verified", origin.word())),
+                Err(reason) => why.push(format!("slot {} cannot be used: {reason}", origin.word())),
+            }
+        }
+        (None, why)
+    }
+
+    /// The keyset in use: the one of the read-only root, and those that followed it; and what is wrong with these. Then
+    /// the last one that is right goes on being believed for commands, and nothing is installed.
+    pub fn keyset(&self, base: &Path) -> Result<(Keyset, Option<String>), String> {
+        let mut keys = Keyset::read(base)?;
+        while let Some((bytes, minisigs)) = self.kept_keyset(keys.version + 1) {
+            match keys.successor(&bytes, &minisigs) {
+                Ok(next) => keys = next,
+                Err(why) => return Ok((keys.clone(), Some(format!("keyset {}: {why}", keys.version + 1)))),
+            }
+        }
+        let lost = || format!("keyset {} is there, and {} was in use", keys.version, self.high.keyset);
+        let trouble = (keys.version < self.high.keyset).then(lost);
+        Ok((keys, trouble))
+    }
+
+    fn kept_keyset(&self, version: u64) -> Option<(Vec<u8>, Vec<String>)> {
+        let bytes = fs::read(self.keys.join(format!("{version}.json"))).ok()?;
+        let sig = |n: usize| fs::read_to_string(self.keys.join(format!("{version}.{n}.minisig"))).ok();
+        Some((bytes, (0..limits::KEYSET_SIGNATURES).map_while(sig).collect()))
+    }
+
+    /// Takes up the keyset that follows.
+    pub fn take_keyset(&mut self, now: &Keyset, bytes: &[u8], minisigs: &[String]) -> Result<Keyset, String> {
+        if bytes.len() as u64 > limits::KEYSET_BYTES || minisigs.len() > limits::KEYSET_SIGNATURES {
+            return Err("it is larger than a keyset may be".into());
+        }
+        let next = now.successor(bytes, minisigs)?;
+        let keep = Keep::open(&self.keys, ".").map_err(|why| format!("open {}: {why}", self.keys.display()))?;
+        let what = |why: std::io::Error| format!("save the keyset: {why}");
+        for (n, minisig) in minisigs.iter().enumerate() {
+            keep.save(&format!("{}.{n}.minisig", next.version), minisig.as_bytes()).map_err(what)?;
+        }
+        // The highest sequences fall first: with the keyset there and not they, nothing could be installed again.
+        if now.drops_a_model_key(&next) {
+            for (model, seq) in &next.min_seq {
+                if let Some(known) = self.high.seqs.get_mut(model) {
+                    *known = (*seq).min(*known);
+                }
+                // What was signed with a key that is no longer believed says nothing of the order of releases.
+                if let Some(line) = self.saved.lines.get_mut(model) {
+                    line.lower(*seq);
+                }
+            }
+            self.save()?;
+        }
+        keep.save(&format!("{}.json", next.version), bytes).map_err(what)?;
+        self.high.keyset = next.version;
+        self.save_high()?;
+        Ok(next)
+    }
+}
+
+impl Line {
+    /// What lies in the slots counts as no newer than this.
+    fn lower(&mut self, seq: u64) {
+        let serving = self.clone();
+        for id in [SlotId::A, SlotId::B] {
+            if let Slot::Steady(held) = serving.slot(id) {
+                self.set_steady(id, Held { seq: held.seq.min(seq), ..held.clone() });
+            }
+        }
+    }
+}
+
+/// The same without a store.
+fn admit(release: &Release, device: &Device, high: u64, known: bool) -> Result<(), String> {
+    if release.expires_ms <= device.now_ms {
+        return Err(format!("it expired at {}", crate::host::clock::rfc3339_ms(release.expires_ms)));
+    }
+    if release.min_supervisor > device.version {
+        return Err(format!("it needs kentledge {} or newer, and this is {}", release.min_supervisor, device.version));
+    }
+    if !release.device_class.iter().any(|class| class == "any" || *class == device.class) {
+        let mine = if device.class.is_empty() { "none (device.class)" } else { &device.class };
+        return Err(format!("it is for {}, and this device's class is {mine}", release.device_class.join(", ")));
+    }
+    if release.channel != device.channel {
+        return Err(format!(
+            "it is of the channel `{}`, and this device follows `{}`",
+            release.channel, device.channel
+        ));
+    }
+    if release.seq < high || release.seq == high && high > 0 && !known {
+        return Err(format!("its sequence {} is not above {high}, the newest this device has known", release.seq));
+    }
+    if release.seq - high > limits::MODEL_SEQ_JUMP {
+        return Err(format!("its sequence {} is more than {} above {high}", release.seq, limits::MODEL_SEQ_JUMP));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn release(seq: u64) -> Release {
+        Release {
+            channel: "stable".into(),
+            model: "m".into(),
+            version: "1".into(),
+            seq,
+            expires_ms: 2000,
+            created_ms: 500,
+            device_class: vec!["any".into()],
+            min_supervisor: semver::Version::new(0, 1, 0),
+            files: Vec::new(),
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+        }
+    }
+
+    fn device() -> Device {
+        Device { class: "pi".into(), channel: "stable".into(), now_ms: 1000, version: semver::Version::new(0, 1, 0) }
+    }
+
+    #[test]
+    fn what_is_old_expired_or_for_others_is_not_admitted() {
+        let try_it = |release: Release, device: Device| admit(&release, &device, 5, false);
+        assert_eq!(try_it(release(6), device()), Ok(()));
+        for (seq, word) in [(5, "not above 5"), (4, "not above 5"), (u64::MAX, "more than")] {
+            assert!(try_it(release(seq), device()).is_err_and(|why| why.contains(word)), "{seq}");
+        }
+        assert_eq!(admit(&release(5), &device(), 5, true), Ok(()), "one that was well here may come back");
+        assert!(try_it(Release { expires_ms: 1000, ..release(6) }, device()).is_err_and(|why| why.contains("expired")));
+        let other = Release { device_class: vec!["jetson".into()], ..release(6) };
+        assert!(try_it(other, device()).is_err_and(|why| why.contains("jetson")));
+        let beta = Release { channel: "beta".into(), ..release(6) };
+        assert!(try_it(beta, device()).is_err_and(|why| why.contains("beta")));
+        let newer = Release { min_supervisor: semver::Version::new(9, 0, 0), ..release(6) };
+        assert!(try_it(newer, device()).is_err_and(|why| why.contains("9.0.0")));
+    }
+
+    #[test]
+    fn an_old_copy_put_back_lowers_nothing() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut store, damaged) = Store::open(dir.path()).expect("open");
+        assert!(damaged.is_none() && store.high("m", 3) == 3);
+        store.raise("m", 7).expect("raise");
+        let path = dir.path().join("models/high.json");
+        let old = fs::read(&path).expect("read");
+        store.raise("m", 9).expect("raise");
+        fs::write(&path, old).expect("put back");
+        let (store, _) = Store::open(dir.path()).expect("open");
+        assert_eq!((store.high("m", 3), store.high("m", 12)), (9, 12));
+    }
+
+    #[test]
+    fn slots_that_cannot_be_read_are_begun_anew() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut store, _) = Store::open(dir.path()).expect("open");
+        let mut line = Line::default();
+        line.stage(Held { sha256: "x".into(), version: "1".into(), seq: 1 });
+        store.change("m", line.clone(), None).expect("change");
+        assert_eq!(Store::open(dir.path()).expect("open").0.line("m"), line);
+        for copy in ["slots.json", "slots.json.bak"] {
+            fs::write(dir.path().join("models").join(copy), "torn").expect("tear");
+        }
+        let (store, damaged) = Store::open(dir.path()).expect("open");
+        assert!(damaged.is_some() && store.line("m") == Line::default());
+    }
+}
