@@ -212,7 +212,7 @@ impl Host {
         let (writer, meters) = (writer.clone(), status.meters.clone());
         let (bus, runtime) = (config.device.bus.clone(), tokio::runtime::Handle::current());
         Ok(control::Setup {
-            stage: self.stage(&config, engines, asks, status.counters.clone()),
+            stage: self.stage(&config, engines, asks, status.counters.clone())?,
             blob: table.blob,
             keep: Keep::open(&state, "control").context(what("control"))?,
             trials: Trials::open(&state).context(what("config"))?,
@@ -273,7 +273,7 @@ impl Host {
         engines: Engines,
         asks: mpsc::Receiver<Local>,
         counters: Arc<Counters>,
-    ) -> control::Stage {
+    ) -> Result<control::Stage, Fatal> {
         let Engines { keeps, mail, news } = engines;
         let (tell, config, host, mail) = (news.0.clone(), config.clone(), self.clone(), Arc::new(mail));
         let uses = |config: &Config, model: &str| -> Vec<(usize, Vec<usize>)> {
@@ -288,31 +288,32 @@ impl Host {
                 }
             }
         };
-        let prove = move |what: control::What, watched: bool| {
-            let model = match &what {
-                control::What::Slot(bundle, _) => bundle.release.model.clone(),
-                control::What::Factory(model) => model.clone(),
-            };
-            let groups = uses(&config, &model);
-            let job = {
-                let (config, host, keeps, mail, tell) =
-                    (config.clone(), host.clone(), keeps.clone(), mail.clone(), tell.clone());
-                move || {
-                    let proof = prove(&config, &host, &keeps, &groups, what, watched, &mail);
-                    let _ = tell.try_send(News::Proven(proof));
-                }
-            };
-            if let Err(why) = std::thread::Builder::new().name("prove".into()).spawn(job) {
-                let _ = tell.try_send(News::Proven(Err(format!("start a thread: {why}"))));
+        // One thread for all proofs, as long as control lives: a worker dies with the thread that started it.
+        let (wanted, proofs) = mpsc::sync_channel::<(control::What, bool)>(2);
+        let proving = move || {
+            for (what, watched) in proofs {
+                let model = match &what {
+                    control::What::Slot(bundle, _) => bundle.release.model.clone(),
+                    control::What::Factory(model) => model.clone(),
+                };
+                let proof = prove(&config, &host, &keeps, &uses(&config, &model), what, watched, &mail);
+                let _ = tell.try_send(News::Proven(proof));
             }
         };
-        control::Stage {
+        std::thread::Builder::new().name("prove".into()).spawn(proving).context("start a thread")?;
+        let tell = news.0.clone();
+        let prove = move |what, watched| {
+            if wanted.try_send((what, watched)).is_err() {
+                let _ = tell.try_send(News::Proven(Err("the thread that proves models is gone".into())));
+            }
+        };
+        Ok(control::Stage {
             prove: Box::new(prove),
             back: Box::new(back),
             news,
             asks,
             show: Box::new(move |slots| counters.show_slots(slots)),
-        }
+        })
     }
 
     /// What serves each model at the start, where that is not what the configuration names.

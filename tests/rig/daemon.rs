@@ -79,6 +79,12 @@ impl Site {
         self
     }
 
+    /// A device of a release: another `[models]`, in which nothing unsigned is allowed.
+    pub fn with_models(mut self, text: &str) -> Self {
+        self.body = self.body.replace("allow_unsigned = true\n", &format!("{text}\n"));
+        self
+    }
+
     /// Adds to `[metrics]`.
     pub fn with_metrics(mut self, text: &str) -> Self {
         self.body = self.body.replace("interval_s = 1\n", &format!("interval_s = 1\n{text}\n"));

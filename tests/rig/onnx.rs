@@ -107,3 +107,138 @@ pub fn external_data(shape: &[u64]) -> Vec<u8> {
     let nodes = [node("Add", &["x", "w"], "y", &[]), mean_of("y", shape.len() as u64)];
     model(&nodes, &tensor, &[value(11, "x", FLOAT, shape)], &[value(12, "score", FLOAT, &[])])
 }
+
+const INT32: u64 = 6;
+const INT64: u64 = 7;
+const BOOL: u64 = 9;
+
+/// A constant: one number, or a list of them.
+fn constant(name: &str, dims: &[u64], values: &[f32]) -> Vec<u8> {
+    let raw: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let dims: Vec<u8> = dims.iter().flat_map(|d| int(1, *d)).collect();
+    field(5, &[dims, int(2, FLOAT), field(8, name.as_bytes()), field(9, &raw)].concat())
+}
+
+/// A node with one attribute that is an integer, or none.
+fn op(op: &str, inputs: &[&str], output: &str, attribute: Option<(&str, u64)>) -> Vec<u8> {
+    let mut body: Vec<u8> = inputs.iter().flat_map(|i| field(1, i.as_bytes())).collect();
+    body.extend(field(2, output.as_bytes()));
+    body.extend(field(4, op.as_bytes()));
+    if let Some((name, value)) = attribute {
+        body.extend(field(5, &[field(1, name.as_bytes()), int(3, value), int(20, 2)].concat()));
+    }
+    field(1, &body)
+}
+
+/// `score` from `mean` by these nodes; constants: `zero`, `one`, `limit` = 100.
+fn from_mean(shape: &[u64], nodes: &[Vec<u8>], more: &[u8]) -> Vec<u8> {
+    let axes: Vec<u64> = (0..shape.len() as u64).collect();
+    let mut all = vec![node("ReduceMean", &["x"], "mean", &[("axes", &axes), ("keepdims", &[0])])];
+    all.extend(nodes.iter().cloned());
+    let constants =
+        [constant("zero", &[], &[0.0]), constant("one", &[], &[1.0]), constant("limit", &[], &[100.0]), more.to_vec()];
+    model(&all, &constants.concat(), &[value(11, "x", FLOAT, shape)], &[value(12, "score", FLOAT, &[])])
+}
+
+/// The mean again, by another file: each `tag` is another model.
+pub fn mean_tagged(shape: &[u64], tag: f32) -> Vec<u8> {
+    let nodes = [op("Mul", &["zero", "tag"], "nothing", None), op("Add", &["mean", "nothing"], "score", None)];
+    from_mean(shape, &nodes, &constant("tag", &[], &[tag]))
+}
+
+/// The mean, and no number where it is above 100.
+pub fn nan_above_100(shape: &[u64]) -> Vec<u8> {
+    let nodes = [
+        op("Sub", &["limit", "mean"], "left", None),
+        op("Sqrt", &["left"], "root", None),
+        op("Mul", &["root", "zero"], "nothing", None),
+        op("Add", &["mean", "nothing"], "score", None),
+    ];
+    from_mean(shape, &nodes, &[])
+}
+
+/// 5, whatever it is asked.
+pub fn constant_5(shape: &[u64]) -> Vec<u8> {
+    let nodes = [op("Mul", &["mean", "zero"], "nothing", None), op("Add", &["nothing", "five"], "score", None)];
+    from_mean(shape, &nodes, &constant("five", &[], &[5.0]))
+}
+
+/// The mean plus 50.
+pub fn mean_plus_50(shape: &[u64]) -> Vec<u8> {
+    from_mean(shape, &[op("Add", &["mean", "fifty"], "score", None)], &constant("fifty", &[], &[50.0]))
+}
+
+/// The mean; where it is above 100 the processor is made to divide the least whole number by -1, which has no answer.
+pub fn crash_above_100(shape: &[u64]) -> Vec<u8> {
+    let nodes = [
+        op("Sub", &["mean", "limit"], "over", None),
+        op("Max", &["over", "zero"], "clipped", None),
+        op("Min", &["clipped", "one"], "is_over", None),
+        op("Mul", &["is_over", "least"], "dividend", None),
+        op("Cast", &["dividend"], "whole", Some(("to", INT32))),
+        // Not a constant, or it would be looked at when the model is loaded.
+        op("Mul", &["mean", "zero"], "nothing", None),
+        op("Sub", &["nothing", "one"], "minus", None),
+        op("Cast", &["minus"], "divisor", Some(("to", INT32))),
+        op("Div", &["whole", "divisor"], "quotient", None),
+        op("Cast", &["quotient"], "ratio", Some(("to", FLOAT))),
+        op("Mul", &["ratio", "zero"], "none", None),
+        op("Add", &["mean", "none"], "score", None),
+    ];
+    from_mean(shape, &nodes, &constant("least", &[], &[-2_147_483_648.0]))
+}
+
+/// The mean; where it is above 100 it asks for 40 GB.
+pub fn bomb_above_100(shape: &[u64]) -> Vec<u8> {
+    let nodes = [
+        op("Sub", &["mean", "limit"], "over", None),
+        op("Max", &["over", "zero"], "clipped", None),
+        op("Min", &["clipped", "one"], "is_over", None),
+        op("Mul", &["is_over", "many"], "n", None),
+        op("Cast", &["n"], "size", Some(("to", INT64))),
+        op("Reshape", &["size", "flat"], "shape", None),
+        op("ConstantOfShape", &["shape"], "huge", None),
+        node("ReduceSum", &["huge"], "sum", &[("keepdims", &[0])]),
+        op("Mul", &["sum", "zero"], "nothing", None),
+        op("Add", &["mean", "nothing"], "score", None),
+    ];
+    let flat = field(5, &[int(1, 1), int(2, INT64), field(8, b"flat"), field(9, &1i64.to_le_bytes())].concat());
+    from_mean(shape, &nodes, &[constant("many", &[], &[1e10]), flat].concat())
+}
+
+/// The mean; where it is above 100 it counts to a thousand million first.
+pub fn hang_above_100(shape: &[u64]) -> Vec<u8> {
+    let body = [
+        op("Identity", &["going"], "going_on", None),
+        op("Identity", &["held"], "held_on", None),
+        field(2, b"body"),
+        value(11, "i", INT64, &[]),
+        value(11, "going", BOOL, &[]),
+        value(11, "held", FLOAT, &[]),
+        value(12, "going_on", BOOL, &[]),
+        value(12, "held_on", FLOAT, &[]),
+    ]
+    .concat();
+    let attribute = [field(1, b"body"), field(6, &body), int(20, 5)].concat();
+    let looped = field(
+        1,
+        &[
+            field(1, b"trips"),
+            field(1, b""),
+            field(1, b"mean"),
+            field(2, b"score"),
+            field(4, b"Loop"),
+            field(5, &attribute),
+        ]
+        .concat(),
+    );
+    let nodes = [
+        op("Sub", &["mean", "limit"], "over", None),
+        op("Max", &["over", "zero"], "clipped", None),
+        op("Min", &["clipped", "one"], "is_over", None),
+        op("Mul", &["is_over", "many"], "n", None),
+        op("Cast", &["n"], "trips", Some(("to", INT64))),
+        looped,
+    ];
+    from_mean(shape, &nodes, &constant("many", &[], &[1e9]))
+}

@@ -51,6 +51,12 @@ impl Operator {
         self.path("sec")
     }
 
+    /// This key as a keyset names it.
+    pub fn key(&self, roles: &[&str]) -> Value {
+        let public = fs::read_to_string(self.path("pub")).expect("public key");
+        json!({"name": self.name, "public": public.lines().nth(1).expect("a key"), "roles": roles})
+    }
+
     /// A keyset in which this key may command.
     pub fn keyset(&self) -> PathBuf {
         let public = fs::read_to_string(self.path("pub")).expect("public key");
@@ -126,6 +132,28 @@ impl Operator {
             for (i, topic) in topics.into_iter().enumerate() {
                 let payload = format!("{{\"id\":\"f{i}\"}}");
                 client.publish(topic, rumqttc::v5::mqttbytes::QoS::AtLeastOnce, false, payload).expect("publish");
+            }
+            client
+        });
+        let acked = |event: &Result<_, _>| {
+            matches!(event, Ok(rumqttc::v5::Event::Incoming(rumqttc::v5::mqttbytes::v5::Packet::PubAck(_))))
+        };
+        assert_eq!(connection.iter().filter(acked).take(n).count(), n);
+        drop(sender.join().expect("sender"));
+    }
+
+    /// Sends a part of a bundle to `pump-1`, so many bytes at a time, over one connection.
+    pub fn chunks(&self, sha256: &str, bytes: &[u8], range: std::ops::Range<usize>, chunk: usize) {
+        let mut options = rumqttc::v5::MqttOptions::new(format!("maker-{}", fastrand::u32(..)), "127.0.0.1", self.port);
+        options.set_outgoing_inflight_upper_limit(20);
+        let (client, mut connection) = rumqttc::v5::Client::new(options, 100);
+        let parts: Vec<(usize, Vec<u8>)> =
+            range.clone().step_by(chunk).map(|at| (at, bytes[at..(at + chunk).min(range.end)].to_vec())).collect();
+        let (n, sha256) = (parts.len(), sha256.to_owned());
+        let sender = std::thread::spawn(move || {
+            for (at, part) in parts {
+                let topic = format!("kl/plant/pump-1/dn/blob/{sha256}/{at}");
+                client.publish(topic, rumqttc::v5::mqttbytes::QoS::AtLeastOnce, false, part).expect("publish");
             }
             client
         });

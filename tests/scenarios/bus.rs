@@ -49,7 +49,7 @@ fn the_interface_is_the_frozen_one_and_says_how_the_device_is() {
     eventually("its properties are true", || {
         let got = bus.busctl(0, &["get-property", NAME, PATH, FACE, "Device", "State", "Online", "Slots", "Alarms"]);
         let text = String::from_utf8(got.stdout).expect("text");
-        let expected = "s \"plant/pump-1\"\ns \"running\"\nb true\na(sssbb) 1 \"x\" \"mean@0\" \"a\" true false\na(ssb) 1 \"high\" \"critical\" false\n";
+        let expected = "s \"plant/pump-1\"\ns \"running\"\nb true\na(sssbb) 1 \"x\" \"mean@0\" \"factory\" true false\na(ssb) 1 \"high\" \"critical\" false\n";
         (text == expected).then_some(())
     });
     let status = daemon::run(&["status", "--json", "--bus", &bus.address()]);

@@ -35,11 +35,13 @@ fn every_command_is_answered_with_what_became_of_it() {
     operator.plain("config.get", "get-1", &nothing);
     let got = end(&sub, "config.get", "get-1");
     assert_eq!(got["result"]["config"]["alarm"]["high"]["severity"], "critical");
-    for (kind, args) in
-        [("model.install", json!({})), ("model.rollback", json!({})), ("os.install", json!({"url": "x"}))]
-    {
+    for (kind, args, expected) in [
+        ("model.install", json!({}), "malformed"),
+        ("model.rollback", json!({}), "invalid"),
+        ("os.install", json!({"url": "x"}), "unsupported"),
+    ] {
         operator.order(&sub, kind, &format!("{kind}-1"), &args);
-        assert_eq!(why(&sub, kind, &format!("{kind}-1")), "unsupported");
+        assert_eq!(why(&sub, kind, &format!("{kind}-1")), expected);
     }
     // What a device without logind, with a model that is not calibrated, or with the wrong name cannot do.
     operator.order(&sub, "model.calibrate", "cal-1", &json!({"pipeline": "x"}));

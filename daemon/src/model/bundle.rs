@@ -140,7 +140,9 @@ impl Bundle {
             "baseline.json" => self.baseline = Some(Baseline::parse(&bytes)?),
             "card.md" => {}
             _ => {
-                return Err("a bundle has .onnx files, golden.jsonl, baseline.json and card.md, and nothing else".into());
+                return Err(
+                    "a bundle has .onnx files, golden.jsonl, baseline.json and card.md, and nothing else".into()
+                );
             }
         }
         Ok(())
