@@ -64,6 +64,10 @@ pub const KEYSET_SIGNATURES: usize = 16;
 pub const ONNX_DEPTH_MAX: usize = 16;
 /// Nodes of an ONNX file, subgraphs included.
 pub const ONNX_NODES_MAX: usize = 200_000;
+/// Dimensions of one tensor; the runtime's own operators take 8 at most.
+pub const ONNX_RANK_MAX: usize = 32;
+/// Values of one tensor that a file declares: the largest model file holds 2^28 bytes.
+pub const ONNX_VALUES_MAX: u64 = 1 << 28;
 /// How long a worker may take to load the library and the model. A Pi 4 with a cold SD card reads 25 MB/s, so the
 /// library alone takes 1.2 s.
 pub const WORKER_START: Duration = Duration::from_secs(30);

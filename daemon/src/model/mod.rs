@@ -3,6 +3,8 @@
 
 pub mod baseline;
 pub mod bundle;
+#[cfg(test)]
+mod bundle_tests;
 pub mod file;
 pub mod golden;
 pub mod keyset;

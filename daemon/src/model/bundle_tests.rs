@@ -1,0 +1,348 @@
+//! Attacks on bundles and keys, with signatures by the real minisign (tests/run installs it) and rsign2 (a recorded one).
+
+use std::{
+    fs::{self, File},
+    io::Write,
+    path::{Path, PathBuf},
+    process::{Command, Stdio},
+};
+
+use serde_json::{Value, json};
+use sha2::{Digest, Sha256};
+use tempfile::TempDir;
+
+use super::{
+    bundle::{Bundle, pack},
+    file::hex,
+    keyset::{Keyset, Role},
+    slot::{Held, Step},
+    store::{Device, Store},
+};
+
+/// Someone with a key.
+struct Signer(TempDir);
+
+impl Signer {
+    fn new() -> Self {
+        let signer = Self(TempDir::new().expect("folder"));
+        let mut minisign = Command::new("minisign");
+        minisign
+            .args(["-G", "-f", "-W", "-p"])
+            .arg(signer.0.path().join("pub"))
+            .arg("-s")
+            .arg(signer.0.path().join("sec"));
+        let made = minisign.stdin(Stdio::null()).stdout(Stdio::null()).status();
+        assert!(made.expect("minisign is installed (tests/run installs it)").success());
+        signer
+    }
+
+    fn public(&self) -> String {
+        let text = fs::read_to_string(self.0.path().join("pub")).expect("key");
+        text.lines().nth(1).expect("a key").to_owned()
+    }
+
+    fn sign(&self, bytes: &[u8]) -> String {
+        let (file, sig) = (self.0.path().join("m"), self.0.path().join("sig"));
+        fs::write(&file, bytes).expect("write");
+        let mut minisign = Command::new("minisign");
+        minisign.args(["-S", "-q", "-m"]).arg(&file).arg("-x").arg(&sig).arg("-s").arg(self.0.path().join("sec"));
+        assert!(minisign.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("minisign").success());
+        fs::read_to_string(sig).expect("signature")
+    }
+}
+
+fn keys(version: u64, signers: &[(&Signer, &[&str])], more: Value) -> Vec<u8> {
+    let keys: Vec<Value> = (signers.iter().enumerate())
+        .map(|(i, (signer, roles))| json!({"name": format!("k{i}"), "public": signer.public(), "roles": roles}))
+        .collect();
+    let mut keyset =
+        json!({"_type": "kentledge.keyset", "version": version, "expires": "2036-01-01T00:00:00Z", "keys": keys});
+    for (key, value) in more.as_object().into_iter().flatten() {
+        keyset[key] = value.clone();
+    }
+    keyset.to_string().into_bytes()
+}
+
+fn keyset(signers: &[(&Signer, &[&str])], more: Value) -> Keyset {
+    Keyset::parse(&keys(1, signers, more)).expect("keyset")
+}
+
+const GOLDEN: &str = "{\"inputs\":{\"x\":[1]},\"outputs\":{\"score\":[1]}}\n";
+
+/// score = Relu(x): the smallest whole ONNX file that the scan passes.
+fn onnx(tag: &str) -> Vec<u8> {
+    let field = |number: u8, body: &[u8]| [&[number << 3 | 2, body.len() as u8], body].concat();
+    let node = [field(1, b"x"), field(2, tag.as_bytes()), field(4, b"Relu")].concat();
+    [field(7, &field(1, &node)), field(8, &[0x10, 18])].concat()
+}
+
+/// A folder with a signed model `m` of this sequence; `edit` changes the manifest before it is signed.
+fn folder(signers: &[&Signer], seq: u64, tag: &str, edit: impl FnOnce(&mut Value)) -> TempDir {
+    let dir = TempDir::new().expect("folder");
+    let mut entries = Vec::new();
+    for (name, bytes) in [("model.onnx", onnx(tag)), ("golden.jsonl", GOLDEN.into()), ("card.md", b"# m\n".to_vec())] {
+        fs::write(dir.path().join(name), &bytes).expect("write");
+        entries.push(json!({"name": name, "size": bytes.len(), "sha256": hex(&Sha256::digest(&bytes))}));
+    }
+    let mut manifest = json!({
+        "_type": "model", "product": "kentledge", "channel": "stable", "model": "m", "version": "1.0.0", "seq": seq,
+        "created": "2026-01-01T00:00:00Z", "expires": "2036-01-01T00:00:00Z", "device_class": ["any"],
+        "min_supervisor": "0.1.0", "files": entries, "inputs": [{"name": "x", "type": "float32", "shape": [1]}],
+        "outputs": [{"name": "score", "type": "float32", "shape": [1]}], "window": {"channels": ["a"], "length": 1},
+    });
+    edit(&mut manifest);
+    fs::write(dir.path().join("manifest.json"), manifest.to_string()).expect("write");
+    for (i, signer) in signers.iter().enumerate() {
+        let name = if i == 0 { "manifest.json.minisig".to_owned() } else { format!("manifest.json.k{i}.minisig") };
+        fs::write(dir.path().join(name), signer.sign(manifest.to_string().as_bytes())).expect("write");
+    }
+    dir
+}
+
+fn packed(folder: &TempDir) -> PathBuf {
+    let out = folder.path().join("m.kmb");
+    pack(folder.path(), &out).expect("pack");
+    out
+}
+
+fn open(path: &Path, keys: &Keyset) -> Result<Bundle, String> {
+    Bundle::open(&File::open(path).expect("open"), Some(keys))
+}
+
+fn open_bytes(bytes: &[u8], keys: &Keyset) -> Result<Bundle, String> {
+    let mut file = tempfile::tempfile().expect("file");
+    file.write_all(bytes).expect("write");
+    Bundle::open(&file, Some(keys))
+}
+
+#[test]
+fn whatever_byte_of_a_bundle_is_flipped_it_is_refused() {
+    let maker = Signer::new();
+    let keys = keyset(&[(&maker, &["model"])], json!({}));
+    let bytes = fs::read(packed(&folder(&[&maker], 1, "score", |_| {}))).expect("bundle");
+    let good = open_bytes(&bytes, &keys).expect("the bundle itself");
+    let mut passed = Vec::new();
+    for at in 0..bytes.len() {
+        for mask in [0x01, 0x20, 0x80] {
+            let mut flipped = bytes.clone();
+            flipped[at] ^= mask;
+            match open_bytes(&flipped, &keys) {
+                Err(_) => {}
+                // A tar's own head has places that say nothing (who made it); what they hold is not used.
+                Ok(bundle) => {
+                    assert_eq!((&bundle.release, &bundle.manifest), (&good.release, &good.manifest));
+                    assert_ne!(bundle.sha256, good.sha256, "it is not what was asked for");
+                    passed.push(at % 512);
+                }
+            }
+        }
+    }
+    // The checksum of a head covers the rest of it; it may itself end in different ways.
+    assert!(passed.iter().all(|at| (148..156).contains(at)), "passed at {passed:?}");
+    for len in 0..bytes.len() {
+        assert!(len == bytes.len() || open_bytes(&bytes[..len], &keys).is_err(), "cut at {len}");
+    }
+}
+
+#[test]
+fn signatures_of_rsign_count_as_those_of_minisign() {
+    // Made once with rsign2 0.6 over the text below; the secret key is gone.
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/bundles/rsign");
+    let public = fs::read_to_string(folder.join("rsign.pub")).expect("key");
+    let public = public.lines().nth(1).expect("a key").to_owned();
+    let text = json!({"_type": "kentledge.keyset", "version": 1, "expires": "2036-01-01T00:00:00Z",
+                      "keys": [{"name": "rsign", "public": public, "roles": ["model"]}]});
+    let keys = Keyset::parse(text.to_string().as_bytes()).expect("keyset");
+    let bundle = open(&folder.join("m-1.0.0.kmb"), &keys).expect("a bundle signed with rsign");
+    assert_eq!(bundle.signed_by, ["rsign"]);
+}
+
+#[test]
+fn nobody_elses_signature_counts_and_no_key_counts_for_another_role_or_twice() {
+    let (maker, other, second) = (Signer::new(), Signer::new(), Signer::new());
+    let folder_of_one = folder(&[&maker], 1, "score", |_| {});
+    let bundle = packed(&folder_of_one);
+    let why = |keys: &Keyset| open(&bundle, keys).expect_err("refused");
+    assert!(why(&keyset(&[(&other, &["model"])], json!({}))).contains("no key of this device"));
+    assert!(why(&keyset(&[(&maker, &["command"])], json!({}))).contains("may not sign"));
+    assert!(why(&keyset(&[(&maker, &["model"])], json!({"revoked": [maker.public()]}))).contains("no key"));
+    // Two are needed: one is not enough, and one that signs twice is still one, under whatever name.
+    let two = keyset(&[(&maker, &["model"]), (&second, &["model"])], json!({"threshold": {"model": 2}}));
+    assert!(why(&two).contains("1 of 2"));
+    assert!(
+        open(&packed(&folder(&[&maker, &maker], 1, "score", |_| {})), &two).is_err_and(|why| why.contains("twice"))
+    );
+    assert!(open(&packed(&folder(&[&maker, &second], 1, "score", |_| {})), &two).is_ok());
+}
+
+/// A tar of these entries, in this order.
+fn tar_of(entries: &[(&str, tar::EntryType, Vec<u8>)]) -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    for (name, kind, bytes) in entries {
+        let mut header = tar::Header::new_ustar();
+        header.set_entry_type(*kind);
+        header.set_size(bytes.len() as u64);
+        header.set_mode(0o644);
+        // What the library would refuse to write is written by hand.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+        if *kind == tar::EntryType::Symlink {
+            header.set_link_name("/etc/passwd").expect("link");
+        }
+        header.set_cksum();
+        tar.append(&header, bytes.as_slice()).expect("append");
+    }
+    tar.into_inner().expect("tar")
+}
+
+#[test]
+fn foreign_parts_crossed_parts_and_parts_in_another_order_are_refused() {
+    use tar::EntryType::{Regular, Symlink};
+    let maker = Signer::new();
+    let keys = keyset(&[(&maker, &["model"])], json!({}));
+    let read = |folder: &TempDir, name: &str| fs::read(folder.path().join(name)).expect("read");
+    let (one, two) = (folder(&[&maker], 1, "score", |_| {}), folder(&[&maker], 2, "other", |_| {}));
+    let entries = |from: &TempDir| -> Vec<(&'static str, tar::EntryType, Vec<u8>)> {
+        ["manifest.json", "manifest.json.minisig", "model.onnx", "golden.jsonl", "card.md"]
+            .map(|name| (name, Regular, read(from, name)))
+            .to_vec()
+    };
+    assert!(open_bytes(&tar_of(&entries(&one)), &keys).is_ok());
+    let refused = |entries: Vec<(&str, tar::EntryType, Vec<u8>)>, word: &str| {
+        let why = open_bytes(&tar_of(&entries), &keys).expect_err(word);
+        assert!(why.contains(word), "{word}: {why}");
+    };
+    for (name, kind, word) in [
+        ("plugin.so", Regular, "not among"),
+        ("../escape", Regular, "no plain file"),
+        ("/etc/passwd", Regular, "no plain file"),
+        ("weights.bin", Symlink, "no plain file"),
+    ] {
+        refused([entries(&one), vec![(name, kind, Vec::new())]].concat(), word);
+    }
+    // Two valid bundles crossed: the manifest of one, a file or the signature of the other.
+    for at in [1, 2] {
+        let mut crossed = entries(&one);
+        crossed[at] = entries(&two)[at].clone();
+        refused(crossed, if at == 1 { "no key of this device" } else { "sha256" });
+    }
+    let mut twice = entries(&one);
+    twice.insert(3, twice[2].clone());
+    refused(twice, "one file too many");
+    let mut swapped = entries(&one);
+    swapped.swap(2, 3);
+    refused(swapped, "is to come next");
+    refused(entries(&one)[1..].to_vec(), "first file");
+    refused(entries(&one).into_iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, e)| e).collect(), "0 of 1");
+    // What the manifest itself names and a bundle has no place for.
+    let library = folder(&[&maker], 1, "score", |manifest| {
+        let entry = json!({"name": "ops.so", "size": 0, "sha256": hex(&Sha256::digest(b""))});
+        manifest["files"].as_array_mut().expect("files").push(entry);
+    });
+    refused([entries(&library), vec![("ops.so", Regular, Vec::new())]].concat(), "nothing else");
+    // Something behind the end of the tar.
+    let mut longer = tar_of(&entries(&one));
+    longer.extend_from_slice(&[7; 512]);
+    assert!(open_bytes(&longer, &keys).is_err());
+}
+
+#[test]
+fn a_manifest_that_says_anything_is_read_or_refused() {
+    let maker = Signer::new();
+    let seed = fs::read(folder(&[&maker], 1, "score", |_| {}).path().join("manifest.json")).expect("manifest");
+    for _ in 0..20_000 {
+        let mut bytes = seed.clone();
+        for _ in 0..fastrand::usize(1..6) {
+            let at = fastrand::usize(0..bytes.len().max(1));
+            match fastrand::u8(0..4) {
+                _ if bytes.is_empty() => bytes.push(b'{'),
+                0 => bytes[at] = fastrand::u8(..),
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, b"{}[]\",:0-9\\"[fastrand::usize(0..11)]),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        let _ = super::manifest::Release::parse(&bytes);
+        let _ = super::manifest::Manifest::parse(&bytes);
+        let _ = Keyset::parse(&bytes);
+        let _ = super::golden::read(&bytes);
+    }
+}
+
+/// A keyset that follows, with the signatures of these.
+fn follows(version: u64, signers: &[(&Signer, &[&str])], more: Value, by: &[&Signer]) -> (Vec<u8>, Vec<String>) {
+    let bytes = keys(version, signers, more);
+    let minisigs = by.iter().map(|signer| signer.sign(&bytes)).collect();
+    (bytes, minisigs)
+}
+
+#[test]
+fn a_keyset_follows_only_with_enough_keys_of_both_and_without_a_gap() {
+    let (a, b, c) = (Signer::new(), Signer::new(), Signer::new());
+    let both = json!({"threshold": {"keyset": 2}});
+    let now = keyset(&[(&a, &["keyset"]), (&b, &["keyset"])], both.clone());
+    let next = |version, by: &[&Signer]| {
+        let (bytes, minisigs) = follows(version, &[(&b, &["keyset"]), (&c, &["keyset"])], both.clone(), by);
+        now.successor(&bytes, &minisigs)
+    };
+    assert!(next(2, &[&a, &b, &c]).is_ok());
+    assert!(next(2, &[&a, &b]).is_err_and(|why| why.contains("by itself")), "one of two of its own");
+    assert!(next(2, &[&b, &c]).is_err_and(|why| why.contains("in use")), "one of two of ours");
+    assert!(next(2, &[&a, &a, &c]).is_err_and(|why| why.contains("twice")));
+    assert!(next(3, &[&a, &b, &c]).is_err_and(|why| why.contains("does not follow")), "a skipped version");
+    assert!(next(1, &[&a, &b, &c]).is_err_and(|why| why.contains("does not follow")));
+}
+
+#[test]
+fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
+    let (root, stolen, fresh) = (Signer::new(), Signer::new(), Signer::new());
+    let dir = TempDir::new().expect("folder");
+    let base = dir.path().join("keyset.json");
+    fs::write(&base, keys(1, &[(&root, &["keyset"]), (&stolen, &["model"])], json!({}))).expect("write");
+    let (mut store, _) = Store::open(dir.path()).expect("open");
+    let device = Device {
+        class: String::new(),
+        channel: "stable".into(),
+        now_ms: 1_790_000_000_000,
+        version: semver::Version::new(0, 1, 0),
+    };
+    let now = store.keyset(&base).expect("keyset").0;
+    let admit = |store: &Store, keys: &Keyset, signer: &Signer, seq: u64| {
+        let bundle = packed_in(&folder(&[signer], seq, "score", |_| {}), keys)?;
+        store.admit(&bundle, &device, keys, 12)
+    };
+    assert!(admit(&store, &now, &stolen, u64::MAX).is_err_and(|why| why.contains("more than")), "a jump is capped");
+    let high = 12 + crate::limits::MODEL_SEQ_JUMP;
+    assert_eq!(admit(&store, &now, &stolen, high), Ok(()));
+    // It was well, and its slot remembers it as well as the file does.
+    let mut line = store.line("m");
+    let id = line.stage(Held { sha256: "x".into(), version: "9".into(), seq: high });
+    for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
+        line.step(id, step).expect("step");
+    }
+    store.change("m", line, None).expect("change");
+    store.raise("m", high).expect("raise");
+    assert!(admit(&store, &now, &stolen, 13).is_err_and(|why| why.contains("not above")));
+
+    let (bytes, minisigs) = follows(
+        2,
+        &[(&root, &["keyset"]), (&fresh, &["model"])],
+        json!({"revoked": [stolen.public()], "min_seq": {"m": 12}}),
+        &[&root],
+    );
+    let next = store.take_keyset(&now, &bytes, &minisigs).expect("rotation");
+    assert_eq!(admit(&store, &next, &fresh, 13), Ok(()));
+    assert!(admit(&store, &next, &fresh, 11).is_err(), "down to min_seq and no further");
+    assert!(admit(&store, &next, &stolen, 14).is_err_and(|why| why.contains("no key")));
+    // The chain is found again; the old keyset put back, or a gap in it, is noticed.
+    let (store, _) = Store::open(dir.path()).expect("open");
+    assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 2 && trouble.is_none()));
+    fs::remove_file(dir.path().join("keys/2.json")).expect("remove");
+    assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 1 && trouble.is_some()));
+    fs::write(dir.path().join("keys/2.json"), b"{}").expect("write");
+    assert!(store.keyset(&base).is_ok_and(|(_, trouble)| trouble.is_some_and(|why| why.contains("keyset 2"))));
+    let _ = now.signer(Role::Keyset, b"", "");
+}
+
+fn packed_in(folder: &TempDir, keys: &Keyset) -> Result<Bundle, String> {
+    open(&packed(folder), keys)
+}
