@@ -79,6 +79,12 @@ impl Site {
         self
     }
 
+    /// Adds to `[models]`.
+    pub fn with_more_models(mut self, text: &str) -> Self {
+        self.body = self.body.replace("allow_unsigned = true\n", &format!("allow_unsigned = true\n{text}\n"));
+        self
+    }
+
     /// A device of a release: another `[models]`, in which nothing unsigned is allowed.
     pub fn with_models(mut self, text: &str) -> Self {
         self.body = self.body.replace("allow_unsigned = true\n", &format!("{text}\n"));

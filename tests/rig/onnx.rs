@@ -242,3 +242,21 @@ pub fn hang_above_100(shape: &[u64]) -> Vec<u8> {
     ];
     from_mean(shape, &nodes, &constant("many", &[], &[1e9]))
 }
+
+/// score = mean of the determinants of relu(x · w): a matrix product any delegate takes, and a determinant few do.
+pub fn partly_for_delegates() -> Vec<u8> {
+    let ints = |name: &str, values: &[i64]| {
+        let raw: Vec<u8> = values.iter().flat_map(|n| n.to_le_bytes()).collect();
+        field(5, &[int(1, values.len() as u64), int(2, INT64), field(8, name.as_bytes()), field(9, &raw)].concat())
+    };
+    let nodes = [
+        op("Reshape", &["x", "rows"], "a", None),
+        op("MatMul", &["a", "w"], "b", None),
+        op("Relu", &["b"], "c", None),
+        op("Det", &["c"], "d", None),
+        op("Reshape", &["d", "flat"], "e", None),
+        node("ReduceMean", &["e"], "score", &[("axes", &[0]), ("keepdims", &[0])]),
+    ];
+    let more = [ints("rows", &[4, 2]), ints("flat", &[1]), constant("w", &[2, 4], &[0.5; 8])].concat();
+    model(&nodes, &more, &[value(11, "x", FLOAT, &[1, 4, 2])], &[value(12, "score", FLOAT, &[])])
+}

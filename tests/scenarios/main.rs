@@ -16,6 +16,7 @@ mod link;
 mod measurements;
 mod models;
 mod outage;
+mod providers;
 mod remote;
 mod replay;
 mod road;

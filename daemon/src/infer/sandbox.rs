@@ -50,7 +50,7 @@ const READABLE: [&str; 12] = [
     "/dev/urandom",
 ];
 /// What a driver's library reads beside that.
-const READABLE_BY_DRIVERS: [&str; 9] = [
+const READABLE_BY_DRIVERS: [&str; 11] = [
     "/usr/local",
     "/etc/OpenCL",
     "/etc/ld.so.conf.d",
@@ -59,6 +59,8 @@ const READABLE_BY_DRIVERS: [&str; 9] = [
     "/proc/modules",
     "/sys/module",
     "/sys/bus",
+    "/sys/devices",
+    "/sys/kernel/mm",
     "/sys/class",
 ];
 /// Device nodes of accelerators, by the beginning of their names in /dev.
