@@ -16,6 +16,7 @@ use tempfile::TempDir;
 use crate::{Tty, eventually, onnx};
 
 /// A device's folder: configuration, model and state.
+#[derive(Clone)]
 pub struct Site {
     pub dir: Arc<TempDir>,
     state: PathBuf,

@@ -16,6 +16,7 @@ pub mod sub;
 pub mod tls;
 pub mod tty;
 pub mod wire;
+pub mod world;
 
 pub use broker::Mosquitto;
 pub use daemon::{Daemon, Done, Site};
@@ -68,6 +69,12 @@ pub fn skipped(why: &str) {
 /// A figure for the record; past the test harness as well.
 pub fn measured(what: &str) {
     let _ = writeln!(std::io::stderr(), "MEASURED: {what}");
+}
+
+/// Nanoseconds since boot, as the daemon's stamps count them.
+pub fn boot_ns() -> u64 {
+    let now = nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).expect("a clock");
+    Duration::from(now).as_nanos() as u64
 }
 
 /// The long form of slow scenarios was asked for (`tests/long`).

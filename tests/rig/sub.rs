@@ -19,6 +19,8 @@ pub struct Message {
     pub retain: bool,
     /// An empty payload: what the broker kept was removed.
     pub removed: bool,
+    /// When it came, ns since boot.
+    pub at_ns: u64,
 }
 
 #[derive(Default)]
@@ -72,7 +74,7 @@ impl Sub {
                 all.problems.push(format!("up/{stream}: {} bytes are more than 128 KiB", payload.len()));
             }
         }
-        all.messages.push(Message { stream, payload: parsed, retain, removed });
+        all.messages.push(Message { stream, payload: parsed, retain, removed, at_ns: crate::boot_ns() });
         seen.1.notify_all();
     }
 

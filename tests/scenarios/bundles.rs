@@ -2,109 +2,17 @@
 
 use std::{
     fs,
-    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
 use rig::{
-    Daemon, Maker, Mosquitto, Operator, Site, Sub, Tty, eventually,
+    eventually,
     maker::{self, Draft, SHAPE},
     measured, onnx,
-    operator::states,
+    operator::end,
+    world::World,
 };
-use serde_json::{Value, json};
-
-/// A device with a signed model in its read-only root, and those who may send it others.
-struct World {
-    _broker: Mosquitto,
-    tty: Tty,
-    sub: Sub,
-    operator: Operator,
-    maker: Maker,
-    site: Site,
-    /// Rows sent so far.
-    rows: u64,
-}
-
-impl World {
-    fn new(models: &str) -> Self {
-        let (broker, tty) = (Mosquitto::start(), Tty::default());
-        let (sub, operator, maker) = (Sub::new(broker.port), Operator::new(broker.port, "ops"), Maker::new("release"));
-        let site = Site::new(broker.port).with_sensor(&tty);
-        let dir = site.dir.path().to_owned();
-        let keys = [operator.key(&["command", "keyset"]), maker.key(&["model"])];
-        let keyset = maker::keyset(&dir, 1, &keys, &json!({}));
-        let factory = dir.join("factory.kmb");
-        fs::copy(maker.bundle(&Draft::mean(1)), &factory).expect("copy");
-        let site = site
-            .with_models(if models.is_empty() { "trial_s = 1\ntrial_windows = 20\n" } else { models })
-            .with(&format!("[commands]\nkeyset = \"{}\"\njitter_s = 0\n", keyset.display()))
-            .with("[pipeline.x]\nmodel = \"factory.kmb\"\nchannels = [\"a\", \"b\"]\n");
-        Self { _broker: broker, tty, sub, operator, maker, site, rows: 0 }
-    }
-
-    #[track_caller]
-    fn run(&self) -> Daemon {
-        let daemon = self.site.run();
-        let serving = || daemon.own_log().contains("serving mean@").then_some(());
-        eventually("a model serves", serving);
-        self.sub.wait_state("online");
-        daemon
-    }
-
-    /// Sends rows whose windows differ, with values from `base`.
-    fn rows(&mut self, n: u64, base: u64) {
-        self.tty.rows(self.rows..self.rows + n, |i| format!("{i},{},{}", base + i % 7, base + i % 5));
-        self.rows += n;
-    }
-
-    /// Sends rows until the command came to its end.
-    #[track_caller]
-    fn rows_until_end(&mut self, id: &str, base: u64) -> Value {
-        let until = Instant::now() + Duration::from_secs(40);
-        loop {
-            self.rows(10, base);
-            let records = self.sub.records(&format!("res/model.install/{id}"));
-            let done = |r: &&(Value, bool)| !["accepted", "running"].contains(&r.0["state"].as_str().unwrap_or(""));
-            if let Some((record, _)) = records.iter().find(done) {
-                return record.clone();
-            }
-            assert!(Instant::now() < until, "no end of {id}: {:?}", states(&self.sub, "model.install", id));
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-
-    /// Orders a bundle and sends its chunks by MQTT.
-    fn install(&self, id: &str, bundle: &Path) {
-        let bytes = fs::read(bundle).expect("bundle");
-        let sha256 = maker::sha256(bundle);
-        self.operator.order(&self.sub, "model.install", id, &json!({"sha256": sha256, "size": bytes.len()}));
-        self.sub.wait("it waits for chunks", |messages| {
-            messages.iter().any(|m| m.stream == format!("blob/{sha256}")).then_some(())
-        });
-        self.operator.chunks(&sha256, &bytes, 0..bytes.len(), 4096);
-    }
-
-    /// Waits until every window was predicted once: none is lost but those that a start of the daemon cuts (3 rows each).
-    #[track_caller]
-    fn settled(&self, starts: usize) {
-        let all = self.rows as usize - 3 * starts;
-        let firsts = self.sub.wait("every window is predicted", |_| {
-            let records = self.sub.records("p/x");
-            (records.len() >= all)
-                .then(|| records.iter().map(|(p, _)| p["in_seq"][0].as_u64().expect("seq")).collect::<Vec<_>>())
-        });
-        let jumps = firsts.windows(2).filter(|pair| pair[0] + 1 != pair[1]).count();
-        assert!(firsts.windows(2).all(|pair| pair[0] < pair[1]), "in order, none doubled");
-        assert_eq!((firsts.len(), jumps), (all, starts - 1), "none lost");
-    }
-
-    fn slot_now(&self) -> Value {
-        let messages = self.sub.messages();
-        let last = messages.iter().rev().find(|m| m.stream == "p/x").expect("a prediction");
-        last.payload["lineage"].clone()
-    }
-}
+use serde_json::json;
 
 #[test]
 fn a_bundle_comes_by_mqtt_alone_is_proven_tried_and_kept_and_a_bad_one_is_rolled_back() {
@@ -169,7 +77,8 @@ fn bad(name: &str, draft: &Draft, models: &str, expected: &str, words: &str) {
     let mut world = World::new(models);
     let mut daemon = world.run();
     world.rows(30, 0);
-    world.install("bad", &world.maker.bundle(draft));
+    let bundle = world.maker.bundle(draft);
+    world.install("bad", &bundle);
     let began = Instant::now();
     let ended = world.rows_until_end("bad", 200);
     let took = began.elapsed();
@@ -184,16 +93,13 @@ fn bad(name: &str, draft: &Draft, models: &str, expected: &str, words: &str) {
     world.sub.wait("every window is predicted", |_| (world.sub.records("p/x").len() as u64 >= all).then_some(()));
     assert_eq!(world.slot_now()["slot"], "factory");
     // It is not tried again: no loop.
-    let again = world.maker.path("again.kmb");
-    fs::copy(world.bundle_in_store(), &again).ok();
-    assert_eq!(daemon.stop(), Some(0));
-}
-
-impl World {
-    fn bundle_in_store(&self) -> PathBuf {
-        let folder = self.site.state().join("models/bundles");
-        fs::read_dir(folder).expect("store").flatten().map(|e| e.path()).next().unwrap_or_default()
+    if expected == "rolled_back" {
+        let (sha256, size) = (maker::sha256(&bundle), fs::metadata(&bundle).expect("bundle").len());
+        world.operator.order(&world.sub, "model.install", "again", &json!({"sha256": sha256, "size": size}));
+        let ended = end(&world.sub, "model.install", "again");
+        assert!(ended["text"].as_str().is_some_and(|text| text.contains("failed here before")), "{ended}");
     }
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]

@@ -58,7 +58,7 @@ pub(super) fn models(root: &mut Table<'_>, node: Option<Node>) -> Models {
     set("memory_mib", 64..=1 << 20, &mut mib);
     models.memory_bytes = mib << 20;
     set("shadow_s", 0..=604_800, &mut models.shadow_s);
-    set("trial_s", 1..=604_800, &mut models.trial_s);
+    set("trial_s", 0..=604_800, &mut models.trial_s);
     set("trial_windows", 1..=1 << 20, &mut models.trial_windows);
     t.finish();
     models
