@@ -17,7 +17,7 @@ use crate::{
     config::{self, Config, Models, OnBad, Provider},
     error::{Context, Fatal},
     host::Host,
-    infer::{self, Launching, Running, Source},
+    infer::{self, Artifact, Launching, Running},
     limits,
     model::{
         baseline::{Baseline, Channel},
@@ -177,7 +177,7 @@ fn list(config: &Config) -> Result<(), Fatal> {
         let manifest = &pipeline.model.manifest;
         let signed = if pipeline.model.unsigned { ", unsigned" } else { "" };
         let mark = |word: &str| if word == serving { "  <- serves" } else { "" };
-        say(&format!("{model}"))?;
+        say(model)?;
         say(&format!("  factory  {}{signed}, {}{}", manifest.version, pipeline.model.file.display(), mark("factory")))?;
         for (word, id) in [("a", SlotId::A), ("b", SlotId::B)] {
             let slot = line.slot(id);
@@ -255,7 +255,7 @@ fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
     let manifest = Manifest::parse(draft.as_bytes()).map_err(what)?;
     let models = Models { memory_bytes: limits::WORKER_MIB << 20, ..models_of(None).map_err(|why| why.to_string())? };
     let launching = launching(&models, &manifest, &dir.join(&first)).map_err(what)?;
-    let source = Source::factory(&launching.pipelines[0].model)?;
+    let source = Artifact::factory(&launching.pipelines[0].model)?;
     let outputs: Vec<String> = names(&json, "outputs");
     let mut running = Running::start_on(&launching, &source, &Provider::cpu(), &outputs, None, &|| {})?;
     let object = json.as_object_mut().ok_or("it is no object")?;
@@ -391,18 +391,18 @@ fn models_of(config: Option<&Path>) -> Result<Models, Fatal> {
     }
 }
 
-fn source_of(path: &Path) -> Result<(Source, Manifest, PathBuf), String> {
+fn source_of(path: &Path) -> Result<(Artifact, Manifest, PathBuf), String> {
     if path.extension().is_some_and(|ext| ext == "kmb") {
         let file = File::open(path).map_err(|why| format!("open {}: {why}", path.display()))?;
         let bundle = Bundle::open(&file, None)?;
         let manifest = bundle.manifest.clone();
-        return Ok((Source::bundle(bundle, crate::model::slot::Origin::Factory), manifest, path.into()));
+        return Ok((Artifact::bundle(bundle, crate::model::slot::Origin::Factory), manifest, path.into()));
     }
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
     let manifest = Manifest::read(folder)?;
     let file = folder.join(&manifest.file);
     let model = config::Model { file: file.clone(), manifest: manifest.clone(), floor: 0, unsigned: true };
-    Ok((Source::factory(&model)?, manifest, file))
+    Ok((Artifact::factory(&model)?, manifest, file))
 }
 
 fn bench(path: &Path, runs: usize, config: Option<&Path>, only: &[String], as_json: bool) -> Result<(), Fatal> {
@@ -439,7 +439,7 @@ fn bench(path: &Path, runs: usize, config: Option<&Path>, only: &[String], as_js
     if worked { Ok(()) } else { Err(what("no provider runs it".into())) }
 }
 
-fn measure(launching: &Launching, source: &Source, provider: &Provider, runs: usize) -> Result<Value, String> {
+fn measure(launching: &Launching, source: &Artifact, provider: &Provider, runs: usize) -> Result<Value, String> {
     let keys = Path::new("/etc/kentledge/keyset.json");
     let mut running = Running::start_on(launching, source, provider, &[], Some(keys.into()), &|| {})?;
     let inputs: BTreeMap<String, Vec<f32>> =

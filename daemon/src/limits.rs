@@ -68,6 +68,8 @@ pub const ONNX_NODES_MAX: usize = 200_000;
 pub const ONNX_RANK_MAX: usize = 32;
 /// Values of one tensor that a file declares: the largest model file holds 2^28 bytes.
 pub const ONNX_VALUES_MAX: u64 = 1 << 28;
+/// Values of an input that are told to the worker for its trial run: 4,096 × 12 characters fit its start message.
+pub const TRIAL_VALUES: usize = 4096;
 /// How long a worker may take to load the library and the model. A Pi 4 with a cold SD card reads 25 MB/s, so the
 /// library alone takes 1.2 s.
 pub const WORKER_START: Duration = Duration::from_secs(30);
@@ -95,6 +97,12 @@ pub const TRIAL_S: u64 = 600;
 pub const TRIAL_WINDOWS: u64 = 100;
 /// A trial that gets no windows for so long is given up.
 pub const TRIAL_MOST: Duration = Duration::from_secs(24 * 3600);
+/// An alarm may wait so long for the answer which channels drove it.
+pub const EXPLAIN: Duration = Duration::from_millis(20);
+/// Inputs are compared with a model's baseline over this time, ns.
+pub const DRIFT_NS: u64 = 300_000_000_000;
+/// Values of one channel that are kept for it: 33 quantiles of 4,096 are known to 1 %; 8 channels are 256 KiB.
+pub const DRIFT_VALUES: usize = 4096;
 /// Windows kept while calibrating, bytes: 400 windows of 64 × 8 × 4 B = 0.8 MiB; 16 MiB leaves room for 20 times that.
 pub const CALIBRATION_BYTES: usize = 16 * 1024 * 1024;
 /// Restart of a failed worker: first retry after at most this, doubling up to the next figure.
@@ -286,7 +294,7 @@ pub const FETCH_PIECE_BYTES: u64 = 512 * 1024;
 /// One piece may take so long: slower than 8 KiB/s is no line to bring models over.
 pub const FETCH_PIECE: Duration = Duration::from_secs(64);
 /// A piece that broke off counts as going on when it brought so much.
-pub const FETCH_LEAST: u64 = 64 * 1024;
+pub const FETCH_LEAST: u64 = 16 * 1024;
 /// Pieces in a row that brought less before it is given up: with the waits between them, a router's restart.
 pub const FETCH_TRIES: u32 = 8;
 /// Bytes that an install leaves free on the disk: the outbox's reserve and its next commits.

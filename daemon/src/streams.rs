@@ -35,6 +35,8 @@ pub struct Table {
     pub results: StreamId,
     /// `up/reported`
     pub reported: StreamId,
+    /// `up/q/drift/PIPELINE`, by pipeline.
+    pub drift: Vec<StreamId>,
     /// `up/blob/SHA256`: as results, each message below a topic of its own.
     pub blob: StreamId,
 }
@@ -55,8 +57,9 @@ impl Table {
         let health = add("h".into());
         let loss = add("loss".into());
         let (results, reported, blob) = (add("res".into()), add("reported".into()), add("blob".into()));
+        let drift = config.pipelines.iter().map(|p| add(format!("q/drift/{}", p.name))).collect();
         let signal = signal::Streams { quality, measurement, prediction };
-        Self { names, signal, alarms, events, health, loss, results, reported, blob }
+        Self { names, signal, alarms, events, health, loss, results, reported, drift, blob }
     }
 }
 

@@ -24,7 +24,7 @@ use crate::{
     },
     health::{self, Counters},
     host::{Clock, Host, Keep, log, logind},
-    infer::{self, Keeps, Launching, Message, Offer, Served, Source},
+    infer::{self, Artifact, Keeps, Launching, Message, Offer, Served},
     limits,
     link::{self, Topics},
     model::{slot::Origin, store::Store},
@@ -317,14 +317,14 @@ impl Host {
     }
 
     /// What serves each model at the start, where that is not what the configuration names.
-    pub fn installed(&self, config: &Config, store: &Store) -> (BTreeMap<String, Source>, Vec<String>) {
+    pub fn installed(&self, config: &Config, store: &Store) -> (BTreeMap<String, Artifact>, Vec<String>) {
         let (mut installed, mut trouble) = (BTreeMap::new(), Vec::new());
         for (model, _) in store.lines() {
             let Some(floor) = control::floor(config, model) else { continue };
             let (serving, why) = store.serving(model, floor);
             trouble.extend(why.into_iter().map(|why| format!("{model}: {why}")));
             if let Some((id, bundle)) = serving {
-                installed.insert(model.clone(), Source::bundle(bundle, Origin::Slot(id)));
+                installed.insert(model.clone(), Artifact::bundle(bundle, Origin::Slot(id)));
             }
         }
         (installed, trouble)
@@ -343,14 +343,14 @@ impl Host {
         let model = config.pipelines[group[0]].model.clone();
         let launching = self.launching(config, group, keeps.as_ref());
         let served = group.iter().map(|pipeline| {
-            let stream = table.signal.prediction[*pipeline];
+            let stream = (table.signal.prediction[*pipeline], table.drift[*pipeline]);
             let place = *pipeline as u16;
             Served::new(place, config, stream, &table.alarms, &self.boot, keeps.clone(), meters.clone())
         });
         infer::Setup {
             launching,
             served: served.collect(),
-            source: Box::new(move || Source::factory(&model)),
+            source: Box::new(move || Artifact::factory(&model)),
             events: table.events.clone(),
             patient,
             mailbox: None,
@@ -373,7 +373,7 @@ impl Engines {
     }
 
     /// The next group's engine hears from control, and reports to it.
-    pub fn join(&mut self, setup: infer::Setup, installed: Option<&Source>) -> infer::Setup {
+    pub fn join(&mut self, setup: infer::Setup, installed: Option<&Artifact>) -> infer::Setup {
         let (mail, mailbox) = mpsc::sync_channel(2);
         let (group, news) = (self.mail.len(), self.news.0.clone());
         self.mail.push(mail);
@@ -401,8 +401,8 @@ fn prove(
 ) -> Result<Proof, String> {
     let (first, _) = groups.first().ok_or("no pipeline uses it")?;
     let source = match what {
-        control::What::Slot(bundle, id) => Source::bundle(*bundle, Origin::Slot(id)),
-        control::What::Factory(_) => Source::factory(&config.pipelines[groups[0].1[0]].model)?,
+        control::What::Slot(bundle, id) => Artifact::bundle(*bundle, Origin::Slot(id)),
+        control::What::Factory(_) => Artifact::factory(&config.pipelines[groups[0].1[0]].model)?,
     };
     let scores = source.baseline.as_ref().and_then(|baseline| baseline.score.clone());
     let (mut offers, mut text) = (Vec::new(), String::new());

@@ -86,6 +86,12 @@ impl Site {
         self
     }
 
+    /// Adds to the `[models]` of a release.
+    pub fn with_more_in_models(mut self, text: &str) -> Self {
+        self.body = self.body.replace("[models]\n", &format!("[models]\n{text}"));
+        self
+    }
+
     /// A device of a release: another `[models]`, in which nothing unsigned is allowed.
     pub fn with_models(mut self, text: &str) -> Self {
         self.body = self.body.replace("allow_unsigned = true\n", &format!("{text}\n"));

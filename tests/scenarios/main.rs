@@ -23,4 +23,5 @@ mod replay;
 mod road;
 mod sensor;
 mod service;
+mod transfers;
 mod workers;

@@ -9,11 +9,15 @@
 //! a configuration that needs other stages) is finished by the next one, which finds what the last one had begun.
 
 mod act;
+mod args;
+mod bring;
 mod memory;
 mod models;
 pub mod request;
+mod show;
 mod tell;
 mod trial;
+mod trust;
 
 use std::{
     collections::VecDeque,

@@ -9,34 +9,29 @@
 //! What takes long (bringing, opening, proving) is done by a thread that ends with it; its word comes back as `News`.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::{File, OpenOptions},
-    io::{Seek, Write},
+    collections::BTreeSet,
+    fs::File,
     os::fd::OwnedFd,
-    path::{Path, PathBuf},
     sync::{Arc, mpsc},
 };
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::{
-    Class, Control, Outcome, Respond, Retain, State,
-    request::{self, Refusal, Why},
-    tell,
+    Control, Outcome, Respond, State,
+    request::{Refusal, Why},
 };
 use crate::{
     config::Config,
     flow::{
         event::Kind,
-        order::Arrived,
         verdict::{Said, Verdict},
     },
-    host::{Clock, fetch, fetch::Wanted},
+    host::Clock,
     limits,
     model::{
-        bundle::{self, Bundle},
-        keyset::Keyset,
-        slot::{Held, Line, Origin, Slot, SlotId, Step},
+        bundle::Bundle,
+        slot::{Held, Line, Origin, SlotId, Step},
         store::{Brings, Device, Job, Store},
     },
 };
@@ -79,12 +74,15 @@ pub enum Local {
     RollBack(String),
 }
 
+/// Tells whoever runs this model to go back, and why.
+pub type Back = Box<dyn Fn(&str, &str) + Send>;
+
 /// What models are run by.
 pub struct Stage {
     /// Proves in a thread of its own; with whether it is watched afterwards. The word comes as `News::Proven`.
     pub prove: Box<dyn Fn(What, bool) + Send>,
     /// Whoever runs this model goes back.
-    pub back: Box<dyn Fn(&str, &str) + Send>,
+    pub back: Back,
     /// What they say.
     pub news: (mpsc::SyncSender<News>, mpsc::Receiver<News>),
     /// Who asks on the machine.
@@ -94,7 +92,7 @@ pub struct Stage {
 }
 
 /// How far the job is.
-enum Phase {
+pub(super) enum Phase {
     /// The file comes; by chunks, so many bytes of it are there.
     Bringing { have: u64, told_ns: u64 },
     /// It is looked at.
@@ -107,10 +105,10 @@ enum Phase {
 
 /// The job under way.
 pub(super) struct Work {
-    job: Job,
-    phase: Phase,
+    pub(super) job: Job,
+    pub(super) phase: Phase,
     /// A way back to what was well: not watched, and not a new release.
-    back_to: Option<Origin>,
+    pub(super) back_to: Option<Origin>,
 }
 
 /// The owner's part.
@@ -118,9 +116,9 @@ pub(super) struct Models {
     pub(super) store: Store,
     pub(super) work: Option<Work>,
     /// The last job's end, for those who look.
-    ended: Option<(String, State, String)>,
-    /// Models that no slot serves any more, with why.
-    stale_told: bool,
+    pub(super) ended: Option<(String, State, String)>,
+    /// It was told that the channel's word is out of date.
+    pub(super) stale_told: bool,
 }
 
 /// What `model.install` asks for.
@@ -145,9 +143,9 @@ impl Models {
     }
 }
 
-type Refused<T> = Result<T, Refusal>;
+pub(super) type Refused<T> = Result<T, Refusal>;
 
-fn refuse<T>(why: Why, text: impl Into<String>) -> Refused<T> {
+pub(super) fn refuse<T>(why: Why, text: impl Into<String>) -> Refused<T> {
     Err(Refusal(why, text.into()))
 }
 
@@ -312,73 +310,6 @@ impl Control {
         self.show_models();
     }
 
-    fn install_file(&mut self, id: &str, mut file: File) -> Refused<Option<Outcome>> {
-        if self.models.work.is_some() {
-            return refuse(Why::Busy, "another model is on its way");
-        }
-        let invalid = |why: String| Refusal(Why::Invalid, why);
-        let size = file.metadata().map_err(|why| invalid(why.to_string()))?.len();
-        self.room_for(size).map_err(invalid)?;
-        let sha256 = bundle::digest(&file).map_err(invalid)?;
-        let to = self.models.store.incoming(&sha256);
-        let copied = file.rewind().and_then(|()| std::io::copy(&mut file, &mut File::create(&to)?));
-        copied.map_err(|why| Refusal(Why::Invalid, format!("copy it: {why}")))?;
-        self.install(id, Install { sha256, size, url: None }, None)
-    }
-
-    fn room_for(&self, size: u64) -> Result<(), String> {
-        if size == 0 || size > limits::BUNDLE_BYTES_MAX {
-            return Err(format!("a bundle has 1 to {} bytes, not {size}", limits::BUNDLE_BYTES_MAX));
-        }
-        let disk = nix::sys::statvfs::statvfs(&self.setup.config.device.state_dir).map_err(|why| why.to_string())?;
-        let free = disk.blocks_available() * disk.fragment_size();
-        // The outbox must not lose its room to a model.
-        let needed = size + limits::BUNDLE_LEAVES_BYTES;
-        if free < needed { Err(format!("{free} bytes are free on the disk, and {needed} are needed")) } else { Ok(()) }
-    }
-
-    fn keys_for_models(&self) -> Result<&Keyset, String> {
-        match &self.keys_trouble {
-            Some(why) => Err(format!("nothing is installed: {why}")),
-            None => self.keyset.as_ref().map_err(Clone::clone),
-        }
-    }
-
-    /// The file comes.
-    fn bring(&mut self, job: Job) {
-        let path = self.models.store.incoming(&job.sha256);
-        let have = path.metadata().map_or(0, |meta| meta.len());
-        let (brings, sha256, size) = (job.brings.clone(), job.sha256.clone(), job.size);
-        self.models.work = Some(Work { job, phase: Phase::Bringing { have, told_ns: 0 }, back_to: None });
-        match brings {
-            Brings::Https(url) if have != size => {
-                let ca_file = self.setup.config.models.ca_file.clone();
-                let wanted = Wanted { url, size, ca_file };
-                self.thread(move || News::Brought(fetch::fetch(&wanted, &path)));
-            }
-            _ if have == size => self.open(path),
-            _ => self.tell_missing(&sha256),
-        }
-        self.show_models();
-    }
-
-    fn thread(&self, work: impl FnOnce() -> News + Send + 'static) {
-        let news = self.setup.stage.news.0.clone();
-        let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
-            // The room is for every word of every group; a full one means control is gone.
-            let _ = news.try_send(work());
-        });
-        if let Err(why) = thread {
-            let _ = self.setup.stage.news.0.try_send(News::Opened(Err(format!("start a thread: {why}"))));
-        }
-    }
-
-    fn open(&mut self, path: PathBuf) {
-        self.set_phase(Phase::Opening);
-        let keys = self.keys_for_models().cloned();
-        self.thread(move || News::Opened(keys.and_then(|keys| open(&path, &keys))));
-    }
-
     fn open_stored(&mut self, sha256: &str) {
         let file = self.models.store.open_bundle(sha256);
         // What was well here goes on being believed; what is on its way is looked at with today's keys.
@@ -390,58 +321,11 @@ impl Control {
         });
     }
 
-    fn set_phase(&mut self, phase: Phase) {
+    pub(super) fn set_phase(&mut self, phase: Phase) {
         if let Some(work) = &mut self.models.work {
             work.phase = phase;
         }
         self.show_models();
-    }
-
-    /// A chunk came.
-    pub(super) fn chunk(&mut self, sha256: &str, offset: u64, bytes: &[u8]) {
-        let Some(Work { job, phase: Phase::Bringing { have, told_ns }, .. }) = &mut self.models.work else { return };
-        if job.sha256 != sha256 || job.brings != Brings::Chunks {
-            return;
-        }
-        let (size, now_ns) = (job.size, Clock::boot_ns());
-        let end = offset.saturating_add(bytes.len() as u64);
-        if end > size || offset > *have {
-            // A hole, or what does not belong there: whoever sends is told from where to go on, once a second.
-            if now_ns.saturating_sub(*told_ns) > limits::BLOB_TOLD_NS {
-                *told_ns = now_ns;
-                self.tell_missing(sha256);
-            }
-            return;
-        }
-        if end <= *have {
-            return;
-        }
-        let fresh = &bytes[(*have - offset) as usize..];
-        let path = self.models.store.incoming(sha256);
-        // Synced before the broker may forget it.
-        let written = OpenOptions::new().create(true).append(true).open(&path).and_then(|mut file| {
-            file.write_all(fresh)?;
-            file.sync_data()
-        });
-        if let Err(why) = written {
-            return self.job_failed(State::Failed, &format!("write {}: {why}", path.display()));
-        }
-        *have = end;
-        if end == size {
-            self.tell_missing(sha256);
-            self.open(path);
-        }
-    }
-
-    /// `up/blob/SHA256`: what is still missing.
-    fn tell_missing(&self, sha256: &str) {
-        let Some(Work { job, phase: Phase::Bringing { have, .. }, .. }) = &self.models.work else { return };
-        let missing: Vec<[u64; 2]> = if *have < job.size { vec![[*have, job.size]] } else { Vec::new() };
-        let members =
-            json!({"sha256": sha256, "size": job.size, "missing": missing, "chunk_bytes": limits::BLOB_CHUNK});
-        if let Value::Object(members) = members {
-            self.put(self.setup.blob, Class::Reply, tell::body(&members), Retain::No);
-        }
     }
 
     fn heard(&mut self, news: News, now_ns: u64) {
@@ -512,7 +396,7 @@ impl Control {
     }
 
     /// The sequence that the read-only root brings for a model; `None`: no pipeline uses it.
-    fn floor(&self, model: &str) -> Option<u64> {
+    pub(super) fn floor(&self, model: &str) -> Option<u64> {
         floor(&self.setup.config, model)
     }
 
@@ -628,7 +512,7 @@ impl Control {
     }
 
     /// It will not serve, or does not any more.
-    fn job_failed(&mut self, state: State, why: &str) {
+    pub(super) fn job_failed(&mut self, state: State, why: &str) {
         let Some(work) = self.models.work.take() else { return };
         let job = &work.job;
         if let Some((model, id)) = &job.target {
@@ -674,105 +558,6 @@ impl Control {
             self.result("model.install", &job.command, None, outcome);
         }
     }
-
-    /// For status.
-    fn show_models(&self) {
-        let phase = self.models.work.as_ref().map(|work| {
-            let (phase, have) = match &work.phase {
-                Phase::Bringing { have, .. } => ("bringing", Some(*have)),
-                Phase::Opening => ("verifying", None),
-                Phase::Proving => ("proving", None),
-                Phase::Watched { .. } => ("trial", None),
-            };
-            json!({"id": work.job.command, "state": "running", "phase": phase, "have_bytes": have, "text": ""})
-        });
-        let ended = self.models.ended.as_ref();
-        let ended = ended.map(|(id, state, text)| {
-            json!({"id": id, "state": state.word(), "phase": null, "have_bytes": null, "text": text})
-        });
-        let keyset = self.keyset.as_ref().ok().map(|keys| keys.version);
-        let stale = self.models.stale_told;
-        (self.setup.stage.show)(
-            json!({"slots": self.models_now(), "job": phase.or(ended), "keyset": keyset, "stale": stale}),
-        );
-    }
-
-    /// What lies in which slot.
-    pub(super) fn models_now(&self) -> Value {
-        let slot = |slot: &Slot| match slot {
-            Slot::Empty => json!({"state": "empty"}),
-            Slot::Rejected { held, why } => {
-                json!({"state": "rejected", "version": held.version, "seq": held.seq, "sha256": held.sha256, "why": why})
-            }
-            slot => match slot.held() {
-                Some(held) => {
-                    json!({"state": slot.word(), "version": held.version, "seq": held.seq, "sha256": held.sha256})
-                }
-                None => json!({"state": slot.word()}),
-            },
-        };
-        let lines: BTreeMap<&String, Value> = (self.models.store.lines())
-            .map(|(name, line)| {
-                let (a, b) = (slot(line.slot(SlotId::A)), slot(line.slot(SlotId::B)));
-                (name, json!({"serving": line.serving().word(), "a": a, "b": b}))
-            })
-            .collect();
-        json!(lines)
-    }
-
-    /// `dn/channel`: the newest sequence of each model, retained, and true for a short time only.
-    pub(super) fn channel(&mut self, to: &str, arrived: &Arrived) {
-        let channel = match request::guarded(|| request::channel(to, &arrived.payload)) {
-            Ok(channel) => channel,
-            Err(Refusal(_, why)) => return tracing::warn!("the channel's word is refused: {why}"),
-        };
-        if let Err(Refusal(_, why)) = self.verify(&channel.signed) {
-            return tracing::warn!("the channel's word is refused: {why}");
-        }
-        match self.models.store.heard_channel(channel.version, channel.expires_ms) {
-            Ok(_) => {}
-            Err(why) => tracing::error!("{why}"),
-        }
-        for (model, seq) in &channel.models {
-            let held = self.models.store.line(model).held().map_or(0, |held| held.seq);
-            if *seq > held.max(self.floor(model).unwrap_or(u64::MAX)) {
-                tracing::info!(model, seq, "a newer model is there");
-            }
-        }
-    }
-
-    /// `keyset.update`: the keyset that follows, with its signatures.
-    pub(super) fn update_keyset(&mut self, text: &str, minisigs: &[String]) -> Outcome {
-        let now = match &self.keyset {
-            Ok(keyset) => keyset.clone(),
-            Err(why) => return Outcome::rejected(Why::Invalid, why.clone()),
-        };
-        match self.models.store.take_keyset(&now, text.as_bytes(), minisigs) {
-            Err(why) => Outcome::rejected(Why::BadSignature, why),
-            Ok(next) => {
-                let text = format!("keyset {} is in use", next.version);
-                self.keyset = Ok(next);
-                self.keys_trouble = None;
-                self.event(Kind::KeysetChanged, "keys", &text);
-                self.show_models();
-                Outcome::new(State::Success, text)
-            }
-        }
-    }
-
-    /// Freshness: what is known of the newest models goes out of date.
-    fn look_at_channel(&mut self) {
-        let Some(expires_ms) = self.models.store.channel_expires_ms() else { return };
-        let stale = self.now_ms() >= expires_ms;
-        if stale && !std::mem::replace(&mut self.models.stale_told, true) {
-            let text = "the channel's word on the newest models is out of date; is somebody holding updates back?";
-            self.event(Kind::ModelUpdateStale, "models", text);
-            self.show_models();
-        }
-        if !stale && std::mem::take(&mut self.models.stale_told) {
-            self.show_models();
-        }
-    }
 }
 
 /// The sequence that the read-only root brings for a model; `None`: no pipeline uses it.
@@ -780,9 +565,4 @@ pub fn floor(config: &Config, model: &str) -> Option<u64> {
     let mut of = config.pipelines.iter().filter(|p| p.model.manifest.model == model).map(|p| p.model.floor);
     let first = of.next()?;
     Some(of.fold(first, u64::max))
-}
-
-fn open(path: &Path, keys: &Keyset) -> Result<Box<Bundle>, String> {
-    let file = File::open(path).map_err(|why| format!("open {}: {why}", path.display()))?;
-    Bundle::open(&file, Some(keys)).map(Box::new)
 }

@@ -90,6 +90,8 @@ pub struct Prepare {
     pub inputs: Vec<(String, Vec<i64>)>,
     /// Names.
     pub outputs: Vec<String>,
+    /// What inputs are fed in the trial run, by name, where that is known; others are fed ones.
+    pub known: BTreeMap<String, Vec<f32>>,
 }
 
 /// Answer to `Prepare`: how many values each wanted output has, found by a trial run.

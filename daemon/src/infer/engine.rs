@@ -9,9 +9,9 @@ use std::{
 };
 
 use super::{
+    artifact::Artifact,
     running::{Launching, Outcome, Running},
-    served::Served,
-    source::Source,
+    served::{Answered, Served},
     trial::{Candidate, Message, Trial},
 };
 use crate::{
@@ -28,7 +28,7 @@ pub struct Setup {
     /// How workers are started.
     pub launching: Launching,
     /// What serves at the start.
-    pub source: Box<dyn Fn() -> Result<Source, String> + Send>,
+    pub source: Box<dyn Fn() -> Result<Artifact, String> + Send>,
     /// The pipelines that use it, in the order of `launching`.
     pub served: Vec<Served>,
     /// Where events go.
@@ -52,7 +52,7 @@ pub(super) enum Broken {
 /// The engine.
 pub struct Engine {
     pub(super) setup: Setup,
-    pub(super) source: Option<Source>,
+    pub(super) source: Option<Artifact>,
     pub(super) running: Option<Running>,
     pub(super) candidate: Option<Candidate>,
     pub(super) trial: Option<Trial>,
@@ -63,6 +63,8 @@ pub struct Engine {
     retry: Duration,
     told: String,
     drafts: Vec<Draft>,
+    /// Alarms that were raised in this ring: their places among the drafts, and the window that raised them.
+    to_explain: Vec<(Vec<usize>, usize, Window, Answered)>,
     /// Stamp of the newest window that was answered, for events.
     pub(super) last: Option<Stamp>,
     /// When workers were lost, ns since boot.
@@ -86,6 +88,7 @@ impl Engine {
             retry: Duration::ZERO,
             told: String::new(),
             drafts: Vec::new(),
+            to_explain: Vec::new(),
             last: None,
             deaths: VecDeque::new(),
             looked_ns: 0,
@@ -247,7 +250,11 @@ impl Engine {
             };
             self.answered(running, slot, *at, window, sink)?;
         }
+        if rung.died.is_none() {
+            self.explain(running, deadline, beat)?;
+        }
         if let Some(why) = rung.died {
+            self.to_explain.clear();
             if self.trial.is_none() {
                 // Only the window that was in the worker is lost; the others go to the next one. On trial, the model
                 // before gets this one too.
@@ -291,11 +298,33 @@ impl Engine {
         }
         let served = &mut self.setup.served[at];
         match outcome {
-            Outcome::Answer(answered) => served.predicted(&running.fits[at], &window, &answered, &mut self.drafts),
+            Outcome::Answer(answered) => {
+                let raised = served.predicted(&running.fits[at], &window, &answered, &mut self.drafts);
+                let width = served.names().len();
+                if let Some(members) = running.looked_at(at, &window, width, served.is_alarmed()) {
+                    self.drafts.push(served.drift(members, &running.fits[at], &window));
+                }
+                if !raised.is_empty() {
+                    self.to_explain.push((raised, at, window.clone(), answered));
+                }
+            }
             Outcome::None(why) => sink.lost(served.stream(), 1, why),
         }
         if self.candidate.is_some() {
             self.shadowed.push(window);
+        }
+        Ok(())
+    }
+
+    /// Says of alarms that were just raised which channels drove them; after the ring, for it takes the worker's slots.
+    fn explain(&mut self, running: &mut Running, deadline: Option<Duration>, beat: &dyn Fn()) -> Result<(), Broken> {
+        for (places, at, window, answered) in std::mem::take(&mut self.to_explain) {
+            let names = self.setup.served[at].names();
+            let members = running.explain(at, &window, &answered, names, deadline, beat).map_err(Broken::Died)?;
+            for place in places {
+                let body = &mut self.drafts[place].body;
+                *body = [body.as_ref(), members.as_bytes()].concat().into();
+            }
         }
         Ok(())
     }

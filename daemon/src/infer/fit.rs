@@ -3,15 +3,15 @@
 use std::{fmt::Write, sync::Arc};
 
 use super::{
+    artifact::Artifact,
     calibrate::{Calibration, Learning, Learnt},
     plan::Feed,
-    source::Source,
 };
 use crate::{config, flow::record::json_str, host::Keep, model::manifest::Layout};
 
 /// A model in a pipeline.
 pub struct Fit {
-    source: Source,
+    source: Artifact,
     pipeline: String,
     width: usize,
     threshold: Option<f32>,
@@ -30,7 +30,7 @@ impl Fit {
     /// Takes up the calibration that was kept for this very model, or begins one.
     pub fn new(
         pipeline: &config::Pipeline,
-        source: &Source,
+        source: &Artifact,
         (sha256, provider): (&str, &str),
         features: usize,
         keep: Option<Keep>,

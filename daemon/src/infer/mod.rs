@@ -2,9 +2,12 @@
 //! side: one thread and one worker for each model, however many pipelines use it.
 
 mod alarm;
+mod artifact;
 mod calibrate;
-mod channel;
+pub mod channel;
+mod drift;
 mod engine;
+mod explain;
 mod fit;
 mod gate;
 mod placement;
@@ -14,19 +17,18 @@ mod running;
 mod runtime;
 mod sandbox;
 mod served;
-mod source;
 mod trial;
-mod worker;
+pub mod worker;
 pub mod worker_main;
 
 use std::time::Duration;
 
+pub use artifact::Artifact;
 pub use engine::{Engine, Setup};
 pub use prove::{Proven, prove, proven};
 pub use running::{Launching, Running};
 pub use runtime::find as find_runtime;
 pub use served::{Keeps, Served};
-pub use source::Source;
 pub use trial::{Message, Offer, terms};
 
 use crate::{

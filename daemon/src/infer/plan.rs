@@ -2,7 +2,10 @@
 //! fixed values; which output is the score. Pure; says everything that does not fit.
 
 use super::channel::{Loaded, Prepare, Tensor};
-use crate::model::manifest::{Layout, Manifest};
+use crate::{
+    limits,
+    model::manifest::{Layout, Manifest},
+};
 
 /// What fills one input.
 #[derive(Debug, Clone, PartialEq)]
@@ -90,7 +93,9 @@ pub fn plan(
         feeds.push(feed);
     }
     let names = inputs.iter().map(|(name, _): &(String, Vec<i64>)| name.clone()).collect();
-    Ok((Prepare { inputs, outputs: outputs.clone() }, Plan { feeds, score, features, outputs, inputs: names }))
+    let fixed = |(name, values): (&String, &Vec<f64>)| (name.clone(), values.iter().map(|x| *x as f32).collect());
+    let known = manifest.params.iter().filter(|(_, values)| values.len() <= limits::TRIAL_VALUES).map(fixed).collect();
+    Ok((Prepare { inputs, outputs: outputs.clone(), known }, Plan { feeds, score, features, outputs, inputs: names }))
 }
 
 fn need<'a>(there: &[Tensor], what: &str, names: impl Iterator<Item = &'a String>) -> Result<(), String> {

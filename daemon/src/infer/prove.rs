@@ -4,8 +4,8 @@
 use std::time::Duration;
 
 use super::{
+    artifact::Artifact,
     running::{Launching, Running},
-    source::Source,
 };
 
 /// A model that proved itself, in the worker that did; and the figures.
@@ -20,7 +20,7 @@ pub struct Proven {
 const RUNS: usize = 50;
 
 /// Proves it. `beat` is called while waiting.
-pub fn prove(launching: &Launching, source: &Source, beat: &dyn Fn()) -> Result<Proven, String> {
+pub fn prove(launching: &Launching, source: &Artifact, beat: &dyn Fn()) -> Result<Proven, String> {
     let mut extra: Vec<String> = source.golden.iter().flat_map(|case| case.outputs.keys().cloned()).collect();
     extra.sort();
     extra.dedup();

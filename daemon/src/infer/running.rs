@@ -4,11 +4,13 @@
 use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
+    artifact::Artifact,
     channel::{Loaded, Tensor},
+    drift::Inputs,
+    explain::{self, Usual},
     fit::Fit,
     plan::{Plan, plan},
     served::{Answered, published},
-    source::Source,
     worker::{Launch, Rung, Worker},
 };
 use crate::{
@@ -48,8 +50,12 @@ pub struct Running {
     published: Vec<Vec<(usize, Arc<str>)>>,
     /// By pipeline.
     pub fits: Vec<Fit>,
+    /// By pipeline: whether its inputs still look like what the model was made with, where the bundle says.
+    inputs: Vec<Option<Inputs>>,
+    /// By pipeline: what is usual for its channels.
+    usual: Vec<Usual>,
     /// What it was started from.
-    pub source: Source,
+    pub source: Artifact,
     /// For whoever looks.
     pub serving: Serving,
     /// What the library says of itself.
@@ -60,11 +66,14 @@ pub struct Running {
     values: Vec<f64>,
 }
 
+/// Outputs by name.
+pub type Outputs = Vec<(String, Vec<f64>)>;
+
 type Declared = Vec<(String, String, Vec<i64>)>;
 
 impl Running {
     /// Starts a worker on the first provider that takes the model. With `require` there is no other way than those named.
-    pub fn start(launching: &Launching, source: &Source, extra: &[String], beat: &dyn Fn()) -> Result<Self, String> {
+    pub fn start(launching: &Launching, source: &Artifact, extra: &[String], beat: &dyn Fn()) -> Result<Self, String> {
         let mut passed_over = Vec::new();
         for provider in launching.models.providers_for(&source.manifest) {
             match Self::start_on(launching, source, &provider, extra, None, beat) {
@@ -85,7 +94,7 @@ impl Running {
     /// Starts a worker on one provider.
     pub fn start_on(
         launching: &Launching,
-        source: &Source,
+        source: &Artifact,
         provider: &Provider,
         extra: &[String],
         judge: Option<PathBuf>,
@@ -117,6 +126,8 @@ impl Running {
         Ok(Self {
             fits: launching.pipelines.iter().map(fit).collect(),
             published: launching.pipelines.iter().map(|p| published(&plan, p)).collect(),
+            inputs: launching.pipelines.iter().map(|p| inputs(p, source)).collect(),
+            usual: launching.pipelines.iter().map(|_| Usual::default()).collect(),
             serving: Serving {
                 model: source.name(),
                 sha256: sha256.clone(),
@@ -210,7 +221,7 @@ impl Running {
         inputs: &std::collections::BTreeMap<String, Vec<f32>>,
         deadline: Duration,
         beat: &dyn Fn(),
-    ) -> Result<(Vec<(String, Vec<f64>)>, u32), String> {
+    ) -> Result<(Outputs, u32), String> {
         for (place, name) in self.plan.inputs.iter().enumerate() {
             let len = self.worker.input_len(place);
             let values = inputs.get(name).ok_or_else(|| format!("says nothing for input `{name}`"))?;
@@ -261,6 +272,43 @@ impl Running {
             (name.clone(), values.clone())
         });
         Outcome::Answer(Answered { score, took_us, outputs: outputs.collect() })
+    }
+
+    /// What an answered window says of the inputs: the members of a record, when a stretch of time is over.
+    pub fn looked_at(&mut self, at: usize, window: &Window, width: usize, alarmed: bool) -> Option<String> {
+        if !alarmed {
+            self.usual[at].take(window, width);
+        }
+        self.inputs[at].as_mut()?.take(window, alarmed)
+    }
+
+    /// Which channels drove a score: members for the alarm's record; empty where that cannot be said in time.
+    pub fn explain(
+        &mut self,
+        at: usize,
+        window: &Window,
+        answered: &Answered,
+        names: &[String],
+        deadline: Option<Duration>,
+        beat: &dyn Fn(),
+    ) -> Result<String, String> {
+        let occluded = self.usual[at].occluded(window, answered.took_us);
+        let n = occluded.len().min(self.slots());
+        for (slot, values) in occluded.iter().enumerate().take(n) {
+            self.fill(slot, at, values);
+        }
+        if n == 0 {
+            return Ok(String::new());
+        }
+        if let Some(why) = self.ring(n, deadline, beat).died {
+            return Err(why);
+        }
+        let mut left = Vec::new();
+        for (slot, name) in names.iter().enumerate().take(n) {
+            self.worker.read(slot, self.plan.score, &mut self.values);
+            left.push((name.clone(), self.values[0] as f32));
+        }
+        Ok(explain::members(answered.score, &left))
     }
 
     /// Whether any pipeline's statistics are still being taken.
@@ -322,6 +370,11 @@ impl Running {
         }
         Ok(highest)
     }
+}
+
+fn inputs(pipeline: &config::Pipeline, source: &Artifact) -> Option<Inputs> {
+    let names = source.manifest.channels.as_ref().filter(|names| names.len() == pipeline.channels.len())?;
+    Inputs::new(&pipeline.name, names, pipeline.hop, source.baseline.as_ref()?)
 }
 
 fn declared(tensors: &[Tensor]) -> Declared {

@@ -36,6 +36,9 @@ pub struct Served {
     config: config::Pipeline,
     index: u16,
     stream: StreamId,
+    drift: StreamId,
+    /// Channel names, in the model's order.
+    names: Vec<String>,
     alarms: Vec<(Alarm, StreamId, usize)>,
     keeps: Option<Keeps>,
     replay: bool,
@@ -58,7 +61,7 @@ impl Served {
     pub fn new(
         index: u16,
         config: &config::Config,
-        stream: StreamId,
+        (stream, drift): (StreamId, StreamId),
         alarm_streams: &[StreamId],
         boot: &str,
         keeps: Option<Keeps>,
@@ -75,7 +78,8 @@ impl Served {
         });
         let alarms = alarms.collect();
         let replay = keeps.is_none();
-        Self { index, stream, alarms, keeps, replay, meters, config: pipeline }
+        let names = pipeline.channels.iter().map(|c| config.channels[*c].name.clone()).collect();
+        Self { index, stream, drift, names, alarms, keeps, replay, meters, config: pipeline }
     }
 
     /// Which pipeline this is.
@@ -103,13 +107,41 @@ impl Served {
         self.meters.pipelines[usize::from(self.index)].score.get()
     }
 
+    /// Names of its channels, in the model's order.
+    pub fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    /// Whether any of its alarms is raised.
+    pub fn is_alarmed(&self) -> bool {
+        self.alarms.iter().any(|(alarm, ..)| alarm.raised().is_some())
+    }
+
+    /// A word on its inputs, as a record.
+    pub fn drift(&self, members: String, fit: &Fit, window: &Window) -> Draft {
+        Draft {
+            stream: self.drift,
+            class: Class::Status,
+            stamp: window.tag.last,
+            lineage: Some(fit.lineage.clone()),
+            body: members.into(),
+            retain: Retain::No,
+        }
+    }
+
     /// Asked to learn anew?
     pub fn take_recalibrate(&self) -> bool {
         self.meters.pipelines[usize::from(self.index)].recalibrate.swap(false, Relaxed)
     }
 
-    /// The prediction's record, and those of alarms that changed by it.
-    pub fn predicted(&mut self, fit: &Fit, window: &Window, answered: &Answered, drafts: &mut Vec<Draft>) {
+    /// The prediction's record, and those of alarms that changed by it. Returns the places of those that were raised.
+    pub fn predicted(
+        &mut self,
+        fit: &Fit,
+        window: &Window,
+        answered: &Answered,
+        drafts: &mut Vec<Draft>,
+    ) -> Vec<usize> {
         let learning = fit.is_learning();
         let threshold = fit.threshold();
         let score = (!learning).then_some(answered.score);
@@ -130,7 +162,8 @@ impl Served {
             body: self.body(window, score, threshold, answered).into(),
             retain: Retain::No,
         });
-        let Some(score) = score else { return };
+        let mut places = Vec::new();
+        let Some(score) = score else { return places };
         for (alarm, stream, place) in &mut self.alarms {
             let Some(change) = alarm.step(score, threshold, &window.tag) else {
                 continue;
@@ -147,6 +180,7 @@ impl Served {
             self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
             match change.phase {
                 Phase::Raised => {
+                    places.push(drafts.len());
                     tracing::warn!(message_id = ALARM_RAISED, alarm = alarm.name(), score, "alarm raised");
                 }
                 Phase::Cleared => {
@@ -162,6 +196,7 @@ impl Served {
                 retain: if change.phase == Phase::Raised { Retain::Keep } else { Retain::Remove },
             });
         }
+        places
     }
 
     fn body(&self, window: &Window, score: Option<f32>, threshold: Option<f32>, answered: &Answered) -> String {

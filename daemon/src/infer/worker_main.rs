@@ -228,8 +228,9 @@ impl Bound {
                 return Err(format!("input `{name}` is no tensor"));
             };
             let mut tensor = DynTensor::new(session.allocator(), *ty, shape.clone()).map_err(text)?;
-            let values: i64 = shape.iter().product();
-            fill(&mut tensor, &vec![1.0; values.max(0) as usize])?;
+            let values = shape.iter().product::<i64>().max(0) as usize;
+            let known = prepare.known.get(name).filter(|known| known.len() == values).cloned();
+            fill(&mut tensor, &known.unwrap_or_else(|| vec![1.0; values]))?;
             binding.bind_input(name.as_str(), &tensor).map_err(text)?;
             inputs.push(tensor);
         }

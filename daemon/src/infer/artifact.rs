@@ -9,7 +9,7 @@ use crate::{
 
 /// A model that may be handed to a worker.
 #[derive(Debug, Clone)]
-pub struct Source {
+pub struct Artifact {
     /// How to run it.
     pub manifest: Arc<Manifest>,
     /// The ONNX files by name.
@@ -26,7 +26,7 @@ pub struct Source {
     pub baseline: Option<Arc<Baseline>>,
 }
 
-impl Source {
+impl Artifact {
     /// A bundle that was checked.
     pub fn bundle(bundle: Bundle, origin: Origin) -> Self {
         Self {

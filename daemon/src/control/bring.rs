@@ -1,0 +1,140 @@
+//! How a bundle comes onto the device: by HTTPS, by chunks over MQTT, or from a file on the machine. Chunks are taken in
+//! their order and synced before they are acknowledged; whoever sends is told from where to go on.
+
+use std::{
+    fs::{File, OpenOptions},
+    io::{Seek, Write},
+    path::{Path, PathBuf},
+};
+
+use serde_json::{Value, json};
+
+use super::{
+    Class, Control, Outcome, Retain, State,
+    models::{Install, News, Phase, Refused, Work, refuse},
+    request::{Refusal, Why},
+    tell,
+};
+use crate::{
+    host::{Clock, fetch, fetch::Wanted},
+    limits,
+    model::{
+        bundle::{self, Bundle},
+        keyset::Keyset,
+        store::{Brings, Job},
+    },
+};
+
+impl Control {
+    pub(super) fn install_file(&mut self, id: &str, mut file: File) -> Refused<Option<Outcome>> {
+        if self.models.work.is_some() {
+            return refuse(Why::Busy, "another model is on its way");
+        }
+        let invalid = |why: String| Refusal(Why::Invalid, why);
+        let size = file.metadata().map_err(|why| invalid(why.to_string()))?.len();
+        self.room_for(size).map_err(invalid)?;
+        let sha256 = bundle::digest(&file).map_err(invalid)?;
+        let to = self.models.store.incoming(&sha256);
+        let copied = file.rewind().and_then(|()| std::io::copy(&mut file, &mut File::create(&to)?));
+        copied.map_err(|why| Refusal(Why::Invalid, format!("copy it: {why}")))?;
+        self.install(id, Install { sha256, size, url: None }, None)
+    }
+
+    pub(super) fn room_for(&self, size: u64) -> Result<(), String> {
+        if size == 0 || size > limits::BUNDLE_BYTES_MAX {
+            return Err(format!("a bundle has 1 to {} bytes, not {size}", limits::BUNDLE_BYTES_MAX));
+        }
+        let disk = nix::sys::statvfs::statvfs(&self.setup.config.device.state_dir).map_err(|why| why.to_string())?;
+        let free = disk.blocks_available() * disk.fragment_size();
+        // The outbox must not lose its room to a model.
+        let needed = size + limits::BUNDLE_LEAVES_BYTES;
+        if free < needed { Err(format!("{free} bytes are free on the disk, and {needed} are needed")) } else { Ok(()) }
+    }
+
+    /// The file comes.
+    pub(super) fn bring(&mut self, job: Job) {
+        let path = self.models.store.incoming(&job.sha256);
+        let have = path.metadata().map_or(0, |meta| meta.len());
+        let (brings, sha256, size) = (job.brings.clone(), job.sha256.clone(), job.size);
+        self.models.work = Some(Work { job, phase: Phase::Bringing { have, told_ns: 0 }, back_to: None });
+        match brings {
+            Brings::Https(url) if have != size => {
+                let ca_file = self.setup.config.models.ca_file.clone();
+                let wanted = Wanted { url, size, ca_file };
+                self.thread(move || News::Brought(fetch::fetch(&wanted, &path)));
+            }
+            _ if have == size => self.open(path),
+            _ => self.tell_missing(&sha256),
+        }
+        self.show_models();
+    }
+
+    pub(super) fn thread(&self, work: impl FnOnce() -> News + Send + 'static) {
+        let news = self.setup.stage.news.0.clone();
+        let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
+            // The room is for every word of every group; a full one means control is gone.
+            let _ = news.try_send(work());
+        });
+        if let Err(why) = thread {
+            let _ = self.setup.stage.news.0.try_send(News::Opened(Err(format!("start a thread: {why}"))));
+        }
+    }
+
+    pub(super) fn open(&mut self, path: PathBuf) {
+        self.set_phase(Phase::Opening);
+        let keys = self.keys_for_models().cloned();
+        self.thread(move || News::Opened(keys.and_then(|keys| open(&path, &keys))));
+    }
+
+    /// A chunk came.
+    pub(super) fn chunk(&mut self, sha256: &str, offset: u64, bytes: &[u8]) {
+        let Some(Work { job, phase: Phase::Bringing { have, told_ns }, .. }) = &mut self.models.work else { return };
+        if job.sha256 != sha256 || job.brings != Brings::Chunks {
+            return;
+        }
+        let (size, now_ns) = (job.size, Clock::boot_ns());
+        let end = offset.saturating_add(bytes.len() as u64);
+        if end > size || offset > *have {
+            // A hole, or what does not belong there: whoever sends is told from where to go on, once a second.
+            if now_ns.saturating_sub(*told_ns) > limits::BLOB_TOLD_NS {
+                *told_ns = now_ns;
+                self.tell_missing(sha256);
+            }
+            return;
+        }
+        if end <= *have {
+            return;
+        }
+        let fresh = &bytes[(*have - offset) as usize..];
+        let path = self.models.store.incoming(sha256);
+        // Synced before the broker may forget it.
+        let written = OpenOptions::new().create(true).append(true).open(&path).and_then(|mut file| {
+            file.write_all(fresh)?;
+            file.sync_data()
+        });
+        if let Err(why) = written {
+            return self.job_failed(State::Failed, &format!("write {}: {why}", path.display()));
+        }
+        *have = end;
+        if end == size {
+            self.tell_missing(sha256);
+            self.open(path);
+        }
+    }
+
+    /// `up/blob/SHA256`: what is still missing.
+    fn tell_missing(&self, sha256: &str) {
+        let Some(Work { job, phase: Phase::Bringing { have, .. }, .. }) = &self.models.work else { return };
+        let missing: Vec<[u64; 2]> = if *have < job.size { vec![[*have, job.size]] } else { Vec::new() };
+        let members =
+            json!({"sha256": sha256, "size": job.size, "missing": missing, "chunk_bytes": limits::BLOB_CHUNK});
+        if let Value::Object(members) = members {
+            self.put(self.setup.blob, Class::Reply, tell::body(&members), Retain::No);
+        }
+    }
+}
+
+fn open(path: &Path, keys: &Keyset) -> Result<Box<Bundle>, String> {
+    let file = File::open(path).map_err(|why| format!("open {}: {why}", path.display()))?;
+    Bundle::open(&file, Some(keys)).map(Box::new)
+}

@@ -1,0 +1,55 @@
+//! What control shows of models: slots, and the job under way, for status and `up/reported`.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+use super::{Control, models::Phase};
+use crate::model::slot::{Slot, SlotId};
+
+impl Control {
+    /// For status.
+    pub(super) fn show_models(&self) {
+        let phase = self.models.work.as_ref().map(|work| {
+            let (phase, have) = match &work.phase {
+                Phase::Bringing { have, .. } => ("bringing", Some(*have)),
+                Phase::Opening => ("verifying", None),
+                Phase::Proving => ("proving", None),
+                Phase::Watched { .. } => ("trial", None),
+            };
+            json!({"id": work.job.command, "state": "running", "phase": phase, "have_bytes": have, "text": ""})
+        });
+        let ended = self.models.ended.as_ref();
+        let ended = ended.map(|(id, state, text)| {
+            json!({"id": id, "state": state.word(), "phase": null, "have_bytes": null, "text": text})
+        });
+        let keyset = self.keyset.as_ref().ok().map(|keys| keys.version);
+        let stale = self.models.stale_told;
+        (self.setup.stage.show)(
+            json!({"slots": self.models_now(), "job": phase.or(ended), "keyset": keyset, "stale": stale}),
+        );
+    }
+
+    /// What lies in which slot.
+    pub(super) fn models_now(&self) -> Value {
+        let slot = |slot: &Slot| match slot {
+            Slot::Empty => json!({"state": "empty"}),
+            Slot::Rejected { held, why } => {
+                json!({"state": "rejected", "version": held.version, "seq": held.seq, "sha256": held.sha256, "why": why})
+            }
+            slot => match slot.held() {
+                Some(held) => {
+                    json!({"state": slot.word(), "version": held.version, "seq": held.seq, "sha256": held.sha256})
+                }
+                None => json!({"state": slot.word()}),
+            },
+        };
+        let lines: BTreeMap<&String, Value> = (self.models.store.lines())
+            .map(|(name, line)| {
+                let (a, b) = (slot(line.slot(SlotId::A)), slot(line.slot(SlotId::B)));
+                (name, json!({"serving": line.serving().word(), "a": a, "b": b}))
+            })
+            .collect();
+        json!(lines)
+    }
+}
