@@ -307,6 +307,8 @@ pub const BLOB_TOLD_NS: u64 = 1_000_000_000;
 pub const RECEIVE_MAXIMUM: u16 = 16;
 /// Processes that may begin with an install before it is given up.
 pub const INSTALL_STARTS: u32 = 3;
+/// That no model serves is told so often at most, ns.
+pub const NO_MODEL_TOLD_NS: u64 = 3_600_000_000_000;
 /// Words of threads and engines waiting for control.
 pub const MODEL_NEWS: usize = 64;
 /// Cohorts of a device: each is a subscription.

@@ -2,6 +2,7 @@
 
 use std::{
     collections::BTreeMap,
+    fmt::Debug,
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
     time::Duration,
@@ -27,7 +28,7 @@ use crate::{
     infer::{self, Artifact, Keeps, Launching, Message, Offer, Served},
     limits,
     link::{self, Topics},
-    model::{slot::Origin, store::Store},
+    model::{manifest::Manifest, slot::Origin, store::Store},
     outbox::{Around, Expiry, Reader, Setup, Writer},
     status::Status,
     streams::{self, Table},
@@ -407,6 +408,7 @@ fn prove(
     let scores = source.baseline.as_ref().and_then(|baseline| baseline.score.clone());
     let (mut offers, mut text) = (Vec::new(), String::new());
     for (group, pipelines) in groups {
+        same_window(&config.pipelines[pipelines[0]].model.manifest, &source.manifest)?;
         let launching = host.launching(config, pipelines, Some(keeps));
         let proven = infer::prove(&launching, &source, &|| {})?;
         if group == first {
@@ -430,6 +432,28 @@ fn prove(
         }
     };
     Ok(Proof { text, groups, go: Box::new(go) })
+}
+
+/// The windows are made before any model sees them: another one must take the same.
+fn same_window(now: &Manifest, next: &Manifest) -> Result<(), String> {
+    let differs =
+        |name: &str, now: String, next: String| format!("its window's `{name}` is {next}, and the pipeline's is {now}");
+    // What the configured model does not say, the configuration does.
+    fn both<T: PartialEq + Debug>(now: &Option<T>, next: &Option<T>) -> Option<(String, String)> {
+        let said = now.is_some() && next.is_some() && now != next;
+        said.then(|| (format!("{now:?}"), format!("{next:?}")))
+    }
+    let all = [
+        ("channels", both(&now.channels, &next.channels)),
+        ("length", both(&now.steps, &next.steps)),
+        ("hop", both(&now.hop, &next.hop)),
+        ("step_ms", both(&now.step_ms, &next.step_ms)),
+        ("gap_max_ms", both(&now.gap_max_ms, &next.gap_max_ms)),
+    ];
+    match all.into_iter().find_map(|(name, pair)| pair.map(|(now, next)| differs(name, now, next))) {
+        Some(why) => Err(why),
+        None => Ok(()),
+    }
 }
 
 impl Crew {

@@ -270,6 +270,15 @@ impl Daemon {
         self.child.wait().expect("wait");
     }
 
+    /// Ends one that runs under strace: first the daemon, which strace would let live on.
+    pub fn end_traced(mut self) {
+        let children = format!("/proc/{0}/task/{0}/children", self.pid());
+        for pid in fs::read_to_string(children).unwrap_or_default().split_whitespace() {
+            let _ = kill(Pid::from_raw(pid.parse().expect("a process")), Signal::SIGKILL);
+        }
+        let _ = self.child.wait();
+    }
+
     /// Waits for its end; returns the exit code.
     #[track_caller]
     pub fn wait(&mut self) -> Option<i32> {

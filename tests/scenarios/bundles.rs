@@ -6,7 +6,7 @@ use std::{
 };
 
 use rig::{
-    eventually,
+    daemon, eventually,
     maker::{self, Draft, SHAPE},
     measured, onnx,
     operator::end,
@@ -147,4 +147,63 @@ fn a_model_for_another_board_is_refused_before_it_serves() {
 #[test]
 fn a_model_that_does_not_answer_as_it_must_is_refused_before_it_serves() {
     bad("golden", &Draft::new(2, &onnx::mean_plus_50(&SHAPE), 4.5), "", "failed", "golden case 1");
+}
+
+#[test]
+fn a_raised_alarm_says_which_channel_drove_it() {
+    let mut world = World::new("");
+    world.site = world.site.clone().with("[alarm.high]\npipeline = \"x\"\n");
+    let daemon = world.run();
+    world.rows(100, 0);
+    world.tty.rows(100..110, |i| format!("{i},2,90"));
+    let raised = world.sub.wait("an alarm", |messages| {
+        let alarm = messages.iter().find(|m| m.stream == "a/high" && !m.removed)?;
+        Some(alarm.payload["data"][0].clone())
+    });
+    let channels = &raised["explain"]["channels"];
+    assert_eq!((&channels[0]["name"], &channels[1]["name"]), (&json!("b"), &json!("a")), "{raised}");
+    assert!(channels[0]["drop"].as_f64() > Some(5.0) && channels[1]["drop"].as_f64() < Some(1.0), "{raised}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_prepared_bundle_with_a_baseline_is_quiet_on_its_own_rows_and_tells_drift_on_others() {
+    let world = World::new("");
+    let dir = world.site.dir.path().join("my-model");
+    fs::create_dir(&dir).expect("folder");
+    fs::write(dir.join("model.onnx"), onnx::mean(&SHAPE)).expect("model");
+    // The few keys that nobody else can know.
+    let manifest = json!({"model": "mean", "version": "2.0.0", "seq": 9, "thresholds": {"raise": 1000.0},
+                          "window": {"channels": ["a", "b"], "length": 4}});
+    fs::write(dir.join("manifest.json"), manifest.to_string()).expect("manifest");
+    let csv = |shift: u64| {
+        (0..700u64).fold("n,a,b\n".to_owned(), |all, i| {
+            let moved = if i > 340 { shift } else { 0 };
+            all + &format!("{i},{},{}\n", i * 37 % 101 + moved, i * 53 % 89 + moved)
+        })
+    };
+    let rows = |name: &str, shift: u64| {
+        let path = world.site.dir.path().join(name);
+        fs::write(&path, csv(shift)).expect("rows");
+        path.display().to_string()
+    };
+    let folder = dir.display().to_string();
+    let done = daemon::run(&["model", "prepare", &folder, "--rows", &rows("normal.csv", 0), "--drift", "0.3"]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    fs::write(dir.join("manifest.json.minisig"), world.maker.sign(&dir.join("manifest.json"))).expect("sign");
+    let bundle = world.maker.pack(&dir);
+    fs::copy(&bundle, world.site.dir.path().join("factory.kmb")).expect("copy");
+    let config = world.site.config().display().to_string();
+    let states = |csv: String| -> Vec<String> {
+        let done = daemon::run(&["replay", "--csv", &csv, "--config", &config]);
+        assert_eq!(done.code, Some(0), "{}", done.err);
+        let lines = done.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        let drift = lines.filter(|line| line["stream"] == "q/drift/x");
+        drift.map(|line| line["state"].as_str().expect("state").to_owned()).collect()
+    };
+    assert_eq!(states(rows("same.csv", 0)), ["none", "none"]);
+    assert_eq!(states(rows("other.csv", 60)), ["none", "drift"]);
+    // And the device runs it.
+    let daemon = world.run();
+    assert_eq!(daemon.stop(), Some(0));
 }

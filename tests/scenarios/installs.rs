@@ -155,6 +155,94 @@ fn kill_9_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// Brings an install to its end from wherever it stands; `None` when the daemon died first.
+fn drive(world: &mut World, id: &str, bundle: &Path, daemon: &mut rig::Daemon) -> Option<Value> {
+    let (bytes, sha256) = (fs::read(bundle).expect("bundle"), maker::sha256(bundle));
+    let (until, mut sent) = (Instant::now() + Duration::from_secs(40), Instant::now() - Duration::from_secs(9));
+    loop {
+        let records = world.sub.records(&format!("res/model.install/{id}"));
+        let ended = records
+            .into_iter()
+            .map(|(r, _)| r)
+            .find(|r| !["accepted", "running"].contains(&r["state"].as_str().unwrap_or("")));
+        if ended.is_some() {
+            return ended;
+        }
+        if !daemon.is_alive() {
+            return None;
+        }
+        let asked = world.sub.messages().iter().any(|m| m.stream == format!("blob/{sha256}"));
+        if asked && sent.elapsed() > Duration::from_secs(2) {
+            world.operator.chunks(&sha256, &bytes, 0..bytes.len(), 4096);
+            sent = Instant::now();
+        }
+        world.rows(6, 0);
+        std::thread::sleep(Duration::from_millis(20));
+        assert!(Instant::now() < until, "no end of {id}");
+    }
+}
+
+#[test]
+fn kill_9_at_any_write_to_the_disk_during_an_install_leaves_the_old_or_the_new_model() {
+    let there = std::process::Command::new("strace").arg("-V").output().is_ok();
+    if !there {
+        return rig::skipped("no strace (tests/run installs it)");
+    }
+    // The n-th such call of any thread: a start alone makes some, an install 25 renames and twice as many syncs.
+    let mut moments: Vec<(&str, u32)> = (1..=32).map(|n| ("rename", n)).chain((1..=64).map(|n| ("fsync", n))).collect();
+    moments.extend((1..=6).map(|n| ("fdatasync", n)).chain((1..=4).map(|n| ("unlink", n))));
+    if !rig::long() {
+        fastrand::shuffle(&mut moments);
+        moments.truncate(14);
+    }
+    let mut world = World::new("trial_s = 0\ntrial_windows = 10\n");
+    let daemon = world.run();
+    let mut now = something_serves(&mut world);
+    assert_eq!(daemon.stop(), Some(0));
+    let (mut killed, mut ends) = (0, BTreeMap::<String, usize>::new());
+    for (round, (call, n)) in moments.iter().enumerate() {
+        let (seq, id) = (round as u64 + 2, format!("{call}-{n}"));
+        let bundle = world.maker.bundle(&Draft::mean(seq));
+        let births = world.sub.messages().iter().filter(|m| m.stream == "birth").count();
+        let mut traced = std::process::Command::new("strace");
+        traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
+        traced.args(["-e", &format!("inject={call}:signal=SIGKILL:when={n}")]).arg(daemon::binary());
+        traced.args(["run", "--config"]).arg(world.site.config()).env("KENTLEDGE_LOG", "info");
+        let mut daemon = world.site.spawn(&mut traced);
+        let online = |world: &World| world.sub.messages().iter().filter(|m| m.stream == "birth").count() > births;
+        let until = Instant::now() + Duration::from_secs(20);
+        while daemon.is_alive() && !online(&world) && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let mut ended = None;
+        let (sha256, size) = (maker::sha256(&bundle), fs::metadata(&bundle).expect("bundle").len());
+        if daemon.is_alive() {
+            world.operator.order(&world.sub, "model.install", &id, &json!({"sha256": sha256, "size": size}));
+            ended = drive(&mut world, &id, &bundle, &mut daemon);
+        }
+        killed += usize::from(ended.is_none());
+        // strace's end is the daemon's, if it was killed; else the daemon is.
+        daemon.end_traced();
+        let mut daemon = world.run();
+        let asked = !world.sub.records(&format!("res/model.install/{id}")).is_empty();
+        if ended.is_none() && asked {
+            ended = drive(&mut world, &id, &bundle, &mut daemon);
+        }
+        let serves = something_serves(&mut world);
+        let new = format!("mean@1.{seq}.0");
+        let state = ended.map_or("not asked".to_owned(), |e| e["state"].as_str().expect("state").to_owned());
+        assert!(serves == now || serves == new, "{id}: {serves} serves, neither {now} nor {new}");
+        assert!(state != "success" || serves == new, "{id}: {state}, and {serves} serves");
+        *ends.entry(state).or_default() += 1;
+        now = serves;
+        assert_eq!(daemon.stop(), Some(0));
+    }
+    measured(&format!(
+        "{} moments, {killed} killed before the end: {ends:?}; old or new served each time",
+        moments.len()
+    ));
+}
+
 #[test]
 fn a_power_cut_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
     let cuts = if rig::long() { 60 } else { 8 };

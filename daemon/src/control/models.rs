@@ -119,6 +119,8 @@ pub(super) struct Models {
     pub(super) ended: Option<(String, State, String)>,
     /// It was told that the channel's word is out of date.
     pub(super) stale_told: bool,
+    /// When it was told that no model serves and none is there to go back to.
+    none_told_ns: Option<u64>,
 }
 
 /// What `model.install` asks for.
@@ -134,7 +136,7 @@ pub struct Install {
 
 impl Models {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, work: None, ended: None, stale_told: false }
+        Self { store, work: None, ended: None, stale_told: false, none_told_ns: None }
     }
 
     /// The command whose job goes on.
@@ -454,6 +456,11 @@ impl Control {
             self.models.store.lines().find(|(_, line)| of(line)).map(|(name, line)| (name.clone(), line.clone()));
         let Some((model, mut line)) = found else {
             // It is what the configuration names: there is nothing before it, and it is tried again now and then.
+            let now_ns = Clock::boot_ns();
+            if self.models.none_told_ns.is_some_and(|at| now_ns - at < limits::NO_MODEL_TOLD_NS) {
+                return;
+            }
+            self.models.none_told_ns = Some(now_ns);
             return self.event(
                 Kind::ModelFailed,
                 "models",
@@ -504,7 +511,7 @@ impl Control {
             if let Err(why) = self.models.store.raise(&model, held.seq) {
                 tracing::error!("{why}");
             }
-            self.event(Kind::ModelInstalled, &model, &format!("{model}@{}: {text}", held.version));
+            tracing::info!(model, version = held.version, "a new model stays: {text}");
         }
         self.models.store.sweep();
         self.end_job(&work.job, State::Success, text);
@@ -539,7 +546,7 @@ impl Control {
                 tracing::error!("{why}");
             }
         }
-        self.event(Kind::ModelRefused, "models", why);
+        tracing::warn!(id = job.command, state = state.word(), "a model is not taken: {why}");
         self.end_job(job, state, why);
         self.report();
     }

@@ -50,7 +50,7 @@ impl Control {
                 let text = format!("keyset {} is in use", next.version);
                 self.keyset = Ok(next);
                 self.keys_trouble = None;
-                self.event(Kind::KeysetChanged, "keys", &text);
+                self.event(Kind::ConfigChanged, "keys", &text);
                 self.show_models();
                 Outcome::new(State::Success, text)
             }

@@ -42,21 +42,15 @@ pub enum Kind {
     ModelCalibrated,
     /// A new model serves; it is watched.
     ModelSwapped,
-    /// A new model was well for as long as it had to be.
-    ModelInstalled,
     /// A model was not well; the one before serves.
     ModelRolledBack,
-    /// A bundle is not taken.
-    ModelRefused,
     /// What is known of the newest models is out of date.
     ModelUpdateStale,
-    /// Another keyset is in use.
-    KeysetChanged,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 21] = [
+    pub const ALL: [Kind; 18] = [
         Kind::Boot,
         Kind::Stopping,
         Kind::ConfigSetAside,
@@ -73,11 +67,8 @@ impl Kind {
         Kind::WorkerLost,
         Kind::ModelCalibrated,
         Kind::ModelSwapped,
-        Kind::ModelInstalled,
         Kind::ModelRolledBack,
-        Kind::ModelRefused,
         Kind::ModelUpdateStale,
-        Kind::KeysetChanged,
     ];
 
     /// The last part of the topic.
@@ -99,11 +90,8 @@ impl Kind {
             Kind::WorkerLost => "worker.lost",
             Kind::ModelCalibrated => "model.calibrated",
             Kind::ModelSwapped => "model.swapped",
-            Kind::ModelInstalled => "model.installed",
             Kind::ModelRolledBack => "model.rolled_back",
-            Kind::ModelRefused => "model.refused",
             Kind::ModelUpdateStale => "model.update_stale",
-            Kind::KeysetChanged => "keyset.changed",
         }
     }
 
@@ -126,19 +114,16 @@ impl Kind {
             Kind::WorkerLost => "6e623037c5854d64b6159492cd81636d",
             Kind::ModelCalibrated => "0123964f6fb941f1becdfce85dc60233",
             Kind::ModelSwapped => "bcaa70105f074e02b8f3098b91d359d7",
-            Kind::ModelInstalled => "c0a5f709697d4a2e82c3adad4dc11178",
             Kind::ModelRolledBack => "be20a6bc1128443d82d55c5cc678b2a5",
-            Kind::ModelRefused => "20ccdf698e19498c9886cda1bfef33cc",
             Kind::ModelUpdateStale => "d30d9005e17f4c0c84a99e4f5af5a353",
-            Kind::KeysetChanged => "86c702028268470aac0c4a1d49debc1a",
         }
     }
 
     fn severity(self) -> &'static str {
         match self {
             Kind::Boot | Kind::Stopping | Kind::ModelServing | Kind::ModelCalibrated => "info",
-            Kind::ConfigChanged | Kind::ModelSwapped | Kind::ModelInstalled => "info",
-            Kind::ModelRefused | Kind::ModelUpdateStale | Kind::KeysetChanged => "warning",
+            Kind::ConfigChanged | Kind::ModelSwapped => "info",
+            Kind::ModelUpdateStale => "warning",
             Kind::WorkerLost | Kind::Outage | Kind::ConfigRolledBack | Kind::CommandsRefused => "warning",
             Kind::StoreDamaged | Kind::DiskFailed | Kind::LinkTwin => "critical",
             Kind::ConfigSetAside | Kind::StoreSetAside | Kind::ModelFailed | Kind::ModelRolledBack => "critical",

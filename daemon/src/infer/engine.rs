@@ -127,7 +127,10 @@ impl Engine {
                     self.tell(Kind::ModelFailed, stamp, &why, sink);
                     self.told.clone_from(&why);
                 }
-                self.died(stamp, &why);
+                // A library that is not there is no fault of the model's.
+                if self.setup.launching.runtime.is_ok() {
+                    self.died(stamp, &why);
+                }
                 Err(why)
             }
         }

@@ -1,6 +1,7 @@
-//! Which channels drove a score: each channel in turn is set to what is usual for it, and what is left of the score says how
-//! much it was to blame (occlusion; Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks", for
-//! images). Runs in the worker, in one ring of the doorbell, and only where that takes no longer than `limits::EXPLAIN`.
+//! Which channels drove a score: as the model says by an output of its own, else by occlusion: each channel in turn is set
+//! to what is usual for it, and what is left of the score says how much it was to blame (Zeiler and Fergus 2014,
+//! "Visualizing and Understanding Convolutional Networks", for images). Runs in the worker, in one ring of the doorbell, and
+//! only where that takes no longer than `limits::EXPLAIN`.
 
 use std::fmt::Write;
 
@@ -42,11 +43,10 @@ impl Usual {
     }
 }
 
-/// The members of an alarm's record: by how much the score falls without each channel, the largest first.
-pub fn members(score: f32, left: &[(String, f32)]) -> String {
-    let mut drops: Vec<(&str, f32)> = left.iter().map(|(name, left)| (name.as_str(), score - left)).collect();
+/// The members of an alarm's record: by how much each channel drove the score, the largest first.
+pub fn members(by: &str, mut drops: Vec<(&str, f32)>) -> String {
     drops.sort_by(|a, b| b.1.total_cmp(&a.1));
-    let mut out = String::from(",\"explain\":{\"by\":\"occlusion\",\"channels\":[");
+    let mut out = format!(",\"explain\":{{\"by\":\"{by}\",\"channels\":[");
     for (i, (name, drop)) in drops.iter().filter(|(_, drop)| drop.is_finite()).enumerate() {
         out.push_str(if i > 0 { ",{\"name\":" } else { "{\"name\":" });
         json_str(&mut out, name);

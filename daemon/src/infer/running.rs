@@ -48,6 +48,8 @@ pub struct Running {
     worker: Worker,
     plan: Plan,
     published: Vec<Vec<(usize, Arc<str>)>>,
+    /// Place of the output that says which channels drove the score, where the model has one.
+    contributions: Option<usize>,
     /// By pipeline.
     pub fits: Vec<Fit>,
     /// By pipeline: whether its inputs still look like what the model was made with, where the bundle says.
@@ -104,6 +106,7 @@ impl Running {
         let first = launching.pipelines.first().ok_or("no pipeline uses the model")?;
         let mut extra = extra.to_vec();
         extra.extend(launching.pipelines.iter().flat_map(|p| p.outputs.clone()));
+        extra.extend(source.manifest.contributions.clone());
         let shape = (first.steps, first.channels.len());
         let launch = Launch {
             program: launching.program.clone(),
@@ -124,6 +127,11 @@ impl Running {
         let sha256 = &launch.model.sha256;
         let fit = |p| Fit::new(p, source, (sha256, &provider.name), features, launching.keep.clone());
         Ok(Self {
+            contributions: source
+                .manifest
+                .contributions
+                .as_ref()
+                .and_then(|name| plan.outputs.iter().position(|o| o == name)),
             fits: launching.pipelines.iter().map(fit).collect(),
             published: launching.pipelines.iter().map(|p| published(&plan, p)).collect(),
             inputs: launching.pipelines.iter().map(|p| inputs(p, source)).collect(),
@@ -267,11 +275,15 @@ impl Running {
             None if !score.is_finite() => return Outcome::None("not_finite"),
             None => {}
         }
+        let contributions = self.contributions.map(|place| {
+            self.worker.read(slot, place, values);
+            values.iter().map(|x| *x as f32).collect()
+        });
         let outputs = self.published[at].iter().map(|(place, name)| {
             self.worker.read(slot, *place, values);
             (name.clone(), values.clone())
         });
-        Outcome::Answer(Answered { score, took_us, outputs: outputs.collect() })
+        Outcome::Answer(Answered { score, took_us, outputs: outputs.collect(), contributions })
     }
 
     /// What an answered window says of the inputs: the members of a record, when a stretch of time is over.
@@ -292,6 +304,9 @@ impl Running {
         deadline: Option<Duration>,
         beat: &dyn Fn(),
     ) -> Result<String, String> {
+        if let Some(said) = answered.contributions.as_ref().filter(|said| said.len() == names.len()) {
+            return Ok(explain::members("model", names.iter().map(String::as_str).zip(said.iter().copied()).collect()));
+        }
         let occluded = self.usual[at].occluded(window, answered.took_us);
         let n = occluded.len().min(self.slots());
         for (slot, values) in occluded.iter().enumerate().take(n) {
@@ -306,9 +321,9 @@ impl Running {
         let mut left = Vec::new();
         for (slot, name) in names.iter().enumerate().take(n) {
             self.worker.read(slot, self.plan.score, &mut self.values);
-            left.push((name.clone(), self.values[0] as f32));
+            left.push((name.as_str(), answered.score - self.values[0] as f32));
         }
-        Ok(explain::members(answered.score, &left))
+        Ok(explain::members("occlusion", left))
     }
 
     /// Whether any pipeline's statistics are still being taken.

@@ -54,6 +54,8 @@ pub struct Answered {
     pub took_us: u32,
     /// Values of the outputs to be published, by name.
     pub outputs: Vec<(Arc<str>, Vec<f64>)>,
+    /// By how much each channel drove the score, where the model says it itself.
+    pub contributions: Option<Vec<f32>>,
 }
 
 impl Served {

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::{
+    artifact::Artifact,
     engine::{Engine, ring_size},
     fit::Fit,
     gate::{Gate, Terms},
@@ -50,6 +51,8 @@ pub struct Candidate {
 pub struct Trial {
     gate: Gate,
     fallback: Option<Running>,
+    /// What to start where the fallback's worker is gone.
+    before: Option<Artifact>,
 }
 
 impl Trial {
@@ -149,9 +152,9 @@ impl Engine {
         let ready = |c: &Candidate| !c.running.is_learning() && now.boot_ns.saturating_sub(c.began_ns) >= c.shadow_ns;
         let Some(candidate) = self.candidate.take_if(|candidate| ready(candidate)) else { return };
         self.shadowed.clear();
-        let before = self.running.replace(candidate.running);
+        let fallback = self.running.replace(candidate.running);
         let Some(running) = &self.running else { return };
-        self.source = Some(running.source.clone());
+        let before = self.source.replace(running.source.clone());
         let bundle: Arc<str> = running.source.bundle.clone();
         let mut text = format!("{} serves: {}", running.describe(), candidate.why);
         if candidate.compared > 0 {
@@ -161,7 +164,7 @@ impl Engine {
         self.tell(Kind::ModelSwapped, Some(now), &text, sink);
         (self.setup.report)(bundle.clone(), Said::Swapped(text.clone()));
         match candidate.terms {
-            Some(terms) => self.trial = Some(Trial { gate: Gate::new(terms), fallback: before }),
+            Some(terms) => self.trial = Some(Trial { gate: Gate::new(terms), fallback, before }),
             None => (self.setup.report)(bundle, Said::Passed(text)),
         }
     }
@@ -182,14 +185,8 @@ impl Engine {
     /// The model on trial showed a bad sign: the one before serves again.
     pub(super) fn go_back(&mut self, why: &str, sink: &mut dyn Sink) {
         let Some(trial) = self.trial.take() else { return };
-        let bad = self.source.take();
-        self.running = trial.fallback;
-        if let Some(running) = &mut self.running {
-            self.source = Some(running.source.clone());
-            if !running.is_alive() {
-                self.running = None;
-            }
-        }
+        let bad = std::mem::replace(&mut self.source, trial.before);
+        self.running = trial.fallback.and_then(|mut running| running.is_alive().then_some(running));
         let name = bad.as_ref().map_or_else(String::new, |source| source.name());
         let now = self.source.as_ref().map_or_else(|| "nothing".into(), |source| source.name());
         self.tell(Kind::ModelRolledBack, self.last, &format!("{name}: {why}; {now} serves again"), sink);

@@ -61,6 +61,8 @@ pub struct Manifest {
     pub params: BTreeMap<String, Vec<f64>>,
     /// Output that is the score; `None`: an output called `score`, else the first.
     pub score: Option<String>,
+    /// Output that says by how much each channel drove the score.
+    pub contributions: Option<String>,
     /// How it is fitted.
     pub calibration: Option<Calibration>,
     /// A fixed threshold.
@@ -211,6 +213,7 @@ impl Manifest {
             layout: None,
             params: BTreeMap::new(),
             score: None,
+            contributions: None,
             calibration: None,
             threshold: None,
             clear_factor: None,
@@ -239,6 +242,7 @@ impl Manifest {
         let variants = onnx.map(|file| (file.name.clone(), file.providers.clone())).collect();
         let input = json.inputs.iter().find(|io| io.role.as_deref() == Some("window"));
         let score = json.outputs.iter().find(|io| io.role.as_deref() == Some("score"));
+        let contributions = json.outputs.iter().find(|io| io.role.as_deref() == Some("contributions"));
         let window = json.window.as_ref();
         Ok(Self {
             model: json.model,
@@ -253,6 +257,7 @@ impl Manifest {
             layout: input.and_then(|io| io.layout),
             params: json.inputs.iter().filter_map(|io| Some((io.name.clone(), io.values.clone()?))).collect(),
             score: score.map(|io| io.name.clone()),
+            contributions: contributions.map(|io| io.name.clone()),
             calibration: json.calibration,
             threshold: json.thresholds.as_ref().and_then(|t| t.raise),
             clear_factor: json.thresholds.as_ref().and_then(|t| t.clear_factor),

@@ -280,12 +280,14 @@ impl Store {
         self.path(sha256).is_file()
     }
 
-    /// Removes bundles that no slot names.
+    /// Removes bundles that no slot names, and parts of some that nobody goes on with.
     pub fn sweep(&self) {
         let used: Vec<PathBuf> =
             self.saved.lines.values().flat_map(Line::held_bundles).map(|sha256| self.path(sha256)).collect();
-        let there = fs::read_dir(self.folder.join("bundles")).into_iter().flatten().flatten().map(|entry| entry.path());
-        for path in there.filter(|path| !used.contains(path)) {
+        let going_on = self.saved.job.as_ref().map(|job| self.incoming(&job.sha256));
+        let files = |folder: &str| fs::read_dir(self.folder.join(folder)).into_iter().flatten().flatten();
+        let there = files("bundles").chain(files("incoming")).map(|entry| entry.path());
+        for path in there.filter(|path| !used.contains(path) && going_on.as_ref() != Some(path)) {
             if let Err(why) = fs::remove_file(&path) {
                 tracing::warn!("remove {}: {why}", path.display());
             }
