@@ -92,6 +92,13 @@ impl Site {
         self
     }
 
+    /// Takes something out of the configuration.
+    pub fn without(mut self, text: &str) -> Self {
+        assert!(self.body.contains(text), "{text} is not in {}", self.body);
+        self.body = self.body.replace(text, "");
+        self
+    }
+
     /// A device of a release: another `[models]`, in which nothing unsigned is allowed.
     pub fn with_models(mut self, text: &str) -> Self {
         self.body = self.body.replace("allow_unsigned = true\n", &format!("{text}\n"));

@@ -207,3 +207,23 @@ fn a_prepared_bundle_with_a_baseline_is_quiet_on_its_own_rows_and_tells_drift_on
     let daemon = world.run();
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn a_pipeline_waits_for_the_bundle_it_names_and_goes_on_waiting_when_a_bad_one_comes() {
+    let mut world = World::new("");
+    let device = "[pipeline.x]\nbundle = \"mean\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\n[alarm.high]\npipeline = \"x\"\n";
+    world.site =
+        world.site.clone().without("[pipeline.x]\nmodel = \"factory.kmb\"\nchannels = [\"a\", \"b\"]\n").with(device);
+    let daemon = world.site.run();
+    world.sub.wait_event("model.failed", "no bundle of `mean` is installed yet");
+    world.install("bad", &world.maker.bundle(&Draft::new(1, &onnx::nan_above_100(&SHAPE), 4.5)));
+    let ended = world.rows_until_end("bad", 200);
+    assert_eq!(ended["state"], "rolled_back", "{ended}");
+    world.install("good", &world.maker.bundle(&Draft::mean(2)));
+    let ended = world.rows_until_end("good", 0);
+    assert_eq!(ended["state"], "success", "{ended}");
+    assert_eq!(world.slot_now()["model"], "mean@1.2.0");
+    assert_eq!(daemon.stop(), Some(0));
+    let daemon = world.run();
+    assert_eq!(daemon.stop(), Some(0));
+}

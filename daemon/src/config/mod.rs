@@ -293,7 +293,7 @@ pub enum OnBad {
 /// A model file and how it is fed.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
-    /// The bundle, or the ONNX file.
+    /// The bundle, or the ONNX file; empty: a bundle is to be installed first.
     pub file: PathBuf,
     /// What it says of itself, or what the configuration says for a bare file.
     pub manifest: Manifest,

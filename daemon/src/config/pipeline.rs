@@ -15,7 +15,7 @@ use crate::{
     model::{
         bundle::Bundle,
         keyset::Keyset,
-        manifest::{Calibration, Layout, Manifest},
+        manifest::{self, Calibration, Layout, Manifest},
     },
 };
 
@@ -85,6 +85,9 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
 
 /// The bundle, or the model file with its manifest; a bare file's manifest is made from the pipeline's own keys.
 fn model(t: &mut Table<'_>, names: &Names) -> Model {
+    if let Some(name) = t.str("bundle") {
+        return to_be_installed(t, &name);
+    }
     let given = t.need_str("model");
     let path = if Path::new(&given).is_absolute() { given.clone().into() } else { names.base.join(&given) };
     if path.extension().is_some_and(|ext| ext == "kmb") {
@@ -126,6 +129,20 @@ fn model(t: &mut Table<'_>, names: &Names) -> Model {
         manifest.calibration = calibration(t.sub("calibration".into(), node));
     }
     Model { file, manifest, floor: 0, unsigned: true }
+}
+
+/// Nothing serves until a bundle of this name is installed.
+fn to_be_installed(t: &mut Table<'_>, name: &str) -> Model {
+    for key in ["model", "input", "layout", "score", "deadline_ms", "param", "calibration"] {
+        if t.has(key) {
+            t.problem(key, "does not go with `bundle`: the bundle brings it");
+        }
+    }
+    if !manifest::is_name(name) {
+        t.problem("bundle", format!("`{name}` is no model's name: 1 to 64 of a-z A-Z 0-9 . _ - +"));
+    }
+    let manifest = Manifest { model: name.to_owned(), ..Manifest::bare(Path::new(name)) };
+    Model { file: PathBuf::new(), manifest, floor: 0, unsigned: false }
 }
 
 /// A bundle is believed by the keyset that the image or the administrator brought: it lies beside it.

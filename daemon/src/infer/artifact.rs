@@ -43,6 +43,9 @@ impl Artifact {
     /// What the configuration names: a bundle, or an ONNX file with what is known of it.
     pub fn factory(model: &config::Model) -> Result<Self, String> {
         let config::Model { file: path, manifest, unsigned, .. } = model;
+        if path.as_os_str().is_empty() {
+            return Err(format!("no bundle of `{}` is installed yet", manifest.model));
+        }
         if path.extension().is_some_and(|ext| ext == "kmb") {
             // Its signatures were looked at with the configuration; here its digests are once more.
             let what = |why: String| format!("use bundle {}: {why}", path.display());

@@ -127,8 +127,8 @@ impl Engine {
                     self.tell(Kind::ModelFailed, stamp, &why, sink);
                     self.told.clone_from(&why);
                 }
-                // A library that is not there is no fault of the model's.
-                if self.setup.launching.runtime.is_ok() {
+                // That there is no library, or no model yet, is no fault of a model's.
+                if self.setup.launching.runtime.is_ok() && self.source.is_some() {
                     self.died(stamp, &why);
                 }
                 Err(why)
@@ -141,10 +141,10 @@ impl Engine {
             Some(source) => source,
             None => (self.setup.source)()?,
         };
+        self.source = Some(source.clone());
         let what = |why| format!("use model {}: {why}", source.name());
         let running = Running::start(&self.setup.launching, &source, &[], beat).map_err(what)?;
         let text = format!("serving {}", running.describe());
-        self.source = Some(source);
         self.running = Some(running);
         Ok(text)
     }

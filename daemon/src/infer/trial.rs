@@ -149,7 +149,10 @@ impl Engine {
 
     /// Between two windows: the candidate serves from the next one on.
     pub(super) fn swap_if_ready(&mut self, now: Stamp, sink: &mut dyn Sink) {
-        let ready = |c: &Candidate| !c.running.is_learning() && now.boot_ns.saturating_sub(c.began_ns) >= c.shadow_ns;
+        // Where nothing serves there is nothing to learn beside.
+        let alone = self.running.is_none() && self.source.is_none();
+        let ready =
+            |c: &Candidate| alone || !c.running.is_learning() && now.boot_ns.saturating_sub(c.began_ns) >= c.shadow_ns;
         let Some(candidate) = self.candidate.take_if(|candidate| ready(candidate)) else { return };
         self.shadowed.clear();
         let fallback = self.running.replace(candidate.running);
