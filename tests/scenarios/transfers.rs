@@ -12,7 +12,9 @@ use rig::{
     bus::Bus,
     daemon, eventually,
     maker::{self, Draft},
-    measured, tls,
+    measured,
+    operator::end,
+    tls,
     world::World,
 };
 use serde_json::{Value, json};
@@ -139,7 +141,7 @@ fn a_file_on_the_machine_is_installed_and_taken_back_by_the_command_line() {
     eventually("the daemon is on the bus", || {
         daemon::run(&["status", "--bus", &bus.address()]).code.filter(|code| *code == 0)
     });
-    let mut play = |args: &[&str]| {
+    let play = |world: &mut World, args: &[&str]| {
         let mut child = daemon::command();
         child.args(args).args(["--bus", &bus.address()]).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = child.spawn().expect("kentledge");
@@ -150,12 +152,17 @@ fn a_file_on_the_machine_is_installed_and_taken_back_by_the_command_line() {
         rig::Done::from(child.wait_with_output().expect("output"))
     };
     let path = bundle.display().to_string();
-    let done = play(&["model", "install", &path]);
+    // Whoever stopped sending chunks is not waited for.
+    let args = json!({"sha256": "0".repeat(64), "size": 1000});
+    world.operator.order(&world.sub, "model.install", "stopped", &args);
+    world.sub.wait("it waits for chunks", |m| m.iter().any(|m| m.stream.starts_with("blob/0000")).then_some(()));
+    let done = play(&mut world, &["model", "install", &path]);
+    assert_eq!(end(&world.sub, "model.install", "stopped")["state"], "failed");
     assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);
     assert!(done.out.contains("installed: well for"), "{}", done.out);
-    let done = play(&["model", "install", &path]);
+    let done = play(&mut world, &["model", "install", &path]);
     assert!(done.out.contains("serves already"), "{} {}", done.out, done.err);
-    let done = play(&["model", "rollback"]);
+    let done = play(&mut world, &["model", "rollback"]);
     assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);
     assert!(done.out.contains("factory"), "{}", done.out);
     // What is no bundle is refused with a reason, and the daemon lives on.

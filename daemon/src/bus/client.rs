@@ -121,15 +121,23 @@ pub fn show(status: &Value) -> String {
         line(
             "pipeline",
             format!(
-                "{}: {serving} {}{}, score {} of {}, inference {}",
+                "{}: {serving} {}{} ({}{}), score {} of {}, inference {}",
                 word(&pipeline["name"]),
                 word(&pipeline["model"]),
                 if pipeline["unsigned"] == true { " (unsigned)" } else { "" },
+                word(&pipeline["slot"]),
+                fenced(pipeline),
                 number(&pipeline["score"]),
                 number(&pipeline["threshold"]),
                 quantiles(&pipeline["infer"])
             ),
         );
+    }
+    let job = &status["models"]["job"];
+    if !job.is_null() {
+        let phase = job["phase"].as_str().or(job["state"].as_str()).unwrap_or("");
+        let colon = if job["text"] == "" { "" } else { ": " };
+        line("install", format!("{phase}{colon}{}", job["text"].as_str().unwrap_or("")));
     }
     for alarm in list(&status["alarms"]) {
         let raised = if alarm["raised"] == true { "RAISED" } else { "clear" };
@@ -171,6 +179,16 @@ pub fn show(status: &Value) -> String {
         ),
     );
     out
+}
+
+/// What runs it, and a word where a fence is missing.
+fn fenced(pipeline: &Value) -> String {
+    let provider = pipeline["provider"].as_str().map(|provider| format!(" on {provider}")).unwrap_or_default();
+    match pipeline["sandbox"].as_str() {
+        Some(sandbox) if sandbox.starts_with("landlock,") => provider,
+        Some(sandbox) => format!("{provider}; sandbox: {sandbox}"),
+        None => provider,
+    }
 }
 
 pub(super) fn list(value: &Value) -> &[Value] {

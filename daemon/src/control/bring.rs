@@ -25,18 +25,44 @@ use crate::{
     },
 };
 
+/// Where a file of somebody on the machine is copied to.
+const COPY: &str = "copy";
+
 impl Control {
-    pub(super) fn install_file(&mut self, id: &str, mut file: File) -> Refused<Option<Outcome>> {
-        if self.models.work.is_some() {
-            return refuse(Why::Busy, "another model is on its way");
+    /// One at a time; but whoever stopped sending chunks must not be waited for.
+    pub(super) fn make_way(&mut self) -> Refused<()> {
+        match &self.models.work {
+            None => Ok(()),
+            Some(Work { job, phase: Phase::Bringing { .. }, .. }) if job.brings == Brings::Chunks => {
+                self.job_failed(State::Failed, "another one was asked for before it was here");
+                Ok(())
+            }
+            Some(_) => refuse(Why::Busy, "another model is on its way"),
         }
+    }
+
+    /// Copies a file of somebody on the machine, in a thread: a large one takes a slow card seconds.
+    pub(super) fn copy_file(&mut self, id: &str, mut file: File) -> Refused<Option<Outcome>> {
+        self.make_way()?;
         let invalid = |why: String| Refusal(Why::Invalid, why);
         let size = file.metadata().map_err(|why| invalid(why.to_string()))?.len();
         self.room_for(size).map_err(invalid)?;
-        let sha256 = bundle::digest(&file).map_err(invalid)?;
-        let to = self.models.store.incoming(&sha256);
-        let copied = file.rewind().and_then(|()| std::io::copy(&mut file, &mut File::create(&to)?));
-        copied.map_err(|why| Refusal(Why::Invalid, format!("copy it: {why}")))?;
+        let (id, to) = (id.to_owned(), self.models.store.incoming(COPY));
+        self.thread(move || {
+            let copied = file.rewind().and_then(|()| std::io::copy(&mut file, &mut File::create(&to)?));
+            let copied = copied.map_err(|why| format!("copy it: {why}")).and_then(|size| {
+                let copy = File::open(&to).map_err(|why| why.to_string())?;
+                Ok((bundle::digest(&copy)?, size))
+            });
+            News::Copied(id, copied)
+        });
+        Ok(None)
+    }
+
+    /// The copy is there.
+    pub(super) fn install_copy(&mut self, id: &str, (sha256, size): (String, u64)) -> Refused<Option<Outcome>> {
+        let (from, to) = (self.models.store.incoming(COPY), self.models.store.incoming(&sha256));
+        std::fs::rename(from, to).map_err(|why| Refusal(Why::Invalid, format!("copy it: {why}")))?;
         self.install(id, Install { sha256, size, url: None }, None)
     }
 

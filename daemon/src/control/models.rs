@@ -40,6 +40,8 @@ use crate::{
 pub enum News {
     /// The file is there, or will not be.
     Brought(Result<(), String>),
+    /// A file of somebody on the machine was copied, for this job: its digest and size.
+    Copied(String, Result<(String, u64), String>),
     /// A bundle was looked at from the first byte to the last.
     Opened(Result<Box<Bundle>, String>),
     /// It answered as it must; called, it takes over.
@@ -155,7 +157,8 @@ impl Control {
     /// At the start: the job that the last process did not end.
     pub(super) fn take_up_models(&mut self) {
         if let Some(mut job) = self.models.store.job().cloned() {
-            job.begun += 1;
+            // A file that is still on its way to us keeps nobody from starting.
+            job.begun += u32::from(job.target.is_some());
             if job.begun > limits::INSTALL_STARTS {
                 let why = format!("the daemon ended {} times while it was installed", job.begun - 1);
                 self.models.work = Some(Work { job, phase: Phase::Opening, back_to: None });
@@ -187,9 +190,7 @@ impl Control {
 
     /// `model.install`. `None`: it is under way.
     pub(super) fn install(&mut self, id: &str, install: Install, respond: Option<Respond>) -> Refused<Option<Outcome>> {
-        if self.models.work.is_some() {
-            return refuse(Why::Busy, "another model is on its way");
-        }
+        self.make_way()?;
         self.keys_for_models().map_err(|why| Refusal(Why::Invalid, why))?;
         if let Some(why) = self.models.store.why_failed(&install.sha256) {
             return refuse(Why::Invalid, format!("it failed here before ({why}); a new release is needed"));
@@ -302,8 +303,13 @@ impl Control {
         let id = format!("local-{}", Clock::boot_ns());
         let outcome = match ask {
             Local::RollBack(model) => self.roll_back(&id, Some(model).filter(|m| !m.is_empty()), None),
-            Local::Install(fd) => self.install_file(&id, File::from(fd)),
+            Local::Install(fd) => self.copy_file(&id, File::from(fd)),
         };
+        self.local_came(&id, outcome);
+    }
+
+    fn local_came(&mut self, id: &str, outcome: Refused<Option<Outcome>>) {
+        let id = id.to_owned();
         match outcome {
             Ok(None) => {}
             Ok(Some(outcome)) => self.models.ended = Some((id, outcome.state, outcome.text)),
@@ -338,6 +344,11 @@ impl Control {
                 }
             }
             News::Brought(Err(why)) => self.job_failed(State::Failed, &why),
+            News::Copied(id, copied) => {
+                let outcome =
+                    copied.map_err(|why| Refusal(Why::Invalid, why)).and_then(|copy| self.install_copy(&id, copy));
+                self.local_came(&id, outcome);
+            }
             News::Opened(Ok(bundle)) => {
                 if let Err(why) = self.opened(bundle) {
                     self.job_failed(State::Failed, &why);
@@ -433,7 +444,11 @@ impl Control {
         if let Said::Failing(why) = &said {
             return self.failing(&bundle, why);
         }
-        let Some(Work { phase: Phase::Watched { groups, .. }, .. }) = &mut self.models.work else { return };
+        let Some(Work { job, phase: Phase::Watched { groups, .. }, back_to }) = &mut self.models.work else { return };
+        if back_to.is_none() && *job.sha256 != *bundle {
+            // A late word on the one before.
+            return;
+        }
         match said {
             Said::Passed(text) => {
                 groups.remove(&group);
