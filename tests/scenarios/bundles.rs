@@ -139,6 +139,12 @@ fn a_model_of_another_shape_is_refused_before_it_serves() {
 }
 
 #[test]
+fn a_model_for_other_windows_is_refused_before_it_serves() {
+    let draft = Draft::mean(2).with("window", json!({"channels": ["b", "a"], "length": 4}));
+    bad("wrong window", &draft, "", "failed", "`channels` is");
+}
+
+#[test]
 fn a_model_for_another_board_is_refused_before_it_serves() {
     let draft = Draft::mean(2).with("device_class", json!(["jetson-orin"]));
     bad("wrong device", &draft, "", "failed", "jetson-orin");

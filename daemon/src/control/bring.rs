@@ -86,7 +86,7 @@ impl Control {
         match brings {
             Brings::Https(url) if have != size => {
                 let ca_file = self.setup.config.models.ca_file.clone();
-                let wanted = Wanted { url, size, ca_file };
+                let wanted = Wanted { url, size, ca_file, stopped: self.models.waits.stopped() };
                 self.thread(move || News::Brought(fetch::fetch(&wanted, &path)));
             }
             _ if have == size => self.open(path),

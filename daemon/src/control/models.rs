@@ -27,7 +27,7 @@ use crate::{
         event::Kind,
         verdict::{Said, Verdict},
     },
-    host::Clock,
+    host::{Clock, fetch::Waits},
     limits,
     model::{
         bundle::Bundle,
@@ -123,6 +123,8 @@ pub(super) struct Models {
     pub(super) stale_told: bool,
     /// When it was told that no model serves and none is there to go back to.
     none_told_ns: Option<u64>,
+    /// A fetch ends when this is gone.
+    pub(super) waits: Waits,
 }
 
 /// What `model.install` asks for.
@@ -138,7 +140,7 @@ pub struct Install {
 
 impl Models {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, work: None, ended: None, stale_told: false, none_told_ns: None }
+        Self { store, work: None, ended: None, stale_told: false, none_told_ns: None, waits: Waits::default() }
     }
 
     /// The command whose job goes on.

@@ -5,6 +5,10 @@ use std::{
     fs::{File, OpenOptions},
     io::{Read, Write},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -24,6 +28,29 @@ pub struct Wanted {
     pub size: u64,
     /// Certificates that may sign the server's; `None`: those of the system.
     pub ca_file: Option<PathBuf>,
+    /// Nobody waits for it any more.
+    pub stopped: Stopped,
+}
+
+/// Says to a fetch that nobody waits for it any more, when the last one who holds `Waits` is gone.
+#[derive(Debug, Clone, Default)]
+pub struct Stopped(Arc<AtomicBool>);
+
+/// Somebody waits.
+#[derive(Debug, Default)]
+pub struct Waits(Arc<AtomicBool>);
+
+impl Waits {
+    /// For the fetch.
+    pub fn stopped(&self) -> Stopped {
+        Stopped(self.0.clone())
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Fetches it to `to`, going on after what is there. Blocking; ends within `limits::FETCH`.
@@ -45,9 +72,14 @@ pub fn fetch(wanted: &Wanted, to: &Path) -> Result<(), String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let began = Instant::now();
     let mut file = OpenOptions::new().create(true).append(true).open(to).map_err(|why| what(why.to_string()))?;
+    // Another run of this process may still be at it, until it notices that nobody waits.
+    file.lock().map_err(|why| what(why.to_string()))?;
     let (mut tries, mut waited) = (0u32, Duration::ZERO);
     loop {
         let have = file.metadata().map_err(|why| what(why.to_string()))?.len();
+        if wanted.stopped.0.load(Ordering::Relaxed) {
+            return Err(what("stopped".into()));
+        }
         if have == wanted.size {
             return file.sync_all().map_err(|why| what(why.to_string()));
         }
