@@ -168,7 +168,7 @@ fn list(config: &Config) -> Result<(), Fatal> {
     });
     // Nobody's state directory is made by looking at it.
     let store = match config.device.state_dir.join("models").is_dir() {
-        true => Some(Store::open(&config.device.state_dir).map_err(Fatal::failed)?.0),
+        true => Some(Store::open(&config.device.state_dir).0),
         false => None,
     };
     for (model, pipeline) in models {

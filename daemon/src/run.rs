@@ -80,10 +80,10 @@ pub async fn run(
     let idle = config.sources.is_empty().then_some(frames_tx);
 
     // windows: one lane and one worker for each model; full, it waits 50 ms and then sheds its oldest, booked
-    let (store, damaged) = Store::open(state).map_err(Fatal::failed)?; // which bundle serves, of those installed
+    let (store, damaged) = Store::open(state); // which bundle serves, of those installed
     let (installed, trouble) = host.installed(&config, &store);
     damaged.iter().chain(&trouble).for_each(|why| events.put(&mut event(Kind::StoreDamaged, "models", why)));
-    let (mut lanes, mut engines) = (BTreeMap::new(), Engines::new(keeps.clone()));
+    let (mut lanes, mut engines) = (BTreeMap::new(), Engines::new(keeps.clone(), installed));
     for (i, group) in infer::groups(&config).into_iter().enumerate() {
         let (windows_tx, windows) = lane::lane(lane::Bounds {
             items: limits::WINDOWS,
@@ -92,8 +92,7 @@ pub async fn run(
         });
         lanes.extend(group.iter().map(|pipeline| (*pipeline, windows_tx.clone())));
         let setup = host.engine(&config, &table, &group, Some(keeps.clone()), &meters);
-        let engine =
-            infer::Engine::new(engines.join(setup, installed.get(&config.pipelines[group[0]].model.manifest.model)));
+        let engine = infer::Engine::new(engines.join(setup));
         let (sink, clock, counters) = (writer.clone(), host.clock.clone(), counters.clone());
         crew.thread(&format!("infer {i}"), move |beat| {
             let tell = |serving: Option<&Serving>, lost| counters.model(i, serving, lost);

@@ -275,7 +275,7 @@ impl Host {
         asks: mpsc::Receiver<Local>,
         counters: Arc<Counters>,
     ) -> Result<control::Stage, Fatal> {
-        let Engines { keeps, mail, news } = engines;
+        let Engines { keeps, mail, news, .. } = engines;
         let (tell, config, host, mail) = (news.0.clone(), config.clone(), self.clone(), Arc::new(mail));
         let uses = |config: &Config, model: &str| -> Vec<(usize, Vec<usize>)> {
             let is_of = |group: &Vec<usize>| config.pipelines[group[0]].model.manifest.model == model;
@@ -363,18 +363,20 @@ impl Host {
 /// What the engines and control have of each other.
 pub struct Engines {
     keeps: Keeps,
+    /// What serves at the start instead of what the configuration names.
+    installed: BTreeMap<String, Artifact>,
     mail: Vec<mpsc::SyncSender<Message>>,
     news: (mpsc::SyncSender<News>, mpsc::Receiver<News>),
 }
 
 impl Engines {
     /// Before the first one.
-    pub fn new(keeps: Keeps) -> Self {
-        Self { keeps, mail: Vec::new(), news: mpsc::sync_channel(limits::MODEL_NEWS) }
+    pub fn new(keeps: Keeps, installed: BTreeMap<String, Artifact>) -> Self {
+        Self { keeps, installed, mail: Vec::new(), news: mpsc::sync_channel(limits::MODEL_NEWS) }
     }
 
     /// The next group's engine hears from control, and reports to it.
-    pub fn join(&mut self, setup: infer::Setup, installed: Option<&Artifact>) -> infer::Setup {
+    pub fn join(&mut self, setup: infer::Setup) -> infer::Setup {
         let (mail, mailbox) = mpsc::sync_channel(2);
         let (group, news) = (self.mail.len(), self.news.0.clone());
         self.mail.push(mail);
@@ -383,9 +385,10 @@ impl Engines {
                 tracing::error!("control does not hear what became of a model");
             }
         };
-        let installed = installed.cloned();
-        let factory = setup.source;
-        let source = move || installed.clone().map_or_else(&factory, Ok);
+        // Given out once: a large model must not lie in memory for ever after another took its place.
+        let model = setup.launching.pipelines.first().map(|pipeline| &pipeline.model.manifest.model);
+        let (mut installed, mut factory) = (model.and_then(|model| self.installed.get(model).cloned()), setup.source);
+        let source = move || installed.take().map_or_else(&mut factory, Ok);
         infer::Setup { mailbox: Some(mailbox), report: Box::new(report), source: Box::new(source), ..setup }
     }
 }
@@ -440,8 +443,8 @@ fn same_window(now: &Manifest, next: &Manifest) -> Result<(), String> {
         |name: &str, now: String, next: String| format!("its window's `{name}` is {next}, and the pipeline's is {now}");
     // What the configured model does not say, the configuration does.
     fn both<T: PartialEq + Debug>(now: &Option<T>, next: &Option<T>) -> Option<(String, String)> {
-        let said = now.is_some() && next.is_some() && now != next;
-        said.then(|| (format!("{now:?}"), format!("{next:?}")))
+        let (now, next) = (now.as_ref()?, next.as_ref()?);
+        (now != next).then(|| (format!("{now:?}"), format!("{next:?}")))
     }
     let all = [
         ("channels", both(&now.channels, &next.channels)),

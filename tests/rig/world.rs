@@ -78,7 +78,10 @@ impl World {
             if let Some((record, _)) = records.iter().find(done) {
                 return record.clone();
             }
-            assert!(Instant::now() < until, "no end of {id}: {:?}", states(&self.sub, "model.install", id));
+            let states = states(&self.sub, "model.install", id);
+            let blob = |m: &&crate::Message| m.stream.starts_with("blob/");
+            let told = self.sub.messages().iter().rev().find(blob).map(|m| m.payload["data"].to_string());
+            assert!(Instant::now() < until, "no end of {id}: {states:?}; what was missing last: {told:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

@@ -113,7 +113,7 @@ fn something_serves(world: &mut World) -> String {
 
 #[test]
 fn kill_9_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
-    let kills = if rig::long() { 200 } else { 16 };
+    let kills = if rig::long() { 100 } else { 16 };
     let mut world = World::new("trial_s = 0\ntrial_windows = 40\n");
     let mut daemon = world.run();
     let (mut seen, mut ends) = (BTreeMap::<String, usize>::new(), BTreeMap::<String, usize>::new());

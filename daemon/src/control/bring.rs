@@ -82,6 +82,12 @@ impl Control {
         let path = self.models.store.incoming(&job.sha256);
         let have = path.metadata().map_or(0, |meta| meta.len());
         let (brings, sha256, size) = (job.brings.clone(), job.sha256.clone(), job.size);
+        if self.models.store.has(&sha256) {
+            // It was here before, or the last process had just moved it to its place.
+            self.models.work = Some(Work { job, phase: Phase::Opening, back_to: None });
+            self.open_stored(&sha256);
+            return self.show_models();
+        }
         self.models.work = Some(Work { job, phase: Phase::Bringing { have, told_ns: 0 }, back_to: None });
         match brings {
             Brings::Https(url) if have != size => {

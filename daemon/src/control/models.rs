@@ -320,7 +320,7 @@ impl Control {
         self.show_models();
     }
 
-    fn open_stored(&mut self, sha256: &str) {
+    pub(super) fn open_stored(&mut self, sha256: &str) {
         let file = self.models.store.open_bundle(sha256);
         // What was well here goes on being believed; what is on its way is looked at with today's keys.
         let on_its_way = self.models.work.as_ref().is_some_and(|work| work.back_to.is_none());
@@ -389,7 +389,9 @@ impl Control {
         let id = match &job.target {
             Some((_, id)) => *id,
             None => {
-                self.models.store.take_in(&self.models.store.incoming(&job.sha256), &job.sha256)?;
+                if !self.models.store.has(&job.sha256) {
+                    self.models.store.take_in(&self.models.store.incoming(&job.sha256), &job.sha256)?;
+                }
                 line.stage(Held { sha256: job.sha256.clone(), version: bundle.release.version.clone(), seq })
             }
         };
@@ -562,6 +564,7 @@ impl Control {
             if let Err(why) = self.models.store.set_job(None) {
                 tracing::error!("{why}");
             }
+            self.models.store.sweep();
         }
         tracing::warn!(id = job.command, state = state.word(), "a model is not taken: {why}");
         self.end_job(job, state, why);

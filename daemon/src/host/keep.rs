@@ -22,6 +22,11 @@ impl Keep {
         Ok(Self(folder))
     }
 
+    /// A folder that may not be there yet: until it is, nothing is found in it, and nothing can be saved.
+    pub fn at(folder: PathBuf) -> Self {
+        Self(folder)
+    }
+
     /// What was saved under `name`, if anything.
     pub fn load(&self, name: &str) -> Option<Vec<u8>> {
         fs::read(self.0.join(name)).ok()

@@ -28,7 +28,7 @@ pub struct Setup {
     /// How workers are started.
     pub launching: Launching,
     /// What serves at the start.
-    pub source: Box<dyn Fn() -> Result<Artifact, String> + Send>,
+    pub source: Box<dyn FnMut() -> Result<Artifact, String> + Send>,
     /// The pipelines that use it, in the order of `launching`.
     pub served: Vec<Served>,
     /// Where events go.

@@ -298,7 +298,7 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
     let dir = TempDir::new().expect("folder");
     let base = dir.path().join("keyset.json");
     fs::write(&base, keys(1, &[(&root, &["keyset"]), (&stolen, &["model"])], json!({}))).expect("write");
-    let (mut store, _) = Store::open(dir.path()).expect("open");
+    let (mut store, _) = Store::open(dir.path());
     let device = Device {
         class: String::new(),
         channel: "stable".into(),
@@ -334,7 +334,7 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
     assert!(admit(&store, &next, &fresh, 11).is_err(), "down to min_seq and no further");
     assert!(admit(&store, &next, &stolen, 14).is_err_and(|why| why.contains("no key")));
     // The chain is found again; the old keyset put back, or a gap in it, is noticed.
-    let (store, _) = Store::open(dir.path()).expect("open");
+    let (store, _) = Store::open(dir.path());
     assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 2 && trouble.is_none()));
     fs::remove_file(dir.path().join("keys/2.json")).expect("remove");
     assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 1 && trouble.is_some()));

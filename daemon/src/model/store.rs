@@ -107,16 +107,17 @@ pub struct Store {
 }
 
 impl Store {
-    /// Opens it. What cannot be read is begun anew; the second value says so.
-    pub fn open(state_dir: &Path) -> Result<(Self, Option<String>), String> {
+    /// Opens it. What cannot be read is begun anew, and on a disk that takes nothing it is empty: the daemon starts all the
+    /// same. The second value says what is wrong.
+    pub fn open(state_dir: &Path) -> (Self, Option<String>) {
         let folder = state_dir.join("models");
-        let what = |why: std::io::Error| format!("open {}: {why}", folder.display());
-        let keep = Keep::open(state_dir, "models").map_err(what)?;
-        let keys = state_dir.join("keys");
-        for path in [folder.join("bundles"), folder.join("incoming"), keys.clone()] {
-            fs::create_dir_all(&path).map_err(|why| format!("make {}: {why}", path.display()))?;
-        }
+        let (keep, keys) = (Keep::at(folder.clone()), state_dir.join("keys"));
         let mut damaged = None;
+        for path in [folder.join("bundles"), folder.join("incoming"), keys.clone()] {
+            if let Err(why) = fs::create_dir_all(&path) {
+                damaged = Some(format!("make {}: {why}", path.display()));
+            }
+        }
         let saved = keep.load_checked::<Saved>(SLOTS).unwrap_or_else(|_| {
             damaged = Some("what was known of the model slots cannot be read; the configured models serve".to_owned());
             None
@@ -131,8 +132,8 @@ impl Store {
                 *known = seq.max(*known);
             }
         }
-        let store = Self { folder, keep, keys, saved: saved.unwrap_or(Saved { v: 1, ..Saved::default() }), high };
-        Ok((store, damaged))
+        let saved = saved.unwrap_or(Saved { v: 1, ..Saved::default() });
+        (Self { folder, keep, keys, saved, high }, damaged)
     }
 
     /// A model's slots.
@@ -343,7 +344,7 @@ impl Store {
             return Err("it is larger than a keyset may be".into());
         }
         let next = now.successor(bytes, minisigs)?;
-        let keep = Keep::open(&self.keys, ".").map_err(|why| format!("open {}: {why}", self.keys.display()))?;
+        let keep = Keep::at(self.keys.clone());
         let what = |why: std::io::Error| format!("save the keyset: {why}");
         for (n, minisig) in minisigs.iter().enumerate() {
             keep.save(&format!("{}.{n}.minisig", next.version), minisig.as_bytes()).map_err(what)?;
@@ -451,29 +452,36 @@ mod tests {
     #[test]
     fn an_old_copy_put_back_lowers_nothing() {
         let dir = tempfile::tempdir().expect("folder");
-        let (mut store, damaged) = Store::open(dir.path()).expect("open");
+        let (mut store, damaged) = Store::open(dir.path());
         assert!(damaged.is_none() && store.high("m", 3) == 3);
         store.raise("m", 7).expect("raise");
         let path = dir.path().join("models/high.json");
         let old = fs::read(&path).expect("read");
         store.raise("m", 9).expect("raise");
         fs::write(&path, old).expect("put back");
-        let (store, _) = Store::open(dir.path()).expect("open");
+        let (store, _) = Store::open(dir.path());
         assert_eq!((store.high("m", 3), store.high("m", 12)), (9, 12));
+    }
+
+    #[test]
+    fn a_disk_that_takes_nothing_keeps_nobody_from_starting() {
+        let (mut store, damaged) = Store::open(Path::new("/proc/self/no-folder-can-be-here"));
+        assert!(damaged.is_some() && store.line("m") == Line::default() && store.serving("m", 0).0.is_none());
+        assert!(store.set_job(None).is_err() && store.raise("m", 1).is_err());
     }
 
     #[test]
     fn slots_that_cannot_be_read_are_begun_anew() {
         let dir = tempfile::tempdir().expect("folder");
-        let (mut store, _) = Store::open(dir.path()).expect("open");
+        let (mut store, _) = Store::open(dir.path());
         let mut line = Line::default();
         line.stage(Held { sha256: "x".into(), version: "1".into(), seq: 1 });
         store.change("m", line.clone(), None).expect("change");
-        assert_eq!(Store::open(dir.path()).expect("open").0.line("m"), line);
+        assert_eq!(Store::open(dir.path()).0.line("m"), line);
         for copy in ["slots.json", "slots.json.bak"] {
             fs::write(dir.path().join("models").join(copy), "torn").expect("tear");
         }
-        let (store, damaged) = Store::open(dir.path()).expect("open");
+        let (store, damaged) = Store::open(dir.path());
         assert!(damaged.is_some() && store.line("m") == Line::default());
     }
 }
