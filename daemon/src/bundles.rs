@@ -343,7 +343,7 @@ fn golden(running: &mut Running, deadline: Duration) -> Result<String, String> {
                 0 => 1.0,
                 1 => (i + 1) as f32 / len as f32,
                 // Above 0, for it may be fed as a scale.
-                _ => (noise.f32() * 2.0 + 0.5) * 1.0,
+                _ => noise.f32() * 2.0 + 0.5,
             };
             let values: Vec<f32> = (0..len).map(|i| value(i, &mut noise)).collect();
             inputs.insert(name, values);

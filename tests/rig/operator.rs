@@ -176,6 +176,13 @@ impl Operator {
     }
 }
 
+/// Connections so far: each has a nonce of its own. A birth is told again where another model serves.
+pub fn connections(sub: &Sub) -> usize {
+    let messages = sub.messages();
+    let births = messages.iter().filter(|m| m.stream == "birth");
+    births.filter_map(|m| m.payload["nonce"].as_str()).collect::<std::collections::BTreeSet<_>>().len()
+}
+
 /// The nonce of the last birth.
 pub fn nonce(sub: &Sub) -> String {
     eventually("a birth", || {

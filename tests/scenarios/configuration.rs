@@ -151,7 +151,7 @@ fn a_kill_at_any_moment_of_a_change_leaves_the_old_or_the_new_one() {
         };
         operator.order(&sub, "config.set", &id, &set(&toml));
         std::thread::sleep(Duration::from_millis(fastrand::u64(0..if round % 2 == 0 { 4500 } else { 400 })));
-        let births = |sub: &Sub| sub.messages().iter().filter(|m| m.stream == "birth").count();
+        let births = |sub: &Sub| rig::operator::connections(sub);
         let before_kill = births(&sub);
         daemon.kill();
         daemon = site.run();
@@ -184,7 +184,7 @@ fn a_power_cut_at_any_moment_of_a_wrong_change_ends_on_the_old_broker() {
     let (broker, tty) = (Mosquitto::start(), Tty::default());
     let Some(mut disk) = Disk::new(64) else { return };
     let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
-    let births = |sub: &Sub| sub.messages().iter().filter(|m| m.stream == "birth").count();
+    let births = |sub: &Sub| rig::operator::connections(sub);
     let site = |disk: &Disk| device(&broker, &operator, &tty).with_state(&disk.path().join("state"));
     let mut daemon = site(&disk).run();
     sub.wait_state("online");

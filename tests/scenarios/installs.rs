@@ -15,7 +15,7 @@ use rig::{
     Disk, Maker, daemon, eventually,
     maker::{self, Draft},
     measured,
-    operator::{end, time},
+    operator::{connections, end, time},
     within,
     world::World,
 };
@@ -203,13 +203,13 @@ fn kill_9_at_any_write_to_the_disk_during_an_install_leaves_the_old_or_the_new_m
     for (round, (call, n)) in moments.iter().enumerate() {
         let (seq, id) = (round as u64 + 2, format!("{call}-{n}"));
         let bundle = world.maker.bundle(&Draft::mean(seq));
-        let births = world.sub.messages().iter().filter(|m| m.stream == "birth").count();
+        let births = connections(&world.sub);
         let mut traced = std::process::Command::new("strace");
         traced.args(["-f", "-qq", "-o", "/dev/null", "-e", &format!("trace={call}")]);
         traced.args(["-e", &format!("inject={call}:signal=SIGKILL:when={n}")]).arg(daemon::binary());
         traced.args(["run", "--config"]).arg(world.site.config()).env("KENTLEDGE_LOG", "info");
         let mut daemon = world.site.spawn(&mut traced);
-        let online = |world: &World| world.sub.messages().iter().filter(|m| m.stream == "birth").count() > births;
+        let online = |world: &World| connections(&world.sub) > births;
         let until = Instant::now() + Duration::from_secs(20);
         while daemon.is_alive() && !online(&world) && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(10));

@@ -51,8 +51,13 @@ fn a_delegate_runs_its_part_and_the_placement_says_which() {
     tty.rows(0..20, |i| format!("{i},{},{}", i % 7, i % 5));
     sub.wait_records("p/x", 17);
     assert_eq!(lineage(&sub)["provider"], "openvino");
-    let birth = sub.messages().into_iter().rev().find(|m| m.stream == "birth").expect("birth");
-    drop(birth);
+    // And whoever comes later finds it in the birth.
+    let placement = sub.wait("a birth with the placement", |messages| {
+        let birth = messages.iter().rev().find(|m| m.stream == "birth")?;
+        birth.payload["models"][0].get("placement").cloned()
+    });
+    assert!(placement["OpenVINOExecutionProvider"].as_u64() > Some(0), "{placement}");
+    assert!(placement["CPUExecutionProvider"].as_u64() > Some(0), "{placement}");
     assert_eq!(daemon.stop(), Some(0));
 }
 

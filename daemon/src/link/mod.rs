@@ -3,6 +3,7 @@
 
 mod backoff;
 mod flight;
+mod hand;
 mod outage;
 mod pace;
 mod topic;
@@ -36,7 +37,12 @@ use tokio::{
 
 pub use topic::Topics;
 
-use self::{flight::Flight, outage::Outage, pace::Pace};
+use self::{
+    flight::Flight,
+    hand::{Handed, Settles},
+    outage::Outage,
+    pace::Pace,
+};
 use crate::{
     config::Mqtt,
     flow::{
@@ -116,17 +122,6 @@ pub struct Edges {
     pub settled: mpsc::Receiver<Ticket>,
 }
 
-/// What an acknowledgement settles.
-#[derive(Debug, Clone, Copy)]
-enum Settles {
-    /// One message of the outbox; of a command's result, its sequence.
-    Parcel(ParcelId, Option<u64>),
-    /// The subscriptions.
-    Subscriptions,
-    /// Nothing: announcements are made anew with each connection.
-    Nothing,
-}
-
 /// Why a connection ended.
 enum Ended {
     /// As told; everything that could be sent was.
@@ -137,22 +132,6 @@ enum Ended {
     Twin,
     /// Another connection is wanted.
     Changed,
-}
-
-/// A message on its way to the client library.
-struct Handed {
-    topic: String,
-    payload: Vec<u8>,
-    retain: bool,
-    settles: Settles,
-    backlog: bool,
-    correlation: Option<bytes::Bytes>,
-}
-
-impl Handed {
-    fn nothing(topic: String, payload: Vec<u8>, retain: bool) -> Self {
-        Self { topic, payload, retain, settles: Settles::Nothing, backlog: false, correlation: None }
-    }
 }
 
 /// The stage as a task: connects for ever; ends some time after `stop` becomes true.
@@ -240,6 +219,9 @@ struct Link<'a> {
     /// When the broker was heard last, since `began`.
     heard: Duration,
     keep_alive: Duration,
+    /// What was announced, and when that was looked at, since `began`.
+    birth: String,
+    announced: Duration,
 }
 
 impl<'a> Link<'a> {
@@ -258,6 +240,8 @@ impl<'a> Link<'a> {
             began: Instant::now(),
             heard: Duration::ZERO,
             keep_alive: Duration::from_secs(wanted.mqtt.keep_alive_s),
+            birth: String::new(),
+            announced: Duration::ZERO,
         }
     }
 
@@ -278,6 +262,9 @@ impl<'a> Link<'a> {
             {
                 self.leave(&client, events).await;
                 return Ended::Stopped;
+            }
+            if self.connected && self.began.elapsed().saturating_sub(self.announced) >= limits::LINK_TICK {
+                self.announce();
             }
             if let Err(why) = self.check().and_then(|()| self.hand_over(&client)) {
                 return Ended::Lost(why);
@@ -409,14 +396,22 @@ impl<'a> Link<'a> {
             Handed { settles: Settles::Subscriptions, ..Handed::nothing(String::new(), Vec::new(), false) };
         self.hand.push_back(subscriptions);
         self.publish(setup.topics.state(), self.state("online"));
-        self.publish(
-            setup.topics.birth(),
-            self.head(&format!("{},\"nonce\":\"{}\"", (setup.announce.birth)(), self.nonce)),
-        );
+        self.announce();
         for (stream, members) in &setup.announce.meta {
             self.publish(setup.topics.meta(stream), self.head(members));
         }
         setup.reader.online();
+    }
+
+    /// Who this is and what serves, retained; said again when that changed.
+    fn announce(&mut self) {
+        self.announced = self.began.elapsed();
+        let birth = (self.setup.announce.birth)();
+        if birth != self.birth {
+            let members = format!("{birth},\"nonce\":\"{}\"", self.nonce);
+            self.publish(self.setup.topics.birth(), self.head(&members));
+            self.birth = birth;
+        }
     }
 
     /// What the broker said to our subscriptions. One that was refused leaves the device without commands: it is told,
