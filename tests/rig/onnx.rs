@@ -260,3 +260,31 @@ pub fn partly_for_delegates() -> Vec<u8> {
     let more = [ints("rows", &[4, 2]), ints("flat", &[1]), constant("w", &[2, 4], &[0.5; 8])].concat();
     model(&nodes, &more, &[value(11, "x", FLOAT, &[1, 4, 2])], &[value(12, "score", FLOAT, &[])])
 }
+
+/// features = the mean; score = |features − center| / scale, both learnt on the machine. Each `tag` is another model.
+pub fn calibrated(shape: &[u64], tag: f32) -> Vec<u8> {
+    let one = field(5, &[int(1, 1), int(2, INT64), field(8, b"flat"), field(9, &1i64.to_le_bytes())].concat());
+    let axes: Vec<u64> = (0..shape.len() as u64).collect();
+    let nodes = [
+        node("ReduceMean", &["x"], "mean", &[("axes", &axes), ("keepdims", &[0])]),
+        op("Reshape", &["mean", "flat"], "features", None),
+        op("Sub", &["features", "center"], "off", None),
+        op("Div", &["off", "scale"], "z", None),
+        op("Abs", &["z"], "size", None),
+        op("Mul", &["zero", "tag"], "nothing", None),
+        op("Add", &["size", "nothing"], "score", None),
+    ];
+    let constants = [one, constant("zero", &[], &[0.0]), constant("tag", &[], &[tag])].concat();
+    let inputs = [value(11, "x", FLOAT, shape), value(11, "center", FLOAT, &[1]), value(11, "scale", FLOAT, &[1])];
+    let outputs = [value(12, "score", FLOAT, &[1]), value(12, "features", FLOAT, &[1])];
+    model(&nodes, &constants, &inputs, &outputs)
+}
+
+/// The mean, and `why`: the mean of each channel.
+pub fn with_contributions(shape: &[u64]) -> Vec<u8> {
+    let rows: Vec<u64> = (0..shape.len() as u64 - 1).collect();
+    let nodes =
+        [mean_of("x", shape.len() as u64), node("ReduceMean", &["x"], "why", &[("axes", &rows), ("keepdims", &[0])])];
+    let outputs = [value(12, "score", FLOAT, &[]), value(12, "why", FLOAT, &shape[shape.len() - 1..])];
+    model(&nodes, &[], &[value(11, "x", FLOAT, shape)], &outputs)
+}

@@ -173,6 +173,26 @@ fn a_raised_alarm_says_which_channel_drove_it() {
 }
 
 #[test]
+fn a_model_that_says_itself_what_drove_its_score_is_believed() {
+    let mut world = World::new("");
+    let draft = Draft::new(1, &onnx::with_contributions(&SHAPE), 4.5).with(
+        "outputs",
+        json!([{"name": "score", "type": "float32", "shape": [], "role": "score"},
+               {"name": "why", "type": "float32", "shape": [2], "role": "contributions"}]),
+    );
+    fs::copy(world.maker.bundle(&draft), world.site.dir.path().join("factory.kmb")).expect("copy");
+    world.site = world.site.clone().with("[alarm.high]\npipeline = \"x\"\n");
+    let daemon = world.run();
+    world.tty.rows(0..4, |i| format!("{i},30,90"));
+    let raised = world.sub.wait("an alarm", |messages| {
+        let alarm = messages.iter().find(|m| m.stream == "a/high" && !m.removed)?;
+        Some(alarm.payload["data"][0]["explain"].clone())
+    });
+    assert_eq!(raised, json!({"by": "model", "channels": [{"name": "b", "drop": 90}, {"name": "a", "drop": 30}]}));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
 fn a_prepared_bundle_with_a_baseline_is_quiet_on_its_own_rows_and_tells_drift_on_others() {
     let world = World::new("");
     let dir = world.site.dir.path().join("my-model");
@@ -231,5 +251,45 @@ fn a_pipeline_waits_for_the_bundle_it_names_and_goes_on_waiting_when_a_bad_one_c
     assert_eq!(world.slot_now()["model"], "mean@1.2.0");
     assert_eq!(daemon.stop(), Some(0));
     let daemon = world.run();
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn a_model_that_is_fitted_to_its_machine_learns_beside_the_one_before_and_no_window_is_blind() {
+    let draft = |seq: u64| {
+        let golden = json!({"inputs": {"x": [1, 2, 3, 4, 5, 6, 7, 8], "center": [0.5], "scale": [2]}, "outputs": {"score": [2]}});
+        let mut draft = Draft::new(seq, &onnx::calibrated(&SHAPE, seq as f32), 0.0).with("thresholds", json!({}));
+        draft.files[1].1 = (golden.to_string() + "\n").into_bytes();
+        let io = |name: &str, shape: &[u64], role: &str| json!({"name": name, "type": "float32", "shape": shape, "role": role});
+        draft
+            .with("inputs", json!([io("x", &SHAPE, "window"), io("center", &[1], "center"), io("scale", &[1], "scale")]))
+            .with("outputs", json!([io("score", &[1], "score"), io("features", &[1], "features")]))
+            .with(
+                "calibration",
+                json!({"windows": 40, "features": "features", "center": "center", "scale": "scale", "factor": 2.0, "scale_floor": [0.5]}),
+            )
+    };
+    let mut world = World::new("");
+    fs::copy(world.maker.bundle(&draft(1)), world.site.dir.path().join("factory.kmb")).expect("copy");
+    let daemon = world.run();
+    world.rows(100, 0);
+    world.sub.wait_event("model.calibrated", "40 windows");
+    world.install("two", &world.maker.bundle(&draft(2)));
+    let ended = world.rows_until_end("two", 0);
+    assert_eq!(ended["state"], "success", "{ended}");
+    world.settled(1);
+    // From the first score on there is one for each window, whoever it is by.
+    let predictions = world.sub.records("p/x");
+    let blind = predictions.iter().filter(|(p, _)| p["score"].is_null()).count();
+    assert_eq!(blind, 40, "only the first model's own learning");
+    assert_eq!((&world.slot_now()["slot"], &world.slot_now()["model"]), (&json!("a"), &json!("mean@1.2.0")));
+    // Back, and neither learns anew: each keeps what it has learnt.
+    world.operator.order(&world.sub, "model.rollback", "back", &json!({}));
+    assert_eq!(end(&world.sub, "model.rollback", "back")["state"], "success");
+    world.rows(20, 0);
+    world.settled(1);
+    let predictions = world.sub.records("p/x");
+    assert_eq!(predictions.iter().filter(|(p, _)| p["score"].is_null()).count(), 40);
+    assert_eq!(world.slot_now()["model"], "mean@1.1.0");
     assert_eq!(daemon.stop(), Some(0));
 }
