@@ -293,3 +293,20 @@ fn a_model_that_is_fitted_to_its_machine_learns_beside_the_one_before_and_no_win
     assert_eq!(world.slot_now()["model"], "mean@1.1.0");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn a_model_runs_beside_the_one_before_and_what_it_sees_otherwise_is_counted() {
+    let mut world = World::new("trial_s = 0\ntrial_windows = 5\nshadow_s = 2\n");
+    let daemon = world.run();
+    // 50 more, so that every window is above the threshold of 10, which none was before.
+    world.install("beside", &world.maker.bundle(&Draft::new(2, &onnx::mean_plus_50(&SHAPE), 54.5)));
+    let ended = world.rows_until_end("beside", 0);
+    assert_eq!(ended["state"], "success", "{ended}");
+    let event = world.sub.wait_event("model.swapped", "beside the one before it differed on");
+    let text = event["text"].as_str().expect("text").to_owned();
+    let counts: Vec<u64> =
+        text.rsplit("differed on ").next().expect("counts").split(' ').filter_map(|w| w.parse().ok()).collect();
+    assert!(counts.len() == 2 && counts[0] == counts[1] && counts[0] > 50, "{text}");
+    world.settled(1);
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -57,8 +57,8 @@ pub struct Engine {
     pub(super) candidate: Option<Candidate>,
     pub(super) trial: Option<Trial>,
     waiting: VecDeque<Window>,
-    /// Windows that were answered, for the candidate beside.
-    pub(super) shadowed: Vec<Window>,
+    /// Windows that were answered, for the candidate beside, and whether the score was above its threshold.
+    pub(super) shadowed: Vec<(Window, Option<bool>)>,
     /// Longest wait before the next start.
     retry: Duration,
     told: String,
@@ -299,6 +299,10 @@ impl Engine {
             self.waiting.push_front(window);
             return Err(Broken::Sign(why));
         }
+        let above = match (&outcome, running.fits[at].threshold()) {
+            (Outcome::Answer(answered), Some(threshold)) => Some(answered.score > threshold),
+            _ => None,
+        };
         let served = &mut self.setup.served[at];
         match outcome {
             Outcome::Answer(answered) => {
@@ -314,7 +318,7 @@ impl Engine {
             Outcome::None(why) => sink.lost(served.stream(), 1, why),
         }
         if self.candidate.is_some() {
-            self.shadowed.push(window);
+            self.shadowed.push((window, above));
         }
         Ok(())
     }

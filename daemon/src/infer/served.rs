@@ -104,11 +104,6 @@ impl Served {
         &self.config
     }
 
-    /// The newest score; none while learning.
-    pub fn last_score(&self) -> Option<f32> {
-        self.meters.pipelines[usize::from(self.index)].score.get()
-    }
-
     /// Names of its channels, in the model's order.
     pub fn names(&self) -> &[String] {
         &self.names

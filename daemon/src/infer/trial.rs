@@ -110,33 +110,36 @@ impl Engine {
         }
     }
 
-    fn run_beside(&mut self, candidate: &mut Candidate, windows: &[Window], beat: &dyn Fn()) -> Result<(), String> {
+    fn run_beside(
+        &mut self,
+        candidate: &mut Candidate,
+        windows: &[(Window, Option<bool>)],
+        beat: &dyn Fn(),
+    ) -> Result<(), String> {
         let deadline = self.deadline(&candidate.running);
         let place =
             |window: &Window| self.setup.served.iter().position(|s| s.index() == window.tag.pipeline).unwrap_or(0);
         let mut left = windows;
         while !left.is_empty() {
             let running = &mut candidate.running;
-            let places: Vec<usize> = left.iter().take(running.slots()).map(place).collect();
+            let places: Vec<usize> = left.iter().take(running.slots()).map(|(window, _)| place(window)).collect();
             let count = ring_size(running, &places);
             for (slot, at) in places.iter().take(count).enumerate() {
-                running.fill(slot, *at, &left[slot].values);
+                running.fill(slot, *at, &left[slot].0.values);
             }
             if let Some(why) = running.ring(count, deadline, beat).died {
                 return Err(why);
             }
-            for (slot, (window, at)) in left.iter().zip(&places).take(count).enumerate() {
+            for (slot, ((window, above), at)) in left.iter().zip(&places).take(count).enumerate() {
                 match running.answer(slot, *at, window) {
                     Outcome::None(why) if window.tag.coverage >= 1.0 => {
                         return Err(format!("a window came to nothing: {why}"));
                     }
                     Outcome::None(_) => {}
                     Outcome::Answer(answered) => {
-                        let ours = self.running.as_ref().and_then(|r| r.fits[*at].threshold());
-                        let (theirs, meter) = (running.fits[*at].threshold(), self.setup.served[*at].last_score());
-                        if let (Some(ours), Some(theirs), Some(score)) = (ours, theirs, meter) {
+                        if let (Some(above), Some(threshold)) = (above, running.fits[*at].threshold()) {
                             candidate.compared += 1;
-                            candidate.differed += u64::from((score > ours) != (answered.score > theirs));
+                            candidate.differed += u64::from(*above != (answered.score > threshold));
                         }
                     }
                 }
