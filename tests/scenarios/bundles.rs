@@ -310,3 +310,38 @@ fn a_model_runs_beside_the_one_before_and_what_it_sees_otherwise_is_counted() {
     world.settled(1);
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn an_alarm_and_the_first_bad_sign_in_one_breath_cost_no_window() {
+    let mut world = World::new("trial_s = 1\ntrial_windows = 2000\n");
+    world.site = world.site.clone().with("[alarm.high]\npipeline = \"x\"\n");
+    let mut daemon = world.run();
+    world.rows(30, 0);
+    world.install("bad", &world.maker.bundle(&Draft::new(2, &onnx::nan_above_100(&SHAPE), 4.5)));
+    world.sub.wait_event("model.swapped", "mean@1.2.0");
+    // One read of the port: windows below the level, an alarm, and then windows that the new model cannot answer.
+    let first = world.rows;
+    world.tty.rows(first..first + 40, |i| {
+        format!(
+            "{i},{0},{0}",
+            if i < first + 10 {
+                1
+            } else if i < first + 20 {
+                50
+            } else {
+                200
+            }
+        )
+    });
+    world.rows += 40;
+    let ended = world.rows_until_end("bad", 0);
+    assert_eq!(ended["state"], "rolled_back", "{ended}");
+    world.rows(40, 0);
+    world.tty.rows(world.rows..world.rows + 20, |i| format!("{i},90,90"));
+    world.rows += 20;
+    world.settled(1);
+    assert!(daemon.is_alive(), "{}", daemon.log());
+    // What is said of an alarm stands in its own record.
+    assert!(world.sub.records("p/x").iter().all(|(p, _)| p.get("explain").is_none()));
+    assert_eq!(daemon.stop(), Some(0));
+}

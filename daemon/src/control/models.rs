@@ -521,10 +521,10 @@ impl Control {
             }
         }
         if let Err(why) = self.models.store.change(&model, line, None) {
-            // It serves, but would not after a start: then the one before does, and that is what is said.
-            tracing::error!("{why}");
-            (self.setup.stage.back)(&model, &why);
-            return self.end_job(&work.job, State::RolledBack, &why);
+            // The one before is gone from memory already. What is on the disk still has the job: a start tries it again.
+            let text = format!("it serves, but that could not be saved ({why}); a start begins with the one before");
+            tracing::error!("{text}");
+            return self.end_job(&work.job, State::Failed, &text);
         }
         if let Some(held) = held {
             if let Err(why) = self.models.store.raise(&model, held.seq) {

@@ -311,10 +311,7 @@ pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
         return Err(Refusal(Why::Unsigned, "a desired state needs a signature".into()));
     };
     let fields: InnerDesired = serde_json::from_str(&inner).map_err(malformed)?;
-    if fields.to != to || fields.kind != "desired" {
-        let text = format!("signed as `{}` for `{}`, but sent as `desired` to `{to}`", fields.kind, fields.to);
-        return Err(Refusal(Why::NotAddressed, text));
-    }
+    addressed((&fields.kind, &fields.to), ("desired", to))?;
     let expires_ms = fields.expires_at.as_deref().map(time_ms).transpose()?;
     time_ms(&fields.issued)?;
     let signed = signature(fields.v, &inner, minisig, fields.issuer, fields.version)?;
@@ -329,14 +326,20 @@ pub fn channel(to: &str, payload: &[u8]) -> Result<Channel, Refusal> {
         return Err(Refusal(Why::Unsigned, "the channel's word needs a signature".into()));
     };
     let fields: InnerChannel = serde_json::from_str(&inner).map_err(malformed)?;
-    if fields.to != to || fields.kind != "channel" {
-        let text = format!("signed as `{}` for `{}`, but sent as `channel` to `{to}`", fields.kind, fields.to);
-        return Err(Refusal(Why::NotAddressed, text));
-    }
+    addressed((&fields.kind, &fields.to), ("channel", to))?;
     let (expires_ms, models) = (time_ms(&fields.expires_at)?, fields.models);
     time_ms(&fields.issued)?;
     let signed = signature(fields.v, &inner, minisig, fields.issuer, fields.version)?;
     Ok(Channel { version: fields.version, expires_ms, models, signed })
+}
+
+/// What is signed, type and addressee, must be what it was sent as.
+fn addressed(signed: (&str, &str), sent: (&str, &str)) -> Result<(), Refusal> {
+    if signed == sent {
+        return Ok(());
+    }
+    let text = format!("signed as `{}` for `{}`, but sent as `{}` to `{}`", signed.0, signed.1, sent.0, sent.1);
+    Err(Refusal(Why::NotAddressed, text))
 }
 
 /// Whether this type needs a signature.

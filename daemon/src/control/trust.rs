@@ -26,9 +26,8 @@ impl Control {
         if let Err(Refusal(_, why)) = self.verify(&channel.signed) {
             return tracing::warn!("the channel's word is refused: {why}");
         }
-        match self.models.store.heard_channel(channel.version, channel.expires_ms) {
-            Ok(_) => {}
-            Err(why) => tracing::error!("{why}"),
+        if let Err(why) = self.models.store.heard_channel(channel.version, channel.expires_ms) {
+            tracing::error!("{why}");
         }
         for (model, seq) in &channel.models {
             let held = self.models.store.line(model).held().map_or(0, |held| held.seq);

@@ -210,6 +210,8 @@ impl Engine {
         if !self.drafts.is_empty() {
             sink.put(&mut self.drafts);
         }
+        // They name places among the drafts, which are gone now; a ring that broke off leaves some.
+        self.to_explain.clear();
         match rung {
             Ok(()) => {
                 self.retry = Duration::ZERO;
@@ -257,7 +259,6 @@ impl Engine {
             self.explain(running, deadline, beat)?;
         }
         if let Some(why) = rung.died {
-            self.to_explain.clear();
             if self.trial.is_none() {
                 // Only the window that was in the worker is lost; the others go to the next one. On trial, the model
                 // before gets this one too.

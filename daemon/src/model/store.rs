@@ -162,13 +162,13 @@ impl Store {
         self.high.channel.map(|(_, expires_ms)| expires_ms)
     }
 
-    /// The channel's newest word; an older one than was heard before is refused.
-    pub fn heard_channel(&mut self, version: u64, expires_ms: i64) -> Result<bool, String> {
+    /// The channel's newest word; an older one than was heard before changes nothing.
+    pub fn heard_channel(&mut self, version: u64, expires_ms: i64) -> Result<(), String> {
         if self.high.channel.is_some_and(|(known, _)| version <= known) {
-            return Ok(false);
+            return Ok(());
         }
         self.high.channel = Some((version, expires_ms));
-        self.save_high().map(|()| true)
+        self.save_high()
     }
 
     /// Changes a model's slots and the job, on the disk before it counts.
