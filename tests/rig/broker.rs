@@ -94,10 +94,12 @@ impl Mosquitto {
 
     /// Stops it in order: sessions and retained messages are kept.
     pub fn stop(&mut self) {
-        self.signal(Signal::SIGTERM);
-        if let Some(mut child) = self.child.take() {
-            child.wait().expect("wait for mosquitto");
-        }
+        // A SIGTERM between its first open port and its main loop is lost: mosquitto sets its own flag again there.
+        eventually("mosquitto stops", || {
+            self.signal(Signal::SIGTERM);
+            self.child.as_mut().is_none_or(|child| child.try_wait().expect("wait for mosquitto").is_some()).then_some(())
+        });
+        self.child = None;
     }
 
     pub fn signal(&self, signal: Signal) {
