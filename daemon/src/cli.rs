@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use clap::{Parser, Subcommand};
 
 use crate::{
-    bundles, bus,
+    boot_check, bundles, bus,
     config::{self, Config},
     control::Trials,
     demo,
@@ -65,9 +65,17 @@ enum Command {
         /// The user the daemon runs as
         #[arg(long)]
         owner: Option<String>,
+        /// Where the machine's own settings go: network, time servers, SSH keys
+        #[arg(long)]
+        settings: Option<PathBuf>,
     },
     /// A recorded tape or a CSV file through the same stages, deterministic; JSON lines on standard output
     Replay(replay::Args),
+    /// Whether the system that just started is well; the image's own unit asks before it tells the boot loader
+    BootCheck {
+        #[command(flatten)]
+        whom: Whom,
+    },
     /// Model bundles: make, check, apply, measure
     Model {
         #[command(subcommand)]
@@ -161,10 +169,15 @@ impl Cli {
                 let bus = whom.bus()?;
                 runtime()?.block_on(bus::top(bus.as_deref())).map_err(Fatal::failed)
             }
-            Command::Provision { file, state, owner } => {
+            Command::BootCheck { whom } => {
+                journal::start("info");
+                let bus = whom.bus()?;
+                runtime()?.block_on(boot_check::check(bus.as_deref()))
+            }
+            Command::Provision { file, state, owner, settings } => {
                 journal::start("info");
                 let check = || config_or_text(None);
-                provision::take(&file, &state, owner.as_deref(), check).map_err(Fatal::failed)
+                provision::take(&file, &state, owner.as_deref(), settings.as_deref(), check).map_err(Fatal::failed)
             }
             Command::Demo(args) => demo::demo(&args),
             Command::Replay(args) => {
@@ -198,7 +211,7 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     let mut not_provisioned = None;
     let provision = state.join("provision.toml");
     if provision.exists()
-        && let Err(why) = provision::take(&provision, state, None, || config_or_text(file))
+        && let Err(why) = provision::take(&provision, state, None, None, || config_or_text(file))
     {
         tracing::error!("{why}");
         not_provisioned = Some(why);

@@ -31,6 +31,8 @@ pub struct Counters {
     broker: Mutex<String>,
     /// Model slots and the install under way.
     slots: Mutex<serde_json::Value>,
+    /// Which system runs, and the update under way.
+    system: Mutex<serde_json::Value>,
 }
 
 impl Counters {
@@ -68,6 +70,16 @@ impl Counters {
     /// Model slots and the install under way, as control shows them.
     pub fn slots(&self) -> serde_json::Value {
         self.slots.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Which system runs, and the update under way, as control shows it.
+    pub fn system(&self) -> serde_json::Value {
+        self.system.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// See `system`.
+    pub fn show_system(&self, system: serde_json::Value) {
+        *self.system.lock().unwrap_or_else(PoisonError::into_inner) = system;
     }
 
     /// See `slots`.

@@ -10,6 +10,7 @@
 //!
 //! Rooms stand side by side and share only the words in `flow`; `run` joins them. `docs/ARCHITECTURE.md` is the map.
 
+pub mod boot_check;
 pub mod bundles;
 pub mod bus;
 pub mod cli;

@@ -305,6 +305,16 @@ pub const BLOB_CHUNK: usize = 48 * 1024;
 pub const BLOB_TOLD_NS: u64 = 1_000_000_000;
 /// Orders that a broker may have on their way to us at once: 16 chunks of 60 KiB fit the queue above.
 pub const RECEIVE_MAXIMUM: u16 = 16;
+/// Largest bundle of an operating system: what a fetch brings within its hour at 128 KiB/s.
+pub const SYSTEM_BYTES_MAX: u64 = 448 * 1024 * 1024;
+/// Bundles of operating systems that were left again and are not tried once more, by digest.
+pub const SYSTEMS_FAILED: usize = 8;
+/// Where the broker was reached within so long before an update, it must be reached after it.
+pub const UPLINK_BEFORE: Duration = Duration::from_secs(24 * 3600);
+/// So long the check after a start waits for the broker, where it must be reached, s.
+pub const OS_CONFIRM_S: u64 = 600;
+/// So long it waits for the daemon and its models: the store's salvage (120 s) and their start.
+pub const BOOT_CHECK: Duration = Duration::from_secs(180);
 /// Processes that may begin with an install before it is given up.
 pub const INSTALL_STARTS: u32 = 3;
 /// That no model serves is told so often at most, ns.

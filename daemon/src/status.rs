@@ -112,6 +112,8 @@ impl Status {
                 "dropped": self.meters.commands_dropped.get(),
             },
             "models": self.counters.slots(),
+            "system": self.counters.system(),
+            "unwell": self.unwell(),
             "config": {"set_aside": config.set_aside},
             "machine": machine(&config.device.state_dir),
         })
@@ -148,6 +150,23 @@ impl Status {
         why.extend(self.config.not_provisioned.as_ref().map(|_| "provision.toml was not taken over".to_owned()));
         if !self.config.set_aside.is_empty() {
             why.push("the configuration that was set remotely does not validate".into());
+        }
+        why
+    }
+
+    /// Why a system that has just started is not well, beyond the broker; empty: it is. What an operating system can break:
+    /// not that a sensor is silent or a bundle is still waited for.
+    fn unwell(&self) -> Vec<String> {
+        let mut why = Vec::new();
+        let groups = infer::groups(&self.config).into_iter().enumerate();
+        let there = |group: &[usize]| !self.config.pipelines[group[0]].model.file.as_os_str().is_empty();
+        for (place, group) in groups.filter(|(_, group)| there(group)) {
+            if self.counters.serving(place).is_none() {
+                why.push(format!("no model serves `{}`", self.config.pipelines[group[0]].name));
+            }
+        }
+        if !self.writer.stats().disk_ok {
+            why.push("the outbox cannot write".into());
         }
         why
     }

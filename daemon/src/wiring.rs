@@ -24,7 +24,7 @@ use crate::{
         verdict::Verdict,
     },
     health::{self, Counters},
-    host::{Clock, Host, Keep, log, logind},
+    host::{Clock, Host, Keep, log, logind, rauc},
     infer::{self, Artifact, Keeps, Launching, Message, Offer, Served},
     limits,
     link::{self, Topics},
@@ -212,6 +212,7 @@ impl Host {
         let what = |name: &str| format!("open {}/{name}", state.display());
         let (writer, meters) = (writer.clone(), status.meters.clone());
         let (bus, runtime) = (config.device.bus.clone(), tokio::runtime::Handle::current());
+        let (bus_of_slots, counters) = (bus.clone(), status.counters.clone());
         Ok(control::Setup {
             stage: self.stage(&config, engines, asks, status.counters.clone())?,
             blob: table.blob,
@@ -249,10 +250,25 @@ impl Host {
                 log: Box::new(log::pull),
                 status: Box::new(move || status.json()),
             },
+            slots: self.slots(bus_of_slots, tokio::runtime::Handle::current(), counters),
             leave: Box::new(move |how| {
                 let _ = leave.try_send(how);
             }),
         })
+    }
+
+    /// What systems are run by.
+    fn slots(&self, bus: Option<String>, runtime: tokio::runtime::Handle, counters: Arc<Counters>) -> control::Slots {
+        control::Slots {
+            slot: rauc::slot(),
+            version: rauc::version(),
+            good: Box::new(rauc::marked_good),
+            write: Arc::new(move |path, tell| {
+                let bus = bus.as_deref().ok_or("ask RAUC: there is no D-Bus (device.bus = \"off\")")?;
+                runtime.block_on(rauc::install(bus, path, tell))
+            }),
+            show: Box::new(move |system| counters.show_system(system)),
+        }
     }
 
     /// How the workers of one group of pipelines are started.

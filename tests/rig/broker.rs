@@ -21,6 +21,7 @@ pub struct Mosquitto {
     pub port: u16,
     child: Option<Child>,
     tls: bool,
+    extra: String,
 }
 
 /// A port nobody uses now.
@@ -38,7 +39,7 @@ impl Mosquitto {
 
     /// Configured, not started.
     pub fn down() -> Self {
-        Self { dir: TempDir::new().expect("folder"), port: free_port(), child: None, tls: false }
+        Self { dir: TempDir::new().expect("folder"), port: free_port(), child: None, tls: false, extra: String::new() }
     }
 
     /// Started with TLS; clients must show a certificate that `ca` signed.
@@ -50,6 +51,16 @@ impl Mosquitto {
             format!("cafile {}\ncertfile {}\nkeyfile {}\nrequire_certificate true\n", show(ca), show(cert), show(key));
         broker.launch(&extra);
         broker
+    }
+
+    /// Started, in plain text on its port and with TLS on another, which is returned; nobody needs a certificate there.
+    pub fn with_tls_port(ca: &Path, cert: &Path, key: &Path) -> (Self, u16) {
+        let (mut broker, port) = (Self::down(), free_port());
+        let show = |p: &Path| p.display().to_string();
+        let (ca, cert, key) = (show(ca), show(cert), show(key));
+        broker.extra = format!("listener {port} 127.0.0.1\ncafile {ca}\ncertfile {cert}\nkeyfile {key}\n");
+        broker.up();
+        (broker, port)
     }
 
     /// Started with the configuration and the ACLs that the README ships, with certificates in `dir`.
@@ -67,7 +78,7 @@ impl Mosquitto {
 
     /// Starts it, with what it kept when it was stopped in order.
     pub fn up(&mut self) {
-        self.launch("");
+        self.launch(&self.extra.clone());
     }
 
     fn launch(&mut self, extra: &str) {
@@ -97,7 +108,10 @@ impl Mosquitto {
         // A SIGTERM between its first open port and its main loop is lost: mosquitto sets its own flag again there.
         eventually("mosquitto stops", || {
             self.signal(Signal::SIGTERM);
-            self.child.as_mut().is_none_or(|child| child.try_wait().expect("wait for mosquitto").is_some()).then_some(())
+            self.child
+                .as_mut()
+                .is_none_or(|child| child.try_wait().expect("wait for mosquitto").is_some())
+                .then_some(())
         });
         self.child = None;
     }

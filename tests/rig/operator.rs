@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::atomic::{AtomicU64, Ordering},
     time::{SystemTime, UNIX_EPOCH},
@@ -39,6 +39,14 @@ impl Operator {
         minisign.args(["-G", "-f", "-W"]).arg("-p").arg(operator.path("pub")).arg("-s").arg(operator.path("sec"));
         let made = minisign.stdout(Stdio::null()).stdin(Stdio::null()).status();
         assert!(made.expect("minisign is installed (tests/run installs it)").success());
+        operator
+    }
+
+    /// With a key that is there already.
+    pub fn with_key(port: u16, name: &str, secret: &Path) -> Self {
+        let operator =
+            Self { dir: TempDir::new().expect("folder"), port, name: name.into(), iseq: AtomicU64::new(1000) };
+        fs::copy(secret, operator.path("sec")).expect("a secret key");
         operator
     }
 

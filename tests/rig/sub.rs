@@ -80,8 +80,14 @@ impl Sub {
 
     /// Waits until `look` finds something in what was seen so far.
     #[track_caller]
-    pub fn wait<T>(&self, what: &str, mut look: impl FnMut(&[Message]) -> Option<T>) -> T {
-        let (until, mut known) = (Instant::now() + SOON, usize::MAX);
+    pub fn wait<T>(&self, what: &str, look: impl FnMut(&[Message]) -> Option<T>) -> T {
+        self.wait_most(SOON, what, look)
+    }
+
+    /// The same for what takes longer than anything ordinary.
+    #[track_caller]
+    pub fn wait_most<T>(&self, most: Duration, what: &str, mut look: impl FnMut(&[Message]) -> Option<T>) -> T {
+        let (until, mut known) = (Instant::now() + most, usize::MAX);
         loop {
             // The lock is not held while looking: `look` may ask for more.
             let messages = self.newer_than(known);

@@ -7,7 +7,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, 
 /// A certificate and its key, signed by `ca`, written as PEM files.
 pub fn certificate(dir: &Path, name: &str, ca: &CertifiedIssuer<'_, KeyPair>) {
     let key = KeyPair::generate().expect("key");
-    let mut params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).expect("names");
+    let mut params =
+        CertificateParams::new(["localhost", "127.0.0.1", crate::machine::HOST].map(str::to_owned)).expect("names");
     params.distinguished_name.push(DnType::CommonName, name);
     let certificate = params.signed_by(&key, ca).expect("certificate");
     fs::write(dir.join(format!("{name}.pem")), certificate.pem()).expect("write");

@@ -38,11 +38,14 @@ fn every_command_is_answered_with_what_became_of_it() {
     for (kind, args, expected) in [
         ("model.install", json!({}), "malformed"),
         ("model.rollback", json!({}), "invalid"),
-        ("os.install", json!({"url": "x"}), "unsupported"),
+        ("os.install", json!({"url": "x"}), "malformed"),
     ] {
         operator.order(&sub, kind, &format!("{kind}-1"), &args);
         assert_eq!(why(&sub, kind, &format!("{kind}-1")), expected);
     }
+    let system = json!({"sha256": "0".repeat(64), "size": 1, "file": "/nowhere"});
+    operator.order(&sub, "os.install", "os-2", &system);
+    assert_eq!(why(&sub, "os.install", "os-2"), "unsupported", "this machine has no slots");
     // What a device without logind, with a model that is not calibrated, or with the wrong name cannot do.
     operator.order(&sub, "model.calibrate", "cal-1", &json!({"pipeline": "x"}));
     assert_eq!(why(&sub, "model.calibrate", "cal-1"), "invalid");

@@ -167,6 +167,7 @@ fn commands(root: &mut Table<'_>, node: Option<Node>) -> Commands {
         keyset: default("/etc/kentledge/keyset.json").or_else(|| default("/usr/lib/kentledge/keyset.json")),
         allow_unsigned: false,
         confirm_s: limits::CONFIRM_S,
+        os_confirm_s: limits::OS_CONFIRM_S,
         jitter_s: limits::JITTER_S,
     };
     let Some(node) = node else { return commands };
@@ -180,6 +181,7 @@ fn commands(root: &mut Table<'_>, node: Option<Node>) -> Commands {
     }
     commands.allow_unsigned = t.bool("allow_unsigned").unwrap_or(false);
     commands.confirm_s = t.int("confirm_s", 10..=3600).map_or(limits::CONFIRM_S, |s| s as u64);
+    commands.os_confirm_s = t.int("os_confirm_s", 10..=3600).map_or(limits::OS_CONFIRM_S, |s| s as u64);
     commands.jitter_s = t.int("jitter_s", 0..=3600).map_or(limits::JITTER_S, |s| s as u64);
     t.finish();
     commands

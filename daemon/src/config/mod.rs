@@ -86,6 +86,8 @@ pub struct Commands {
     pub allow_unsigned: bool,
     /// A change that could cut the device off is confirmed within this, or put back.
     pub confirm_s: u64,
+    /// Another operating system reaches the broker within this after its start, or is left, s.
+    pub os_confirm_s: u64,
     /// Devices that are asked together begin within this.
     pub jitter_s: u64,
 }

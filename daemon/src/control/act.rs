@@ -97,7 +97,11 @@ impl Control {
                 Err(Refusal(why, text)) => Outcome::rejected(why, text),
             },
             Command::Keyset { text, minisigs } => self.update_keyset(&text, &minisigs),
-            Command::Later => Outcome::rejected(Why::Unsupported, "it comes with a later version"),
+            Command::InstallSystem(install) => match self.install_system(id, install, respond.clone()) {
+                Ok(None) => return,
+                Ok(Some(outcome)) => outcome,
+                Err(Refusal(why, text)) => Outcome::rejected(why, text),
+            },
         };
         self.finish(kind, id, respond.as_ref(), &outcome);
     }
@@ -230,12 +234,12 @@ impl Control {
             Asker::Desired(_) => None,
         };
         let tried = found.as_ref().and_then(command);
-        let installing = self.models.command().map(str::to_owned);
+        let installing = [self.models.command(), self.system.command()].map(|id| id.map(str::to_owned));
         for known in self.memory.untold() {
             let outcome = Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) };
             self.result(&known.kind, &known.id, None, &outcome);
         }
-        let goes_on = |id: &String| tried.as_ref() == Some(id) || installing.as_ref() == Some(id);
+        let goes_on = |id: &String| tried.as_ref() == Some(id) || installing.contains(&Some(id.clone()));
         for known in self.memory.unfinished().into_iter().filter(|known| !goes_on(&known.id)) {
             let began = known.state == State::Running;
             let outcome = match known.kind.as_str() {

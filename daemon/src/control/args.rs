@@ -1,8 +1,13 @@
 //! What each command takes, and within which bounds. Pure. The shapes are those of `docs/schema/dn.args.*.json`.
 
+use std::path::PathBuf;
+
 use serde::{Deserialize, de::DeserializeOwned};
 
-use super::request::{Command, Install, Refusal, base64, malformed, time_ms};
+use super::{
+    request::{Command, Install, Refusal, base64, malformed, time_ms},
+    system::{From, InstallSystem},
+};
 use crate::{flow::order::LogQuery, limits};
 
 #[derive(Deserialize)]
@@ -11,6 +16,15 @@ struct InstallArgs {
     sha256: String,
     size: u64,
     url: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct InstallSystemArgs {
+    sha256: String,
+    size: u64,
+    url: Option<String>,
+    file: Option<PathBuf>,
 }
 
 #[derive(Deserialize)]
@@ -100,7 +114,8 @@ pub(super) fn read_args(kind: &str, args: &str) -> Result<Command, Refusal> {
             Ok(Command::Keyset { text: keyset, minisigs })
         }
         "log.pull" => log_query(args_of(args)?).map(Command::LogPull),
-        _ => Ok(Command::Later),
+        "os.install" => install_system(args_of(args)?).map(Command::InstallSystem),
+        other => Err(malformed(format!("args: nothing is known of `{other}`"))),
     }
 }
 
@@ -115,17 +130,33 @@ pub(super) fn bounded(args: ConfigSetArgs) -> Result<ConfigSetArgs, Refusal> {
     Ok(args)
 }
 
-fn install(args: InstallArgs) -> Result<Install, Refusal> {
+/// Digest, size and address of something to be brought.
+fn wanted(sha256: &str, size: u64, most: u64, url: Option<&String>) -> Result<(), Refusal> {
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-    if args.sha256.len() != 64 || !args.sha256.bytes().all(hex) {
+    if sha256.len() != 64 || !sha256.bytes().all(hex) {
         return Err(malformed("args: sha256 is 64 of 0-9 a-f"));
     }
-    if args.size == 0 || args.size > limits::BUNDLE_BYTES_MAX {
-        return Err(malformed(format!("args: size is not within 1 to {}", limits::BUNDLE_BYTES_MAX)));
+    if size == 0 || size > most {
+        return Err(malformed(format!("args: size is not within 1 to {most}")));
     }
-    if args.url.as_ref().is_some_and(|url| !url.starts_with("https://") || url.len() > limits::TOPIC_BYTES) {
+    if url.is_some_and(|url| !url.starts_with("https://") || url.len() > limits::TOPIC_BYTES) {
         return Err(malformed("args: url begins with https:// and has 512 characters at most"));
     }
+    Ok(())
+}
+
+fn install_system(args: InstallSystemArgs) -> Result<InstallSystem, Refusal> {
+    wanted(&args.sha256, args.size, limits::SYSTEM_BYTES_MAX, args.url.as_ref())?;
+    let from = match (args.url, args.file) {
+        (Some(url), None) => From::Https(url),
+        (None, Some(path)) if path.is_absolute() => From::File(path),
+        _ => return Err(malformed("args: either `url` or `file`, an absolute path")),
+    };
+    Ok(InstallSystem { sha256: args.sha256, size: args.size, from })
+}
+
+fn install(args: InstallArgs) -> Result<Install, Refusal> {
+    wanted(&args.sha256, args.size, limits::BUNDLE_BYTES_MAX, args.url.as_ref())?;
     Ok(Install { sha256: args.sha256, size: args.size, url: args.url })
 }
 

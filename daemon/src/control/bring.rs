@@ -16,7 +16,10 @@ use super::{
     tell,
 };
 use crate::{
-    host::{Clock, fetch, fetch::Wanted},
+    host::{
+        Clock,
+        fetch::{self, Stopped, Wanted},
+    },
     limits,
     model::{
         bundle::{self, Bundle},
@@ -91,14 +94,20 @@ impl Control {
         self.models.work = Some(Work { job, phase: Phase::Bringing { have, told_ns: 0 }, back_to: None });
         match brings {
             Brings::Https(url) if have != size => {
-                let ca_file = self.setup.config.models.ca_file.clone();
-                let wanted = Wanted { url, size, ca_file, stopped: self.models.waits.stopped() };
+                let wanted = self.wanted(url, size, self.models.waits.stopped());
                 self.thread(move || News::Brought(fetch::fetch(&wanted, &path)));
             }
             _ if have == size => self.open(path),
             _ => self.tell_missing(&sha256),
         }
         self.show_models();
+    }
+
+    /// What is fetched from there.
+    pub(super) fn wanted(&self, url: String, size: u64, stopped: Stopped) -> Wanted {
+        let config = &self.setup.config;
+        let broker_ca = config.mqtt.as_ref().and_then(|mqtt| mqtt.tls.as_ref()?.ca_file.clone());
+        Wanted { url, size, ca_file: config.models.ca_file.clone(), broker_ca, stopped }
     }
 
     pub(super) fn thread(&self, work: impl FnOnce() -> News + Send + 'static) {

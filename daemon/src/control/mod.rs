@@ -15,6 +15,7 @@ mod memory;
 mod models;
 pub mod request;
 mod show;
+mod system;
 mod tell;
 mod trial;
 mod trust;
@@ -29,12 +30,14 @@ use serde_json::Value;
 use tokio::sync::watch;
 
 pub use models::{Local, News, Proof, Stage, What, floor};
+pub use system::Slots;
 pub use trial::Trials;
 
 use self::{
     memory::{Known, Memory, State},
     models::Models,
     request::{Refusal, Request, Why},
+    system::System,
     tell::Outcome,
     trial::{Asker, Trial},
 };
@@ -120,6 +123,8 @@ pub struct Setup {
     pub leave: Box<dyn Fn(Leave) + Send>,
     /// What models are run by.
     pub stage: Stage,
+    /// What systems are run by.
+    pub slots: Slots,
 }
 
 /// A command that was accepted and is not finished.
@@ -177,6 +182,7 @@ pub struct Control {
     /// What is wrong with the keysets that followed the first one.
     keys_trouble: Option<String>,
     models: Models,
+    system: System,
     memory: Memory,
     commands: Bucket,
     refusals: Bucket,
@@ -210,6 +216,7 @@ impl Control {
             keyset,
             keys_trouble,
             models: Models::new(store),
+            system: System::open(setup.keep.clone()),
             memory,
             commands: Bucket::new(limits::COMMANDS_PER_S, limits::COMMANDS_BURST),
             refusals: Bucket::new(limits::REFUSALS_PER_S, limits::REFUSALS_BURST),
@@ -232,6 +239,7 @@ impl Control {
         }
         control.take_up();
         control.take_up_models();
+        control.take_up_system();
         control
     }
 
@@ -319,9 +327,6 @@ impl Control {
         let now = self.setup.clock.now();
         if request.expires_ms.is_some_and(|at| self.now_ms() >= at) {
             return Err(Outcome::new(State::Expired, "it came too late"));
-        }
-        if request.command == request::Command::Later {
-            return Err(Outcome::rejected(Why::Unsupported, format!("`{kind}` comes with a later version")));
         }
         if !self.commands.take(now.boot_ns) || self.waiting.len() >= limits::JOBS {
             return Err(Outcome::rejected(Why::Busy, "too many commands"));
@@ -434,6 +439,7 @@ impl Control {
         }
         self.look_at_trial(now_ns);
         self.look_at_models(now_ns);
+        self.look_at_system(now_ns);
         if self.live.is_none()
             && let Some(arrived) = self.later.take()
         {

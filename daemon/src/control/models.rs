@@ -48,6 +48,8 @@ pub enum News {
     Proven(Result<Proof, String>),
     /// What became of it on live windows.
     Verdict(Verdict),
+    /// Of an operating system.
+    System(super::system::Word),
 }
 
 /// A model that proved itself.
@@ -364,6 +366,7 @@ impl Control {
             }
             News::Proven(Err(why)) => self.job_failed(State::Failed, &why),
             News::Verdict(verdict) => self.judged(verdict),
+            News::System(word) => self.heard_of_system(word),
         }
         self.show_models();
     }

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 
 use super::args::{ConfigSetArgs, bounded, read_args};
 pub use super::models::Install;
+use super::system::InstallSystem;
 use crate::{flow::order::LogQuery, limits, model::file::hex};
 
 /// Every type of command, with whether it needs a signature.
@@ -134,8 +135,8 @@ pub enum Command {
         /// Its signatures.
         minisigs: Vec<String>,
     },
-    /// A later version will know.
-    Later,
+    /// Another operating system.
+    InstallSystem(InstallSystem),
 }
 
 /// A signature that came with a request; not verified yet.

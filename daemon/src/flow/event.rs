@@ -46,11 +46,15 @@ pub enum Kind {
     ModelRolledBack,
     /// What is known of the newest models is out of date.
     ModelUpdateStale,
+    /// Another operating system runs and is well.
+    SystemUpdated,
+    /// Another operating system was not well; the one before runs.
+    SystemRolledBack,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 18] = [
+    pub const ALL: [Kind; 20] = [
         Kind::Boot,
         Kind::Stopping,
         Kind::ConfigSetAside,
@@ -69,6 +73,8 @@ impl Kind {
         Kind::ModelSwapped,
         Kind::ModelRolledBack,
         Kind::ModelUpdateStale,
+        Kind::SystemUpdated,
+        Kind::SystemRolledBack,
     ];
 
     /// The last part of the topic.
@@ -92,6 +98,8 @@ impl Kind {
             Kind::ModelSwapped => "model.swapped",
             Kind::ModelRolledBack => "model.rolled_back",
             Kind::ModelUpdateStale => "model.update_stale",
+            Kind::SystemUpdated => "system.updated",
+            Kind::SystemRolledBack => "system.rolled_back",
         }
     }
 
@@ -116,15 +124,21 @@ impl Kind {
             Kind::ModelSwapped => "bcaa70105f074e02b8f3098b91d359d7",
             Kind::ModelRolledBack => "be20a6bc1128443d82d55c5cc678b2a5",
             Kind::ModelUpdateStale => "d30d9005e17f4c0c84a99e4f5af5a353",
+            Kind::SystemUpdated => "7d0cf2a9f1a84e0f9a5c6f4f1b8a3e21",
+            Kind::SystemRolledBack => "3b6f1de02c7b4c0c8f0f5f6f2a1d9c47",
         }
     }
 
     fn severity(self) -> &'static str {
         match self {
             Kind::Boot | Kind::Stopping | Kind::ModelServing | Kind::ModelCalibrated => "info",
-            Kind::ConfigChanged | Kind::ModelSwapped => "info",
+            Kind::ConfigChanged | Kind::ModelSwapped | Kind::SystemUpdated => "info",
             Kind::ModelUpdateStale => "warning",
-            Kind::WorkerLost | Kind::Outage | Kind::ConfigRolledBack | Kind::CommandsRefused => "warning",
+            Kind::WorkerLost
+            | Kind::Outage
+            | Kind::SystemRolledBack
+            | Kind::ConfigRolledBack
+            | Kind::CommandsRefused => "warning",
             Kind::StoreDamaged | Kind::DiskFailed | Kind::LinkTwin => "critical",
             Kind::ConfigSetAside | Kind::StoreSetAside | Kind::ModelFailed | Kind::ModelRolledBack => "critical",
         }

@@ -164,6 +164,8 @@ pub struct Meters {
     pub commands_dropped: Count,
     /// Highest sequence of a command's result that was acknowledged.
     pub result_acked: AtomicU64,
+    /// When the broker acknowledged something last, ns since boot; 0: never.
+    pub acked_ns: AtomicU64,
     /// Connections made.
     pub connections: Count,
 }

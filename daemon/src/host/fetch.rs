@@ -26,8 +26,10 @@ pub struct Wanted {
     pub url: String,
     /// Exactly so many bytes.
     pub size: u64,
-    /// Certificates that may sign the server's; `None`: those of the system.
+    /// Certificates that may sign the server's; `None`: those of the system, and the broker's.
     pub ca_file: Option<PathBuf>,
+    /// Who may sign the broker's. What is brought is signed itself: this is about the line alone.
+    pub broker_ca: Option<PathBuf>,
     /// Nobody waits for it any more.
     pub stopped: Stopped,
 }
@@ -59,13 +61,14 @@ pub fn fetch(wanted: &Wanted, to: &Path) -> Result<(), String> {
         return Err(format!("{}: only https:// is fetched from", wanted.url));
     }
     let what = |why: String| format!("fetch {}: {why}", wanted.url);
-    let roots = match &wanted.ca_file {
+    let mut roots = match &wanted.ca_file {
         None => rustls_native_certs::load_native_certs().certs,
-        Some(path) => {
-            let pem = std::fs::read(path).map_err(|why| what(format!("read {}: {why}", path.display())))?;
-            rustls_pki_pem(&pem)
-        }
+        Some(_) => Vec::new(),
     };
+    if let Some(path) = wanted.ca_file.as_ref().or(wanted.broker_ca.as_ref()) {
+        let pem = std::fs::read(path).map_err(|why| what(format!("read {}: {why}", path.display())))?;
+        roots.extend(rustls_pki_pem(&pem));
+    }
     let certs: Vec<Certificate<'static>> = roots.iter().map(|der| Certificate::from_der(der).to_owned()).collect();
     let tls = TlsConfig::builder().provider(TlsProvider::Rustls).root_certs(RootCerts::new_with_certs(&certs)).build();
     // rustls takes the first provider that a process installs; ours is ring everywhere.

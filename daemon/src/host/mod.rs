@@ -9,6 +9,7 @@ pub mod keep;
 pub mod log;
 pub mod logind;
 pub mod notify;
+pub mod rauc;
 pub mod sys;
 
 use std::{

@@ -344,6 +344,7 @@ impl<'a> Link<'a> {
                 let answered = self.flight.answered(ack.pkid);
                 if let Some((Settles::Parcel(parcel, result), since)) = answered {
                     self.setup.meters.acknowledge.took_time(self.began.elapsed().saturating_sub(since));
+                    self.setup.meters.acked_ns.store(Clock::boot_ns(), Ordering::Relaxed);
                     return self.settle(parcel, result, ack.reason);
                 }
             }

@@ -4,7 +4,8 @@
 //! ```text
 //! STATE/provision/kentledge.toml    a layer of the configuration, as if written on the device
 //!                 DIGEST/           ca.pem, cert.pem, key.pem, password; readable by the daemon only
-//!                 network.toml, authorized_keys, ntp     for the image's own units
+//! SETTINGS/provisioned.network, authorized_keys, ntp.conf     for the image's own units; root's, for who may log in, or how
+//!                                                             the machine reaches the net, is not the daemon's to change
 //! ```
 
 use std::{
@@ -20,13 +21,17 @@ use sha2::{Digest, Sha256};
 
 use crate::{config::Config, limits, model::file::hex};
 
+mod settings;
+
+use settings::Network;
+
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Provision {
     site: String,
     device: Option<String>,
     broker: Option<Broker>,
-    network: Option<toml::Table>,
+    network: Option<Network>,
     #[serde(default)]
     authorized_keys: Vec<String>,
     #[serde(default)]
@@ -46,11 +51,13 @@ struct Broker {
 
 /// Takes over `file` into the state directory. On failure nothing is changed, and the file stays where it is.
 ///
-/// `check` reads the configuration as it would be; `owner` is the user whose all of it becomes.
+/// `check` reads the configuration as it would be; `owner` is the user whose all of it becomes; `settings` is where the
+/// machine's own settings go, without it they are not taken.
 pub fn take(
     file: &Path,
     state: &Path,
     owner: Option<&str>,
+    settings: Option<&Path>,
     check: impl Fn() -> Result<Config, String>,
 ) -> Result<(), String> {
     let what = |why: String| format!("take over {}: {why}", file.display());
@@ -60,6 +67,11 @@ pub fn take(
     }
     let text = fs::read_to_string(file).map_err(|why| what(why.to_string()))?;
     let provision: Provision = toml::from_str(&text).map_err(|why| what(why.to_string()))?;
+    let of_machine = settings::render(provision.network.as_ref(), &provision.ntp, &provision.authorized_keys);
+    let of_machine = of_machine.map_err(what)?;
+    if settings.is_none() && of_machine.iter().any(|(_, text)| !text.is_empty()) {
+        tracing::warn!("network, ntp and authorized_keys are not taken: the image's own unit does that");
+    }
     let folder = state.join("provision");
     let digest = hex(&Sha256::digest(&text))[..16].to_owned();
     let layer = folder.join("kentledge.toml");
@@ -74,6 +86,13 @@ pub fn take(
         let _ = fs::remove_dir_all(folder.join(&digest));
         let back = back.err().filter(|why| why.kind() != io::ErrorKind::NotFound);
         return Err(what(format!("{why}{}", back.map(|why| format!("; {why}")).unwrap_or_default())));
+    }
+    for (name, text) in settings.iter().flat_map(|_| &of_machine) {
+        let folder = settings.unwrap_or(state);
+        let written = fs::create_dir_all(folder).and_then(|()| save(&folder.join(name), text.as_bytes()));
+        // Read by systemd's own users, and by SSH in the name of whoever logs in.
+        let open = written.and_then(|()| fs::set_permissions(folder.join(name), Permissions::from_mode(0o644)));
+        open.map_err(|why| what(why.to_string()))?;
     }
     finish(file, state, &folder, &digest, owner).map_err(|why| what(why.to_string()))?;
     tracing::info!(file = %file.display(), "taken over and removed");
@@ -106,11 +125,6 @@ fn write(provision: &Provision, folder: &Path, digest: &str) -> io::Result<()> {
             }
         }
     }
-    let network = provision.network.as_ref().map(toml::Table::to_string).unwrap_or_default();
-    save(&folder.join("network.toml"), network.as_bytes())?;
-    let lines = |all: &[String]| all.iter().map(|text| format!("{}\n", text.trim())).collect::<String>();
-    save(&folder.join("authorized_keys"), lines(&provision.authorized_keys).as_bytes())?;
-    save(&folder.join("ntp"), lines(&provision.ntp).as_bytes())?;
     // Last: with it all of it is in use.
     save(&folder.join("kentledge.toml"), layer.as_bytes())
 }
@@ -170,7 +184,7 @@ mod tests {
             "site = \"s\"\ndevice = \"d\"\n[broker]\nurl = \"mqtt://127.0.0.1\"\npassword = \"p\"\nusername = \"u\"\n",
         )
         .expect("write");
-        take(&file, &state, None, check).expect("taken");
+        take(&file, &state, None, None, check).expect("taken");
         assert!(!file.exists());
         let config = check().expect("valid");
         assert_eq!((config.device.site.as_str(), config.device.id.as_str()), ("s", "d"));
@@ -184,7 +198,7 @@ mod tests {
             "site = \"s\"\nx = 1",
         ] {
             fs::write(&file, bad).expect("write");
-            assert!(take(&file, &state, None, check).is_err(), "{bad}");
+            assert!(take(&file, &state, None, None, check).is_err(), "{bad}");
             assert_eq!(fs::read_to_string(&file).expect("stays"), bad);
             assert_eq!(check().expect("the one before").device.id, "d");
         }

@@ -1,0 +1,429 @@
+//! Another operating system, from the moment it is asked for to the moment the boot loader knows that it is well, or the one
+//! before runs again. The job lies on the disk before each step, so that whoever starts next, in either slot, goes on from
+//! there and tells the end.
+//!
+//! ```text
+//! bring (HTTPS │ file) ─▶ [Bringing] ─▶ RAUC writes the other slot ─▶ [Installing] ─▶ restart ─▶ [Restarting]
+//!     in the new slot: kentledge-boot-check finds it well, marks it good ─▶ success
+//!     in the old slot: the boot loader, or the check, came back          ─▶ rolled_back
+//! ```
+
+use std::{
+    collections::VecDeque,
+    fs::{self, File},
+    path::PathBuf,
+};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::{
+    Control, Outcome, Respond, State,
+    models::{News, Refused, refuse},
+    request::{Refusal, Why},
+};
+use crate::{
+    flow::event::Kind,
+    host::{
+        Clock, Keep,
+        fetch::{self, Waits},
+    },
+    limits,
+    model::bundle,
+};
+
+const FILE: &str = "system.json";
+/// Why the check leaves a system without an uplink; looked for by the one that runs afterwards.
+pub const NO_UPLINK: &str = "no uplink";
+
+/// Writes the bundle into the other slot: tells percent and words, returns the version.
+pub type Write = dyn Fn(&std::path::Path, &mut dyn FnMut(i32, &str)) -> Result<String, String> + Send + Sync;
+
+/// What the machine knows of its slots.
+pub struct Slots {
+    /// Started from this one; `None`: this machine has no slots.
+    pub slot: Option<String>,
+    /// Of the system that runs.
+    pub version: Option<String>,
+    /// The boot loader was told that it is well.
+    pub good: Box<dyn Fn() -> bool + Send>,
+    /// Writes the other one.
+    pub write: std::sync::Arc<Write>,
+    /// For whoever looks.
+    pub show: Box<dyn Fn(Value) + Send>,
+}
+
+/// What `os.install` asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstallSystem {
+    /// Of the whole bundle.
+    pub sha256: String,
+    /// Bytes.
+    pub size: u64,
+    /// Where it is.
+    pub from: From,
+}
+
+/// Where a bundle is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum From {
+    /// `https://…`
+    Https(String),
+    /// On this machine.
+    File(PathBuf),
+}
+
+/// What the thread of a job says.
+pub enum Word {
+    /// The bundle is here, whole.
+    Brought(Result<(), String>),
+    /// RAUC is so far.
+    Progress(i32, String),
+    /// It is in the other slot.
+    Written(Result<String, String>),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Step {
+    Bringing,
+    Installing,
+    Restarting,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+struct Job {
+    command: String,
+    respond: Option<(String, Option<Vec<u8>>)>,
+    sha256: String,
+    size: u64,
+    from: From,
+    step: Step,
+    /// Processes that began with this step.
+    begun: u32,
+    /// The boot it was written in.
+    boot: String,
+    /// The slot it was written from.
+    slot: String,
+    /// Of the bundle, once RAUC has read it.
+    #[serde(default)]
+    version: String,
+    /// The broker was reached in the day before.
+    #[serde(default)]
+    uplink: bool,
+    /// Why the new one is not well so far; said by itself.
+    #[serde(default)]
+    why: String,
+}
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Saved {
+    job: Option<Job>,
+    /// Digests of bundles that were left again, and why.
+    failed: VecDeque<(String, String)>,
+}
+
+/// The owner's part.
+pub(super) struct System {
+    keep: Keep,
+    saved: Saved,
+    /// Percent that were told last.
+    told: i32,
+    looked_ns: u64,
+    began_ns: u64,
+    /// A fetch ends when this is gone.
+    waits: Waits,
+}
+
+impl System {
+    pub(super) fn open(keep: Keep) -> Self {
+        let saved = keep.load_checked(FILE).ok().flatten().unwrap_or_default();
+        Self { keep, saved, told: -1, looked_ns: 0, began_ns: Clock::boot_ns(), waits: Waits::default() }
+    }
+
+    fn save(&self) -> Result<(), String> {
+        self.keep.save_checked(FILE, &self.saved).map_err(|why| format!("remember the update: {why}"))
+    }
+
+    /// The command whose job goes on.
+    pub(super) fn command(&self) -> Option<&str> {
+        self.saved.job.as_ref().map(|job| job.command.as_str())
+    }
+}
+
+impl Control {
+    fn incoming_system(&self) -> PathBuf {
+        self.setup.config.device.state_dir.join("system").join("incoming.raucb")
+    }
+
+    /// `os.install`. `None`: it is under way.
+    pub(super) fn install_system(
+        &mut self,
+        id: &str,
+        install: InstallSystem,
+        respond: Option<Respond>,
+    ) -> Refused<Option<Outcome>> {
+        let Some(slot) = self.setup.slots.slot.clone() else {
+            return refuse(Why::Unsupported, "this machine was not started from a slot of Kentledge's image");
+        };
+        if self.system.saved.job.is_some() {
+            return refuse(Why::Busy, "another system is on its way");
+        }
+        if !(self.setup.slots.good)() {
+            return refuse(Why::Busy, "the system that runs was not found well yet; the other slot is its way back");
+        }
+        if let Some((_, why)) = self.system.saved.failed.iter().find(|(sha256, _)| *sha256 == install.sha256) {
+            return refuse(Why::Invalid, format!("it was left again before ({why}); a new bundle is needed"));
+        }
+        if matches!(install.from, From::Https(_)) {
+            self.room_for_system(install.size).map_err(|why| Refusal(Why::Invalid, why))?;
+        }
+        let InstallSystem { sha256, size, from } = install;
+        let respond = respond.map(|r| (r.topic, r.correlation.map(|bytes| bytes.to_vec())));
+        let (step, boot) = (Step::Bringing, self.setup.boot.clone());
+        let (version, uplink, why) = (String::new(), false, String::new());
+        let job =
+            Job { command: id.into(), respond, sha256, size, from, step, begun: 1, boot, slot, version, uplink, why };
+        self.system.saved.job = Some(job);
+        if let Err(why) = self.system.save() {
+            self.system.saved.job = None;
+            return Ok(Some(Outcome::new(State::Failed, why)));
+        }
+        self.tell_system(State::Running, "it is brought");
+        self.bring_system();
+        Ok(None)
+    }
+
+    fn room_for_system(&self, size: u64) -> Result<(), String> {
+        let disk = nix::sys::statvfs::statvfs(&self.setup.config.device.state_dir).map_err(|why| why.to_string())?;
+        let free = disk.blocks_available() * disk.fragment_size();
+        let there = self.incoming_system().metadata().map_or(0, |meta| meta.len());
+        let needed = size.saturating_sub(there) + limits::BUNDLE_LEAVES_BYTES;
+        if free < needed { Err(format!("{free} bytes are free on the disk, and {needed} are needed")) } else { Ok(()) }
+    }
+
+    /// Where the job's bundle is, or will be.
+    fn bundle_of(&self, job: &Job) -> PathBuf {
+        match &job.from {
+            From::File(path) => path.clone(),
+            From::Https(_) => self.incoming_system(),
+        }
+    }
+
+    fn bring_system(&mut self) {
+        let Some(job) = self.system.saved.job.clone() else { return };
+        let to = self.bundle_of(&job);
+        let wanted = match job.from {
+            From::File(_) => None,
+            From::Https(url) => Some(self.wanted(url, job.size, self.system.waits.stopped())),
+        };
+        self.thread(move || {
+            let brought = wanted.map_or(Ok(()), |wanted| {
+                fs::create_dir_all(to.parent().unwrap_or(&to)).map_err(|why| why.to_string())?;
+                fetch::fetch(&wanted, &to)
+            });
+            News::System(Word::Brought(brought.and_then(|()| is_it(&to, &job.sha256, job.size))))
+        });
+    }
+
+    fn write_system(&mut self) {
+        let Some(job) = &self.system.saved.job else { return };
+        let path = self.bundle_of(job);
+        let (write, news) = (self.setup.slots.write.clone(), self.setup.stage.news.0.clone());
+        self.system.told = -1;
+        self.thread(move || {
+            let mut tell = |percent: i32, words: &str| {
+                // How far it is may be lost; what became of it may not.
+                let _ = news.try_send(News::System(Word::Progress(percent, words.to_owned())));
+            };
+            News::System(Word::Written(write(&path, &mut tell)))
+        });
+    }
+
+    /// The job's thread said something.
+    pub(super) fn heard_of_system(&mut self, word: Word) {
+        match word {
+            Word::Brought(Ok(())) => {
+                if let Err(why) = self.step_system(|job| job.step = Step::Installing) {
+                    return self.end_system(State::Failed, &why, false);
+                }
+                self.tell_system(State::Running, "it is here, whole; RAUC looks at it");
+                self.write_system();
+            }
+            Word::Progress(percent, words) => {
+                if percent >= self.system.told + 10 || (percent == 100 && self.system.told < 100) {
+                    self.system.told = percent;
+                    self.tell_system(State::Running, &format!("{percent} %: {words}"));
+                }
+            }
+            Word::Written(Ok(version)) => self.restart_system(version),
+            Word::Brought(Err(why)) | Word::Written(Err(why)) => self.end_system(State::Failed, &why, false),
+        }
+    }
+
+    fn step_system(&mut self, change: impl FnOnce(&mut Job)) -> Result<(), String> {
+        self.system.saved.job.iter_mut().for_each(|job| job.begun = 1);
+        self.system.saved.job.as_mut().map(change);
+        self.system.save()
+    }
+
+    fn restart_system(&mut self, version: String) {
+        let acked_ns = self.setup.meters.acked_ns.load(super::Ordering::Relaxed);
+        let now_ns = Clock::boot_ns();
+        let uplink = acked_ns > 0 && now_ns.saturating_sub(acked_ns) < limits::UPLINK_BEFORE.as_nanos() as u64;
+        let boot = self.setup.boot.clone();
+        let done = self.step_system(|job| {
+            job.step = Step::Restarting;
+            job.version.clone_from(&version);
+            job.uplink = uplink;
+            job.boot = boot;
+        });
+        if let Err(why) = done {
+            // The other slot is already the wanted one: whoever restarts gets it, and finds no job. Said as it is.
+            return self.end_system(State::Failed, &format!("{why}; {version} runs after the next restart"), false);
+        }
+        let _ = fs::remove_file(self.incoming_system());
+        self.tell_system(State::Running, &format!("{version} is in the other slot; the system restarts"));
+        if let Err(why) = (self.setup.machine.reboot)() {
+            self.tell_system(State::Running, &format!("{version} waits for a restart of the system: {why}"));
+        }
+    }
+
+    /// At the start: what the last process, in whichever slot, left.
+    pub(super) fn take_up_system(&mut self) {
+        let Some(job) = self.system.saved.job.clone() else { return self.show_system() };
+        if job.step == Step::Restarting {
+            if job.boot == self.setup.boot
+                && let Err(why) = (self.setup.machine.reboot)()
+            {
+                tracing::error!("restart into the other slot: {why}");
+            }
+            return self.show_system();
+        }
+        if job.begun >= limits::INSTALL_STARTS {
+            let why = format!("the daemon ended {} times while it was installed", job.begun);
+            return self.end_system(State::Failed, &why, false);
+        }
+        tracing::info!(job = job.command, "going on with the installation of a system");
+        self.system.saved.job = Some(Job { begun: job.begun + 1, ..job });
+        if let Err(why) = self.system.save() {
+            tracing::error!("{why}");
+        }
+        // RAUC never leaves half a slot startable: it is written from the beginning.
+        self.bring_system();
+        self.show_system();
+    }
+
+    /// After a restart: is it over?
+    pub(super) fn look_at_system(&mut self, now_ns: u64) {
+        if now_ns.saturating_sub(self.system.looked_ns) < 1_000_000_000 {
+            return;
+        }
+        self.system.looked_ns = now_ns;
+        let Some(job) = self.system.saved.job.clone() else { return };
+        if job.step != Step::Restarting || job.boot == self.setup.boot {
+            return;
+        }
+        let slot = self.setup.slots.slot.clone().unwrap_or_default();
+        let acked = self.setup.meters.acked_ns.load(super::Ordering::Relaxed) > 0;
+        if slot == job.slot {
+            return self.came_back(&job, acked, now_ns);
+        }
+        if (self.setup.slots.good)() {
+            return self.end_system(State::Success, &format!("{} runs in slot {slot}", job.version), false);
+        }
+        // What it says of itself is all that the one before will know.
+        let status = (self.setup.machine.status)();
+        let unwell = status["unwell"].as_array().and_then(|all| all.first()).and_then(Value::as_str).unwrap_or("");
+        let why = if unwell.is_empty() && job.uplink && !acked { NO_UPLINK } else { unwell };
+        if why != job.why {
+            let why = why.to_owned();
+            self.system.saved.job.iter_mut().for_each(|job| job.why.clone_from(&why));
+            if let Err(why) = self.system.save() {
+                tracing::error!("{why}");
+            }
+            self.show_system();
+        }
+    }
+
+    /// The one before runs again.
+    fn came_back(&mut self, job: &Job, acked: bool, now_ns: u64) {
+        let version = &job.version;
+        if job.why == NO_UPLINK {
+            let waited_s = now_ns.saturating_sub(self.system.began_ns) / 1_000_000_000;
+            if acked {
+                let text = format!("{version} did not reach the broker, and this one does");
+                self.end_system(State::RolledBack, &text, true);
+            } else if waited_s > self.setup.config.commands.os_confirm_s {
+                // No fault of the bundle's: it may come again.
+                self.end_system(State::RolledBack, NO_UPLINK, false);
+            }
+            return;
+        }
+        let why = if job.why.is_empty() { "it did not come to say how it is" } else { &job.why };
+        self.end_system(State::RolledBack, &format!("{version} was left again: {why}"), true);
+    }
+
+    fn end_system(&mut self, state: State, why: &str, penalise: bool) {
+        let Some(job) = self.system.saved.job.take() else { return };
+        if penalise {
+            while self.system.saved.failed.len() >= limits::SYSTEMS_FAILED {
+                self.system.saved.failed.pop_front();
+            }
+            self.system.saved.failed.push_back((job.sha256.clone(), why.chars().take(200).collect()));
+        }
+        if let Err(why) = self.system.save() {
+            tracing::error!("{why}");
+        }
+        let _ = fs::remove_file(self.incoming_system());
+        match state {
+            State::Success => self.event(Kind::SystemUpdated, "system", why),
+            State::RolledBack => self.event(Kind::SystemRolledBack, "system", why),
+            _ => {}
+        }
+        let respond = job.respond.map(|(topic, bytes)| Respond { topic, correlation: bytes.map(Into::into) });
+        self.finish("os.install", &job.command, respond.as_ref(), &Outcome::new(state, why));
+        self.show_system();
+    }
+
+    fn tell_system(&mut self, state: State, text: &str) {
+        let Some(command) = self.system.command().map(str::to_owned) else { return };
+        self.result("os.install", &command, None, &Outcome::new(state, text));
+        self.show_system();
+    }
+
+    /// For `kentledge status`, and for `kentledge boot-check`.
+    fn show_system(&self) {
+        let slots = &self.setup.slots;
+        let job = self.system.saved.job.as_ref();
+        let trial = job.is_some_and(|job| {
+            job.step == Step::Restarting && job.boot != self.setup.boot && slots.slot.as_ref() != Some(&job.slot)
+        });
+        (slots.show)(json!({
+            "slot": slots.slot, "version": slots.version, "trial": trial,
+            "uplink_needed": trial && job.is_some_and(|job| job.uplink),
+            "confirm_s": self.setup.config.commands.os_confirm_s,
+            "installing": job.map(|job| json!({"id": job.command, "version": job.version, "why": job.why})),
+        }));
+    }
+}
+
+/// The file is the one that was asked for.
+fn is_it(path: &std::path::Path, sha256: &str, size: u64) -> Result<(), String> {
+    let file = File::open(path).map_err(|why| format!("open {}: {why}", path.display()))?;
+    let is = file.metadata().map_err(|why| why.to_string())?.len();
+    if is != size {
+        return Err(format!("{} has {is} bytes, not {size}", path.display()));
+    }
+    match bundle::digest(&file)? {
+        is if is == sha256 => Ok(()),
+        is => {
+            // Fetched anew next time.
+            if path.ends_with("incoming.raucb") {
+                let _ = fs::remove_file(path);
+            }
+            Err(format!("its sha256 is {is}, and {sha256} was asked for"))
+        }
+    }
+}

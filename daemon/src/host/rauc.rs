@@ -1,0 +1,139 @@
+//! RAUC on the D-Bus, which writes the other slot, and what the boot loader said about ours.
+
+use std::{collections::HashMap, fs, path::Path, time::Duration};
+
+use semver::Version;
+use zbus::{Connection, OwnedVariant, Variant, proxy};
+
+use super::logind;
+
+/// Made by `kentledge-slot good`, with the slot in it: this system is well, and the boot loader knows it.
+const GOOD: &str = "/run/kentledge-boot/good";
+/// Between two looks at how far an installation is.
+const LOOK: Duration = Duration::from_millis(500);
+/// An installation that says nothing new for so long hangs: a slot of 512 MiB on a card that takes 1 MiB/s.
+const STANDS_STILL: Duration = Duration::from_secs(900);
+
+#[proxy(interface = "de.pengutronix.rauc.Installer", default_service = "de.pengutronix.rauc", default_path = "/")]
+trait Installer {
+    fn install_bundle(&self, source: &str, args: HashMap<&str, Variant<'_>>) -> zbus::Result<()>;
+    fn inspect_bundle(
+        &self,
+        source: &str,
+        args: HashMap<&str, Variant<'_>>,
+    ) -> zbus::Result<HashMap<String, OwnedVariant>>;
+    fn get_primary(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn operation(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn last_error(&self) -> zbus::Result<String>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn progress(&self) -> zbus::Result<(i32, String, i32)>;
+    #[zbus(property(emits_changed_signal = "false"))]
+    fn compatible(&self) -> zbus::Result<String>;
+}
+
+/// The slot that this machine was started from, as the boot loader names it; `None`: it has none.
+pub fn slot() -> Option<String> {
+    let line = fs::read_to_string("/proc/cmdline").ok()?;
+    line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).map(str::to_owned)
+}
+
+/// The version of the system that runs, by its `os-release`.
+pub fn version() -> Option<String> {
+    let text = fs::read_to_string("/etc/os-release").ok()?;
+    text.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION=")).map(|v| v.trim_matches('"').to_owned())
+}
+
+/// The boot loader was told that this system is well.
+pub fn marked_good() -> bool {
+    Path::new(GOOD).exists()
+}
+
+/// Installs a bundle into the other slot and returns its version; tells how far it is, in percent and words. RAUC verifies
+/// the signature before it reads anything else; what is for another board, or older than what runs, is refused before a
+/// byte is written.
+pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) -> Result<String, String> {
+    let what = |why: zbus::Error| format!("RAUC: {}", words(&why));
+    let connection: Connection = logind::connect_soon(bus).await?;
+    let rauc = InstallerProxy::new(&connection).await.map_err(what)?;
+    let source = bundle.to_str().ok_or("the bundle's path is no UTF-8")?;
+    let info = rauc.inspect_bundle(source, HashMap::new()).await.map_err(what)?;
+    let update = table(info.get("update"));
+    let text = |of: &HashMap<String, OwnedVariant>, key: &str| {
+        of.get(key).and_then(|value| String::try_from(value.clone()).ok()).unwrap_or_default()
+    };
+    let (compatible, version) = (text(&update, "compatible"), text(&update, "version"));
+    let ours = rauc.compatible().await.map_err(what)?;
+    if compatible != ours {
+        return Err(format!("it is for `{compatible}`, and this is `{ours}`"));
+    }
+    not_older(&version, &self::version().unwrap_or_default())?;
+    let before = rauc.get_primary().await.map_err(what)?;
+    // The bundle that was looked at is the one that is installed.
+    let hash = text(&info, "manifest-hash");
+    let mut args = HashMap::new();
+    if !hash.is_empty() {
+        args.insert("require-manifest-hash", Variant::from(hash.as_str()));
+    }
+    rauc.install_bundle(source, args).await.map_err(what)?;
+    let (mut last, mut still) = ((-1, String::new()), Duration::ZERO);
+    loop {
+        tokio::time::sleep(LOOK).await;
+        let operation = rauc.operation().await.map_err(what)?;
+        let (percent, words, _) = rauc.progress().await.map_err(what)?;
+        if operation != "installing" {
+            break;
+        }
+        still = if last == (percent, words.clone()) { still + LOOK } else { Duration::ZERO };
+        if still > STANDS_STILL {
+            return Err(format!("RAUC stands still at {percent} %: {words}"));
+        }
+        tell(percent, &words);
+        last = (percent, words);
+    }
+    let error = rauc.last_error().await.map_err(what)?;
+    if !error.is_empty() {
+        return Err(error);
+    }
+    // A service that died in between has nothing to say of errors; what counts is what the boot loader will do.
+    let after = rauc.get_primary().await.map_err(what)?;
+    if after == before {
+        return Err(format!("RAUC ended, and the boot loader still prefers {before}"));
+    }
+    Ok(version)
+}
+
+fn words(why: &zbus::Error) -> String {
+    match why {
+        zbus::Error::MethodError(_, Some(text), _) => text.clone(),
+        other => other.to_string(),
+    }
+}
+
+fn table(value: Option<&OwnedVariant>) -> HashMap<String, OwnedVariant> {
+    value.and_then(|value| HashMap::try_from(value.clone()).ok()).unwrap_or_default()
+}
+
+fn not_older(next: &str, now: &str) -> Result<(), String> {
+    let parse = |text: &str| Version::parse(text).map_err(|why| format!("its version `{text}` is none: {why}"));
+    let next_version = parse(next)?;
+    // A system without a version of its own takes any.
+    match Version::parse(now) {
+        Ok(now_version) if next_version < now_version => Err(format!("{next} is older than {now}, which runs")),
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_older_or_no_version_is_refused() {
+        assert!(not_older("0.2.0", "0.1.9").is_ok() && not_older("0.1.9", "0.1.9").is_ok());
+        assert!(not_older("0.1.10", "0.1.9").is_ok() && not_older("1.0.0", "").is_ok());
+        assert!(not_older("0.1.8", "0.1.9").is_err() && not_older("0.2.0-rc1", "0.2.0").is_err());
+        assert!(not_older("", "0.1.0").is_err() && not_older("2026.11", "0.1.0").is_err());
+    }
+}

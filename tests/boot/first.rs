@@ -1,0 +1,97 @@
+//! The first start: provisioned, sensed, alarmed, looked at by SSH; and who may do what in the running system.
+
+use std::time::{Duration, Instant};
+
+use rig::measured;
+
+use crate::world::Device;
+
+#[test]
+fn a_flashed_device_is_provisioned_raises_an_alarm_and_is_read_by_ssh() {
+    let mut device = Device::new();
+    let began = Instant::now();
+    device.start();
+    let ready_s = device.machine.run("systemd-analyze timestamp -- 2>/dev/null; cut -d' ' -f1 /proc/uptime");
+    measured(&format!(
+        "first boot: online after {:.0} s, {:.0} s of processor time; {}",
+        began.elapsed().as_secs_f64(),
+        device.machine.cpu_s(),
+        ready_s.lines().last().unwrap_or("")
+    ));
+    // Taken over once, and gone from the card that anyone can take out.
+    device.machine.run("! test -e /boot/provision.toml");
+    device.good();
+    measured(&format!("memory: {}", device.machine.run("free -m | sed -n 2p")));
+    // The card is larger than the image.
+    let mib: u64 = device.machine.run("df -m --output=size /data | tail -n 1").trim().parse().expect("MiB");
+    assert!(mib > 600, "/data has {mib} MiB");
+    // Sensor to alarm.
+    device.machine.sense();
+    device.sub.wait_most(Duration::from_secs(180), "it has learnt what is normal", |m| {
+        (!rig::sub::records(m, "e/model.calibrated").is_empty()).then_some(())
+    });
+    std::thread::sleep(Duration::from_secs(2));
+    device.machine.odd(true);
+    device.sub.wait_most(Duration::from_secs(60), "the alarm", |m| {
+        m.iter().find(|m| m.stream == "a/anomaly" && m.payload.to_string().contains("raised")).map(drop)
+    });
+    device.machine.odd(false);
+    // Read by SSH, as the administrator who has no other rights.
+    let key = device.key.clone();
+    let log = device.machine.ssh(&key, "journalctl -u kentledge --no-pager; id");
+    let text = String::from_utf8_lossy(&log.stdout).into_owned();
+    assert!(
+        text.contains("alarm raised") && text.contains("(admin)"),
+        "{text} {}",
+        String::from_utf8_lossy(&log.stderr)
+    );
+    let status = device.machine.ssh(&key, "kentledge status");
+    assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
+    who_may_what(&mut device);
+}
+
+/// The table of D-Bus and polkit, tried in the running system as the users themselves; and what the image is made of.
+fn who_may_what(device: &mut Device) {
+    let as_user = |user: &str, line: &str| format!("setpriv --reuid={user} --regid={user} --init-groups {line} 2>&1");
+    let ours = "busctl call org.kentledge.Daemon /org/kentledge/Daemon org.kentledge.Daemon1";
+    let rauc = "busctl call de.pengutronix.rauc / de.pengutronix.rauc.Installer";
+    let logind = "busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager";
+    // The user that is asked, what, and whether it is allowed.
+    let table = [
+        ("admin", format!("{ours} Status"), true),
+        ("admin", format!("{ours} RollBackModel s x"), false),
+        ("nobody", format!("{ours} Status"), false),
+        ("admin", format!("{rauc} GetSlotStatus"), false),
+        ("nobody", format!("{rauc} GetPrimary"), false),
+        ("kentledge", format!("{rauc} GetPrimary"), true),
+        ("kentledge", format!("{rauc} Mark ss bad booted"), false),
+        ("kentledge", format!("{logind} CanReboot"), true),
+        ("admin", format!("{logind} Reboot b false"), false),
+        ("nobody", format!("{logind} Reboot b false"), false),
+        ("kentledge", "systemctl --no-ask-password stop ssh.service".to_owned(), false),
+        ("admin", "systemctl --no-ask-password restart kentledge.service".to_owned(), false),
+    ];
+    for (user, line, allowed) in table {
+        let (code, out) = device.machine.try_run(&as_user(user, &line));
+        assert_eq!(code == 0, allowed, "{user}: {line}: {out}");
+        assert!(!line.contains("CanReboot") || out.contains("yes"), "{user}: {out}");
+    }
+    // The worker that serves has locked itself up under the unit's own filter.
+    let status = device.machine.run("kentledge status --json");
+    assert!(status.contains("landlock, seccomp"), "{status}");
+    // What listens: SSH alone, and the name service on this machine.
+    let listens =
+        device.machine.run("ss -Hlntu | awk '{print $1, $5}' | grep -v '127.0.0.5[34]' | sort | paste -sd' '");
+    measured(&format!("listening: {listens}"));
+    for socket in listens.split(' ').collect::<Vec<_>>().chunks(2) {
+        assert!(socket[1].ends_with(":22") || socket[1].contains(":68") || socket[1].contains(":546"), "{listens}");
+    }
+    assert_eq!(device.machine.run("find / -xdev -perm /6000 -type f | wc -l"), "0");
+    assert_eq!(
+        device.machine.run("systemctl --failed --no-legend | wc -l"),
+        "0",
+        "{}",
+        device.machine.try_run("systemctl --failed").1
+    );
+    assert_eq!(device.machine.run("modprobe gpio-sim && gpiodetect | wc -l").is_empty(), false);
+}

@@ -1,0 +1,2 @@
+# The A/B choice in place of the board's own script.
+FILESEXTRAPATHS:prepend:kentledge := "${THISDIR}/files:"

@@ -1,0 +1,31 @@
+# Our slots, our keys, our rule who may ask; in our distro only, so that the layer changes nothing by being there.
+FILESEXTRAPATHS:prepend := "${KENTLEDGE_MAIN}/yocto-layer/files/rauc:"
+
+SRC_URI:append:kentledge = " file://system.conf.in file://de.pengutronix.rauc.conf file://fw_env.config.in"
+# A key of ours comes from outside; without one the image's own checks stop a release.
+RAUC_KEYRING_FILE:kentledge = ""
+RAUC_KEYRING_URI:kentledge = ""
+
+do_install:append:kentledge() {
+    install -d ${D}${sysconfdir}/rauc ${D}${datadir}/dbus-1/system.d
+    sed -e 's|@COMPATIBLE@|${KENTLEDGE_COMPATIBLE}|' -e 's|@VERSION@|${DISTRO_VERSION}|' \
+        -e 's|@LABEL_A@|${KENTLEDGE_LABEL_A}|' -e 's|@LABEL_B@|${KENTLEDGE_LABEL_B}|' \
+        -e 's|@BOOT_ATTEMPTS@|${KENTLEDGE_BOOT_ATTEMPTS}|' \
+        ${UNPACKDIR}/system.conf.in > ${D}${sysconfdir}/rauc/system.conf
+    sed -e 's|@LABEL_ENV@|${KENTLEDGE_LABEL_ENV}|' -e 's|@ENV_BYTES@|${KENTLEDGE_ENV_BYTES}|' \
+        ${UNPACKDIR}/fw_env.config.in > ${D}${sysconfdir}/fw_env.config
+    if [ -n "${KENTLEDGE_KEYS}" ]; then
+        install -m 0644 ${KENTLEDGE_KEYS}/rauc-ca.pem ${D}${sysconfdir}/rauc/keyring.pem
+    fi
+    if ${@'true' if 'tegra' in d.getVar('OVERRIDES').split(':') else 'false'}; then
+        kentledge_tegra_backend
+    fi
+}
+
+# Jetson's boot loader keeps its own counters; RAUC reaches them by our script.
+kentledge_tegra_backend() {
+    sed -i -e 's|^bootloader=uboot|bootloader=custom|' -e '/^boot-attempts/d' ${D}${sysconfdir}/rauc/system.conf
+    printf '\n[handlers]\nbootloader-custom-backend=/usr/lib/kentledge/nvbootctrl-backend\n' >> ${D}${sysconfdir}/rauc/system.conf
+}
+
+FILES:${PN}:append:kentledge = " ${sysconfdir}/fw_env.config ${datadir}/dbus-1"

@@ -1,0 +1,85 @@
+SUMMARY = "Sensor signals into decisions on the spot"
+DESCRIPTION = "The supervisor daemon: reads sensors, runs models in a guarded process, raises alarms, keeps what it could not send."
+HOMEPAGE = "https://kentledge.invalid"
+BUGTRACKER = "https://kentledge.invalid/issues"
+SECTION = "base"
+LICENSE = "Apache-2.0 | MIT"
+LIC_FILES_CHKSUM = "file://${KENTLEDGE_MAIN}/LICENSE-MIT;md5=${@bb.utils.md5_file(d.getVar('KENTLEDGE_MAIN') + '/LICENSE-MIT')}"
+
+inherit cargo systemd useradd pkgconfig
+
+# The crates of this repository's Cargo.lock, read when the recipe is: a list of its own would go stale.
+python () {
+    import tomllib
+    lock = os.path.join(d.getVar("KENTLEDGE_MAIN"), "Cargo.lock")
+    bb.parse.mark_dependency(d, lock)
+    with open(lock, "rb") as file:
+        packages = tomllib.load(file)["package"]
+    for package in packages:
+        # Our own have no source.
+        source = package.get("source", "")
+        if source.startswith("registry+"):
+            name, version = package["name"], package["version"]
+            # The registry as the lock file names it: NAME-index.
+            registry = source.rsplit("/", 1)[1].removesuffix("-index")
+            d.appendVar("SRC_URI", " crate://%s/%s/%s" % (registry, name, version))
+            d.setVarFlag("SRC_URI", "%s-%s.sha256sum" % (name, version), package["checksum"])
+}
+
+SRC_URI = "\
+    git://${KENTLEDGE_MAIN};protocol=file;nobranch=1;destsuffix=${BP} \
+    file://kentledge.toml \
+"
+# The commit that is checked out here, with the layer.
+SRCREV = "${@bb.process.run(['git', '-C', d.getVar('KENTLEDGE_MAIN'), 'rev-parse', 'HEAD'])[0].strip()}"
+S = "${UNPACKDIR}/${BP}"
+
+CARGO_BUILD_FLAGS += "-p kentledge --locked"
+CARGO_SRC_DIR = ""
+# ONNX Runtime is loaded at run time by the worker alone.
+RDEPENDS:${PN} += "onnxruntime-prebuilt dbus polkit rauc e2fsprogs-e2fsck e2fsprogs-resize2fs util-linux-findfs \
+    util-linux-sfdisk util-linux-partx libubootenv-bin"
+RDEPENDS:${PN}:tegra = "onnxruntime dbus polkit rauc e2fsprogs-e2fsck e2fsprogs-resize2fs util-linux-findfs"
+
+USERADD_PACKAGES = "${PN}"
+USERADD_PARAM:${PN} = "--system --no-create-home --home-dir /data/kentledge --shell /sbin/nologin --user-group kentledge; \
+    --uid 1000 --home-dir /home/admin --shell /bin/sh --groups systemd-journal,kentledge --user-group admin"
+GROUPADD_PARAM:${PN} = "--system systemd-journal"
+
+SYSTEMD_SERVICE:${PN} = "kentledge.service kentledge-provision.service kentledge-settings.service \
+    kentledge-ssh-keys.service kentledge-boot-check.service"
+
+do_install:append() {
+    u=${S}/systemd
+    install -d ${D}${systemd_system_unitdir} ${D}${nonarch_libdir}/kentledge
+    install -m 0644 $u/*.service ${D}${systemd_system_unitdir}/
+    for script in erase preinit settings slot; do
+        install -m 0755 $u/kentledge-$script ${D}${nonarch_libdir}/kentledge/$script
+        [ $script = preinit ] || ln -s $script ${D}${nonarch_libdir}/kentledge/kentledge-$script
+    done
+    install -D -m 0644 $u/journald-kentledge.conf ${D}${nonarch_libdir}/systemd/journald.conf.d/kentledge.conf
+    install -D -m 0644 $u/system-kentledge.conf ${D}${nonarch_libdir}/systemd/system.conf.d/kentledge.conf
+    install -D -m 0644 $u/90-kentledge.preset ${D}${nonarch_libdir}/systemd/system-preset/90-kentledge.preset
+    install -D -m 0644 $u/ssh.conf ${D}${systemd_system_unitdir}/sshd.service.d/kentledge.conf
+    install -D -m 0644 $u/sshd-kentledge.conf ${D}${sysconfdir}/ssh/sshd_config.d/kentledge.conf
+    install -D -m 0644 $u/kentledge.tmpfiles ${D}${nonarch_libdir}/tmpfiles.d/kentledge.conf
+    install -D -m 0644 $u/org.kentledge.Daemon.conf ${D}${datadir}/dbus-1/system.d/org.kentledge.Daemon.conf
+    install -D -m 0644 $u/50-kentledge.rules ${D}${datadir}/polkit-1/rules.d/50-kentledge.rules
+    install -D -m 0644 ${S}/udev/60-kentledge-serial.rules ${D}${nonarch_base_libdir}/udev/rules.d/60-kentledge-serial.rules
+    install -D -m 0644 ${S}/daemon/catalog/kentledge.catalog ${D}${nonarch_libdir}/systemd/catalog/kentledge.catalog
+    install -D -m 0644 ${UNPACKDIR}/kentledge.toml ${D}${nonarch_libdir}/kentledge/image.toml
+    sed -i 's/@MACHINE@/${MACHINE}/' ${D}${nonarch_libdir}/kentledge/image.toml
+    # Keys come from outside the repository; the image's own checks refuse a release without them.
+    if [ -n "${KENTLEDGE_KEYS}" ]; then
+        install -m 0644 ${KENTLEDGE_KEYS}/keyset.json ${D}${nonarch_libdir}/kentledge/keyset.json
+    fi
+}
+
+do_install:append:tegra() {
+    install -D -m 0644 ${S}/systemd/accelerator.conf ${D}${systemd_system_unitdir}/kentledge.service.d/accelerator.conf
+}
+
+FILES:${PN} += "\
+    ${nonarch_libdir}/kentledge ${nonarch_libdir}/systemd ${nonarch_libdir}/tmpfiles.d ${nonarch_base_libdir}/udev \
+    ${systemd_system_unitdir} ${datadir}/dbus-1 ${datadir}/polkit-1 \
+"

@@ -1,0 +1,211 @@
+#!/usr/bin/env python3
+"""Static checks of the layer: what can be known without the upstream layers.
+
+    check.py            all checks; kas and oelint-adv are found on PYTHONPATH (yocto-layer/tests/run installs them)
+"""
+import glob
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import jsonschema
+import kas
+import yaml
+
+MAIN = pathlib.Path(__file__).resolve().parents[2]
+LAYER = MAIN / "yocto-layer"
+failed = []
+passed = 0
+
+
+def check(what, problems):
+    global passed
+    if problems:
+        failed.append(what)
+        print(f"FAILED: {what}: " + "; ".join(str(p) for p in problems))
+    else:
+        passed += 1
+        print(f"ok: {what}")
+
+
+def read(path):
+    return (MAIN / path).read_text()
+
+
+def layout():
+    text = read("yocto-layer/conf/include/kentledge-layout.inc")
+    return dict(re.findall(r'^KENTLEDGE_(\w+) = "([^"]*)"$', text, re.M))
+
+
+def kas_files():
+    schema = json.loads((pathlib.Path(kas.__file__).parent / "schema-kas.json").read_text())
+    problems = []
+    for path in sorted(glob.glob(str(MAIN / "image/kas/**/*.yml"), recursive=True)):
+        data = yaml.safe_load(open(path))
+        try:
+            jsonschema.validate(data, schema)
+        except jsonschema.ValidationError as why:
+            problems.append(f"{os.path.relpath(path, MAIN)}: {why.message}")
+        for include in data["header"].get("includes", []):
+            if not (MAIN / include).is_file():
+                problems.append(f"{os.path.relpath(path, MAIN)}: {include} is not there")
+    check("kas files fit kas's schema and include what is there", problems)
+
+
+def machines():
+    wanted = {"raspberrypi5", "raspberrypi4-64", "jetson-orin-nano-devkit-nvme", "qemuarm64"}
+    found = {p.stem for p in (MAIN / "image/kas/machine").glob("*.yml")}
+    problems = [f"{m} is missing" for m in wanted - found]
+    for path in (MAIN / "image/kas/machine").glob("*.yml"):
+        if yaml.safe_load(path.read_text())["machine"] != path.stem:
+            problems.append(f"{path.name} names another machine")
+    check("a kas file for each machine", problems)
+
+
+def one_layout():
+    """Labels and sizes stand in one file; whoever needs them takes them from there."""
+    words = layout()
+    labels = [v for k, v in words.items() if k.startswith("LABEL_")]
+    users = ["yocto-layer/files/wic/kentledge-ab-rpi.wks.in", "yocto-layer/files/wic/kentledge-ab-qemu.wks.in",
+             "yocto-layer/files/rauc/system.conf.in", "yocto-layer/files/rauc/fw_env.config.in",
+             "image/quick/boot/genimage.cfg", "image/quick/boot/boot.cmd", "image/quick/fstab"]
+    problems = []
+    for user in users:
+        text = "\n".join(line for line in read(user).splitlines() if not line.startswith("#"))
+        for label in labels:
+            if label not in ("boot", "data") and re.search(rf"(?<![\w-]){re.escape(label)}(?![\w-])", text):
+                problems.append(f"{user} names `{label}` itself")
+        unknown = set(re.findall(r"@([A-Z_]+)@", text)) - set(words) - {"COMPATIBLE", "VERSION"}
+        unknown |= {w for w in re.findall(r"\$\{KENTLEDGE_(\w+)\}", text) if w not in words}
+        problems += [f"{user} wants {word}, which the layout does not have" for word in unknown]
+        if not re.search(r"@\w+@|\$\{KENTLEDGE_", text):
+            problems.append(f"{user} takes nothing from the layout")
+    check("labels and sizes stand in the layout alone", problems)
+    # Where a script cannot be filled in, it says the same.
+    problems = []
+    for script in ["systemd/kentledge-preinit", "yocto-layer/dynamic-layers/raspberrypi/recipes-bsp/rpi-u-boot-scr/files/boot.cmd.in"]:
+        for label in re.findall(r"(?:PARTLABEL=|plabel )([a-z][\w-]*)", read(script)):
+            if label not in labels:
+                problems.append(f"{script}: no partition is called `{label}`")
+    attempts = re.findall(r"BOOT_[AB]_LEFT (\d+)", read("yocto-layer/dynamic-layers/raspberrypi/recipes-bsp/rpi-u-boot-scr/files/boot.cmd.in"))
+    problems += [f"boot.cmd.in: {n} attempts" for n in attempts if n != words["BOOT_ATTEMPTS"]]
+    check("scripts name the same partitions and attempts", problems)
+
+
+def traps():
+    """What only the real tools showed, each once."""
+    problems = []
+    if (LAYER / "wic").exists():
+        problems.append("wks files lie in wic/: wrynose wants files/wic/")
+    for path in list(LAYER.glob("recipes-*/**/*.bb")) + list(LAYER.glob("classes-recipe/*")):
+        for line in path.read_text().splitlines():
+            if re.match(r"(IMAGE_FSTYPES|WKS_FILE)\s*\??=", line):
+                problems.append(f"{path.name}: `{line}`: a machine's own `?=` came first, or a `=` drops tegraflash")
+    inc = read("yocto-layer/conf/distro/include/kentledge.inc")
+    for key in ("IMAGE_FSTYPES", "WKS_FILE"):
+        for override in ("rpi", "qemuall"):
+            if f"{key}:{override} =" not in inc:
+                problems.append(f"{key}:{override} is not set")
+    if "tegraflash" not in inc or 'USE_REDUNDANT_FLASH_LAYOUT_DEFAULT:tegra = "1"' not in inc:
+        problems.append("Jetson: no tegraflash package, or no redundant layout")
+    conf = read("yocto-layer/conf/layer.conf")
+    for layer in ("rauc", "raspberrypi", "tegra"):
+        if f"{layer}:${{LAYERDIR}}/dynamic-layers/{layer}/" not in conf:
+            problems.append(f"dynamic-layers/{layer} is not behind BBFILES_DYNAMIC")
+    if 'LAYERSERIES_COMPAT_kentledge = "wrynose"' not in conf:
+        problems.append("the layer does not name wrynose")
+    recipe = read("yocto-layer/recipes-kentledge/kentledge/kentledge_0.1.0.bb")
+    if re.search(r"crate://[a-z]", recipe) or "Cargo.lock" not in recipe:
+        problems.append("the daemon's crates are listed by hand")
+    version = re.search(r'^version = "([^"]+)"', read("Cargo.toml"), re.M).group(1)
+    if not (LAYER / f"recipes-kentledge/kentledge/kentledge_{version}.bb").exists():
+        problems.append(f"no recipe for version {version}")
+    if f'DISTRO_VERSION = "{version}"' not in read("yocto-layer/conf/distro/kentledge.conf"):
+        problems.append(f"the distro is not version {version}")
+    # The daemon's interface to ONNX Runtime is version 24.
+    pv = re.search(r"onnxruntime-prebuilt_(\d+)\.(\d+)", " ".join(p.name for p in LAYER.glob("recipes-ml/*/*.bb")))
+    if not pv or (int(pv.group(1)), int(pv.group(2))) < (1, 24):
+        problems.append("ONNX Runtime is older than 1.24")
+    if f"onnxruntime version={pv.group(0).split('_')[1]}" not in read("daemon/get-onnxruntime"):
+        problems.append("another ONNX Runtime than daemon/get-onnxruntime's")
+    check("the traps of wrynose and of the boards", problems)
+
+
+def same_units():
+    """Both ways install every file of systemd/ and udev/."""
+    recipe = read("yocto-layer/recipes-kentledge/kentledge/kentledge_0.1.0.bb")
+    quick = read("image/quick/assemble")
+    others = {"kentledge.sysusers", "admin.sysusers"}  # useradd does it in the recipe
+    problems = []
+    for path in sorted((MAIN / "systemd").iterdir()):
+        name = path.name
+        by_name = lambda text: name in text or (name.endswith(".service") and "*.service" in text) or (
+            name.startswith("kentledge-") and "." not in name and re.search(rf"for script in [^;]*\b{name[10:]}\b", text))
+        if not by_name(recipe) and name not in others:
+            problems.append(f"the recipe does not install {name}")
+        if not by_name(quick) and name != "accelerator.conf":
+            problems.append(f"the quick image does not install {name}")
+    enabled = set(re.findall(r"^enable (\S+)", read("systemd/90-kentledge.preset"), re.M))
+    for unit in enabled:
+        if unit not in recipe or unit not in quick:
+            problems.append(f"{unit} is not enabled everywhere")
+    check("both images have the same units", problems)
+
+
+def lint():
+    # Suppressed: our address is not on the net; licences lie in this repository; ours is a product's layer, not a library's;
+    # RDEPENDS stand in the order of their sense; overrides `tegra` and `rpi` are the BSP layers', and bbappends of theirs
+    # carry the distro's override; a bench's image says what it is; a prebuilt library was linked by others; crates are
+    # read from Cargo.lock, which takes anonymous Python.
+    quiet = ["homepageping", "licenseremotefile", "bbclassextend", "CVE_PRODUCT", "dependsordered", "oelint.vars.specific",
+             "oelint.func.specific", "badimagefeature", "insaneskip", "noanonpython", "multilineident", "filesoverride",
+             "order.FILES", "mandatoryvar.SRC_URI", "docstrings", "file.underscores", "noncoreoverride", "mispell", "pathhardcode", "oelint.var.override"]
+    files = [str(p) for kind in ("*.bb", "*.bbappend", "*.bbclass") for p in sorted(LAYER.rglob(kind))]
+    out = subprocess.run([sys.executable, "-m", "oelint_adv", "--release", "wrynose", "--quiet", *files], capture_output=True, text=True)
+    lines = [l for l in (out.stdout + out.stderr).splitlines() if re.search(r":(error|warning|info):", l)]
+    check(f"oelint-adv over {len(files)} files", [l.replace(str(MAIN) + "/", "") for l in lines if not any(q in l for q in quiet)])
+
+
+def nvbootctrl():
+    """Our backend against a boot loader's tool that answers as boards in the field did."""
+    backend = LAYER / "dynamic-layers/tegra/recipes-bsp/slot/files/nvbootctrl-backend"
+    import tempfile
+    problems = []
+    with tempfile.TemporaryDirectory() as folder:
+        tool = pathlib.Path(folder) / "nvbootctrl"
+
+        def ask(slots, status_b, *words):
+            tool.write_text(f"""#!/bin/sh
+case $1 in
+get-number-slots) echo {slots} ;;
+get-current-slot) echo 0 ;;
+dump-slots-info) printf 'Current version: 36.4\\nActive bootloader slot: B\\nnum_slots: {slots}\\n'
+  printf 'slot: 0,             status: normal\\nslot: 1,             status: {status_b}\\n' ;;
+set-active-boot-slot) echo "$2" > {folder}/active ;;
+*) : ;;
+esac
+""")
+            tool.chmod(0o755)
+            out = subprocess.run([backend, *words], env={**os.environ, "NVBOOTCTRL": str(tool)}, capture_output=True, text=True)
+            return out.returncode, out.stdout.strip()
+
+        for words, slots, status, expected in [
+            (("get-current",), 2, "normal", (0, "A")), (("get-primary",), 2, "normal", (0, "B")),
+            (("get-state", "B"), 2, "unbootable", (0, "bad")), (("get-state", "A"), 2, "normal", (0, "good")),
+            (("set-primary", "B"), 2, "normal", (0, "")), (("set-primary", "B"), 2, "255", (1, "")),
+            (("set-primary", "B"), 1, "normal", (1, "")), (("set-state", "B", "bad"), 2, "0xFF", (1, "")),
+            (("get-state", "C"), 2, "normal", (1, "")),
+        ]:
+            got = ask(slots, status, *words)
+            if got != expected and not (words == ("get-state", "C") and got[0] != 0):
+                problems.append(f"{words} with {slots} slots, B {status}: {got}, not {expected}")
+    check("nvbootctrl backend refuses what is not armed", problems)
+
+
+for test in (kas_files, machines, one_layout, traps, same_units, nvbootctrl, lint):
+    test()
+print(f"{passed} passed, {len(failed)} failed")
+sys.exit(bool(failed))
