@@ -132,7 +132,10 @@ fn a_system_that_crashes_is_left_after_three_starts_and_one_without_a_network_af
 
 #[test]
 fn a_plug_pulled_at_any_moment_of_an_update_leaves_the_old_or_the_new_system() {
-    let cuts = if rig::long() { 20 } else { 2 };
+    if !rig::long() {
+        return rig::skipped("plugs are pulled during updates in the long form only: 20 of them take an hour");
+    }
+    let cuts = 20;
     let mut device = Device::new();
     let dir = device.dir.path().to_owned();
     let (mut slot, mut version) = ("A".to_owned(), "0.1.0".to_owned());

@@ -20,7 +20,8 @@ pub const UPDATE: Duration = Duration::from_secs(1200);
 
 pub struct Device {
     pub dir: TempDir,
-    pub broker: Mosquitto,
+    /// Ends with it.
+    _broker: Mosquitto,
     pub sub: Sub,
     pub operator: Operator,
     pub machine: Machine,
@@ -50,7 +51,7 @@ impl Device {
         );
         let machine = Machine::new();
         machine.onto_boot("provision.toml", &text);
-        Self { dir, broker, sub, operator, machine, key, servers: Vec::new() }
+        Self { dir, _broker: broker, sub, operator, machine, key, servers: Vec::new() }
     }
 
     /// Switched on, at its shell, and heard of by the broker.

@@ -4,12 +4,12 @@
 
 use std::{
     fs,
-    io::{Read, Write},
+    io::{ErrorKind, Read, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
@@ -45,7 +45,9 @@ pub struct Machine {
     pub ssh_port: u16,
     qemu: Option<Child>,
     console: Option<UnixStream>,
-    /// All that the console said, and how far it was read.
+    /// All that the console said since it was switched on: a thread reads it always, for QEMU stands still where nobody does.
+    heard: Arc<Mutex<String>>,
+    /// The same as it was looked at last, and how far it was read.
     said: String,
     read: usize,
     asked: u32,
@@ -74,6 +76,7 @@ impl Machine {
             ssh_port: free_port(),
             qemu: None,
             console: None,
+            heard: Arc::default(),
             said: String::new(),
             read: 0,
             asked: 0,
@@ -124,8 +127,24 @@ impl Machine {
         let log = fs::File::create(self.path("qemu.log")).expect("log");
         qemu.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         self.qemu = Some(qemu.spawn().expect("qemu-system-arm is installed (image/boot-test installs it)"));
-        self.console = Some(self.connect("console"));
-        (self.said, self.read) = (String::new(), 0);
+        let console = self.connect("console");
+        (self.heard, self.said, self.read) = (Arc::default(), String::new(), 0);
+        let (mut reader, heard) = (console.try_clone().expect("console"), self.heard.clone());
+        std::thread::spawn(move || {
+            let mut bytes = [0; 65536];
+            loop {
+                match reader.read(&mut bytes) {
+                    Ok(0) => return,
+                    Ok(n) => {
+                        let text = String::from_utf8_lossy(&bytes[..n]).replace('\r', "");
+                        heard.lock().expect("heard").push_str(&text);
+                    }
+                    Err(why) if matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+                    Err(_) => return,
+                }
+            }
+        });
+        self.console = Some(console);
     }
 
     fn connect(&self, name: &str) -> UnixStream {
@@ -163,10 +182,9 @@ impl Machine {
     }
 
     fn pump(&mut self) {
-        let mut bytes = [0; 65536];
-        if let Some(Ok(n)) = self.console.as_mut().map(|console| console.read(&mut bytes)) {
-            self.said.push_str(&String::from_utf8_lossy(&bytes[..n]).replace('\r', ""));
-        }
+        std::thread::sleep(Duration::from_millis(50));
+        let heard = self.heard.lock().expect("heard");
+        self.said.push_str(&heard[self.said.len()..]);
     }
 
     /// Waits until the console says it; what was said before that.

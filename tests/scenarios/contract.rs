@@ -163,7 +163,7 @@ fn the_schemas_of_commands_and_the_daemon_agree_on_what_is_well_formed() {
     let (sub, operator) = (Sub::new(broker.port), rig::Operator::new(broker.port, "ops"));
     let daemon = Site::new(broker.port).with(&operator.table()).run();
     sub.wait_state("online");
-    let birth = sub.messages().into_iter().find(|m| m.stream == "birth").expect("birth").payload;
+    let birth = sub.wait("birth", |m| m.iter().find(|m| m.stream == "birth").map(|m| m.payload.clone()));
     let told: Vec<_> = birth["commands"].as_array().expect("commands").iter().filter_map(Value::as_str).collect();
     let mut schemas: Vec<_> = rig::schema::commands();
     schemas.sort_unstable();
@@ -190,6 +190,12 @@ fn the_schemas_of_commands_and_the_daemon_agree_on_what_is_well_formed() {
         ("erase", json!({}), false),
         ("restart", json!({"now": true}), false),
         ("reboot", json!({"force": 1}), false),
+        ("os.install", json!({"sha256": "a".repeat(64), "size": 1, "file": "/x"}), true),
+        ("os.install", json!({"sha256": "a".repeat(64), "size": 1, "file": "x"}), false),
+        ("os.install", json!({"sha256": "a".repeat(64), "size": 1, "url": "http://x"}), false),
+        ("os.install", json!({"sha256": "a".repeat(64), "size": 1}), false),
+        ("os.install", json!({"sha256": "a".repeat(64), "size": 1, "file": "/x", "url": "https://x"}), false),
+        ("os.install", json!({"sha256": "a".repeat(64), "size": 448 * 1024 * 1024 + 1, "file": "/x"}), false),
     ];
     for (i, (kind, args, well)) in cases.iter().enumerate() {
         assert_eq!(rig::schema::is_command(kind, args), *well, "the schema of {kind} on {args}");

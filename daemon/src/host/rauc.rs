@@ -59,24 +59,20 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
     let rauc = InstallerProxy::new(&connection).await.map_err(what)?;
     let source = bundle.to_str().ok_or("the bundle's path is no UTF-8")?;
     let info = rauc.inspect_bundle(source, HashMap::new()).await.map_err(what)?;
-    let update = table(info.get("update"));
-    let text = |of: &HashMap<String, OwnedVariant>, key: &str| {
-        of.get(key).and_then(|value| String::try_from(value.clone()).ok()).unwrap_or_default()
+    let of = |path: &[&str]| {
+        let (first, rest) = path.split_first()?;
+        text(info.get(*first)?, rest)
     };
-    let (compatible, version) = (text(&update, "compatible"), text(&update, "version"));
+    let compatible = of(&["update", "compatible"]).unwrap_or_default();
+    let version = of(&["update", "version"]).unwrap_or_default();
     let ours = rauc.compatible().await.map_err(what)?;
     if compatible != ours {
         return Err(format!("it is for `{compatible}`, and this is `{ours}`"));
     }
     not_older(&version, &self::version().unwrap_or_default())?;
     let before = rauc.get_primary().await.map_err(what)?;
-    // The bundle that was looked at is the one that is installed.
-    let hash = text(&info, "manifest-hash");
-    let mut args = HashMap::new();
-    if !hash.is_empty() {
-        args.insert("require-manifest-hash", Variant::from(hash.as_str()));
-    }
-    rauc.install_bundle(source, args).await.map_err(what)?;
+    // RAUC 1.13 knows no way to name the bundle that was looked at; it looks again for itself: signature, board, oldest version.
+    rauc.install_bundle(source, HashMap::new()).await.map_err(what)?;
     let (mut last, mut still) = ((-1, String::new()), Duration::ZERO);
     loop {
         tokio::time::sleep(LOOK).await;
@@ -111,8 +107,17 @@ fn words(why: &zbus::Error) -> String {
     }
 }
 
-fn table(value: Option<&OwnedVariant>) -> HashMap<String, OwnedVariant> {
-    value.and_then(|value| HashMap::try_from(value.clone()).ok()).unwrap_or_default()
+/// The string at a path through dictionaries, however many variants they are wrapped in.
+fn text(value: &Variant<'_>, path: &[&str]) -> Option<String> {
+    match (value, path.split_first()) {
+        (Variant::Variant(inner), _) => text(inner, path),
+        (Variant::Dict(dict), Some((first, rest))) => {
+            let found = dict.iter().find(|(key, _)| text(key, &[]).as_deref() == Some(*first))?;
+            text(found.1, rest)
+        }
+        (Variant::Str(text), None) => Some(text.as_str().to_owned()),
+        _ => None,
+    }
 }
 
 fn not_older(next: &str, now: &str) -> Result<(), String> {
@@ -128,6 +133,18 @@ fn not_older(next: &str, now: &str) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_rauc_says_of_a_bundle_is_found_however_it_is_wrapped() {
+        let inner = HashMap::from([("version", Variant::from("1.2.3"))]);
+        let wrapped = Variant::Variant(Box::new(Variant::from(HashMap::from([(
+            "update",
+            Variant::Variant(Box::new(Variant::from(inner))),
+        )]))));
+        assert_eq!(text(&wrapped, &["update", "version"]).as_deref(), Some("1.2.3"));
+        assert_eq!(text(&wrapped, &["update", "compatible"]), None);
+        assert_eq!(text(&wrapped, &["update"]), None);
+    }
 
     #[test]
     fn what_is_older_or_no_version_is_refused() {
