@@ -22,6 +22,9 @@ fn a_flashed_device_is_provisioned_raises_an_alarm_and_is_read_by_ssh() {
     device.machine.run("! test -e /boot/provision.toml");
     device.good();
     measured(&format!("memory: {}", device.machine.run("free -m | sed -n 2p")));
+    // The boot loader knows which system is good, and in which slot.
+    let build = device.machine.run("sed -n 's/^BUILD_ID=//p' /etc/os-release");
+    assert_eq!(device.machine.run("fw_printenv -n GOOD_A"), build);
     // The card is larger than the image.
     let mib: u64 = device.machine.run("df -m --output=size /data | tail -n 1").trim().parse().expect("MiB");
     assert!(mib > 600, "/data has {mib} MiB");
