@@ -122,13 +122,15 @@ def main():
                     say(f"{stream}: score {record.get('score')}, {message.get('lineage', {}).get('model')} "
                         f"on {message.get('lineage', {}).get('provider')}")
             elif stream == "a/anomaly":
-                state = message["data"].get("state") if isinstance(message.get("data"), dict) else message.get("state")
-                say(f"ALARM {stream}: {state or 'cleared'}")
-                raised |= state == "raised"
-                cleared |= raised and state != "raised"
+                if not message:  # the retained one is taken away
+                    continue
+                record = message["data"][-1]
+                say(f"ALARM {stream} {record['phase']}: score {record['score']:.1f}, level {record['level']:.1f}")
+                raised |= record["phase"] == "raised"
+                cleared |= raised and record["phase"] == "cleared"
             elif stream in ("state", "birth") or stream.startswith("e/"):
-                data = message.get("data", {})
-                what = message.get("state") or (data.get("text") if isinstance(data, dict) else "") or message.get("version", "")
+                data = message.get("data") or [{}]
+                what = message.get("state") or message.get("version") or data[-1].get("text", "")
                 say(f"{stream}: {what}")
             if cleared and args.seconds:
                 break
