@@ -245,7 +245,12 @@ impl Control {
     pub(super) fn heard_of_system(&mut self, word: Word) {
         match word {
             Word::Brought(Ok(())) => {
-                if let Err(why) = self.step_system(|job| job.step = Step::Installing) {
+                let uplink = self.reached_lately();
+                let done = self.step_system(|job| {
+                    job.step = Step::Installing;
+                    job.uplink = uplink;
+                });
+                if let Err(why) = done {
                     return self.end_system(State::Failed, &why, false);
                 }
                 self.tell_system(State::Running, "it is here, whole; RAUC looks at it");
@@ -268,10 +273,14 @@ impl Control {
         self.system.save()
     }
 
-    fn restart_system(&mut self, version: String) {
+    /// The broker acknowledged something in the day before.
+    fn reached_lately(&self) -> bool {
         let acked_ns = self.setup.meters.acked_ns.load(super::Ordering::Relaxed);
-        let now_ns = Clock::boot_ns();
-        let uplink = acked_ns > 0 && now_ns.saturating_sub(acked_ns) < limits::UPLINK_BEFORE.as_nanos() as u64;
+        acked_ns > 0 && Clock::boot_ns().saturating_sub(acked_ns) < limits::UPLINK_BEFORE.as_nanos() as u64
+    }
+
+    fn restart_system(&mut self, version: String) {
+        let uplink = self.reached_lately();
         let boot = self.setup.boot.clone();
         let done = self.step_system(|job| {
             job.step = Step::Restarting;
@@ -292,7 +301,13 @@ impl Control {
 
     /// At the start: what the last process, in whichever slot, left.
     pub(super) fn take_up_system(&mut self) {
-        let Some(job) = self.system.saved.job.clone() else { return self.show_system() };
+        let Some(mut job) = self.system.saved.job.clone() else { return self.show_system() };
+        if job.step == Step::Installing && self.setup.slots.slot.as_ref() != Some(&job.slot) {
+            // RAUC was done and the machine restarted before we knew: this is the new system, and the other slot the way back.
+            job.step = Step::Restarting;
+            job.version = self.setup.slots.version.clone().unwrap_or_default();
+            self.system.saved.job = Some(job.clone());
+        }
         if job.step == Step::Restarting {
             if job.boot == self.setup.boot
                 && let Err(why) = (self.setup.machine.reboot)()

@@ -39,6 +39,11 @@ pub fn slot() -> Option<String> {
     line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).map(str::to_owned)
 }
 
+/// RAUC's name of the slot that does not run (`system.conf.in`: `rootfs.0` is A).
+fn other(running: Option<&str>) -> &'static str {
+    if running == Some("A") { "rootfs.1" } else { "rootfs.0" }
+}
+
 /// The version of the system that runs, by its `os-release`.
 pub fn version() -> Option<String> {
     let text = fs::read_to_string("/etc/os-release").ok()?;
@@ -70,7 +75,15 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
         return Err(format!("it is for `{compatible}`, and this is `{ours}`"));
     }
     not_older(&version, &self::version().unwrap_or_default())?;
-    let before = rauc.get_primary().await.map_err(what)?;
+    // One that a daemon before us began goes on without it.
+    let mut busy = Duration::ZERO;
+    while rauc.operation().await.map_err(what)? == "installing" {
+        if busy > STANDS_STILL {
+            return Err("RAUC is busy with another installation".into());
+        }
+        tokio::time::sleep(LOOK).await;
+        busy += LOOK;
+    }
     // RAUC 1.13 knows no way to name the bundle that was looked at; it looks again for itself: signature, board, oldest version.
     rauc.install_bundle(source, HashMap::new()).await.map_err(what)?;
     let (mut last, mut still) = ((-1, String::new()), Duration::ZERO);
@@ -93,9 +106,9 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
         return Err(error);
     }
     // A service that died in between has nothing to say of errors; what counts is what the boot loader will do.
-    let after = rauc.get_primary().await.map_err(what)?;
-    if after == before {
-        return Err(format!("RAUC ended, and the boot loader still prefers {before}"));
+    let primary = rauc.get_primary().await.map_err(what)?;
+    if primary != other(slot().as_deref()) {
+        return Err(format!("RAUC ended, and the boot loader prefers {primary}"));
     }
     Ok(version)
 }
