@@ -175,19 +175,18 @@ impl Evil {
                 input.extend_from_slice(&chunk[..more]);
             }
             stream.set_nonblocking(false).expect("blocking");
-            let mut publishes = 0;
-            let (mut answers, mut bye) = (Vec::new(), false);
-            while let Ok(packet) = Packet::read(&mut input, Some(1 << 20)) {
-                bye |= matches!(packet, Packet::Disconnect(_));
-                publishes += usize::from(matches!(packet, Packet::Publish(_)));
-                answers.extend(self.answer(packet));
-            }
-            {
+            let packets: Vec<_> = std::iter::from_fn(|| Packet::read(&mut input, Some(1 << 20)).ok()).collect();
+            let bye = packets.iter().any(|packet| matches!(packet, Packet::Disconnect(_)));
+            let publishes = packets.iter().filter(|packet| matches!(packet, Packet::Publish(_))).count();
+            // Counted before the first of them is answered: who waits for the answers may then look at the count.
+            let backwards = {
                 let mut inner = self.lock();
                 inner.in_flight_most = inner.in_flight_most.max(publishes);
-                if inner.manner == Manner::Backwards {
-                    answers.reverse();
-                }
+                inner.manner == Manner::Backwards
+            };
+            let mut answers: Vec<_> = packets.into_iter().filter_map(|packet| self.answer(packet)).collect();
+            if backwards {
+                answers.reverse();
             }
             let mut output = BytesMut::new();
             for answer in answers {
