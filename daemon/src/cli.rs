@@ -14,8 +14,10 @@ use crate::{
     infer::worker_main,
     journal,
     outbox::probe_main,
+    output::guard,
     provision, replay,
     run::{self, Ending},
+    source::ports,
 };
 
 /// Turns sensor signals into decisions on the spot.
@@ -93,9 +95,17 @@ enum Command {
         #[arg(long = "for", value_name = "SECONDS")]
         seconds: Option<f64>,
     },
+    /// What is plugged in: serial ports and what they speak, gpiochips, the kernel's sensors; with configuration lines
+    Ports(ports::Args),
     /// The worker process; started by the daemon only
     #[command(hide = true)]
     InferWorker,
+    /// Holds output lines; started by the daemon only
+    #[command(hide = true)]
+    GpioGuard {
+        /// Where it is found
+        socket: PathBuf,
+    },
     /// Tries to open a store; started by the daemon only
     #[command(hide = true)]
     ProbeStore {
@@ -192,6 +202,14 @@ impl Cli {
                 journal::start("info");
                 let config = load(config.as_deref())?;
                 runtime()?.block_on(replay::record(Host::default(), config, &out, seconds))
+            }
+            Command::Ports(args) => {
+                let told = runtime()?.block_on(async { ports::tell(&args).await });
+                say(told.trim_end())
+            }
+            Command::GpioGuard { socket } => {
+                journal::start("info");
+                guard::main(&socket)
             }
             Command::ProbeStore { folder } => say(&probe_main(&folder)),
             Command::InferWorker => {

@@ -39,6 +39,12 @@ impl Beats {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, ..)| other != name);
     }
 
+    /// How often each stage moved so far.
+    pub fn counts(&self) -> Vec<(String, u64)> {
+        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|(name, beat, _)| (name.clone(), beat.0.load(Ordering::Relaxed))).collect()
+    }
+
     /// Names of stages that did not move since this was asked before.
     pub fn stuck(&self) -> Vec<String> {
         let mut stuck = Vec::new();

@@ -29,6 +29,7 @@ pub mod link;
 pub mod metrics;
 pub mod model;
 pub mod outbox;
+pub mod output;
 pub mod provision;
 pub mod replay;
 pub mod run;

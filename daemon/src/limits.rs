@@ -11,6 +11,57 @@ pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// that the signal stage is done with them well within a lane's patience.
 pub const READ_BYTES: usize = 16 * 1024;
 
+/// A frame whose bytes stopped for so long is given up, and its bytes are looked through again: at 300 baud a byte is
+/// 33 ms, and a port of a laptop hands over what it has after 16 ms.
+pub const FRAME_SILENCE: Duration = Duration::from_millis(150);
+/// Registers in one Modbus answer: 125 × 2 bytes and 5 are the 255 that its length byte allows.
+pub const MODBUS_WORDS: u16 = 125;
+/// Bits in one Modbus answer.
+pub const MODBUS_BITS: u16 = 2000;
+/// Reads of one bus: at 9,600 baud one of 10 registers takes 50 ms, so 128 of them are 6 s of line time.
+pub const MODBUS_READS: usize = 128;
+/// How long a Modbus device may take, unless configured, ms: most answer within 100 ms, some gateways take 300.
+pub const MODBUS_ANSWER_MS: u64 = 500;
+/// A device that does not answer is asked less and less often, down to this: on a shared bus its time-outs are the
+/// others' time.
+pub const MODBUS_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// GPIO lines of one source: what one request of the kernel's holds.
+pub const GPIO_LINES: usize = 64;
+/// Rows of a source that are known for a repeat: a gateway that sends twice does so within a second of 64 rows.
+pub const ROWS_KNOWN: usize = 64;
+/// A port's noise is looked at over this long (ns of stamp time).
+pub const NOISE_NS: u64 = 10_000_000_000;
+/// Frames within that below which nothing is said of noise.
+pub const NOISE_FRAMES: u64 = 4;
+/// Levels are told and counters read this often unless configured, ms.
+pub const GPIO_SAMPLE_MS: u64 = 100;
+/// Edges a second of one line that are a storm unless configured: 1,000 × 48 bytes are 3 % of one core of a Pi.
+pub const GPIO_STORM_HZ: u32 = 1000;
+/// The kernel's queue of edges, for each line: 64 ms of 1 kHz are 64; this is a second of a storm.
+pub const GPIO_EDGES: u32 = 1024;
+/// Edges taken with one read: 64 × 48 bytes are 3 KiB.
+pub const GPIO_READ: usize = 64;
+/// After a storm edges are tried again after this.
+pub const GPIO_CALM: Duration = Duration::from_secs(5);
+/// Outputs: the guard hears from the daemon this often.
+pub const GUARD_BEAT: Duration = Duration::from_millis(100);
+/// And sets the safe state when it heard nothing for so long: four beats may be late.
+pub const GUARD_SILENCE: Duration = Duration::from_millis(500);
+/// A guard that does not answer within this is killed, and another one started.
+pub const GUARD_ANSWER: Duration = Duration::from_millis(500);
+/// How long a guard may take to start and ask for its lines.
+pub const GUARD_START: Duration = Duration::from_secs(5);
+/// How long to wait before a guard that could not start is tried again.
+pub const GUARD_RETRY: Duration = Duration::from_secs(1);
+/// The stages that decide beat every second; one that did not move for so long hangs, and outputs go to their safe state.
+pub const GUARD_STALL: Duration = Duration::from_secs(4);
+/// Outputs of one device: a bit each in what the guard is told.
+pub const OUTPUTS: usize = 64;
+/// The first message to the guard: 64 lines of 200 bytes.
+pub const GUARD_BYTES: usize = 16 * 1024;
+/// Files of readings are opened anew after this when they could not be read.
+pub const SYSFS_RETRY: Duration = Duration::from_secs(4);
+
 /// Frame lane: batches. At the slowest tick (100 ms) of 16 ports this is 25 s; under flood a batch is one 4 KiB
 /// read, so 4,096 of them are at most the bytes below.
 pub const FRAME_BATCHES: usize = 4096;
@@ -360,5 +411,19 @@ pub const CONFIG_BYTES: u64 = 1024 * 1024;
 pub const HISTORY: usize = 240;
 /// Problems of one configuration that are listed.
 pub const PROBLEMS: usize = 100;
-/// Tape: longest record, which is one read with its head.
-pub const TAPE_RECORD_BYTES: usize = READ_BYTES + FRAME_BYTES_MAX + 64;
+/// What `kentledge ports` reads of one port: 2 s of 300 kB/s.
+pub const PORTS_BYTES: usize = 600 * 1024;
+/// Tape: longest record, which is one read with its head, where each of its frames has one byte.
+pub const TAPE_RECORD_BYTES: usize = 9 * (READ_BYTES + FRAME_BYTES_MAX) + 64;
+/// A block of a tape closes at this size: 64 KiB of text pack to a fifth, and a torn tape loses one.
+pub const TAPE_BLOCK_BYTES: usize = 64 * 1024;
+/// Seconds before an alarm that its tape holds, unless configured.
+pub const TAPE_BEFORE_S: u64 = 60;
+/// And after it.
+pub const TAPE_AFTER_S: u64 = 10;
+/// Packed bytes of the ring in RAM: 60 s of 300 kB/s pack to a fifth, 3.6 MB.
+pub const TAPE_RING_BYTES: usize = 4 * 1024 * 1024;
+/// Tapes of alarms that are kept; the oldest leaves first. 16 × 4 MiB.
+pub const TAPES_KEPT: usize = 16;
+/// An arrival's way to the ring: 1,024 reads are seconds, and a full lane sheds, for the ring holds up nothing.
+pub const TAPE_LANE: usize = 1024;

@@ -105,8 +105,10 @@ fn tape_arrivals(path: &Path, config: &Config) -> Result<impl Iterator<Item = Re
             Ok(arrival) => arrival?,
             Err(why) => return Some(Err(why)),
         };
-        let (Arrival::Frames(FrameBatch { source, .. }) | Arrival::Tick(source, _) | Arrival::Break(source, ..)) =
-            &mut arrival;
+        let (Arrival::Frames(FrameBatch { source, .. })
+        | Arrival::Tick(source, _)
+        | Arrival::Break(source, ..)
+        | Arrival::Fault(source, ..)) = &mut arrival;
         *source = places[usize::from(source.0)];
         Some(Ok(arrival))
     }))
@@ -221,7 +223,7 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
             frames: frames_tx.clone(),
             shed: Arc::new(|_, frames| tracing::warn!(frames, "the tape's disk is too slow; frames are shed")),
         };
-        ports.push(tokio::spawn(source::serial::run(port.serial.clone(), outlet)));
+        ports.push(tokio::spawn(source::run(port.port.clone(), outlet)));
     }
     drop(frames_tx);
     let what = format!("write tape {}", path.display());

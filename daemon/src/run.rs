@@ -3,7 +3,10 @@
 use std::{
     collections::BTreeMap,
     future::Future,
-    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use futures_util::StreamExt;
@@ -21,7 +24,7 @@ use crate::{
     infer, limits, link, metrics,
     model::store::Store,
     outbox::Outbox,
-    signal, source,
+    output, signal, source,
     streams::Table,
     wiring::{self, Engines},
 };
@@ -74,7 +77,7 @@ pub async fn run(
         let source = SourceId(i as u16);
         let outlet =
             source::Outlet { source, clock: host.clock.clone(), frames: frames_tx.clone(), shed: shed.counter() };
-        crew.task(&format!("source {}", port.name), source::serial::run(port.serial.clone(), outlet));
+        crew.task(&format!("source {}", port.name), source::run(port.port.clone(), outlet));
     }
     // A device without sources runs on as well: it is there to be managed.
     let idle = config.sources.is_empty().then_some(frames_tx);
@@ -126,6 +129,17 @@ pub async fn run(
     })
     .context("start a thread")?;
 
+    // outputs: alarms to lines, by a bell; a process of its own holds them
+    let stop_outputs = Arc::new(AtomicBool::new(false));
+    if !config.outputs.is_empty() {
+        let (setup, stop) = (host.outputs(&config, &meters, &crew), stop_outputs.clone());
+        crew.thread("outputs", move |beat| {
+            output::run(setup, || stop.load(Ordering::Relaxed), || beat.beat());
+            Ok(())
+        })
+        .context("start a thread")?;
+    }
+
     // outbox: RAM and disk; link: from there to the broker
     let close_outbox = committer.closer();
     let around = host.around(table.events.clone(), meters.clone());
@@ -172,10 +186,11 @@ pub async fn run(
     }
     events.put(&mut vec![table.events.draft(Kind::Stopping, clock.now(), "kentledge", why)]);
     drop((stop_health, idle));
+    stop_outputs.store(true, Ordering::Relaxed);
     for edge in ["source", "bus", "metrics"] {
         crew.abort(edge);
     }
-    let mut wrong = crew.join(&["source", "signal", "infer", "health", "bus", "metrics"], limits::DRAIN).await;
+    let mut wrong = crew.join(&["source", "outputs", "signal", "infer", "health", "bus", "metrics"], limits::DRAIN).await;
     let _ = stop_link.send(true);
     wrong.extend(crew.join(&["link"], limits::DRAIN_LINK * 2).await);
     drop(ends);

@@ -180,13 +180,15 @@ impl Status {
         let of = |(source, meter): (&config::Source, &SourceMeter)| {
             let last_ns = meter.last_ns.load(Relaxed);
             let silent_ms = (last_ns > 0).then(|| now_ns.saturating_sub(last_ns) / 1_000_000);
-            let quality = match silent_ms {
-                None => "waiting",
-                Some(ms) if ms > source.stale_ms => "stale",
-                Some(_) => "ok",
+            let quality = match (meter.noise.load(Relaxed), silent_ms) {
+                (2, _) => "wrong_baud",
+                (1, _) => "noisy",
+                (_, None) => "waiting",
+                (_, Some(ms)) if ms > source.stale_ms => "stale",
+                _ => "ok",
             };
             json!({
-                "name": source.name, "path": source.serial.path, "quality": quality, "silent_ms": silent_ms,
+                "name": source.name, "path": source.port.shown(), "quality": quality, "silent_ms": silent_ms,
                 "rows": meter.rows.get(), "rows_s": meter.rate.get(), "refused": meter.refused.get(),
                 "missing": meter.missing.get(), "shed": meter.shed.get(),
             })

@@ -30,6 +30,7 @@ use crate::{
     link::{self, Topics},
     model::{manifest::Manifest, slot::Origin, store::Store},
     outbox::{Around, Expiry, Reader, Setup, Writer},
+    output,
     status::Status,
     streams::{self, Table},
 };
@@ -129,6 +130,19 @@ impl Host {
             program: Some(self.program.clone()),
             now,
             now_s: now.wall_ms.unwrap_or(0).max(self.clock.floor_ms()) as u64 / 1000,
+        }
+    }
+
+    /// What drives lines.
+    pub fn outputs(&self, config: &Config, meters: &Arc<Meters>, crew: &Crew) -> output::Setup {
+        let beats = crew.beats.clone();
+        let decides = |(name, _): &(String, u64)| name == "signal" || name.starts_with("infer ");
+        output::Setup {
+            outputs: config.outputs.clone(),
+            meters: meters.clone(),
+            program: self.program.clone(),
+            socket: config.device.state_dir.join("guard.socket"),
+            moved: Box::new(move || beats.counts().into_iter().filter(decides).collect()),
         }
     }
 

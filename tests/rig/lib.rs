@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod disk;
 pub mod evil;
 pub mod feed;
+pub mod line;
 pub mod machine;
 pub mod maker;
 pub mod onnx;
@@ -24,6 +25,7 @@ pub use daemon::{Daemon, Done, Site};
 pub use disk::{Disk, Tear};
 pub use evil::{Evil, Manner};
 pub use feed::{Feed, Tally};
+pub use line::{Device, Line};
 pub use maker::Maker;
 pub use operator::Operator;
 pub use sub::{Message, Sub};
@@ -88,7 +90,7 @@ pub fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("tests/ has a parent").to_owned()
 }
 
-/// Where `tests/run` puts the Python packages of the example client and of the metrics' parser.
+/// Where `tests/run` puts the Python packages: of the example client, of the metrics' parser, of field devices.
 pub fn python() -> PathBuf {
     let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from);
     let cache = cache.or_else(|| Some(PathBuf::from(std::env::var_os("HOME")?).join(".cache")));

@@ -63,6 +63,11 @@ impl Tty {
         self.end = Some((master, slave));
     }
 
+    /// The end that the daemon does not see.
+    pub(crate) fn master(&mut self) -> Option<&mut PtyMaster> {
+        self.end.as_mut().map(|(master, _)| master)
+    }
+
     /// Hangs up; the name is gone until `plug_in`.
     pub fn pull(&mut self) {
         self.end = None;

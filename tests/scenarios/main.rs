@@ -11,6 +11,7 @@ mod damage;
 mod disk;
 mod drain;
 mod erase;
+mod field;
 mod installs;
 mod kills;
 mod link;

@@ -6,13 +6,13 @@ use std::{
 };
 
 use super::{
-    Alarm, Channel, Commands, Config, Device, Format, Line, Metrics, Mqtt, Outbox, Pipeline, Problem, Serial, Source,
-    Stream, StreamMode, TimeFormat, Tls,
+    Alarm, Commands, Config, Device, Metrics, Mqtt, Outbox, Pipeline, Problem, Stream, StreamMode, Tls,
     layers::{self, Layer},
     models::models,
     pipeline,
     problem::Problems,
     raw::{Node, Table},
+    source::{channel, output, overlapping, source},
 };
 use crate::{flow::SourceId, limits, model::keyset::Keyset};
 
@@ -21,6 +21,8 @@ pub(super) struct Names {
     pub sources: BTreeMap<String, SourceId>,
     pub channels: BTreeMap<String, usize>,
     pub channel_source: Vec<SourceId>,
+    /// Sources whose rows do not hold all their columns.
+    pub partial: Vec<bool>,
     pub pipelines: BTreeMap<String, usize>,
     pub allow_unsigned: bool,
     pub keyset: Option<PathBuf>,
@@ -56,6 +58,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         sources: BTreeMap::new(),
         channels: BTreeMap::new(),
         channel_source: Vec::new(),
+        partial: Vec::new(),
         pipelines: BTreeMap::new(),
         allow_unsigned: models.allow_unsigned,
         keyset: commands.keyset.clone(),
@@ -64,7 +67,9 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     let sources = each(&mut root, "source", |name, table| {
         let id = SourceId(names.sources.len() as u16);
         names.sources.insert(name.to_owned(), id);
-        Some(source(name, table))
+        let source = source(name, table);
+        names.partial.push(source.format.is_partial());
+        Some(source)
     });
     overlapping(&mut root, &sources);
     let channels = each(&mut root, "channel", |name, table| {
@@ -83,6 +88,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         Some(pipeline)
     });
     let alarms = each(&mut root, "alarm", |name, table| alarm(name, table, &names, &pipelines));
+    let outputs = each(&mut root, "output", |name, table| Some(output(name, table, &alarms)));
     root.finish();
 
     let config = Config {
@@ -93,6 +99,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         streams,
         pipelines,
         alarms,
+        outputs,
         outbox,
         models,
         commands,
@@ -319,130 +326,6 @@ fn metrics(root: &mut Table<'_>, node: Option<Node>) -> Metrics {
     }
     t.finish();
     metrics
-}
-
-fn source(name: &str, mut t: Table<'_>) -> Source {
-    t.word("kind", &[("serial", ())]);
-    let line = t.str("line").unwrap_or_else(|| "8N1".into());
-    let line = Line::parse(&line).unwrap_or_else(|| {
-        t.problem("line", format!("`{line}` is no line setting such as `8N1`"));
-        Line { data: 8, parity: b'N', stop: 1 }
-    });
-    let serial = Serial {
-        path: t.need_str("path"),
-        baud: t.int("baud", 50..=4_000_000).map_or(115_200, |n| n as u32),
-        line,
-        frame_max: t
-            .int("frame_max_bytes", 8..=limits::FRAME_BYTES_MAX as i64)
-            .map_or(limits::FRAME_BYTES, |n| n as usize),
-    };
-    let format = format(&mut t);
-    let seq = t.str("seq");
-    let time_format = t.word(
-        "time_format",
-        &[
-            ("ns", TimeFormat::Unit(1)),
-            ("us", TimeFormat::Unit(1_000)),
-            ("ms", TimeFormat::Unit(1_000_000)),
-            ("s", TimeFormat::Unit(1_000_000_000)),
-            ("civil", TimeFormat::Civil),
-        ],
-    );
-    let time = t.str("time").map(|column| (column, time_format.unwrap_or(TimeFormat::Unit(1))));
-    if time.is_some() && time_format.is_none() {
-        t.problem("time", "needs `time_format`: `ns`, `us`, `ms`, `s` or `civil`");
-    }
-    for key in ["seq", "time"] {
-        let column = if key == "seq" { seq.as_ref() } else { time.as_ref().map(|(c, _)| c) };
-        if let (Some(column), Format::Csv { columns, .. }) = (column, &format)
-            && !columns.contains(column)
-        {
-            t.problem(key, format!("`{column}` is none of the columns"));
-        }
-    }
-    let stale_ms = t.int("stale_ms", 10..=86_400_000).map_or(5_000, |n| n as u64);
-    t.finish();
-    Source { name: name.to_owned(), serial, format, seq, time, stale_ms }
-}
-
-fn format(t: &mut Table<'_>) -> Format {
-    let json = t.word("format", &[("csv", false), ("json", true)]).unwrap_or(false);
-    let (columns, delimiter) = (t.strs("columns"), t.str("delimiter"));
-    if json {
-        for key in ["columns", "delimiter"].into_iter().filter(|key| t.has(key)).collect::<Vec<_>>() {
-            t.problem(key, "belongs to `format = \"csv\"`; JSON lines name their columns themselves");
-        }
-        return Format::Json;
-    }
-    let delimiter = match delimiter.as_deref().map(str::as_bytes) {
-        None => b',',
-        Some([byte]) => *byte,
-        Some(_) => {
-            t.problem("delimiter", "must be one character");
-            b','
-        }
-    };
-    let columns = columns.unwrap_or_default();
-    if columns.is_empty() && !t.has("columns") {
-        t.problem("columns", "is needed: the names of all columns, in order");
-    }
-    if let Some(twice) = columns.iter().enumerate().find(|(i, name)| columns[..*i].contains(name)) {
-        t.problem("columns", format!("`{}` stands twice", twice.1));
-    }
-    Format::Csv { delimiter, columns }
-}
-
-/// Two sources on one port would each see half of the bytes.
-fn overlapping(root: &mut Table<'_>, sources: &[Source]) {
-    let real = |s: &Source| std::fs::canonicalize(&s.serial.path).unwrap_or_else(|_| s.serial.path.clone().into());
-    for (i, later) in sources.iter().enumerate() {
-        if let Some(first) = sources[..i].iter().find(|first| real(first) == real(later)) {
-            root.problem(
-                "source",
-                format!("`{}` and `{}` read the same port {}", first.name, later.name, later.serial.path),
-            );
-        }
-    }
-}
-
-fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[Source]) -> Channel {
-    let source = match (t.str("source"), sources.len()) {
-        (Some(word), _) => names.sources.get(&word).copied().unwrap_or_else(|| {
-            t.problem("source", format!("no source is called `{word}`"));
-            SourceId(0)
-        }),
-        (None, 1) => SourceId(0),
-        (None, _) => {
-            t.problem("source", "is needed where there is not just one source");
-            SourceId(0)
-        }
-    };
-    let column = t.str("column").unwrap_or_else(|| name.to_owned());
-    if let Some(Format::Csv { columns, .. }) = sources.get(usize::from(source.0)).map(|s| &s.format)
-        && !columns.contains(&column)
-    {
-        t.problem("column", format!("`{column}` is none of the source's columns"));
-    }
-    let channel = Channel {
-        name: name.to_owned(),
-        source,
-        column,
-        unit: t.str("unit").unwrap_or_default(),
-        scale: t.float("scale").unwrap_or(1.0),
-        offset: t.float("offset").unwrap_or(0.0),
-        min: t.float("min"),
-        max: t.float("max"),
-    };
-    if channel.scale == 0.0 {
-        t.problem("scale", "0 would make every value the same");
-    }
-    if let (Some(min), Some(max)) = (channel.min, channel.max)
-        && min > max
-    {
-        t.problem("min", format!("{min} is above `max` {max}"));
-    }
-    t.finish();
-    channel
 }
 
 /// Channel names to indices; says which are unknown.

@@ -3,10 +3,13 @@
 
 mod build;
 mod layers;
+mod layouts;
 mod models;
 mod pipeline;
+mod port;
 mod problem;
 mod raw;
+mod source;
 
 use std::{
     collections::BTreeMap,
@@ -16,6 +19,10 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use layers::Layer;
+pub use port::{
+    Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
+    Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,
+};
 pub use problem::Problem;
 
 use crate::{flow::SourceId, model::manifest::Manifest};
@@ -37,6 +44,8 @@ pub struct Config {
     pub pipelines: Vec<Pipeline>,
     /// Alarms on scores.
     pub alarms: Vec<Alarm>,
+    /// Lines that alarms drive.
+    pub outputs: Vec<Output>,
     /// The store's settings.
     pub outbox: Outbox,
     /// Where ONNX Runtime is, and which models may run.
@@ -131,73 +140,6 @@ pub struct Tls {
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// `[source.NAME]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Source {
-    /// Name.
-    pub name: String,
-    /// The port.
-    pub serial: Serial,
-    /// What a frame looks like.
-    pub format: Format,
-    /// Column or key with the sensor's own sequence number.
-    pub seq: Option<String>,
-    /// Column or key with the sensor's own clock, and how it is written.
-    pub time: Option<(String, TimeFormat)>,
-    /// No frame for this long makes its channels stale.
-    pub stale_ms: u64,
-}
-
-/// One serial port's settings.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Serial {
-    /// Path of the device node, best a stable one under /dev/serial.
-    pub path: String,
-    /// Bits per second.
-    pub baud: u32,
-    /// `8N1` and its relatives.
-    pub line: Line,
-    /// Longest frame, bytes.
-    pub frame_max: usize,
-}
-
-/// Bits of a character, as `8N1` writes them.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Line {
-    /// 5–8.
-    pub data: u8,
-    /// `N`, `E` or `O`.
-    pub parity: u8,
-    /// 1 or 2.
-    pub stop: u8,
-}
-
-impl Line {
-    /// Reads `8N1`; `None` if it is no such word.
-    pub fn parse(text: &str) -> Option<Self> {
-        match *text.as_bytes() {
-            [d @ b'5'..=b'8', p @ (b'N' | b'E' | b'O'), s @ (b'1' | b'2')] => {
-                Some(Self { data: d - b'0', parity: p, stop: s - b'0' })
-            }
-            _ => None,
-        }
-    }
-}
-
-/// What a frame looks like.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Format {
-    /// Separated values.
-    Csv {
-        /// Separator.
-        delimiter: u8,
-        /// Names of all columns, in order.
-        columns: Vec<String>,
-    },
-    /// One JSON object a line; keys are columns.
-    Json,
-}
-
 /// How a sensor writes its clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TimeFormat {
@@ -226,6 +168,12 @@ pub struct Channel {
     pub min: Option<f64>,
     /// Largest value that can be true.
     pub max: Option<f64>,
+    /// Fastest change that can be true, units a second.
+    pub rate_max_per_s: Option<f64>,
+    /// A value that has not moved for so long is stuck, ms.
+    pub stuck_ms: Option<u64>,
+    /// What counts as not moved: within this, units.
+    pub stuck_band: f64,
 }
 
 /// `[stream.NAME]`
@@ -290,6 +238,8 @@ pub enum OnBad {
     Drop,
     /// The last good value is held and the window carries its coverage.
     Flag,
+    /// The last good value is held for so many rows at most, and the window carries its coverage; beyond, as `Drop`.
+    Hold(u32),
 }
 
 /// A model file and how it is fed.

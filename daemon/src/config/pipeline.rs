@@ -19,6 +19,26 @@ use crate::{
     },
 };
 
+/// What a bad sample or a gap does to a window.
+fn on_bad(t: &mut Table<'_>, steps: usize) -> OnBad {
+    let rows = t.int("hold_rows", 1..=limits::WINDOW_STEPS_MAX as i64).map(|n| n as u32);
+    match t.word("on_bad", &[("drop", 0), ("flag", 1), ("hold", 2)]) {
+        Some(2) => match rows {
+            Some(rows) if rows as usize <= steps => OnBad::Hold(rows),
+            _ => {
+                t.problem("hold_rows", "is needed: the last good value is held for so many rows, a window's at most");
+                OnBad::Drop
+            }
+        },
+        word => {
+            if rows.is_some() {
+                t.problem("hold_rows", "belongs to `on_bad = \"hold\"`");
+            }
+            if word == Some(1) { OnBad::Flag } else { OnBad::Drop }
+        }
+    }
+}
+
 pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pipeline> {
     let model = model(&mut t, names);
     let manifest = model.manifest.clone();
@@ -44,12 +64,16 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     if !one_source && step_ms.is_none() {
         t.problem("step_ms", "is needed: channels of several sources meet only on a time grid");
     }
+    let partial = |c: &usize| names.partial[usize::from(names.channel_source[*c].0)];
+    if one_source && step_ms.is_none() && channels.len() > 1 && channels.iter().any(partial) {
+        t.problem("step_ms", "is needed: this source's rows do not hold all of its columns at once");
+    }
     let late_ms = t.int("late_ms", 0..=60_000).map_or(0, |n| n as u64);
     if t.has("late_ms") && step_ms.is_none() {
         t.problem("late_ms", "belongs to a time grid, which `step_ms` makes");
     }
     let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64).or(manifest.gap_max_ms);
-    let on_bad = t.word("on_bad", &[("drop", OnBad::Drop), ("flag", OnBad::Flag)]).unwrap_or(OnBad::Drop);
+    let on_bad = on_bad(&mut t, steps);
     let coverage_min = t.float("coverage_min").map_or(0.5, |x| x as f32);
     if !(0.0..=1.0).contains(&coverage_min) {
         t.problem("coverage_min", format!("{coverage_min} is not within 0 to 1"));

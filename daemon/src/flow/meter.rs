@@ -103,6 +103,8 @@ pub struct SourceMeter {
     pub missing: Count,
     /// Frames the lane shed.
     pub shed: Count,
+    /// Its noise: 0 fine, 1 noisy, 2 nothing but noise.
+    pub noise: AtomicU64,
     /// When the last row came, ns since boot; 0: none yet.
     pub last_ns: AtomicU64,
     /// Rows a second, over the last seconds.
@@ -141,6 +143,25 @@ impl PipelineMeter {
     }
 }
 
+/// Wakes one who waits.
+#[derive(Debug, Default)]
+pub struct Bell(std::sync::Mutex<bool>, std::sync::Condvar);
+
+impl Bell {
+    /// Wakes whoever waits, or who will wait next.
+    pub fn ring(&self) {
+        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = true;
+        self.1.notify_one();
+    }
+
+    /// Until it rings, `most` at the longest.
+    pub fn wait(&self, most: Duration) {
+        let rung = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let waited = self.1.wait_timeout_while(rung, most, |rung| !*rung);
+        *waited.unwrap_or_else(std::sync::PoisonError::into_inner).0 = false;
+    }
+}
+
 /// All of them, by the configuration's indices.
 #[derive(Debug, Default)]
 pub struct Meters {
@@ -150,6 +171,8 @@ pub struct Meters {
     pub pipelines: Vec<PipelineMeter>,
     /// By alarm: it is raised.
     pub alarms: Vec<AtomicBool>,
+    /// Rings when one of them changed.
+    pub alarm_bell: Bell,
     /// From the bytes' arrival to the end of the signal stage's work on them.
     pub signal: Histogram,
     /// A commit of the store.

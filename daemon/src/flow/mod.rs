@@ -11,7 +11,7 @@ pub mod stamp;
 pub mod verdict;
 pub mod window;
 
-pub use frame::{Arrival, FrameBatch, SourceId};
+pub use frame::{Arrival, Fault, Flaw, FrameBatch, SourceId};
 pub use record::{Class, Draft, Phase, Retain, Sink, StreamId};
 pub use sample::{Quality, Why};
 pub use stamp::{Clk, Stamp};

@@ -9,6 +9,10 @@ pub enum Why {
     Range,
     /// Nothing arrived for longer than `stale_ms`.
     Stale,
+    /// Changed faster than `rate_max_per_s` allows.
+    Rate,
+    /// Has not moved for `stuck_ms`.
+    Stuck,
 }
 
 impl Why {
@@ -18,6 +22,8 @@ impl Why {
             Why::NotANumber => "not_a_number",
             Why::Range => "range",
             Why::Stale => "stale",
+            Why::Rate => "rate",
+            Why::Stuck => "stuck",
         }
     }
 }
@@ -31,6 +37,8 @@ pub enum Quality {
     Bad(Why),
     /// There is no sample at this place.
     Missing,
+    /// There was not to be one: this row is of other channels.
+    Absent,
 }
 
 impl Quality {
@@ -44,9 +52,12 @@ impl Quality {
         match self {
             Quality::Good => "good",
             Quality::Missing => "missing",
+            Quality::Absent => "absent",
             Quality::Bad(Why::NotANumber) => "bad:not_a_number",
             Quality::Bad(Why::Range) => "bad:range",
             Quality::Bad(Why::Stale) => "bad:stale",
+            Quality::Bad(Why::Rate) => "bad:rate",
+            Quality::Bad(Why::Stuck) => "bad:stuck",
         }
     }
 }

@@ -13,7 +13,7 @@ pub struct WindowTag {
     pub in_seq: (u64, u64),
     /// First and last sensor time, ns (the sensor's own clock where declared, else ours since boot).
     pub in_t_ns: (i64, i64),
-    /// Share of values that are good samples, 0–1. Below 1 only where the pipeline says `on_bad = "flag"`.
+    /// Share of values that are good samples, 0–1. Below 1 only where the pipeline says `on_bad = "flag"` or `"hold"`.
     pub coverage: f32,
 }
 

@@ -47,6 +47,11 @@ impl Default for Clock {
 }
 
 impl Clock {
+    /// Nanoseconds on the clock that stands still in suspend, which the kernel stamps GPIO edges on.
+    pub fn monotonic_ns() -> u64 {
+        clock_gettime(ClockId::CLOCK_MONOTONIC).map(|t| Duration::from(t).as_nanos() as u64).unwrap_or(0)
+    }
+
     /// Nanoseconds since boot, suspend included; never steps.
     pub fn boot_ns() -> u64 {
         // CLOCK_BOOTTIME cannot fail on any kernel this runs on (2.6.39).

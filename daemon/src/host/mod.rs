@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod clock;
 pub mod defence;
 pub mod fetch;
+pub mod gpiochip;
 pub mod identity;
 pub mod keep;
 pub mod log;

@@ -165,6 +165,9 @@ impl Served {
             let Some(change) = alarm.step(score, threshold, &window.tag) else {
                 continue;
             };
+            // A lamp waits for nothing, least of all for the disk.
+            self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
+            self.meters.alarm_bell.ring();
             if let Some(keeps) = &self.keeps {
                 let saved = match alarm.raised() {
                     Some(raised) => keeps.alarms.save(alarm.name(), &serde_json::to_vec(raised).unwrap_or_default()),
@@ -174,7 +177,6 @@ impl Served {
                     tracing::error!(alarm = alarm.name(), "keep the alarm's state: {why}");
                 }
             }
-            self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
             match change.phase {
                 Phase::Raised => {
                     places.push(drafts.len());

@@ -1,8 +1,10 @@
-//! Frames into rows: CSV and JSON lines into the channels of one source. Pure.
+//! Frames into rows: CSV and JSON lines, NMEA sentences, binary numbers and the edges of GPIO lines into the channels
+//! of one source. Pure.
 
+use super::{edges::Edges, nmea::Nmea};
 use crate::{
-    config::{Channel, Format, Source, TimeFormat},
-    flow::{Quality, Why},
+    config::{Channel, Format, Layout, Source, TimeFormat},
+    flow::{Flaw, Quality, Stamp, Why},
 };
 
 /// Why a whole frame was refused.
@@ -20,12 +22,44 @@ pub enum Refused {
     Clock,
     /// Longer than a frame may be.
     Oversize,
+    /// The checksum does not match.
+    Checksum,
+    /// Stuffing, an escape or a length that cannot be.
+    Encoding,
+    /// Bytes between frames that belong to none.
+    Garbage,
+    /// Another length than the fields have together.
+    Length,
+    /// No NMEA sentence.
+    NotNmea,
+}
+
+impl From<Flaw> for Refused {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Oversize => Self::Oversize,
+            Flaw::Checksum => Self::Checksum,
+            Flaw::Encoding => Self::Encoding,
+            Flaw::Garbage => Self::Garbage,
+        }
+    }
 }
 
 impl Refused {
     /// Every reason, in the order of `index`.
-    pub const ALL: [Refused; 6] =
-        [Self::NotText, Self::Columns, Self::NotJson, Self::Sequence, Self::Clock, Self::Oversize];
+    pub const ALL: [Refused; 11] = [
+        Self::NotText,
+        Self::Columns,
+        Self::NotJson,
+        Self::Sequence,
+        Self::Clock,
+        Self::Oversize,
+        Self::Checksum,
+        Self::Encoding,
+        Self::Garbage,
+        Self::Length,
+        Self::NotNmea,
+    ];
 
     /// The word in payloads.
     pub fn word(self) -> &'static str {
@@ -36,6 +70,11 @@ impl Refused {
             Self::Sequence => "sequence",
             Self::Clock => "clock",
             Self::Oversize => "oversize",
+            Self::Checksum => "checksum",
+            Self::Encoding => "encoding",
+            Self::Garbage => "garbage",
+            Self::Length => "length",
+            Self::NotNmea => "not_nmea",
         }
     }
 }
@@ -83,10 +122,41 @@ struct Column {
     channels: Vec<usize>,
 }
 
+/// Where a binary layout's numbers go.
+#[derive(Debug)]
+struct Numbers {
+    layout: Layout,
+    /// One for each field.
+    columns: Vec<Column>,
+}
+
 #[derive(Debug)]
 enum Shape {
     Csv { delimiter: u8, columns: Vec<Column> },
     Json { keys: Vec<String>, seq: Option<String>, time: Option<String> },
+    Nmea(Nmea),
+    Binary { all: Vec<Numbers>, tagged: bool },
+    Edges(Edges),
+}
+
+/// What the channels do with raw numbers.
+#[derive(Debug)]
+pub struct Scales(Vec<Scaling>);
+
+impl Scales {
+    /// One raw number into its place.
+    pub fn set(&self, row: &mut Row, channel: usize, raw: Option<f64>) {
+        (row.values[channel], row.quality[channel]) = self.0[channel].apply(raw);
+    }
+
+    fn clear(&self, row: &mut Row, quality: Quality) {
+        row.seq = None;
+        row.t_ns = None;
+        row.values.clear();
+        row.values.resize(self.0.len(), f64::NAN);
+        row.quality.clear();
+        row.quality.resize(self.0.len(), quality);
+    }
 }
 
 /// Decodes the frames of one source.
@@ -94,20 +164,24 @@ enum Shape {
 pub struct Decoder {
     shape: Shape,
     time: TimeFormat,
-    scaling: Vec<Scaling>,
+    scales: Scales,
 }
 
 impl Decoder {
     /// A decoder for `source`, whose channels are `channels` in this order.
     pub fn new(source: &Source, channels: &[&Channel]) -> Self {
         let time_column = source.time.as_ref().map(|(column, _)| column.clone());
+        let column = |name: &String| Column {
+            seq: source.seq.as_ref() == Some(name),
+            time: time_column.as_ref() == Some(name),
+            channels: (0..channels.len()).filter(|i| channels[*i].column == *name).collect(),
+        };
+        let numbers = |layout: &Layout| Numbers {
+            layout: layout.clone(),
+            columns: layout.fields.iter().map(|field| column(&field.column)).collect(),
+        };
         let shape = match &source.format {
             Format::Csv { delimiter, columns } => {
-                let column = |name: &String| Column {
-                    seq: source.seq.as_ref() == Some(name),
-                    time: time_column.as_ref() == Some(name),
-                    channels: (0..channels.len()).filter(|i| channels[*i].column == *name).collect(),
-                };
                 Shape::Csv { delimiter: *delimiter, columns: columns.iter().map(column).collect() }
             }
             Format::Json => Shape::Json {
@@ -115,6 +189,10 @@ impl Decoder {
                 seq: source.seq.clone(),
                 time: time_column,
             },
+            Format::Nmea(sentences) => Shape::Nmea(Nmea::new(sentences, channels)),
+            Format::Binary(layout) => Shape::Binary { all: vec![numbers(layout)], tagged: false },
+            Format::Tagged(layouts) => Shape::Binary { all: layouts.iter().map(numbers).collect(), tagged: true },
+            Format::Edges(lines) => Shape::Edges(Edges::new(lines, channels)),
         };
         let scaling = |c: &&Channel| Scaling {
             scale: c.scale,
@@ -123,76 +201,123 @@ impl Decoder {
             max: c.max.unwrap_or(f64::INFINITY),
         };
         let time = source.time.as_ref().map_or(TimeFormat::Unit(1), |(_, format)| *format);
-        Self { shape, time, scaling: channels.iter().map(scaling).collect() }
+        Self { shape, time, scales: Scales(channels.iter().map(scaling).collect()) }
     }
 
-    /// Decodes one frame into `row`; an empty one stands for one that was too long. A number that cannot be used spoils
-    /// its sample, not the row.
-    pub fn decode(&self, frame: &[u8], row: &mut Row) -> Result<(), Refused> {
-        row.seq = None;
-        row.t_ns = None;
-        row.values.clear();
-        row.values.resize(self.scaling.len(), f64::NAN);
-        row.quality.clear();
-        row.quality.resize(self.scaling.len(), Quality::Missing);
-        if frame.is_empty() {
-            return Err(Refused::Oversize);
-        }
-        let text = std::str::from_utf8(frame).map_err(|_| Refused::NotText)?;
-        match &self.shape {
-            Shape::Csv { delimiter, columns } => self.csv(text, *delimiter, columns, row),
-            Shape::Json { keys, seq, time } => self.json(text, keys, seq.as_deref(), time.as_deref(), row),
+    /// Decodes one frame into `row`; `false`: it makes none. A number that cannot be used spoils its sample, not the row.
+    pub fn decode(&mut self, frame: Result<&[u8], Flaw>, stamp: Stamp, row: &mut Row) -> Result<bool, Refused> {
+        let frame = frame?;
+        let text = || std::str::from_utf8(frame).map_err(|_| Refused::NotText);
+        match &mut self.shape {
+            Shape::Csv { delimiter, columns } => {
+                self.scales.clear(row, Quality::Missing);
+                csv(text()?, *delimiter, columns, self.time, &self.scales, row).map(|()| true)
+            }
+            Shape::Json { keys, seq, time } => {
+                self.scales.clear(row, Quality::Missing);
+                let own = (seq.as_deref(), time.as_deref(), self.time);
+                json(text()?, keys, own, &self.scales, row).map(|()| true)
+            }
+            Shape::Nmea(nmea) => {
+                self.scales.clear(row, Quality::Absent);
+                nmea.decode(text()?, &self.scales, row)
+            }
+            Shape::Binary { all, tagged } => {
+                self.scales.clear(row, Quality::Absent);
+                binary(frame, all, *tagged, self.time, &self.scales, row).map(|()| true)
+            }
+            Shape::Edges(edges) => {
+                self.scales.clear(row, Quality::Absent);
+                edges.take(frame, stamp, &self.scales, row)
+            }
         }
     }
+}
 
-    fn csv(&self, text: &str, delimiter: u8, columns: &[Column], row: &mut Row) -> Result<(), Refused> {
-        let mut fields = Split { text, delimiter, done: false };
-        for column in columns {
-            let field = fields.next().ok_or(Refused::Columns)?.trim_ascii();
-            if column.seq {
-                row.seq = Some(field.parse().map_err(|_| Refused::Sequence)?);
-            }
-            if column.time {
-                row.t_ns = Some(parse_time(field, self.time).ok_or(Refused::Clock)?);
-            }
-            if let [first, others @ ..] = column.channels.as_slice() {
-                let raw = field.parse().ok();
-                self.set(row, *first, raw);
-                others.iter().for_each(|i| self.set(row, *i, raw));
-            }
-        }
-        if fields.next().is_some() { Err(Refused::Columns) } else { Ok(()) }
-    }
+/// A whole number of a clock, in its unit.
+fn clock(ticks: u64, format: TimeFormat) -> Option<i64> {
+    let TimeFormat::Unit(ns) = format else { return None };
+    i64::try_from(u128::from(ticks) * u128::from(ns)).ok()
+}
 
-    fn json(
-        &self,
-        text: &str,
-        keys: &[String],
-        seq: Option<&str>,
-        time: Option<&str>,
-        row: &mut Row,
-    ) -> Result<(), Refused> {
-        let object: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(text).map_err(|_| Refused::NotJson)?;
-        if let Some(key) = seq {
-            row.seq = Some(object.get(key).and_then(serde_json::Value::as_u64).ok_or(Refused::Sequence)?);
-        }
-        if let Some(key) = time {
-            let value = object.get(key).ok_or(Refused::Clock)?;
-            let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-            row.t_ns = Some(parse_time(&text, self.time).ok_or(Refused::Clock)?);
-        }
-        for (i, key) in keys.iter().enumerate() {
-            if let Some(value) = object.get(key) {
-                self.set(row, i, value.as_f64().or_else(|| value.as_bool().map(f64::from)));
-            }
-        }
-        Ok(())
+fn binary(
+    frame: &[u8],
+    all: &[Numbers],
+    tagged: bool,
+    time: TimeFormat,
+    scales: &Scales,
+    row: &mut Row,
+) -> Result<(), Refused> {
+    let (tag, bytes) = if tagged { frame.split_at_checked(2).ok_or(Refused::Length)? } else { (&[0, 0][..], frame) };
+    let numbers = all.get(usize::from(u16::from_le_bytes([tag[0], tag[1]]))).ok_or(Refused::Length)?;
+    if bytes.len() != numbers.layout.bytes {
+        return Err(Refused::Length);
     }
+    for (field, column) in numbers.layout.fields.iter().zip(&numbers.columns) {
+        let bytes = &bytes[field.at..field.at + field.number.bytes()];
+        if column.seq {
+            row.seq = Some(field.number.bits(field.order, bytes));
+        }
+        if column.time {
+            let ticks = field.number.bits(field.order, bytes);
+            row.t_ns = Some(clock(ticks, time).ok_or(Refused::Clock)?);
+        }
+        for channel in &column.channels {
+            scales.set(row, *channel, Some(field.number.value(field.order, bytes)));
+        }
+    }
+    Ok(())
+}
 
-    fn set(&self, row: &mut Row, channel: usize, raw: Option<f64>) {
-        (row.values[channel], row.quality[channel]) = self.scaling[channel].apply(raw);
+fn csv(
+    text: &str,
+    delimiter: u8,
+    columns: &[Column],
+    time: TimeFormat,
+    scales: &Scales,
+    row: &mut Row,
+) -> Result<(), Refused> {
+    let mut fields = Split { text, delimiter, done: false };
+    for column in columns {
+        let field = fields.next().ok_or(Refused::Columns)?.trim_ascii();
+        if column.seq {
+            row.seq = Some(field.parse().map_err(|_| Refused::Sequence)?);
+        }
+        if column.time {
+            row.t_ns = Some(parse_time(field, time).ok_or(Refused::Clock)?);
+        }
+        if let [first, others @ ..] = column.channels.as_slice() {
+            let raw = field.parse().ok();
+            scales.set(row, *first, raw);
+            others.iter().for_each(|i| scales.set(row, *i, raw));
+        }
     }
+    if fields.next().is_some() { Err(Refused::Columns) } else { Ok(()) }
+}
+
+fn json(
+    text: &str,
+    keys: &[String],
+    (seq, time, format): (Option<&str>, Option<&str>, TimeFormat),
+    scales: &Scales,
+    row: &mut Row,
+) -> Result<(), Refused> {
+    let object: serde_json::Map<String, serde_json::Value> =
+        serde_json::from_str(text).map_err(|_| Refused::NotJson)?;
+    if let Some(key) = seq {
+        row.seq = Some(object.get(key).and_then(serde_json::Value::as_u64).ok_or(Refused::Sequence)?);
+    }
+    if let Some(key) = time {
+        let value = object.get(key).ok_or(Refused::Clock)?;
+        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+        row.t_ns = Some(parse_time(&text, format).ok_or(Refused::Clock)?);
+    }
+    for (i, key) in keys.iter().enumerate() {
+        if let Some(value) = object.get(key) {
+            scales.set(row, i, value.as_f64().or_else(|| value.as_bool().map(f64::from)));
+        }
+    }
+    Ok(())
 }
 
 /// Fields of a line; an empty last field counts.
@@ -246,81 +371,5 @@ pub fn parse_time(text: &str, format: TimeFormat) -> Option<i64> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        config::{Line, Serial},
-        flow::SourceId,
-    };
-
-    fn channel(name: &str, max: Option<f64>) -> Channel {
-        Channel {
-            name: name.into(),
-            source: SourceId(0),
-            column: name.into(),
-            unit: String::new(),
-            scale: 2.0,
-            offset: 1.0,
-            min: None,
-            max,
-        }
-    }
-
-    fn decoder(format: Format) -> Decoder {
-        let source = Source {
-            name: "s".into(),
-            serial: Serial {
-                path: String::new(),
-                baud: 9600,
-                line: Line { data: 8, parity: b'N', stop: 1 },
-                frame_max: 64,
-            },
-            format,
-            seq: Some("n".into()),
-            time: Some(("t".into(), TimeFormat::Unit(1_000_000))),
-            stale_ms: 1,
-        };
-        Decoder::new(&source, &[&channel("a", None), &channel("b", Some(10.0))])
-    }
-
-    fn csv() -> Decoder {
-        decoder(Format::Csv { delimiter: b',', columns: ["n", "t", "a", "b"].map(String::from).to_vec() })
-    }
-
-    #[test]
-    fn a_row_is_scaled_checked_and_keeps_the_sensors_own_sequence_and_clock() {
-        for (decoder, frame) in
-            [(csv(), "7, 12.5,1.5,8"), (decoder(Format::Json), r#"{"n":7,"t":12.5,"a":1.5,"b":8,"x":[]}"#)]
-        {
-            let mut row = Row::default();
-            assert_eq!(decoder.decode(frame.as_bytes(), &mut row), Ok(()));
-            assert_eq!((row.seq, row.t_ns), (Some(7), Some(12_500_000)));
-            assert_eq!(row.values, [4.0, 17.0]);
-            assert_eq!(row.quality, [Quality::Good, Quality::Bad(Why::Range)]);
-        }
-    }
-
-    #[test]
-    fn garbage_is_refused_by_name_and_a_bad_number_spoils_one_sample() {
-        let refused = |frame: &[u8]| csv().decode(frame, &mut Row::default()).err();
-        assert_eq!(refused(b"1,2,3"), Some(Refused::Columns));
-        assert_eq!(refused(b"1,2,3,4,5"), Some(Refused::Columns));
-        assert_eq!(refused(b"x,2,3,4"), Some(Refused::Sequence));
-        assert_eq!(refused(b"1,nan,3,4"), Some(Refused::Clock));
-        assert_eq!(refused(b"1,2,\xc3,4"), Some(Refused::NotText));
-        assert_eq!(decoder(Format::Json).decode(b"{\"n\":1", &mut Row::default()), Err(Refused::NotJson));
-        for text in ["1e999", "nan", "inf", "", "1 2", "\0", "0x10"] {
-            let mut row = Row::default();
-            assert_eq!(csv().decode(format!("1,2,{text},4").as_bytes(), &mut row), Ok(()));
-            assert_eq!(row.quality, [Quality::Bad(Why::NotANumber), Quality::Good], "{text:?}");
-        }
-    }
-
-    #[test]
-    fn civil_times_are_utc_unless_they_say_otherwise() {
-        let parse = |text| parse_time(text, TimeFormat::Civil);
-        assert_eq!(parse("1970-01-01 00:00:01"), Some(1_000_000_000));
-        assert_eq!(parse("1970-01-01T01:00:01+01:00"), Some(1_000_000_000));
-        assert_eq!(parse("yesterday"), None);
-    }
-}
+#[path = "decode_tests.rs"]
+mod tests;

@@ -33,7 +33,7 @@ impl Stat {
             self.max = self.max.max(value);
             self.sum += value;
             self.n += 1;
-        } else {
+        } else if quality != Quality::Absent {
             self.worst = quality;
         }
     }
@@ -63,6 +63,9 @@ impl Measure {
 
     /// Takes a row at sensor time (or ours) `t_ns`; returns the members of a record that is ready.
     pub fn row(&mut self, row: &Row, t_ns: i64) -> Option<Bytes> {
+        if self.channels.iter().all(|(i, _)| row.quality[*i] == Quality::Absent) {
+            return None;
+        }
         match self.mode {
             StreamMode::Raw => Some(self.values(row, t_ns)),
             StreamMode::Decimate(every) => {

@@ -3,8 +3,11 @@
 
 mod align;
 pub mod decode;
+mod edges;
 mod measure;
+mod nmea;
 mod quality;
+mod rules;
 mod windowing;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -18,6 +21,7 @@ use self::{
     decode::{Decoder, Row},
     measure::Measure,
     quality::SourceQuality,
+    rules::{ChannelRules, Sequence, Step},
     windowing::{RowRef, Windower},
 };
 use crate::{
@@ -60,7 +64,10 @@ struct SourceState {
     quality_stream: StreamId,
     own_time: bool,
     own_seq: bool,
-    last_seq: Option<u64>,
+    sequence: Sequence,
+    rules: Vec<ChannelRules>,
+    gap_max_ns: Option<i64>,
+    last_t_ns: Option<i64>,
     rows: u64,
     /// Rows known to be missing before the next one, where the sensor does not count itself.
     pending_missing: u64,
@@ -136,6 +143,12 @@ impl Signal {
                 }
                 self.tick(*source, *stamp, made);
             }
+            Arrival::Fault(source, stamp, fault, n) => {
+                let state = &mut self.sources[usize::from(source.0)];
+                state.quality.fault(*fault, (*n).into());
+                state.unknown_missing((*n).into());
+                self.tick(*source, *stamp, made);
+            }
         }
     }
 
@@ -160,11 +173,12 @@ impl Signal {
         let mut row = std::mem::take(&mut self.row);
         let (mut rows, mut refused) = (0, 0);
         for frame in batch.frames() {
-            match self.sources[source].decoder.decode(frame, &mut row) {
-                Ok(()) => {
+            match self.sources[source].decoder.decode(frame, batch.stamp, &mut row) {
+                Ok(true) => {
                     rows += 1;
-                    self.row(source, &row, batch.stamp, made);
+                    self.row(source, &mut row, batch.stamp, made);
                 }
+                Ok(false) => self.sources[source].quality.frame(batch.stamp),
                 Err(why) => {
                     refused += 1;
                     self.sources[source].quality.refused(why);
@@ -182,28 +196,17 @@ impl Signal {
         self.tell_quality(source, batch.stamp, made);
     }
 
-    fn row(&mut self, source: usize, row: &Row, stamp: Stamp, made: &mut Made) {
+    fn row(&mut self, source: usize, row: &mut Row, stamp: Stamp, made: &mut Made) {
         let state = &mut self.sources[source];
         state.quality.frame(stamp);
-        for (channel, quality) in row.quality.iter().enumerate().filter(|(_, quality)| !quality.is_good()) {
-            state.quality.sample(channel, *quality);
-        }
-        let missing = match (row.seq, state.last_seq) {
-            (Some(seq), Some(last)) if seq == last.wrapping_add(1) => 0,
-            (Some(seq), Some(last)) if seq > last => seq - last - 1,
-            // Counting backwards: a restart, a repeat or a corrupted number. None of them joins.
-            (Some(_), Some(_)) => 1,
-            (Some(_), None) => 0,
-            (None, _) => std::mem::take(&mut state.pending_missing),
-        };
+        let t_ns = row.t_ns.unwrap_or(stamp.boot_ns as i64);
+        let Some(missing) = state.follows(row, t_ns) else { return };
         if missing > 0 {
-            state.quality.gap(missing);
             self.meters.sources[source].missing.add(missing);
         }
-        state.last_seq = row.seq;
+        state.judge(row, t_ns);
         let seq = row.seq.unwrap_or(state.rows);
         state.rows += 1;
-        let t_ns = row.t_ns.unwrap_or(stamp.boot_ns as i64);
         let (state, mut late) = (&self.sources[source], 0);
         for (pipeline, places) in &state.feeds {
             let at = (seq, t_ns, stamp);
@@ -243,11 +246,63 @@ impl Signal {
     fn tell_quality(&mut self, source: usize, stamp: Stamp, made: &mut Made) {
         let state = &mut self.sources[source];
         let body = state.quality.tell(stamp);
+        self.meters.sources[source].noise.store(state.quality.noise(), std::sync::atomic::Ordering::Relaxed);
         put(&mut made.drafts, state.quality_stream, Class::Status, stamp, body);
     }
 }
 
 impl SourceState {
+    /// How a row follows the one before: the rows that are missing in between, at least; `None`: it came already.
+    fn follows(&mut self, row: &mut Row, t_ns: i64) -> Option<u64> {
+        let mut missing = match row.seq {
+            Some(raw) => {
+                let (seq, step) = self.sequence.step(raw, &row.values, row.t_ns);
+                row.seq = Some(seq);
+                match step {
+                    Step::Joins => 0,
+                    Step::Missing(n) => n,
+                    Step::Duplicate => {
+                        self.quality.duplicate();
+                        return None;
+                    }
+                    // A restart, a row that was overtaken, or a corrupted number. None of them joins.
+                    Step::Back => {
+                        self.quality.reordered();
+                        1
+                    }
+                }
+            }
+            None => std::mem::take(&mut self.pending_missing),
+        };
+        let step = self.last_t_ns.replace(t_ns).map_or(0, |last| t_ns.saturating_sub(last));
+        if step < 0 && self.own_time {
+            self.quality.backward();
+            missing = missing.max(1);
+        }
+        if self.gap_max_ns.is_some_and(|most| step > most) {
+            missing = missing.max(1);
+        }
+        if missing > 0 {
+            self.quality.gap(missing);
+        }
+        Some(missing)
+    }
+
+    /// The rules of the channels.
+    fn judge(&mut self, row: &mut Row, t_ns: i64) {
+        let places = row.quality.iter_mut().zip(&row.values).zip(&mut self.rules).enumerate();
+        for (channel, ((quality, value), rules)) in places {
+            if quality.is_good()
+                && let Some(why) = rules.check(*value, t_ns)
+            {
+                *quality = Quality::Bad(why);
+            }
+            if !matches!(quality, Quality::Good | Quality::Absent) {
+                self.quality.sample(channel, *quality);
+            }
+        }
+    }
+
     /// Something unreadable arrived, or nothing where something was: rows may be missing before the next one. A sensor
     /// that counts itself will show whether they are.
     fn unknown_missing(&mut self, rows: u64) {
@@ -272,7 +327,10 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState
         quality_stream: streams.quality[usize::from(id.0)],
         own_time: source.time.is_some(),
         own_seq: source.seq.is_some(),
-        last_seq: None,
+        sequence: Sequence::new(source),
+        rules: channels.iter().map(|c| ChannelRules::new(c)).collect(),
+        gap_max_ns: source.gap_max_ms.map(|ms| ms as i64 * 1_000_000),
+        last_t_ns: None,
         rows: 0,
         pending_missing: 0,
         feeds: feeds.collect(),
@@ -295,13 +353,16 @@ fn feed(
         let mut late = 0;
         for &(at, in_row) in places {
             let quality = row.quality[in_row];
-            let missing = quality == Quality::Missing;
+            let missing = matches!(quality, Quality::Missing | Quality::Absent);
             if !missing && !grid.sample(at, grid_t, row.values[in_row] as f32, quality.is_good()) {
                 late += 1;
             }
         }
         close_cells(pipeline, grid_t, stamp, prediction, made);
         return late;
+    }
+    if places.iter().all(|(_, in_row)| row.quality[*in_row] == Quality::Absent) {
+        return 0;
     }
     let step = pipeline.last_t_ns.map(|last| t_ns.saturating_sub(last));
     pipeline.last_t_ns = Some(t_ns);

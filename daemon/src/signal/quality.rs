@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::decode::Refused;
 use crate::{
-    flow::{Quality, Stamp, record::json_str},
+    flow::{Fault, Quality, Stamp, record::json_str},
     limits,
 };
 
@@ -19,6 +19,10 @@ pub enum State {
     Ok,
     /// None for `stale_ms`.
     Stale,
+    /// More than half of what came in the last 10 s was refused.
+    Noisy,
+    /// All of it was: the line's speed or its bits are set wrong.
+    WrongBaud,
 }
 
 /// Counters of one source.
@@ -36,6 +40,15 @@ pub struct SourceQuality {
     breaks: u64,
     shed: u64,
     late: u64,
+    duplicates: u64,
+    reordered: u64,
+    backward: u64,
+    faults: BTreeMap<Fault, u64>,
+    /// Frames and refusals since the noise was last looked at, and when that was.
+    lately: (u64, u64),
+    looked_ns: Option<u64>,
+    /// Share of refusals in the last look.
+    noise: f64,
     bad: BTreeMap<(usize, &'static str), u64>,
     changed: bool,
     told_ns: u64,
@@ -57,6 +70,13 @@ impl SourceQuality {
             breaks: 0,
             shed: 0,
             late: 0,
+            duplicates: 0,
+            reordered: 0,
+            backward: 0,
+            faults: BTreeMap::new(),
+            lately: (0, 0),
+            looked_ns: None,
+            noise: 0.0,
             bad: BTreeMap::new(),
             changed: false,
             told_ns: 0,
@@ -66,8 +86,9 @@ impl SourceQuality {
     /// A frame was decoded.
     pub fn frame(&mut self, stamp: Stamp) {
         self.frames += 1;
+        self.lately.0 += 1;
         self.last_frame_ns = stamp.boot_ns;
-        if self.state != State::Ok {
+        if matches!(self.state, State::Waiting | State::Stale) {
             self.state = State::Ok;
             self.changed = true;
         }
@@ -82,6 +103,7 @@ impl SourceQuality {
     /// A frame was refused.
     pub fn refused(&mut self, why: Refused) {
         self.refused[why as usize] += 1;
+        self.lately.1 += 1;
         self.changed = true;
     }
 
@@ -89,6 +111,30 @@ impl SourceQuality {
     pub fn gap(&mut self, missing: u64) {
         self.gaps += 1;
         self.missing = self.missing.saturating_add(missing);
+        self.changed = true;
+    }
+
+    /// A row came twice; the second is not used.
+    pub fn duplicate(&mut self) {
+        self.duplicates += 1;
+        self.changed = true;
+    }
+
+    /// A row is older than the one before it by the sensor's sequence.
+    pub fn reordered(&mut self) {
+        self.reordered += 1;
+        self.changed = true;
+    }
+
+    /// A row is older than the one before it by the sensor's clock.
+    pub fn backward(&mut self) {
+        self.backward += 1;
+        self.changed = true;
+    }
+
+    /// Something went wrong with a device of the source.
+    pub fn fault(&mut self, fault: Fault, n: u64) {
+        *self.faults.entry(fault).or_default() += n;
         self.changed = true;
     }
 
@@ -112,6 +158,7 @@ impl SourceQuality {
 
     /// Time went on. Returns the record's members when there is something to tell.
     pub fn tell(&mut self, stamp: Stamp) -> Option<Bytes> {
+        self.look(stamp.boot_ns);
         if self.state == State::Ok && stamp.boot_ns.saturating_sub(self.last_frame_ns) > self.stale_ns {
             self.state = State::Stale;
             self.changed = true;
@@ -124,6 +171,37 @@ impl SourceQuality {
         Some(self.body().into())
     }
 
+    /// How noisy the port is, once in a while.
+    fn look(&mut self, now_ns: u64) {
+        let since = *self.looked_ns.get_or_insert(now_ns);
+        if now_ns.saturating_sub(since) < limits::NOISE_NS {
+            return;
+        }
+        let (frames, refused) = std::mem::take(&mut self.lately);
+        self.looked_ns = Some(now_ns);
+        let noise = if refused == 0 { 0.0 } else { refused as f64 / (frames + refused) as f64 };
+        self.changed |= (noise - self.noise).abs() > 0.01;
+        self.noise = noise;
+        let state = match self.state {
+            _ if frames + refused >= limits::NOISE_FRAMES && frames == 0 => State::WrongBaud,
+            _ if frames + refused >= limits::NOISE_FRAMES && refused > frames => State::Noisy,
+            State::Noisy | State::WrongBaud if frames > 0 => State::Ok,
+            State::Noisy | State::WrongBaud => State::Stale,
+            other => other,
+        };
+        self.changed |= state != self.state;
+        self.state = state;
+    }
+
+    /// 0 fine, 1 noisy, 2 nothing but noise.
+    pub fn noise(&self) -> u64 {
+        match self.state {
+            State::Noisy => 1,
+            State::WrongBaud => 2,
+            _ => 0,
+        }
+    }
+
     fn body(&self) -> String {
         let mut out = String::from("\"source\":");
         json_str(&mut out, &self.name);
@@ -131,15 +209,24 @@ impl SourceQuality {
             State::Waiting => "waiting",
             State::Ok => "ok",
             State::Stale => "stale",
+            State::Noisy => "noisy",
+            State::WrongBaud => "wrong_baud",
         };
         let _ = write!(out, ",\"state\":\"{state}\",\"frames\":{},\"refused\":{{", self.frames);
         let counts = Refused::ALL.iter().map(|why| (why.word(), self.refused[*why as usize]));
         join(&mut out, counts.filter(|(_, n)| *n > 0), |out, (word, n)| write!(out, "\"{word}\":{n}"));
         let _ = write!(
             out,
-            "}},\"gaps\":{},\"missing\":{},\"breaks\":{},\"shed\":{},\"late\":{},\"bad\":{{",
-            self.gaps, self.missing, self.breaks, self.shed, self.late
+            "}},\"gaps\":{},\"missing\":{},\"duplicates\":{},\"reordered\":{},\"backward\":{}",
+            self.gaps, self.missing, self.duplicates, self.reordered, self.backward
         );
+        let _ = write!(
+            out,
+            ",\"breaks\":{},\"shed\":{},\"late\":{},\"noise\":{:.3},\"faults\":{{",
+            self.breaks, self.shed, self.late, self.noise
+        );
+        join(&mut out, self.faults.iter(), |out, (fault, n)| write!(out, "\"{}\":{n}", fault.word()));
+        out.push_str("},\"bad\":{");
         let channels = (0..self.channels.len()).filter(|c| self.bad.keys().any(|(channel, _)| channel == c));
         join(&mut out, channels, |out, c| {
             json_str(out, &self.channels[c]);

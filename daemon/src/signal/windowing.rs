@@ -47,6 +47,7 @@ struct RowMeta {
     seq: u64,
     t_ns: i64,
     good: u32,
+    overheld: bool,
 }
 
 /// Makes the windows of one pipeline.
@@ -63,6 +64,10 @@ pub struct Windower {
     meta: VecDeque<RowMeta>,
     /// Good values in `meta`'s rows.
     good: u64,
+    /// Rows in `meta` with a value that was held for too long.
+    overheld: u64,
+    /// For each channel, rows in a row without a good value.
+    without: Vec<u32>,
     /// Rows until the next window is due.
     until: usize,
     held: Vec<f32>,
@@ -81,6 +86,8 @@ impl Windower {
             history: Vec::with_capacity(4 * steps * width),
             meta: VecDeque::with_capacity(steps),
             good: 0,
+            overheld: 0,
+            without: vec![0; width],
             until: steps,
             held: vec![0.0; width],
         }
@@ -91,17 +98,23 @@ impl Windower {
         if missing > 0 {
             match self.on_bad {
                 OnBad::Drop => self.clear(),
-                OnBad::Flag => self.fill(missing, row),
+                OnBad::Flag | OnBad::Hold(_) => self.fill(missing, row),
             }
         }
         let mut good = 0;
-        for ((held, value), is_good) in self.held.iter_mut().zip(row.values).zip(row.good) {
+        for (((held, without), value), is_good) in
+            self.held.iter_mut().zip(&mut self.without).zip(row.values).zip(row.good)
+        {
             if *is_good {
                 *held = *value;
+                *without = 0;
                 good += 1;
+            } else {
+                *without = without.saturating_add(1);
             }
         }
-        self.append(RowMeta { seq: row.seq, t_ns: row.t_ns, good });
+        let overheld = self.is_overheld();
+        self.append(RowMeta { seq: row.seq, t_ns: row.t_ns, good, overheld });
         self.until -= 1;
         if self.until > 0 {
             return Ok(None);
@@ -119,7 +132,12 @@ impl Windower {
         }
         let all = (self.steps * self.width) as u64;
         let coverage = if self.good == all { 1.0 } else { (self.good as f64 / all as f64) as f32 };
-        if self.good < all && (self.on_bad == OnBad::Drop || coverage < self.coverage_min) {
+        let too_bad = match self.on_bad {
+            OnBad::Drop => self.good < all,
+            OnBad::Flag => coverage < self.coverage_min,
+            OnBad::Hold(_) => self.overheld > 0,
+        };
+        if too_bad {
             return Err(Dropped::BadSample);
         }
         let tag = WindowTag {
@@ -145,14 +163,20 @@ impl Windower {
             && let Some(old) = self.meta.pop_front()
         {
             self.good -= u64::from(old.good);
+            self.overheld -= u64::from(old.overheld);
         }
         self.good += u64::from(meta.good);
+        self.overheld += u64::from(meta.overheld);
         self.meta.push_back(meta);
+    }
+
+    fn is_overheld(&self) -> bool {
+        matches!(self.on_bad, OnBad::Hold(most) if self.without.iter().any(|rows| *rows > most))
     }
 
     fn clear(&mut self) {
         self.meta.clear();
-        self.good = 0;
+        (self.good, self.overheld) = (0, 0);
     }
 
     /// Puts held rows in the place of missing ones; more than a window of them tell nothing.
@@ -162,7 +186,9 @@ impl Windower {
         };
         for i in 0..missing.min(self.steps as u64) {
             let seq = next.seq.saturating_sub(missing.min(self.steps as u64) - i);
-            self.append(RowMeta { seq, t_ns: last.t_ns, good: 0 });
+            self.without.iter_mut().for_each(|rows| *rows = rows.saturating_add(1));
+            let overheld = self.is_overheld();
+            self.append(RowMeta { seq, t_ns: last.t_ns, good: 0, overheld });
         }
     }
 }
@@ -213,6 +239,22 @@ mod tests {
         assert_eq!((&*window.values, window.tag.coverage), (&[1.0, 2.0, 3.0, 3.0][..], 0.75));
         let window = push(&mut w, 6, true, 1).expect("flagged").expect("due");
         assert_eq!((&*window.values, window.tag.coverage), (&[3.0, 3.0, 3.0, 6.0][..], 0.5));
+        assert_eq!(push(&mut w, 10, true, 3).err(), Some(Dropped::BadSample));
+    }
+
+    #[test]
+    fn what_is_held_is_held_for_so_many_rows_and_no_longer() {
+        let mut w = Windower::new(0, (4, 1, 1), OnBad::Hold(2), 0.0);
+        let bad = [5, 9, 10, 11];
+        let got: Vec<_> = (0..16).map(|i| push(&mut w, i, !bad.contains(&i), 0)).collect();
+        let refused: Vec<usize> = (0..16).filter(|i| got[*i].is_err()).collect();
+        assert_eq!(refused, [11, 12, 13, 14], "windows with the third bad row in a row");
+        let window = got[6].as_ref().expect("held").as_ref().expect("due");
+        assert_eq!((&*window.values, window.tag.coverage), (&[3.0, 4.0, 4.0, 6.0][..], 0.75));
+        // Missing rows count as held ones.
+        let mut w = Windower::new(0, (4, 1, 1), OnBad::Hold(2), 0.0);
+        (0..4).for_each(|i| drop(push(&mut w, i, true, 0)));
+        assert!(push(&mut w, 6, true, 2).expect("held").is_some());
         assert_eq!(push(&mut w, 10, true, 3).err(), Some(Dropped::BadSample));
     }
 

@@ -1,7 +1,69 @@
-//! Bytes into frames: pure, no I/O, no clock. Lines end with LF or CR LF; a line longer than the bound is skipped up
-//! to its end and counted, so one broken line costs one line.
+//! Bytes into frames: pure, no I/O, no clock. What is refused leaves a mark at its place, so one broken frame costs one
+//! frame. Lines end with LF or CR LF; the binary framings are in `packets`.
 
 use bytes::{Bytes, BytesMut};
+
+use super::packets::Packets;
+use crate::{
+    config::{Framing, Serial},
+    flow::Flaw,
+};
+
+/// What one read completed.
+#[derive(Debug, Default)]
+pub struct Cut {
+    /// The bytes the ranges point into.
+    pub bytes: Bytes,
+    /// Start and end of each frame, without line ends, start bytes, stuffing and check; empty lines are left out.
+    /// `Flaw::mark` where something was refused.
+    pub ranges: Vec<(u32, u32)>,
+}
+
+/// The framing of one port.
+#[derive(Debug)]
+pub enum Cutter {
+    /// Text.
+    Lines(Lines),
+    /// Everything else.
+    Packets(Packets),
+}
+
+impl Cutter {
+    /// As the port is configured.
+    pub fn new(serial: &Serial) -> Self {
+        match serial.framing {
+            Framing::Lines => Self::Lines(Lines::new(serial.frame_max)),
+            _ => Self::Packets(Packets::new(serial.framing.clone(), serial.check, serial.frame_max)),
+        }
+    }
+
+    /// Forgets what is half received: what follows is another connection, or bytes are known to be lost.
+    pub fn reset(&mut self) -> Cut {
+        match self {
+            Self::Lines(lines) => {
+                lines.reset();
+                Cut::default()
+            }
+            Self::Packets(packets) => packets.give_up(true),
+        }
+    }
+
+    /// Takes what one read brought.
+    pub fn feed(&mut self, chunk: &[u8]) -> Cut {
+        match self {
+            Self::Lines(lines) => lines.feed(chunk),
+            Self::Packets(packets) => packets.feed(chunk),
+        }
+    }
+
+    /// The line is silent (`limits::FRAME_SILENCE`): a frame that is not whole by now will never be.
+    pub fn silent(&mut self) -> Cut {
+        match self {
+            Self::Lines(_) => Cut::default(),
+            Self::Packets(packets) => packets.give_up(false),
+        }
+    }
+}
 
 /// Splits a byte stream at line feeds.
 #[derive(Debug)]
@@ -10,16 +72,6 @@ pub struct Lines {
     frame_max: usize,
     /// In the middle of a line that is already too long.
     skipping: bool,
-}
-
-/// What one read completed.
-#[derive(Debug, Default)]
-pub struct Cut {
-    /// The bytes the ranges point into.
-    pub bytes: Bytes,
-    /// Start and end of each frame, without line ends. Empty lines are left out; an empty range stands where a line
-    /// was too long and is skipped, so that the gap it leaves is known by its place.
-    pub ranges: Vec<(u32, u32)>,
 }
 
 impl Lines {
@@ -57,7 +109,7 @@ impl Lines {
         if held.len() > self.frame_max {
             self.carry.clear();
             self.skipping = true;
-            cut.ranges.push((cut.bytes.len() as u32, cut.bytes.len() as u32));
+            cut.ranges.push(Flaw::Oversize.mark());
         }
         cut
     }
@@ -67,7 +119,7 @@ impl Lines {
         for end in memchr::memchr_iter(b'\n', bytes) {
             let to = if end > from && bytes[end - 1] == b'\r' { end - 1 } else { end };
             if to - from > self.frame_max {
-                ranges.push((from as u32, from as u32));
+                ranges.push(Flaw::Oversize.mark());
             } else if to > from {
                 ranges.push((from as u32, to as u32));
             }
@@ -87,7 +139,8 @@ mod tests {
             got.extend(
                 cut.ranges
                     .iter()
-                    .map(|&(a, b)| String::from_utf8_lossy(&cut.bytes[a as usize..b as usize]).into_owned()),
+                    .map(|&(a, b)| cut.bytes.get(a as usize..b as usize).unwrap_or_default())
+                    .map(|frame| String::from_utf8_lossy(frame).into_owned()),
             );
         }
         got

@@ -1,65 +1,48 @@
 //! The only file that names a tty. One port: opened by path, exclusive, read in chunks; a hang-up closes it and it is
-//! opened again with jittered backoff, for ever.
+//! opened again with jittered backoff, for ever. A device that speaks only when it is asked is asked here.
 
 use std::{os::fd::AsRawFd, time::Duration};
 
 use futures_util::FutureExt;
-use tokio::io::AsyncReadExt;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    time::Instant,
+};
 use tokio_serial::{DataBits, FlowControl, Parity, SerialPortBuilderExt, SerialStream, StopBits};
 
-use super::{Outlet, framing::Lines};
+use super::{Outlet, Reopening, framing::Cutter};
 use crate::{
-    config::{Line, Serial},
-    flow::{Arrival, SourceId},
+    config::{Line, Poll, Serial},
+    flow::{Arrival, Fault},
     host::sys,
     limits,
 };
 
 /// Reads the port for ever; ends only when the task is dropped.
-pub async fn run(settings: Serial, outlet: Outlet) {
-    let mut wait = limits::REOPEN_MIN;
-    let mut said = String::new();
+pub(super) async fn run(settings: Serial, outlet: Outlet) {
+    let mut reopening = Reopening::new(format!("serial port {}", settings.path));
     loop {
         match open(&settings) {
-            Ok(mut port) => {
+            Ok(port) => {
                 tracing::info!(port = settings.path, "serial port open");
-                said.clear();
+                reopening.opened();
                 outlet.send(Arrival::Break(outlet.source, outlet.clock.now(), "opened")).await;
-                let (read, why) = stream(&mut port, &settings, &outlet).await;
-                // A port that gave bytes was healthy: its next open is tried at once.
-                wait = if read > 0 { limits::REOPEN_MIN } else { wait };
+                let mut reading = Reading::new(port, &settings, &outlet);
+                let why = reading.until_it_fails().await;
+                if reading.total > 0 {
+                    reopening.was_healthy();
+                }
                 tracing::warn!(port = settings.path, "serial port closed: {why}");
                 outlet.send(Arrival::Break(outlet.source, outlet.clock.now(), "closed")).await;
             }
-            Err(why) => {
-                let text = format!("open serial port {}: {why}", settings.path);
-                if text != said {
-                    tracing::warn!("{text}");
-                    said = text;
-                }
-            }
+            Err(why) => reopening.failed(&why),
         }
-        pause(jitter(wait), &outlet).await;
-        wait = (wait * 2).min(limits::REOPEN_MAX);
+        reopening.pause(&outlet).await;
     }
 }
 
-/// Half to the whole of `wait`, so that many ports do not retry in step.
-fn jitter(wait: Duration) -> Duration {
-    wait.mul_f64(0.5 + fastrand::f64() / 2.0)
-}
-
-/// Waits, ticking, so that silence is seen downstream.
-async fn pause(wait: Duration, outlet: &Outlet) {
-    let until = tokio::time::Instant::now() + wait;
-    while tokio::time::Instant::now() < until {
-        let step = limits::TICK.min(until - tokio::time::Instant::now());
-        tokio::time::sleep(step).await;
-        outlet.send(Arrival::Tick(outlet.source, outlet.clock.now())).await;
-    }
-}
-
-fn open(settings: &Serial) -> Result<SerialStream, String> {
+/// Opens the port alone.
+pub(super) fn open(settings: &Serial) -> Result<SerialStream, String> {
     let Line { data, parity, stop } = settings.line;
     let builder = tokio_serial::new(&settings.path, settings.baud)
         .data_bits(match data {
@@ -80,55 +63,139 @@ fn open(settings: &Serial) -> Result<SerialStream, String> {
     Ok(port)
 }
 
-/// Reads until the port hangs up or fails. Returns the bytes read and why it ended.
-async fn stream(port: &mut SerialStream, settings: &Serial, outlet: &Outlet) -> (u64, String) {
-    let mut lines = Lines::new(settings.frame_max);
-    let mut chunk = vec![0u8; limits::READ_BYTES];
-    let mut total = 0u64;
-    let mut overruns = sys::tty_overruns(port.as_raw_fd());
-    let mut ticks = tokio::time::interval(limits::TICK);
-    ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-    loop {
-        tokio::select! {
-            biased;
-            first = port.read(&mut chunk) => {
-                match first.map_err(|why| why.to_string().to_lowercase()).and_then(|n| read_rest(port, &mut chunk, n)) {
-                    Ok(n) => {
-                        let stamp = outlet.clock.now();
-                        total += n as u64;
-                        outlet.send_cut(lines.feed(&chunk[..n]), stamp).await;
-                    }
-                    Err(why) => return (total, why),
-                }
-            }
-            _ = ticks.tick() => {
-                let stamp = outlet.clock.now();
-                outlet.send(Arrival::Tick(outlet.source, stamp)).await;
-                if let (Some(before), Some(now)) = (overruns, sys::tty_overruns(port.as_raw_fd())) {
-                    if now > before {
-                        tracing::warn!(port = settings.path, lost = now - before, "the kernel lost bytes of this port");
-                        lines.reset();
-                        outlet.send(Arrival::Break(SourceId(outlet.source.0), stamp, "overrun")).await;
-                    }
-                    overruns = Some(now);
-                }
-            }
-        }
-    }
+/// One connection.
+struct Reading<'a> {
+    port: SerialStream,
+    path: &'a str,
+    outlet: &'a Outlet,
+    cutter: Cutter,
+    total: u64,
+    /// When bytes came last, while a part of a frame may wait.
+    heard: Option<Instant>,
+    overruns: Option<u64>,
+    poll: Option<&'a Poll>,
+    /// By then the device was to have answered.
+    answer_by: Option<Instant>,
 }
 
-/// Adds what is there beside the first `n` bytes: a tty hands out 4 KiB at a time. Nothing at all is a hang-up.
-fn read_rest(port: &mut SerialStream, chunk: &mut [u8], n: usize) -> Result<usize, String> {
-    if n == 0 {
-        return Err("hung up".into());
-    }
-    let mut n = n;
-    while n < chunk.len() {
-        match port.read(&mut chunk[n..]).now_or_never() {
-            Some(Ok(more)) if more > 0 => n += more,
-            // Not now, or the port failed after these bytes: they still count, and the next read meets the failure.
-            _ => break,
+impl<'a> Reading<'a> {
+    fn new(port: SerialStream, settings: &'a Serial, outlet: &'a Outlet) -> Self {
+        Self {
+            overruns: sys::tty_overruns(port.as_raw_fd()),
+            port,
+            path: &settings.path,
+            outlet,
+            cutter: Cutter::new(settings),
+            total: 0,
+            heard: None,
+            poll: settings.poll.as_ref(),
+            answer_by: None,
         }
     }
-    Ok(n)
+
+    /// Reads until the port hangs up or fails; returns why.
+    async fn until_it_fails(&mut self) -> String {
+        let mut chunk = vec![0u8; limits::READ_BYTES];
+        let mut ticks = tokio::time::interval(limits::TICK);
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let every = self.poll.map_or(Duration::MAX, |poll| Duration::from_millis(poll.every_ms));
+        let mut polls = self.poll.map(|_| tokio::time::interval(every));
+        if let Some(polls) = &mut polls {
+            polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        }
+        loop {
+            let due = async {
+                match &mut polls {
+                    Some(polls) => polls.tick().await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                first = self.port.read(&mut chunk) => {
+                    match first.map_err(|why| why.to_string().to_lowercase()).and_then(|n| self.read_rest(&mut chunk, n)) {
+                        Ok(n) => self.take(&chunk[..n]).await,
+                        Err(why) => {
+                            let cut = self.cutter.reset();
+                            self.outlet.send_cut(cut, self.outlet.clock.now()).await;
+                            return why;
+                        }
+                    }
+                }
+                _ = due => {
+                    if let Err(why) = self.ask().await {
+                        return why;
+                    }
+                }
+                _ = ticks.tick() => self.tick().await,
+            }
+        }
+    }
+
+    async fn take(&mut self, bytes: &[u8]) {
+        let stamp = self.outlet.clock.now();
+        self.total += bytes.len() as u64;
+        self.heard = Some(Instant::now());
+        let cut = self.cutter.feed(bytes);
+        if !cut.ranges.is_empty() {
+            self.answer_by = None;
+        }
+        self.outlet.send_cut(cut, stamp).await;
+    }
+
+    async fn tick(&mut self) {
+        let stamp = self.outlet.clock.now();
+        if self.heard.is_some_and(|at| at.elapsed() >= limits::FRAME_SILENCE) {
+            self.heard = None;
+            let cut = self.cutter.silent();
+            self.outlet.send_cut(cut, stamp).await;
+        }
+        self.outlet.send(Arrival::Tick(self.outlet.source, stamp)).await;
+        self.look_for_an_answer().await;
+        if let (Some(before), Some(now)) = (self.overruns, sys::tty_overruns(self.port.as_raw_fd())) {
+            if now > before {
+                tracing::warn!(port = self.path, lost = now - before, "the kernel lost bytes of this port");
+                let cut = self.cutter.reset();
+                self.outlet.send_cut(cut, stamp).await;
+                self.outlet.send(Arrival::Break(self.outlet.source, stamp, "overrun")).await;
+            }
+            self.overruns = Some(now);
+        }
+    }
+
+    /// Asks the device. One that takes no bytes for as long as it may take to answer has failed.
+    async fn ask(&mut self) -> Result<(), String> {
+        let Some(poll) = self.poll else { return Ok(()) };
+        self.look_for_an_answer().await;
+        let answer = Duration::from_millis(poll.answer_ms);
+        match tokio::time::timeout(answer, self.port.write_all(&poll.request)).await {
+            Ok(written) => written.map_err(|why| format!("write: {}", why.to_string().to_lowercase()))?,
+            Err(_) => return Err("write: it takes no bytes".into()),
+        }
+        self.answer_by = Some(Instant::now() + answer);
+        Ok(())
+    }
+
+    async fn look_for_an_answer(&mut self) {
+        if self.answer_by.is_some_and(|by| Instant::now() >= by) {
+            self.answer_by = None;
+            self.outlet.fault(Fault::NoAnswer, 1).await;
+        }
+    }
+
+    /// Adds what is there beside the first `n` bytes: a tty hands out 4 KiB at a time. Nothing at all is a hang-up.
+    fn read_rest(&mut self, chunk: &mut [u8], n: usize) -> Result<usize, String> {
+        if n == 0 {
+            return Err("hung up".into());
+        }
+        let mut n = n;
+        while n < chunk.len() {
+            match self.port.read(&mut chunk[n..]).now_or_never() {
+                Some(Ok(more)) if more > 0 => n += more,
+                // Not now, or the port failed after these bytes: they still count, and the next read meets the failure.
+                _ => break,
+            }
+        }
+        Ok(n)
+    }
 }

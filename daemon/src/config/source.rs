@@ -1,0 +1,385 @@
+//! `[source.NAME]`, `[channel.NAME]` and `[output.NAME]`: from tables to what is opened and how it is read.
+
+use super::{
+    Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Line, Number, Order, Output, Poll, Port, Serial, Source,
+    TimeFormat,
+    build::Names,
+    layouts,
+    raw::Table,
+};
+use crate::{flow::SourceId, limits};
+
+pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
+    let kinds = ["serial", "modbus-rtu", "modbus-tcp", "gpio", "iio", "hwmon", "thermal"].map(|kind| (kind, kind));
+    let (port, format) = match t.word("kind", &kinds).unwrap_or("serial") {
+        "serial" => {
+            let serial = serial(&mut t);
+            let format = format(&mut t, &serial.framing);
+            (Port::Serial(serial), format)
+        }
+        "modbus-rtu" => {
+            let line = line(&mut t);
+            layouts::modbus(&mut t, Bus::Line(line))
+        }
+        "modbus-tcp" => {
+            let address = t.need_str("address");
+            if !address.is_empty() && address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+                t.problem("address", format!("`{address}` is no HOST:PORT; Modbus's own port is 502"));
+            }
+            layouts::modbus(&mut t, Bus::Tcp(address))
+        }
+        "gpio" => layouts::gpio(&mut t),
+        kind => layouts::sysfs(&mut t, kind),
+    };
+    let (seq, seq_modulo, time) = counters(&mut t, &port, &format);
+    let stale_ms = t.int("stale_ms", 10..=86_400_000).map_or(5_000, |n| n as u64);
+    let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64);
+    t.finish();
+    Source { name: name.to_owned(), port, format, seq, seq_modulo, time, stale_ms, gap_max_ms }
+}
+
+/// A tty's path and speed.
+fn line(t: &mut Table<'_>) -> Serial {
+    let text = t.str("line").unwrap_or_else(|| "8N1".into());
+    let line = Line::parse(&text).unwrap_or_else(|| {
+        t.problem("line", format!("`{text}` is no line setting such as `8N1`"));
+        Line { data: 8, parity: b'N', stop: 1 }
+    });
+    Serial {
+        path: t.need_str("path"),
+        baud: t.int("baud", 50..=4_000_000).map_or(115_200, |n| n as u32),
+        line,
+        frame_max: limits::FRAME_BYTES,
+        framing: Framing::Lines,
+        check: None,
+        poll: None,
+    }
+}
+
+fn serial(t: &mut Table<'_>) -> Serial {
+    let mut serial = line(t);
+    serial.frame_max =
+        t.int("frame_max_bytes", 8..=limits::FRAME_BYTES_MAX as i64).map_or(limits::FRAME_BYTES, |n| n as usize);
+    serial.check = check(t);
+    serial.framing = framing(t, serial.check);
+    if serial.check.is_some() && serial.framing == Framing::Lines {
+        t.problem("check", "belongs to a binary framing; NMEA sentences bring their own");
+    }
+    if let Framing::Fixed { bytes, .. } = serial.framing {
+        serial.frame_max = serial.frame_max.max(bytes);
+    }
+    serial.poll = poll(t);
+    serial
+}
+
+fn check(t: &mut Table<'_>) -> Option<Check> {
+    let little = t.word("check_order", &[("little", true), ("big", false)]);
+    let skip = t.int("check_skip_bytes", 0..=64).map(|n| n as usize);
+    let Some(kind) = t.word("check", &CheckKind::NAMES) else {
+        for key in ["check_order", "check_skip_bytes"].into_iter().filter(|key| t.has(key)).collect::<Vec<_>>() {
+            t.problem(key, "needs `check` beside it");
+        }
+        return None;
+    };
+    Some(Check { kind, little: little.unwrap_or(true), skip: skip.unwrap_or(0) })
+}
+
+fn framing(t: &mut Table<'_>, check: Option<Check>) -> Framing {
+    let words = ["lines", "cobs", "slip", "fixed", "length", "delimited"].map(|word| (word, word));
+    let word = t.word("framing", &words).unwrap_or("lines");
+    let start = bytes(t, "start");
+    let stop = bytes(t, "stop");
+    let escape = bytes(t, "escape");
+    let (frame_bytes, length) = (t.int("frame_bytes", 1..=limits::FRAME_BYTES_MAX as i64), t.str("length"));
+    let beside = t.int("length_beside_bytes", 0..=64);
+    let used: &[&str] = match word {
+        "fixed" => &["start", "frame_bytes"],
+        "length" => &["start", "length", "length_beside_bytes"],
+        "delimited" => &["start", "stop", "escape"],
+        _ => &[],
+    };
+    for key in ["start", "stop", "escape", "frame_bytes", "length", "length_beside_bytes"] {
+        if t.has(key) && !used.contains(&key) {
+            t.problem(key, format!("does not belong to `framing = \"{word}\"`"));
+        }
+    }
+    if matches!(word, "fixed" | "length") && start.is_none() && check.is_none() {
+        t.problem("framing", "needs `start` or `check`: else one lost byte would shift every frame behind it");
+    }
+    let one = |t: &mut Table<'_>, key, bytes: Option<Vec<u8>>, needed: bool| match bytes.as_deref() {
+        Some([byte]) => Some(*byte),
+        None if !needed => None,
+        _ => {
+            t.problem(key, "must be one byte, such as `02`");
+            None
+        }
+    };
+    match word {
+        "cobs" => Framing::Cobs,
+        "slip" => Framing::Slip,
+        "fixed" => {
+            if frame_bytes.is_none() {
+                t.problem("frame_bytes", "is needed: the length of every frame, start bytes and check included");
+            }
+            let least = start.as_ref().map_or(0, Vec::len) + check.map_or(0, |c| c.kind.bytes());
+            let bytes = frame_bytes.map_or(64, |n| n as usize);
+            if bytes <= least {
+                t.problem("frame_bytes", "leaves no byte beside start and check");
+            }
+            Framing::Fixed { start: start.unwrap_or_default(), bytes: bytes.max(least + 1) }
+        }
+        "length" => {
+            let (text, number) = (length.clone().unwrap_or_default(), length.as_deref().and_then(number));
+            if number.is_none_or(|(number, _)| !matches!(number, Number::U(1 | 2))) {
+                t.problem("length", format!("`{text}` is none of `u8`, `u16le`, `u16be`"));
+            }
+            let number = number.unwrap_or((Number::U(1), Order::Big));
+            let start = start.unwrap_or_default();
+            let own = start.len() + number.0.bytes() + check.map_or(0, |c| c.kind.bytes());
+            Framing::Length { start, number, beside: beside.map_or(own, |n| n as usize) }
+        }
+        "delimited" => Framing::Delimited {
+            start: one(t, "start", start, true).unwrap_or(2),
+            stop: one(t, "stop", stop, true).unwrap_or(3),
+            escape: one(t, "escape", escape, false),
+        },
+        _ => Framing::Lines,
+    }
+}
+
+/// Bytes written as hexadecimal digits, `aa 55`.
+fn bytes(t: &mut Table<'_>, key: &'static str) -> Option<Vec<u8>> {
+    let text: String = t.str(key)?.split_whitespace().collect();
+    let digits = text.len() % 2 == 0 && !text.is_empty() && text.len() <= 512 && text.is_ascii();
+    let pair = |i: usize| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok();
+    let bytes = digits.then(|| (0..text.len() / 2).map(pair).collect::<Option<Vec<u8>>>()).flatten();
+    if bytes.is_none() {
+        t.problem(key, "must be bytes as hexadecimal digits, such as `aa 55`");
+    }
+    bytes
+}
+
+fn poll(t: &mut Table<'_>) -> Option<Poll> {
+    let (text, raw) = (t.str("request"), bytes(t, "request_hex"));
+    let (every, answer) = (t.int("poll_ms", 10..=86_400_000), t.int("answer_ms", 1..=60_000));
+    let request = match (text, raw) {
+        (Some(text), None) => text.into_bytes(),
+        (None, Some(raw)) => raw,
+        (Some(_), Some(_)) => {
+            t.problem("request_hex", "stands beside `request`; only one of them can be sent");
+            return None;
+        }
+        (None, None) => {
+            for key in ["poll_ms", "answer_ms"].into_iter().filter(|key| t.has(key)).collect::<Vec<_>>() {
+                t.problem(key, "needs `request` or `request_hex`: what the device is asked");
+            }
+            return None;
+        }
+    };
+    let every_ms = every.map_or(1000, |n| n as u64);
+    let answer_ms = answer.map_or(every_ms.min(1000), |n| n as u64);
+    if answer_ms > every_ms {
+        t.problem("answer_ms", "is longer than `poll_ms`");
+    }
+    if request.is_empty() || request.len() > limits::FRAME_BYTES {
+        t.problem("request", format!("must have 1 to {} bytes", limits::FRAME_BYTES));
+    }
+    Some(Poll { request, every_ms, answer_ms })
+}
+
+fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
+    let lines = *framing == Framing::Lines;
+    let usual = if lines { "csv" } else { "binary" };
+    let word = t.word("format", &["csv", "json", "nmea", "binary"].map(|word| (word, word))).unwrap_or(usual);
+    let (columns, delimiter, fields) = (t.strs("columns"), t.str("delimiter"), t.strs("fields"));
+    let sentences = t.node("sentences");
+    let used: &[&str] = match word {
+        "csv" => &["columns", "delimiter"],
+        "nmea" => &["sentences"],
+        "binary" => &["fields"],
+        _ => &[],
+    };
+    for key in ["columns", "delimiter", "fields", "sentences"] {
+        if t.has(key) && !used.contains(&key) {
+            t.problem(key, format!("does not belong to `format = \"{word}\"`"));
+        }
+    }
+    match word {
+        "json" => Format::Json,
+        "nmea" => {
+            if !lines {
+                t.problem("format", "`nmea` comes in lines");
+            }
+            Format::Nmea(layouts::sentences(t, sentences))
+        }
+        "binary" => {
+            if lines {
+                t.problem("format", "`binary` needs a framing that is not lines: a line feed may be a part of a number");
+            }
+            Format::Binary(layouts::fields(t, &fields.unwrap_or_default()))
+        }
+        _ => {
+            let delimiter = match delimiter.as_deref().map(str::as_bytes) {
+                None => b',',
+                Some([byte]) => *byte,
+                Some(_) => {
+                    t.problem("delimiter", "must be one character");
+                    b','
+                }
+            };
+            let columns = columns.unwrap_or_default();
+            if columns.is_empty() && !t.has("columns") {
+                t.problem("columns", "is needed: the names of all columns, in order");
+            }
+            if let Some(twice) = twice(&columns) {
+                t.problem("columns", format!("`{twice}` stands twice"));
+            }
+            Format::Csv { delimiter, columns }
+        }
+    }
+}
+
+/// The first name that stands twice.
+pub(super) fn twice(names: &[String]) -> Option<&String> {
+    names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)).map(|(_, name)| name)
+}
+
+/// `u16le`, `f32be`, `i32cdab`; big-endian where nothing is said.
+pub(super) fn number(text: &str) -> Option<(Number, Order)> {
+    let orders = [
+        ("", Order::Big),
+        ("be", Order::Big),
+        ("le", Order::Little),
+        ("abcd", Order::Big),
+        ("dcba", Order::Little),
+        ("cdab", Order::WordsSwapped),
+        ("badc", Order::BytesSwapped),
+    ];
+    let (name, number) = Number::NAMES.iter().find(|(name, _)| text.starts_with(name))?;
+    let (_, order) = orders.iter().find(|(order, _)| *order == &text[name.len()..])?;
+    let words = matches!(order, Order::WordsSwapped | Order::BytesSwapped);
+    (!words || number.bytes() % 2 == 0).then_some((*number, *order))
+}
+
+type Counters = (Option<String>, u64, Option<(String, TimeFormat)>);
+
+/// The sensor's own sequence and clock.
+fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
+    let (seq, modulo) = (t.str("seq"), t.int("seq_modulo", 2..=i64::MAX));
+    let words = [
+        ("ns", TimeFormat::Unit(1)),
+        ("us", TimeFormat::Unit(1_000)),
+        ("ms", TimeFormat::Unit(1_000_000)),
+        ("s", TimeFormat::Unit(1_000_000_000)),
+        ("civil", TimeFormat::Civil),
+    ];
+    let (time_format, time) = (t.word("time_format", &words), t.str("time"));
+    let time = time.map(|column| (column, time_format.unwrap_or(TimeFormat::Unit(1))));
+    if time.is_some() && time_format.is_none() {
+        t.problem("time", "needs `time_format`: `ns`, `us`, `ms`, `s` or `civil`");
+    }
+    for (key, column) in [("seq", seq.as_ref()), ("time", time.as_ref().map(|(column, _)| column))] {
+        let Some(column) = column else { continue };
+        if !matches!(port, Port::Serial(_)) || matches!(format, Format::Nmea(_)) {
+            t.problem(key, "belongs to a sensor that writes its rows itself");
+        } else if format.columns().is_some_and(|columns| !columns.contains(&column.as_str())) {
+            t.problem(key, format!("`{column}` is none of the columns"));
+        }
+    }
+    let mut wraps = 0;
+    if let (Some(seq), Format::Binary(layout)) = (&seq, format) {
+        match layout.fields.iter().find(|f| f.column == *seq).map(|f| f.number) {
+            Some(Number::U(8)) | None => {}
+            Some(Number::U(bytes)) => wraps = 1u64 << (8 * u32::from(bytes)),
+            Some(_) => t.problem("seq", "must be an unsigned number"),
+        }
+    }
+    (seq, modulo.map_or(wraps, |n| n as u64), time)
+}
+
+/// Two sources on one port would each see half of the bytes.
+pub(super) fn overlapping(root: &mut Table<'_>, sources: &[Source]) {
+    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    let ports = || sources.iter().filter_map(|s| Some((s, s.port.path()?)));
+    for (i, (later, path)) in ports().enumerate() {
+        if let Some((first, _)) = ports().take(i).find(|(_, first)| real(first) == real(path)) {
+            root.problem("source", format!("`{}` and `{}` read the same port {path}", first.name, later.name));
+        }
+    }
+}
+
+pub(super) fn output(name: &str, mut t: Table<'_>, alarms: &[Alarm]) -> Output {
+    let list = t.strs("alarms").unwrap_or_default();
+    if list.is_empty() {
+        t.problem("alarms", "is needed: the line is on while one of these is raised");
+    }
+    let mut indices = Vec::new();
+    for alarm in &list {
+        match alarms.iter().position(|a| a.name == *alarm) {
+            Some(i) => indices.push(i),
+            None => t.problem("alarms", format!("no alarm is called `{alarm}`")),
+        }
+    }
+    let output = Output {
+        name: name.to_owned(),
+        chip: t.need_str("chip"),
+        line: layouts::pin_name(&mut t, "line"),
+        active_low: t.word("active", &[("high", false), ("low", true)]).unwrap_or(false),
+        alarms: indices,
+        safe_on: t.word("safe", &[("off", false), ("on", true)]).unwrap_or(false),
+        dwell_ms: t.int("dwell_ms", 0..=3_600_000).map_or(0, |n| n as u64),
+    };
+    t.finish();
+    output
+}
+
+pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[Source]) -> Channel {
+    let source = match (t.str("source"), sources.len()) {
+        (Some(word), _) => names.sources.get(&word).copied().unwrap_or_else(|| {
+            t.problem("source", format!("no source is called `{word}`"));
+            SourceId(0)
+        }),
+        (None, 1) => SourceId(0),
+        (None, _) => {
+            t.problem("source", "is needed where there is not just one source");
+            SourceId(0)
+        }
+    };
+    let column = t.str("column").unwrap_or_else(|| name.to_owned());
+    if let Some(columns) = sources.get(usize::from(source.0)).and_then(|s| s.format.columns())
+        && !columns.contains(&column.as_str())
+    {
+        let known = if columns.is_empty() { "none".into() } else { columns.join(", ") };
+        t.problem("column", format!("`{column}` is none of the source's columns: {known}"));
+    }
+    let channel = Channel {
+        name: name.to_owned(),
+        source,
+        column,
+        unit: t.str("unit").unwrap_or_default(),
+        scale: t.float("scale").unwrap_or(1.0),
+        offset: t.float("offset").unwrap_or(0.0),
+        min: t.float("min"),
+        max: t.float("max"),
+        rate_max_per_s: t.float("rate_max_per_s"),
+        stuck_ms: t.int("stuck_ms", 10..=86_400_000).map(|n| n as u64),
+        stuck_band: t.float("stuck_band").unwrap_or(0.0),
+    };
+    if channel.rate_max_per_s.is_some_and(|rate| rate <= 0.0) {
+        t.problem("rate_max_per_s", "must be above 0");
+    }
+    if channel.stuck_band < 0.0 || (channel.stuck_band > 0.0 && channel.stuck_ms.is_none()) {
+        t.problem("stuck_band", "must not be below 0, and needs `stuck_ms` beside it");
+    }
+    if channel.scale == 0.0 {
+        t.problem("scale", "0 would make every value the same");
+    }
+    if let (Some(min), Some(max)) = (channel.min, channel.max)
+        && min > max
+    {
+        t.problem("min", format!("{min} is above `max` {max}"));
+    }
+    t.finish();
+    channel
+}
+

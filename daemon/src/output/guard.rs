@@ -1,0 +1,203 @@
+//! The guard: a small process that holds output lines. It sets them as the daemon tells it, every 100 ms and at once when
+//! something changes; at the end of the connection, or after 500 ms of silence, it sets each line's safe state and goes
+//! on holding it, until another daemon comes. A daemon with other lines makes it end.
+//!
+//! ```text
+//! daemon → guard   len:u32le Order as JSON        then bits:u64le, again and again
+//! guard → daemon   code:u8 0 0 0 number:u32le     HOLDS and its pid, or REFUSES, a length and why; then SET for each bits
+//! ```
+
+use std::{
+    fs,
+    io::{ErrorKind, Read, Write},
+    os::unix::net::{UnixListener, UnixStream},
+    path::Path,
+    time::Instant,
+};
+
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    error::{Context, Fatal},
+    host::gpiochip::{self, Chip},
+    limits,
+};
+
+/// Of what is spoken here.
+pub const VERSION: u32 = 1;
+/// The lines are held.
+pub const HOLDS: u8 = 1;
+/// They are not; why follows.
+pub const REFUSES: u8 = 2;
+/// They are as told.
+pub const SET: u8 = 3;
+
+/// What the guard is to hold.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Order {
+    /// Of what is spoken here.
+    pub version: u32,
+    /// The lines, by bit.
+    pub lines: Vec<Line>,
+}
+
+/// One of them.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Line {
+    /// The output's name.
+    pub output: String,
+    /// Path, name or label of the chip.
+    pub chip: String,
+    /// The line's number,
+    pub offset: Option<u32>,
+    /// or its name.
+    pub name: Option<String>,
+    /// Low is on.
+    pub active_low: bool,
+    /// What it is where nobody says otherwise.
+    pub safe_on: bool,
+}
+
+/// `kentledge gpio-guard SOCKET`
+pub fn main(socket: &Path) -> Result<(), Fatal> {
+    let _ = fs::remove_file(socket);
+    let listener = UnixListener::bind(socket).context(format!("listen on {}", socket.display()))?;
+    let mut held: Option<Held> = None;
+    for stream in listener.incoming() {
+        let mut stream = stream.context("take a connection")?;
+        let Ok(order) = read_order(&mut stream) else { continue };
+        if let Some(held) = held.as_ref().filter(|held| held.order != order) {
+            tracing::info!(lines = held.order.lines.len(), "other lines are wanted: the guard ends");
+            // The name is free for the next one before the daemon hears of it.
+            let _ = fs::remove_file(socket);
+            return Ok(());
+        }
+        let taken = match held.take() {
+            Some(held) => Ok(held),
+            None => Held::take(order),
+        };
+        match taken {
+            Ok(mut lines) => {
+                if answer(&mut stream, HOLDS, std::process::id(), &[]).is_ok() {
+                    lines.follow(stream);
+                }
+                held = Some(lines);
+            }
+            Err(why) => {
+                let _ = answer(&mut stream, REFUSES, why.len() as u32, why.as_bytes());
+                let _ = fs::remove_file(socket);
+                return Ok(());
+            }
+        }
+    }
+    Ok(())
+}
+
+fn answer(stream: &mut UnixStream, code: u8, number: u32, text: &[u8]) -> std::io::Result<()> {
+    let mut bytes = vec![code, 0, 0, 0];
+    bytes.extend(number.to_le_bytes());
+    bytes.extend(text);
+    stream.write_all(&bytes)
+}
+
+fn read_order(stream: &mut UnixStream) -> std::io::Result<Order> {
+    stream.set_read_timeout(Some(limits::GUARD_ANSWER))?;
+    let mut head = [0u8; 4];
+    stream.read_exact(&mut head)?;
+    let len = u32::from_le_bytes(head) as usize;
+    if len > limits::GUARD_BYTES {
+        return Err(ErrorKind::InvalidData.into());
+    }
+    let mut text = vec![0u8; len];
+    stream.read_exact(&mut text)?;
+    serde_json::from_slice(&text).map_err(|_| ErrorKind::InvalidData.into())
+}
+
+/// Lines that are held.
+struct Held {
+    order: Order,
+    lines: Vec<gpiochip::Output>,
+    /// What they are.
+    bits: u64,
+}
+
+impl Held {
+    /// Asks for all of them; each is in its safe state from the first moment on.
+    fn take(order: Order) -> Result<Self, String> {
+        if order.version != VERSION || order.lines.len() > limits::OUTPUTS {
+            return Err("it speaks another version".into());
+        }
+        let mut lines = Vec::new();
+        for line in &order.lines {
+            let held = Chip::open(&line.chip).and_then(|chip| {
+                let offset = match (line.offset, &line.name) {
+                    (Some(offset), _) => offset,
+                    (None, Some(name)) => chip.offset(name)?,
+                    (None, None) => return Err("it names no line".into()),
+                };
+                chip.output(offset, line.active_low, line.safe_on)
+            });
+            lines.push(held.map_err(|why| format!("output `{}` on {}: {why}", line.output, line.chip))?);
+        }
+        let bits = Self::safe(&order);
+        Ok(Self { order, lines, bits })
+    }
+
+    fn safe(order: &Order) -> u64 {
+        order.lines.iter().enumerate().fold(0, |bits, (i, line)| bits | u64::from(line.safe_on) << i)
+    }
+
+    /// Does what it is told until the connection ends; silence makes it safe, and the next word goes on.
+    fn follow(&mut self, mut stream: UnixStream) {
+        let mut heard = Instant::now();
+        let (mut word, mut have) = ([0u8; 8], 0);
+        loop {
+            let left = limits::GUARD_SILENCE.saturating_sub(heard.elapsed());
+            if left.is_zero() {
+                self.make_safe("the daemon is silent");
+                heard = Instant::now();
+                continue;
+            }
+            let _ = stream.set_read_timeout(Some(left));
+            match stream.read(&mut word[have..]) {
+                Ok(0) => break,
+                Ok(n) => have += n,
+                Err(why) if matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                Err(_) => break,
+            }
+            if have == word.len() {
+                (have, heard) = (0, Instant::now());
+                let done = self.set(u64::from_le_bytes(word));
+                if stream.write_all(&[if done { SET } else { REFUSES }]).is_err() {
+                    break;
+                }
+            }
+        }
+        self.make_safe("the daemon is gone");
+    }
+
+    fn make_safe(&mut self, why: &str) {
+        let safe = Self::safe(&self.order);
+        if self.bits != safe {
+            tracing::warn!("{why}: outputs go to their safe state");
+        }
+        self.set(safe);
+    }
+
+    fn set(&mut self, bits: u64) -> bool {
+        let mut done = true;
+        for (i, line) in self.lines.iter_mut().enumerate() {
+            let on = bits >> i & 1 == 1;
+            if on != (self.bits >> i & 1 == 1) {
+                match line.set(on) {
+                    Ok(()) => self.bits = self.bits & !(1 << i) | u64::from(on) << i,
+                    Err(why) => {
+                        tracing::error!(output = self.order.lines[i].output, "set it: {why}");
+                        done = false;
+                    }
+                }
+            }
+        }
+        done
+    }
+}

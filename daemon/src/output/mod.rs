@@ -1,0 +1,234 @@
+//! Lines that alarms drive: relays, lamps. Owns what each is to be; a small process of its own, the guard, holds the
+//! lines and goes to the safe state when it does not hear from here (`guard.rs`). An alarm gets here by a bell, not by
+//! way of the broker or the disk.
+
+pub mod guard;
+
+use std::{
+    io::{Read, Write},
+    os::unix::net::UnixStream,
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    config::{Output, PinName},
+    flow::meter::Meters,
+    limits,
+    output::guard::{Line, Order},
+};
+
+/// What the stage works with.
+pub struct Setup {
+    /// The lines.
+    pub outputs: Vec<Output>,
+    /// Which alarms are raised.
+    pub meters: Arc<Meters>,
+    /// This program, which is also the guard.
+    pub program: PathBuf,
+    /// Where the guard can be found: it may outlive the daemon.
+    pub socket: PathBuf,
+    /// How often each stage that decides has moved.
+    pub moved: Box<dyn Fn() -> Vec<(String, u64)> + Send>,
+}
+
+/// The stage as a thread: ends when `stop` says so. `beat` is called at every turn.
+pub fn run(setup: Setup, stop: impl Fn() -> bool, beat: impl Fn()) {
+    let mut stage = Stage::new(setup);
+    while !stop() {
+        beat();
+        stage.turn();
+        stage.setup.meters.alarm_bell.wait(limits::GUARD_BEAT);
+    }
+    // The guard hears the end of the connection, and sets the safe state.
+}
+
+struct Stage {
+    setup: Setup,
+    guard: Option<Guard>,
+    retry_at: Instant,
+    said: String,
+    /// What each line is, and since when.
+    lines: Vec<(bool, Instant)>,
+    moved: Vec<(String, u64)>,
+    moved_at: Instant,
+    stalled: bool,
+}
+
+impl Stage {
+    fn new(setup: Setup) -> Self {
+        let now = Instant::now();
+        let long_ago = now.checked_sub(Duration::from_secs(3600)).unwrap_or(now);
+        let lines = setup.outputs.iter().map(|output| (output.safe_on, long_ago)).collect();
+        Self { setup, guard: None, retry_at: now, said: String::new(), lines, moved: vec![], moved_at: now, stalled: false }
+    }
+
+    fn turn(&mut self) {
+        let now = Instant::now();
+        if self.is_stalled(now) {
+            return;
+        }
+        let bits = self.wanted(now);
+        if self.guard.is_none() && now >= self.retry_at {
+            match Guard::start(&self.setup) {
+                Ok(guard) => {
+                    tracing::info!(outputs = self.setup.outputs.len(), "the guard holds the outputs");
+                    self.guard = Some(guard);
+                    self.said.clear();
+                }
+                Err(why) => {
+                    if why != self.said {
+                        tracing::error!("outputs: {why}");
+                        self.said = why;
+                    }
+                    self.retry_at = now + limits::GUARD_RETRY;
+                }
+            }
+        }
+        if let Some(guard) = &mut self.guard
+            && let Err(why) = guard.tell(bits)
+        {
+            tracing::error!("outputs: the guard: {why}; another one is started");
+            if let Some(mut guard) = self.guard.take() {
+                guard.kill();
+            }
+        }
+    }
+
+    /// Whether a stage that decides hangs: then what it decided last must not be held.
+    fn is_stalled(&mut self, now: Instant) -> bool {
+        let moved = (self.setup.moved)();
+        let all = moved.iter().all(|(name, n)| self.moved.iter().all(|(other, m)| other != name || m != n));
+        if all || self.moved.is_empty() {
+            (self.moved, self.moved_at) = (moved, now);
+        }
+        let stalled = now.duration_since(self.moved_at) > limits::GUARD_STALL;
+        if stalled != self.stalled {
+            self.stalled = stalled;
+            match stalled {
+                true => tracing::error!("outputs: a stage does not move; they go to their safe state"),
+                false => tracing::info!("outputs: all stages move again"),
+            }
+        }
+        stalled
+    }
+
+    /// On while one of its alarms is raised, and not changed before its time.
+    fn wanted(&mut self, now: Instant) -> u64 {
+        let mut bits = 0;
+        for (i, (output, (on, since))) in self.setup.outputs.iter().zip(&mut self.lines).enumerate() {
+            let raised = output.alarms.iter().any(|alarm| self.setup.meters.alarms[*alarm].load(Ordering::Relaxed));
+            let rested = now.duration_since(*since) >= Duration::from_millis(output.dwell_ms);
+            if raised != *on && rested {
+                (*on, *since) = (raised, now);
+            }
+            bits |= u64::from(*on) << i;
+        }
+        bits
+    }
+}
+
+/// The process that holds the lines, as it is seen from here.
+struct Guard {
+    stream: UnixStream,
+    pid: i32,
+    /// Where it was started here: to be waited for when it ends.
+    child: Option<Child>,
+}
+
+impl Guard {
+    /// One that is still there from before goes on, where it holds the same lines.
+    fn start(setup: &Setup) -> Result<Self, String> {
+        let order = Order {
+            version: guard::VERSION,
+            lines: setup.outputs.iter().map(line).collect(),
+        };
+        let text = serde_json::to_vec(&order).map_err(|why| why.to_string())?;
+        if let Ok(guard) = Self::connect(&setup.socket, &text) {
+            return Ok(guard);
+        }
+        let child = Command::new(&setup.program)
+            .arg("gpio-guard")
+            .arg(&setup.socket)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|why| format!("start the guard: {why}"))?;
+        let mut child = Some(child);
+        let until = Instant::now() + limits::GUARD_START;
+        loop {
+            match Self::connect(&setup.socket, &text) {
+                Ok(guard) => return Ok(Self { child, ..guard }),
+                Err(Refusal::Not(why)) => {
+                    end(&mut child);
+                    return Err(why);
+                }
+                Err(Refusal::NotThere) if Instant::now() < until => std::thread::sleep(Duration::from_millis(5)),
+                Err(Refusal::NotThere) => {
+                    end(&mut child);
+                    return Err("the guard does not start".into());
+                }
+            }
+        }
+    }
+
+    fn connect(socket: &Path, order: &[u8]) -> Result<Self, Refusal> {
+        let not = |why: std::io::Error| Refusal::Not(format!("ask the guard: {why}"));
+        let mut stream = UnixStream::connect(socket).map_err(|_| Refusal::NotThere)?;
+        stream.set_read_timeout(Some(limits::GUARD_START)).map_err(not)?;
+        stream.set_write_timeout(Some(limits::GUARD_ANSWER)).map_err(not)?;
+        let head = (order.len() as u32).to_le_bytes();
+        stream.write_all(&head).and_then(|()| stream.write_all(order)).map_err(|_| Refusal::NotThere)?;
+        let mut answer = [0u8; 8];
+        // One that holds other lines ends, and so does one that is being replaced.
+        stream.read_exact(&mut answer).map_err(|_| Refusal::NotThere)?;
+        let (code, len) = (answer[0], u32::from_le_bytes(std::array::from_fn(|i| answer[4 + i])));
+        if code == guard::HOLDS {
+            stream.set_read_timeout(Some(limits::GUARD_ANSWER)).map_err(not)?;
+            return Ok(Self { stream, pid: len as i32, child: None });
+        }
+        let mut why = vec![0u8; (len as usize).min(limits::GUARD_BYTES)];
+        let _ = stream.read_exact(&mut why);
+        Err(Refusal::Not(String::from_utf8_lossy(&why).into_owned()))
+    }
+
+    /// What all lines are to be; answered when they are.
+    fn tell(&mut self, bits: u64) -> Result<(), String> {
+        let mut answer = [0u8; 1];
+        let told = self.stream.write_all(&bits.to_le_bytes()).and_then(|()| self.stream.read_exact(&mut answer));
+        told.map_err(|why| why.to_string().to_lowercase())?;
+        if answer[0] == guard::SET { Ok(()) } else { Err("a line cannot be set".into()) }
+    }
+
+    /// One that hangs would hold the lines for ever.
+    fn kill(&mut self) {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid), nix::sys::signal::Signal::SIGKILL);
+        end(&mut self.child);
+    }
+}
+
+fn end(child: &mut Option<Child>) {
+    if let Some(mut child) = child.take() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+/// Why a guard is not to be had.
+enum Refusal {
+    /// Nobody listens.
+    NotThere,
+    /// It says why.
+    Not(String),
+}
+
+fn line(output: &Output) -> Line {
+    let (offset, name) = match &output.line {
+        PinName::Offset(offset) => (Some(*offset), None),
+        PinName::Name(name) => (None, Some(name.clone())),
+    };
+    let (active_low, safe_on) = (output.active_low, output.safe_on);
+    Line { output: output.name.clone(), chip: output.chip.clone(), offset, name, active_low, safe_on }
+}

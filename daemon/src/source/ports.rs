@@ -1,0 +1,342 @@
+//! What is plugged in: serial ports by their stable names and what they seem to speak, gpiochips, the kernel's sensors;
+//! each with the lines a configuration needs for it. Opening a port may reset what hangs on it.
+
+use std::{
+    collections::BTreeMap,
+    fmt::Write,
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use tokio::{io::AsyncReadExt, time::Instant};
+
+use super::{serial, sysfs};
+use crate::{
+    config::{Framing, Line, Serial, SysfsClass},
+    host::gpiochip,
+    limits,
+};
+
+/// The speeds that are tried, the usual ones first.
+const BAUDS: [u32; 6] = [115_200, 9_600, 57_600, 38_400, 19_200, 4_800];
+
+/// What is asked.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// These ports; all that there are where none is named
+    paths: Vec<PathBuf>,
+    /// This speed alone; the usual ones one after the other where none is given
+    #[arg(long)]
+    baud: Option<u32>,
+    /// Seconds to listen at each speed; 0 opens no port
+    #[arg(long, default_value_t = 2.0)]
+    listen: f64,
+}
+
+/// What a port seems to speak.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Speech {
+    /// Nothing came.
+    Silence,
+    /// Separated values: the separator, and how many of them.
+    Csv(char, usize),
+    /// One object a line: its keys.
+    Json(Vec<String>),
+    /// NMEA: the sentences and how many fields each has.
+    Nmea(BTreeMap<String, usize>),
+    /// Lines without a form that is known here.
+    Lines,
+    /// Frames with this framing, and the length of the last.
+    Frames(&'static str, usize),
+    /// Bytes that make no sense at this speed.
+    Unknown,
+}
+
+/// Tells everything.
+pub async fn tell(args: &Args) -> String {
+    let mut out = String::new();
+    let all = if args.paths.is_empty() { serial_ports() } else { args.paths.clone() };
+    for path in &all {
+        serial_port(path, args, &mut out).await;
+    }
+    if args.paths.is_empty() {
+        if all.is_empty() {
+            out.push_str("no serial ports\n");
+        }
+        gpiochips(&mut out);
+        kernel_sensors(&mut out);
+    }
+    out
+}
+
+async fn serial_port(path: &Path, args: &Args, out: &mut String) {
+    let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
+    let stable = stable_names(&real);
+    let name = stable.first().unwrap_or(&path.to_owned()).clone();
+    let _ = writeln!(out, "{}", name.display());
+    if real != name {
+        let _ = writeln!(out, "  now {}", real.display());
+    }
+    stable.iter().skip(1).for_each(|other| drop(writeln!(out, "  also {}", other.display())));
+    let mut heard = None;
+    let bauds: Vec<u32> = args.baud.map_or_else(|| BAUDS.to_vec(), |baud| vec![baud]);
+    if args.listen > 0.0 {
+        for baud in &bauds {
+            match listen(path, *baud, args.listen).await {
+                Ok(bytes) => {
+                    let speech = guess(&bytes);
+                    let better = heard.is_none() || !matches!(speech, Speech::Silence | Speech::Unknown);
+                    if better {
+                        heard = Some((*baud, speech.clone()));
+                    }
+                    // Silence has no speed: the others would say the same.
+                    if matches!(speech, Speech::Silence) || !matches!(speech, Speech::Unknown) {
+                        break;
+                    }
+                }
+                Err(why) => {
+                    let _ = writeln!(out, "  cannot be opened: {why}");
+                    return;
+                }
+            }
+        }
+    }
+    let source = real.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
+    let source: String = source.chars().filter(char::is_ascii_alphanumeric).collect();
+    let (baud, speech) = heard.unwrap_or((bauds[0], Speech::Silence));
+    let _ = match &speech {
+        Speech::Silence if args.listen <= 0.0 => writeln!(out, "  not listened to"),
+        Speech::Silence => writeln!(out, "  silent: it may have to be asked (`request`, or `kind = \"modbus-rtu\"`)"),
+        Speech::Csv(_, n) => writeln!(out, "  speaks lines of {n} values at {baud} baud"),
+        Speech::Json(keys) => writeln!(out, "  speaks JSON lines at {baud} baud: {}", keys.join(", ")),
+        Speech::Nmea(all) => {
+            let names: Vec<_> = all.keys().map(String::as_str).collect();
+            writeln!(out, "  speaks NMEA 0183 at {baud} baud: {}", names.join(", "))
+        }
+        Speech::Lines => writeln!(out, "  speaks lines of text at {baud} baud, of no form that is known here"),
+        Speech::Frames(framing, n) => writeln!(out, "  speaks frames by {framing} of about {n} bytes at {baud} baud"),
+        Speech::Unknown => writeln!(out, "  speaks, but nothing that is known here at {bauds:?} baud"),
+    };
+    let _ = writeln!(out, "\n    [source.{source}]\n    path = \"{}\"\n    baud = {baud}", name.display());
+    out.push_str(&lines_for(&speech));
+    out.push('\n');
+}
+
+/// What the configuration needs beside path and speed.
+fn lines_for(speech: &Speech) -> String {
+    match speech {
+        Speech::Csv(delimiter, n) => {
+            let columns: Vec<_> = (1..=*n).map(|i| format!("\"c{i}\"")).collect();
+            let mut text = format!("    columns = [{}]\n", columns.join(", "));
+            if *delimiter != ',' {
+                let _ = writeln!(text, "    delimiter = {:?}", delimiter.to_string());
+            }
+            text
+        }
+        Speech::Json(_) => "    format = \"json\"\n".into(),
+        Speech::Nmea(all) => {
+            let sentence = |(name, n): (&String, &usize)| {
+                let columns: Vec<_> = (1..=*n).map(|i| format!("\"{}{i}\"", name.to_lowercase())).collect();
+                format!("{name} = [{}]", columns.join(", "))
+            };
+            let all: Vec<_> = all.iter().map(sentence).collect();
+            format!("    format = \"nmea\"\n    sentences = {{ {} }}\n", all.join(", "))
+        }
+        Speech::Frames(framing, _) => {
+            format!("    framing = \"{framing}\"\n    fields = []    # name and type of each number, such as \"x:i16le\"\n")
+        }
+        Speech::Silence | Speech::Lines | Speech::Unknown => String::new(),
+    }
+}
+
+async fn listen(path: &Path, baud: u32, seconds: f64) -> Result<Vec<u8>, String> {
+    let settings = Serial {
+        path: path.display().to_string(),
+        baud,
+        line: Line { data: 8, parity: b'N', stop: 1 },
+        frame_max: limits::FRAME_BYTES,
+        framing: Framing::Lines,
+        check: None,
+        poll: None,
+    };
+    let mut port = serial::open(&settings)?;
+    let until = Instant::now() + Duration::from_secs_f64(seconds.min(60.0));
+    let (mut bytes, mut chunk) = (Vec::new(), [0u8; 4096]);
+    while bytes.len() < limits::PORTS_BYTES {
+        match tokio::time::timeout_at(until, port.read(&mut chunk)).await {
+            Ok(Ok(n)) if n > 0 => bytes.extend_from_slice(&chunk[..n]),
+            _ => break,
+        }
+    }
+    Ok(bytes)
+}
+
+/// What some bytes of a port are, most likely.
+pub fn guess(bytes: &[u8]) -> Speech {
+    if bytes.is_empty() {
+        return Speech::Silence;
+    }
+    let printable = bytes.iter().filter(|b| matches!(b, b' '..=b'~' | b'\r' | b'\n' | b'\t')).count();
+    let text = String::from_utf8_lossy(bytes);
+    // The first line may be half of one, the last one too.
+    let mut lines: Vec<&str> = text.split('\n').map(str::trim_ascii).collect();
+    lines.pop();
+    let lines: Vec<&str> = lines.into_iter().skip(1).filter(|line| !line.is_empty()).collect();
+    if printable * 20 >= bytes.len() * 19 && !lines.is_empty() {
+        return text_lines(&lines);
+    }
+    [(0u8, "cobs"), (0xC0, "slip")].into_iter().find_map(|(end, name)| frames(bytes, end, name)).unwrap_or(Speech::Unknown)
+}
+
+fn text_lines(lines: &[&str]) -> Speech {
+    let most = |n: usize| n * 2 > lines.len();
+    let nmea: BTreeMap<String, usize> = lines
+        .iter()
+        .filter_map(|line| {
+            let (inner, sum) = line.strip_prefix(['$', '!'])?.rsplit_once('*')?;
+            let told = u8::from_str_radix(sum, 16).ok()?;
+            let (address, fields) = inner.split_once(',')?;
+            let name = address.get(2..).filter(|_| address.len() == 5).unwrap_or(address);
+            (told == inner.bytes().fold(0, |x, b| x ^ b)).then(|| (name.to_owned(), fields.split(',').count()))
+        })
+        .collect();
+    if !nmea.is_empty() && most(lines.iter().filter(|line| line.starts_with(['$', '!'])).count()) {
+        return Speech::Nmea(nmea);
+    }
+    let object = |line: &&str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).ok();
+    let objects: Vec<_> = lines.iter().filter_map(object).collect();
+    if let Some(last) = objects.last().filter(|_| most(objects.len())) {
+        return Speech::Json(last.keys().cloned().collect());
+    }
+    for delimiter in [',', ';', '\t', ' '] {
+        let count = |line: &&str| line.split(delimiter).count();
+        let n = lines.iter().map(count).max().unwrap_or(0);
+        let numbers = |line: &&str| line.split(delimiter).filter(|f| f.trim().parse::<f64>().is_ok()).count() * 2 > n;
+        if n > 1 && most(lines.iter().filter(|line| count(line) == n && numbers(line)).count()) {
+            return Speech::Csv(delimiter, n);
+        }
+    }
+    if most(lines.iter().filter(|line| line.parse::<f64>().is_ok()).count()) {
+        return Speech::Csv(',', 1);
+    }
+    Speech::Lines
+}
+
+/// Frames between `end` bytes that all decode.
+fn frames(bytes: &[u8], end: u8, name: &'static str) -> Option<Speech> {
+    let mut parts: Vec<&[u8]> = bytes.split(|b| *b == end).skip(1).collect();
+    parts.pop();
+    parts.retain(|part| !part.is_empty());
+    let decoded = |part: &&[u8]| match end {
+        0 => cobs::decode(part, &mut vec![0; part.len() + 1]).ok().map(|report| report.frame_size()),
+        _ => {
+            let escapes = part.windows(2).filter(|pair| pair[0] == 0xDB);
+            let fine = escapes.fold(part.last() != Some(&0xDB), |fine, pair| fine && matches!(pair[1], 0xDC | 0xDD));
+            fine.then_some(part.len())
+        }
+    };
+    let sizes: Vec<usize> = parts.iter().filter_map(decoded).collect();
+    let typical = *sizes.last()?;
+    // Chance would not end frames of one length again and again.
+    let alike = sizes.iter().filter(|n| n.abs_diff(typical) <= typical / 2).count();
+    (parts.len() >= 3 && sizes.len() == parts.len() && alike * 4 >= parts.len() * 3).then_some(Speech::Frames(name, typical))
+}
+
+/// Names that stay when the device is plugged in elsewhere or with others: by its serial number, then by its socket.
+fn stable_names(real: &Path) -> Vec<PathBuf> {
+    let mut names = Vec::new();
+    for folder in ["/dev/serial/by-id", "/dev/serial/by-path"] {
+        let Ok(all) = fs::read_dir(folder) else { continue };
+        let mut here: Vec<PathBuf> = all.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        here.retain(|path| fs::canonicalize(path).is_ok_and(|to| to == real));
+        here.sort();
+        names.extend(here);
+    }
+    names
+}
+
+/// Ports with something behind them; not the console.
+fn serial_ports() -> Vec<PathBuf> {
+    let Ok(all) = fs::read_dir("/sys/class/tty") else { return Vec::new() };
+    let console = fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
+    let mut paths: Vec<PathBuf> = Vec::new();
+    for entry in all.flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let usual = ["ttyUSB", "ttyACM", "ttyAMA", "ttyTHS", "ttyS"].iter().any(|kind| name.starts_with(kind));
+        // A port of the old kind that is not there has type 0.
+        let there = !fs::read_to_string(entry.path().join("type")).is_ok_and(|kind| kind.trim() == "0");
+        if usual && there && !console.split_whitespace().any(|c| c == name) {
+            paths.push(Path::new("/dev").join(name));
+        }
+    }
+    paths.retain(|path| path.exists());
+    paths.sort();
+    paths
+}
+
+fn gpiochips(out: &mut String) {
+    for chip in gpiochip::list() {
+        let _ = writeln!(out, "{} ({}), {} lines", chip.path.display(), chip.label, chip.lines.len());
+        let free: Vec<String> = (0..).zip(&chip.lines).filter(|(_, (_, user))| user.is_empty()).map(|(i, (name, _))| {
+            if name.is_empty() { format!("{i}") } else { format!("{i} {name}") }
+        }).collect();
+        let more = if free.len() > 8 { ", …" } else { "" };
+        let _ = writeln!(out, "  free: {}{more}", free[..free.len().min(8)].join(", "));
+        let first = free.first().and_then(|f| f.split(' ').next()).unwrap_or("0");
+        let _ = writeln!(out, "\n    [source.{}]\n    kind = \"gpio\"\n    chip = \"{}\"\n    lines.in1 = {{ line = {first}, read = \"level\" }}\n", chip.name, chip.label);
+    }
+}
+
+fn kernel_sensors(out: &mut String) {
+    for (class, kind) in [(SysfsClass::Iio, "iio"), (SysfsClass::Hwmon, "hwmon"), (SysfsClass::Thermal, "thermal")] {
+        let (root, file) = sysfs::class(class);
+        let Ok(all) = fs::read_dir(root) else { continue };
+        let mut folders: Vec<PathBuf> = all.filter_map(|entry| Some(entry.ok()?.path())).collect();
+        folders.sort();
+        for folder in folders {
+            let readings = readings(&folder, class);
+            let Ok(name) = fs::read_to_string(folder.join(file)) else { continue };
+            if readings.is_empty() {
+                continue;
+            }
+            let _ = writeln!(out, "{} ({})", folder.display(), name.trim());
+            let list: Vec<_> = readings.iter().map(|r| format!("{r:?}")).collect();
+            let source: String = name.trim().to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
+            let _ = writeln!(out, "\n    [source.{source}]\n    kind = \"{kind}\"\n    device = \"{}\"\n    readings = [{}]\n", name.trim(), list.join(", "));
+        }
+    }
+}
+
+fn readings(folder: &Path, class: SysfsClass) -> Vec<String> {
+    let Ok(all) = fs::read_dir(folder) else { return Vec::new() };
+    let names = all.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let reading = |name: String| match class {
+        SysfsClass::Thermal => (name == "temp").then_some(name),
+        SysfsClass::Hwmon => name.strip_suffix("_input").map(str::to_owned),
+        SysfsClass::Iio => name.strip_suffix("_raw").or(name.strip_suffix("_input")).map(str::to_owned),
+    };
+    let mut readings: Vec<String> = names.filter_map(reading).collect();
+    readings.sort();
+    readings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_port_speaks_is_told_by_its_bytes() {
+        assert_eq!(guess(b""), Speech::Silence);
+        assert_eq!(guess(b"2.5,3\n1,2.5,3\n4,5,6\n7,8"), Speech::Csv(',', 3));
+        assert_eq!(guess(b"x\n1;2\n3;4\n"), Speech::Csv(';', 2));
+        assert_eq!(guess(b"\n21.5\n21.6\n21.6\n"), Speech::Csv(',', 1));
+        assert_eq!(guess(b"1}\n{\"a\":1,\"b\":2}\n{\"a\":1,\"b\":2}\n"), Speech::Json(vec!["a".into(), "b".into()]));
+        let nmea = b"x\r\n$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n";
+        assert_eq!(guess(nmea), Speech::Nmea([("GLL".to_owned(), 6)].into()));
+        assert_eq!(guess(b"hello\nready.\nready.\n"), Speech::Lines);
+        assert_eq!(guess(b"\x00\x03\x11\x22\x02\x33\x00\x03\x11\x22\x02\x34\x00\x05\x01\x02\x03\x04\x00"), Speech::Frames("cobs", 4));
+        assert_eq!(guess(b"\xc0\x01\x02\x03\xc0\x01\xdb\xdc\xc0\x01\x05\x03\xc0"), Speech::Frames("slip", 3));
+        assert_eq!(guess(&[0xfe, 0x81, 0x33, 0x7f, 0x80, 0xaa, 0x91]), Speech::Unknown);
+    }
+}
