@@ -1,11 +1,11 @@
 //! Kentledge turns sensor signals into decisions on the spot. Data walks one way, left to right:
 //!
 //! ```text
-//! tty ×N ─ frames ─▶ signal ─ windows ─▶ infer ─ records ─▶ outbox ─ cursor ─▶ link ─▶ broker
-//!       (sheds old)         (sheds old)   │     (waits)     RAM tail,        MQTT 5
+//! ports ×N ─ frames ─▶ signal ─ windows ─▶ infer ─ records ─▶ outbox ─ cursor ─▶ link ─▶ broker
+//!         (sheds old)         (sheds old)   │ └▶ output    RAM tail,        MQTT 5
 //!                                 socket + shared memory    sled body
-//!                                         │
-//!                                   worker process: the only place ONNX Runtime is loaded
+//!                                           │
+//!                                     worker process: the only place ONNX Runtime is loaded
 //! ```
 //!
 //! Rooms stand side by side and share only the words in `flow`; `run` joins them. `docs/ARCHITECTURE.md` is the map.

@@ -93,6 +93,10 @@ fn csv_arrivals(file: &Path, shape: &csv::Shape) -> Result<impl Iterator<Item = 
 /// A tape's arrivals, its sources matched by name.
 fn tape_arrivals(path: &Path, config: &Config) -> Result<impl Iterator<Item = Result<Arrival, Fatal>> + use<>, Fatal> {
     let mut player = tape::Player::open(path)?;
+    if player.head.program != env!("CARGO_PKG_VERSION") {
+        let by = if player.head.program.is_empty() { "an older program" } else { &player.head.program };
+        tracing::warn!("{} was recorded by {by}; what this one makes of it may differ", path.display());
+    }
     let place = |name: &String| {
         let at = config.sources.iter().position(|s| s.name == *name);
         at.map(|i| SourceId(i as u16)).ok_or_else(|| {
@@ -208,7 +212,7 @@ impl<W: Write> Sink for Printer<'_, W> {
 /// Writes what the sources deliver onto a tape until a signal, or for `seconds`.
 pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64>) -> Result<(), Fatal> {
     let sources = config.sources.iter().map(|s| s.name.clone()).collect();
-    let mut recorder = tape::Recorder::create(path, &tape::Head { boot: host.boot.clone(), sources })?;
+    let mut recorder = tape::Recorder::create(path, &tape::Head::new(&host.boot, sources))?;
     let bounds = lane::Bounds {
         items: limits::FRAME_BATCHES,
         bytes: limits::FRAME_LANE_BYTES,
@@ -229,7 +233,13 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
     let what = format!("write tape {}", path.display());
     let writer = std::thread::spawn(move || -> std::io::Result<u64> {
         let (mut arrivals, mut n) = (Vec::new(), 0);
-        while frames.take(&mut arrivals, usize::MAX, limits::BEAT) != lane::Took::Closed {
+        loop {
+            match frames.take(&mut arrivals, usize::MAX, limits::BEAT) {
+                lane::Took::Closed => break,
+                // A recorder that is killed has lost what came since.
+                lane::Took::Nothing => recorder.close_block()?,
+                lane::Took::Some => {}
+            }
             for arrival in arrivals.drain(..) {
                 recorder.write(&arrival)?;
                 if let Arrival::Frames(batch) = arrival {

@@ -106,6 +106,7 @@ pub async fn run(
     }
 
     // signal: between the two; what it makes for the broker waits for room in the outbox
+    let tap = crew.ring(host, &config, &meters)?; // and keeps the last minute for tapes of alarms
     let (stage, sink, lanes, count) = (
         signal::Signal::new(&config, table.signal.clone(), meters.clone()),
         writer.clone(),
@@ -115,8 +116,7 @@ pub async fn run(
     crew.thread("signal", move |beat| {
         signal::run(
             stage,
-            frames,
-            || shed.take(),
+            signal::Inlet { frames, shed: || shed.take(), tap },
             lanes,
             sink,
             Clock::boot_ns,
@@ -190,7 +190,8 @@ pub async fn run(
     for edge in ["source", "bus", "metrics"] {
         crew.abort(edge);
     }
-    let mut wrong = crew.join(&["source", "outputs", "signal", "infer", "health", "bus", "metrics"], limits::DRAIN).await;
+    let mut wrong =
+        crew.join(&["source", "outputs", "signal", "ring", "infer", "health", "bus", "metrics"], limits::DRAIN).await;
     let _ = stop_link.send(true);
     wrong.extend(crew.join(&["link"], limits::DRAIN_LINK * 2).await);
     drop(ends);

@@ -134,6 +134,16 @@ impl Status {
         if self.config.sources.is_empty() {
             why.push("no source is configured".into());
         }
+        for (source, meter) in self.config.sources.iter().zip(&self.meters.sources) {
+            match meter.noise.load(Relaxed) {
+                2 => why.push(format!("source {}: nothing but noise, perhaps its baud is wrong", source.name)),
+                1 => why.push(format!("source {}: more than half of its frames are refused", source.name)),
+                _ => {}
+            }
+        }
+        if !self.config.outputs.is_empty() && !self.meters.outputs_held.load(Relaxed) {
+            why.push("the outputs are not held".into());
+        }
         let (serving, models) = (self.counters.models().0, self.models());
         if serving < models {
             why.push(format!("{serving} of {models} models serving"));

@@ -17,8 +17,9 @@ use crate::{
     crew::{Beat, Crew},
     error::{Context, Fatal},
     flow::{
-        Class,
+        Arrival, Class,
         event::EventStreams,
+        lane,
         meter::Meters,
         order::{self, Door, LinkNews, Orders, Response, Ticket},
         verdict::Verdict,
@@ -31,6 +32,7 @@ use crate::{
     model::{manifest::Manifest, slot::Origin, store::Store},
     outbox::{Around, Expiry, Reader, Setup, Writer},
     output,
+    source::{ring, tape},
     status::Status,
     streams::{self, Table},
 };
@@ -490,6 +492,41 @@ fn same_window(now: &Manifest, next: &Manifest) -> Result<(), String> {
 }
 
 impl Crew {
+    /// The ring of what arrives, where an alarm is to save it; the way into it never waits.
+    pub fn ring(
+        &mut self,
+        host: &Host,
+        config: &Config,
+        meters: &Arc<Meters>,
+    ) -> Result<impl Fn(&Arrival) + Send + use<>, Fatal> {
+        let alarms = config.alarms.iter().enumerate().filter(|(_, alarm)| alarm.tape);
+        let alarms: Vec<_> = alarms.map(|(i, alarm)| (i, alarm.name.clone())).collect();
+        let (bytes, patience) = (limits::FRAME_LANE_BYTES, Some(Duration::ZERO));
+        let (to_ring, arrivals) = lane::lane(lane::Bounds { items: limits::TAPE_LANE, bytes, patience });
+        let wanted = !alarms.is_empty();
+        if wanted {
+            let state_dir = &config.device.state_dir;
+            let sources = config.sources.iter().map(|source| source.name.clone()).collect();
+            let setup = ring::Setup {
+                tapes: config.tapes,
+                head: tape::Head::new(&host.boot, sources),
+                alarms,
+                meters: meters.clone(),
+                keep: Keep::open(state_dir, "tapes").context(format!("open {}/tapes", state_dir.display()))?,
+            };
+            self.thread("ring", move |beat| {
+                ring::run(setup, arrivals, || beat.beat());
+                Ok(())
+            })
+            .context("start a thread")?;
+        }
+        Ok(move |arrival: &Arrival| {
+            if wanted {
+                to_ring.push(arrival.clone(), &mut Vec::new());
+            }
+        })
+    }
+
     /// Starts the health stage; it ends when the result is dropped.
     pub fn health(
         &mut self,

@@ -51,6 +51,7 @@ fn a_flashed_device_is_provisioned_raises_an_alarm_and_is_read_by_ssh() {
     let status = device.machine.ssh(&key, "kentledge status");
     assert!(status.status.success(), "{}", String::from_utf8_lossy(&status.stderr));
     who_may_what(&mut device);
+    lines(&mut device);
 }
 
 /// The table of D-Bus and polkit, tried in the running system as the users themselves; and what the image is made of.
@@ -99,12 +100,68 @@ fn who_may_what(device: &mut Device) {
     // The rules and units, by the very versions that use them.
     device.machine.run("udevadm verify /usr/lib/udev/rules.d/6?-kentledge*.rules");
     device.machine.run("systemd-analyze verify /usr/lib/systemd/system/kentledge*.service");
-    // Simulated lines for the tests of sensors.
+}
+
+/// GPIO lines of the kernel's own simulator: edges in, an alarm's lamp out, and its safe state when the daemon dies.
+fn lines(device: &mut Device) {
     let chip = "/sys/kernel/config/gpio-sim/bench";
     device
         .machine
         .run("modprobe gpio-sim && { mountpoint -q /sys/kernel/config || mount -t configfs none /sys/kernel/config; }");
-    device.machine.run(&format!("mkdir -p {chip}/bank0 && echo 8 >{chip}/bank0/num_lines && echo 1 >{chip}/live"));
-    let lines = device.machine.run("gpioinfo");
-    assert!(lines.matches("line ").count() >= 8, "{lines}");
+    device.machine.run(&format!("mkdir -p {chip}/bank0/line2 && echo 8 >{chip}/bank0/num_lines"));
+    device
+        .machine
+        .run(&format!("echo bench >{chip}/bank0/label && echo DOOR >{chip}/bank0/line2/name && echo 1 >{chip}/live"));
+    let found = device.machine.run("gpioinfo");
+    assert!(found.matches("line ").count() >= 8, "{found}");
+    let ports = device.machine.run("kentledge ports --listen 0");
+    assert!(ports.contains("(bench), 8 lines") && ports.contains("2 DOOR"), "{ports}");
+    device.config(
+        "gpio-1",
+        "[source.pins]\nkind = \"gpio\"\nchip = \"bench\"\n[source.pins.lines]\n\
+         flow = { line = 1, read = \"counter\" }\ndoor = { line = \"DOOR\", read = \"edges\" }\n\
+         [channel.flow]\nsource = \"pins\"\n[channel.door]\nsource = \"pins\"\n\
+         [stream.flow]\nchannels = [\"flow\"]\n[stream.door]\nchannels = [\"door\"]\n\
+         [output.lamp]\nchip = \"bench\"\nline = 5\nalarms = [\"anomaly\"]\n",
+    );
+    let sim = device.machine.run("dirname /sys/devices/platform/gpio-sim.*/gpiochip*/sim_gpio0");
+    let used = device.machine.run("gpioinfo | grep -c kentledge");
+    assert_eq!(used, "3", "{}", device.machine.run("gpioinfo"));
+    let pulses = |line: u32, n: u32| {
+        format!(
+            "for i in $(seq {n}); do echo pull-up >{sim}/sim_gpio{line}/pull; echo pull-down >{sim}/sim_gpio{line}/pull; done"
+        )
+    };
+    device.machine.run(&pulses(1, 50));
+    device.machine.run(&pulses(2, 3));
+    let told = |m: &[rig::Message], stream: &str, name: &str, value: f64| {
+        rig::sub::records(m, stream).iter().filter(|(r, _)| r["v"][name] == value).count()
+    };
+    device.sub.wait_most(Duration::from_secs(30), "50 pulses", |m| (told(m, "m/flow", "flow", 50.0) > 0).then_some(()));
+    device.sub.wait_most(Duration::from_secs(30), "three times open, three times shut", |m| {
+        (told(m, "m/door", "door", 1.0) == 3 && told(m, "m/door", "door", 0.0) == 3).then_some(())
+    });
+    // The lamp, by the kernel's word.
+    let lamp = format!("cat {sim}/sim_gpio5/value");
+    assert_eq!(device.machine.run(&lamp), "0");
+    device.machine.odd(true);
+    let wait = |value: u32| {
+        format!(
+            "a=$(date +%s%N); for i in $(seq 3000); do read v <{sim}/sim_gpio5/value; [ $v = {value} ] && break; sleep 0.01; done; echo $v $((($(date +%s%N) - a) / 1000000))"
+        )
+    };
+    let on = device.machine.run(&wait(1));
+    assert!(on.starts_with("1 "), "{on}");
+    let killed = device.machine.run(&format!("systemctl kill --kill-whom=main -s KILL kentledge; {}", wait(0)));
+    assert!(killed.starts_with("0 "), "{killed}");
+    // The next daemon finds the guard, and the alarm is still raised.
+    let again = device.machine.run(&wait(1));
+    assert!(again.starts_with("1 "), "{again}");
+    let frozen = device.machine.run(&format!("systemctl kill --kill-whom=main -s STOP kentledge; {}", wait(0)));
+    assert!(frozen.starts_with("0 "), "{frozen}");
+    device.machine.run("systemctl kill --kill-whom=main -s CONT kentledge");
+    measured(&format!("gpio-sim: lamp safe after kill -9 {} ms, SIGSTOP {} ms (emulated)", &killed[2..], &frozen[2..]));
+    device.machine.odd(false);
+    device.machine.run("systemctl stop kentledge; gpioinfo | grep -q kentledge-guard");
+    assert_eq!(device.machine.run(&lamp), "0");
 }

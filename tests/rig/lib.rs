@@ -8,6 +8,7 @@ pub mod daemon;
 pub mod disk;
 pub mod evil;
 pub mod feed;
+pub mod gpio;
 pub mod line;
 pub mod machine;
 pub mod maker;

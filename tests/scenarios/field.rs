@@ -18,15 +18,21 @@ fn kinds() -> Vec<(&'static str, String)> {
         ("slip", format!("framing = \"slip\"\ncheck = \"crc32\"\ncheck_order = \"big\"\n{FIELDS}")),
         (
             "fixed",
-            format!("framing = \"fixed\"\nstart = \"aa 55\"\nframe_bytes = 14\ncheck = \"crc16-xmodem\"\ncheck_order = \"big\"\n{FIELDS}"),
+            format!(
+                "framing = \"fixed\"\nstart = \"aa 55\"\nframe_bytes = 14\ncheck = \"crc16-xmodem\"\ncheck_order = \"big\"\n{FIELDS}"
+            ),
         ),
         (
             "length",
-            format!("framing = \"length\"\nstart = \"7e\"\nlength = \"u16be\"\ncheck = \"crc16-modbus\"\ncheck_skip_bytes = 1\n{FIELDS}"),
+            format!(
+                "framing = \"length\"\nstart = \"7e\"\nlength = \"u16be\"\ncheck = \"crc16-modbus\"\ncheck_skip_bytes = 1\n{FIELDS}"
+            ),
         ),
         (
             "delimited",
-            format!("framing = \"delimited\"\nstart = \"02\"\nstop = \"03\"\nescape = \"10\"\ncheck = \"sum8\"\n{FIELDS}"),
+            format!(
+                "framing = \"delimited\"\nstart = \"02\"\nstop = \"03\"\nescape = \"10\"\ncheck = \"sum8\"\n{FIELDS}"
+            ),
         ),
     ]
 }
@@ -57,10 +63,8 @@ fn every_framing_and_decoder_reads_what_other_peoples_libraries_write() {
         let mut device = line.device(&["talk", kind, "PORT", "--rows", "300"]);
         assert_eq!(device.whole(), (0..300).collect::<Vec<_>>());
         let records = sub.wait_records("m/raw", 300);
-        let values: Vec<(f64, f64)> = records
-            .iter()
-            .map(|(r, _)| (r["v"]["a"].as_f64().expect("a"), r["v"]["b"].as_f64().expect("b")))
-            .collect();
+        let values: Vec<(f64, f64)> =
+            records.iter().map(|(r, _)| (r["v"]["a"].as_f64().expect("a"), r["v"]["b"].as_f64().expect("b"))).collect();
         let wanted: Vec<(f64, f64)> = (0..300).map(|n| (f64::from(n) / 2.0, f64::from(-n))).collect();
         assert_eq!(values, wanted, "{kind}");
         assert_eq!(daemon.stop(), Some(0));
@@ -83,10 +87,26 @@ fn noise_cuts_and_hang_ups_cost_no_clean_frame_and_make_no_wrong_value() {
                 (daemon.log().matches("serial port open").count() as u64 > round).then_some(())
             });
             let (first, seed) = ((round * 1000).to_string(), (10 * i as u64 + round).to_string());
-            let args = ["talk", kind, "PORT", "--rows", "1000", "--noise", "0.01", "--truncate", "0.01", "--first", &first, "--seed", &seed];
+            let args = [
+                "talk",
+                kind,
+                "PORT",
+                "--rows",
+                "1000",
+                "--noise",
+                "0.01",
+                "--truncate",
+                "0.01",
+                "--first",
+                &first,
+                "--seed",
+                &seed,
+            ];
             clean.extend(line.device(&args).whole());
-            let all = || clean.iter().all(|n| rows(&sub).contains_key(n)).then_some(());
-            eventually(&format!("{kind}: every clean frame arrives"), all);
+            eventually(&format!("{kind}: every clean frame arrives"), || {
+                let got = rows(&sub);
+                clean.iter().all(|n| got.contains_key(n)).then_some(())
+            });
             if round == 0 {
                 line.pull();
                 eventually("the hang-up is noticed", || daemon.log().contains("serial port closed").then_some(()));
@@ -103,7 +123,12 @@ fn noise_cuts_and_hang_ups_cost_no_clean_frame_and_make_no_wrong_value() {
             let (q, _) = sub.records("q/s").pop()?;
             (q["refused"].as_object().is_some_and(|all| !all.is_empty())).then_some(q)
         });
-        rig::measured(&format!("{kind}: {} clean of 2000, {} delivered, refused {}", clean.len(), got.len(), told["refused"]));
+        rig::measured(&format!(
+            "{kind}: {} clean of 2000, {} delivered, refused {}",
+            clean.len(),
+            got.len(),
+            told["refused"]
+        ));
         assert_eq!(daemon.stop(), Some(0));
     }
 }
@@ -147,7 +172,16 @@ fn modbus(site: Site, how: &str) -> Site {
 
 #[track_caller]
 fn wait_registers(sub: &Sub, dead: &str) {
-    let wanted = [("u", 10.3), ("v", 104.0), ("f", 100.25), ("i", -100_200.0), ("s", -200.0), ("in", 406.0), ("coil", 1.0), ("bit", 0.0)];
+    let wanted = [
+        ("u", 10.3),
+        ("v", 104.0),
+        ("f", 100.25),
+        ("i", -100_200.0),
+        ("s", -200.0),
+        ("in", 406.0),
+        ("coil", 1.0),
+        ("bit", 0.0),
+    ];
     for (name, value) in wanted {
         let records = sub.wait_records(&format!("m/{name}"), 2);
         let got = records[0].0["v"][name].as_f64().expect("a value");
@@ -197,5 +231,59 @@ fn modbus_tcp_reads_the_same_map() {
     let _device = Device::start(&["modbus-tcp", &port.to_string()]);
     let before = sub.records("m/u").len();
     sub.wait_records("m/u", before + 3);
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// Folders as Linux's documentation describes them; one of the readings goes away.
+#[test]
+fn the_kernels_sensors_are_read_in_their_units() {
+    let broker = Mosquitto::start();
+    let sub = Sub::new(broker.port);
+    let dir = tempfile::TempDir::new().expect("folder");
+    let write = |name: &str, text: &str| std::fs::write(dir.path().join(name), text).expect("write");
+    write("in_voltage0_raw", "1000\n");
+    write("in_voltage1_raw", "-5\n");
+    write("in_voltage1_offset", "5\n");
+    write("in_voltage_scale", "0.5\n");
+    write("in_accel_x_raw", "20\n");
+    write("in_accel_scale", "0.25\n");
+    write("temp1_input", "48500\n");
+    write("fan1_input", "1200\n");
+    write("temp", "51200\n");
+    let folder = dir.path().display();
+    let mut text = String::new();
+    for (kind, readings) in [
+        ("iio", "[\"in_voltage0\", \"in_voltage1\", \"in_accel_x\"]"),
+        ("hwmon", "[\"temp1\", \"fan1\"]"),
+        ("thermal", "[\"temp\"]"),
+    ] {
+        text.push_str(&format!(
+            "[source.{kind}]\nkind = \"{kind}\"\ndevice = \"{folder}\"\nreadings = {readings}\nsample_ms = 50\n"
+        ));
+    }
+    let channels = [
+        ("iio", "in_voltage0", 500.0),
+        ("iio", "in_voltage1", 0.0),
+        ("iio", "in_accel_x", 5.0),
+        ("hwmon", "temp1", 48.5),
+        ("hwmon", "fan1", 1200.0),
+        ("thermal", "temp", 51.2),
+    ];
+    for (i, (source, column, _)) in channels.iter().enumerate() {
+        text.push_str(&format!(
+            "[channel.c{i}]\nsource = \"{source}\"\ncolumn = \"{column}\"\n[stream.c{i}]\nchannels = [\"c{i}\"]\n"
+        ));
+    }
+    let daemon = Site::new(broker.port).with(&text).run();
+    for (i, (_, column, value)) in channels.iter().enumerate() {
+        let records = sub.wait_records(&format!("m/c{i}"), 2);
+        let got = records[1].0["v"][format!("c{i}")].as_f64().expect("a value");
+        assert!((got - value).abs() < 1e-9, "{column}: {got}");
+    }
+    write("temp1_input", "none\n");
+    let faults = || sub.records("q/hwmon").pop().and_then(|(q, _)| q["faults"]["unreadable"].as_u64()).map(drop);
+    eventually("a reading that cannot be read is told", faults);
+    let before = sub.records("m/c4").len();
+    sub.wait_records("m/c4", before + 2);
     assert_eq!(daemon.stop(), Some(0));
 }

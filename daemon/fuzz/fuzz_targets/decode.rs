@@ -2,21 +2,26 @@
 #![no_main]
 
 use kentledge::{
-    config::{Channel, Format, Line, Serial, Source, TimeFormat},
-    flow::{Quality, SourceId},
+    config::{
+        Channel, Field, Format, GpioLine, GpioRead, Layout, Number, Order, Port, Sentence, Source, Sysfs, SysfsClass,
+        TimeFormat,
+    },
+    flow::{Clk, Quality, SourceId, Stamp},
     signal::decode::{Decoder, Row},
 };
 use libfuzzer_sys::fuzz_target;
 
 fn decoder(format: Format, time: TimeFormat) -> Decoder {
-    let line = Line { data: 8, parity: b'N', stop: 1 };
+    let own = format.columns().is_none_or(|columns| columns.contains(&"n"));
     let source = Source {
         name: "s".into(),
-        serial: Serial { path: String::new(), baud: 9600, line, frame_max: 1024 },
+        port: Port::Sysfs(Sysfs { device: "d".into(), class: SysfsClass::Iio, readings: vec![], every_ms: 1 }),
         format,
-        seq: Some("n".into()),
-        time: Some(("t".into(), time)),
+        seq: own.then(|| "n".into()),
+        seq_modulo: 0,
+        time: own.then(|| ("t".into(), time)),
         stale_ms: 1,
+        gap_max_ms: None,
     };
     let channel = |name: &str| Channel {
         name: name.into(),
@@ -27,22 +32,45 @@ fn decoder(format: Format, time: TimeFormat) -> Decoder {
         offset: 1.0,
         min: Some(-1e9),
         max: Some(1e9),
+        rate_max_per_s: None,
+        stuck_ms: None,
+        stuck_band: 0.0,
     };
     Decoder::new(&source, &[&channel("a"), &channel("b")])
 }
 
+fn layout(n: usize) -> Layout {
+    let field = |column: &str, at, number, order| Field { column: column.into(), at, number, order };
+    let fields = vec![
+        field("n", 0, Number::U(2), Order::Little),
+        field("t", 2, Number::U(4), Order::Big),
+        field("a", 6, Number::F(4), Order::WordsSwapped),
+        field("b", 10 + n, Number::F(8), Order::Little),
+    ];
+    Layout { fields, bytes: 18 + n }
+}
+
 fuzz_target!(|data: &[u8]| {
     let csv = || Format::Csv { delimiter: b',', columns: ["n", "t", "a", "b"].map(String::from).to_vec() };
-    for decoder in [
+    let columns = vec![Some(("a".to_owned(), true)), None, Some(("b".to_owned(), false))];
+    let edge = |column: &str, bit, read| GpioLine { column: column.into(), bit, read };
+    for mut decoder in [
         decoder(csv(), TimeFormat::Unit(1_000_000)),
         decoder(csv(), TimeFormat::Civil),
         decoder(Format::Json, TimeFormat::Unit(1)),
+        decoder(Format::Nmea(vec![Sentence { name: "GLL".into(), columns }]), TimeFormat::Unit(1)),
+        decoder(Format::Binary(layout(0)), TimeFormat::Unit(1_000_000_000)),
+        decoder(Format::Tagged(vec![layout(0), layout(3)]), TimeFormat::Unit(1)),
+        decoder(Format::Edges(vec![edge("a", 0, GpioRead::Frequency), edge("b", 1, GpioRead::Quadrature(0))]), TimeFormat::Unit(1)),
     ] {
-        let mut row = Row::default();
-        if decoder.decode(data, &mut row).is_ok() {
-            assert_eq!(row.values.len(), 2);
-            for (value, quality) in row.values.iter().zip(&row.quality) {
-                assert!(*quality != Quality::Good || value.is_finite());
+        let (mut row, stamp) = (Row::default(), Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset });
+        // In pieces of eleven as well: that is an edge.
+        for frame in std::iter::once(data).chain(data.chunks(11)) {
+            if decoder.decode(Ok(frame), stamp, &mut row) == Ok(true) {
+                assert_eq!(row.values.len(), 2);
+                for (value, quality) in row.values.iter().zip(&row.quality) {
+                    assert!(*quality != Quality::Good || value.is_finite());
+                }
             }
         }
     }

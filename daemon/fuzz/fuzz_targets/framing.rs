@@ -2,25 +2,45 @@
 //! than allowed.
 #![no_main]
 
-use kentledge::source::framing::Lines;
+use kentledge::{
+    config::{Check, CheckKind, Framing, Line, Number, Order, Serial},
+    source::framing::{Cut, Cutter},
+};
 use libfuzzer_sys::fuzz_target;
 
 const FRAME_MAX: usize = 32;
 
-fn frames<'a>(reads: impl Iterator<Item = &'a [u8]>) -> Vec<Vec<u8>> {
-    let mut lines = Lines::new(FRAME_MAX);
+fn frames<'a>(serial: &Serial, reads: impl Iterator<Item = &'a [u8]>) -> Vec<Option<Vec<u8>>> {
+    let mut cutter = Cutter::new(serial);
     let mut all = Vec::new();
+    let mut take = |cut: Cut| {
+        all.extend(cut.ranges.iter().map(|&(a, b)| Some(cut.bytes.get(a as usize..b as usize)?.to_vec())));
+    };
     for read in reads {
-        let cut = lines.feed(read);
-        all.extend(cut.ranges.iter().map(|&(a, b)| cut.bytes[a as usize..b as usize].to_vec()));
+        take(cutter.feed(read));
     }
+    take(cutter.silent());
     all
 }
 
 fuzz_target!(|data: &[u8]| {
     let Some((size, bytes)) = data.split_first() else { return };
-    let whole = frames(std::iter::once(bytes));
-    let cut = frames(bytes.chunks(usize::from(*size).max(1)));
-    assert_eq!(whole, cut);
-    assert!(whole.iter().all(|frame| frame.len() <= FRAME_MAX));
+    let check = Some(Check { kind: CheckKind::Xor8, little: true, skip: 0 });
+    let number = (Number::U(1), Order::Big);
+    for (framing, check) in [
+        (Framing::Lines, None),
+        (Framing::Cobs, check),
+        (Framing::Slip, None),
+        (Framing::Fixed { start: vec![0xaa], bytes: 6 }, check),
+        (Framing::Length { start: vec![], number, beside: 2 }, check),
+        (Framing::Delimited { start: 2, stop: 3, escape: Some(0x10) }, None),
+    ] {
+        let line = Line { data: 8, parity: b'N', stop: 1 };
+        let serial = Serial { path: String::new(), baud: 9600, line, frame_max: FRAME_MAX, framing, check, poll: None };
+        let whole = frames(&serial, std::iter::once(bytes));
+        let cut = frames(&serial, bytes.chunks(usize::from(*size).max(1)));
+        let good = |all: &[Option<Vec<u8>>]| all.iter().flatten().cloned().collect::<Vec<_>>();
+        assert_eq!(good(&whole), good(&cut), "{:?}", serial.framing);
+        assert!(good(&whole).iter().all(|frame| frame.len() <= FRAME_MAX));
+    }
 });

@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Alarm, Commands, Config, Device, Metrics, Mqtt, Outbox, Pipeline, Problem, Stream, StreamMode, Tls,
+    Alarm, Commands, Config, Device, Metrics, Mqtt, Outbox, Pipeline, Problem, Stream, StreamMode, Tapes, Tls,
     layers::{self, Layer},
     models::models,
     pipeline,
@@ -89,6 +89,8 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     });
     let alarms = each(&mut root, "alarm", |name, table| alarm(name, table, &names, &pipelines));
     let outputs = each(&mut root, "output", |name, table| Some(output(name, table, &alarms)));
+    let tapes_node = root.node("tapes");
+    let tapes = tapes(&mut root, tapes_node);
     root.finish();
 
     let config = Config {
@@ -100,6 +102,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         pipelines,
         alarms,
         outputs,
+        tapes,
         outbox,
         models,
         commands,
@@ -311,6 +314,23 @@ fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {
     outbox
 }
 
+fn tapes(root: &mut Table<'_>, node: Option<Node>) -> Tapes {
+    let mut tapes = Tapes {
+        before_s: limits::TAPE_BEFORE_S,
+        after_s: limits::TAPE_AFTER_S,
+        ring_bytes: limits::TAPE_RING_BYTES,
+        kept: limits::TAPES_KEPT,
+    };
+    let Some(node) = node else { return tapes };
+    let mut t = root.sub("tapes".into(), node);
+    tapes.before_s = t.int("before_s", 1..=3600).map_or(tapes.before_s, |n| n as u64);
+    tapes.after_s = t.int("after_s", 0..=3600).map_or(tapes.after_s, |n| n as u64);
+    tapes.ring_bytes = t.int("ring_mib", 1..=256).map_or(tapes.ring_bytes, |n| (n as usize) << 20);
+    tapes.kept = t.int("kept", 1..=1000).map_or(tapes.kept, |n| n as usize);
+    t.finish();
+    tapes
+}
+
 fn metrics(root: &mut Table<'_>, node: Option<Node>) -> Metrics {
     let mut metrics = Metrics { interval_s: limits::HEALTH_S, listen: None };
     let Some(node) = node else { return metrics };
@@ -392,6 +412,7 @@ fn alarm(name: &str, mut t: Table<'_>, names: &Names, pipelines: &[Pipeline]) ->
         clear_factor,
         raise_windows: t.int("raise_windows", 1..=100_000).map_or(1, |n| n as u32),
         hold_off_ms: t.int("hold_off_ms", 0..=86_400_000).map_or(0, |n| n as u64),
+        tape: t.bool("tape").unwrap_or(false),
     };
     t.finish();
     pipeline.map(|_| alarm)

@@ -1,8 +1,8 @@
 //! Maps of registers, fields of binary frames, NMEA sentences, GPIO lines: what a source's columns are.
 
 use super::{
-    Bias, Bus, Field, Format, Gpio, GpioLine, GpioRead, Layout, Modbus, Number, Pin, PinName, Port, Read,
-    Registers, Sentence, Sysfs, SysfsClass,
+    Bias, Bus, Field, Format, Gpio, GpioLine, GpioRead, Layout, Modbus, Number, Pin, PinName, Port, Read, Registers,
+    Sentence, Sysfs, SysfsClass,
     raw::{Node, Table, Value},
     source::{number, twice},
 };
@@ -12,7 +12,10 @@ use crate::limits;
 pub(super) fn fields(t: &mut Table<'_>, texts: &[String]) -> Layout {
     let mut layout = Layout::default();
     if texts.is_empty() {
-        t.problem("fields", "is needed: name and type of each number, such as `\"x:i16le\"`; `\"_:2\"` skips two bytes");
+        t.problem(
+            "fields",
+            "is needed: name and type of each number, such as `\"x:i16le\"`; `\"_:2\"` skips two bytes",
+        );
     }
     for text in texts {
         let Some((column, kind)) = text.split_once(':') else {
@@ -52,7 +55,10 @@ pub(super) fn sentences(t: &mut Table<'_>, node: Option<Node>) -> Vec<Sentence> 
     let mut all = Vec::new();
     for (name, node) in map {
         if !matches!(name.len(), 3 | 5..=8) || !name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
-            t.problem("sentences", format!("`{name}` is neither a sentence such as `RMC` nor a whole address such as `GPRMC`"));
+            t.problem(
+                "sentences",
+                format!("`{name}` is neither a sentence such as `RMC` nor a whole address such as `GPRMC`"),
+            );
         }
         let Value::List(items) = node.value else {
             t.problem("sentences", format!("`{name}` must be a list of names"));
@@ -132,7 +138,10 @@ fn register(column: String, mut t: Table<'_>, usual_ms: u64, tcp: bool) -> Optio
     let whole = format!("{}{}", text.as_deref().unwrap_or(usual), order.as_deref().unwrap_or(""));
     let number = number(&whole).filter(|(number, _)| bits || number.bytes() % 2 == 0);
     if number.is_none() {
-        t.problem("type", format!("`{whole}` is no type of registers, such as `u16`, `i32`, `f32` with order `abcd` or `cdab`"));
+        t.problem(
+            "type",
+            format!("`{whole}` is no type of registers, such as `u16`, `i32`, `f32` with order `abcd` or `cdab`"),
+        );
     }
     if bits && text.is_some() {
         t.problem("type", "a coil and a discrete input are 0 or 1");
@@ -163,7 +172,13 @@ fn group(all: Vec<Register>, join: u16) -> (Vec<Read>, Vec<Layout>) {
                 usize::from(r.address - read.address)
             }
             None => {
-                reads.push(Read { slave: r.slave, table: r.table, address: r.address, count: words, every_ms: r.every_ms });
+                reads.push(Read {
+                    slave: r.slave,
+                    table: r.table,
+                    address: r.address,
+                    count: words,
+                    every_ms: r.every_ms,
+                });
                 layouts.push(Layout::default());
                 0
             }
@@ -195,7 +210,10 @@ pub(super) fn gpio(t: &mut Table<'_>) -> (Port, Format) {
             line: pin_name(&mut sub, "line"),
             active_low: sub.word("active", &[("high", false), ("low", true)]).unwrap_or(false),
             bias: sub
-                .word("bias", &[("as-is", Bias::AsIs), ("pull-up", Bias::Up), ("pull-down", Bias::Down), ("off", Bias::Off)])
+                .word(
+                    "bias",
+                    &[("as-is", Bias::AsIs), ("pull-up", Bias::Up), ("pull-down", Bias::Down), ("off", Bias::Off)],
+                )
                 .unwrap_or(Bias::AsIs),
             debounce_us: sub.int("debounce_us", 0..=1_000_000).map_or(0, |n| n as u32),
             edges: false,
@@ -217,7 +235,10 @@ pub(super) fn gpio(t: &mut Table<'_>) -> (Port, Format) {
         lines.push(GpioLine { column, bit, read });
     }
     if gpio.lines.len() > limits::GPIO_LINES {
-        t.problem("lines", format!("{} lines are more than the {} of one request", gpio.lines.len(), limits::GPIO_LINES));
+        t.problem(
+            "lines",
+            format!("{} lines are more than the {} of one request", gpio.lines.len(), limits::GPIO_LINES),
+        );
     }
     (Port::Gpio(gpio), Format::Edges(lines))
 }

@@ -46,6 +46,8 @@ pub struct Config {
     pub alarms: Vec<Alarm>,
     /// Lines that alarms drive.
     pub outputs: Vec<Output>,
+    /// What alarms save of the sources.
+    pub tapes: Tapes,
     /// The store's settings.
     pub outbox: Outbox,
     /// Where ONNX Runtime is, and which models may run.
@@ -272,6 +274,21 @@ pub struct Alarm {
     pub raise_windows: u32,
     /// After a change the next one is held off for this long, ms.
     pub hold_off_ms: u64,
+    /// It saves what the sources delivered before it and after it.
+    pub tape: bool,
+}
+
+/// `[tapes]`
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Tapes {
+    /// Seconds before the alarm.
+    pub before_s: u64,
+    /// And after it.
+    pub after_s: u64,
+    /// Packed bytes in memory.
+    pub ring_bytes: usize,
+    /// Tapes that are kept; the oldest leaves first.
+    pub kept: usize,
 }
 
 /// `[outbox]`

@@ -2,10 +2,7 @@
 
 use super::{
     Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Line, Number, Order, Output, Poll, Port, Serial, Source,
-    TimeFormat,
-    build::Names,
-    layouts,
-    raw::Table,
+    TimeFormat, build::Names, layouts, raw::Table,
 };
 use crate::{flow::SourceId, limits};
 
@@ -23,7 +20,9 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
         }
         "modbus-tcp" => {
             let address = t.need_str("address");
-            if !address.is_empty() && address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err()) {
+            if !address.is_empty()
+                && address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
+            {
                 t.problem("address", format!("`{address}` is no HOST:PORT; Modbus's own port is 502"));
             }
             layouts::modbus(&mut t, Bus::Tcp(address))
@@ -150,7 +149,7 @@ fn framing(t: &mut Table<'_>, check: Option<Check>) -> Framing {
 /// Bytes written as hexadecimal digits, `aa 55`.
 fn bytes(t: &mut Table<'_>, key: &'static str) -> Option<Vec<u8>> {
     let text: String = t.str(key)?.split_whitespace().collect();
-    let digits = text.len() % 2 == 0 && !text.is_empty() && text.len() <= 512 && text.is_ascii();
+    let digits = text.len().is_multiple_of(2) && !text.is_empty() && text.len() <= 512 && text.is_ascii();
     let pair = |i: usize| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok();
     let bytes = digits.then(|| (0..text.len() / 2).map(pair).collect::<Option<Vec<u8>>>()).flatten();
     if bytes.is_none() {
@@ -214,7 +213,10 @@ fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
         }
         "binary" => {
             if lines {
-                t.problem("format", "`binary` needs a framing that is not lines: a line feed may be a part of a number");
+                t.problem(
+                    "format",
+                    "`binary` needs a framing that is not lines: a line feed may be a part of a number",
+                );
             }
             Format::Binary(layouts::fields(t, &fields.unwrap_or_default()))
         }
@@ -382,4 +384,3 @@ pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[So
     t.finish();
     channel
 }
-

@@ -173,6 +173,8 @@ pub struct Meters {
     pub alarms: Vec<AtomicBool>,
     /// Rings when one of them changed.
     pub alarm_bell: Bell,
+    /// The guard holds the outputs and answers.
+    pub outputs_held: AtomicBool,
     /// From the bytes' arrival to the end of the signal stage's work on them.
     pub signal: Histogram,
     /// A commit of the store.

@@ -97,7 +97,8 @@ impl Chip {
         if name.contains('/') {
             return Self::at(Path::new(name));
         }
-        let mut found: Vec<About> = list().into_iter().filter(|about| about.name == name || about.label == name).collect();
+        let mut found: Vec<About> =
+            list().into_iter().filter(|about| about.name == name || about.label == name).collect();
         match (found.pop(), found.len()) {
             (Some(about), 0) => Self::at(&about.path),
             (Some(_), _) => Err(format!("several chips are called {name}; give the path of one")),
@@ -189,7 +190,8 @@ fn config(lines: &[Input], edges: bool) -> Result<LineConfig, String> {
         flags
     };
     let mut config = LineConfig { flags: lines.first().map_or(LineFlags::INPUT, flags), ..LineConfig::default() };
-    let (mut others, mut debounces): (Vec<(LineFlags, u64)>, Vec<(u32, u64)>) = Default::default();
+    let mut others: Vec<(LineFlags, u64)> = Vec::new();
+    let mut debounces: Vec<(u32, u64)> = Vec::new();
     for (i, line) in lines.iter().enumerate() {
         let (flags, bit) = (flags(line), 1u64 << i);
         if flags != config.flags {

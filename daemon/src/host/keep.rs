@@ -32,6 +32,14 @@ impl Keep {
         fs::read(self.0.join(name)).ok()
     }
 
+    /// The names of what is saved, in order.
+    pub fn names(&self) -> Vec<String> {
+        let all = fs::read_dir(&self.0).into_iter().flatten().flatten();
+        let mut names: Vec<String> = all.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    }
+
     /// Write, fsync, rename, fsync the folder: after a power cut either the old or the new content is there.
     pub fn save(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (path, fresh) = (self.0.join(name), self.0.join(format!("{name}.new")));

@@ -136,6 +136,7 @@ mod tests {
             clear_factor: 0.6,
             raise_windows,
             hold_off_ms,
+            tape: false,
         }
     }
 

@@ -162,7 +162,8 @@ impl Held {
             match stream.read(&mut word[have..]) {
                 Ok(0) => break,
                 Ok(n) => have += n,
-                Err(why) if matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
+                Err(why)
+                    if matches!(why.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted) => {}
                 Err(_) => break,
             }
             if have == word.len() {

@@ -6,7 +6,7 @@ pub mod guard;
 
 use std::{
     io::{Read, Write},
-    os::unix::net::UnixStream,
+    os::unix::{net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Arc, atomic::Ordering},
@@ -62,7 +62,16 @@ impl Stage {
         let now = Instant::now();
         let long_ago = now.checked_sub(Duration::from_secs(3600)).unwrap_or(now);
         let lines = setup.outputs.iter().map(|output| (output.safe_on, long_ago)).collect();
-        Self { setup, guard: None, retry_at: now, said: String::new(), lines, moved: vec![], moved_at: now, stalled: false }
+        Self {
+            setup,
+            guard: None,
+            retry_at: now,
+            said: String::new(),
+            lines,
+            moved: vec![],
+            moved_at: now,
+            stalled: false,
+        }
     }
 
     fn turn(&mut self) {
@@ -95,6 +104,7 @@ impl Stage {
                 guard.kill();
             }
         }
+        self.setup.meters.outputs_held.store(self.guard.is_some(), Ordering::Relaxed);
     }
 
     /// Whether a stage that decides hangs: then what it decided last must not be held.
@@ -141,10 +151,7 @@ struct Guard {
 impl Guard {
     /// One that is still there from before goes on, where it holds the same lines.
     fn start(setup: &Setup) -> Result<Self, String> {
-        let order = Order {
-            version: guard::VERSION,
-            lines: setup.outputs.iter().map(line).collect(),
-        };
+        let order = Order { version: guard::VERSION, lines: setup.outputs.iter().map(line).collect() };
         let text = serde_json::to_vec(&order).map_err(|why| why.to_string())?;
         if let Ok(guard) = Self::connect(&setup.socket, &text) {
             return Ok(guard);
@@ -154,6 +161,8 @@ impl Guard {
             .arg(&setup.socket)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            // What ends the daemon from a terminal must not end its guard.
+            .process_group(0)
             .spawn()
             .map_err(|why| format!("start the guard: {why}"))?;
         let mut child = Some(child);

@@ -94,7 +94,9 @@ impl Grid {
 mod tests {
     use super::*;
 
-    fn closed(grid: &mut Grid, t: i64) -> Vec<(i64, Vec<f32>, Vec<bool>)> {
+    type Closed = (i64, Vec<f32>, Vec<bool>);
+
+    fn closed(grid: &mut Grid, t: i64) -> Vec<Closed> {
         let mut out = Vec::new();
         grid.close(t, |_, cell| out.push((cell.number, cell.values, cell.good)));
         out
@@ -128,5 +130,74 @@ mod tests {
         assert!(closed(&mut grid, i64::MAX / 2 + 20).len() <= 20);
         grid.sample(0, 500, 1.0, true);
         assert!(closed(&mut grid, 520).len() <= 20);
+    }
+
+    /// A plain grid: all samples are known, and each cell looks through all of them.
+    fn reference(samples: &[(usize, i64, f32, bool)], (step, late, width): (i64, i64, usize)) -> (Vec<Closed>, usize) {
+        let (mut newest, mut first, mut too_late) = (i64::MIN, None, 0);
+        let mut in_time = Vec::new();
+        for sample in samples {
+            let cell = sample.1.div_euclid(step);
+            first.get_or_insert(cell);
+            // A cell is closed when the newest time has passed its end by `late`.
+            if newest != i64::MIN && cell < (newest - late).div_euclid(step) || Some(cell) < first {
+                too_late += 1;
+            } else {
+                in_time.push((cell, *sample));
+            }
+            newest = newest.max(sample.1);
+        }
+        let (Some(first), upto) = (first, (newest - late).div_euclid(step)) else { return (Vec::new(), too_late) };
+        let cells = (first..upto).map(|number| {
+            let (mut values, mut good) = (vec![0.0; width], vec![false; width]);
+            for (_, (channel, _, value, is_good)) in in_time.iter().filter(|(cell, _)| *cell == number) {
+                if *is_good || !good[*channel] {
+                    (values[*channel], good[*channel]) = (*value, *is_good);
+                }
+            }
+            (number, values, good)
+        });
+        (cells.collect(), too_late)
+    }
+
+    /// Three sources of 1, 10 and 1,000 Hz for 3 s, with jitter; some samples are late, some are missing, some bad.
+    fn three_sources(seed: u64) -> Vec<(usize, i64, f32, bool)> {
+        let mut random = fastrand::Rng::with_seed(seed);
+        let mut arrivals = Vec::new();
+        for (channel, period) in [(0, 1_000_000), (1, 100_000), (2, 1_000)] {
+            for i in 0..3_000_000 / period {
+                if random.u8(..) < 12 {
+                    continue;
+                }
+                let jitter = random.i64(-period / 4..=period / 4);
+                let t = 7_000_000 + i * period + jitter;
+                let delay = if random.u8(..) < 25 { random.i64(0..250_000) } else { random.i64(0..2_000) };
+                arrivals.push((t + delay, (channel, t, i as f32, random.u8(..) >= 8)));
+            }
+        }
+        arrivals.sort_by_key(|(at, _)| *at);
+        arrivals.into_iter().map(|(_, sample)| sample).collect()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
+        #[test]
+        fn three_sources_of_1_10_and_1000_hz_meet_as_a_plain_reference_says(
+            seed in 0u64..,
+            step in proptest::sample::select(vec![1_000i64, 10_000, 100_000, 1_000_000]),
+            late in proptest::sample::select(vec![0i64, 5_000, 50_000, 300_000]),
+        ) {
+            let samples = three_sources(seed);
+            let mut grid = Grid::new(step, late, 3, 100_000);
+            let (mut cells, mut too_late, mut newest) = (Vec::new(), 0, i64::MIN);
+            for (channel, t, value, good) in &samples {
+                too_late += usize::from(!grid.sample(*channel, *t, *value, *good));
+                newest = newest.max(*t);
+                cells.extend(closed(&mut grid, newest));
+            }
+            let (wanted, late_wanted) = reference(&samples, (step, late, 3));
+            proptest::prop_assert_eq!(too_late, late_wanted);
+            proptest::prop_assert_eq!(cells, wanted);
+        }
     }
 }

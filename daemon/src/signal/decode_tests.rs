@@ -123,10 +123,12 @@ fn a_tag_says_which_layout_and_channels_of_others_are_absent() {
 
 #[test]
 fn nmea_sentences_are_checked_and_angles_have_their_sign() {
-    let sentence = Sentence { name: "GLL".into(), columns: vec![Some(("a".into(), true)), None, Some(("b".into(), false))] };
+    let sentence =
+        Sentence { name: "GLL".into(), columns: vec![Some(("a".into(), true)), None, Some(("b".into(), false))] };
     let mut decoder = decoder(Format::Nmea(vec![sentence]));
     let mut row = Row::default();
-    let mut read = |text: &str| decoder.decode(Ok(text.as_bytes()), STAMP, &mut row).map(|r| (r, row.values[0], row.quality[1]));
+    let mut read =
+        |text: &str| decoder.decode(Ok(text.as_bytes()), STAMP, &mut row).map(|r| (r, row.values[0], row.quality[1]));
     let with_sum = |text: &str| format!("${text}*{:02X}", text.bytes().fold(0, |sum, byte| sum ^ byte));
     let (made, value, _) = read(&with_sum("GPGLL,4916.45,S,3,W")).expect("read");
     assert!(made && (value - (1.0 - 2.0 * (49.0 + 16.45 / 60.0))).abs() < 1e-9, "{value}");
@@ -184,7 +186,8 @@ fn edges_are_counted_measured_and_timed_by_the_kernels_stamps() {
     assert_eq!(sampled(&mut d, 1, 0, 990 + 20_000)[0], Some(0.0));
     assert_eq!(d.decode(Ok(&edge(1, true, 7)), STAMP, &mut row), Ok(true));
     assert_eq!((row.t_ns, row.values[1], row.quality[0]), (Some(7), 3.0, Quality::Absent));
-    for wrong in [&[0u8][..], &[3; 9], &[0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0], &[1; 8]] {
+    for wrong in [&[0u8][..], &[3; 9], &[0, 64, 0, 0, 0, 0, 0, 0, 0, 0, 0], &[0, 0, 2, 0, 0, 0, 0, 0, 0, 0, 0], &[1; 8]]
+    {
         assert_eq!(d.decode(Ok(wrong), STAMP, &mut row), Err(Refused::Length), "{wrong:?}");
     }
 }

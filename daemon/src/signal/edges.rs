@@ -24,7 +24,7 @@ struct Line {
     /// Of the last edge into the active level.
     rising_ns: Option<u64>,
     pulse_us: Option<f64>,
-    /// `rising` and `rising_ns` at the last sample that had an edge.
+    /// `rising` at the last sample, and the edge to count from: the last one before it, else the first one behind.
     sampled: (u64, Option<u64>),
     hz: f64,
 }
@@ -77,6 +77,9 @@ impl Edges {
         self.moved(bit, rising);
         let line = &mut self.lines[bit];
         if rising {
+            if line.rising_ns.is_none() {
+                line.sampled = (1, Some(t_ns));
+            }
             line.rising += 1;
             line.rising_ns = Some(t_ns);
         } else if let Some(from) = line.rising_ns {
@@ -125,9 +128,7 @@ impl Edges {
             line.hz = match (from, line.rising_ns) {
                 (Some(from), Some(to)) if line.rising > edges && to > from => since * 1e9 / (to - from) as f64,
                 // No edge since: it is slower than the time that passed says.
-                (_, Some(last)) if line.rising == edges => {
-                    line.hz.min(1e9 / now_ns.saturating_sub(last).max(1) as f64)
-                }
+                (_, Some(last)) if line.rising == edges => line.hz.min(1e9 / now_ns.saturating_sub(last).max(1) as f64),
                 _ => 0.0,
             };
             if line.hz < STILL_HZ {

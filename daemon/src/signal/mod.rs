@@ -64,6 +64,8 @@ struct SourceState {
     quality_stream: StreamId,
     own_time: bool,
     own_seq: bool,
+    /// Not every row holds every channel.
+    partial: bool,
     sequence: Sequence,
     rules: Vec<ChannelRules>,
     gap_max_ns: Option<i64>,
@@ -204,7 +206,7 @@ impl Signal {
         if missing > 0 {
             self.meters.sources[source].missing.add(missing);
         }
-        state.judge(row, t_ns);
+        state.judge(row, t_ns, stamp.boot_ns);
         let seq = row.seq.unwrap_or(state.rows);
         state.rows += 1;
         let (state, mut late) = (&self.sources[source], 0);
@@ -289,13 +291,16 @@ impl SourceState {
     }
 
     /// The rules of the channels.
-    fn judge(&mut self, row: &mut Row, t_ns: i64) {
+    fn judge(&mut self, row: &mut Row, t_ns: i64, now_ns: u64) {
         let places = row.quality.iter_mut().zip(&row.values).zip(&mut self.rules).enumerate();
         for (channel, ((quality, value), rules)) in places {
             if quality.is_good()
                 && let Some(why) = rules.check(*value, t_ns)
             {
                 *quality = Quality::Bad(why);
+            }
+            if self.partial && *quality != Quality::Absent {
+                self.quality.heard(channel, now_ns);
             }
             if !matches!(quality, Quality::Good | Quality::Absent) {
                 self.quality.sample(channel, *quality);
@@ -327,6 +332,7 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState
         quality_stream: streams.quality[usize::from(id.0)],
         own_time: source.time.is_some(),
         own_seq: source.seq.is_some(),
+        partial: source.format.is_partial(),
         sequence: Sequence::new(source),
         rules: channels.iter().map(|c| ChannelRules::new(c)).collect(),
         gap_max_ns: source.gap_max_ms.map(|ms| ms as i64 * 1_000_000),
@@ -403,18 +409,28 @@ fn put(drafts: &mut Vec<Draft>, stream: StreamId, class: Class, stamp: Stamp, bo
     drafts.extend(body.map(|body| Draft { stream, class, stamp, lineage: None, body, retain: Retain::No }));
 }
 
+/// Where the stage takes from.
+pub struct Inlet<S, T> {
+    /// What the sources send.
+    pub frames: lane::Receiver<Arrival>,
+    /// Frames that were shed on the way, since it was asked last.
+    pub shed: S,
+    /// Sees all that arrives.
+    pub tap: T,
+}
+
 /// The stage as a thread: ends when the frame lane is closed and empty.
 ///
 /// `lanes[i]` takes the windows of pipeline `i`; `beat` is called at least every `limits::BEAT` with the batches that wait.
 pub fn run(
     mut signal: Signal,
-    frames: lane::Receiver<Arrival>,
-    shed: impl Fn() -> Vec<(SourceId, u64)>,
+    inlet: Inlet<impl Fn() -> Vec<(SourceId, u64)>, impl Fn(&Arrival)>,
     lanes: Vec<lane::Sender<Window>>,
     mut sink: impl Sink,
     now_ns: impl Fn() -> u64,
     beat: impl Fn(usize),
 ) {
+    let Inlet { frames, shed, tap } = inlet;
     let (mut arrivals, mut made, mut overflow) = (Vec::new(), Made::default(), Vec::new());
     let mut last = None;
     loop {
@@ -429,6 +445,7 @@ pub fn run(
         }
         for arrival in arrivals.drain(..) {
             last = Some(arrival.stamp());
+            tap(&arrival);
             signal.step(&arrival, &mut made);
             hand_over(&signal, &mut made, &lanes, &mut sink, &mut overflow);
             signal.meters.signal.took(now_ns().saturating_sub(arrival.stamp().boot_ns) / 1000);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::decode::Refused;
 use crate::{
-    flow::{Fault, Quality, Stamp, record::json_str},
+    flow::{Fault, Quality, Stamp, Why, record::json_str},
     limits,
 };
 
@@ -50,6 +50,9 @@ pub struct SourceQuality {
     /// Share of refusals in the last look.
     noise: f64,
     bad: BTreeMap<(usize, &'static str), u64>,
+    /// By channel: when it came last, and whether that is too long ago while others come.
+    heard_ns: Vec<Option<u64>>,
+    silent: Vec<bool>,
     changed: bool,
     told_ns: u64,
 }
@@ -59,6 +62,8 @@ impl SourceQuality {
     pub fn new(name: &str, channels: Vec<String>, stale_ms: u64) -> Self {
         Self {
             name: name.to_owned(),
+            heard_ns: vec![None; channels.len()],
+            silent: vec![false; channels.len()],
             channels,
             stale_ns: stale_ms * 1_000_000,
             state: State::Waiting,
@@ -98,6 +103,14 @@ impl SourceQuality {
     pub fn sample(&mut self, channel: usize, quality: Quality) {
         *self.bad.entry((channel, quality.word())).or_default() += 1;
         self.changed = true;
+    }
+
+    /// A channel that does not come with every row was in this one.
+    pub fn heard(&mut self, channel: usize, now_ns: u64) {
+        self.heard_ns[channel] = Some(now_ns);
+        if std::mem::take(&mut self.silent[channel]) {
+            self.changed = true;
+        }
     }
 
     /// A frame was refused.
@@ -159,6 +172,13 @@ impl SourceQuality {
     /// Time went on. Returns the record's members when there is something to tell.
     pub fn tell(&mut self, stamp: Stamp) -> Option<Bytes> {
         self.look(stamp.boot_ns);
+        for (channel, heard_ns) in self.heard_ns.iter().enumerate() {
+            let silent = heard_ns.is_some_and(|at| stamp.boot_ns.saturating_sub(at) > self.stale_ns);
+            if silent && !std::mem::replace(&mut self.silent[channel], true) {
+                *self.bad.entry((channel, Quality::Bad(Why::Stale).word())).or_default() += 1;
+                self.changed = true;
+            }
+        }
         if self.state == State::Ok && stamp.boot_ns.saturating_sub(self.last_frame_ns) > self.stale_ns {
             self.state = State::Stale;
             self.changed = true;
@@ -257,7 +277,7 @@ pub(super) fn join<T>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::{Clk, Why};
+    use crate::flow::Clk;
 
     #[test]
     fn changes_are_told_once_a_second_at_most_and_silence_is_told_too() {

@@ -182,7 +182,11 @@ impl<'a> Reading<'a> {
         }
         if let Some(bit) = storm {
             let line = &self.settings.lines[bit].line;
-            tracing::warn!(chip = self.settings.chip, "more than {} edges a second on line {line}: it is only sampled for a while", self.settings.storm_hz);
+            tracing::warn!(
+                chip = self.settings.chip,
+                "more than {} edges a second on line {line}: it is only sampled for a while",
+                self.settings.storm_hz
+            );
             self.outlet.fault(Fault::Storm, 1).await;
             self.inputs.get_ref().set_edges(false)?;
             self.calm_at = Some(Instant::now() + limits::GPIO_CALM);

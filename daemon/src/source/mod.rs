@@ -5,6 +5,7 @@ mod gpio;
 mod modbus;
 pub mod packets;
 pub mod ports;
+pub mod ring;
 mod serial;
 mod sysfs;
 pub mod tape;

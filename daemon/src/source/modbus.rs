@@ -2,19 +2,14 @@
 //! does not answer is asked less and less often. A row is the read's number (two bytes, least significant first) and
 //! the registers as they came.
 
-use std::{collections::BTreeMap, future::Future, io, pin::Pin, task, time::Duration};
+use std::{collections::BTreeMap, future::Future, io, time::Duration};
 
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::Instant,
-};
+use tokio::{net::TcpStream, time::Instant};
 use tokio_modbus::{
     Error, ExceptionCode, Slave,
     client::{Context, Reader, rtu, tcp},
     prelude::SlaveContext,
 };
-use tokio_serial::{ClearBuffer, SerialPort, SerialStream};
 
 use super::{Outlet, Reopening, serial};
 use crate::{
@@ -60,35 +55,9 @@ struct Line {
     on_a_line: bool,
 }
 
-/// A tty that forgets what came before a question: on a line nothing else says which question an answer is for.
-struct Quiet(SerialStream);
-
-impl AsyncRead for Quiet {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &mut ReadBuf<'_>) -> task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Quiet {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> task::Poll<io::Result<usize>> {
-        self.0.clear(ClearBuffer::Input).map_err(io::Error::from)?;
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-}
-
 async fn open(settings: &Modbus, outlet: &Outlet) -> Result<Line, String> {
     match &settings.bus {
-        Bus::Line(line) => {
-            Ok(Line { context: rtu::attach(Quiet(serial::open(line)?)), on_a_line: true })
-        }
+        Bus::Line(line) => Ok(Line { context: rtu::attach(serial::Quiet::open(line)?), on_a_line: true }),
         Bus::Tcp(address) => {
             let connect = tokio::time::timeout(limits::CONNECT, TcpStream::connect(address));
             let stream = ticking(outlet, connect).await.map_err(|_| "it does not answer".to_owned())?;
@@ -166,7 +135,7 @@ impl Line {
             Ok(Ok(bytes)) if bytes.len() == usize::from(count) * unit => Ok(bytes),
             Ok(Ok(_)) | Err(Error::Protocol(_)) => Err((Fault::WrongAnswer, String::new())),
             Ok(Err(exception)) => Err((exception_fault(exception), String::new())),
-            Err(Error::Transport(why)) if why.kind() == std::io::ErrorKind::InvalidData => {
+            Err(Error::Transport(why)) if why.kind() == io::ErrorKind::InvalidData => {
                 Err((Fault::WrongAnswer, String::new()))
             }
             Err(Error::Transport(why)) => Err((Fault::NoAnswer, why.to_string().to_lowercase())),
@@ -229,7 +198,8 @@ impl Pace {
         let device = self.slaves.entry(read.slave).or_default();
         if fault == Some(Fault::NoAnswer) {
             device.silent = device.silent.saturating_add(1);
-            let wait = every.saturating_mul(1 << device.silent.min(16).saturating_sub(1)).min(limits::MODBUS_BACKOFF_MAX);
+            let wait =
+                every.saturating_mul(1 << device.silent.min(16).saturating_sub(1)).min(limits::MODBUS_BACKOFF_MAX);
             device.not_before = Some(now + wait);
         } else {
             (device.silent, device.not_before) = (0, None);

@@ -161,7 +161,9 @@ impl Packets {
                 }
                 if carry.len() < whole { Front::More } else { Front::Frame(whole, head..whole - check) }
             }
-            Framing::Delimited { start, stop, escape } => between(carry, (*start, *stop, *escape), self.frame_max + check),
+            Framing::Delimited { start, stop, escape } => {
+                between(carry, (*start, *stop, *escape), self.frame_max + check)
+            }
         }
     }
 
@@ -298,7 +300,8 @@ fn unstuff(inner: &[u8], out: &mut Vec<u8>) -> Result<(), Flaw> {
 fn checks(check: Check, covered: &[u8], told: &[u8]) -> bool {
     let covered = covered.get(check.skip..).unwrap_or_default();
     let fold = |told: &[u8]| told.iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-    let told = if check.little { told.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte)) } else { fold(told) };
+    let told =
+        if check.little { told.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte)) } else { fold(told) };
     told == sum(check.kind, covered)
 }
 

@@ -15,8 +15,14 @@ fn framings() -> Vec<(Framing, Option<Check>)> {
         (Framing::Slip, Some(CHECK)),
         (Framing::Fixed { start: start.clone(), bytes: 12 }, Some(CHECK)),
         (Framing::Fixed { start: vec![], bytes: 12 }, Some(CHECK)),
-        (Framing::Length { start: start.clone(), number: big, beside: 6 }, Some(Check { little: false, skip: 2, ..CHECK })),
-        (Framing::Length { start, number: (Number::U(1), Order::Big), beside: 0 }, Some(Check { kind: CheckKind::Crc32, ..CHECK })),
+        (
+            Framing::Length { start: start.clone(), number: big, beside: 6 },
+            Some(Check { little: false, skip: 2, ..CHECK }),
+        ),
+        (
+            Framing::Length { start, number: (Number::U(1), Order::Big), beside: 0 },
+            Some(Check { kind: CheckKind::Crc32, ..CHECK }),
+        ),
         (Framing::Delimited { start: 2, stop: 3, escape: Some(0x10) }, Some(CHECK)),
     ]
 }
@@ -177,7 +183,13 @@ fn a_megabyte_without_an_end_waits_in_no_memory_and_costs_one_frame() {
             packets.feed(&[0x7f; 4096]);
             assert!(packets.carry.len() <= 4096 + 512, "{framing:?}: {}", packets.carry.len());
         }
-        let tail = if let Framing::Cobs = framing { vec![0] } else if framing == Framing::Slip { vec![0xC0] } else { vec![] };
+        let tail = if let Framing::Cobs = framing {
+            vec![0]
+        } else if framing == Framing::Slip {
+            vec![0xC0]
+        } else {
+            vec![]
+        };
         packets.feed(&tail);
         packets.give_up(false);
         let cut = packets.feed(&frame);

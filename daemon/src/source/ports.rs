@@ -78,7 +78,9 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String) {
     if real != name {
         let _ = writeln!(out, "  now {}", real.display());
     }
-    stable.iter().skip(1).for_each(|other| drop(writeln!(out, "  also {}", other.display())));
+    for other in stable.iter().skip(1) {
+        let _ = writeln!(out, "  also {}", other.display());
+    }
     let mut heard = None;
     let bauds: Vec<u32> = args.baud.map_or_else(|| BAUDS.to_vec(), |baud| vec![baud]);
     if args.listen > 0.0 {
@@ -144,7 +146,9 @@ fn lines_for(speech: &Speech) -> String {
             format!("    format = \"nmea\"\n    sentences = {{ {} }}\n", all.join(", "))
         }
         Speech::Frames(framing, _) => {
-            format!("    framing = \"{framing}\"\n    fields = []    # name and type of each number, such as \"x:i16le\"\n")
+            format!(
+                "    framing = \"{framing}\"\n    fields = []    # name and type of each number, such as \"x:i16le\"\n"
+            )
         }
         Speech::Silence | Speech::Lines | Speech::Unknown => String::new(),
     }
@@ -186,7 +190,10 @@ pub fn guess(bytes: &[u8]) -> Speech {
     if printable * 20 >= bytes.len() * 19 && !lines.is_empty() {
         return text_lines(&lines);
     }
-    [(0u8, "cobs"), (0xC0, "slip")].into_iter().find_map(|(end, name)| frames(bytes, end, name)).unwrap_or(Speech::Unknown)
+    [(0u8, "cobs"), (0xC0, "slip")]
+        .into_iter()
+        .find_map(|(end, name)| frames(bytes, end, name))
+        .unwrap_or(Speech::Unknown)
 }
 
 fn text_lines(lines: &[&str]) -> Speech {
@@ -240,7 +247,8 @@ fn frames(bytes: &[u8], end: u8, name: &'static str) -> Option<Speech> {
     let typical = *sizes.last()?;
     // Chance would not end frames of one length again and again.
     let alike = sizes.iter().filter(|n| n.abs_diff(typical) <= typical / 2).count();
-    (parts.len() >= 3 && sizes.len() == parts.len() && alike * 4 >= parts.len() * 3).then_some(Speech::Frames(name, typical))
+    (parts.len() >= 3 && sizes.len() == parts.len() && alike * 4 >= parts.len() * 3)
+        .then_some(Speech::Frames(name, typical))
 }
 
 /// Names that stay when the device is plugged in elsewhere or with others: by its serial number, then by its socket.
@@ -278,13 +286,19 @@ fn serial_ports() -> Vec<PathBuf> {
 fn gpiochips(out: &mut String) {
     for chip in gpiochip::list() {
         let _ = writeln!(out, "{} ({}), {} lines", chip.path.display(), chip.label, chip.lines.len());
-        let free: Vec<String> = (0..).zip(&chip.lines).filter(|(_, (_, user))| user.is_empty()).map(|(i, (name, _))| {
-            if name.is_empty() { format!("{i}") } else { format!("{i} {name}") }
-        }).collect();
+        let free: Vec<String> = (0..)
+            .zip(&chip.lines)
+            .filter(|(_, (_, user))| user.is_empty())
+            .map(|(i, (name, _))| if name.is_empty() { format!("{i}") } else { format!("{i} {name}") })
+            .collect();
         let more = if free.len() > 8 { ", …" } else { "" };
         let _ = writeln!(out, "  free: {}{more}", free[..free.len().min(8)].join(", "));
         let first = free.first().and_then(|f| f.split(' ').next()).unwrap_or("0");
-        let _ = writeln!(out, "\n    [source.{}]\n    kind = \"gpio\"\n    chip = \"{}\"\n    lines.in1 = {{ line = {first}, read = \"level\" }}\n", chip.name, chip.label);
+        let _ = writeln!(
+            out,
+            "\n    [source.{}]\n    kind = \"gpio\"\n    chip = \"{}\"\n    lines.in1 = {{ line = {first}, read = \"level\" }}\n",
+            chip.name, chip.label
+        );
     }
 }
 
@@ -303,7 +317,12 @@ fn kernel_sensors(out: &mut String) {
             let _ = writeln!(out, "{} ({})", folder.display(), name.trim());
             let list: Vec<_> = readings.iter().map(|r| format!("{r:?}")).collect();
             let source: String = name.trim().to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-            let _ = writeln!(out, "\n    [source.{source}]\n    kind = \"{kind}\"\n    device = \"{}\"\n    readings = [{}]\n", name.trim(), list.join(", "));
+            let _ = writeln!(
+                out,
+                "\n    [source.{source}]\n    kind = \"{kind}\"\n    device = \"{}\"\n    readings = [{}]\n",
+                name.trim(),
+                list.join(", ")
+            );
         }
     }
 }
@@ -335,7 +354,10 @@ mod tests {
         let nmea = b"x\r\n$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n";
         assert_eq!(guess(nmea), Speech::Nmea([("GLL".to_owned(), 6)].into()));
         assert_eq!(guess(b"hello\nready.\nready.\n"), Speech::Lines);
-        assert_eq!(guess(b"\x00\x03\x11\x22\x02\x33\x00\x03\x11\x22\x02\x34\x00\x05\x01\x02\x03\x04\x00"), Speech::Frames("cobs", 4));
+        assert_eq!(
+            guess(b"\x00\x03\x11\x22\x02\x33\x00\x03\x11\x22\x02\x34\x00\x05\x01\x02\x03\x04\x00"),
+            Speech::Frames("cobs", 4)
+        );
         assert_eq!(guess(b"\xc0\x01\x02\x03\xc0\x01\xdb\xdc\xc0\x01\x05\x03\xc0"), Speech::Frames("slip", 3));
         assert_eq!(guess(&[0xfe, 0x81, 0x33, 0x7f, 0x80, 0xaa, 0x91]), Speech::Unknown);
     }

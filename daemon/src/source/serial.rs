@@ -1,14 +1,16 @@
 //! The only file that names a tty. One port: opened by path, exclusive, read in chunks; a hang-up closes it and it is
 //! opened again with jittered backoff, for ever. A device that speaks only when it is asked is asked here.
 
-use std::{os::fd::AsRawFd, time::Duration};
+use std::{io, os::fd::AsRawFd, pin::Pin, task, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
     time::Instant,
 };
-use tokio_serial::{DataBits, FlowControl, Parity, SerialPortBuilderExt, SerialStream, StopBits};
+use tokio_serial::{
+    ClearBuffer, DataBits, FlowControl, Parity, SerialPort, SerialPortBuilderExt, SerialStream, StopBits,
+};
 
 use super::{Outlet, Reopening, framing::Cutter};
 use crate::{
@@ -197,5 +199,40 @@ impl<'a> Reading<'a> {
             }
         }
         Ok(n)
+    }
+}
+
+/// A tty that forgets what came before a question: on a line nothing else says which question an answer is for.
+pub(super) struct Quiet(SerialStream);
+
+impl Quiet {
+    /// Opens the port alone.
+    pub(super) fn open(settings: &Serial) -> Result<Self, String> {
+        open(settings).map(Self)
+    }
+}
+
+impl AsyncRead for Quiet {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut task::Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> task::Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Quiet {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> task::Poll<io::Result<usize>> {
+        self.0.clear(ClearBuffer::Input).map_err(io::Error::from)?;
+        Pin::new(&mut self.0).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

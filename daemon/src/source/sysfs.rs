@@ -106,7 +106,8 @@ pub(super) fn class(class: SysfsClass) -> (&'static str, &'static str) {
 
 /// Units: Documentation/ABI/testing/sysfs-bus-iio and sysfs-class-hwmon, Documentation/driver-api/thermal of Linux.
 fn reading(folder: &Path, class: SysfsClass, name: &str) -> Result<Reading, String> {
-    let open = |file: &str| File::open(folder.join(file)).map_err(|why| format!("{file}: {}", why.to_string().to_lowercase()));
+    let open =
+        |file: &str| File::open(folder.join(file)).map_err(|why| format!("{file}: {}", why.to_string().to_lowercase()));
     let number = |file: &str| fs::read_to_string(folder.join(file)).ok()?.trim().parse::<f64>().ok();
     match class {
         SysfsClass::Thermal => Ok(Reading { file: open(name)?, offset: 0.0, scale: 0.001 }),

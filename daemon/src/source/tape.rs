@@ -28,6 +28,13 @@ use crate::{
 const MAGIC: &[u8; 8] = b"KLTAPE\x02\n";
 const MAGIC_1: &[u8; 8] = b"KLTAPE\x01\n";
 
+impl Head {
+    /// Of a tape that is recorded now.
+    pub fn new(boot: &str, sources: Vec<String>) -> Self {
+        Self { boot: boot.to_owned(), sources, program: env!("CARGO_PKG_VERSION").into() }
+    }
+}
+
 /// The tape's first record.
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 pub struct Head {
@@ -35,6 +42,9 @@ pub struct Head {
     pub boot: String,
     /// Names of the sources; a record's source is an index into this.
     pub sources: Vec<String>,
+    /// The program that recorded it: another one may decode it otherwise.
+    #[serde(default)]
+    pub program: String,
 }
 
 /// Records on their way into a block.
@@ -60,7 +70,10 @@ impl Block {
         match arrival {
             Arrival::Frames(batch) => {
                 self.0.extend((batch.ranges.len() as u32).to_le_bytes());
-                batch.ranges.iter().for_each(|(from, to)| self.0.extend([from.to_le_bytes(), to.to_le_bytes()].concat()));
+                batch
+                    .ranges
+                    .iter()
+                    .for_each(|(from, to)| self.0.extend([from.to_le_bytes(), to.to_le_bytes()].concat()));
                 self.0.extend_from_slice(&batch.bytes);
             }
             Arrival::Tick(..) => {}
@@ -93,6 +106,14 @@ fn framed(payload: &[u8]) -> Vec<u8> {
     out
 }
 
+/// A tape of blocks that were packed before.
+pub fn whole<'a>(head: &Head, blocks: impl Iterator<Item = &'a [u8]>) -> std::io::Result<Vec<u8>> {
+    let mut bytes = MAGIC.to_vec();
+    bytes.extend(framed(&serde_json::to_vec(head)?));
+    blocks.for_each(|block| bytes.extend_from_slice(block));
+    Ok(bytes)
+}
+
 /// Writes a tape.
 pub struct Recorder {
     file: BufWriter<File>,
@@ -114,11 +135,6 @@ impl Recorder {
     /// Appends one arrival.
     pub fn write(&mut self, arrival: &Arrival) -> std::io::Result<()> {
         if self.block.push(arrival) { self.close_block() } else { Ok(()) }
-    }
-
-    /// Appends a block that was packed before.
-    pub fn write_packed(&mut self, block: &[u8]) -> std::io::Result<()> {
-        self.file.write_all(block)
     }
 
     /// What came so far goes to the file: a torn tape ends here at the earliest.
@@ -161,7 +177,7 @@ impl Player {
         if magic != *MAGIC && magic != *MAGIC_1 {
             return Err(Fatal::failed(format!("{}: tape version {} is not known here", what(), magic[6])));
         }
-        let head = Head { boot: String::new(), sources: Vec::new() };
+        let head = Head { boot: String::new(), sources: Vec::new(), program: String::new() };
         let (version, block) = (magic[6], Bytes::new());
         let mut player = Self { file, path: path.display().to_string(), record: 0, version, block, head };
         let head = player.payload()?.ok_or_else(|| Fatal::failed(format!("{}: it has no head", what())))?;
@@ -294,11 +310,12 @@ mod tests {
     fn recorded(dir: &str) -> (std::path::PathBuf, Vec<u8>) {
         let path = std::env::temp_dir().join(format!("kentledge-tape-{dir}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        let head = Head { boot: "b".into(), sources: vec!["pump".into()] };
+        let head = Head { boot: "b".into(), sources: vec!["pump".into()], program: "1".into() };
         let mut recorder = Recorder::create(&path, &head).expect("create");
         let stamp = Stamp { boot_ns: 5, wall_ms: None, clk: Clk::Unset };
         let bytes = Bytes::from_static(b"1,23,4");
-        let batch = FrameBatch { source: SourceId(0), stamp, bytes, ranges: vec![(0, 3), Flaw::Checksum.mark(), (3, 6)] };
+        let batch =
+            FrameBatch { source: SourceId(0), stamp, bytes, ranges: vec![(0, 3), Flaw::Checksum.mark(), (3, 6)] };
         recorder.write(&Arrival::Frames(batch)).expect("write");
         recorder.write(&Arrival::Fault(SourceId(0), stamp, Fault::Storm, 3)).expect("write");
         recorder.close_block().expect("write");
@@ -318,6 +335,27 @@ mod tests {
         assert!(matches!(player.read().expect("read"), Some(Arrival::Fault(_, _, Fault::Storm, 3))));
         assert!(matches!(player.read().expect("read"), Some(Arrival::Tick(..))));
         assert!(player.read().expect("read").is_none());
+    }
+
+    /// As the first recorder wrote them: records without blocks, lines joined by LF.
+    #[test]
+    fn a_tape_of_version_1_is_still_played() {
+        let path = std::env::temp_dir().join(format!("kentledge-tape-v1-{}", std::process::id()));
+        let mut bytes = MAGIC_1.to_vec();
+        bytes.extend(framed(br#"{"boot":"b","sources":["pump"]}"#));
+        let mut payload = vec![1, 0, 0];
+        payload.extend(5u64.to_le_bytes());
+        payload.extend(i64::MIN.to_le_bytes());
+        payload.push(2);
+        payload.extend(b"1,2\n\n3,4\n");
+        bytes.extend(framed(&payload));
+        std::fs::write(&path, bytes).expect("write");
+        let mut player = Player::open(&path).expect("open");
+        let Some(Arrival::Frames(batch)) = player.read().expect("read") else { panic!("frames expected") };
+        assert_eq!(batch.frames().collect::<Vec<_>>(), [Ok(&b"1,2"[..]), Err(Flaw::Oversize), Ok(b"3,4")]);
+        assert_eq!((batch.stamp.boot_ns, player.head.program.as_str()), (5, ""));
+        assert!(player.read().expect("read").is_none());
+        std::fs::remove_file(&path).expect("remove");
     }
 
     #[test]

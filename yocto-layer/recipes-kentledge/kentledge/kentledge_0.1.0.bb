@@ -65,7 +65,7 @@ do_install:append() {
     install -D -m 0644 $u/kentledge.tmpfiles ${D}${nonarch_libdir}/tmpfiles.d/kentledge.conf
     install -D -m 0644 $u/org.kentledge.Daemon.conf ${D}${datadir}/dbus-1/system.d/org.kentledge.Daemon.conf
     install -D -m 0644 $u/50-kentledge.rules ${D}${datadir}/polkit-1/rules.d/50-kentledge.rules
-    install -D -m 0644 ${S}/udev/60-kentledge-serial.rules ${D}${nonarch_base_libdir}/udev/rules.d/60-kentledge-serial.rules
+    install -D -m 0644 -t ${D}${nonarch_base_libdir}/udev/rules.d ${S}/udev/60-kentledge-serial.rules ${S}/udev/60-kentledge-gpio.rules
     install -D -m 0644 ${S}/daemon/catalog/kentledge.catalog ${D}${nonarch_libdir}/systemd/catalog/kentledge.catalog
     install -D -m 0644 ${UNPACKDIR}/kentledge.toml ${D}${nonarch_libdir}/kentledge/image.toml
     sed -i 's/@MACHINE@/${MACHINE}/' ${D}${nonarch_libdir}/kentledge/image.toml
