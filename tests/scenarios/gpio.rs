@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use rig::{
-    Mosquitto, Site, Sub, Tty, eventually,
+    Mosquitto, Operator, Site, Sub, Tty, eventually,
     gpio::{Edges, Guard, Lamp, monotonic_ns},
 };
 use serde_json::Value;
@@ -188,6 +188,34 @@ fn a_line_rests_for_its_time_and_its_safe_state_may_be_on() {
     assert_eq!(lamp.is_on(), Some(false));
     assert_eq!(daemon.stop(), Some(0));
     lamp.wait(true, "safe is on");
+}
+
+#[test]
+fn another_configuration_makes_no_lamp_flicker() {
+    let (broker, mut tty, lamp) = (Mosquitto::start(), Tty::default(), Lamp::default());
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let dir = tempfile::TempDir::new().expect("folder");
+    let keys = [operator.key(&["command", "keyset"])];
+    let keyset = rig::maker::keyset(dir.path(), 1, &keys, &serde_json::json!({}));
+    let commands = format!("[commands]\nkeyset = \"{}\"\njitter_s = 0\n", keyset.display());
+    let site = site(Some(broker.port), &tty, &lamp, &commands);
+    let _guard = Guard(site.state());
+    let daemon = site.run();
+    sub.wait_state("online");
+    eventually("a model serves", || daemon.own_log().contains("serving").then_some(()));
+    tty.rows(0..4, |i| format!("{i},50,50"));
+    lamp.wait(true, "on");
+    let before = lamp.seen().len();
+    operator.order(&sub, "config.set", "c1", &serde_json::json!({"toml": "[channel.a]\nmax = 2e6\n"}));
+    sub.wait("the setting is in use", |_| {
+        let states = rig::operator::states(&sub, "config.set", "c1");
+        states.last().filter(|state| *state == "success").map(drop)
+    });
+    assert_eq!(daemon.log().matches("the guard holds the outputs").count(), 2, "{}", daemon.log());
+    assert_eq!(lamp.seen().len(), before, "{:?}", lamp.seen());
+    tty.rows(4..8, |i| format!("{i},0,0"));
+    lamp.wait(false, "and it still follows");
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::{
     os::unix::{net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, atomic::Ordering},
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
 
@@ -42,8 +42,13 @@ pub fn run(setup: Setup, stop: impl Fn() -> bool, beat: impl Fn()) {
         stage.turn();
         stage.setup.meters.alarm_bell.wait(limits::GUARD_BEAT);
     }
-    // The guard hears the end of the connection, and sets the safe state.
+    // Where the process ends, the guard hears the end of the connection and sets the safe state. Where it goes on with
+    // another configuration, a lamp that stays on must not flicker.
+    *BETWEEN_RUNS.lock().unwrap_or_else(PoisonError::into_inner) = stage.guard.take();
 }
+
+/// A reload ends the stage and begins another one in this process: the connection waits here for it, if it is soon enough.
+static BETWEEN_RUNS: Mutex<Option<Guard>> = Mutex::new(None);
 
 struct Stage {
     setup: Setup,
@@ -143,6 +148,8 @@ impl Stage {
 /// The process that holds the lines, as it is seen from here.
 struct Guard {
     stream: UnixStream,
+    /// What it holds.
+    order: Vec<u8>,
     pid: i32,
     /// Where it was started here: to be waited for when it ends.
     child: Option<Child>,
@@ -153,6 +160,10 @@ impl Guard {
     fn start(setup: &Setup) -> Result<Self, String> {
         let order = Order { version: guard::VERSION, lines: setup.outputs.iter().map(line).collect() };
         let text = serde_json::to_vec(&order).map_err(|why| why.to_string())?;
+        let kept = BETWEEN_RUNS.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(guard) = kept.filter(|guard| guard.order == text) {
+            return Ok(guard);
+        }
         if let Ok(guard) = Self::connect(&setup.socket, &text) {
             return Ok(guard);
         }
@@ -196,7 +207,7 @@ impl Guard {
         let (code, len) = (answer[0], u32::from_le_bytes(std::array::from_fn(|i| answer[4 + i])));
         if code == guard::HOLDS {
             stream.set_read_timeout(Some(limits::GUARD_ANSWER)).map_err(not)?;
-            return Ok(Self { stream, pid: len as i32, child: None });
+            return Ok(Self { stream, order: order.to_vec(), pid: len as i32, child: None });
         }
         let mut why = vec![0u8; (len as usize).min(limits::GUARD_BYTES)];
         let _ = stream.read_exact(&mut why);
