@@ -287,3 +287,54 @@ fn the_kernels_sensors_are_read_in_their_units() {
     sub.wait_records("m/c4", before + 2);
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn what_is_wrong_with_a_source_is_told_by_its_key() {
+    let cases = [
+        ("framing = \"fixed\"\nframe_bytes = 9\nfields = [\"a:u8\"]", "framing", "one lost byte would shift"),
+        ("framing = \"cobs\"\nstart = \"aa\"\nfields = [\"a:u8\"]", "start", "does not belong to `framing = \"cobs\"`"),
+        ("framing = \"cobs\"\nfields = [\"a:u17\"]", "fields", "its type is none of u8"),
+        ("framing = \"cobs\"\nfields = [\"a:u8\", \"a:u8\"]", "fields", "`a` stands twice"),
+        ("framing = \"cobs\"\ncheck = \"crc17\"\nfields = [\"a:u8\"]", "check", "`crc17` is none of `sum8`"),
+        ("framing = \"length\"\nstart = \"7e\"\nlength = \"f32\"\nfields = [\"a:u8\"]", "length", "none of `u8`"),
+        ("framing = \"delimited\"\nstart = \"0203\"\nstop = \"03\"\nfields = [\"a:u8\"]", "start", "must be one byte"),
+        ("format = \"binary\"\nfields = [\"a:u8\"]", "format", "needs a framing that is not lines"),
+        ("format = \"nmea\"\nsentences = { gll = [\"a\"] }", "sentences", "neither a sentence"),
+        ("columns = [\"a\"]\npoll_ms = 100", "poll_ms", "needs `request`"),
+        ("columns = [\"a\"]\nrequest = \"x\"\npoll_ms = 100\nanswer_ms = 200", "answer_ms", "longer than `poll_ms`"),
+        (
+            "kind = \"modbus-rtu\"\n[source.s.registers]\na = { slave = 0, address = 1 }",
+            "slave",
+            "0 is not within 1 to 247",
+        ),
+        (
+            "kind = \"modbus-rtu\"\n[source.s.registers]\na = { address = 1, type = \"u24\" }",
+            "type",
+            "no type of registers",
+        ),
+        ("kind = \"modbus-rtu\"\n[source.s.registers]\na = { slave = 1 }", "address", "is needed"),
+        ("kind = \"gpio\"\nchip = \"x\"\n[source.s.lines]\na = { read = \"level\" }", "line", "is needed"),
+        (
+            "kind = \"gpio\"\nchip = \"x\"\n[source.s.lines]\na = { line = 1, read = \"speed\" }",
+            "read",
+            "`speed` is none of",
+        ),
+        ("kind = \"iio\"\ndevice = \"x\"\nreadings = [\"a\", \"../b\"]", "readings", "no reading's name"),
+        ("kind = \"tty\"\ncolumns = [\"a\"]", "kind", "`tty` is none of `serial`"),
+    ];
+    for (text, key, why) in cases {
+        let path = if text.contains("gpio") || text.contains("iio") { "" } else { "path = \"/dev/null\"\n" };
+        let site = Site::offline().with(&format!("[source.s]\n{path}{text}\n[channel.a]\n"));
+        let done = rig::daemon::run(&["check", "--config", site.config().to_str().expect("path")]);
+        let found = done.err.lines().any(|line| line.contains(&format!("{key}: ")) && line.contains(why));
+        assert!(done.code == Some(78) && found, "{text}: {done:?}");
+    }
+    // Columns of several reads do not come together.
+    let site = Site::offline().with(
+        "[source.s]\nkind = \"modbus-tcp\"\naddress = \"127.0.0.1:502\"\n[source.s.registers]\na = { address = 1 }\n\
+         b = { address = 9 }\n[channel.a]\n[channel.b]\n[pipeline.x]\nmodel = \"mean.onnx\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\n",
+    );
+    std::fs::write(site.dir.path().join("mean.onnx"), rig::onnx::mean(&[1, 4, 2])).expect("model");
+    let done = rig::daemon::run(&["check", "--config", site.config().to_str().expect("path")]);
+    assert!(done.code == Some(78) && done.err.contains("pipeline.x.step_ms: is needed"), "{done:?}");
+}
