@@ -3,7 +3,7 @@
 
 use std::{
     fs,
-    net::{TcpListener, TcpStream},
+    net::TcpStream,
     path::Path,
     process::{Child, Command, Stdio},
 };
@@ -14,7 +14,7 @@ use nix::{
 };
 use tempfile::TempDir;
 
-use crate::eventually;
+use crate::{eventually, free_port};
 
 pub struct Mosquitto {
     dir: TempDir,
@@ -22,11 +22,6 @@ pub struct Mosquitto {
     child: Option<Child>,
     tls: bool,
     extra: String,
-}
-
-/// A port nobody uses now.
-pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").and_then(|s| s.local_addr()).expect("a free port").port()
 }
 
 impl Mosquitto {

@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpStream},
     sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
@@ -58,7 +58,7 @@ pub struct Evil {
 impl Evil {
     /// Started, well-mannered, but for forgetting every session.
     pub fn start() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let listener = crate::listen();
         let port = listener.local_addr().expect("address").port();
         let inner = Inner {
             manner: Manner::Good,

@@ -34,13 +34,36 @@ pub use tty::Tty;
 pub use wire::{Cable, Wire};
 
 use std::{
+    collections::BTreeSet,
     io::Write,
+    net::TcpListener,
     path::{Path, PathBuf},
+    sync::Mutex,
     time::{Duration, Instant},
 };
 
 /// How long anything that must happen may take: generous, for a machine that is busy with other tests.
 pub const SOON: Duration = Duration::from_secs(12);
+
+/// A listener on a port that nobody had before in this process, and that no outgoing connection is given: a daemon that
+/// still looks for the broker of another test must not find this one. Linux gives out 32768 and above.
+pub fn listen() -> TcpListener {
+    static USED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let mut used = USED.lock().expect("no panic in here");
+    loop {
+        let port = fastrand::u16(15_000..32_000);
+        if used.insert(port)
+            && let Ok(listener) = TcpListener::bind(("127.0.0.1", port))
+        {
+            return listener;
+        }
+    }
+}
+
+/// Such a port, free for somebody else to listen on.
+pub fn free_port() -> u16 {
+    listen().local_addr().expect("its address").port()
+}
 
 /// Waits until `look` finds something; panics with `what` when it does not.
 #[track_caller]

@@ -19,7 +19,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{broker::free_port, root};
+use crate::{free_port, root};
 
 /// This host as a machine's network names it.
 pub const HOST: &str = "10.0.2.2";

@@ -4,7 +4,7 @@
 
 use std::{
     io::{Read, Write},
-    net::{Shutdown, TcpListener, TcpStream},
+    net::{Shutdown, TcpStream},
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -31,7 +31,7 @@ pub struct Cable {
 impl Cable {
     /// To a broker on this machine.
     pub fn to(broker_port: u16) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let listener = crate::listen();
         let port = listener.local_addr().expect("address").port();
         let cable = Self { port, state: Arc::new(Mutex::new((Wire::Passes, Vec::new()))) };
         let own = cable.clone();

@@ -23,7 +23,7 @@ fn remote(site: &Site) -> Option<String> {
 }
 
 fn dead_broker() -> String {
-    format!("[mqtt]\nurl = \"mqtt://127.0.0.1:{}\"\n", rig::broker::free_port())
+    format!("[mqtt]\nurl = \"mqtt://127.0.0.1:{}\"\n", rig::free_port())
 }
 
 const STREAM: &str = "[stream.raw]\nchannels = [\"a\"]\n";

@@ -220,7 +220,7 @@ fn modbus_rtu_reads_several_devices_of_one_line_and_a_dead_one_holds_up_none() {
 fn modbus_tcp_reads_the_same_map() {
     let broker = Mosquitto::start();
     let sub = Sub::new(broker.port);
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("its number").port();
+    let port = rig::free_port();
     let device = Device::start(&["modbus-tcp", &port.to_string()]);
     let how = format!("kind = \"modbus-tcp\"\naddress = \"127.0.0.1:{port}\"\n");
     let daemon = modbus(Site::new(broker.port), &how).run();

@@ -247,7 +247,7 @@ fn a_device_takes_over_its_provision_file_once_and_a_bad_one_is_told() {
 fn metrics_are_clean_their_names_documented_and_the_dashboards_queries_resolve() {
     let (broker, mut tty) = (Mosquitto::start(), Tty::default());
     let sub = rig::Sub::new(broker.port);
-    let port = rig::broker::free_port();
+    let port = rig::free_port();
     let site = Site::new(broker.port).with_sensor(&tty).with_mean_model().with_metrics(&format!("listen = \"{port}\""));
     let daemon = site.run();
     sub.wait_event("model.serving", "mean");
