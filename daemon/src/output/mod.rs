@@ -50,6 +50,13 @@ pub fn run(setup: Setup, stop: impl Fn() -> bool, beat: impl Fn()) {
 /// A reload ends the stage and begins another one in this process: the connection waits here for it, if it is soon enough.
 static BETWEEN_RUNS: Mutex<Option<Guard>> = Mutex::new(None);
 
+/// In their safe state, and free to change.
+fn at_rest(outputs: &[Output]) -> Vec<(bool, Instant)> {
+    let now = Instant::now();
+    let long_ago = now.checked_sub(Duration::from_secs(3600)).unwrap_or(now);
+    outputs.iter().map(|output| (output.safe_on, long_ago)).collect()
+}
+
 struct Stage {
     setup: Setup,
     guard: Option<Guard>,
@@ -65,8 +72,7 @@ struct Stage {
 impl Stage {
     fn new(setup: Setup) -> Self {
         let now = Instant::now();
-        let long_ago = now.checked_sub(Duration::from_secs(3600)).unwrap_or(now);
-        let lines = setup.outputs.iter().map(|output| (output.safe_on, long_ago)).collect();
+        let lines = at_rest(&setup.outputs);
         Self {
             setup,
             guard: None,
@@ -84,13 +90,14 @@ impl Stage {
         if self.is_stalled(now) {
             return;
         }
-        let bits = self.wanted(now);
         if self.guard.is_none() && now >= self.retry_at {
             match Guard::start(&self.setup) {
                 Ok(guard) => {
                     tracing::info!(outputs = self.setup.outputs.len(), "the guard holds the outputs");
                     self.guard = Some(guard);
                     self.said.clear();
+                    // How long a line rests is counted from when it is set, not from when it should have been.
+                    self.lines = at_rest(&self.setup.outputs);
                 }
                 Err(why) => {
                     if why != self.said {
@@ -101,6 +108,7 @@ impl Stage {
                 }
             }
         }
+        let bits = if self.guard.is_some() { self.wanted(Instant::now()) } else { 0 };
         if let Some(guard) = &mut self.guard
             && let Err(why) = guard.tell(bits)
         {
