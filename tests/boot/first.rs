@@ -125,8 +125,15 @@ fn lines(device: &mut Device) {
          [output.lamp]\nchip = \"bench\"\nline = 5\nalarms = [\"anomaly\"]\n",
     );
     let sim = device.machine.run("dirname /sys/devices/platform/gpio-sim.*/gpiochip*/sim_gpio0");
-    let used = device.machine.run("gpioinfo | grep -c kentledge");
-    assert_eq!(used, "3", "{}", device.machine.run("gpioinfo"));
+    // The configuration is in use before the chip is open and the guard holds its line.
+    let used =
+        "for i in $(seq 120); do n=$(gpioinfo | grep -c kentledge); [ $n = 3 ] && break; sleep 0.5; done; echo $n";
+    assert_eq!(
+        device.machine.run(used),
+        "3",
+        "{}",
+        device.machine.run("gpioinfo; journalctl -u kentledge -n 20 --no-pager")
+    );
     let pulses = |line: u32, n: u32| {
         format!(
             "for i in $(seq {n}); do echo pull-up >{sim}/sim_gpio{line}/pull; echo pull-down >{sim}/sim_gpio{line}/pull; done"
