@@ -53,9 +53,12 @@ do_install:append() {
     u=${S}/systemd
     install -d ${D}${systemd_system_unitdir} ${D}${nonarch_libdir}/kentledge
     install -m 0644 $u/*.service ${D}${systemd_system_unitdir}/
-    for script in erase preinit settings slot; do
+    for script in bundle-check erase preinit settings slot; do
         install -m 0755 $u/kentledge-$script ${D}${nonarch_libdir}/kentledge/$script
-        [ $script = preinit ] || ln -s $script ${D}${nonarch_libdir}/kentledge/kentledge-$script
+        case $script in
+            bundle-check | preinit) ;;
+            *) ln -s $script ${D}${nonarch_libdir}/kentledge/kentledge-$script ;;
+        esac
     done
     install -D -m 0644 $u/journald-kentledge.conf ${D}${nonarch_libdir}/systemd/journald.conf.d/kentledge.conf
     install -D -m 0644 $u/system-kentledge.conf ${D}${nonarch_libdir}/systemd/system.conf.d/kentledge.conf

@@ -14,6 +14,10 @@ do_install:append:kentledge() {
         ${UNPACKDIR}/system.conf.in > ${D}${sysconfdir}/rauc/system.conf
     sed -e 's|@LABEL_ENV@|${KENTLEDGE_LABEL_ENV}|' -e 's|@ENV_BYTES@|${KENTLEDGE_ENV_BYTES}|' \
         ${UNPACKDIR}/fw_env.config.in > ${D}${sysconfdir}/fw_env.config
+    if ${@'true' if 'rpi' in d.getVar('OVERRIDES').split(':') else 'false'}; then
+        # Two lines tell libubootenv that there are two copies; with one it would misread either.
+        sed -i 's| 0x0 \(0x[0-9a-f]*\)$|&\n/dev/disk/by-partlabel/${KENTLEDGE_LABEL_ENV} ${KENTLEDGE_ENV_COPY} \1|' ${D}${sysconfdir}/fw_env.config
+    fi
     if [ -n "${KENTLEDGE_KEYS}" ]; then
         install -m 0644 ${KENTLEDGE_KEYS}/rauc-ca.pem ${D}${sysconfdir}/rauc/keyring.pem
     fi
@@ -24,8 +28,8 @@ do_install:append:kentledge() {
 
 # Jetson's boot loader keeps its own counters; RAUC reaches them by our script.
 kentledge_tegra_backend() {
-    sed -i -e 's|^bootloader=uboot|bootloader=custom|' -e '/^boot-attempts/d' ${D}${sysconfdir}/rauc/system.conf
-    printf '\n[handlers]\nbootloader-custom-backend=/usr/lib/kentledge/nvbootctrl-backend\n' >> ${D}${sysconfdir}/rauc/system.conf
+    sed -i -e 's|^bootloader=uboot|bootloader=custom|' -e '/^boot-attempts/d' \
+        -e 's|^\[handlers\]|&\nbootloader-custom-backend=/usr/lib/kentledge/nvbootctrl-backend|' ${D}${sysconfdir}/rauc/system.conf
 }
 
 FILES:${PN}:append:kentledge = " ${sysconfdir}/fw_env.config ${datadir}/dbus-1"

@@ -1,0 +1,1 @@
+# oe-core: the board's boot loader.

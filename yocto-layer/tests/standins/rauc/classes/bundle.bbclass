@@ -1,0 +1,2 @@
+# meta-rauc: a bundle of an image.
+RAUC_BUNDLE_FORMAT ?= ""
