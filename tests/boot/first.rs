@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use rig::measured;
+use serde_json::Value;
 
 use crate::world::Device;
 
@@ -29,16 +30,9 @@ fn a_flashed_device_is_provisioned_raises_an_alarm_and_is_read_by_ssh() {
     let mib: u64 = device.machine.run("df -m --output=size /data | tail -n 1").trim().parse().expect("MiB");
     assert!(mib > 600, "/data has {mib} MiB");
     // Sensor to alarm.
-    device.machine.sense();
-    device.sub.wait_most(Duration::from_secs(180), "it has learnt what is normal", |m| {
-        (!rig::sub::records(m, "e/model.calibrated").is_empty()).then_some(())
-    });
+    device.learn();
     std::thread::sleep(Duration::from_secs(2));
-    device.machine.odd(true);
-    device.sub.wait_most(Duration::from_secs(60), "the alarm", |m| {
-        m.iter().find(|m| m.stream == "a/anomaly" && m.payload.to_string().contains("raised")).map(drop)
-    });
-    device.machine.odd(false);
+    device.alarm();
     // Read by SSH, as the administrator who has no other rights.
     let key = device.key.clone();
     let log = device.machine.ssh(&key, "journalctl -u kentledge --no-pager; id");
@@ -83,6 +77,7 @@ fn who_may_what(device: &mut Device) {
     // The worker that serves has locked itself up under the unit's own filter.
     let status = device.machine.run("kentledge status --json");
     assert!(status.contains("landlock, seccomp"), "{status}");
+    worker_from_inside(device);
     // What listens: SSH alone, and the name service on this machine.
     let listens =
         device.machine.run("ss -Hlntu | awk '{print $1, $5}' | grep -v '127.0.0.5[34]' | sort | paste -sd' '");
@@ -100,6 +95,22 @@ fn who_may_what(device: &mut Device) {
     // The rules and units, by the very versions that use them.
     device.machine.run("udevadm verify /usr/lib/udev/rules.d/6?-kentledge*.rules");
     device.machine.run("systemd-analyze verify /usr/lib/systemd/system/kentledge*.service");
+}
+
+/// What a worker can do, tried by itself: as the daemon's user, under the daemon's own unit with another command in it.
+fn worker_from_inside(device: &mut Device) {
+    let unit = "sed -e 's/^Type=.*/Type=exec/' -e '/^Restart/d; /^WatchdogSec/d' \
+                -e 's|^ExecStart=.*|ExecStart=/usr/bin/kentledge model bench --json --runs 5 /usr/lib/kentledge/models/pump-anomaly.kmb|' \
+                -e '/^\\[Service\\]/a StandardOutput=file:/run/judged' \
+                /usr/lib/systemd/system/kentledge.service >/run/systemd/system/kentledge-judged.service";
+    device.machine.run(&format!("{unit} && systemctl daemon-reload && systemctl start kentledge-judged"));
+    let wait =
+        "for i in $(seq 100); do systemctl is-active -q kentledge-judged || break; sleep 1; done; cat /run/judged";
+    let text = device.machine.run(wait);
+    let found: Value = serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}"));
+    let tried = found["tried"].as_object().expect("tried");
+    assert!(tried.len() >= 12 && tried.values().all(|came| came == "refused"), "{found}");
+    measured(&format!("a worker under the unit's filter, as the daemon's user: {} attempts, all refused", tried.len()));
 }
 
 /// GPIO lines of the kernel's own simulator: edges in, an alarm's lamp out, and its safe state when the daemon dies.

@@ -9,7 +9,7 @@ use std::{
 
 use rig::{
     Mosquitto, Operator, Sub,
-    machine::{HOST, Machine, image, keys},
+    machine::{HOST, Machine, START, image, keys},
     maker, operator, tls,
 };
 use serde_json::{Value, json};
@@ -20,8 +20,8 @@ pub const UPDATE: Duration = Duration::from_secs(1200);
 
 pub struct Device {
     pub dir: TempDir,
-    /// Ends with it.
-    _broker: Mosquitto,
+    pub broker: Mosquitto,
+    tls_port: u16,
     pub sub: Sub,
     pub operator: Operator,
     pub machine: Machine,
@@ -33,6 +33,13 @@ pub struct Device {
 impl Device {
     /// Provisioned, not switched on yet.
     pub fn new() -> Self {
+        let mut device = Self::unprovisioned("test");
+        device.provision(true);
+        device
+    }
+
+    /// A card of a flavour as it comes from the writer; its broker waits for it.
+    pub fn unprovisioned(flavour: &'static str) -> Self {
         let dir = TempDir::new().expect("folder");
         let ca = tls::authority(dir.path(), "ca");
         tls::certificate(dir.path(), "server", &ca);
@@ -43,24 +50,70 @@ impl Device {
         let key = path("ssh");
         let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
         assert!(made.expect("ssh-keygen").success());
+        let machine = Machine::with(flavour);
+        Self { dir, broker, tls_port, sub, operator, machine, key, servers: Vec::new() }
+    }
+
+    /// Puts its provision.toml onto the card: with the administrator's SSH key, or without.
+    pub fn provision(&mut self, with_key: bool) {
+        let key = fs::read_to_string(self.key.with_extension("pub")).expect("key");
+        let keys = if with_key { format!("authorized_keys = [{}]\n", json!(key.trim())) } else { String::new() };
         let text = format!(
-            "site = \"plant\"\ndevice = \"pump-1\"\nauthorized_keys = [{}]\n[broker]\nurl = \"mqtts://{HOST}:{tls_port}\"\n\
-             ca = '''\n{}'''\n",
-            json!(fs::read_to_string(key.with_extension("pub")).expect("key").trim()),
-            fs::read_to_string(path("ca.pem")).expect("ca"),
+            "site = \"plant\"\ndevice = \"pump-1\"\n{keys}[broker]\nurl = \"mqtts://{HOST}:{}\"\nca = '''\n{}'''\n",
+            self.tls_port,
+            fs::read_to_string(self.dir.path().join("ca.pem")).expect("ca"),
         );
-        let machine = Machine::new();
-        machine.onto_boot("provision.toml", &text);
-        Self { dir, _broker: broker, sub, operator, machine, key, servers: Vec::new() }
+        self.machine.onto_boot("provision.toml", &text);
     }
 
     /// Switched on, at its shell, and heard of by the broker.
     pub fn start(&mut self) {
+        let before = self.onlines();
         self.machine.start();
         self.machine.shell();
-        self.sub.wait_most(Duration::from_secs(120), "the device is online", |messages| {
-            messages.iter().rev().find(|m| m.stream == "state").filter(|m| m.payload["state"] == "online").map(drop)
+        self.online_after(before);
+    }
+
+    /// How often it came online.
+    pub fn onlines(&self) -> usize {
+        self.sub.messages().iter().filter(|m| m.stream == "state" && m.payload["state"] == "online").count()
+    }
+
+    /// Until it came online once more than `before`.
+    #[track_caller]
+    pub fn online_after(&self, before: usize) {
+        let is = |m: &&rig::Message| m.stream == "state" && m.payload["state"] == "online";
+        self.sub.wait_most(START, "the device is online", |messages| {
+            (messages.iter().filter(is).count() > before).then_some(())
         });
+    }
+
+    /// The sensor sends, and the model learns what is normal.
+    #[track_caller]
+    pub fn learn(&mut self) {
+        self.machine.sense();
+        self.sub.wait_most(Duration::from_secs(180), "it has learnt what is normal", |m| {
+            (!rig::sub::records(m, "e/model.calibrated").is_empty()).then_some(())
+        });
+    }
+
+    /// The bearing shakes until the alarm is heard, once more than `before` it.
+    #[track_caller]
+    pub fn alarm(&mut self) {
+        let raised = |m: &&rig::Message| m.stream == "a/anomaly" && m.payload.to_string().contains("\"raised\"");
+        let before = self.sub.messages().iter().filter(raised).count();
+        self.machine.odd(true);
+        self.sub.wait_most(Duration::from_secs(60), "the alarm", |m| {
+            (m.iter().filter(raised).count() > before).then_some(())
+        });
+        self.machine.odd(false);
+    }
+
+    /// What made the newest prediction that was not kept for later: the envelope's `lineage`, and its boot.
+    pub fn lineage(&self) -> Option<(Value, String)> {
+        let messages = self.sub.messages();
+        let live = messages.iter().rev().find(|m| m.stream == "p/anomaly" && m.payload["hist"] == false)?;
+        Some((live.payload["lineage"].clone(), live.payload["boot"].as_str()?.to_owned()))
     }
 
     /// Until the check after the start told the boot loader.
@@ -97,25 +150,36 @@ impl Device {
 
     /// Orders an update from a server on this host.
     pub fn update(&mut self, id: &str, bundle: &Path) {
+        self.order("os.install", id, bundle);
+    }
+
+    /// Orders what brings a file, which a server on this host has.
+    pub fn order(&mut self, kind: &str, id: &str, file: &Path) {
         let mut python = Command::new("python3");
         python.arg(rig::root().join("tests/client/https_server.py"));
-        python.arg(self.dir.path().join("server.pem")).arg(self.dir.path().join("server.key")).arg(bundle).arg("good");
+        python.arg(self.dir.path().join("server.pem")).arg(self.dir.path().join("server.key")).arg(file).arg("good");
         let mut child = python.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("python3");
         let mut line = String::new();
         let out = child.stdout.take().expect("stdout");
         std::io::BufRead::read_line(&mut std::io::BufReader::new(out), &mut line).expect("its port");
         self.servers.push(child);
-        let url = format!("https://{HOST}:{}/bundle.raucb", line.trim());
-        let size = bundle.metadata().expect("bundle").len();
-        let args = json!({"url": url, "sha256": maker::sha256(bundle), "size": size});
-        self.operator.order(&self.sub, "os.install", id, &args);
+        let url = format!("https://{HOST}:{}/bundle", line.trim());
+        let size = file.metadata().expect("bundle").len();
+        let args = json!({"url": url, "sha256": maker::sha256(file), "size": size});
+        self.operator.order(&self.sub, kind, id, &args);
     }
 
-    /// What became of it.
+    /// What became of an update.
     #[track_caller]
     pub fn end(&self, id: &str, most: Duration) -> Value {
-        let stream = format!("res/os.install/{id}");
-        self.sub.wait_most(most, "the update came to its end", |_| {
+        self.end_of("os.install", id, most)
+    }
+
+    /// What became of an order.
+    #[track_caller]
+    pub fn end_of(&self, kind: &str, id: &str, most: Duration) -> Value {
+        let stream = format!("res/{kind}/{id}");
+        self.sub.wait_most(most, &format!("{kind} came to its end"), |_| {
             let records = self.sub.records(&stream);
             let over = |r: &&(Value, bool)| !["accepted", "running"].contains(&r.0["state"].as_str().unwrap_or(""));
             records.iter().find(over).map(|(record, _)| record.clone())
@@ -173,6 +237,30 @@ pub fn bundle(at: &Path, version: &str, edits: &[String]) -> PathBuf {
     debugfs(&rootfs, &all);
     let out = bundle_of(&rootfs, version, &keys(), &at.join(format!("{version}.raucb")), BOARD);
     let _ = fs::remove_file(rootfs);
+    out
+}
+
+/// The image's model once more, as a later version.
+pub fn model(at: &Path) -> PathBuf {
+    let (folder, out) = (at.join("model"), at.join("pump-anomaly-1.1.0.kmb"));
+    fs::create_dir(&folder).expect("folder");
+    let ours = rig::root().join("models/pump-anomaly");
+    for name in ["model.onnx", "card.md"] {
+        fs::copy(ours.join(name), folder.join(name)).expect("copy");
+    }
+    let text = fs::read_to_string(ours.join("manifest.json")).expect("manifest");
+    let mut manifest: Value = serde_json::from_str(&text).expect("JSON");
+    manifest["version"] = json!("1.1.0");
+    manifest["seq"] = json!(2);
+    fs::write(folder.join("manifest.json"), manifest.to_string()).expect("write");
+    let show = |path: &Path| path.display().to_string();
+    let prepared = rig::daemon::run(&["model", "prepare", &show(&folder)]);
+    assert_eq!(prepared.code, Some(0), "{}", prepared.err);
+    let mut minisign = Command::new("minisign");
+    minisign.args(["-S", "-q", "-m"]).arg(folder.join("manifest.json")).arg("-s").arg(keys().join("release.sec"));
+    assert!(minisign.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("minisign").success());
+    let packed = rig::daemon::run(&["model", "pack", &show(&folder), "-o", &show(&out)]);
+    assert_eq!(packed.code, Some(0), "{}", packed.err);
     out
 }
 

@@ -89,26 +89,7 @@ impl Feed {
         tally.delivered = rows.len() as u64;
         tally.missing = missing.len() as u64;
         tally.lost = missing.iter().copied().filter(|row| !self.excused.contains(row)).collect();
-        let entries = crate::sub::records(&messages, "loss");
-        let of_stream = entries.iter().map(|(entry, _)| entry).filter(|entry| entry["stream"] == "m/raw");
-        let mut booked: Vec<(u64, u64)> = of_stream
-            .map(|entry| (entry["first"].as_u64().expect("first"), entry["last"].as_u64().expect("last")))
-            .collect();
-        booked.sort_unstable();
-        let mut next = 1;
-        for seq in seqs.keys() {
-            // Gaps may be wide: what is booked of one is taken off range by range.
-            let mut open = next;
-            for (first, last) in booked.iter().filter(|(_, last)| *last >= next) {
-                if *first >= *seq {
-                    break;
-                }
-                tally.unbooked += first.saturating_sub(open);
-                open = open.max(last.saturating_add(1));
-            }
-            tally.unbooked += seq.saturating_sub(open);
-            next = seq + 1;
-        }
+        tally.unbooked = unbooked(&messages, "m/raw");
         tally
     }
 
@@ -135,6 +116,33 @@ impl Feed {
             has_last && empty
         });
     }
+}
+
+/// Numbers of a stream, up to the last that came, that were neither delivered nor booked in the ledger.
+pub fn unbooked(messages: &[crate::Message], stream: &str) -> u64 {
+    let seqs: BTreeSet<u64> =
+        crate::sub::records(messages, stream).iter().filter_map(|(record, _)| record["seq"].as_u64()).collect();
+    let entries = crate::sub::records(messages, "loss");
+    let of_stream = entries.iter().map(|(entry, _)| entry).filter(|entry| entry["stream"] == stream);
+    let mut booked: Vec<(u64, u64)> = of_stream
+        .map(|entry| (entry["first"].as_u64().expect("first"), entry["last"].as_u64().expect("last")))
+        .collect();
+    booked.sort_unstable();
+    let (mut next, mut unbooked) = (1, 0);
+    for seq in seqs {
+        // Gaps may be wide: what is booked of one is taken off range by range.
+        let mut open = next;
+        for (first, last) in booked.iter().filter(|(_, last)| *last >= next) {
+            if *first >= seq {
+                break;
+            }
+            unbooked += first.saturating_sub(open);
+            open = open.max(last.saturating_add(1));
+        }
+        unbooked += seq.saturating_sub(open);
+        next = seq + 1;
+    }
+    unbooked
 }
 
 /// What became of all rows.

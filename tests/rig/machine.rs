@@ -10,7 +10,7 @@ use std::{
     process::{Child, Command, Output, Stdio},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -25,12 +25,17 @@ use crate::{free_port, root};
 pub const HOST: &str = "10.0.2.2";
 /// A start under emulation, beside another one: generous.
 pub const START: Duration = Duration::from_secs(300);
+/// Between two rows of the sensor.
+pub const ROW: Duration = Duration::from_millis(50);
 
 /// The image under test, as `image/build qemu` leaves it.
 pub fn image(file: &str) -> PathBuf {
-    let folder =
-        std::env::var_os("KENTLEDGE_IMAGE").map_or_else(|| root().join("target/image/qemu-test"), PathBuf::from);
-    let path = folder.join(file);
+    image_of("test", file)
+}
+
+/// The same of a flavour.
+fn image_of(flavour: &str, file: &str) -> PathBuf {
+    let path = root().join(format!("target/image/qemu-{flavour}")).join(file);
     assert!(path.exists(), "{} is missing: image/boot-test builds it", path.display());
     path
 }
@@ -42,6 +47,7 @@ pub fn keys() -> PathBuf {
 
 pub struct Machine {
     pub dir: TempDir,
+    flavour: &'static str,
     pub ssh_port: u16,
     qemu: Option<Child>,
     console: Option<UnixStream>,
@@ -59,20 +65,29 @@ pub struct Machine {
 struct Sensor {
     stop: Arc<AtomicBool>,
     odd: Arc<AtomicBool>,
+    /// The next row's number.
+    next: Arc<AtomicU64>,
     thread: JoinHandle<()>,
 }
 
 impl Machine {
     /// A card with the image written to it, put into a board that is not switched on.
     pub fn new() -> Self {
+        Self::with("test")
+    }
+
+    /// The same with the image of a flavour.
+    pub fn with(flavour: &'static str) -> Self {
         let dir = TempDir::new().expect("folder");
         let disk = dir.path().join("disk.img");
-        let done = Command::new("cp").arg("--sparse=always").arg(image("disk.img")).arg(&disk).status().expect("cp");
+        let image = image_of(flavour, "disk.img");
+        let done = Command::new("cp").arg("--sparse=always").arg(image).arg(&disk).status().expect("cp");
         assert!(done.success());
         // The card is larger than the image: /data grows.
         fs::OpenOptions::new().write(true).open(&disk).and_then(|f| f.set_len(2 << 30)).expect("a larger card");
         Self {
             dir,
+            flavour,
             ssh_port: free_port(),
             qemu: None,
             console: None,
@@ -108,7 +123,7 @@ impl Machine {
         let mut qemu = Command::new("qemu-system-aarch64");
         qemu.args(["-M", "virt,gic-version=3", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "cortex-a53"]);
         qemu.args(["-smp", "2", "-m", "768", "-display", "none", "-monitor", "none"]);
-        qemu.arg("-bios").arg(image("u-boot.bin"));
+        qemu.arg("-bios").arg(image_of(self.flavour, "u-boot.bin"));
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", self.path("qmp").display()));
         qemu.arg("-chardev").arg(format!("{},logfile={},logappend=on", socket("console"), self.path("log").display()));
         qemu.args(["-serial", "chardev:console", "-chardev"]).arg(socket("sensor"));
@@ -155,12 +170,18 @@ impl Machine {
 
     /// A sensor of the pump's columns begins to send; `odd` makes the bearing shake.
     pub fn sense(&mut self) {
-        let (stop, odd) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default());
-        let (mut line, ends, is_odd) = (self.connect("sensor"), stop.clone(), odd.clone());
+        self.sense_from(0);
+    }
+
+    /// The same with rows that are numbered from `first`, one every `ROW`.
+    pub fn sense_from(&mut self, first: u64) {
+        let (stop, odd, next) = (Arc::<AtomicBool>::default(), Arc::<AtomicBool>::default(), Arc::new(first.into()));
+        let (ends, is_odd, at) = (stop.clone(), odd.clone(), Arc::<AtomicU64>::clone(&next));
+        let mut line = self.connect("sensor");
         let _ = line.set_write_timeout(Some(Duration::from_secs(1)));
         let thread = std::thread::spawn(move || {
             let began = Instant::now();
-            for i in 0u64.. {
+            for i in first.. {
                 if ends.load(Ordering::Relaxed) {
                     return;
                 }
@@ -169,11 +190,24 @@ impl Machine {
                 let row = format!("{i},{},{vib:.4},{:.4},2.4,0.1,68.0,25.1,231.0,{flow:.4}\n", i * 50, vib + 0.013);
                 // A machine that is off, or starts anew, does not take it.
                 let _ = line.write_all(row.as_bytes());
-                let due = Duration::from_millis((i + 1) * 50);
-                std::thread::sleep(due.saturating_sub(began.elapsed()));
+                at.store(i + 1, Ordering::Relaxed);
+                std::thread::sleep((ROW * (i - first + 1) as u32).saturating_sub(began.elapsed()));
             }
         });
-        self.sensor = Some(Sensor { stop, odd, thread });
+        self.sensor = Some(Sensor { stop, odd, next, thread });
+    }
+
+    /// How many rows were sent, by number.
+    pub fn sensed(&self) -> u64 {
+        self.sensor.as_ref().map_or(0, |sensor| sensor.next.load(Ordering::Relaxed))
+    }
+
+    /// The sensor falls silent.
+    pub fn hush(&mut self) {
+        if let Some(sensor) = self.sensor.take() {
+            sensor.stop.store(true, Ordering::Relaxed);
+            let _ = sensor.thread.join();
+        }
     }
 
     /// The bearing shakes, or not.
@@ -273,6 +307,11 @@ impl Machine {
         self.console.as_mut().expect("on").write_all(format!("{line}\n").as_bytes()).expect("console");
     }
 
+    /// Types what a stranger would, who sits down at it; nobody may be listening.
+    pub fn type_at_console(&mut self, text: &str) {
+        let _ = self.console.as_mut().expect("on").write_all(text.as_bytes());
+    }
+
     /// `ssh admin@` with this key.
     pub fn ssh(&self, key: &Path, line: &str) -> Output {
         let mut ssh = Command::new("ssh");
@@ -315,15 +354,23 @@ impl Machine {
         serde_json::from_str(&line).unwrap_or(Value::Null)
     }
 
-    /// Pulls the plug.
+    /// All that its console said since it was switched on.
+    pub fn console(&mut self) -> String {
+        self.pump();
+        self.said.clone()
+    }
+
+    /// Pulls the plug. The sensor is off as well.
     pub fn cut(&mut self) {
+        self.cut_power();
+        self.hush();
+    }
+
+    /// Pulls the plug; the sensor sends to nobody.
+    pub fn cut_power(&mut self) {
         if let Some(mut qemu) = self.qemu.take() {
             let _ = qemu.kill();
             let _ = qemu.wait();
-        }
-        if let Some(sensor) = self.sensor.take() {
-            sensor.stop.store(true, Ordering::Relaxed);
-            let _ = sensor.thread.join();
         }
         self.console = None;
     }

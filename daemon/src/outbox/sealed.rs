@@ -85,6 +85,14 @@ impl Sealed {
         out
     }
 
+    /// Whole, and of a version that only a newer program knows: which. Every version begins with itself and a checksum.
+    pub fn newer(bytes: &[u8]) -> Option<u8> {
+        let (head, _) = bytes.split_first_chunk::<HEAD>()?;
+        let [version, c0, c1, c2, c3, ..] = *head;
+        let whole = crc32fast::hash(&bytes[5..]) == u32::from_le_bytes([c0, c1, c2, c3]);
+        (version > VERSION && whole).then_some(version)
+    }
+
     /// Reads what was stored, and its place.
     pub fn from_bytes(bytes: &[u8]) -> Result<(u64, Self), String> {
         let (head, packed) = bytes.split_first_chunk::<HEAD>().ok_or("shorter than its head")?;

@@ -274,7 +274,12 @@ impl Store {
                         *highest = last.max(*highest);
                         self.enter(key, Entry { bytes: packed, records, class: sealed.class });
                     }
-                    _ => {
+                    other => {
+                        // An older system after a rollback: what it cannot read is kept, set aside whole, not removed.
+                        if let (Err(_), Some(version)) = (other, Sealed::newer(&value)) {
+                            let text = format!("messages of version {version} in it are of a newer program than this");
+                            return Err(Unopened::Damaged(text));
+                        }
                         damaged.push(key);
                         self.digest ^= fold(key);
                     }

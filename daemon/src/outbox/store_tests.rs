@@ -102,3 +102,29 @@ fn a_store_that_somebody_else_holds_is_not_taken_for_a_damaged_one() {
     drop(store);
     assert!(Store::open(&folder).is_ok());
 }
+
+#[test]
+fn a_store_with_messages_of_a_newer_program_is_left_as_it_is() {
+    let (_dir, folder) = folder();
+    let mut store = Store::open(&folder).expect("open");
+    let keys = store.insert(&[packed(1, 9), packed(2, 9)]).expect("insert");
+    store.commit().expect("commit");
+    let tree = store.segments[&keys[1].segment].tree.clone();
+    let mut newer = tree.get(keys[1].n.to_be_bytes()).expect("read").expect("a message").to_vec();
+    newer[0] += 1;
+    tree.insert(keys[1].n.to_be_bytes(), newer.clone()).expect("insert");
+    store.db.flush().expect("flush");
+    drop((tree, store));
+    for _ in 0..2 {
+        let refused = Store::open(&folder).err();
+        assert!(matches!(&refused, Some(Unopened::Damaged(why)) if why.contains("newer program")), "{refused:?}");
+    }
+    // The same byte with a wrong checksum is damage, and that is removed and said.
+    let store = Store::unmarked(&folder).expect("open");
+    let tree = store.db.open_tree("seg-00000000").expect("tree");
+    newer[1] ^= 1;
+    tree.insert(keys[1].n.to_be_bytes(), newer).expect("insert");
+    store.db.flush().expect("flush");
+    drop((tree, store));
+    assert_eq!(Store::open(&folder).expect("open").found.damaged, 1);
+}

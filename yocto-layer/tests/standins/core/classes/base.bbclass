@@ -16,17 +16,19 @@ python do_unpack() {
 }
 
 addtask configure after do_unpack
-do_configure() {
+base_do_configure() {
     :
 }
 
 addtask compile after do_configure
-do_compile() {
+base_do_compile() {
     :
 }
 
 addtask install after do_compile
 do_install[cleandirs] = "${D}"
-do_install() {
+base_do_install() {
     :
 }
+
+EXPORT_FUNCTIONS do_configure do_compile do_install

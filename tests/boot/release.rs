@@ -1,0 +1,105 @@
+//! What is shipped: no way in but the owner's key, and none without keys of one's own.
+
+use std::{
+    net::TcpStream,
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use rig::measured;
+
+use crate::world::Device;
+
+#[test]
+fn no_image_is_built_without_keys_from_outside() {
+    for (of, flavour) in [("qemu", Some("release")), ("raspberrypi5", None), ("jetson-orin-nano-devkit-nvme", None)] {
+        let mut build = Command::new(rig::root().join("image/build"));
+        let began = Instant::now();
+        let done = build.arg(of).args(flavour).env_remove("KENTLEDGE_KEYS").output().expect("image/build");
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!done.status.success() && said.contains("KENTLEDGE_KEYS"), "{of}: {said}");
+        assert!(began.elapsed() < Duration::from_secs(5), "{of}: said before anything is fetched");
+    }
+    // Nor with half of them.
+    let dir = tempfile::tempdir().expect("folder");
+    let mut build = Command::new(rig::root().join("image/build"));
+    let done = build.args(["qemu", "release"]).env("KENTLEDGE_KEYS", dir.path()).output().expect("image/build");
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(!done.status.success() && said.contains("is missing"), "{said}");
+    // And none are made where they could be committed.
+    let within = rig::root().join("target/keys-that-must-not-be");
+    let made = Command::new(rig::root().join("image/keys/make")).arg(&within).output().expect("image/keys/make");
+    assert!(!made.status.success() && !within.exists());
+}
+
+#[test]
+fn a_release_has_no_console_and_lets_in_the_owner_of_the_key_alone() {
+    if !rig::long() {
+        return rig::skipped("the release flavour is built and booted in the long form only");
+    }
+    let mut device = Device::unprovisioned("release");
+    // Provisioned without an SSH key: it runs, and there is no way in.
+    device.provision(false);
+    let before = device.onlines();
+    device.machine.start();
+    device.online_after(before);
+    std::thread::sleep(Duration::from_secs(10));
+    assert!(!accepts_ssh(&device), "SSH runs, and nobody asked for it");
+    device.machine.type_at_console("root\n\nid\n");
+    std::thread::sleep(Duration::from_secs(5));
+    let said = device.machine.console();
+    let after = said.rsplit("KENTLEDGE: starting slot").next().unwrap_or("");
+    for way_in in ["login:", "kl#", "uid=", "Password", "emergency"] {
+        assert!(!after.contains(way_in), "the console lets in: {after}");
+    }
+    device.machine.cut();
+    // With one: the administrator, by that key.
+    device.provision(true);
+    let before = device.onlines();
+    device.machine.start();
+    device.online_after(before);
+    let key = device.key.clone();
+    let until = Instant::now() + Duration::from_secs(120);
+    let log = loop {
+        let log = device.machine.ssh(&key, "kentledge status && id && journalctl -u kentledge -n 3 --no-pager");
+        if log.status.success() || Instant::now() > until {
+            break log;
+        }
+        std::thread::sleep(Duration::from_secs(2));
+    };
+    let text = String::from_utf8_lossy(&log.stdout).into_owned();
+    assert!(text.contains("(admin)"), "{text} {}", String::from_utf8_lossy(&log.stderr));
+    let by_password = Command::new("ssh")
+        .args([
+            "-F",
+            "none",
+            "-o",
+            "StrictHostKeyChecking=no",
+            "-o",
+            "UserKnownHostsFile=/dev/null",
+            "-o",
+            "BatchMode=yes",
+        ])
+        .args([
+            "-o",
+            "PubkeyAuthentication=no",
+            "-v",
+            "-p",
+            &device.machine.ssh_port.to_string(),
+            "root@127.0.0.1",
+            "id",
+        ])
+        .output()
+        .expect("ssh");
+    let said = String::from_utf8_lossy(&by_password.stderr).into_owned();
+    assert!(!by_password.status.success() && !said.contains("password,") && !said.contains(",password"), "{said}");
+    measured("release: no SSH and no console without a key; with one, the administrator alone, by that key alone");
+}
+
+/// QEMU takes the connection; what answers is the machine, if anything.
+fn accepts_ssh(device: &Device) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", device.machine.ssh_port)) else { return false };
+    let _ = stream.set_read_timeout(Some(Duration::from_secs(20)));
+    let mut banner = [0; 4];
+    std::io::Read::read_exact(&mut stream, &mut banner).is_ok_and(|()| &banner == b"SSH-")
+}
