@@ -94,12 +94,15 @@ def main():
             "-chardev", f"socket,id=sensor,path={work}/sensor,server=on,wait=off", "-device", "pci-serial,chardev=sensor",
             "-drive", f"if=none,id=card,format=raw,file={card}", "-device", "virtio-blk-pci,drive=card,bootindex=0",
             "-device", "i6300esb", "-action", "watchdog=reset", "-device", "virtio-rng-pci",
-            "-device", "virtio-net-pci,netdev=net", "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{ssh}-:22"]
-    children.append(subprocess.Popen(qemu))
+            "-device", "virtio-net-pci,netdev=net,romfile=", "-netdev", f"user,id=net,hostfwd=tcp:127.0.0.1:{ssh}-:22"]
+    board = subprocess.Popen(qemu)
+    children.append(board)
     say(f"the board is switched on; console: {work}/console")
     say(f"ssh -i {work}/ssh -p {ssh} -o UserKnownHostsFile=/dev/null admin@127.0.0.1 journalctl -u kentledge -f")
     say(f"mosquitto_sub -h 127.0.0.1 -p {plain} -v -t 'kl/#'")
     time.sleep(0.5)
+    if board.poll() is not None:
+        sys.exit(f"QEMU ended with {board.returncode}")
     sub = subprocess.Popen(["mosquitto_sub", "-h", "127.0.0.1", "-p", str(plain), "-t", "kl/bench/pump-1/up/#", "-F", "%t %p"],
                            stdout=subprocess.PIPE, text=True)
     children.append(sub)

@@ -137,7 +137,7 @@ impl Machine {
             "-action",
             "watchdog=reset",
         ]);
-        qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-net-pci,netdev=net", "-netdev"]);
+        qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-net-pci,netdev=net,romfile=", "-netdev"]);
         qemu.arg(format!("user,id=net,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port)).args(&self.options);
         let log = fs::File::create(self.path("qemu.log")).expect("log");
         qemu.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
@@ -217,6 +217,9 @@ impl Machine {
 
     fn pump(&mut self) {
         std::thread::sleep(Duration::from_millis(50));
+        if let Some(Ok(Some(status))) = self.qemu.as_mut().map(Child::try_wait) {
+            panic!("QEMU ended ({status}): {}", fs::read_to_string(self.path("qemu.log")).unwrap_or_default());
+        }
         let heard = self.heard.lock().expect("heard");
         self.said.push_str(&heard[self.said.len()..]);
     }
