@@ -22,25 +22,36 @@ fn a_plug_pulled_at_any_moment_of_an_update_leaves_the_old_or_the_new_system() {
     if !rig::long() {
         return rig::skipped("plugs are pulled during updates in the long form only: 20 of them take an hour and more");
     }
-    let cuts = 20;
+    let wanted = 20;
     let mut device = Device::new();
     let dir = device.dir.path().to_owned();
     let (mut slot, mut version) = ("A".to_owned(), "0.1.0".to_owned());
-    let mut ends = BTreeMap::<String, u32>::new();
+    let (mut cuts, mut at, mut ends) = (0, BTreeMap::<String, u32>::new(), BTreeMap::<String, u32>::new());
     device.start();
     device.good();
-    for n in 1..=cuts {
+    for n in 1.. {
         let next = format!("0.1.{n}");
         let bundle = bundle(&dir, &next, &[]);
         let id = format!("u{n}");
         device.update(&id, &bundle);
-        // Between the order and some time after the restart.
-        std::thread::sleep(Duration::from_millis(fastrand::u64(2_000..150_000)));
-        let told = device.told(&id).last().cloned().unwrap_or_default();
-        device.machine.cut();
-        let before = device.onlines();
-        device.machine.start();
-        device.online_after(before);
+        // Whoever starts next goes on with the order: it is cut again until it has come to its end.
+        let mut of_this = 0;
+        while !device.is_over(&id) {
+            std::thread::sleep(Duration::from_millis(fastrand::u64(2_000..100_000)));
+            if device.is_over(&id) {
+                break;
+            }
+            let told = device.told(&id).last().cloned().unwrap_or_default();
+            *at.entry(told.replace(&next, "it").replace(char::is_numeric, "")).or_default() += 1;
+            device.machine.cut();
+            (cuts, of_this) = (cuts + 1, of_this + 1);
+            let before = device.onlines();
+            device.machine.start();
+            device.online_after(before);
+            if cuts >= wanted {
+                break;
+            }
+        }
         let end = device.end(&id, UPDATE);
         let (now_slot, now_version) = device.running();
         match end["state"].as_str() {
@@ -48,17 +59,19 @@ fn a_plug_pulled_at_any_moment_of_an_update_leaves_the_old_or_the_new_system() {
             Some("failed" | "rolled_back") => assert_eq!((&now_slot, &now_version), (&slot, &version)),
             other => panic!("{other:?}: {:#?}", device.told(&id)),
         }
-        let line = format!("{} (cut at: {told})", end["state"]);
-        measured(&format!("cut {n}: {line}"));
-        *ends.entry(line).or_default() += 1;
+        measured(&format!("update {n}, cut {of_this} times: {}: {}", end["state"], end["text"]));
+        *ends.entry(end["state"].to_string()).or_default() += 1;
         (slot, version) = (now_slot, now_version);
         let _ = fs::remove_file(bundle);
+        if cuts >= wanted {
+            break;
+        }
         // The next order is taken once this system was found well.
         device.machine.since_its_start();
         device.machine.shell();
         device.good();
     }
-    measured(&format!("{cuts} plugs pulled during updates: {ends:?}"));
+    measured(&format!("{cuts} plugs pulled during updates, when it had said {at:?}; the updates ended {ends:?}"));
 }
 
 #[test]

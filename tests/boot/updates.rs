@@ -55,25 +55,65 @@ fn another_model_serves(device: &mut Device) -> (Value, String) {
 }
 
 /// The same model with the same calibration serves in another boot, and no number of its stream is missing: delivered, kept
-/// and delivered late, or booked.
+/// and delivered late, or booked. What serves now, and how many predictions of the boot before came late.
 #[track_caller]
-fn survived(device: &Device, before: &(Value, String), what: &str) {
-    let boot = device.sub.wait_most(Duration::from_secs(120), "predictions in another boot", |_| {
-        device.lineage().filter(|(_, boot)| *boot != before.1).filter(|(lineage, _)| *lineage == before.0)
+fn survived(device: &Device, before: &(Value, String), what: &str) -> ((Value, String), u64) {
+    let now = device.sub.wait_most(Duration::from_secs(120), "predictions in another boot", |_| {
+        device.lineage().filter(|(lineage, boot)| *boot != before.1 && *lineage == before.0)
     });
     let messages = device.sub.messages();
     let kept = |m: &&rig::Message| {
-        m.stream == "p/anomaly" && m.payload["hist"] == true && m.payload["boot"] != boot.1.as_str()
+        m.stream == "p/anomaly" && m.payload["hist"] == true && m.payload["boot"] == before.1.as_str()
     };
     let late: u64 = messages.iter().filter(kept).filter_map(|m| m.payload["seq"]["n"].as_u64()).sum();
     let booked = rig::sub::records(&messages, "loss").len();
     assert_eq!(rig::feed::unbooked(&messages, "p/anomaly"), 0, "numbers that nobody accounts for after the {what}");
-    assert!(late > 0, "predictions of the time without a broker came later");
     measured(&format!(
-        "{what}: {} serves with its calibration; {late} predictions were kept over it, {booked} entries in the ledger, 0 numbers \
-         in neither",
+        "{what}: {} serves with its calibration; {late} predictions were kept over it, {booked} entries in the ledger, \
+         0 numbers in neither",
         before.0["model"]
     ));
+    (now, late)
+}
+
+/// What is not for it: refused, and the other slot is as it was.
+fn refuses(device: &mut Device) {
+    let dir = device.dir.path().to_owned();
+    let others = dir.join("others");
+    let made = Command::new(rig::root().join("image/keys/make")).arg(&others).output().expect("image/keys/make");
+    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+    let flipped = tiny(&dir, "flipped", "0.9.0", &keys(), BOARD);
+    let mut bytes = fs::read(&flipped).expect("bundle");
+    // The signature lies at the end, before its length.
+    let at = bytes.len() - 300;
+    bytes[at] ^= 1;
+    fs::write(&flipped, bytes).expect("write");
+    let spoilt = tiny(&dir, "spoilt", "0.9.1", &keys(), BOARD);
+    let mut bytes = fs::read(&spoilt).expect("bundle");
+    // In the content, which nothing but its own blocks' digests covers.
+    bytes[100_000] ^= 1;
+    fs::write(&spoilt, bytes).expect("write");
+    let slot = "head -c 8M /dev/disk/by-partlabel/rootfs-a | sha256sum";
+    // What the kernel has to say of spoilt blocks is not the answer.
+    device.machine.run("dmesg -n 1");
+    let untouched = device.machine.run(slot);
+    for (n, bundle) in [
+        tiny(&dir, "older", "0.1.9", &keys(), BOARD),
+        tiny(&dir, "foreign", "0.9.0", &others, BOARD),
+        tiny(&dir, "another-board", "0.9.0", &keys(), "kentledge-raspberrypi5"),
+        flipped,
+        spoilt,
+    ]
+    .iter()
+    .enumerate()
+    {
+        let id = format!("no-{n}");
+        device.update(&id, bundle);
+        let end = device.end(&id, Duration::from_secs(120));
+        assert_eq!(end["state"], "failed", "{}: {:#?}", bundle.display(), device.told(&id));
+        measured(&format!("refused: {}: {}", bundle.file_name().expect("name").to_string_lossy(), end["text"]));
+    }
+    assert_eq!(device.machine.run(slot), untouched, "not a byte of the other slot was written");
 }
 
 /// A first process that leaves on /data what only a newer system knows, and then crashes the kernel.
@@ -122,42 +162,10 @@ fn a_system_is_updated_by_command_what_is_not_for_it_is_refused_and_one_without_
     assert_eq!(device.machine.run("cat /etc/machine-id"), id, "the same machine, with the same journal");
     let boots = device.machine.run("journalctl --list-boots --no-pager -q | wc -l");
     assert!(boots.parse::<u32>().expect("boots") >= 2, "{boots} boots in the journal");
-    survived(&device, &before, "update");
+    let (before, late) = survived(&device, &before, "update");
+    assert!(late > 0, "predictions of the time without a broker came later");
 
-    // What is not for it: refused, and the other slot is as it was.
-    let others = dir.join("others");
-    let made = Command::new(rig::root().join("image/keys/make")).arg(&others).output().expect("image/keys/make");
-    assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let flipped = tiny(&dir, "flipped", "0.9.0", &keys(), BOARD);
-    let mut bytes = fs::read(&flipped).expect("bundle");
-    // The signature lies at the end, before its length.
-    let at = bytes.len() - 300;
-    bytes[at] ^= 1;
-    fs::write(&flipped, bytes).expect("write");
-    let spoilt = tiny(&dir, "spoilt", "0.9.1", &keys(), BOARD);
-    let mut bytes = fs::read(&spoilt).expect("bundle");
-    // In the content, which nothing but its own blocks' digests covers.
-    bytes[100_000] ^= 1;
-    fs::write(&spoilt, bytes).expect("write");
-    let slot = "head -c 8M /dev/disk/by-partlabel/rootfs-a | sha256sum";
-    let untouched = device.machine.run(slot);
-    for (n, bundle) in [
-        tiny(&dir, "older", "0.1.9", &keys(), BOARD),
-        tiny(&dir, "foreign", "0.9.0", &others, BOARD),
-        tiny(&dir, "another-board", "0.9.0", &keys(), "kentledge-raspberrypi5"),
-        flipped,
-        spoilt,
-    ]
-    .iter()
-    .enumerate()
-    {
-        let id = format!("no-{n}");
-        device.update(&id, bundle);
-        let end = device.end(&id, Duration::from_secs(120));
-        assert_eq!(end["state"], "failed", "{}: {:#?}", bundle.display(), device.told(&id));
-        measured(&format!("refused: {}: {}", bundle.file_name().expect("name").to_string_lossy(), end["text"]));
-    }
-    assert_eq!(device.machine.run(slot), untouched, "not a byte of the other slot was written");
+    refuses(&mut device);
 
     // One that lacks the very program that would say how it is.
     let without = bundle(&dir, "0.3.0", &["rm /usr/bin/kentledge".to_owned()]);

@@ -186,6 +186,12 @@ impl Device {
         })
     }
 
+    /// An update came to its end.
+    pub fn is_over(&self, id: &str) -> bool {
+        let records = self.sub.records(&format!("res/os.install/{id}"));
+        records.iter().any(|(r, _)| !["accepted", "running"].contains(&r["state"].as_str().unwrap_or("")))
+    }
+
     /// Every text that was told of it.
     pub fn told(&self, id: &str) -> Vec<String> {
         let records = self.sub.records(&format!("res/os.install/{id}"));

@@ -120,7 +120,9 @@ impl Machine {
             let _ = fs::remove_file(self.path(socket));
         }
         let socket = |id: &str| format!("socket,id={id},path={},server=on,wait=off", self.path(id).display());
-        let mut qemu = Command::new("qemu-system-aarch64");
+        // It does not outlive a test that is killed.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", "qemu-system-aarch64"]);
         qemu.args(["-M", "virt,gic-version=3", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "cortex-a53"]);
         qemu.args(["-smp", "2", "-m", "768", "-display", "none", "-monitor", "none"]);
         qemu.arg("-bios").arg(image_of(self.flavour, "u-boot.bin"));

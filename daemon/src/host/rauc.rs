@@ -102,6 +102,10 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
         last = (percent, words);
     }
     let error = rauc.last_error().await.map_err(what)?;
+    if error.starts_with("Pre-install handler error") {
+        // systemd/kentledge-bundle-check is all that it does.
+        return Err(format!("the bundle's content is not what was signed ({error})"));
+    }
     if !error.is_empty() {
         return Err(error);
     }
