@@ -366,6 +366,8 @@ pub const UPLINK_BEFORE: Duration = Duration::from_secs(24 * 3600);
 pub const OS_CONFIRM_S: u64 = 600;
 /// So long it waits for the daemon and its models: the store's salvage (120 s) and their start.
 pub const BOOT_CHECK: Duration = Duration::from_secs(180);
+/// Between two questions for a restart into the other slot: three times what an answer may take (10 s).
+pub const RESTART_AGAIN: Duration = Duration::from_secs(30);
 /// Processes that may begin with an install before it is given up.
 pub const INSTALL_STARTS: u32 = 3;
 /// That no model serves is told so often at most, ns.

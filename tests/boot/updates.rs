@@ -124,10 +124,10 @@ mount -t sysfs sysfs /sys
 state=/data/kentledge
 mount -t ext4 "$(findfs PARTLABEL=data)" /data && {
     printf '[device]\ncolour = "blue"\n' >$state/config/remote.toml
-    mkdir -p $state/models/keys
-    echo '{"_type": "kentledge.keyset.v2", "version": 2}' >$state/models/keys/2.json
-    echo later >$state/models/keys/2.0.minisig
-    chown -R --reference=$state $state/config $state/models
+    mkdir -p $state/keys
+    echo '{"_type": "kentledge.keyset.v2", "version": 2}' >$state/keys/2.json
+    echo later >$state/keys/2.0.minisig
+    chown -R --reference=$state $state/config $state/keys
     umount /data
 }
 echo c >/proc/sysrq-trigger
@@ -169,8 +169,18 @@ fn a_system_is_updated_by_command_what_is_not_for_it_is_refused_and_one_without_
 
     // One that lacks the very program that would say how it is.
     let without = bundle(&dir, "0.3.0", &["rm /usr/bin/kentledge".to_owned()]);
+    // Whom logind asks does not answer: the restart is asked for until it does.
+    device
+        .machine
+        .run("busctl call org.freedesktop.login1 /org/freedesktop/login1 org.freedesktop.login1.Manager CanReboot");
+    let polkit = device.machine.run("systemctl show -p MainPID --value polkit");
+    device.machine.run(&format!("kill -STOP {polkit}"));
     let began = Instant::now();
     device.update("u2", &without);
+    device.sub.wait_most(UPDATE, "it waits for a restart", |_| {
+        device.told("u2").iter().any(|t| t.contains("waits for a restart")).then_some(())
+    });
+    device.machine.run(&format!("kill -CONT {polkit}"));
     let end = device.end("u2", UPDATE);
     let text = end["text"].as_str().unwrap_or("").to_owned();
     measured(&format!("no daemon: {} after {:.0} s: {text}", end["state"], began.elapsed().as_secs_f64()));

@@ -132,6 +132,9 @@ pub(super) struct System {
     told: i32,
     looked_ns: u64,
     began_ns: u64,
+    /// When a restart was asked for last, and why it did not come.
+    asked_ns: u64,
+    refused: String,
     /// A fetch ends when this is gone.
     waits: Waits,
 }
@@ -139,7 +142,16 @@ pub(super) struct System {
 impl System {
     pub(super) fn open(keep: Keep) -> Self {
         let saved = keep.load_checked(FILE).ok().flatten().unwrap_or_default();
-        Self { keep, saved, told: -1, looked_ns: 0, began_ns: Clock::boot_ns(), waits: Waits::default() }
+        Self {
+            keep,
+            saved,
+            told: -1,
+            looked_ns: 0,
+            began_ns: Clock::boot_ns(),
+            asked_ns: 0,
+            refused: String::new(),
+            waits: Waits::default(),
+        }
     }
 
     fn save(&self) -> Result<(), String> {
@@ -294,8 +306,18 @@ impl Control {
         }
         let _ = fs::remove_file(self.incoming_system());
         self.tell_system(State::Running, &format!("{version} is in the other slot; the system restarts"));
-        if let Err(why) = (self.setup.machine.reboot)() {
+        self.ask_for_restart();
+    }
+
+    /// Asks logind, which asks polkit, which may have to be started for it: on a slow machine that takes longer than an
+    /// answer may. So it is asked again until the system restarts; why it does not is told once.
+    fn ask_for_restart(&mut self) {
+        self.system.asked_ns = Clock::boot_ns();
+        let Err(why) = (self.setup.machine.reboot)() else { return };
+        if why != self.system.refused {
+            let version = self.system.saved.job.as_ref().map_or("", |job| &job.version);
             self.tell_system(State::Running, &format!("{version} waits for a restart of the system: {why}"));
+            self.system.refused = why;
         }
     }
 
@@ -309,10 +331,8 @@ impl Control {
             self.system.saved.job = Some(job.clone());
         }
         if job.step == Step::Restarting {
-            if job.boot == self.setup.boot
-                && let Err(why) = (self.setup.machine.reboot)()
-            {
-                tracing::error!("restart into the other slot: {why}");
+            if job.boot == self.setup.boot {
+                self.ask_for_restart();
             }
             return self.show_system();
         }
@@ -337,7 +357,14 @@ impl Control {
         }
         self.system.looked_ns = now_ns;
         let Some(job) = self.system.saved.job.clone() else { return };
-        if job.step != Step::Restarting || job.boot == self.setup.boot {
+        if job.step != Step::Restarting {
+            return;
+        }
+        if job.boot == self.setup.boot {
+            let asked = now_ns.saturating_sub(self.system.asked_ns);
+            if asked > limits::RESTART_AGAIN.as_nanos() as u64 {
+                self.ask_for_restart();
+            }
             return;
         }
         let slot = self.setup.slots.slot.clone().unwrap_or_default();
