@@ -107,7 +107,8 @@ fn worker_from_inside(device: &mut Device) {
     let wait =
         "for i in $(seq 100); do systemctl is-active -q kentledge-judged || break; sleep 1; done; cat /run/judged";
     let text = device.machine.run(wait);
-    let found: Value = serde_json::from_str(&text).unwrap_or_else(|why| panic!("{why}: {text}"));
+    let found: Value =
+        serde_json::from_str(text.lines().next().unwrap_or("")).unwrap_or_else(|why| panic!("{why}: {text}"));
     let tried = found["tried"].as_object().expect("tried");
     assert!(tried.len() >= 12 && tried.values().all(|came| came == "refused"), "{found}");
     measured(&format!("a worker under the unit's filter, as the daemon's user: {} attempts, all refused", tried.len()));
