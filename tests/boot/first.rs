@@ -146,10 +146,10 @@ fn lines(device: &mut Device) {
         "{}",
         device.machine.run("gpioinfo; journalctl -u kentledge -n 20 --no-pager")
     );
+    // No faster than an emulated processor takes interrupts: the simulator merges what comes before the last was taken.
     let pulses = |line: u32, n: u32| {
-        format!(
-            "for i in $(seq {n}); do echo pull-up >{sim}/sim_gpio{line}/pull; echo pull-down >{sim}/sim_gpio{line}/pull; done"
-        )
+        let pull = |to: &str| format!("echo pull-{to} >{sim}/sim_gpio{line}/pull; sleep 0.01");
+        format!("for i in $(seq {n}); do {}; {}; done", pull("up"), pull("down"))
     };
     device.machine.run(&pulses(1, 50));
     device.machine.run(&pulses(2, 3));
