@@ -123,6 +123,8 @@ mount -t proc proc /proc
 mount -t sysfs sysfs /sys
 state=/data/kentledge
 mount -t ext4 "$(findfs PARTLABEL=data)" /data && {
+    # As its own config.set would: what was set before is kept beside it.
+    grep -q colour $state/config/remote.toml || cp $state/config/remote.toml $state/config/previous
     printf '[device]\ncolour = "blue"\n' >$state/config/remote.toml
     mkdir -p $state/keys
     echo '{"_type": "kentledge.keyset.v2", "version": 2}' >$state/keys/2.json
@@ -216,7 +218,7 @@ fn a_system_that_crashes_is_left_after_three_starts_and_one_without_a_network_af
     // the last settings that it can.
     device.sub.wait_event("config.set_aside", "colour");
     let status = device.machine.run("kentledge status --json");
-    assert!(status.contains("\"confirm_s\":60"), "{status}");
+    assert!(status.contains("\"confirm_s\":60,"), "{status}");
     device.sub.wait_event("store.damaged", "keyset 2");
 
     let began = Instant::now();
