@@ -124,7 +124,8 @@ pub fn run(
     let began = now().boot_ns;
     let mut rates = Rates::default();
     let watchdog = notify::watchdog_interval().map(|interval| interval / 2);
-    let (mut next_health, mut next_watchdog) = (Duration::ZERO, watchdog);
+    // At once: where a reload began this stage anew, the last word is already old.
+    let (mut next_health, mut next_watchdog) = (Duration::ZERO, watchdog.map(|_| Duration::ZERO));
     let (mut since, mut status) = (Duration::ZERO, String::new());
     let mut next_save = limits::CLOCK_SAVE;
     loop {

@@ -181,8 +181,10 @@ pub async fn run(
     // The stop: doors close from left to right, and each queue empties into the next.
     let why = reason.as_ref().unwrap_or_else(|why| why);
     tracing::info!("stopping: {why}");
-    if ending == Ending::Stopped {
-        notify::stopping(&format!("draining: {why}"));
+    match ending {
+        Ending::Stopped => notify::stopping(&format!("draining: {why}")),
+        // Nobody looks at the stages until they were drained and began anew.
+        Ending::Reload => notify::watchdog(),
     }
     events.put(&mut vec![table.events.draft(Kind::Stopping, clock.now(), "kentledge", why)]);
     drop((stop_health, idle));

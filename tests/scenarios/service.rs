@@ -3,7 +3,7 @@
 use std::{os::unix::net::UnixDatagram, time::Duration};
 
 use nix::sys::signal::Signal;
-use rig::{Mosquitto, SOON, Site, Tty, daemon, eventually, tls};
+use rig::{Mosquitto, Operator, SOON, Site, Sub, Tty, daemon, eventually, operator, tls};
 
 #[test]
 fn systemd_hears_ready_status_watchdog_and_stopping() {
@@ -36,6 +36,35 @@ fn systemd_hears_ready_status_watchdog_and_stopping() {
     let all = until("STOPPING=1");
     assert!(all.find("READY=1") < all.find("STOPPING=1"));
     drop(daemon);
+}
+
+#[test]
+fn a_reload_never_lets_the_watchdog_wait_for_another_interval() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let site = Site::new(broker.port).with_sensor(&tty).with(&operator.table());
+    let path = site.dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("socket");
+    socket.set_nonblocking(true).expect("nonblocking");
+    let mut command = daemon::command();
+    // Looked at every 10 s: what is heard within the few seconds of a reload is the reload's own.
+    command.args(["run", "--config"]).arg(site.config()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "20000000");
+    let daemon = site.spawn(&mut command);
+    sub.wait_state("online");
+    let alive = || {
+        let mut buffer = [0u8; 4096];
+        let mut of = 0;
+        while let Ok(bytes) = socket.recv(&mut buffer) {
+            of += usize::from(String::from_utf8_lossy(&buffer[..bytes]).contains("WATCHDOG=1"));
+        }
+        of
+    };
+    assert_eq!(alive(), 1, "at the start");
+    let toml = "[stream.raw]\nchannels = [\"a\"]\n";
+    operator.order(&sub, "config.set", "c-1", &serde_json::json!({"toml": toml}));
+    assert_eq!(operator::end(&sub, "config.set", "c-1")["state"], "success");
+    assert!(alive() >= 2, "before the drain, and with the first look after it");
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]
