@@ -4,7 +4,7 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Read, Write},
+    io::{ErrorKind, Read, Seek, SeekFrom, Write},
     os::unix::net::UnixStream,
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
@@ -19,7 +19,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{free_port, root};
+use crate::{free_port, maker::sha256, root};
 
 /// This host as a machine's network names it.
 pub const HOST: &str = "10.0.2.2";
@@ -111,6 +111,24 @@ impl Machine {
         let image = format!("{}@@1M", self.path("disk.img").display());
         let done = Command::new("mcopy").args(["-o", "-i", &image]).arg(&file).arg(format!("::{name}")).status();
         assert!(done.expect("mtools is installed (image/boot-test installs it)").success());
+    }
+
+    /// The digest of a partition of its card, whole, as it lies there now.
+    pub fn partition_sha256(&self, label: &str) -> String {
+        let disk = self.path("disk.img");
+        let table = Command::new("sfdisk").arg("-J").arg(&disk).output().expect("sfdisk is installed");
+        let table: Value = serde_json::from_slice(&table.stdout).expect("a table");
+        let partitions = table["partitiontable"]["partitions"].as_array().expect("partitions");
+        let it = partitions.iter().find(|p| p["name"] == label).expect("a partition of this name");
+        let [first, bytes] = ["start", "size"].map(|of| it[of].as_u64().expect("sectors") * 512);
+        let copy = self.path("partition");
+        let mut from = fs::File::open(disk).expect("disk");
+        from.seek(SeekFrom::Start(first)).expect("seek");
+        let copied = std::io::copy(&mut from.take(bytes), &mut fs::File::create(&copy).expect("copy")).expect("copy");
+        assert_eq!(copied, bytes);
+        let digest = sha256(&copy);
+        let _ = fs::remove_file(copy);
+        digest
     }
 
     /// Switches it on.

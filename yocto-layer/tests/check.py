@@ -15,20 +15,11 @@ import jsonschema
 import kas
 import yaml
 
+import tally
+from tally import check
+
 MAIN = pathlib.Path(__file__).resolve().parents[2]
 LAYER = MAIN / "yocto-layer"
-failed = []
-passed = 0
-
-
-def check(what, problems):
-    global passed
-    if problems:
-        failed.append(what)
-        print(f"FAILED: {what}: " + "; ".join(str(p) for p in problems))
-    else:
-        passed += 1
-        print(f"ok: {what}")
 
 
 def read(path):
@@ -218,5 +209,4 @@ esac
 
 for test in (kas_files, machines, one_layout, traps, same_units, nvbootctrl, lint):
     test()
-print(f"{passed} passed, {len(failed)} failed")
-sys.exit(bool(failed))
+sys.exit(tally.end())
