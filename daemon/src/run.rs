@@ -131,8 +131,10 @@ pub async fn run(
 
     // outputs: alarms to lines, by a bell; a process of its own holds them
     let stop_outputs = Arc::new(AtomicBool::new(false));
-    if !config.outputs.is_empty() {
-        let (setup, stop) = (host.outputs(&config, &meters, &crew), stop_outputs.clone());
+    let (setup, stop) = (host.outputs(&config, &meters, &crew), stop_outputs.clone());
+    if setup.outputs.is_empty() {
+        output::release(&setup.socket);
+    } else {
         crew.thread("outputs", move |beat| {
             output::run(setup, || stop.load(Ordering::Relaxed), || beat.beat());
             Ok(())

@@ -222,6 +222,13 @@ impl Daemon {
         fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("fd").count()
     }
 
+    /// Children that ended and were not waited for.
+    pub fn zombies(&self) -> usize {
+        let of = format!(" Z {} ", self.pid());
+        let all = fs::read_dir("/proc").expect("proc").flatten();
+        all.filter(|entry| fs::read_to_string(entry.path().join("stat")).is_ok_and(|stat| stat.contains(&of))).count()
+    }
+
     /// Bytes it has read from anywhere so far.
     pub fn bytes_read(&self) -> u64 {
         let io = fs::read_to_string(format!("/proc/{}/io", self.pid())).expect("io");

@@ -227,6 +227,53 @@ fn another_configuration_makes_no_lamp_flicker() {
 }
 
 #[test]
+fn lines_that_are_no_longer_wanted_are_safe_and_let_go() {
+    let (broker, mut tty, lamp) = (Mosquitto::start(), Tty::default(), Lamp::default());
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let dir = tempfile::TempDir::new().expect("folder");
+    let keyset = rig::maker::keyset(dir.path(), 1, &[operator.key(&["command", "keyset"])], &serde_json::json!({}));
+    let commands = format!("[commands]\nkeyset = \"{}\"\njitter_s = 0\n", keyset.display());
+    let site = Site::new(broker.port).with_sensor(&tty).with_mean_model().with(&commands);
+    let guard = Guard(site.state());
+    let set = |id: &str, toml: &str| {
+        operator.order(&sub, "config.set", id, &serde_json::json!({ "toml": toml }));
+        sub.wait("the setting is in use", |_| {
+            let states = rig::operator::states(&sub, "config.set", id);
+            states.last().filter(|state| *state == "success").map(drop)
+        });
+    };
+    let output =
+        |name: &str| format!("[output.{name}]\nchip = \"{}\"\nline = 3\nalarms = [\"high\"]\n", lamp.path.display());
+    let daemon = site.run();
+    sub.wait_state("online");
+    eventually("a model serves", || daemon.own_log().contains("serving").then_some(()));
+    tty.rows(0..4, |i| format!("{i},50,50"));
+    sub.wait_records("a/high", 1);
+    assert_eq!(guard.pid(), None);
+    set("c1", &output("lamp"));
+    lamp.wait(true, "the alarm stands");
+    let first = guard.pid().expect("a guard");
+    // The same line under another name: another guard.
+    set("c2", &output("siren"));
+    eventually("another guard", || guard.pid().filter(|pid| *pid != first));
+    lamp.wait(true, "the alarm still stands");
+    assert_eq!(daemon.zombies(), 0);
+    set("c3", "");
+    lamp.wait(false, "nobody wants it on");
+    assert_eq!((guard.pid(), daemon.zombies()), (None, 0), "{}", daemon.log());
+    // One that a killed daemon left behind, too.
+    set("c4", &output("lamp"));
+    lamp.wait(true, "on");
+    daemon.kill();
+    lamp.wait(false, "the daemon is gone");
+    assert!(guard.pid().is_some());
+    std::fs::remove_file(site.state().join("config/remote.toml")).expect("what was set remotely");
+    let daemon = site.run();
+    eventually("it is let go", || guard.pid().is_none().then_some(()));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
 fn a_line_that_cannot_be_had_is_told_and_costs_nothing_else() {
     let (broker, mut tty, lamp) = (Mosquitto::start(), Tty::default(), Lamp::default());
     let sub = Sub::new(broker.port);

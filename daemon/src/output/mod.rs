@@ -50,6 +50,13 @@ pub fn run(setup: Setup, stop: impl Fn() -> bool, beat: impl Fn()) {
 /// A reload ends the stage and begins another one in this process: the connection waits here for it, if it is soon enough.
 static BETWEEN_RUNS: Mutex<Option<Guard>> = Mutex::new(None);
 
+/// Where no outputs are configured, none is held: a guard of this process' last run, or of a daemon before it, sets the safe
+/// state and ends.
+pub fn release(socket: &Path) {
+    let order = Order { version: guard::VERSION, lines: vec![] };
+    let _ = serde_json::to_vec(&order).map(|text| Guard::meet(socket, &text));
+}
+
 /// In their safe state, and free to change.
 fn at_rest(outputs: &[Output]) -> Vec<(bool, Instant)> {
     let now = Instant::now();
@@ -168,11 +175,7 @@ impl Guard {
     fn start(setup: &Setup) -> Result<Self, String> {
         let order = Order { version: guard::VERSION, lines: setup.outputs.iter().map(line).collect() };
         let text = serde_json::to_vec(&order).map_err(|why| why.to_string())?;
-        let kept = BETWEEN_RUNS.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(guard) = kept.filter(|guard| guard.order == text) {
-            return Ok(guard);
-        }
-        if let Ok(guard) = Self::connect(&setup.socket, &text) {
+        if let Some(guard) = Self::meet(&setup.socket, &text) {
             return Ok(guard);
         }
         let child = Command::new(&setup.program)
@@ -200,6 +203,21 @@ impl Guard {
                 }
             }
         }
+    }
+
+    /// The one from before, where it holds these lines; one that holds others is over when this returns.
+    fn meet(socket: &Path, order: &[u8]) -> Option<Self> {
+        let kept = BETWEEN_RUNS.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let mut other = match kept {
+            Some(guard) if guard.order == order => return Some(guard),
+            // The end of the connection: it sets the safe state.
+            Some(guard) => guard.child,
+            None => None,
+        };
+        let met = Self::connect(socket, order).ok();
+        // It heard of other lines after that and ended, or it hangs.
+        end(&mut other);
+        met
     }
 
     fn connect(socket: &Path, order: &[u8]) -> Result<Self, Refusal> {
