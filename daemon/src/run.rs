@@ -131,10 +131,11 @@ pub async fn run(
 
     // outputs: alarms to lines, by a bell; a process of its own holds them
     let stop_outputs = Arc::new(AtomicBool::new(false));
-    let (setup, stop) = (host.outputs(&config, &meters, &crew), stop_outputs.clone());
+    let setup = host.outputs(&config, &meters, &crew);
     if setup.outputs.is_empty() {
         output::release(&setup.socket);
     } else {
+        let stop = stop_outputs.clone();
         crew.thread("outputs", move |beat| {
             output::run(setup, || stop.load(Ordering::Relaxed), || beat.beat());
             Ok(())
