@@ -46,6 +46,8 @@ python kentledge_release_checks() {
             name, password = line.split(":")[:2]
             if not re.fullmatch(r"[!*]+", password):
                 problems.append("%s can log in with a password" % name)
+    if os.path.lexists(os.path.join(root, "etc/systemd/system/sockets.target.wants/sshd.socket")):
+        problems.append("SSH listens where nobody asked for it")
     for folder, _, files in os.walk(root):
         for name in files:
             path = os.path.join(folder, name)

@@ -241,11 +241,17 @@ def releases(work, keys):
         change(at)
         return at
 
+    def listening(at):
+        wants = at / "etc/systemd/system/sockets.target.wants"
+        wants.mkdir(parents=True)
+        (wants / "sshd.socket").symlink_to("/usr/lib/systemd/system/sshd.socket")
+
     bad = {
         "good": lambda at: None,
         "a password": lambda at: (at / "etc/shadow").write_text("root:$6$x$y:1::::::\n"),
         "no password at all": lambda at: (at / "etc/shadow").write_text("root::1::::::\n"),
         "no keyring": lambda at: (at / "etc/rauc/keyring.pem").unlink(),
+        "an open socket for SSH": listening,
         "no keyset": lambda at: (at / "usr/lib/kentledge/keyset.json").unlink(),
     }
     problems = []
