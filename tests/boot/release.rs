@@ -69,28 +69,7 @@ fn a_release_has_no_console_and_lets_in_the_owner_of_the_key_alone() {
     };
     let text = String::from_utf8_lossy(&log.stdout).into_owned();
     assert!(text.contains("(admin)"), "{text} {}", String::from_utf8_lossy(&log.stderr));
-    let by_password = Command::new("ssh")
-        .args([
-            "-F",
-            "none",
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-            "-o",
-            "BatchMode=yes",
-        ])
-        .args([
-            "-o",
-            "PubkeyAuthentication=no",
-            "-v",
-            "-p",
-            &device.machine.ssh_port.to_string(),
-            "root@127.0.0.1",
-            "id",
-        ])
-        .output()
-        .expect("ssh");
+    let by_password = device.machine.ssh_as("root", &["-v", "-o", "PubkeyAuthentication=no"], "id");
     let said = String::from_utf8_lossy(&by_password.stderr).into_owned();
     assert!(!by_password.status.success() && !said.contains("password,") && !said.contains(",password"), "{said}");
     measured("release: no SSH and no console without a key; with one, the administrator alone, by that key alone");

@@ -337,21 +337,18 @@ impl Machine {
 
     /// `ssh admin@` with this key.
     pub fn ssh(&self, key: &Path, line: &str) -> Output {
+        self.ssh_as("admin", &["-o", "LogLevel=ERROR", "-i", &key.display().to_string()], line)
+    }
+
+    /// The same as somebody, with more words for ssh.
+    pub fn ssh_as(&self, user: &str, words: &[&str], line: &str) -> Output {
         let mut ssh = Command::new("ssh");
-        ssh.args([
-            "-F",
-            "none",
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-            "-o",
-            "BatchMode=yes",
-        ]);
-        ssh.args(["-o", "ConnectTimeout=60", "-o", "LogLevel=ERROR", "-p", &self.ssh_port.to_string()])
-            .arg("-i")
-            .arg(key);
-        ssh.arg("admin@127.0.0.1").arg(line).stdin(Stdio::null()).output().expect("ssh is installed")
+        ssh.args(["-F", "none", "-p", &self.ssh_port.to_string()]).args(words);
+        for option in ["StrictHostKeyChecking=no", "UserKnownHostsFile=/dev/null", "BatchMode=yes", "ConnectTimeout=60"]
+        {
+            ssh.args(["-o", option]);
+        }
+        ssh.arg(format!("{user}@127.0.0.1")).arg(line).stdin(Stdio::null()).output().expect("ssh is installed")
     }
 
     /// An order to QEMU.
