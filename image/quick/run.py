@@ -109,7 +109,9 @@ def main():
     began = []
     threading.Thread(target=pump, args=(work / "sensor", began, say), daemon=True).start()
     if args.seconds:
-        threading.Timer(args.seconds, sub.terminate).start()
+        end = threading.Timer(args.seconds, sub.terminate)
+        end.daemon = True  # where the alarm was cleared before, nobody waits for it
+        end.start()
     raised = cleared = False
     shown_s = 0
     try:
