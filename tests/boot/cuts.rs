@@ -76,7 +76,7 @@ fn a_plug_pulled_at_any_moment_of_an_update_leaves_the_old_or_the_new_system() {
 
 #[test]
 fn what_was_kept_in_an_outage_survives_a_plug_pulled_at_any_moment() {
-    let cuts = if rig::long() { 10 } else { 1 };
+    let cuts = if rig::long() { 20 } else { 1 };
     let mut device = Device::new();
     device.start();
     device.good();

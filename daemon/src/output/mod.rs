@@ -6,6 +6,7 @@ pub mod guard;
 
 use std::{
     io::{Read, Write},
+    net::Shutdown,
     os::unix::{net::UnixStream, process::CommandExt},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -208,15 +209,17 @@ impl Guard {
     /// The one from before, where it holds these lines; one that holds others is over when this returns.
     fn meet(socket: &Path, order: &[u8]) -> Option<Self> {
         let kept = BETWEEN_RUNS.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let mut other = match kept {
+        let other = match kept {
             Some(guard) if guard.order == order => return Some(guard),
-            // The end of the connection: it sets the safe state.
-            Some(guard) => guard.child,
-            None => None,
+            other => other,
         };
+        // The end of the connection: it sets the safe state.
+        other.iter().for_each(|guard| drop(guard.stream.shutdown(Shutdown::Both)));
         let met = Self::connect(socket, order).ok();
         // It heard of other lines after that and ended, or it hangs.
-        end(&mut other);
+        if let Some(mut guard) = other {
+            guard.kill();
+        }
         met
     }
 
