@@ -63,6 +63,7 @@ fn only_the_agreed_names_stand_at_the_top() {
         "LICENSE-MIT",
         "CHANGELOG.md",
         "SECURITY.md",
+        "CONTRIBUTING.md",
         "deny.toml",
         "README.md",
         "daemon",
