@@ -46,10 +46,10 @@ pub async fn run(
 ) -> Result<Ending, Fatal> {
     notify::status("starting");
     let state = &config.device.state_dir;
-    let _lock = host.lock_state(state)?; // one daemon for each state directory
+    let lock = host.lock_state(state)?; // one daemon for each state directory
     let table = Table::new(&config);
-    let keeps = host.keeps(state)?;
-    let times = host.times(state)?;
+    let keeps = host.keeps(state);
+    let times = host.times(state);
     let Outbox { writer, reader, committer, told } = // a store that will not open is set aside
         Outbox::open(host.outbox(&config, &table)).map_err(Fatal::failed)?;
     let counters = Arc::new(health::Counters::default());
@@ -60,6 +60,7 @@ pub async fn run(
     let event = |kind, subject: &str, text: &str| vec![table.events.draft(kind, host.clock.now(), subject, text)];
     events.put(&mut event(Kind::Boot, "kentledge", concat!("version ", env!("CARGO_PKG_VERSION"))));
     told.iter().for_each(|(kind, why)| events.put(&mut event(*kind, "store", why)));
+    lock.trouble.iter().for_each(|why| events.put(&mut event(Kind::DiskFailed, "state", why)));
     config
         .set_aside
         .iter()
@@ -162,7 +163,7 @@ pub async fn run(
     }
 
     // control: last, for it takes up what the last run left, and that all stages started is a part of it
-    let control = Control::new(host.control(config, &table, &writer, status, lines, engines)?, store);
+    let control = Control::new(host.control(config, &table, &writer, status, lines, engines, lock.ran_before)?, store);
     crew.thread("control", move |beat| {
         control.run(|| beat.beat());
         Ok(())

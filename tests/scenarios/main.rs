@@ -26,5 +26,6 @@ mod replay;
 mod road;
 mod sensor;
 mod service;
+mod state;
 mod transfers;
 mod workers;
