@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::{
     bus,
     config::Config,
-    control::{Control, Leave},
+    control::{self, Control, Leave},
     crew::Crew,
     error::{Context, Fatal},
     flow::{Sink, SourceId, event::Kind, lane, meter::Meters, verdict::Serving},
@@ -163,7 +163,8 @@ pub async fn run(
     }
 
     // control: last, for it takes up what the last run left, and that all stages started is a part of it
-    let control = Control::new(host.control(config, &table, &writer, status, lines, engines, lock.ran_before)?, store);
+    let setup = host.control(config, &table, &writer, status, lines, engines)?;
+    let control = Control::new(control::Setup { ran_before: lock.ran_before, ..setup }, store);
     crew.thread("control", move |beat| {
         control.run(|| beat.beat());
         Ok(())

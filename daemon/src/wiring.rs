@@ -221,7 +221,6 @@ impl Host {
         status: Status,
         lines: Lines,
         engines: Engines,
-        ran_before: bool,
     ) -> Result<control::Setup, Fatal> {
         let Lines { orders, responses, settled, wanted, news, leave, asks } = lines;
         let state = config.device.state_dir.clone();
@@ -232,7 +231,7 @@ impl Host {
             stage: self.stage(&config, engines, asks, status.counters.clone())?,
             blob: table.blob,
             keep: Keep::at(state.join("control")),
-            ran_before,
+            ran_before: false,
             trials: Trials::open(&state),
             config,
             clock: self.clock.clone(),

@@ -5,7 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Asker, Control, Job, Leave, Live, Outcome, Respond, State, Trial,
-    memory::LOWERED,
+    memory::{Known, LOWERED},
     request::{self, Command, Refusal, Why},
     trial::wait_most,
 };
@@ -267,7 +267,15 @@ impl Control {
             self.result(&known.kind, &known.id, None, &outcome);
         }
         let goes_on = |id: &String| tried.as_ref() == Some(id) || installing.contains(&Some(id.clone()));
-        for known in self.memory.unfinished().into_iter().filter(|known| !goes_on(&known.id)) {
+        // What cannot be read yet may be the job of one of them.
+        let unread = [
+            ("config.set", self.trial_unread_ns.is_some()),
+            ("os.install", self.system.is_unread()),
+            ("model.install", self.models.store.is_unread()),
+            ("model.rollback", self.models.store.is_unread()),
+        ];
+        let may_go_on = |known: &Known| goes_on(&known.id) || unread.contains(&(known.kind.as_str(), true));
+        for known in self.memory.unfinished().into_iter().filter(|known| !may_go_on(known)) {
             let began = known.state == State::Running;
             let outcome = match known.kind.as_str() {
                 "restart" if began => Outcome::new(State::Success, "restarted"),

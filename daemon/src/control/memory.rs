@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::request::needs_signature;
 use crate::{
-    host::{Keep, Unloaded},
+    host::{Defence, Keep, Unloaded},
     limits,
 };
 
@@ -157,7 +157,7 @@ impl Memory {
         let lost = |why: &str| (Saved { lost: true, ..Saved::default() }, Found::Lost(why.to_owned()));
         let (saved, found) = match self.keep.load_checked::<Saved>(FILE) {
             Ok(Some(saved)) => (saved, Found::Memory),
-            Ok(None) if ran_before => lost("is gone"),
+            Ok(None) if ran_before && Defence::Distrust.stands() => lost("is gone"),
             Ok(None) => (Saved::default(), Found::Memory),
             Err(Unloaded::Damaged) => lost("is damaged"),
             Err(Unloaded::Unreadable(why)) => {

@@ -184,6 +184,11 @@ impl System {
         self.keep.save_checked(FILE, &self.saved).map_err(|why| format!("remember the update: {why}"))
     }
 
+    /// What was saved cannot be read so far.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.is_some()
+    }
+
     /// The command whose job goes on.
     pub(super) fn command(&self) -> Option<&str> {
         self.saved.job.as_ref().map(|job| job.command.as_str())

@@ -9,6 +9,7 @@ use super::{
 use crate::{
     config::Config,
     flow::{Clk, event::Kind, order::Arrived},
+    host::Defence,
     limits,
     model::{
         keyset::{Keyset, Role},
@@ -30,6 +31,9 @@ pub(super) fn keyset(config: &Config, store: &Store) -> (Result<Keyset, String>,
 /// The highest sequence or version that may follow `known`: a counter grows by a bounded step, a time (s or ms since 1970) up
 /// to now. So one message of a stolen key cannot use up all numbers, and the time in ms goes on whatever came before.
 fn version_most(known: u64, now_ms: i64, clk: Clk) -> u64 {
+    if !Defence::VersionBound.stands() {
+        return limits::ISEQ_MAX;
+    }
     let ahead_ms = if clk == Clk::Sync { limits::ISSUED_AHEAD_MS } else { limits::CLOCK_BEHIND_MS };
     let time_ms = u64::try_from(now_ms.saturating_add(ahead_ms)).unwrap_or(0);
     time_ms.max(known.saturating_add(limits::VERSION_JUMP)).min(limits::ISEQ_MAX)

@@ -14,6 +14,14 @@ pub enum Defence {
     Ballast,
     /// Looking at the reason in a PUBACK.
     PubackReason,
+    /// A state file that cannot be read is not taken for absent.
+    Unreadable,
+    /// A memory of commands that is gone is distrusted.
+    Distrust,
+    /// A signed version or sequence may not be out of reach of those that follow.
+    VersionBound,
+    /// Provisioning follows no link.
+    NoFollow,
 }
 
 impl Defence {
@@ -32,6 +40,10 @@ impl Defence {
             Self::Watermark => "watermark",
             Self::Ballast => "ballast",
             Self::PubackReason => "puback_reason",
+            Self::Unreadable => "unreadable",
+            Self::Distrust => "distrust",
+            Self::VersionBound => "version_bound",
+            Self::NoFollow => "no_follow",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }

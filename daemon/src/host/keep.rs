@@ -9,6 +9,7 @@ use std::{
     thread,
 };
 
+use super::Defence;
 use crate::limits;
 
 /// A folder of state files. It need not be there: nothing is found in it then, and the first save makes it.
@@ -57,7 +58,7 @@ impl Keep {
     pub fn load(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         match fs::read(self.0.join(name)) {
             Ok(bytes) => Ok(Some(bytes)),
-            Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(why) if why.kind() == io::ErrorKind::NotFound || !Defence::Unreadable.stands() => Ok(None),
             Err(why) => Err(why),
         }
     }

@@ -77,8 +77,8 @@ impl Host {
     pub fn lock_state(&self, state_dir: &Path) -> Result<StateLock, Fatal> {
         let what = || format!("use the state directory {}", state_dir.display());
         let absent = |why: std::io::Error| why.kind() == std::io::ErrorKind::NotFound;
-        let there = |name: &&str| !state_dir.join(name).symlink_metadata().is_err_and(absent);
-        let ran_before = state_dir.exists() && TRACES.iter().any(|name| there(&name));
+        let there = |name: &str| !state_dir.join(name).symlink_metadata().is_err_and(absent);
+        let ran_before = state_dir.exists() && TRACES.iter().any(|name| there(name));
         let path = state_dir.join("lock");
         let made = std::fs::create_dir_all(state_dir).and_then(|()| File::create(&path));
         let trouble = made.as_ref().err().map(|why| format!("{}: {why}; it is used as it is", what()));

@@ -83,6 +83,9 @@ struct High {
     newest_ms: i64,
 }
 
+/// A keyset's bytes and its signatures.
+type SignedKeyset = (Vec<u8>, Vec<String>);
+
 /// What a device is, as far as a bundle asks.
 #[derive(Debug, Clone)]
 pub struct Device {
@@ -184,6 +187,11 @@ impl Store {
             };
             self.saved.job = before.1;
         })
+    }
+
+    /// What is there cannot be read until the next start.
+    pub fn is_unread(&self) -> bool {
+        self.unread.is_some()
     }
 
     fn may_save(&self) -> Result<(), String> {
@@ -347,7 +355,7 @@ impl Store {
 
     /// The keyset of this version, if it is there. One that cannot be read is not absent: a key that it revokes must not be
     /// believed meanwhile.
-    fn kept_keyset(&self, version: u64) -> Result<Option<(Vec<u8>, Vec<String>)>, String> {
+    fn kept_keyset(&self, version: u64) -> Result<Option<SignedKeyset>, String> {
         let keep = Keep::at(self.keys.clone());
         let read = |name: &str| keep.load(name).map_err(|why| format!("read keyset {version}: keys/{name}: {why}"));
         let Some(bytes) = read(&format!("{version}.json"))? else { return Ok(None) };

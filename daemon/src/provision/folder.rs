@@ -17,6 +17,8 @@ use nix::{
     unistd::{Gid, Uid, UnlinkatFlags, fchown, unlinkat},
 };
 
+use crate::host::Defence;
+
 /// Whom what is made here belongs to; `None`: whoever runs this.
 pub type Owner = Option<(Uid, Gid)>;
 
@@ -27,9 +29,15 @@ pub struct Folder {
     owner: Owner,
 }
 
-const HERE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_NOFOLLOW).union(OFlag::O_CLOEXEC);
-const FILE: OFlag = OFlag::O_NOFOLLOW.union(OFlag::O_CLOEXEC).union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+const HERE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
+const FILE: OFlag = OFlag::O_CLOEXEC.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
+
+/// Opens a name in a folder, and no link.
+fn open_in(folder: &OwnedFd, name: &OsStr, how: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
+    let no_link = if Defence::NoFollow.stands() { OFlag::O_NOFOLLOW } else { OFlag::empty() };
+    openat(folder, name, how | no_link, mode)
+}
 
 fn private() -> Mode {
     Mode::from_bits_truncate(0o700)
@@ -60,10 +68,10 @@ impl Folder {
             if make {
                 made(mkdirat(&fd, name, Mode::from_bits_truncate(0o755)))?;
             }
-            fd = openat(&fd, name, HERE, Mode::empty()).map_err(|why| is_link(name, why))?;
+            fd = open_in(&fd, name, HERE, Mode::empty()).map_err(|why| is_link(name, why))?;
         }
         // Only the last one must be readable.
-        Ok(Self { fd: openat(&fd, ".", READ, Mode::empty())?, owner: None })
+        Ok(Self { fd: open_in(&fd, OsStr::new("."), READ, Mode::empty())?, owner: None })
     }
 
     /// From now on it, and what is made in it, belongs to this owner.
@@ -78,7 +86,8 @@ impl Folder {
     /// A folder in it, made if it is missing, for its owner only.
     pub fn folder(&self, name: &str) -> io::Result<Self> {
         made(mkdirat(&self.fd, name, private()))?;
-        let fd = openat(&self.fd, name, READ, Mode::empty()).map_err(|why| is_link(OsStr::new(name), why))?;
+        let name = OsStr::new(name);
+        let fd = open_in(&self.fd, name, READ, Mode::empty()).map_err(|why| is_link(name, why))?;
         Self { fd, owner: None }.owned_by(self.owner)
     }
 
@@ -99,7 +108,7 @@ impl Folder {
 
     /// Opens what must be a plain file with no other name.
     fn plain(&self, name: &OsStr, how: OFlag) -> io::Result<File> {
-        let file: File = match openat(&self.fd, name, how | FILE, Mode::empty()) {
+        let file: File = match open_in(&self.fd, name, how | FILE, Mode::empty()) {
             Ok(fd) => fd.into(),
             Err(Errno::ELOOP) => return Err(io::Error::other(format!("{} is a symbolic link", name.display()))),
             Err(why) => return Err(why.into()),
@@ -118,7 +127,7 @@ impl Folder {
     pub fn save(&self, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
         let fresh = format!(".{name}.{}", crate::host::nonce());
         let new = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | FILE;
-        let mut file: File = openat(&self.fd, fresh.as_str(), new, Mode::from_bits_truncate(0o600))?.into();
+        let mut file: File = open_in(&self.fd, fresh.as_ref(), new, Mode::from_bits_truncate(0o600))?.into();
         let written = self.fill(&mut file, bytes, mode);
         let moved = written.and_then(|()| Ok(renameat(&self.fd, fresh.as_str(), &self.fd, name)?));
         if let Err(why) = moved {
@@ -154,7 +163,7 @@ impl Folder {
             Err(Errno::ENOENT) => return Ok(()),
             other => return Ok(other?),
         }
-        let inner = Self { fd: openat(&self.fd, name, READ, Mode::empty())?, owner: None };
+        let inner = Self { fd: open_in(&self.fd, name, READ, Mode::empty())?, owner: None };
         for (name, _) in inner.entries()? {
             inner.remove(&name)?;
         }
