@@ -500,6 +500,26 @@ mod tests {
         assert_eq!(desired("s/d", b"{}").expect_err("unsigned").0, Why::Unsigned);
     }
 
+    #[test]
+    fn channel_and_desired_state_that_live_too_long_are_malformed() {
+        let wrapped = |kind: &str, expires: &str, more: &str| {
+            let inner = format!(
+                r#"{{"v":1,"type":"{kind}","to":"s/d","issuer":"ops","version":7,"issued":"2026-11-20T09:00:00Z","expires_at":"{expires}",{more}}}"#
+            );
+            serde_json::json!({"signed": inner, "sig": "eA=="}).to_string()
+        };
+        for (expires, good) in
+            [("2027-02-19T09:00:00Z", true), ("2027-02-21T09:00:00Z", false), ("2026-11-20T08:59:59Z", false)]
+        {
+            let read = channel("s/d", wrapped("channel", expires, r#""models":{}"#).as_bytes());
+            assert_eq!(read.as_ref().err().map(|refusal| refusal.0), (!good).then_some(Why::Malformed), "{expires}");
+        }
+        for (expires, good) in [("2027-11-20T09:00:00Z", true), ("2999-11-20T09:00:00Z", false)] {
+            let read = desired("s/d", wrapped("desired", expires, r#""config":{"toml":""}"#).as_bytes());
+            assert_eq!(read.as_ref().err().map(|refusal| refusal.0), (!good).then_some(Why::Malformed), "{expires}");
+        }
+    }
+
     /// What `fuzz/fuzz_targets/command.rs` does with a fuzzer, a little of it with each run of the tests.
     #[test]
     fn whatever_arrives_is_a_request_or_a_refusal() {
