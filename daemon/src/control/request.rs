@@ -503,9 +503,9 @@ mod tests {
     #[test]
     fn channel_and_desired_state_that_live_too_long_are_malformed() {
         let wrapped = |kind: &str, expires: &str, more: &str| {
-            let inner = format!(
-                r#"{{"v":1,"type":"{kind}","to":"s/d","issuer":"ops","version":7,"issued":"2026-11-20T09:00:00Z","expires_at":"{expires}",{more}}}"#
-            );
+            let head =
+                format!(r#""v":1,"type":"{kind}","to":"s/d","issuer":"ops","version":7,"expires_at":"{expires}""#);
+            let inner = format!(r#"{{{head}","issued":"2026-11-20T09:00:00Z",{more}}}"#);
             serde_json::json!({"signed": inner, "sig": "eA=="}).to_string()
         };
         for (expires, good) in
