@@ -505,7 +505,7 @@ mod tests {
         let wrapped = |kind: &str, expires: &str, more: &str| {
             let head =
                 format!(r#""v":1,"type":"{kind}","to":"s/d","issuer":"ops","version":7,"expires_at":"{expires}""#);
-            let inner = format!(r#"{{{head}","issued":"2026-11-20T09:00:00Z",{more}}}"#);
+            let inner = format!(r#"{{{head},"issued":"2026-11-20T09:00:00Z",{more}}}"#);
             serde_json::json!({"signed": inner, "sig": "eA=="}).to_string()
         };
         for (expires, good) in
