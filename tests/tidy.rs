@@ -153,7 +153,6 @@ fn rooms_do_not_import_one_another() {
         "provision",
         "crew",
         "run",
-        "demo",
         "replay",
     ];
     for (room, open) in doors {

@@ -8,7 +8,6 @@ use crate::{
     boot_check, bundles, bus,
     config::{self, Config},
     control::Trials,
-    demo,
     error::{Context, Fatal},
     host::{Host, identity},
     infer::worker_main,
@@ -42,8 +41,6 @@ enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
-    /// The whole road on this machine: simulated pump or a CSV file → daemon → model → broker → what comes out
-    Demo(demo::Args),
     /// What the running daemon is doing
     Status {
         /// As JSON
@@ -189,7 +186,6 @@ impl Cli {
                 let check = || config_or_text(None);
                 provision::take(&file, &state, owner.as_deref(), settings.as_deref(), check).map_err(Fatal::failed)
             }
-            Command::Demo(args) => demo::demo(&args),
             Command::Replay(args) => {
                 journal::start("warn");
                 replay::replay(&args)

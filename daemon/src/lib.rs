@@ -17,7 +17,6 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod crew;
-pub mod demo;
 pub mod error;
 pub mod flow;
 pub mod health;

@@ -6,7 +6,7 @@ use rumqttc::v5::{Client, Event, Incoming, MqttOptions, mqttbytes::QoS};
 use serde_json::Value;
 
 use super::pump::Fault;
-use crate::{
+use kentledge::{
     cli::say,
     error::{Context, Fatal},
 };
@@ -35,7 +35,7 @@ pub enum Heard {
 /// Subscribes to everything the device says; messages go to `heard`.
 pub fn listen(port: u16, device: &str, heard: mpsc::SyncSender<Heard>) -> Result<(), Fatal> {
     let mut options = MqttOptions::new("demo-view", "127.0.0.1", port);
-    options.set_max_packet_size(Some(2 * crate::limits::MESSAGE_BYTES as u32));
+    options.set_max_packet_size(Some(2 * kentledge::limits::MESSAGE_BYTES as u32));
     let (client, mut connection) = Client::new(options, 16);
     let prefix = format!("kl/demo/{device}/up/");
     client.try_subscribe(format!("{prefix}#"), QoS::AtLeastOnce).context("subscribe at the demo's broker")?;

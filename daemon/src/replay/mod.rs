@@ -1,6 +1,8 @@
 //! Tapes and CSV files through the same stages as live data, one after the other in one thread: the same input gives
 //! the same output, to the byte, faster than life. And the recorder that makes tapes.
 
+pub mod csv;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, BufWriter, Write},
@@ -14,7 +16,6 @@ use clap::Args as ClapArgs;
 use crate::{
     cli,
     config::{Config, Format},
-    demo::{self, Folder, csv},
     error::{Context, Fatal},
     flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, lane, meter::Meters},
     host::Host,
@@ -52,7 +53,7 @@ pub fn replay(args: &Args) -> Result<(), Fatal> {
             let mut config = match &args.config {
                 Some(config) => cli::load(Some(config))?,
                 None => {
-                    let model = args.model.clone().map_or_else(|| demo::sample_model(folder.path()), Ok)?;
+                    let model = args.model.clone().map_or_else(|| sample_model(folder.path()), Ok)?;
                     shape.config(&model, &csv::Place::replay(folder.path()))?
                 }
             };
@@ -300,4 +301,43 @@ pub fn describe(config: &Config) -> Vec<String> {
 /// Stored records are JSON that zstd takes to about a fifth (`limits::STORE_MIB`).
 fn hours_kept(bytes: u64) -> f64 {
     bytes as f64 / (10.0 * 200.0 / 5.0) / 3600.0
+}
+
+/// A folder of this run's own that goes when it is dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes it in the system's folder for such things.
+    pub fn make(what: &str) -> Result<Self, Fatal> {
+        let path =
+            std::env::temp_dir().join(format!("kentledge-{what}-{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        std::fs::create_dir_all(&path).context(format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Writes the sample model, which this program carries, into a folder; returns where.
+pub fn sample_model(folder: &Path) -> Result<PathBuf, Fatal> {
+    let model = folder.join("pump-anomaly");
+    let what = || format!("write the sample model to {}", model.display());
+    std::fs::create_dir_all(&model).context(what())?;
+    let files: [(&str, &[u8]); 2] = [
+        ("manifest.json", include_bytes!("../../../models/pump-anomaly/manifest.json")),
+        ("model.onnx", include_bytes!("../../../models/pump-anomaly/model.onnx")),
+    ];
+    for (name, bytes) in files {
+        std::fs::write(model.join(name), bytes).context(what())?;
+    }
+    Ok(model)
 }
