@@ -10,7 +10,7 @@ use crate::{
     control::Trials,
     demo,
     error::{Context, Fatal},
-    host::{Host, identity},
+    host::{Clock, Host, identity},
     infer::worker_main,
     journal,
     outbox::probe_main,
@@ -164,6 +164,11 @@ impl Cli {
             }
             Command::Check { config } => {
                 let config = load(config.as_deref())?;
+                let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
+                let problems = config.problems_of_files(now_s);
+                if !problems.is_empty() {
+                    return Err(Fatal::problems(&problems));
+                }
                 for line in replay::describe(&config) {
                     say(&line)?;
                 }
