@@ -3,6 +3,7 @@
 
 mod build;
 mod certs;
+mod changes;
 mod layers;
 mod layouts;
 mod models;
@@ -20,6 +21,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use changes::{Changes, merge};
 pub use layers::Layer;
 pub use paths::secret;
 pub use port::{
