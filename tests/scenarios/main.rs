@@ -23,6 +23,7 @@ mod providers;
 mod quality;
 mod remote;
 mod replay;
+mod retained;
 mod road;
 mod sensor;
 mod service;
