@@ -27,5 +27,6 @@ mod retained;
 mod road;
 mod sensor;
 mod service;
+mod tools;
 mod transfers;
 mod workers;
