@@ -1,6 +1,6 @@
 //! The command line: what may be written, and which part of the program does it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -8,10 +8,10 @@ use crate::{
     boot_check, bundles, bus,
     config::{self, Config},
     control::Trials,
-    error::{Context, Fatal},
-    host::{Host, identity},
+    error::{Code, Context, Fatal},
+    host::{Clock, Host, identity, log::escaped},
     infer::worker_main,
-    journal,
+    journal, limits,
     outbox::probe_main,
     output::guard,
     provision, replay,
@@ -161,6 +161,11 @@ impl Cli {
             }
             Command::Check { config } => {
                 let config = load(config.as_deref())?;
+                let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
+                let problems = config.problems_of_files(now_s);
+                if !problems.is_empty() {
+                    return Err(Fatal::problems(&problems));
+                }
                 for line in replay::describe(&config) {
                     say(&line)?;
                 }
@@ -265,4 +270,14 @@ pub fn say(line: &str) -> Result<(), Fatal> {
         Err(why) if why.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.context("write to standard output"),
     }
+}
+
+/// Prints why `program` failed, if it did, and gives its exit code.
+pub fn exit(program: &str, result: Result<(), Fatal>) -> ExitCode {
+    let Err(fatal) = result else { return ExitCode::SUCCESS };
+    // Problems of a configuration stand alone, so that an editor can jump to them.
+    let before = if fatal.code == Code::Config { String::new() } else { format!("{program}: ") };
+    let lines: Vec<_> = fatal.text.lines().map(|line| escaped(line, limits::LOG_LINE)).collect();
+    eprintln!("{before}{}", lines.join("\n"));
+    ExitCode::from(fatal.code as u8)
 }

@@ -56,19 +56,3 @@ impl<T, E: fmt::Display> Context<T> for Result<T, E> {
         self.map_err(|why| Fatal::failed(format!("{what}: {why}")))
     }
 }
-
-/// Prints why a program failed, and gives its exit code.
-pub fn exit(program: &str, result: Result<(), Fatal>) -> std::process::ExitCode {
-    match result {
-        Ok(()) => std::process::ExitCode::SUCCESS,
-        Err(fatal) => {
-            // Problems of a configuration stand alone, so that an editor can jump to them.
-            if fatal.code == Code::Config {
-                eprintln!("{fatal}");
-            } else {
-                eprintln!("{program}: {fatal}");
-            }
-            std::process::ExitCode::from(fatal.code as u8)
-        }
-    }
-}

@@ -31,6 +31,7 @@ pub mod outbox;
 pub mod output;
 pub mod provision;
 pub mod replay;
+mod retained;
 pub mod run;
 pub mod signal;
 pub mod source;

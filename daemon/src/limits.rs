@@ -382,6 +382,8 @@ pub const KEYSET_BYTES: u64 = 64 * 1024;
 pub const LOG_BYTES: usize = 80 * 1024;
 /// Characters of one line of it.
 pub const LOG_LINE: usize = 4096;
+/// Characters of one field of our own log: all problems of a configuration are about as many.
+pub const LOG_FIELD: usize = 8192;
 /// What it reads at most: 1,000 lines of 4 KiB.
 pub const LOG_READ: u64 = 4 * 1024 * 1024;
 /// How long the log's tool may take: a journal of 100 MB on an SD card is searched in 5 s.
@@ -394,6 +396,8 @@ pub const BUS_TURN: Duration = Duration::from_secs(1);
 pub const BUS_ANSWER: Duration = Duration::from_secs(5);
 /// One answer to Prometheus, and how long its request may be.
 pub const METRICS_ANSWER: Duration = Duration::from_secs(2);
+/// Connections to the metrics port at a time: a page is about 64 KiB, and Prometheus has one. One more closes the oldest.
+pub const METRICS_CONNECTIONS: usize = 8;
 /// Bytes of such a request.
 pub const METRICS_REQUEST: usize = 8 * 1024;
 /// The file below the state directory that asks for the erasure.
@@ -409,12 +413,25 @@ pub const BEAT: Duration = Duration::from_secs(1);
 pub const HEALTH_S: u64 = 60;
 /// Configuration: bytes of one file, files of one layer.
 pub const CONFIG_BYTES: u64 = 1024 * 1024;
+/// A password in a file, bytes: a JSON web token, as some brokers take them, has 300 to 800.
+pub const SECRET_BYTES: usize = 2048;
+/// Names in each list of what a change of the configuration did: with 100 bytes each, three lists are 20 KiB of a result.
+pub const CHANGES_TOLD: usize = 64;
+/// Alarms, and streams, that are not configured any more and are removed at the broker: more than a device ever has.
+pub const RETAINED_GONE: usize = 256;
+/// A raised alarm is `unknown` when its model has not served for so long: a worker that died is back within a second, and
+/// the start of a large model takes ten.
+pub const ALARM_UNKNOWN: Duration = Duration::from_secs(30);
 /// Scores kept for a look, two a second: two minutes.
 pub const HISTORY: usize = 240;
 /// Problems of one configuration that are listed.
 pub const PROBLEMS: usize = 100;
 /// What `kentledge ports` reads of one port: 2 s of 300 kB/s.
 pub const PORTS_BYTES: usize = 600 * 1024;
+/// Processes it names that have a port open: mostly one.
+pub const PORTS_USERS: usize = 4;
+/// Characters of the keys that it shows of JSON lines.
+pub const PORTS_KEYS: usize = 400;
 /// Tape: longest record, which is one read with its head, where each of its frames has one byte.
 pub const TAPE_RECORD_BYTES: usize = 9 * (READ_BYTES + FRAME_BYTES_MAX) + 64;
 /// A block of a tape closes at this size: 64 KiB of text pack to a fifth, and a torn tape loses one.

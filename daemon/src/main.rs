@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use kentledge::{cli::Cli, error::exit};
+use kentledge::cli::{Cli, exit};
 
 fn main() -> ExitCode {
     exit("kentledge", Cli::parse().act())

@@ -169,6 +169,7 @@ impl Host {
         table: &Table,
         (counters, meters): (&Arc<Counters>, &Arc<Meters>),
         ends: &Ends,
+        gone: Vec<String>,
     ) -> link::Setup {
         let (writer, events, clock) = (writer.clone(), table.events.clone(), self.clock.clone());
         let counters = counters.clone();
@@ -180,7 +181,7 @@ impl Host {
             news: ends.news.clone(),
             meters: meters.clone(),
             topics: Topics::new(&device.site, &device.id, &device.cohorts),
-            announce: streams::announce(self, config, &counters),
+            announce: streams::announce(self, config, &counters, gone),
             reader,
             clock: self.clock.clone(),
             backlog_kib_s: config.outbox.backlog_kib_s,
@@ -193,8 +194,10 @@ impl Host {
             }),
             note: Box::new(move |text| counters.link(text)),
             raised: Box::new(move |stream| {
-                let place = alarms.iter().position(|name| stream.strip_prefix("a/") == Some(name))?;
-                Some(raised.alarms[place].load(Ordering::Relaxed))
+                let name = stream.strip_prefix("a/")?;
+                let place = alarms.iter().position(|alarm| alarm == name);
+                // One that is not configured any more is not raised.
+                Some(place.is_some_and(|place| raised.alarms[place].load(Ordering::Relaxed)))
             }),
         }
     }

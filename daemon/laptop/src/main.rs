@@ -25,9 +25,9 @@ use self::{
 };
 use clap::Parser;
 use kentledge::{
-    cli::{runtime, say},
+    cli::{exit, runtime, say},
     config::Config,
-    error::{Context, Fatal, exit},
+    error::{Context, Fatal},
     host::Host,
     infer, journal,
     replay::{Folder, csv, sample_model},

@@ -196,13 +196,13 @@ impl View {
             if self.first_fault_s.is_some_and(|fault| t_s < fault) {
                 self.early += 1;
             }
-        } else {
+        } else if record["phase"] == "cleared" {
             self.cleared += 1;
             self.raised_now = self.raised_now.saturating_sub(1);
         }
         let (score, level) = (record["score"].as_f64().unwrap_or(0.0), record["level"].as_f64().unwrap_or(0.0));
-        let what = if raised { "raised " } else { "cleared" };
-        say(&format!("{t_s:8.1} s  alarm {} {what}: score {score:.2}, level {level:.2}", text(&record["alarm"])))
+        let what = text(&record["phase"]);
+        say(&format!("{t_s:8.1} s  alarm {} {what:7}: score {score:.2}, level {level:.2}", text(&record["alarm"])))
     }
 }
 

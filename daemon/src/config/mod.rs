@@ -2,9 +2,12 @@
 //! disk, `layers` which files it comes from, `build` turns one into the other and finds every problem on the way.
 
 mod build;
+mod certs;
+mod changes;
 mod layers;
 mod layouts;
 mod models;
+mod paths;
 mod pipeline;
 mod port;
 mod problem;
@@ -18,7 +21,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use changes::{Changes, merge};
 pub use layers::Layer;
+pub use paths::secret;
 pub use port::{
     Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
     Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,

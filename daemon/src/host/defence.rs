@@ -14,6 +14,10 @@ pub enum Defence {
     Ballast,
     /// Looking at the reason in a PUBACK.
     PubackReason,
+    /// Escaping what others wrote before it is logged.
+    LogEscape,
+    /// Removing at the broker what is not configured any more.
+    ClearGone,
 }
 
 impl Defence {
@@ -32,6 +36,8 @@ impl Defence {
             Self::Watermark => "watermark",
             Self::Ballast => "ballast",
             Self::PubackReason => "puback_reason",
+            Self::LogEscape => "log_escape",
+            Self::ClearGone => "clear_gone",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }

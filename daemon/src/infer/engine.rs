@@ -180,6 +180,14 @@ impl Engine {
         self.setup.served.iter().position(|s| s.index() == window.tag.pipeline)
     }
 
+    /// Nothing has served for long: alarms that are raised are reported as unknown.
+    pub fn unwatched(&mut self, stamp: Stamp, sink: &mut dyn Sink) {
+        self.setup.served.iter_mut().for_each(|served| served.unwatched(stamp, &mut self.drafts));
+        if !self.drafts.is_empty() {
+            sink.put(&mut self.drafts);
+        }
+    }
+
     /// Books every window that waits.
     pub fn give_up_waiting(&mut self, why: &'static str, sink: &mut dyn Sink) {
         let waiting = std::mem::take(&mut self.waiting);

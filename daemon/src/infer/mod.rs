@@ -71,6 +71,7 @@ pub fn run(
 ) {
     let mut taken = Vec::new();
     let mut wait = Duration::ZERO;
+    let mut served_ns = now().boot_ns;
     loop {
         beat();
         engine.look(now(), &mut sink, &beat);
@@ -81,6 +82,11 @@ pub fn run(
             };
         }
         tell(engine.serving(), engine.lost_workers);
+        if engine.serving().is_some() {
+            served_ns = now().boot_ns;
+        } else if now().boot_ns.saturating_sub(served_ns) > limits::ALARM_UNKNOWN.as_nanos() as u64 {
+            engine.unwatched(now(), &mut sink);
+        }
         if engine.serving().is_none() {
             // What arrives while there is no worker stays in the lane, which sheds and counts the oldest.
             if windows.is_closed() {

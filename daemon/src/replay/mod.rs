@@ -16,7 +16,7 @@ use clap::Args as ClapArgs;
 use crate::{
     cli,
     config::{Config, Format},
-    error::{Context, Fatal},
+    error::{Code, Context, Fatal},
     flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, lane, meter::Meters},
     host::Host,
     infer::{self, Engine},
@@ -211,7 +211,22 @@ impl<W: Write> Sink for Printer<'_, W> {
 }
 
 /// Writes what the sources deliver onto a tape until a signal, or for `seconds`.
+///
+/// # Errors
+/// Where a port is in use, no source could be opened, or the tape cannot be written; then no tape is left behind.
 pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64>) -> Result<(), Fatal> {
+    let most = match seconds.map(Duration::try_from_secs_f64) {
+        None => Duration::MAX,
+        Some(Ok(most)) => most,
+        Some(Err(why)) => return Err(Fatal { code: Code::Usage, text: format!("--for: {why}") }),
+    };
+    for source in &config.sources {
+        if let Some(user) = source.port.path().and_then(|port| source::ports::in_use(Path::new(port))) {
+            let (name, port) = (&source.name, source.port.shown());
+            return Err(Fatal::failed(format!("record source {name}: {port} is in use by {user}; stop it first")));
+        }
+    }
+    let names: Vec<String> = config.sources.iter().map(|source| source.name.clone()).collect();
     let sources = config.sources.iter().map(|s| s.name.clone()).collect();
     let mut recorder = tape::Recorder::create(path, &tape::Head::new(&host.boot, sources))?;
     let bounds = lane::Bounds {
@@ -232,7 +247,8 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
     }
     drop(frames_tx);
     let what = format!("write tape {}", path.display());
-    let writer = std::thread::spawn(move || -> std::io::Result<u64> {
+    let mut opened = vec![false; names.len()];
+    let writer = std::thread::spawn(move || -> std::io::Result<(u64, Vec<bool>)> {
         let (mut arrivals, mut n) = (Vec::new(), 0);
         loop {
             match frames.take(&mut arrivals, usize::MAX, limits::BEAT) {
@@ -243,22 +259,37 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
             }
             for arrival in arrivals.drain(..) {
                 recorder.write(&arrival)?;
+                if let Arrival::Break(source, _, "opened") = arrival {
+                    opened[usize::from(source.0)] = true;
+                }
                 if let Arrival::Frames(batch) = arrival {
                     n += batch.ranges.len() as u64;
                 }
             }
         }
         recorder.finish()?;
-        Ok(n)
+        Ok((n, opened))
     });
     let signal = run::signals()?;
-    let most = seconds.map_or(Duration::MAX, Duration::from_secs_f64);
     let _ = tokio::time::timeout(most, signal).await;
     for port in ports {
         port.abort();
         let _ = port.await;
     }
-    let frames = writer.join().map_err(|_| Fatal::failed(format!("{what}: it panicked")))?.context(&what)?;
+    let written = writer.join().map_err(|_| Fatal::failed(format!("{what}: it panicked")))?.context(&what);
+    let closed = |opened: &[bool]| -> Vec<&String> {
+        names.iter().zip(opened).filter(|(_, opened)| !**opened).map(|(name, _)| name).collect()
+    };
+    let (frames, opened) = match written {
+        Ok((_, opened)) if !opened.contains(&true) => {
+            let _ = std::fs::remove_file(path);
+            return Err(Fatal::failed(format!("record {}: no source could be opened; see the log", path.display())));
+        }
+        other => other?,
+    };
+    for name in closed(&opened) {
+        tracing::warn!(source = name, "the source was never open: nothing of it is on the tape");
+    }
     tracing::info!(frames, "tape {} is complete", path.display());
     Ok(())
 }
