@@ -235,7 +235,7 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
         tracing::error!("{why}");
         not_provisioned = Some(why);
     }
-    if let Err(why) = Trials::open(state).map_err(|why| why.to_string()).and_then(|t| t.recover(&host.process)) {
+    if let Err(why) = Trials::open(state).recover(&host.process) {
         tracing::error!("look for a configuration on trial: {why}");
     }
     let mut config = load(file)?;
@@ -243,8 +243,7 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     if !config.device.id.is_empty() {
         return Ok(config);
     }
-    let id = identity::device_id(state).context("name the device")?;
-    Ok(config.named(&id))
+    Ok(config.named(&identity::device_id(state)))
 }
 
 fn config_or_text(file: Option<&std::path::Path>) -> Result<Config, String> {

@@ -286,6 +286,28 @@ pub const CONNECT: Duration = Duration::from_secs(10);
 /// MQTT session expiry: a device off for a week gets the commands that wait for it.
 pub const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
 
+/// A state file that cannot be read is tried again so often, where it is looked at once: with the pause below for a second.
+/// A card that resets its bus is back within that.
+pub const READ_TRIES: u32 = 10;
+/// The pause between two of these tries.
+pub const READ_WAIT: Duration = Duration::from_millis(100);
+/// A memory that cannot be read is tried again this often.
+pub const UNREADABLE_TRY: Duration = Duration::from_secs(4);
+/// And for so long, before it counts as damaged: EMFILE and a card's reset pass within seconds, a broken sector never does.
+pub const UNREADABLE_WAIT: Duration = Duration::from_secs(60);
+/// An issuer's sequence and the versions of `dn/desired` and `dn/channel` may be ahead of the last one by this at once where
+/// they are no times: a counter that grows with each commit of a fleet's configuration takes years for it.
+pub const VERSION_JUMP: u64 = 1 << 20;
+/// A signed message may be issued so much ahead of this device's clock, ms: NTP holds clocks to well under a second, and one
+/// set by hand is within minutes. It bounds versions that are times in the same way.
+pub const ISSUED_AHEAD_MS: i64 = 5 * 60 * 1000;
+/// Where the clock is not synchronised it may be behind by this: ten years after the build are those of the clock's floor.
+pub const CLOCK_BEHIND_MS: i64 = 10 * 366 * 86_400_000;
+/// Longest life of the channel's word: a maker who releases nothing still signs it every quarter.
+pub const CHANNEL_LIFE_MS: i64 = 92 * 86_400_000;
+/// Longest life of a desired state that names an end: a device that is away for a year gets it.
+pub const DESIRED_LIFE_MS: i64 = 366 * 86_400_000;
+
 /// Commands waiting for control: what a session of a week brings at a reconnect comes within a moment.
 pub const ORDERS: usize = 1024;
 /// And bytes of them: 1,024 of 500 bytes, and one or the other large one.

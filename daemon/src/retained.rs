@@ -18,7 +18,7 @@ use tokio::sync::watch;
 use crate::{
     config::Config,
     flow::{Class, Draft, Retain, Stamp, StreamId, order::LinkNews, record::json_str},
-    host::Keep,
+    host::{Keep, Unloaded},
     limits,
     streams::Table,
 };
@@ -35,32 +35,37 @@ pub struct Gone {
     alarms: Vec<(String, StreamId)>,
     streams: Vec<String>,
     announced: Announced,
-    keep: Option<(Keep, Keep)>,
+    keep: (Keep, Option<Keep>),
 }
 
 impl Gone {
     /// Compares what was retained with what is configured, and gives each alarm that is gone its old stream.
     pub fn find(state_dir: &Path, config: &Config, table: &mut Table) -> Self {
-        let open = |name: &str| Keep::open(state_dir, name);
-        let keep = open("alarms").and_then(|alarms| Ok((alarms, open("retained")?)));
-        let keep = keep.map_err(|why| tracing::error!("look for what is not configured any more: {why}")).ok();
+        let raised = Keep::at(state_dir.join("alarms"));
+        let retained = Keep::at(state_dir.join("retained"));
         let announced = Announced { streams: config.streams.iter().map(|stream| stream.name.clone()).collect() };
-        let (mut alarms, mut streams) = (Vec::new(), Vec::new());
-        if let Some((raised, retained)) = &keep {
-            let is_gone = |name: &String| !name.contains('.') && config.alarms.iter().all(|alarm| alarm.name != *name);
-            let names = raised.names().into_iter().filter(is_gone).take(limits::RETAINED_GONE);
-            alarms = names.map(|name| (name.clone(), table.add(format!("a/{name}")))).collect();
-            // A list that is damaged is made again; what it named is described once more when it is configured again.
-            let before = retained.load_checked::<Announced>(FILE).ok().flatten().unwrap_or_default();
-            streams = before.streams.difference(&announced.streams).take(limits::RETAINED_GONE).cloned().collect();
-            let all = Announced { streams: announced.streams.iter().chain(&streams).cloned().collect() };
-            if all.streams != before.streams
-                && let Err(why) = retained.save_checked(FILE, &all)
-            {
-                tracing::error!("remember which streams are announced: {why}");
+        let is_gone = |name: &String| !name.contains('.') && config.alarms.iter().all(|alarm| alarm.name != *name);
+        let names = raised.names().into_iter().filter(is_gone).take(limits::RETAINED_GONE);
+        let alarms = names.map(|name| (name.clone(), table.add(format!("a/{name}")))).collect();
+        // A list that is damaged is made again; what it named is described once more when it is configured again.
+        let before = match retained.load_checked::<Announced>(FILE) {
+            Ok(before) => before.unwrap_or_default(),
+            Err(Unloaded::Damaged) => Announced::default(),
+            Err(why) => {
+                // It stays as it is: the next start compares.
+                tracing::error!("the list of announced streams {why}; streams that are not configured any more stay at the broker");
+                return Self { alarms, streams: Vec::new(), announced, keep: (raised, None) };
             }
+        };
+        let streams: Vec<_> =
+            before.streams.difference(&announced.streams).take(limits::RETAINED_GONE).cloned().collect();
+        let all = Announced { streams: announced.streams.iter().chain(&streams).cloned().collect() };
+        if all.streams != before.streams
+            && let Err(why) = retained.save_checked(FILE, &all)
+        {
+            tracing::error!("save the list of announced streams: {why}; it is tried again at the next start");
         }
-        Self { alarms, streams, announced, keep }
+        Self { alarms, streams, announced, keep: (raised, Some(retained)) }
     }
 
     /// What the link removes, as topics below `up/`.
@@ -73,7 +78,7 @@ impl Gone {
     pub fn records(&self, stamp: Stamp) -> Vec<Draft> {
         let record = |(name, stream): &(String, StreamId)| {
             tracing::warn!(alarm = name, "alarm removed: it was raised and is not configured any more");
-            let saved = self.keep.as_ref().and_then(|(alarms, _)| alarms.load(name));
+            let saved = self.keep.0.load(name).ok().flatten();
             Draft {
                 stream: *stream,
                 class: Class::Event,
@@ -96,9 +101,10 @@ impl Gone {
     }
 
     fn forget(&self) {
-        let Some((alarms, retained)) = &self.keep else { return };
+        let (alarms, retained) = &self.keep;
         let forgotten = self.alarms.iter().try_for_each(|(name, _)| alarms.remove(name));
-        if let Err(why) = forgotten.and_then(|()| retained.save_checked(FILE, &self.announced)) {
+        let listed = || retained.as_ref().map_or(Ok(()), |retained| retained.save_checked(FILE, &self.announced));
+        if let Err(why) = forgotten.and_then(|()| listed()) {
             tracing::error!("forget what is not configured any more: {why}");
         }
     }

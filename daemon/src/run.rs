@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::{
     bus,
     config::Config,
-    control::{Control, Leave},
+    control::{self, Control, Leave},
     crew::Crew,
     error::{Context, Fatal},
     flow::{Sink, SourceId, event::Kind, lane, meter::Meters, verdict::Serving},
@@ -48,11 +48,11 @@ pub async fn run(
 ) -> Result<Ending, Fatal> {
     notify::status("starting");
     let state = &config.device.state_dir;
-    let _lock = host.lock_state(state)?; // one daemon for each state directory
+    let lock = host.lock_state(state)?; // one daemon for each state directory
     let mut table = Table::new(&config);
     let gone = Gone::find(state, &config, &mut table); // what the broker keeps and nobody configures any more
-    let keeps = host.keeps(state)?;
-    let times = host.times(state)?;
+    let keeps = host.keeps(state);
+    let times = host.times(state);
     let Outbox { writer, reader, committer, told } = // a store that will not open is set aside
         Outbox::open(host.outbox(&config, &table)).map_err(Fatal::failed)?;
     let counters = Arc::new(health::Counters::default());
@@ -63,6 +63,7 @@ pub async fn run(
     let event = |kind, subject: &str, text: &str| vec![table.events.draft(kind, host.clock.now(), subject, text)];
     events.put(&mut event(Kind::Boot, "kentledge", concat!("version ", env!("CARGO_PKG_VERSION"))));
     told.iter().for_each(|(kind, why)| events.put(&mut event(*kind, "store", why)));
+    lock.trouble.iter().for_each(|why| events.put(&mut event(Kind::DiskFailed, "state", why)));
     config
         .set_aside
         .iter()
@@ -168,7 +169,8 @@ pub async fn run(
     }
 
     // control: last, for it takes up what the last run left, and that all stages started is a part of it
-    let control = Control::new(host.control(config, &table, &writer, status, lines, engines)?, store);
+    let setup = host.control(config, &table, &writer, status, lines, engines)?;
+    let control = Control::new(control::Setup { ran_before: lock.ran_before, ..setup }, store);
     crew.thread("control", move |beat| {
         control.run(|| beat.beat());
         Ok(())

@@ -73,7 +73,7 @@ pub fn lines(config: &Config) -> (Lines, Ends) {
     let (leave_tx, leave) = tokio::sync::mpsc::channel(2);
     let wanted = config.mqtt.clone().map(|mqtt| {
         // A change that another run of this process began is on trial: then the link hurries.
-        let trial = Trials::open(&config.device.state_dir).ok().and_then(|trials| trials.wait_most());
+        let trial = Trials::open(&config.device.state_dir).wait_most();
         watch::channel(link::Wanted { mqtt, generation: 0, wait_most: trial })
     });
     let (wanted_tx, wanted) = wanted.unzip();
@@ -103,16 +103,15 @@ pub fn shown(status: &Status, ends: &Ends) -> bus::Shown {
 
 impl Host {
     /// Folders for what models and alarms keep.
-    pub fn keeps(&self, state_dir: &Path) -> Result<Keeps, Fatal> {
-        let open = |name: &str| Keep::open(state_dir, name).context(format!("open {}/{name}", state_dir.display()));
-        Ok(Keeps { calibration: open("calibration")?, alarms: open("alarms")? })
+    pub fn keeps(&self, state_dir: &Path) -> Keeps {
+        Keeps { calibration: Keep::at(state_dir.join("calibration")), alarms: Keep::at(state_dir.join("alarms")) }
     }
 
     /// The folder of the last known time, which is taken up.
-    pub fn times(&self, state_dir: &Path) -> Result<Keep, Fatal> {
-        let keep = Keep::open(state_dir, "clock").context(format!("open {}/clock", state_dir.display()))?;
+    pub fn times(&self, state_dir: &Path) -> Keep {
+        let keep = Keep::at(state_dir.join("clock"));
         self.clock.load_floor(&keep);
-        Ok(keep)
+        keep
     }
 
     /// What the outbox is opened with.
@@ -228,15 +227,15 @@ impl Host {
     ) -> Result<control::Setup, Fatal> {
         let Lines { orders, responses, settled, wanted, news, leave, asks } = lines;
         let state = config.device.state_dir.clone();
-        let what = |name: &str| format!("open {}/{name}", state.display());
         let (writer, meters) = (writer.clone(), status.meters.clone());
         let (bus, runtime) = (config.device.bus.clone(), tokio::runtime::Handle::current());
         let (bus_of_slots, counters) = (bus.clone(), status.counters.clone());
         Ok(control::Setup {
             stage: self.stage(&config, engines, asks, status.counters.clone())?,
             blob: table.blob,
-            keep: Keep::open(&state, "control").context(what("control"))?,
-            trials: Trials::open(&state).context(what("config"))?,
+            keep: Keep::at(state.join("control")),
+            ran_before: false,
+            trials: Trials::open(&state),
             config,
             clock: self.clock.clone(),
             boot: self.boot.clone(),
@@ -515,7 +514,7 @@ impl Crew {
                 head: tape::Head::new(&host.boot, sources),
                 alarms,
                 meters: meters.clone(),
-                keep: Keep::open(state_dir, "tapes").context(format!("open {}/tapes", state_dir.display()))?,
+                keep: Keep::at(state_dir.join("tapes")),
             };
             self.thread("ring", move |beat| {
                 ring::run(setup, arrivals, || beat.beat());

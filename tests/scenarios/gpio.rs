@@ -289,3 +289,25 @@ fn a_line_that_cannot_be_had_is_told_and_costs_nothing_else() {
     sub.wait_records("a/high", 1);
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn outputs_work_without_a_writable_state_directory() {
+    let (mut tty, lamp) = (Tty::default(), Lamp::default());
+    let Some(disk) = rig::Disk::new(24) else { return };
+    disk.read_only(true);
+    let site = site(None, &tty, &lamp, "").with_state(&disk.path().join("state"));
+    let guard = Guard(site.state());
+    let daemon = site.run();
+    eventually("the guard holds the lamp", || daemon.own_log().contains("the guard holds the outputs").then_some(()));
+    eventually("a model serves", || daemon.own_log().contains("serving").then_some(()));
+    tty.rows(0..4, |i| format!("{i},50,50"));
+    lamp.wait(true, "on");
+    daemon.kill();
+    lamp.wait(false, "the daemon is gone");
+    // The next daemon finds the guard of the one before.
+    let pid = guard.pid().expect("a guard");
+    let daemon = site.run();
+    eventually("the guard holds the lamp", || daemon.own_log().contains("the guard holds the outputs").then_some(()));
+    assert_eq!(guard.pid(), Some(pid));
+    daemon.kill();
+}

@@ -28,5 +28,6 @@ mod road;
 mod sensor;
 mod service;
 mod tools;
+mod state;
 mod transfers;
 mod workers;

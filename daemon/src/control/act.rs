@@ -5,6 +5,7 @@ use sha2::{Digest, Sha256};
 
 use super::{
     Asker, Control, Job, Leave, Live, Outcome, Respond, State, Trial,
+    memory::{Known, LOWERED},
     request::{self, Command, Refusal, Why},
     trial::wait_most,
 };
@@ -53,7 +54,7 @@ impl Control {
             }
             Command::ConfigGet { merged: true } => self.large(json!({"config": self.setup.config.written()})),
             Command::ConfigGet { merged: false } => {
-                let text = self.setup.trials.current();
+                let text = self.setup.trials.current().ok().flatten();
                 let digest = text.as_ref().map(|text| format!("sha256:{}", digest(text)));
                 let set_aside = &self.setup.config.set_aside;
                 self.large(json!({"toml": text, "digest": digest, "set_aside": set_aside}))
@@ -160,11 +161,11 @@ impl Control {
             return Err(Refusal(Why::Busy, "another change is not confirmed yet".into()));
         }
         // One that could not be put back when it was due, for the disk was full: it goes back before anything else.
-        if let Some(owed) = self.setup.trials.found() {
+        if let Some(owed) = self.setup.trials.found().map_err(|why| Refusal(Why::Busy, why))? {
             let back = self.setup.trials.put_back(&owed, "the disk works again");
             back.and_then(|()| self.setup.trials.told()).map_err(|why| Refusal(Why::Busy, why))?;
         }
-        let previous = self.setup.trials.current();
+        let previous = self.setup.trials.current().map_err(|why| Refusal(Why::Busy, why))?;
         let is_set = previous.as_ref().map_or_else(|| "none".to_owned(), |text| format!("sha256:{}", digest(text)));
         if let Some(other) = change.if_digest.filter(|digest| *digest != is_set) {
             return Err(Refusal(Why::Conflict, format!("`if_digest` is {other}, but {is_set} is set")));
@@ -252,28 +253,12 @@ impl Control {
 
     /// At the start: what the last process, or the last run of this one, left.
     pub(super) fn take_up(&mut self) {
-        let found = self.setup.trials.found();
-        let command = |trial: &Trial| match &trial.asker {
-            Asker::Command(id) => Some(id.clone()),
-            Asker::Desired(_) => None,
-        };
-        let tried = found.as_ref().and_then(command);
-        let installing = [self.models.command(), self.system.command()].map(|id| id.map(str::to_owned));
-        for known in self.memory.untold() {
-            let outcome = Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) };
-            self.result(&known.kind, &known.id, None, &outcome);
-        }
-        let goes_on = |id: &String| tried.as_ref() == Some(id) || installing.contains(&Some(id.clone()));
-        for known in self.memory.unfinished().into_iter().filter(|known| !goes_on(&known.id)) {
-            let began = known.state == State::Running;
-            let outcome = match known.kind.as_str() {
-                "restart" if began => Outcome::new(State::Success, "restarted"),
-                "reboot" if began && known.boot != self.setup.boot => Outcome::new(State::Success, "restarted"),
-                "reboot" if began => Outcome::new(State::Failed, "the machine was not restarted"),
-                _ => Outcome::new(State::Failed, "the daemon stopped before it was done"),
-            };
-            self.finish(&known.kind, &known.id, None, &outcome);
-        }
+        let found = self.setup.trials.found().unwrap_or_else(|why| {
+            tracing::error!("{why}; it is looked at again");
+            self.trial_unread_ns = Some(Clock::boot_ns());
+            None
+        });
+        self.take_up_commands(found.as_ref());
         match found {
             Some(trial) if trial.put_back.is_some() => {
                 self.tell_put_back(&trial, trial.put_back.as_deref().unwrap_or(""));
@@ -293,7 +278,49 @@ impl Control {
         self.report();
     }
 
+    /// Commands that the last process left unfinished, or whose end the broker may not have.
+    pub(super) fn take_up_commands(&mut self, found: Option<&Trial>) {
+        let command = |trial: &Trial| match &trial.asker {
+            Asker::Command(id) => Some(id.clone()),
+            Asker::Desired(_) => None,
+        };
+        let tried = found.and_then(command);
+        let installing = [self.models.command(), self.system.command()].map(|id| id.map(str::to_owned));
+        for known in self.memory.untold() {
+            let outcome = Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) };
+            self.result(&known.kind, &known.id, None, &outcome);
+        }
+        let goes_on = |id: &String| tried.as_ref() == Some(id) || installing.contains(&Some(id.clone()));
+        // What cannot be read yet may be the job of one of them.
+        let unread = [
+            ("config.set", self.trial_unread_ns.is_some()),
+            ("os.install", self.system.is_unread()),
+            ("model.install", self.models.store.is_unread()),
+            ("model.rollback", self.models.store.is_unread()),
+        ];
+        let may_go_on = |known: &Known| goes_on(&known.id) || unread.contains(&(known.kind.as_str(), true));
+        for known in self.memory.unfinished().into_iter().filter(|known| !may_go_on(known)) {
+            let began = known.state == State::Running;
+            let outcome = match known.kind.as_str() {
+                "restart" if began => Outcome::new(State::Success, "restarted"),
+                "reboot" if began && known.boot != self.setup.boot => Outcome::new(State::Success, "restarted"),
+                "reboot" if began => Outcome::new(State::Failed, "the machine was not restarted"),
+                _ => Outcome::new(State::Failed, "the daemon stopped before it was done"),
+            };
+            self.finish(&known.kind, &known.id, None, &outcome);
+        }
+    }
+
     pub(super) fn look_at_trial(&mut self, now_ns: u64) {
+        let due = |at_ns: u64| now_ns.saturating_sub(at_ns) >= limits::UNREADABLE_TRY.as_nanos() as u64;
+        if self.trial_unread_ns.is_some_and(due) {
+            let found = self.setup.trials.found();
+            self.trial_unread_ns = found.is_err().then_some(now_ns);
+            if matches!(found, Ok(Some(_))) {
+                // Whoever reads the configuration again puts it back first, or goes on with it.
+                return self.leave(Leave::Reload);
+            }
+        }
         let Some(live) = &mut self.live else { return };
         let news = *self.setup.link.borrow();
         let here = news.taken == live.generation;
@@ -410,20 +437,33 @@ impl Control {
             Ok(desired) => desired,
             Err(Refusal(_, why)) => return self.refuse_desired(&why),
         };
-        // One whose change was not even begun when the process ended is looked at again.
-        let wish = self.memory.wish();
-        let unbegun = desired.version == wish.version && wish.state == "applying" && self.live.is_none();
-        if desired.version <= wish.version && !unbegun {
+        if self.memory.unread().is_some() {
+            self.later = Some(arrived);
             return;
         }
-        if let Err(Refusal(_, why)) = self.verify(&desired.signed) {
-            return self.refuse_desired(&why);
+        // One whose change was not even begun when the process ended is looked at again, and so is the one that counts after
+        // a later one's key was dropped.
+        let wish = self.memory.wish();
+        let again = matches!(wish.state.as_str(), "applying" | LOWERED);
+        let unbegun = desired.version == wish.version && again && self.live.is_none();
+        let high = self.memory.desired_high(&|name, key| self.key_of(name) == Some(key));
+        if desired.version <= high && !unbegun {
+            return;
         }
+        let believed = self.verify(&desired.signed).and_then(|key| {
+            self.not_issued_ahead(Some(desired.issued_ms))?;
+            self.not_ahead("version", desired.version, high).map(|()| key)
+        });
+        let key = match believed {
+            Ok(key) => key,
+            Err(Refusal(_, why)) => return self.refuse_desired(&why),
+        };
         if self.live.is_some() {
             self.later = Some(arrived);
             return;
         }
         let version = desired.version;
+        self.memory.looked_at_desired(&desired.signed.issuer, &key, version);
         self.memory.wished(version, "applying", "");
         let told = |control: &mut Self, state: &str, text: &str| {
             control.memory.wished(version, state, text);

@@ -1,14 +1,25 @@
-//! What must be remembered of commands so that none is done twice: ids, each issuer's highest sequence, the desired
-//! state's highest version. Saved before the act, in two copies with checksums.
+//! What must be remembered of commands so that none is done twice: ids, and of each issuer its key and the highest sequence
+//! and versions that this key signed. Saved before the act, in two copies with checksums.
+//!
+//! What an issuer signed counts for its key alone: when a rotation gives the name another key, or none, nothing that the old
+//! key signed holds up the keys that remain.
+//!
+//! A memory that cannot be read is waited for: nothing signed is obeyed and nothing is written over it. One that is damaged,
+//! or gone although this device has run before, is begun again with distrust: each issuer's first command must echo the nonce.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
 use super::request::needs_signature;
-use crate::{host::Keep, limits};
+use crate::{
+    host::{Defence, Keep, Unloaded},
+    limits,
+};
 
 const FILE: &str = "memory.json";
+/// The desired state's state after `lower`: nothing that counts was looked at.
+pub const LOWERED: &str = "none";
 
 /// What became of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -93,10 +104,23 @@ pub struct Applied {
     pub digest: String,
 }
 
+/// What one issuer's key signed.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+struct Issuer {
+    /// The key, as its keyset writes it.
+    key: String,
+    /// Highest sequence of its commands; 0: none was obeyed.
+    iseq: u64,
+    /// Highest version of its desired states.
+    desired: u64,
+    /// Highest version of its words on the channel, and until when that one is believed, ms since 1970.
+    channel: Option<(u64, i64)>,
+}
+
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Saved {
     commands: VecDeque<Known>,
-    issuers: BTreeMap<String, u64>,
+    issuers: BTreeMap<String, Issuer>,
     wish: Wish,
     /// Digests of configurations that were put back, for desired states.
     put_back: VecDeque<String>,
@@ -109,16 +133,72 @@ struct Saved {
 pub struct Memory {
     keep: Keep,
     saved: Saved,
+    /// It cannot be read so far.
+    unread: Option<Unread>,
 }
 
+struct Unread {
+    why: String,
+    since_ns: u64,
+    tried_ns: u64,
+}
+
+/// What opening the memory, or another try to read it, found.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Found {
+    /// What was saved, or nothing on a device that never ran.
+    Memory,
+    /// It cannot be read yet; why.
+    Unread(String),
+    /// It is lost and begun again, with distrust; why.
+    Lost(String),
+}
+
+/// Whether a name stands for this key now.
+pub type Believed<'a> = &'a dyn Fn(&str, &str) -> bool;
+
 impl Memory {
-    /// What was saved. What cannot be read is begun anew, with distrust.
-    pub fn open(keep: Keep) -> (Self, bool) {
-        let (saved, damaged) = match keep.load_checked::<Saved>(FILE) {
-            Ok(saved) => (saved.unwrap_or_default(), false),
-            Err(_) => (Saved { lost: true, ..Saved::default() }, true),
+    /// What was saved. `ran_before`: this device ran before, so it must have a memory.
+    pub fn open(keep: Keep, ran_before: bool, now_ns: u64) -> (Self, Found) {
+        let mut memory = Self { keep, saved: Saved::default(), unread: None };
+        let found = memory.read(ran_before, now_ns);
+        (memory, found)
+    }
+
+    fn read(&mut self, ran_before: bool, now_ns: u64) -> Found {
+        let lost = |why: &str| (Saved { lost: true, ..Saved::default() }, Found::Lost(why.to_owned()));
+        let (saved, found) = match self.keep.load_checked::<Saved>(FILE) {
+            Ok(Some(saved)) => (saved, Found::Memory),
+            Ok(None) if ran_before && Defence::Distrust.stands() => lost("is gone"),
+            Ok(None) => (Saved::default(), Found::Memory),
+            Err(Unloaded::Damaged) => lost("is damaged"),
+            Err(Unloaded::Unreadable(why)) => {
+                let since_ns = self.unread.as_ref().map_or(now_ns, |unread| unread.since_ns);
+                if now_ns.saturating_sub(since_ns) < limits::UNREADABLE_WAIT.as_nanos() as u64 {
+                    self.unread = Some(Unread { why: why.clone(), since_ns, tried_ns: now_ns });
+                    return Found::Unread(why);
+                }
+                lost(&format!("cannot be read: {why}"))
+            }
         };
-        (Self { keep, saved }, damaged)
+        (self.saved, self.unread) = (saved, None);
+        // A device that ran has one: were it first saved with the first command, its loss before that would not be seen.
+        if let Err(why) = self.save() {
+            tracing::warn!("{why}");
+        }
+        found
+    }
+
+    /// Tries again to read what could not be read; `None`: nothing is due.
+    pub fn try_again(&mut self, now_ns: u64) -> Option<Found> {
+        let tried_ns = self.unread.as_ref()?.tried_ns;
+        let due = now_ns.saturating_sub(tried_ns) >= limits::UNREADABLE_TRY.as_nanos() as u64;
+        due.then(|| self.read(true, now_ns))
+    }
+
+    /// Why it cannot be read so far.
+    pub fn unread(&self) -> Option<&str> {
+        self.unread.as_ref().map(|unread| unread.why.as_str())
     }
 
     /// A command by its id.
@@ -142,27 +222,75 @@ impl Memory {
         self.saved.commands.iter_mut().filter(|known| known.id == id).for_each(|known| known.told = true);
     }
 
-    /// The issuer's highest sequence.
-    pub fn issuer(&self, issuer: &str) -> u64 {
-        self.saved.issuers.get(issuer).copied().unwrap_or(0)
+    /// The highest sequence that this key of the issuer signed.
+    pub fn issuer(&self, issuer: &str, key: &str) -> u64 {
+        self.saved.issuers.get(issuer).filter(|known| known.key == key).map_or(0, |known| known.iseq)
     }
 
     /// What this issuer sent before may have been forgotten.
-    pub fn distrusts(&self, issuer: &str) -> bool {
-        self.saved.lost && !self.saved.issuers.contains_key(issuer)
+    pub fn distrusts(&self, issuer: &str, key: &str) -> bool {
+        self.saved.lost && self.issuer(issuer, key) == 0
     }
 
-    /// Remembers a new command, and its issuer's sequence.
-    pub fn take(&mut self, known: Known, issuer: Option<(&str, u64)>) {
+    fn of(&mut self, issuer: &str, key: &str) -> &mut Issuer {
+        let known = self.saved.issuers.entry(issuer.to_owned()).or_default();
+        if known.key != key {
+            *known = Issuer { key: key.to_owned(), ..Issuer::default() };
+        }
+        known
+    }
+
+    /// The highest version of a desired state, of the keys that are believed now.
+    pub fn desired_high(&self, believed: Believed<'_>) -> u64 {
+        self.of_believed(believed).map(|issuer| issuer.desired).max().unwrap_or(0)
+    }
+
+    /// This desired state is looked at.
+    pub fn looked_at_desired(&mut self, issuer: &str, key: &str, version: u64) {
+        let known = self.of(issuer, key);
+        known.desired = version.max(known.desired);
+    }
+
+    /// The channel's newest word, of the keys that are believed now: its version, and until when it is believed.
+    pub fn channel(&self, believed: Believed<'_>) -> Option<(u64, i64)> {
+        self.of_believed(believed).filter_map(|issuer| issuer.channel).max()
+    }
+
+    /// The channel's word was heard.
+    pub fn heard_channel(&mut self, issuer: &str, key: &str, word: (u64, i64)) {
+        let known = self.of(issuer, key);
+        known.channel = known.channel.max(Some(word));
+    }
+
+    fn of_believed<'a>(&'a self, believed: Believed<'a>) -> impl Iterator<Item = &'a Issuer> {
+        let all = self.saved.issuers.iter();
+        all.filter(move |(name, issuer)| believed(name, &issuer.key)).map(|(_, issuer)| issuer)
+    }
+
+    /// Where the key that signed the desired state's version is no longer believed, the version falls to what the keys that
+    /// remain have signed, and that one may come again. Returns the version that fell.
+    pub fn lower(&mut self, believed: Believed<'_>) -> Option<u64> {
+        let (high, fell) = (self.desired_high(believed), self.saved.wish.version);
+        let signed = self.saved.issuers.values().any(|issuer| issuer.desired == fell);
+        if fell <= high || !signed {
+            return None;
+        }
+        let text = format!("version {fell} was signed by a key that is no longer believed");
+        self.saved.wish = Wish { version: high, state: LOWERED.into(), text };
+        Some(fell)
+    }
+
+    /// Remembers a new command, and its issuer's key and sequence.
+    pub fn take(&mut self, known: Known, issuer: Option<(&str, &str, u64)>) {
         while self.saved.commands.len() >= limits::COMMANDS_KNOWN {
             // What changes nothing may come twice: it is forgotten first.
             let least = self.saved.commands.iter().position(|known| !needs_signature(&known.kind));
             self.saved.commands.remove(least.unwrap_or(0));
         }
         self.saved.commands.push_back(known);
-        if let Some((issuer, iseq)) = issuer {
-            let highest = self.saved.issuers.entry(issuer.to_owned()).or_default();
-            *highest = iseq.max(*highest);
+        if let Some((issuer, key, iseq)) = issuer {
+            let known = self.of(issuer, key);
+            known.iseq = iseq.max(known.iseq);
         }
     }
 
@@ -207,8 +335,11 @@ impl Memory {
         }
     }
 
-    /// Onto the disk.
+    /// Onto the disk; never over what could not be read.
     pub fn save(&self) -> Result<(), String> {
+        if let Some(why) = self.unread() {
+            return Err(format!("remember the command: what was remembered before cannot be read: {why}"));
+        }
         self.keep.save_checked(FILE, &self.saved).map_err(|why| format!("remember the command: {why}"))
     }
 }
@@ -216,42 +347,121 @@ impl Memory {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::host::keep::unreadable;
+
+    const KEY: &str = "RWQ1";
+
+    fn known(id: &str) -> Known {
+        let (kind, digest) = ("restart".into(), "d".into());
+        Known { id: id.into(), kind, digest, state: State::Running, text: String::new(), boot: "b".into(), told: false }
+    }
+
+    fn open(dir: &std::path::Path, ran_before: bool) -> (Memory, Found) {
+        Memory::open(Keep::at(dir.join("control")), ran_before, 0)
+    }
+
+    /// A memory that knows sequence 9 of `ops`.
+    fn saved(dir: &std::path::Path) {
+        let (mut memory, found) = open(dir, false);
+        assert_eq!(found, Found::Memory);
+        memory.take(known("a"), Some(("ops", KEY, 9)));
+        memory.save().expect("save");
+    }
+
+    fn tear(dir: &std::path::Path) {
+        for copy in ["memory.json", "memory.json.bak"] {
+            std::fs::write(dir.join("control").join(copy), "torn").expect("tear");
+        }
+    }
 
     #[test]
     fn what_was_taken_in_is_known_after_a_restart_and_a_lost_memory_distrusts() {
         let dir = tempfile::tempdir().expect("folder");
-        let keep = || Keep::open(dir.path(), "control").expect("keep");
-        let (mut memory, damaged) = Memory::open(keep());
-        assert!(!damaged && !memory.distrusts("ops"));
+        let (mut memory, found) = open(dir.path(), false);
+        assert!(found == Found::Memory && !memory.distrusts("ops", KEY));
         for n in 0..limits::COMMANDS_KNOWN + 3 {
-            let (id, kind, digest) = (format!("c{n}"), "ping".into(), "d".into());
-            let known =
-                Known { id, kind, digest, state: State::Running, text: String::new(), boot: "b".into(), told: false };
-            memory.take(known, Some(("ops", n as u64 + 1)));
+            memory.take(known(&format!("c{n}")), Some(("ops", KEY, n as u64 + 1)));
         }
         memory.became("c5", State::Success, "done");
         memory.save().expect("save");
-        let (memory, _) = Memory::open(keep());
+        let (memory, _) = open(dir.path(), true);
         assert!(memory.known("c0").is_none(), "the oldest leave");
         assert_eq!(memory.known("c5").map(|k| k.state), Some(State::Success));
-        assert_eq!(memory.issuer("ops"), limits::COMMANDS_KNOWN as u64 + 3);
-        for copy in ["memory.json", "memory.json.bak"] {
-            std::fs::write(dir.path().join("control").join(copy), "torn").expect("tear");
-        }
-        let (mut memory, damaged) = Memory::open(keep());
-        assert!(damaged && memory.distrusts("ops"));
-        memory.take(
-            Known {
-                id: "x".into(),
-                kind: "ping".into(),
-                digest: "d".into(),
-                state: State::Accepted,
-                text: String::new(),
-                boot: "b".into(),
-                told: false,
-            },
-            Some(("ops", 9)),
+        assert_eq!(memory.issuer("ops", KEY), limits::COMMANDS_KNOWN as u64 + 3);
+        tear(dir.path());
+        let (mut memory, found) = open(dir.path(), true);
+        assert!(matches!(found, Found::Lost(_)) && memory.distrusts("ops", KEY));
+        memory.take(known("x"), Some(("ops", KEY, 9)));
+        assert!(!memory.distrusts("ops", KEY) && memory.distrusts("other", KEY));
+    }
+
+    #[test]
+    fn unreadable_memory_is_waited_for_and_not_written_over() {
+        let dir = tempfile::tempdir().expect("folder");
+        saved(dir.path());
+        let copies = ["memory.json", "memory.json.bak"].map(|copy| dir.path().join("control").join(copy));
+        copies.iter().for_each(|path| unreadable::make(path));
+        let (mut memory, found) = open(dir.path(), true);
+        assert!(matches!(found, Found::Unread(_)) && memory.unread().is_some(), "{found:?}");
+        assert!(memory.save().is_err(), "it is not written over");
+        assert_eq!(memory.try_again(1), None, "not yet");
+        let again_ns = limits::UNREADABLE_TRY.as_nanos() as u64;
+        assert!(matches!(memory.try_again(again_ns), Some(Found::Unread(_))));
+        copies.iter().for_each(|path| unreadable::mend(path));
+        assert_eq!(memory.try_again(2 * again_ns), Some(Found::Memory));
+        assert_eq!((memory.issuer("ops", KEY), memory.unread()), (9, None));
+    }
+
+    #[test]
+    fn memory_unreadable_for_a_minute_is_distrusted() {
+        let dir = tempfile::tempdir().expect("folder");
+        saved(dir.path());
+        let copies = ["memory.json", "memory.json.bak"].map(|copy| dir.path().join("control").join(copy));
+        copies.iter().for_each(|path| unreadable::make(path));
+        let (mut memory, _) = open(dir.path(), true);
+        let found = memory.try_again(limits::UNREADABLE_WAIT.as_nanos() as u64);
+        assert!(matches!(found, Some(Found::Lost(_))), "{found:?}");
+        assert!(memory.unread().is_none() && memory.distrusts("ops", KEY));
+    }
+
+    #[test]
+    fn deleted_memory_of_a_device_that_ran_is_distrusted_and_a_new_devices_is_not() {
+        let dir = tempfile::tempdir().expect("folder");
+        saved(dir.path());
+        std::fs::remove_dir_all(dir.path().join("control")).expect("delete");
+        let (memory, found) = open(dir.path(), true);
+        assert!(matches!(found, Found::Lost(_)) && memory.distrusts("ops", KEY), "{found:?}");
+        // The distrust stays until the issuer has shown itself, also when the device stops before that.
+        assert!(open(dir.path(), true).0.distrusts("ops", KEY));
+        let fresh = tempfile::tempdir().expect("folder");
+        assert!(!open(fresh.path(), false).0.distrusts("ops", KEY));
+        assert_eq!(open(fresh.path(), true).1, Found::Memory, "it was saved at the first start");
+    }
+
+    #[test]
+    fn rotation_lowers_what_the_dropped_key_signed_and_nothing_else() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut memory, _) = open(dir.path(), false);
+        let one = |name: &str, key: &str| (name, key) == ("ops", KEY);
+        let both = |name: &str, key: &str| one(name, key) || (name, key) == ("stolen", "RWQ2");
+        memory.looked_at_desired("ops", KEY, 7);
+        memory.wished(7, "applied", "");
+        memory.heard_channel("ops", KEY, (3, 1000));
+        assert_eq!(
+            (memory.desired_high(&both), memory.channel(&both), memory.lower(&both)),
+            (7, Some((3, 1000)), None)
         );
-        assert!(!memory.distrusts("ops") && memory.distrusts("other"));
+        memory.looked_at_desired("stolen", "RWQ2", 1 << 40);
+        memory.wished(1 << 40, "applied", "");
+        memory.heard_channel("stolen", "RWQ2", (1 << 40, i64::MAX));
+        assert_eq!((memory.desired_high(&both), memory.lower(&both)), (1 << 40, None));
+        assert_eq!((memory.desired_high(&one), memory.channel(&one)), (7, Some((3, 1000))));
+        assert_eq!(memory.lower(&one), Some(1 << 40));
+        assert_eq!((memory.wish().version, memory.wish().state.as_str()), (7, LOWERED));
+        // The same name with another key begins at nothing.
+        memory.take(known("a"), Some(("ops", KEY, 1 << 40)));
+        assert_eq!((memory.issuer("ops", KEY), memory.issuer("ops", "RWQ3")), (1 << 40, 0));
+        memory.take(known("b"), Some(("ops", "RWQ3", 1)));
+        assert_eq!(memory.issuer("ops", "RWQ3"), 1);
     }
 }

@@ -51,10 +51,7 @@ use crate::{
     },
     host::{Clock, Keep, clock::rfc3339_ms},
     limits,
-    model::{
-        keyset::{Keyset, Role},
-        store::Store,
-    },
+    model::{keyset::Keyset, store::Store},
 };
 
 /// How the process goes on.
@@ -95,6 +92,8 @@ pub struct Setup {
     pub process: String,
     /// `STATE/control`.
     pub keep: Keep,
+    /// This device ran before, so it must have a memory of commands.
+    pub ran_before: bool,
     /// Configurations on trial.
     pub trials: Trials,
     /// What arrives; closed: the stop.
@@ -179,6 +178,8 @@ impl Bucket {
 pub struct Control {
     setup: Setup,
     keyset: Result<Keyset, String>,
+    /// When it was tried last to read one that cannot be read, ns since boot.
+    keyset_ns: u64,
     /// What is wrong with the keysets that followed the first one.
     keys_trouble: Option<String>,
     models: Models,
@@ -192,6 +193,8 @@ pub struct Control {
     /// Ends of commands that the broker does not have yet: number of the record, id.
     untold: VecDeque<(u64, String)>,
     live: Option<Live>,
+    /// The configuration's trial could not be read at the start; when it was looked at last.
+    trial_unread_ns: Option<u64>,
     /// A desired state that came while another change was on trial.
     later: Option<Arrived>,
     generation: u64,
@@ -205,17 +208,12 @@ pub struct Control {
 impl Control {
     /// Takes up what the last process left.
     pub fn new(setup: Setup, store: Store) -> Self {
-        let (keyset, keys_trouble) = match &setup.config.commands.keyset {
-            Some(path) => match store.keyset(path) {
-                Ok((keyset, trouble)) => (Ok(keyset), trouble),
-                Err(why) => (Err(why), None),
-            },
-            None => (Err("no keyset is installed (commands.keyset)".into()), None),
-        };
-        let (memory, damaged) = Memory::open(setup.keep.clone());
+        let (keyset, keys_trouble) = trust::keyset(&setup.config, &store);
+        let (memory, found) = Memory::open(setup.keep.clone(), setup.ran_before, Clock::boot_ns());
         let device = format!("{}/{}", setup.config.device.site, setup.config.device.id);
         let mut control = Self {
             keyset,
+            keyset_ns: Clock::boot_ns(),
             keys_trouble,
             models: Models::new(store),
             system: System::open(setup.keep.clone()),
@@ -226,6 +224,7 @@ impl Control {
             waiting: Vec::new(),
             untold: VecDeque::new(),
             live: None,
+            trial_unread_ns: None,
             later: None,
             generation: 0,
             in_use: act::in_use(&setup.config),
@@ -233,13 +232,11 @@ impl Control {
             device,
             setup,
         };
-        if damaged {
-            let text = "what was remembered of commands cannot be read; each issuer's next one must echo the nonce";
-            control.event(Kind::StoreDamaged, "commands", text);
-        }
+        control.tell_memory(found);
         if let Some(why) = control.keys_trouble.clone() {
             control.event(Kind::StoreDamaged, "keys", &format!("{why}; nothing is installed until it is put right"));
         }
+        control.lower_versions();
         control.take_up();
         control.take_up_models();
         control.take_up_system();
@@ -351,7 +348,8 @@ impl Control {
         // Only what was verified counts: a forged sequence on a command that needs no signature would lock its issuer out.
         let verified = request.signed.as_ref().filter(|_| request::needs_signature(kind));
         let issuer = verified.map(|signed| (signed.issuer.as_str(), signed.iseq));
-        self.memory.take(known, issuer);
+        let key = issuer.and_then(|(name, _)| self.key_of(name)).unwrap_or_default().to_owned();
+        self.memory.take(known, issuer.map(|(name, iseq)| (name, key.as_str(), iseq)));
         if request::needs_signature(kind) {
             // What cannot be remembered is not done: it could be done twice.
             if let Err(why) = self.memory.save() {
@@ -380,33 +378,35 @@ impl Control {
         if request.expires_ms.is_none() {
             return refuse(Why::Malformed, "`expires_at` is needed".into());
         }
+        if let Some(why) = self.memory.unread() {
+            let text = format!("what was remembered of commands cannot be read ({why}); send it again later");
+            return refuse(Why::Busy, text);
+        }
         let allow_unsigned = self.setup.config.commands.allow_unsigned;
+        let mut distrusted = false;
         match &request.signed {
             None if allow_unsigned => {}
             None => return refuse(Why::Unsigned, format!("`{}` needs a signature", request.kind)),
             Some(signed) => {
-                self.verify(signed)?;
-                if signed.iseq <= self.memory.issuer(&signed.issuer) {
-                    let highest = self.memory.issuer(&signed.issuer);
+                let key = self.verify(signed)?;
+                let highest = self.memory.issuer(&signed.issuer, &key);
+                if signed.iseq <= highest {
                     return refuse(Why::Replayed, format!("iseq {} is not above {highest}", signed.iseq));
                 }
+                self.not_ahead("iseq", signed.iseq, highest)?;
+                self.not_issued_ahead(request.issued_ms)?;
+                distrusted = self.memory.distrusts(&signed.issuer, &key);
             }
         }
-        let distrusted = request.signed.as_ref().is_some_and(|signed| self.memory.distrusts(&signed.issuer));
         if (self.setup.clock.now().clk != Clk::Sync || distrusted) && request.nonce.as_deref() != Some(nonce) {
-            let text = "this device's clock is not synchronised; the command must echo the nonce of up/birth";
-            return refuse(Why::Nonce, text.into());
+            let why = if distrusted {
+                "this device lost what it remembered of commands"
+            } else {
+                "this device's clock is not synchronised"
+            };
+            return refuse(Why::Nonce, format!("{why}; the command must echo the nonce of up/birth"));
         }
         Ok(())
-    }
-
-    fn verify(&self, signed: &request::Signed) -> Result<(), Refusal> {
-        let keyset = self.keyset.as_ref().map_err(|why| Refusal(Why::BadSignature, why.clone()))?;
-        let signer = keyset.signer(Role::Command, signed.text.as_bytes(), &signed.minisig);
-        match signer.map_err(|why| Refusal(Why::BadSignature, why))? {
-            name if name == signed.issuer => Ok(()),
-            name => Err(Refusal(Why::BadSignature, format!("issuer is `{}`, but `{name}` signed", signed.issuer))),
-        }
     }
 
     /// The time, or a bound below it, ms since 1970.
@@ -440,6 +440,7 @@ impl Control {
                 self.act(job);
             }
         }
+        self.look_at_memory(now_ns);
         self.look_at_trial(now_ns);
         self.look_at_models(now_ns);
         self.look_at_system(now_ns);

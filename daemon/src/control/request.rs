@@ -170,6 +170,8 @@ pub struct Request {
     pub command: Command,
     /// Of type and arguments: the same id with another digest is another command.
     pub digest: String,
+    /// When it was signed, ms since 1970.
+    pub issued_ms: Option<i64>,
     /// Of no use from here on, ms since 1970.
     pub expires_ms: Option<i64>,
     /// What `up/birth` said.
@@ -187,6 +189,8 @@ pub struct Desired {
     pub toml: String,
     /// Put back unless confirmed within.
     pub confirm_s: Option<u64>,
+    /// When it was signed, ms since 1970.
+    pub issued_ms: i64,
     /// Of no use from here on.
     pub expires_ms: Option<i64>,
     /// Its signature; `iseq` is the version.
@@ -233,6 +237,8 @@ struct Inner<'a> {
 pub struct Channel {
     /// Grows.
     pub version: u64,
+    /// When it was signed, ms since 1970.
+    pub issued_ms: i64,
     /// To be believed until, ms since 1970.
     pub expires_ms: i64,
     /// The newest sequence of each.
@@ -290,9 +296,9 @@ pub fn command(to: &str, kind: &str, id: &str, payload: &[u8]) -> Result<Request
     let request = |args: Option<&RawValue>, (issued, expires): (Option<String>, Option<String>), nonce, signed| {
         let args = args.map_or("{}", RawValue::get);
         let digest = hex(&Sha256::digest(format!("{kind}\n{args}")));
-        let expires_ms = lifetime(issued.as_deref(), expires.as_deref())?;
+        let (issued_ms, expires_ms) = lifetime(issued.as_deref(), expires.as_deref(), limits::COMMAND_LIFE_MS)?;
         let command = read_args(kind, args)?;
-        Ok(Request { kind: kind.into(), id: id.into(), command, digest, expires_ms, nonce, signed })
+        Ok(Request { kind: kind.into(), id: id.into(), command, digest, issued_ms, expires_ms, nonce, signed })
     };
     let Some((inner, minisig)) = unwrap(text)? else {
         let plain: Plain<'_> = serde_json::from_str(text).map_err(malformed)?;
@@ -320,11 +326,11 @@ pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
     };
     let fields: InnerDesired = serde_json::from_str(&inner).map_err(malformed)?;
     addressed((&fields.kind, &fields.to), ("desired", to))?;
-    let expires_ms = fields.expires_at.as_deref().map(time_ms).transpose()?;
-    time_ms(&fields.issued)?;
+    let (_, expires_ms) = lifetime(Some(&fields.issued), fields.expires_at.as_deref(), limits::DESIRED_LIFE_MS)?;
+    let issued_ms = time_ms(&fields.issued)?;
     let signed = signature(fields.v, &inner, minisig, fields.issuer, fields.version)?;
     let ConfigSetArgs { toml, confirm_s } = bounded(fields.config)?;
-    Ok(Desired { version: fields.version, toml, confirm_s, expires_ms, signed })
+    Ok(Desired { version: fields.version, toml, confirm_s, issued_ms, expires_ms, signed })
 }
 
 /// Reads what came to `dn/channel` of `to`.
@@ -335,10 +341,10 @@ pub fn channel(to: &str, payload: &[u8]) -> Result<Channel, Refusal> {
     };
     let fields: InnerChannel = serde_json::from_str(&inner).map_err(malformed)?;
     addressed((&fields.kind, &fields.to), ("channel", to))?;
-    let (expires_ms, models) = (time_ms(&fields.expires_at)?, fields.models);
-    time_ms(&fields.issued)?;
+    lifetime(Some(&fields.issued), Some(&fields.expires_at), limits::CHANNEL_LIFE_MS)?;
+    let (issued_ms, expires_ms) = (time_ms(&fields.issued)?, time_ms(&fields.expires_at)?);
     let signed = signature(fields.v, &inner, minisig, fields.issuer, fields.version)?;
-    Ok(Channel { version: fields.version, expires_ms, models, signed })
+    Ok(Channel { version: fields.version, issued_ms, expires_ms, models: fields.models, signed })
 }
 
 /// What is signed, type and addressee, must be what it was sent as.
@@ -423,19 +429,16 @@ pub(super) fn time_ms(text: &str) -> Result<i64, Refusal> {
     Ok(time.as_millisecond())
 }
 
-fn lifetime(issued: Option<&str>, expires: Option<&str>) -> Result<Option<i64>, Refusal> {
+/// When it was issued and until when it counts; between the two lie `most_ms` at most.
+fn lifetime(issued: Option<&str>, expires: Option<&str>, most_ms: i64) -> Result<(Option<i64>, Option<i64>), Refusal> {
     let (issued, expires) = (issued.map(time_ms).transpose()?, expires.map(time_ms).transpose()?);
     if let (Some(issued), Some(expires)) = (issued, expires) {
         let life_ms = expires.saturating_sub(issued);
-        if !(0..=limits::COMMAND_LIFE_MS).contains(&life_ms) {
-            return Err(malformed(format!(
-                "it lives {} s; 0 to {} are allowed",
-                life_ms / 1000,
-                limits::COMMAND_LIFE_MS / 1000
-            )));
+        if !(0..=most_ms).contains(&life_ms) {
+            return Err(malformed(format!("it lives {} s; 0 to {} are allowed", life_ms / 1000, most_ms / 1000)));
         }
     }
-    Ok(expires)
+    Ok((issued, expires))
 }
 
 /// Base64 with or without padding; line ends are skipped, for `base64` breaks lines unless told not to.
@@ -502,6 +505,26 @@ mod tests {
         assert_eq!(command("s/d", "ping", "a", issuer.as_bytes()).expect_err("long").0, Why::Malformed);
         assert_eq!(desired("s/d", wrapped.as_bytes()).expect_err("no desired state").0, Why::Malformed);
         assert_eq!(desired("s/d", b"{}").expect_err("unsigned").0, Why::Unsigned);
+    }
+
+    #[test]
+    fn channel_and_desired_state_that_live_too_long_are_malformed() {
+        let wrapped = |kind: &str, expires: &str, more: &str| {
+            let head =
+                format!(r#""v":1,"type":"{kind}","to":"s/d","issuer":"ops","version":7,"expires_at":"{expires}""#);
+            let inner = format!(r#"{{{head}","issued":"2026-11-20T09:00:00Z",{more}}}"#);
+            serde_json::json!({"signed": inner, "sig": "eA=="}).to_string()
+        };
+        for (expires, good) in
+            [("2027-02-19T09:00:00Z", true), ("2027-02-21T09:00:00Z", false), ("2026-11-20T08:59:59Z", false)]
+        {
+            let read = channel("s/d", wrapped("channel", expires, r#""models":{}"#).as_bytes());
+            assert_eq!(read.as_ref().err().map(|refusal| refusal.0), (!good).then_some(Why::Malformed), "{expires}");
+        }
+        for (expires, good) in [("2027-11-20T09:00:00Z", true), ("2999-11-20T09:00:00Z", false)] {
+            let read = desired("s/d", wrapped("desired", expires, r#""config":{"toml":""}"#).as_bytes());
+            assert_eq!(read.as_ref().err().map(|refusal| refusal.0), (!good).then_some(Why::Malformed), "{expires}");
+        }
     }
 
     /// What `fuzz/fuzz_targets/command.rs` does with a fuzzer, a little of it with each run of the tests.

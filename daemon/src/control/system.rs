@@ -25,7 +25,7 @@ use super::{
 use crate::{
     flow::event::Kind,
     host::{
-        Clock, Keep,
+        Clock, Keep, Unloaded,
         fetch::{self, Waits},
     },
     limits,
@@ -128,6 +128,8 @@ struct Saved {
 pub(super) struct System {
     keep: Keep,
     saved: Saved,
+    /// What was saved cannot be read so far: why, and since when.
+    unread: Option<(String, u64)>,
     /// Percent that were told last.
     told: i32,
     looked_ns: u64,
@@ -135,27 +137,56 @@ pub(super) struct System {
     /// When a restart was asked for last, and why it did not come.
     asked_ns: u64,
     refused: String,
+    /// What was lost at the start, to be told.
+    trouble: Option<String>,
     /// A fetch ends when this is gone.
     waits: Waits,
 }
 
 impl System {
     pub(super) fn open(keep: Keep) -> Self {
-        let saved = keep.load_checked(FILE).ok().flatten().unwrap_or_default();
-        Self {
+        let mut system = Self {
             keep,
-            saved,
+            saved: Saved::default(),
+            unread: None,
             told: -1,
             looked_ns: 0,
             began_ns: Clock::boot_ns(),
             asked_ns: 0,
             refused: String::new(),
+            trouble: None,
             waits: Waits::default(),
+        };
+        system.trouble = system.read().err();
+        system
+    }
+
+    /// Reads what was saved. `Err`: it is lost and begun again; why. What cannot be read is waited for for a minute.
+    fn read(&mut self) -> Result<(), String> {
+        let saved = self.keep.load_checked(FILE);
+        let since_ns = self.unread.take().map_or(self.began_ns, |(_, since_ns)| since_ns);
+        match saved {
+            Ok(saved) => self.saved = saved.unwrap_or_default(),
+            Err(Unloaded::Unreadable(why))
+                if Clock::boot_ns().saturating_sub(since_ns) < limits::UNREADABLE_WAIT.as_nanos() as u64 =>
+            {
+                self.unread = Some((why, since_ns));
+            }
+            Err(why) => return Err(format!("what was known of an update of the system {why}; it is forgotten")),
         }
+        Ok(())
     }
 
     fn save(&self) -> Result<(), String> {
+        if let Some((why, _)) = &self.unread {
+            return Err(format!("remember the update: what was known of one cannot be read: {why}"));
+        }
         self.keep.save_checked(FILE, &self.saved).map_err(|why| format!("remember the update: {why}"))
+    }
+
+    /// What was saved cannot be read so far.
+    pub(super) fn is_unread(&self) -> bool {
+        self.unread.is_some()
     }
 
     /// The command whose job goes on.
@@ -323,6 +354,9 @@ impl Control {
 
     /// At the start: what the last process, in whichever slot, left.
     pub(super) fn take_up_system(&mut self) {
+        if let Some(why) = self.system.trouble.take() {
+            self.event(Kind::StoreDamaged, "system", &why);
+        }
         let Some(mut job) = self.system.saved.job.clone() else { return self.show_system() };
         if job.step == Step::Installing && self.setup.slots.slot.as_ref() != Some(&job.slot) {
             // RAUC was done and the machine restarted before we knew: this is the new system, and the other slot the way back.
@@ -356,6 +390,12 @@ impl Control {
             return;
         }
         self.system.looked_ns = now_ns;
+        if self.system.unread.is_some() {
+            self.system.trouble = self.system.read().err();
+            if self.system.unread.is_none() {
+                self.take_up_system();
+            }
+        }
         let Some(job) = self.system.saved.job.clone() else { return };
         if job.step != Step::Restarting {
             return;

@@ -14,7 +14,7 @@ use std::{path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
 
-use crate::host::Keep;
+use crate::host::{Keep, Unloaded};
 
 const FILE: &str = "trial.json";
 const CONFIG: &str = "remote.toml";
@@ -60,25 +60,36 @@ pub struct Trials {
 
 impl Trials {
     /// Below the state directory.
-    pub fn open(state_dir: &Path) -> std::io::Result<Self> {
-        Ok(Self { control: Keep::open(state_dir, "control")?, config: Keep::open(state_dir, "config")? })
+    pub fn open(state_dir: &Path) -> Self {
+        Self { control: Keep::at(state_dir.join("control")), config: Keep::at(state_dir.join("config")) }
     }
 
     /// The longest wait between two connects, while a change that could cut the device off is on trial.
     pub fn wait_most(&self) -> Option<Duration> {
-        let trial = self.found().filter(|trial| trial.put_back.is_none())?;
+        let trial = self.found().ok().flatten().filter(|trial| trial.put_back.is_none())?;
         Some(wait_most(trial.confirm_s?))
     }
 
     /// What is set remotely.
-    pub fn current(&self) -> Option<String> {
-        self.config.load(CONFIG).and_then(|bytes| String::from_utf8(bytes).ok())
+    ///
+    /// # Errors
+    /// It cannot be read, so nobody knows what a change would have to put back.
+    pub fn current(&self) -> Result<Option<String>, String> {
+        let bytes = self.config.load(CONFIG).map_err(|why| format!("read {CONFIG}: {why}"))?;
+        Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
     }
 
     /// The trial that goes on, or was put back and not told yet.
-    pub fn found(&self) -> Option<Trial> {
-        // A trial that cannot be read in either copy cannot be put back; the layer it left is validated like any other.
-        self.control.load_checked(FILE).ok().flatten()
+    ///
+    /// # Errors
+    /// It cannot be read; whether there is one is not known.
+    pub fn found(&self) -> Result<Option<Trial>, String> {
+        match self.control.load_checked(FILE) {
+            Ok(found) => Ok(found),
+            // One that is damaged in both copies cannot be put back; the layer it left is validated like any other.
+            Err(Unloaded::Damaged) => Ok(None),
+            Err(Unloaded::Unreadable(why)) => Err(format!("read the configuration's trial: {why}")),
+        }
     }
 
     /// Writes down how to go back, then the new text.
@@ -108,7 +119,7 @@ impl Trials {
 
     /// At the start of a process, before the configuration is read: a trial of another process never came to its end.
     pub fn recover(&self, process: &str) -> Result<(), String> {
-        match self.found() {
+        match self.found()? {
             Some(trial) if trial.put_back.is_none() && trial.process != process => {
                 self.put_back(&trial, "the daemon did not live until it was confirmed")
             }
@@ -156,7 +167,7 @@ mod tests {
     fn a_power_cut_at_each_step_leaves_the_old_or_the_new_one_and_says_so() {
         for (steps, expected) in [(1, "old"), (2, "old"), (3, "new")] {
             let dir = tempfile::tempdir().expect("folder");
-            let trials = Trials::open(dir.path()).expect("trials");
+            let trials = Trials::open(dir.path());
             trials.write(CONFIG, Some("old")).expect("write");
             let trial = trial(Some("old"), "new");
             if steps == 1 {
@@ -168,23 +179,39 @@ mod tests {
                 trials.keep(&trial).expect("keep");
             }
             trials.recover("mine").expect("recover");
-            assert!(trials.found().is_none_or(|t| t.put_back.is_none()), "our own goes on");
+            assert!(trials.found().expect("read").is_none_or(|t| t.put_back.is_none()), "our own goes on");
             trials.recover("another").expect("recover");
             trials.recover("yet another").expect("recover");
-            assert_eq!(trials.current().as_deref(), Some(expected));
-            assert_eq!(trials.found().is_some_and(|t| t.put_back.is_some()), steps < 3);
+            assert_eq!(trials.current().expect("read").as_deref(), Some(expected));
+            assert_eq!(trials.found().expect("read").is_some_and(|t| t.put_back.is_some()), steps < 3);
             trials.told().expect("told");
-            assert_eq!(trials.found(), None);
+            assert_eq!(trials.found(), Ok(None));
         }
     }
 
     #[test]
     fn the_first_one_put_back_leaves_none() {
         let dir = tempfile::tempdir().expect("folder");
-        let trials = Trials::open(dir.path()).expect("trials");
+        let trials = Trials::open(dir.path());
         trials.begin(&trial(None, "new")).expect("begin");
-        assert_eq!(trials.current().as_deref(), Some("new"));
+        assert_eq!(trials.current().expect("read").as_deref(), Some("new"));
         trials.recover("another").expect("recover");
-        assert_eq!(trials.current(), None);
+        assert_eq!(trials.current(), Ok(None));
+    }
+
+    #[test]
+    fn unreadable_trial_is_not_taken_for_none_and_is_put_back_once_it_can_be_read() {
+        let dir = tempfile::tempdir().expect("folder");
+        let trials = Trials::open(dir.path());
+        trials.write(CONFIG, Some("old")).expect("write");
+        trials.begin(&trial(Some("old"), "new")).expect("begin");
+        let copies = [FILE.to_owned(), format!("{FILE}.bak")].map(|name| dir.path().join("control").join(name));
+        copies.iter().for_each(|path| crate::host::keep::unreadable::make(path));
+        assert!(trials.found().is_err() && trials.recover("another").is_err());
+        copies.iter().for_each(|path| crate::host::keep::unreadable::mend(path));
+        trials.recover("another").expect("recover");
+        assert_eq!(trials.current(), Ok(Some("old".into())));
+        crate::host::keep::unreadable::make(&dir.path().join("config").join(CONFIG));
+        assert!(trials.current().is_err(), "a change must know what to put back");
     }
 }

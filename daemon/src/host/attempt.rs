@@ -16,10 +16,12 @@ impl Attempt {
     /// Marks the beginning. Returns how many times in a row it was begun before without coming to an end.
     pub fn begin(keep: &Keep, act: &str) -> io::Result<(Self, u32)> {
         let name = format!("{act}.attempt");
-        let before: u32 = keep.load(&name).map_or(0, |bytes| {
-            // A marker that cannot be read is a marker.
-            std::str::from_utf8(&bytes).ok().and_then(|text| text.trim().parse().ok()).unwrap_or(1)
-        });
+        // A marker that cannot be read, or makes no sense, is a marker.
+        let before: u32 = match keep.load(&name) {
+            Ok(None) => 0,
+            Ok(Some(bytes)) => std::str::from_utf8(&bytes).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(1),
+            Err(_) => 1,
+        };
         keep.save(&name, format!("{}\n", before.saturating_add(1)).as_bytes())?;
         Ok((Self { keep: keep.clone(), name }, before))
     }
@@ -37,7 +39,7 @@ mod tests {
     #[test]
     fn what_never_came_to_an_end_is_counted() {
         let dir = tempfile::tempdir().expect("folder");
-        let keep = Keep::open(dir.path(), "k").expect("keep");
+        let keep = Keep::at(dir.path().join("k"));
         for expected in 0..3 {
             let (_, before) = Attempt::begin(&keep, "store").expect("begin");
             assert_eq!(before, expected);

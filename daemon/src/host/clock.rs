@@ -81,8 +81,9 @@ impl Clock {
         }
     }
 
-    /// Saves the time, where it is known to be right.
+    /// Saves the time, where it is known to be right. What could not be read at the start may be readable by now.
     pub fn save_floor(&self, keep: &Keep) {
+        self.load_floor(keep);
         let now = self.now();
         if let (Clk::Sync, Some(now_ms)) = (now.clk, now.wall_ms)
             && let Err(why) = keep.save_checked(FLOOR_FILE, &now_ms)
@@ -134,7 +135,7 @@ mod tests {
     #[test]
     fn a_time_before_the_last_saved_one_is_not_believed_nor_is_a_saved_one_gone_mad() {
         let dir = tempfile::tempdir().expect("folder");
-        let keep = Keep::open(dir.path(), "clock").expect("keep");
+        let keep = Keep::at(dir.path().join("clock"));
         let clock = Clock::default();
         clock.load_floor(&keep);
         assert_eq!(clock.floor_ms(), BUILT_S * 1000);

@@ -18,6 +18,14 @@ pub enum Defence {
     LogEscape,
     /// Removing at the broker what is not configured any more.
     ClearGone,
+    /// A state file that cannot be read is not taken for absent.
+    Unreadable,
+    /// A memory of commands that is gone is distrusted.
+    Distrust,
+    /// A signed version or sequence may not be out of reach of those that follow.
+    VersionBound,
+    /// Provisioning follows no link.
+    NoFollow,
 }
 
 impl Defence {
@@ -38,6 +46,10 @@ impl Defence {
             Self::PubackReason => "puback_reason",
             Self::LogEscape => "log_escape",
             Self::ClearGone => "clear_gone",
+            Self::Unreadable => "unreadable",
+            Self::Distrust => "distrust",
+            Self::VersionBound => "version_bound",
+            Self::NoFollow => "no_follow",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }

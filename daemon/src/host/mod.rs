@@ -22,9 +22,9 @@ use std::{
 pub use attempt::Attempt;
 pub use clock::Clock;
 pub use defence::Defence;
-pub use keep::Keep;
+pub use keep::{Keep, Unloaded};
 
-use crate::error::{Context, Fatal};
+use crate::error::Fatal;
 
 /// The machine as the daemon sees it.
 #[derive(Debug, Clone)]
@@ -55,18 +55,42 @@ pub fn nonce() -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
 
+/// The state directory is this process's alone for as long as this lives.
+#[derive(Debug)]
+pub struct StateLock {
+    /// This device ran before with this directory.
+    pub ran_before: bool,
+    /// The directory cannot be written, or is not there and cannot be made.
+    pub trouble: Option<String>,
+    _file: Option<File>,
+}
+
+/// What every run leaves behind, each in a folder of its own: one that is deleted does not make the device look new.
+const TRACES: [&str; 5] =
+    ["lock", "outbox/sequences.json", "outbox/sequences.json.bak", "clock/floor.json", "models/high.json"];
+
 impl Host {
-    /// Makes the state directory and locks it for as long as the result lives.
-    pub fn lock_state(&self, state_dir: &Path) -> Result<File, Fatal> {
+    /// Makes the state directory and locks it. One that cannot be written, or cannot be made, keeps nobody from starting.
+    ///
+    /// # Errors
+    /// Another process has locked it.
+    pub fn lock_state(&self, state_dir: &Path) -> Result<StateLock, Fatal> {
         let what = || format!("use the state directory {}", state_dir.display());
+        let absent = |why: std::io::Error| why.kind() == std::io::ErrorKind::NotFound;
+        let there = |name: &str| !state_dir.join(name).symlink_metadata().is_err_and(absent);
+        let ran_before = state_dir.exists() && TRACES.iter().any(|name| there(name));
         let path = state_dir.join("lock");
-        // A disk that cannot be written now does not keep the daemon from starting: the lock is there from before.
         let made = std::fs::create_dir_all(state_dir).and_then(|()| File::create(&path));
-        let lock = made.or_else(|why| File::open(&path).map_err(|_| why)).context(what())?;
-        lock.try_lock().map_err(|why| match why {
-            std::fs::TryLockError::WouldBlock => Fatal::failed(format!("{}: another kentledge uses it", what())),
-            std::fs::TryLockError::Error(why) => Fatal::failed(format!("{}: {why}", what())),
-        })?;
-        Ok(lock)
+        let trouble = made.as_ref().err().map(|why| format!("{}: {why}; it is used as it is", what()));
+        // A folder can be locked as well as a file, where the file cannot be made.
+        let lock = made.or_else(|_| File::open(&path)).or_else(|_| File::open(state_dir)).ok();
+        match lock.as_ref().map(File::try_lock) {
+            Some(Err(std::fs::TryLockError::WouldBlock)) => {
+                return Err(Fatal::failed(format!("{}: another kentledge uses it", what())));
+            }
+            Some(Err(std::fs::TryLockError::Error(why))) => tracing::warn!("{}: lock it: {why}", what()),
+            Some(Ok(())) | None => {}
+        }
+        Ok(StateLock { ran_before, trouble, _file: lock })
     }
 }

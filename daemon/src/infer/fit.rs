@@ -69,7 +69,18 @@ impl Fit {
     fn kept(&self, features: usize) -> Option<Learnt> {
         let keep = self.keep.as_ref()?;
         // Before there were slots it was kept by the pipeline's name alone.
-        let bytes = keep.load(&self.file()).or_else(|| keep.load(&self.pipeline))?;
+        let bytes = match keep
+            .load_patiently(&self.file())
+            .transpose()
+            .or_else(|| keep.load(&self.pipeline).transpose())?
+        {
+            Ok(bytes) => bytes,
+            Err(why) => {
+                let pipeline = &self.pipeline;
+                tracing::error!(pipeline, "the calibration cannot be read: {why}; it is learnt again and written over");
+                return None;
+            }
+        };
         let learnt = Learnt::read(&bytes, &self.sha256, features);
         if learnt.is_none() {
             tracing::warn!(pipeline = self.pipeline, "the kept calibration is not of this model; calibrating anew");

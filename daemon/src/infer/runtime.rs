@@ -9,11 +9,11 @@ pub const VERSION: &str = "1.31.1";
 pub fn find(configured: Option<&Path>) -> Result<PathBuf, String> {
     if let Some(path) = configured {
         let missing = || format!("no ONNX Runtime at {} (models.runtime); {}", path.display(), how_to_get_it());
-        return path.is_file().then(|| path.to_owned()).ok_or_else(missing);
+        return real(path).ok_or_else(missing);
     }
     if let Some(path) = std::env::var_os("KENTLEDGE_ORT_LIB").map(PathBuf::from) {
         let missing = || format!("no ONNX Runtime at {} (KENTLEDGE_ORT_LIB); {}", path.display(), how_to_get_it());
-        return path.is_file().then(|| path.clone()).ok_or_else(missing);
+        return real(&path).ok_or_else(missing);
     }
     let capi = cache().map(|cache| cache.join("onnxruntime/capi"));
     let folders = capi.into_iter().chain(["/usr/lib/kentledge", "/usr/local/lib", "/usr/lib"].map(PathBuf::from));
@@ -22,6 +22,11 @@ pub fn find(configured: Option<&Path>) -> Result<PathBuf, String> {
         let places: Vec<_> = looked.iter().map(|p| p.display().to_string()).collect();
         format!("no ONNX Runtime library in {}; {}", places.join(", "), how_to_get_it())
     })
+}
+
+/// A file's own whole path: the loader searches for a bare name elsewhere, and the worker may read only the folder it is in.
+fn real(path: &Path) -> Option<PathBuf> {
+    std::fs::canonicalize(path).ok().filter(|path| path.is_file())
 }
 
 /// `libonnxruntime.so*` with the highest version in a folder.
@@ -54,6 +59,16 @@ fn how_to_get_it() -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn library_named_without_its_folder_or_by_a_link_is_found_by_its_whole_path() {
+        let here = std::env::current_dir().expect("folder");
+        assert_eq!(find(Some(Path::new("Cargo.toml"))), Ok(here.join("Cargo.toml")));
+        let dir = tempfile::tempdir().expect("folder");
+        let link = dir.path().join("lib.so");
+        std::os::unix::fs::symlink(here.join("Cargo.toml"), &link).expect("link");
+        assert_eq!(find(Some(&link)), Ok(here.join("Cargo.toml")));
+    }
 
     #[test]
     fn a_missing_library_is_answered_with_the_command_that_gets_it() {

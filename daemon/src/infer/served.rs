@@ -74,7 +74,7 @@ impl Served {
         let mine = all.filter(|(_, (alarm, _))| alarm.pipeline == usize::from(index));
         let alarms = mine.map(|(place, (alarm, stream))| {
             let raised =
-                keeps.as_ref().and_then(|k| serde_json::from_slice::<Raised>(&k.alarms.load(&alarm.name)?).ok());
+                keeps.as_ref().and_then(|k| serde_json::from_slice::<Raised>(&saved(&k.alarms, &alarm.name)?).ok());
             meters.alarms[place].store(raised.is_some(), Relaxed);
             (Alarm::new(alarm.clone(), boot, raised), *stream, place)
         });
@@ -266,6 +266,13 @@ fn digest(values: &[f32]) -> String {
     let mut hash = Sha256::new();
     values.iter().for_each(|x| hash.update(x.to_le_bytes()));
     hex(&hash.finalize())
+}
+
+/// What was saved of an alarm. One that cannot be read counts as not raised: the next window decides.
+fn saved(alarms: &Keep, alarm: &str) -> Option<Vec<u8>> {
+    let unread =
+        |why: &std::io::Error| tracing::error!(alarm, "read the alarm's state: {why}; it counts as not raised");
+    alarms.load_patiently(alarm).inspect_err(unread).ok().flatten()
 }
 
 /// Which of a plan's outputs are published, as (place, name).

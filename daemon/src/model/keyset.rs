@@ -56,6 +56,8 @@ struct Raw {
 #[derive(Debug, Clone)]
 struct Key {
     name: String,
+    /// `public` as the file writes it.
+    text: String,
     public: PublicKey,
     roles: Vec<Role>,
 }
@@ -102,7 +104,7 @@ impl Keyset {
                 return Err(format!("key `{name}` stands twice"));
             }
             if !raw.revoked.iter().any(|revoked| revoked.trim() == text.trim()) {
-                keys.push(Key { name, public, roles });
+                keys.push(Key { name, text: text.trim().to_owned(), public, roles });
             }
         }
         for (role, needed) in &raw.threshold {
@@ -121,6 +123,12 @@ impl Keyset {
     /// Nobody is believed.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
+    }
+
+    /// The public key of a name that may command, as the file writes it.
+    pub fn public(&self, name: &str) -> Option<&str> {
+        let mut keys = self.keys.iter().filter(|key| key.roles.contains(&Role::Command));
+        keys.find(|key| key.name == name).map(|key| key.text.as_str())
     }
 
     /// Who signed this, with a key that may. `minisig` is the text of the whole `.minisig` file.

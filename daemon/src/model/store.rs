@@ -25,7 +25,10 @@ use super::{
     manifest::Release,
     slot::{Held, Line, Origin, Slot, SlotId},
 };
-use crate::{host::Keep, limits};
+use crate::{
+    host::{Keep, Unloaded},
+    limits,
+};
 
 const SLOTS: &str = "slots.json";
 const HIGH: &str = "high.json";
@@ -75,13 +78,13 @@ struct High {
     v: u32,
     seqs: BTreeMap<String, u64>,
     keyset: u64,
-    /// Of the channel's word on the newest models: its version, and until when it is to be believed, ms since 1970.
-    #[serde(default)]
-    channel: Option<(u64, i64)>,
     /// When the newest bundle that was verified here was made, ms since 1970: for expiry, it is not earlier than that.
     #[serde(default)]
     newest_ms: i64,
 }
+
+/// A keyset's bytes and its signatures.
+type SignedKeyset = (Vec<u8>, Vec<String>);
 
 /// What a device is, as far as a bundle asks.
 #[derive(Debug, Clone)]
@@ -104,11 +107,13 @@ pub struct Store {
     keys: PathBuf,
     saved: Saved,
     high: High,
+    /// What is there cannot be read: it is neither written over, nor is anything removed that it may name.
+    unread: Option<String>,
 }
 
 impl Store {
-    /// Opens it. What cannot be read is begun anew, and on a disk that takes nothing it is empty: the daemon starts all the
-    /// same. The second value says what is wrong.
+    /// Opens it. What is damaged is begun anew, and on a disk that takes nothing it is empty: the daemon starts all the same.
+    /// What cannot be read stays as it is until the next start. The second value says what is wrong.
     pub fn open(state_dir: &Path) -> (Self, Option<String>) {
         let folder = state_dir.join("models");
         let (keep, keys) = (Keep::at(folder.clone()), state_dir.join("keys"));
@@ -118,14 +123,29 @@ impl Store {
                 damaged = Some(format!("make {}: {why}", path.display()));
             }
         }
-        let saved = keep.load_checked::<Saved>(SLOTS).unwrap_or_else(|_| {
-            damaged = Some("what was known of the model slots cannot be read; the configured models serve".to_owned());
+        let mut unread = None;
+        let mut trouble = |what: &str, why: &Unloaded, follows: &str| {
+            let text = format!("what was known of the {what} {why}");
+            damaged = Some(format!("{text}; {follows}"));
+            if matches!(why, Unloaded::Unreadable(_)) {
+                unread = Some(text);
+            }
+        };
+        let saved = patiently(|| keep.load_checked::<Saved>(SLOTS)).unwrap_or_else(|why| {
+            trouble("model slots", &why, "the configured models serve");
             None
         });
         let mut high = High { v: 1, ..High::default() };
-        for copy in keep.load_copies::<High>(HIGH) {
+        let copies = patiently(|| match keep.load_copies::<High>(HIGH) {
+            (copies, Some(why)) if copies.is_empty() => Err(why),
+            (copies, _) => Ok(copies),
+        });
+        let copies = copies.unwrap_or_else(|why| {
+            trouble("highest sequences", &why, "those of the slots and of the image count");
+            Vec::new()
+        });
+        for copy in copies {
             high.keyset = high.keyset.max(copy.keyset);
-            high.channel = high.channel.max(copy.channel);
             high.newest_ms = high.newest_ms.max(copy.newest_ms);
             for (model, seq) in copy.seqs {
                 let known = high.seqs.entry(model).or_default();
@@ -133,7 +153,7 @@ impl Store {
             }
         }
         let saved = saved.unwrap_or(Saved { v: 1, ..Saved::default() });
-        (Self { folder, keep, keys, saved, high }, damaged)
+        (Self { folder, keep, keys, saved, high, unread }, damaged)
     }
 
     /// A model's slots.
@@ -157,20 +177,6 @@ impl Store {
         self.save().inspect_err(|_| self.saved.job = before)
     }
 
-    /// Until when the channel's word on the newest models is to be believed.
-    pub fn channel_expires_ms(&self) -> Option<i64> {
-        self.high.channel.map(|(_, expires_ms)| expires_ms)
-    }
-
-    /// The channel's newest word; an older one than was heard before changes nothing.
-    pub fn heard_channel(&mut self, version: u64, expires_ms: i64) -> Result<(), String> {
-        if self.high.channel.is_some_and(|(known, _)| version <= known) {
-            return Ok(());
-        }
-        self.high.channel = Some((version, expires_ms));
-        self.save_high()
-    }
-
     /// Changes a model's slots and the job, on the disk before it counts.
     pub fn change(&mut self, model: &str, line: Line, job: Option<Job>) -> Result<(), String> {
         let before = (self.saved.lines.insert(model.to_owned(), line), std::mem::replace(&mut self.saved.job, job));
@@ -183,7 +189,17 @@ impl Store {
         })
     }
 
+    /// What is there cannot be read until the next start.
+    pub fn is_unread(&self) -> bool {
+        self.unread.is_some()
+    }
+
+    fn may_save(&self) -> Result<(), String> {
+        self.unread.as_ref().map_or(Ok(()), |why| Err(format!("{why}; nothing is written over it")))
+    }
+
     fn save(&self) -> Result<(), String> {
+        self.may_save()?;
         self.keep.save_checked(SLOTS, &self.saved).map_err(|why| format!("save the model slots: {why}"))
     }
 
@@ -220,6 +236,7 @@ impl Store {
     }
 
     fn save_high(&self) -> Result<(), String> {
+        self.may_save()?;
         self.keep.save_checked(HIGH, &self.high).map_err(|why| format!("save the highest sequences: {why}"))
     }
 
@@ -239,6 +256,7 @@ impl Store {
 
     /// Whether a bundle may be installed: what its manifest says against what this device is and has known.
     pub fn admit(&self, bundle: &Bundle, device: &Device, keys: &Keyset, floor: u64) -> Result<(), String> {
+        self.may_save()?;
         if keys.expires_ms <= device.now_ms {
             return Err("the keyset of this device expired; it needs a newer one before anything is installed".into());
         }
@@ -283,6 +301,9 @@ impl Store {
 
     /// Removes bundles that no slot names, and parts of some that nobody goes on with.
     pub fn sweep(&self) {
+        if self.unread.is_some() {
+            return;
+        }
         let used: Vec<PathBuf> =
             self.saved.lines.values().flat_map(Line::held_bundles).map(|sha256| self.path(sha256)).collect();
         let going_on = self.saved.job.as_ref().map(|job| self.incoming(&job.sha256));
@@ -321,7 +342,7 @@ impl Store {
     /// the last one that is right goes on being believed for commands, and nothing is installed.
     pub fn keyset(&self, base: &Path) -> Result<(Keyset, Option<String>), String> {
         let mut keys = Keyset::read(base)?;
-        while let Some((bytes, minisigs)) = self.kept_keyset(keys.version + 1) {
+        while let Some((bytes, minisigs)) = self.kept_keyset(keys.version + 1)? {
             match keys.successor(&bytes, &minisigs) {
                 Ok(next) => keys = next,
                 Err(why) => return Ok((keys.clone(), Some(format!("keyset {}: {why}", keys.version + 1)))),
@@ -332,10 +353,18 @@ impl Store {
         Ok((keys, trouble))
     }
 
-    fn kept_keyset(&self, version: u64) -> Option<(Vec<u8>, Vec<String>)> {
-        let bytes = fs::read(self.keys.join(format!("{version}.json"))).ok()?;
-        let sig = |n: usize| fs::read_to_string(self.keys.join(format!("{version}.{n}.minisig"))).ok();
-        Some((bytes, (0..limits::KEYSET_SIGNATURES).map_while(sig).collect()))
+    /// The keyset of this version, if it is there. One that cannot be read is not absent: a key that it revokes must not be
+    /// believed meanwhile.
+    fn kept_keyset(&self, version: u64) -> Result<Option<SignedKeyset>, String> {
+        let keep = Keep::at(self.keys.clone());
+        let read = |name: &str| keep.load(name).map_err(|why| format!("read keyset {version}: keys/{name}: {why}"));
+        let Some(bytes) = read(&format!("{version}.json"))? else { return Ok(None) };
+        let mut minisigs = Vec::new();
+        for n in 0..limits::KEYSET_SIGNATURES {
+            let Some(sig) = read(&format!("{version}.{n}.minisig"))? else { break };
+            minisigs.push(String::from_utf8_lossy(&sig).into_owned());
+        }
+        Ok(Some((bytes, minisigs)))
     }
 
     /// Takes up the keyset that follows.
@@ -367,6 +396,17 @@ impl Store {
         self.save_high()?;
         Ok(next)
     }
+}
+
+/// Tries again for a second what the disk does not give out.
+fn patiently<T>(load: impl Fn() -> Result<T, Unloaded>) -> Result<T, Unloaded> {
+    for _ in 1..limits::READ_TRIES {
+        match load() {
+            Err(Unloaded::Unreadable(_)) => std::thread::sleep(limits::READ_WAIT),
+            other => return other,
+        }
+    }
+    load()
 }
 
 impl Line {
@@ -483,5 +523,29 @@ mod tests {
         }
         let (store, damaged) = Store::open(dir.path());
         assert!(damaged.is_some() && store.line("m") == Line::default());
+    }
+
+    #[test]
+    fn unreadable_slots_and_sequences_are_not_written_over_and_no_bundle_is_removed() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut store, _) = Store::open(dir.path());
+        store.raise("m", 7).expect("raise");
+        let mut line = Line::default();
+        line.stage(Held { sha256: "x".into(), version: "1".into(), seq: 7 });
+        store.change("m", line.clone(), None).expect("change");
+        let bundle = dir.path().join("models/bundles/x.kmb");
+        fs::write(&bundle, "bundle").expect("write");
+        for name in ["slots.json", "high.json"] {
+            let copies = ["", ".bak"].map(|end| dir.path().join("models").join(format!("{name}{end}")));
+            copies.iter().for_each(|path| crate::host::keep::unreadable::make(path));
+            let (mut store, trouble) = Store::open(dir.path());
+            assert!(trouble.is_some_and(|why| why.contains("cannot be read")), "{name}");
+            assert!(store.raise("m", 8).is_err() && store.set_job(None).is_err(), "{name} is not written over");
+            store.sweep();
+            assert!(bundle.exists(), "{name}: a bundle was removed");
+            copies.iter().for_each(|path| crate::host::keep::unreadable::mend(path));
+            let (store, trouble) = Store::open(dir.path());
+            assert!(trouble.is_none() && store.line("m") == line && store.high("m", 0) == 7, "{name}");
+        }
     }
 }

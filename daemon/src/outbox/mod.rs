@@ -188,13 +188,12 @@ pub struct Stats {
 }
 
 impl Outbox {
-    /// Opens what is in the state directory. Whatever is damaged is set aside and told; only a folder that cannot be
-    /// made is an error.
+    /// Opens what is in the state directory. Whatever is damaged is set aside and told; where nothing can be written it all
+    /// stays in RAM until it can.
     pub fn open(setup: Setup) -> Result<Self, String> {
         let Setup { state_dir, boot, streams, loss, max_bytes, expiry, program, now, now_s } = setup;
-        let keep = Keep::open(&state_dir, "outbox")
-            .map_err(|why| format!("open the outbox in {}: {why}", state_dir.display()))?;
         let folder = state_dir.join("outbox");
+        let keep = Keep::at(folder.clone());
         let disk = Disk::new(folder.clone());
         let opening = Opening { folder: folder.join("store"), disk: disk.clone(), keep: keep.clone(), program };
         let mut opened = opening.open(&|| {});

@@ -106,6 +106,11 @@ impl Opening {
     /// Tries it once, behind the marker.
     fn attempt(&self, alive: &dyn Fn()) -> Result<Store, Unopened> {
         if !self.folder.join("db").exists() {
+            // A state directory that came later than the daemon has no folder for it yet.
+            if let Some(outbox) = self.folder.parent() {
+                std::fs::create_dir_all(outbox)
+                    .map_err(|why| Unopened::Disk(format!("make {}: {why}", outbox.display())))?;
+            }
             return Store::open(&self.folder);
         }
         // A disk that does not take the marker does not take anything: nothing is risked.

@@ -6,7 +6,10 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{host::Keep, limits};
+use crate::{
+    host::{Keep, Unloaded},
+    limits,
+};
 
 /// Numbers of all streams.
 #[derive(Debug)]
@@ -18,6 +21,8 @@ pub struct Seqs {
     reserved: Vec<u64>,
     /// Numbers from here on were used by no run that began in an earlier second.
     base: u64,
+    /// Where streams begin that the file does not name.
+    from: u64,
 }
 
 /// The file.
@@ -27,6 +32,9 @@ struct Kept {
     /// Written at a stop in order: `next` is exact.
     clean: bool,
     streams: BTreeMap<String, Block>,
+    /// Where a stream begins that is not named: above 1 where an earlier file was lost, for it may have named it.
+    #[serde(default)]
+    from: u64,
 }
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
@@ -41,7 +49,7 @@ struct Block {
 pub struct Found {
     /// After an unclean stop: by stream the first and the last number of which nothing is known.
     pub unknown: Vec<(String, u64, u64)>,
-    /// The file could not be read; numbers begin far above those used.
+    /// The file is damaged, gone or cannot be read; numbers begin far above those used.
     pub lost: bool,
 }
 
@@ -55,18 +63,12 @@ impl Seqs {
     pub fn open(keep: Keep, names: Vec<String>, highest: &BTreeMap<String, u64>, now_s: u64) -> (Self, Found) {
         let mut found = Found::default();
         let kept = keep.load_checked::<Kept>(FILE).ok().filter(|kept| kept.as_ref().is_none_or(|k| k.v == VERSION));
-        let first = match kept {
-            None => {
-                found.lost = true;
-                now_s.saturating_mul(limits::SEQ_BLOCK)
-            }
-            // No file, but a store: it was taken away.
-            Some(None) if !highest.is_empty() => {
-                found.lost = true;
-                now_s.saturating_mul(limits::SEQ_BLOCK)
-            }
-            _ => 1,
-        };
+        let base = now_s.saturating_mul(limits::SEQ_BLOCK);
+        // No file, but a store: it was taken away.
+        let gone = matches!(kept, Some(None)) && !highest.is_empty();
+        found.lost = kept.is_none() || gone;
+        let known = kept.as_ref().and_then(Option::as_ref);
+        let first = if found.lost { base } else { known.map_or(1, |kept| kept.from.max(1)) };
         let kept = kept.flatten();
         let clean = kept.as_ref().is_none_or(|kept| kept.clean);
         let next = names.iter().map(|name| {
@@ -81,8 +83,7 @@ impl Seqs {
             if clean { known } else { known.max(block.end) }
         });
         let next: Vec<u64> = next.collect();
-        let base = now_s.saturating_mul(limits::SEQ_BLOCK);
-        (Self { keep, reserved: next.clone(), names, next, base }, found)
+        (Self { keep, reserved: next.clone(), names, next, base, from: first }, found)
     }
 
     /// Reserves the next blocks.
@@ -96,7 +97,7 @@ impl Seqs {
     pub fn renewal(&self) -> Renewal {
         let end = |next: u64| next.saturating_add(limits::SEQ_BLOCK);
         let blocks = self.next.iter().map(|next| Block { next: *next, end: end(*next) }).collect();
-        Renewal { keep: self.keep.clone(), names: self.names.clone(), blocks, clean: false }
+        Renewal { keep: self.keep.clone(), names: self.names.clone(), blocks, clean: false, from: self.from }
     }
 
     /// What is saved at a stop in order.
@@ -152,14 +153,25 @@ pub struct Renewal {
     names: Vec<String>,
     blocks: Vec<Block>,
     clean: bool,
+    from: u64,
 }
 
 impl Renewal {
     /// Writes them down, beside those of streams that are not configured now. Returns the ends.
+    ///
+    /// # Errors
+    /// The disk does not take them, or what is there cannot be read: then it names streams that would be forgotten.
     pub fn save(self) -> Result<Vec<u64>, String> {
-        let mut streams = self.keep.load_checked::<Kept>(FILE).ok().flatten().map_or_else(BTreeMap::new, |k| k.streams);
+        let kept = match self.keep.load_checked::<Kept>(FILE) {
+            Ok(kept) => kept.filter(|kept| kept.v == VERSION),
+            Err(Unloaded::Damaged) => None,
+            Err(Unloaded::Unreadable(why)) => {
+                return Err(format!("reserve sequence numbers: read those in use: {why}"));
+            }
+        };
+        let (mut streams, from) = kept.map_or_else(Default::default, |kept| (kept.streams, kept.from));
         streams.extend(self.names.into_iter().zip(self.blocks.iter().copied()));
-        let kept = Kept { v: VERSION, clean: self.clean, streams };
+        let kept = Kept { v: VERSION, clean: self.clean, streams, from: self.from.max(from) };
         self.keep.save_checked(FILE, &kept).map_err(|why| format!("reserve sequence numbers: {why}"))?;
         Ok(self.blocks.iter().map(|block| block.end).collect())
     }
@@ -251,5 +263,38 @@ mod tests {
         assert!(found.lost);
         let next = seqs.take(0, 1).expect("number");
         assert!(next > used && next < 1 << 53, "{next}");
+    }
+
+    #[test]
+    fn unreadable_numbers_are_not_taken_for_none_and_not_written_over() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut seqs, _) = open(dir.path());
+        assert_eq!((seqs.take(0, 10), seqs.take(1, 10)), (Some(1), Some(1)));
+        seqs.ending().save().expect("end");
+        let copies = [FILE.to_owned(), format!("{FILE}.bak")].map(|name| dir.path().join("s").join(name));
+        copies.iter().for_each(|path| crate::host::keep::unreadable::make(path));
+        let (mut seqs, found) = open_at(dir.path(), NOW_S);
+        assert!(found.lost && seqs.reserve().is_err());
+        assert_eq!(seqs.take_unreserved(0, 1).0, NOW_S * limits::SEQ_BLOCK, "not 1 again");
+        copies.iter().for_each(|path| crate::host::keep::unreadable::mend(path));
+        seqs.reserve().expect("it can be read again");
+        assert!(seqs.take(0, 1).is_some_and(|n| n > NOW_S * limits::SEQ_BLOCK));
+        // The stream that this run did not name is still known.
+        let (mut seqs, found) = open(dir.path());
+        assert!(!found.lost);
+        assert!(seqs.take(1, 1).is_some_and(|n| n > 1), "b was used before");
+    }
+
+    #[test]
+    fn stream_not_named_when_the_file_was_lost_does_not_begin_at_1() {
+        let dir = tempfile::tempdir().expect("folder");
+        drop(open(dir.path()));
+        for name in [FILE.to_owned(), format!("{FILE}.bak")] {
+            std::fs::write(dir.path().join("s").join(name), b"torn").expect("write");
+        }
+        let (mut seqs, _) = open_at(dir.path(), NOW_S);
+        seqs.reserve().expect("reserve");
+        let (mut seqs, _) = open(dir.path());
+        assert!(seqs.take(1, 1).is_some_and(|n| n >= NOW_S * limits::SEQ_BLOCK), "b may have been used before");
     }
 }

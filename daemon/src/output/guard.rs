@@ -9,13 +9,21 @@
 
 use std::{
     fs,
-    io::{ErrorKind, Read, Write},
-    os::unix::net::{UnixListener, UnixStream},
+    io::{self, ErrorKind, Read, Write},
+    os::{
+        linux::net::SocketAddrExt,
+        unix::{
+            ffi::OsStrExt,
+            net::{SocketAddr, UnixListener, UnixStream},
+        },
+    },
     path::Path,
     time::Instant,
 };
 
+use nix::sys::socket::{getsockopt, sockopt};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{
     error::{Context, Fatal},
@@ -58,13 +66,45 @@ pub struct Line {
     pub safe_on: bool,
 }
 
+/// The socket's name where its folder cannot be written: in the kernel's abstract name space, by the digest of its path. Any
+/// process on the machine can reach such a name, so both sides look whose process the other one is.
+fn unwritten(socket: &Path) -> io::Result<SocketAddr> {
+    let digest: String = Sha256::digest(socket.as_os_str().as_bytes()).iter().map(|b| format!("{b:02x}")).collect();
+    SocketAddr::from_abstract_name(format!("kentledge-guard-{digest}"))
+}
+
+/// Whether the other end is a process of our own user.
+fn is_ours(stream: &UnixStream) -> bool {
+    let peer = getsockopt(stream, sockopt::PeerCredentials);
+    peer.is_ok_and(|peer| peer.uid() == nix::unistd::geteuid().as_raw())
+}
+
+fn listen(socket: &Path) -> io::Result<UnixListener> {
+    let _ = fs::remove_file(socket);
+    UnixListener::bind(socket).or_else(|why| {
+        tracing::warn!("listen on {}: {why}; using an abstract socket", socket.display());
+        UnixListener::bind_addr(&unwritten(socket)?)
+    })
+}
+
+/// Reaches a guard that listens for this socket, wherever it does.
+///
+/// # Errors
+/// Nobody of our own user listens.
+pub fn reach(socket: &Path) -> io::Result<UnixStream> {
+    let stream = UnixStream::connect(socket).or_else(|_| UnixStream::connect_addr(&unwritten(socket)?))?;
+    if is_ours(&stream) { Ok(stream) } else { Err(ErrorKind::PermissionDenied.into()) }
+}
+
 /// `kentledge gpio-guard SOCKET`
 pub fn main(socket: &Path) -> Result<(), Fatal> {
-    let _ = fs::remove_file(socket);
-    let listener = UnixListener::bind(socket).context(format!("listen on {}", socket.display()))?;
+    let listener = listen(socket).context(format!("listen on {}", socket.display()))?;
     let mut held: Option<Held> = None;
     for stream in listener.incoming() {
         let mut stream = stream.context("take a connection")?;
+        if !is_ours(&stream) {
+            continue;
+        }
         let Ok(order) = read_order(&mut stream) else { continue };
         if let Some(held) = held.as_ref().filter(|held| held.order != order) {
             tracing::info!(lines = held.order.lines.len(), "other lines are wanted: the guard ends");
@@ -93,14 +133,14 @@ pub fn main(socket: &Path) -> Result<(), Fatal> {
     Ok(())
 }
 
-fn answer(stream: &mut UnixStream, code: u8, number: u32, text: &[u8]) -> std::io::Result<()> {
+fn answer(stream: &mut UnixStream, code: u8, number: u32, text: &[u8]) -> io::Result<()> {
     let mut bytes = vec![code, 0, 0, 0];
     bytes.extend(number.to_le_bytes());
     bytes.extend(text);
     stream.write_all(&bytes)
 }
 
-fn read_order(stream: &mut UnixStream) -> std::io::Result<Order> {
+fn read_order(stream: &mut UnixStream) -> io::Result<Order> {
     stream.set_read_timeout(Some(limits::GUARD_ANSWER))?;
     let mut head = [0u8; 4];
     stream.read_exact(&mut head)?;

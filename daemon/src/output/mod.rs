@@ -225,7 +225,7 @@ impl Guard {
 
     fn connect(socket: &Path, order: &[u8]) -> Result<Self, Refusal> {
         let not = |why: std::io::Error| Refusal::Not(format!("ask the guard: {why}"));
-        let mut stream = UnixStream::connect(socket).map_err(|_| Refusal::NotThere)?;
+        let mut stream = guard::reach(socket).map_err(|_| Refusal::NotThere)?;
         stream.set_read_timeout(Some(limits::GUARD_START)).map_err(not)?;
         stream.set_write_timeout(Some(limits::GUARD_ANSWER)).map_err(not)?;
         let head = (order.len() as u32).to_le_bytes();

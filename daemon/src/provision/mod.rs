@@ -1,5 +1,6 @@
 //! First boot: one file, `provision.toml`, says who the device is and how it reaches its broker. It is taken over once and
-//! then removed from where it lay, for it holds secrets.
+//! then removed from where it lay, for it holds secrets. It runs as root where the image does it: nothing is reached through a
+//! link (`folder.rs`).
 //!
 //! ```text
 //! STATE/provision/kentledge.toml    a layer of the configuration, as if written on the device
@@ -8,22 +9,21 @@
 //!                                                             the machine reaches the net, is not the daemon's to change
 //! ```
 
-use std::{
-    fmt::Write as _,
-    fs::{self, OpenOptions, Permissions},
-    io::{self, Write},
-    os::unix::fs::{OpenOptionsExt, PermissionsExt},
-    path::Path,
-};
+use std::{fmt::Write as _, io, path::Path};
 
+use nix::unistd::{Gid, Uid};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
 use crate::{config::Config, limits, model::file::hex};
 
+mod folder;
 mod settings;
 
+use folder::{AsOwner, Folder};
 use settings::Network;
+
+const LAYER: &str = "kentledge.toml";
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -53,6 +53,10 @@ struct Broker {
 ///
 /// `check` reads the configuration as it would be; `owner` is the user whose all of it becomes; `settings` is where the
 /// machine's own settings go, without it they are not taken.
+///
+/// # Errors
+/// The file is not understood, the configuration would not be valid, a link or something that is no plain file is in the way,
+/// or the disk does not take it.
 pub fn take(
     file: &Path,
     state: &Path,
@@ -61,47 +65,60 @@ pub fn take(
     check: impl Fn() -> Result<Config, String>,
 ) -> Result<(), String> {
     let what = |why: String| format!("take over {}: {why}", file.display());
-    let size = fs::metadata(file).map_err(|why| what(why.to_string()))?.len();
-    if size > limits::CONFIG_BYTES {
-        return Err(what(format!("{size} bytes are more than {}", limits::CONFIG_BYTES)));
-    }
-    let text = fs::read_to_string(file).map_err(|why| what(why.to_string()))?;
+    let because = |why: io::Error| what(why.to_string());
+    let owner = owner.map(user).transpose().map_err(because)?;
+    let name = file.file_name().ok_or_else(|| what("it is no file".into()))?;
+    let from = Folder::open(file.parent().unwrap_or(Path::new("/")), false).map_err(because)?;
+    let text = from.read(name, limits::CONFIG_BYTES).map_err(because)?.ok_or_else(|| what("it is not there".into()))?;
+    let text = String::from_utf8(text).map_err(|_| what("it is not UTF-8".into()))?;
     let provision: Provision = toml::from_str(&text).map_err(|why| what(why.to_string()))?;
     let of_machine = settings::render(provision.network.as_ref(), &provision.ntp, &provision.authorized_keys);
     let of_machine = of_machine.map_err(what)?;
     if settings.is_none() && of_machine.iter().any(|(_, text)| !text.is_empty()) {
         tracing::warn!("network, ntp and authorized_keys are not taken: the image's own unit does that");
     }
-    let folder = state.join("provision");
     let digest = hex(&Sha256::digest(&text))[..16].to_owned();
-    let layer = folder.join("kentledge.toml");
-    let before = fs::read(&layer).ok();
-    let written = write(&provision, &folder, &digest).map_err(|why| why.to_string());
-    if let Err(why) = written.and_then(|()| check().map(|_| ())) {
+    let open = Folder::open(state, true).and_then(|state| state.owned_by(owner));
+    let folder = open.and_then(|state| state.folder("provision")).map_err(because)?;
+    let before = folder.read(LAYER.as_ref(), limits::CONFIG_BYTES).map_err(because)?;
+    let written = write(&provision, &folder, (state, &digest)).map_err(|why| why.to_string());
+    let checked = written.and_then(|()| {
+        let _as_owner = AsOwner::begin(owner);
+        check().map(|_| ())
+    });
+    if let Err(why) = checked {
         // What was there before is in use again.
         let back = match &before {
-            Some(bytes) => save(&layer, bytes),
-            None => fs::remove_file(&layer),
+            Some(bytes) => folder.save(LAYER, bytes, 0o600),
+            None => folder.remove(LAYER.as_ref()),
         };
-        let _ = fs::remove_dir_all(folder.join(&digest));
-        let back = back.err().filter(|why| why.kind() != io::ErrorKind::NotFound);
-        return Err(what(format!("{why}{}", back.map(|why| format!("; {why}")).unwrap_or_default())));
+        let _ = folder.remove(digest.as_ref());
+        return Err(what(format!("{why}{}", back.err().map(|why| format!("; {why}")).unwrap_or_default())));
     }
-    for (name, text) in settings.iter().flat_map(|_| &of_machine) {
-        let folder = settings.unwrap_or(state);
-        let written = fs::create_dir_all(folder).and_then(|()| save(&folder.join(name), text.as_bytes()));
-        // Read by systemd's own users, and by SSH in the name of whoever logs in.
-        let open = written.and_then(|()| fs::set_permissions(folder.join(name), Permissions::from_mode(0o644)));
-        open.map_err(|why| what(why.to_string()))?;
+    if let Some(settings) = settings {
+        let settings = Folder::open(settings, true).map_err(because)?;
+        for (name, text) in &of_machine {
+            // Read by systemd's own users, and by SSH in the name of whoever logs in.
+            settings.save(name, text.as_bytes(), 0o644).map_err(because)?;
+        }
     }
-    finish(file, state, &folder, &digest, owner).map_err(|why| what(why.to_string()))?;
+    // Older secrets are forgotten.
+    for old in folder.folders().map_err(because)?.iter().filter(|old| old.as_os_str() != digest.as_str()) {
+        folder.remove(old).map_err(because)?;
+    }
+    // Its secrets shall not lie about on a card that anyone can take out.
+    from.wipe(name).map_err(because)?;
     tracing::info!(file = %file.display(), "taken over and removed");
     Ok(())
 }
 
-fn write(provision: &Provision, folder: &Path, digest: &str) -> io::Result<()> {
-    let secrets = folder.join(digest);
-    fs::create_dir_all(&secrets)?;
+fn user(name: &str) -> io::Result<(Uid, Gid)> {
+    let user = nix::unistd::User::from_name(name)?.ok_or_else(|| io::Error::other(format!("no user `{name}`")))?;
+    Ok((user.uid, user.gid))
+}
+
+fn write(provision: &Provision, folder: &Folder, (state, digest): (&Path, &str)) -> io::Result<()> {
+    let secrets = folder.folder(digest)?;
     let mut layer = String::from("# Made from provision.toml.\n[device]\n");
     let line = |layer: &mut String, key: &str, value: &str| {
         let _ = writeln!(layer, "{key} = {}", toml::Value::from(value));
@@ -119,59 +136,23 @@ fn write(provision: &Provision, folder: &Path, digest: &str) -> io::Result<()> {
             ("password_file", "password", &broker.password),
         ] {
             if let Some(text) = text {
-                let path = secrets.join(name);
-                save(&path, text.as_bytes())?;
+                secrets.save(name, text.as_bytes(), 0o600)?;
+                let path = state.join("provision").join(digest).join(name);
                 line(&mut layer, key, &path.display().to_string());
             }
         }
     }
     // Last: with it all of it is in use.
-    save(&folder.join("kentledge.toml"), layer.as_bytes())
-}
-
-/// Whole or not at all, and for the owner only.
-fn save(path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let fresh = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&fresh)?;
-    file.set_permissions(Permissions::from_mode(0o600))?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(&fresh, path)?;
-    sync_folder(path)
-}
-
-fn sync_folder(of: &Path) -> io::Result<()> {
-    fs::File::open(of.parent().unwrap_or(Path::new("/")))?.sync_all()
-}
-
-/// Gives it to its owner, forgets older secrets, and removes the file.
-fn finish(file: &Path, state: &Path, folder: &Path, digest: &str, owner: Option<&str>) -> io::Result<()> {
-    for entry in fs::read_dir(folder)?.flatten() {
-        if entry.path().is_dir() && entry.file_name() != digest {
-            fs::remove_dir_all(entry.path())?;
-        }
-    }
-    if let Some(name) = owner {
-        let user = nix::unistd::User::from_name(name)?.ok_or_else(|| io::Error::other(format!("no user `{name}`")))?;
-        let give = |path: &Path| nix::unistd::chown(path, Some(user.uid), Some(user.gid)).map_err(io::Error::from);
-        for folder in [state, folder, &folder.join(digest)] {
-            give(folder)?;
-            for entry in fs::read_dir(folder)?.flatten().filter(|entry| entry.path().is_file()) {
-                give(&entry.path())?;
-            }
-        }
-    }
-    // Its secrets shall not lie about on a card that anyone can take out.
-    let len = fs::metadata(file)?.len();
-    let mut old = OpenOptions::new().write(true).open(file)?;
-    io::copy(&mut io::Read::take(io::repeat(0), len), &mut old)?;
-    old.sync_all()?;
-    fs::remove_file(file)?;
-    sync_folder(file)
+    folder.save(LAYER, layer.as_bytes(), 0o600)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::{
+        fs,
+        os::unix::fs::{MetadataExt, PermissionsExt},
+    };
+
     use super::*;
 
     #[test]
@@ -203,5 +184,116 @@ mod tests {
             assert_eq!(check().expect("the one before").device.id, "d");
         }
         assert!(password.exists());
+    }
+
+    /// A hostile state directory, as root meets it: the daemon's user has put something in the way of each name.
+    struct Hostile {
+        dir: tempfile::TempDir,
+        owner: nix::unistd::User,
+    }
+
+    impl Hostile {
+        fn new() -> Option<Self> {
+            let owner = nix::unistd::User::from_name("nobody").ok().flatten();
+            let Some(owner) = owner.filter(|_| nix::unistd::geteuid().is_root()) else {
+                eprintln!("SKIPPED: root and a user `nobody` are needed");
+                return None;
+            };
+            let hostile = Self { dir: tempfile::tempdir().expect("folder"), owner };
+            fs::set_permissions(hostile.dir.path(), fs::Permissions::from_mode(0o755)).expect("mode");
+            fs::create_dir(hostile.path("root")).expect("folder");
+            fs::write(hostile.path("root/host_key"), "secret").expect("write");
+            fs::set_permissions(hostile.path("root/host_key"), fs::Permissions::from_mode(0o600)).expect("mode");
+            Some(hostile)
+        }
+
+        fn path(&self, name: &str) -> std::path::PathBuf {
+            self.dir.path().join(name)
+        }
+
+        /// Provisions, and looks whether root's file was touched.
+        fn take(&self) -> Result<(), String> {
+            let text = "site = \"s\"\ndevice = \"d\"\nauthorized_keys = []\n[broker]\nurl = \"mqtt://127.0.0.1\"\npassword = \"p\"\n";
+            fs::write(self.path("provision.toml"), text).expect("write");
+            let (state, settings) = (self.path("state"), self.path("settings"));
+            let check = || Config::local_in(&state).map_err(|p| p.iter().map(ToString::to_string).collect());
+            let taken = take(&self.path("provision.toml"), &state, Some("nobody"), Some(&settings), check);
+            let key = fs::metadata(self.path("root/host_key")).expect("there");
+            assert_eq!((key.uid(), key.mode() & 0o777), (0, 0o600), "root's file has another owner or mode");
+            assert_eq!(fs::read_to_string(self.path("root/host_key")).expect("read"), "secret");
+            assert_eq!(fs::metadata(self.path("root")).expect("there").uid(), 0, "root's folder has another owner");
+            assert_eq!(
+                fs::read_dir(self.path("root")).expect("folder").count(),
+                1,
+                "something was made or removed there"
+            );
+            taken
+        }
+    }
+
+    #[test]
+    fn provisioning_as_root_follows_no_link_that_the_daemons_user_planted() {
+        use std::os::unix::fs::symlink;
+        let Some(clean) = Hostile::new() else { return };
+        clean.take().expect("taken");
+        let layer = fs::metadata(clean.path("state/provision/kentledge.toml")).expect("there");
+        assert_eq!((layer.uid(), layer.mode() & 0o777), (clean.owner.uid.as_raw(), 0o600));
+        assert_eq!(fs::metadata(clean.path("settings/ntp.conf")).expect("there").uid(), 0);
+        // A link beside what is written is left alone; one in its place is replaced, not followed.
+        for name in ["state/x", "state/provision/x", "state/provision/kentledge.toml"] {
+            let hostile = Hostile::new().expect("root");
+            fs::create_dir_all(hostile.path("state/provision")).expect("folder");
+            symlink(hostile.path("root/host_key"), hostile.path(name)).expect("link");
+            let taken = hostile.take();
+            assert_eq!(taken.is_err(), name.ends_with(".toml"), "{name}: {taken:?}");
+        }
+        // One on the way is refused.
+        for name in ["state", "state/provision", "settings"] {
+            let hostile = Hostile::new().expect("root");
+            if name.contains('/') {
+                fs::create_dir_all(hostile.path("state")).expect("folder");
+            }
+            symlink(hostile.path("root"), hostile.path(name)).expect("link");
+            let why = hostile.take().expect_err(name);
+            assert!(why.contains("symbolic link") && hostile.path("provision.toml").exists(), "{name}: {why}");
+        }
+        // An older folder of secrets, which is removed, may hold a link; it leads nowhere.
+        let hostile = Hostile::new().expect("root");
+        fs::create_dir_all(hostile.path("state/provision/old/deep")).expect("folder");
+        symlink(hostile.path("root"), hostile.path("state/provision/old/deep/link")).expect("link");
+        symlink(hostile.path("root"), hostile.path("state/provision/link")).expect("link");
+        hostile.take().expect("taken");
+        assert!(!hostile.path("state/provision/old").exists());
+    }
+
+    #[test]
+    fn provisioning_as_root_takes_neither_a_second_name_nor_a_fifo_for_a_file() {
+        let Some(hostile) = Hostile::new() else { return };
+        fs::create_dir_all(hostile.path("state/provision")).expect("folder");
+        let layer = hostile.path("state/provision/kentledge.toml");
+        fs::hard_link(hostile.path("root/host_key"), &layer).expect("link");
+        assert!(hostile.take().is_err_and(|why| why.contains("hard links")));
+        fs::remove_file(&layer).expect("remove");
+        nix::unistd::mkfifo(&layer, nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("fifo");
+        assert!(hostile.take().is_err_and(|why| why.contains("no plain file")));
+        fs::remove_file(&layer).expect("remove");
+        // The file itself: root is made to wipe what a link names.
+        let link = hostile.path("state/link.toml");
+        std::os::unix::fs::symlink(hostile.path("root/host_key"), &link).expect("link");
+        let check = || Err("it is not asked".to_owned());
+        assert!(take(&link, &hostile.path("state"), None, None, check).is_err_and(|why| why.contains("symbolic link")));
+        assert_eq!(fs::read_to_string(hostile.path("root/host_key")).expect("read"), "secret");
+    }
+
+    /// What the configuration reads while root checks it is read with its owner's rights.
+    #[test]
+    fn check_during_provisioning_reads_no_more_than_the_owner_may() {
+        let Some(hostile) = Hostile::new() else { return };
+        let file = hostile.path("provision.toml");
+        fs::write(&file, "site = \"s\"\n").expect("write");
+        let check = || Err(format!("{:?}", fs::read(hostile.path("root/host_key")).map_err(|why| why.kind())));
+        let why = take(&file, &hostile.path("state"), Some("nobody"), None, check).expect_err("read");
+        assert!(why.contains("PermissionDenied"), "{why}");
+        assert!(fs::read(hostile.path("root/host_key")).is_ok(), "afterwards it is root again");
     }
 }
