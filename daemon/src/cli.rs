@@ -11,7 +11,7 @@ use crate::{
     demo,
     error::{Context, Fatal},
     host::{Host, identity},
-    infer::worker_main,
+    infer::{self, worker_main},
     journal,
     outbox::probe_main,
     output::guard,
@@ -164,6 +164,11 @@ impl Cli {
             }
             Command::Check { config } => {
                 let config = load(config.as_deref())?;
+                let host = Host::default();
+                let problems = infer::check(&config, |group| host.launching(&config, group, None));
+                if !problems.is_empty() {
+                    return Err(Fatal::problems(&problems));
+                }
                 for line in replay::describe(&config) {
                     say(&line)?;
                 }

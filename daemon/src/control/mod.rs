@@ -10,6 +10,7 @@
 
 mod act;
 mod args;
+mod back;
 mod bring;
 mod memory;
 mod models;
@@ -202,7 +203,7 @@ pub struct Control {
 
 impl Control {
     /// Takes up what the last process left.
-    pub fn new(setup: Setup, store: Store) -> Self {
+    pub fn new(setup: Setup, mut store: Store) -> Self {
         let (keyset, keys_trouble) = match &setup.config.commands.keyset {
             Some(path) => match store.keyset(path) {
                 Ok((keyset, trouble)) => (Ok(keyset), trouble),
