@@ -27,4 +27,5 @@ mod road;
 mod sensor;
 mod service;
 mod transfers;
+mod trials;
 mod workers;
