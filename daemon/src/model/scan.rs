@@ -69,8 +69,11 @@ pub fn scan(bytes: &[u8]) -> Result<(), Refused> {
     Ok(())
 }
 
-/// Functions that the model brings itself, by domain and name: what they are made of is looked at like the rest.
-fn own_functions(bytes: &[u8]) -> Result<BTreeSet<(&[u8], &[u8])>, Refused> {
+/// Functions by domain and name.
+type Functions<'a> = BTreeSet<(&'a [u8], &'a [u8])>;
+
+/// Functions that the model brings itself: what they are made of is looked at like the rest.
+fn own_functions(bytes: &[u8]) -> Result<Functions<'_>, Refused> {
     let mut own = BTreeSet::new();
     for field in Fields::of(Message::Model, bytes) {
         let (_, Found::Part(Message::Function, body)) = field? else { continue };
@@ -101,7 +104,7 @@ struct Scan<'a> {
     nodes: usize,
     graphs: usize,
     opsets: usize,
-    own: BTreeSet<(&'a [u8], &'a [u8])>,
+    own: Functions<'a>,
 }
 
 impl<'a> Scan<'a> {
