@@ -182,9 +182,9 @@ fn a_file_on_the_machine_is_installed_and_taken_back_by_the_command_line() {
     let config = world.site.config().display().to_string();
     let (model, out) = (model.display().to_string(), world.maker.path("out.kmb").display().to_string());
     for (args, words) in [
-        (&["model", "verify", &model, "--config", &config][..], "it is an ONNX model, and a signed bundle"),
-        (&["model", "pack", &model, "-o", &out], "it is an ONNX model, and a folder"),
-        (&["model", "prepare", &model], "it is an ONNX model, and a folder"),
+        (&["model", "verify", &model, "--config", &config][..], "it is an ONNX model; expected a signed bundle"),
+        (&["model", "pack", &model, "-o", &out], "it is an ONNX model; expected a folder"),
+        (&["model", "prepare", &model], "it is an ONNX model; expected a folder"),
         (&["replay", &config, "--config", &config], "not a tape but a TOML"),
         (&["replay", &model, "--config", &config], "not a tape but an ONNX model"),
     ] {

@@ -39,7 +39,7 @@ fn rollback_cancels_an_install_whose_chunks_never_come() {
     measured(&format!("a rollback beside an abandoned install took {:.1} s", began.elapsed().as_secs_f64()));
     let stopped = end(&world.sub, "model.install", "stopped");
     assert_eq!(stopped["state"], "failed", "{stopped}");
-    assert!(stopped["text"].as_str().is_some_and(|text| text.contains("a rollback was asked for")), "{stopped}");
+    assert!(stopped["text"].as_str().is_some_and(|text| text.contains("cancelled by a rollback")), "{stopped}");
     let before = world.sub.count("p/x");
     world.rows(10, 0);
     world.sub.wait("a prediction of the model before", |_| (world.sub.count("p/x") >= before + 10).then_some(()));
@@ -61,7 +61,7 @@ fn rollback_cancels_an_install_whose_chunks_never_come() {
     let ended = end(&world.sub, "model.rollback", "no-trial");
     assert_eq!(
         (&ended["state"], ended["text"].as_str()),
-        (&json!("success"), Some("the trial was ended; what served before serves"))
+        (&json!("success"), Some("the trial is ended; the previous model serves"))
     );
     assert_eq!(end(&world.sub, "model.install", "three")["state"], "rolled_back");
     world.operator.order(

@@ -1,5 +1,5 @@
-//! The way back: by command, by the engine's word that what serves dies again and again, and the end of an install that does
-//! not come to serve. Going back never waits for an install: it cancels it.
+//! Rollback by command, fallback when the worker of the serving model dies again and again, and the end of an install that
+//! does not come to serve. A rollback never waits for an install: it cancels it.
 
 use std::sync::Arc;
 
@@ -18,11 +18,11 @@ use crate::{
     },
 };
 
-/// What a rollback is about.
+/// What a rollback changes.
 enum Back {
-    /// This model goes back to what its line says.
+    /// The serving slot of this model.
     Model(String),
-    /// The install under way is all there is to take back.
+    /// Only the install under way.
     Install,
 }
 
@@ -38,9 +38,9 @@ impl Control {
             return refuse(Why::Busy, "a rollback is under way");
         }
         let back = self.what_goes_back(model.as_deref())?;
-        let cancelled = self.cancel_install("a rollback was asked for");
+        let cancelled = self.cancel_install("cancelled by a rollback");
         let Back::Model(model) = back else {
-            return Ok(Some(Outcome::new(State::Success, format!("{}; what served before serves", cancelled))));
+            return Ok(Some(Outcome::new(State::Success, format!("{cancelled}; the previous model serves"))));
         };
         let respond = respond.map(|r| (r.topic, r.correlation.map(|bytes| bytes.to_vec())));
         let to = self.models.store.line(&model).previous();
@@ -53,7 +53,7 @@ impl Control {
         let installing = self.models.work.as_ref();
         let on_trial = |work: &&Work| matches!(work.phase, Phase::Watched { .. });
         let target = |work: &Work| work.job.target.as_ref().map(|(model, _)| model.clone());
-        // On trial the model before is what serves as soon as the trial ends.
+        // When its trial ends, the previous model serves.
         if installing.filter(on_trial).and_then(target).is_some_and(|model| is_asked(&model)) {
             return Ok(Back::Install);
         }
@@ -68,11 +68,11 @@ impl Control {
         }
     }
 
-    /// Ends the install under way, if there is one; says what was ended.
+    /// Cancels the install under way, if there is one. Returns what was done, for a result.
     fn cancel_install(&mut self, why: &str) -> &'static str {
         let text = match self.models.work.as_ref().map(|work| &work.phase) {
-            Some(Phase::Watched { .. }) => "the trial was ended",
-            Some(_) => "the installation was cancelled",
+            Some(Phase::Watched { .. }) => "the trial is ended",
+            Some(_) => "the installation is cancelled",
             None => "nothing was under way",
         };
         self.leave_job(why);
@@ -120,7 +120,9 @@ impl Control {
                 &format!("no model serves, and there is none to go back to: {why}"),
             );
         };
-        self.cancel_install(&format!("what serves `{model}` fails ({why}), and going back does not wait"));
+        self.cancel_install(&format!(
+            "cancelled: the model that serves `{model}` fails ({why}), and the device rolls back"
+        ));
         let mut line = self.models.store.line(&model);
         let Origin::Slot(id) = line.serving() else { return };
         let to = line.previous();

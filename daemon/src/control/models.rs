@@ -164,19 +164,19 @@ pub(super) fn refuse<T>(why: Why, text: impl Into<String>) -> Refused<T> {
 }
 
 impl Phase {
-    /// Why it has gone on for too long, if it has; `trial_ns` is how long a trial takes at least.
+    /// Why the phase is overdue, if it is; `trial_ns` is the least time of a trial.
     fn overdue(&self, trial_ns: u64, now_ns: u64) -> Option<String> {
         let over = |since_ns: u64, most: std::time::Duration| now_ns.saturating_sub(since_ns) > most.as_nanos() as u64;
         let hours = |most: std::time::Duration| most.as_secs() / 3600;
         match self {
             Phase::Bringing { moved_ns, .. } if over(*moved_ns, limits::BRING_SILENCE) => {
-                Some(format!("nothing of it came for {} h", hours(limits::BRING_SILENCE)))
+                Some(format!("no byte of it arrived for {} h", hours(limits::BRING_SILENCE)))
             }
             Phase::Bringing { began_ns, .. } if over(*began_ns, limits::BRING_MOST) => {
-                Some(format!("it was not here after {} h", hours(limits::BRING_MOST)))
+                Some(format!("it was not complete after {} h", hours(limits::BRING_MOST)))
             }
             Phase::Watched { since_ns, .. } if over(since_ns.saturating_add(trial_ns), limits::TRIAL_MOST) => {
-                Some("too few windows came to tell whether it is well; it may be installed again".into())
+                Some("too few windows to judge it; the same bundle may be installed again".into())
             }
             _ => None,
         }
@@ -184,7 +184,7 @@ impl Phase {
 }
 
 impl Work {
-    /// Whether a verdict on this bundle is one on what this work is about; a trial that was cancelled has a last word too.
+    /// Whether a verdict on this bundle belongs to this work: the last one of a cancelled trial does not.
     fn is_about(&self, bundle: &str, store: &Store) -> bool {
         let line = self.job.target.as_ref().map(|(model, _)| store.line(model)).unwrap_or_default();
         match self.back_to {
@@ -528,7 +528,9 @@ mod tests {
             moved_ns: moved_h * HOUR_NS,
         };
         assert_eq!(bringing(0, 0).overdue(0, 24 * HOUR_NS), None);
-        assert!(bringing(0, 0).overdue(0, 25 * HOUR_NS).is_some_and(|why| why.contains("nothing of it came for 24 h")));
+        assert!(
+            bringing(0, 0).overdue(0, 25 * HOUR_NS).is_some_and(|why| why.contains("no byte of it arrived for 24 h"))
+        );
         assert_eq!(bringing(0, 160).overdue(0, 168 * HOUR_NS), None, "a slow line");
         assert!(bringing(0, 168).overdue(0, 169 * HOUR_NS).is_some_and(|why| why.contains("after 168 h")));
         assert_eq!(Phase::Proving.overdue(0, 1000 * HOUR_NS), None);

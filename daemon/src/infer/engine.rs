@@ -253,7 +253,8 @@ impl Engine {
         self.look_at_lag(sink);
     }
 
-    /// How long the oldest window has waited: too long for a model on trial, or beside, or told of what serves.
+    /// Looks how long the oldest window has waited. A pipeline that falls behind ends what runs beside it, then the trial; an
+    /// event reports it where there is neither.
     fn look_at_lag(&mut self, sink: &mut dyn Sink) {
         let Some(now) = self.now.filter(|_| !self.setup.patient) else { return };
         let oldest = self.waiting.front().map(|window| {
@@ -264,10 +265,10 @@ impl Engine {
         let (waited_ns, most_ns) = oldest.unwrap_or_default();
         let Some(behind) = self.lag.look(waited_ns, most_ns, now.boot_ns) else { return };
         let waited_s = waited_ns / 1_000_000_000;
-        let why = format!("it falls behind: the oldest window has waited for {waited_s} s, and that gets no better");
+        let why =
+            format!("it falls behind: the oldest window has waited for {waited_s} s, and the wait does not shrink");
         if behind && (self.candidate.is_some() || self.trial.is_some()) {
             self.lag = Lag::default();
-            // One of them is too much. Where it is neither, the next look says so.
             if self.candidate.is_some() {
                 return self.refuse_candidate(&why, sink);
             }
@@ -277,15 +278,15 @@ impl Engine {
         let (kind, text) = if behind {
             (Kind::PipelineBehind, why)
         } else {
-            (Kind::PipelineCaughtUp, "its windows do not wait any more".to_owned())
+            (Kind::PipelineCaughtUp, "no window waits longer than it may any more".to_owned())
         };
         let names = self.setup.served.iter().map(|served| served.config().name.clone());
         let mut drafts = names.map(|name| self.setup.events.draft(kind, now, &name, &text)).collect();
         sink.put(&mut drafts);
     }
 
-    /// Windows of one ring: what comes of them is out, and orders are heard, only after it. A replay's rings do not depend on
-    /// how fast the machine is.
+    /// Windows of one ring: their predictions are published, and messages of control are read, only after it. In a replay it does
+    /// not depend on how fast the machine is.
     pub(super) fn ring_most(&self, took_us: u32, slots: usize) -> usize {
         match (self.setup.patient, took_us) {
             (true, _) => slots,

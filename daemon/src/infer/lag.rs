@@ -1,4 +1,4 @@
-//! Whether a pipeline keeps up: how long its oldest window has waited, and whether that gets better. Pure.
+//! Whether a pipeline keeps up: how long its oldest window has waited, and whether that wait shrinks. Pure.
 
 use crate::limits;
 
@@ -11,9 +11,9 @@ pub struct Lag {
 }
 
 impl Lag {
-    /// The oldest window has waited for `waited_ns`, and `most_ns` is borne. Returns what it is from now on, where that
-    /// changed: behind (`true`), or caught up. Windows that wait because a worker started late, or because there was no model
-    /// until now, are soon fewer: behind is what does not get better within `BEHIND_FOR`.
+    /// The oldest window has waited for `waited_ns`; up to `most_ns` is allowed. Returns `true` when the pipeline is behind from
+    /// now on, `false` when it has caught up, `None` when nothing changed. After a late start of a worker or the first install
+    /// of a model the wait shrinks: behind is only a wait that does not shrink within `BEHIND_FOR`.
     pub fn look(&mut self, waited_ns: u64, most_ns: u64, now_ns: u64) -> Option<bool> {
         if waited_ns <= most_ns {
             self.over = None;

@@ -6,8 +6,8 @@
 //!               │ baseline.json │ card.md            (after the signatures: what manifest.json's `files` lists, as it lists it)
 //! ```
 //!
-//! There is no room in it for what nobody signed: the tar's heads and gaps are to the byte as `pack` writes them, and the one line of a signature that it
-//! does not cover says what minisign and rsign write there by themselves (`pack` puts it so).
+//! There is no room in it for what nobody signed: the tar's heads and gaps are to the byte as `pack` writes them, and the
+//! one line of a signature that it does not cover says what minisign and rsign write there by themselves (`pack` puts it so).
 
 use std::{
     collections::BTreeMap,
@@ -273,7 +273,7 @@ fn parts(file: &File, size: u64) -> Result<Vec<Part>, String> {
         file.read_exact_at(&mut block, at).map_err(|why| format!("it is no whole tar: {why}"))?;
         if block.iter().all(|byte| *byte == 0) {
             zeroes(file, at, at + 2 * BLOCK)?;
-            return if size == at + 2 * BLOCK { Ok(parts) } else { Err("there is something behind its end".into()) };
+            return if size == at + 2 * BLOCK { Ok(parts) } else { Err("data follows its end".into()) };
         }
         let part = part(&block, at + BLOCK)?;
         if parts.len() == limits::BUNDLE_FILES_MAX || parts.iter().any(|known| known.name == part.name) {
@@ -303,8 +303,8 @@ pub fn is_tar(file: &File) -> Result<(), String> {
         return Ok(());
     }
     Err(format!(
-        "it is {}, and a signed bundle (.kmb, a tar) is needed: `kentledge model prepare DIR`, `minisign -Sm \
-         DIR/manifest.json`, `kentledge model pack DIR -o FILE.kmb` make one",
+        "it is {}; expected a signed bundle (.kmb): make one with `kentledge model prepare DIR`, `minisign -Sm \
+         DIR/manifest.json`, `kentledge model pack DIR -o FILE.kmb`",
         looks::like(&block)
     ))
 }
@@ -319,7 +319,7 @@ fn part(block: &[u8; BLOCK as usize], at: u64) -> Result<Part, String> {
     }
     let size = head.entry_size().map_err(|why| format!("it is no whole tar: {why}"))?;
     if header(&name, size)?.as_bytes() != block {
-        return Err(format!("the head of `{name}` is not as `kentledge model pack` writes it"));
+        return Err(format!("the tar header of `{name}` is not what `kentledge model pack` writes"));
     }
     Ok(Part { name, at, size })
 }
@@ -352,7 +352,7 @@ pub fn is_folder(path: &Path) -> Result<(), String> {
     }
     let mut head = Vec::new();
     File::open(path).and_then(|file| file.take(BLOCK).read_to_end(&mut head)).map_err(|why| why.to_string())?;
-    Err(format!("it is {}, and a folder with manifest.json and model.onnx is needed", looks::like(&head)))
+    Err(format!("it is {}; expected a folder with manifest.json and model.onnx", looks::like(&head)))
 }
 
 /// Packs a folder: the manifest, its signatures, and what it names. Looks at its own work before it is done.

@@ -159,11 +159,11 @@ fn bundle_head_that_pack_would_not_write_is_refused_though_its_checksum_is_right
         assert_ne!(changed.as_bytes(), head.as_bytes(), "{what}");
         other[..512].copy_from_slice(changed.as_bytes());
         let why = open_bytes(&other, &keys).expect_err(what);
-        assert!(why.contains("not as `kentledge model pack` writes it"), "{what}: {why}");
+        assert!(why.contains("not what `kentledge model pack` writes"), "{what}: {why}");
     }
     // What fills a tar's last record, as other tools write it.
     let why = open_bytes(&[&bytes[..], &[0; 8192]].concat(), &keys).expect_err("a longer end");
-    assert!(why.contains("behind its end"), "{why}");
+    assert!(why.contains("data follows its end"), "{why}");
 }
 
 #[test]
@@ -180,7 +180,7 @@ fn bundle_other_than_the_asked_one_is_refused_before_it_is_parsed() {
     let why = Bundle::open(&model, None).expect_err("refused");
     assert!(why.contains("it is an ONNX model"), "{why}");
     let why = pack(Path::new("/proc/self/cmdline"), Path::new("/nowhere")).expect_err("refused");
-    assert!(why.contains("a folder with manifest.json"), "{why}");
+    assert!(why.contains("expected a folder with manifest.json"), "{why}");
 }
 
 #[test]

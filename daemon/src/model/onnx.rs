@@ -292,7 +292,7 @@ impl<'a> Fields<'a> {
         };
         let once = matches!(kind, I32 | I64 | F32 | Bytes | Part(_));
         if once && self.seen & 1 << number != 0 {
-            return Err(odd(format!("field {number} of {name} stands twice")));
+            return Err(odd(format!("field {number} of {name} occurs twice")));
         }
         self.seen |= 1 << number;
         let body = |rest: &mut &'a [u8]| {

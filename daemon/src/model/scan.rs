@@ -33,7 +33,7 @@ impl fmt::Display for Refused {
         match self {
             Refused::NotOnnx(why) => write!(f, "it is no whole ONNX file: {why}"),
             Refused::NotCanonical(why) => write!(f, "its encoding is not canonical: {why}"),
-            Refused::OrtFormat => f.write_str("the runtime would take it for its own ORT format, which is refused"),
+            Refused::OrtFormat => f.write_str("the runtime would read it as its own ORT format, which is not accepted"),
             Refused::ExternalData => {
                 f.write_str("it reads weights from another file (external data), which is refused")
             }

@@ -365,7 +365,7 @@ impl Store {
         self.saved.keyset = Some(next.version);
         self.high.keyset = next.version;
         if let Err(why) = self.save().and_then(|()| self.save_high()) {
-            tracing::error!("keyset {} is in use: {why}; the next start does it again", next.version);
+            tracing::error!("save what keyset {} lowers: {why}; the next start does it again", next.version);
         }
         Ok(next)
     }
