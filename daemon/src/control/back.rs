@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     flow::event::Kind,
-    host::{Clock, fetch::Waits},
+    host::{Clock, Defence, fetch::Waits},
     limits,
     model::{
         slot::{Line, Origin},
@@ -34,8 +34,9 @@ impl Control {
         model: Option<String>,
         respond: Option<Respond>,
     ) -> Refused<Option<Outcome>> {
-        if self.models.work.as_ref().is_some_and(|work| work.back_to.is_some()) {
-            return refuse(Why::Busy, "a rollback is under way");
+        let waits = |work: &Work| work.back_to.is_some() || !Defence::RollbackWins.stands();
+        if self.models.work.as_ref().is_some_and(waits) {
+            return refuse(Why::Busy, "another rollback is under way");
         }
         let back = self.what_goes_back(model.as_deref())?;
         let cancelled = self.cancel_install("cancelled by a rollback");

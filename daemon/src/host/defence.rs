@@ -14,6 +14,14 @@ pub enum Defence {
     Ballast,
     /// Looking at the reason in a PUBACK.
     PubackReason,
+    /// Rejecting ONNX files in which a field that may occur once occurs twice.
+    OnnxTwice,
+    /// Lowering sequences by the keysets that came after they were saved.
+    Rotation,
+    /// Comparing a bundle's tar headers with those that `pack` writes.
+    TarHeader,
+    /// Ending an install that is under way when a rollback is asked for.
+    RollbackWins,
 }
 
 impl Defence {
@@ -32,6 +40,10 @@ impl Defence {
             Self::Watermark => "watermark",
             Self::Ballast => "ballast",
             Self::PubackReason => "puback_reason",
+            Self::OnnxTwice => "onnx_twice",
+            Self::Rotation => "rotation",
+            Self::TarHeader => "tar_header",
+            Self::RollbackWins => "rollback_wins",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }

@@ -1,7 +1,7 @@
 //! What a file looks like, by its first bytes: for the error when it is not what a command needs. Pure.
 
 /// The first 6 bytes of a tape (`source/tape.rs`).
-pub const TAPE: &[u8; 6] = b"KLTAPE";
+const TAPE: &[u8; 6] = b"KLTAPE";
 
 /// With its article: `an ONNX model`.
 pub fn like(head: &[u8]) -> &'static str {

@@ -26,7 +26,10 @@ use super::{
     keyset::{Keyset, Role},
     manifest::{FileEntry, Manifest, Release},
 };
-use crate::{host::looks, limits};
+use crate::{
+    host::{Defence, looks},
+    limits,
+};
 
 const MANIFEST: &str = "manifest.json";
 const BLOCK: u64 = 512;
@@ -318,7 +321,7 @@ fn part(block: &[u8; BLOCK as usize], at: u64) -> Result<Part, String> {
         return Err(format!("`{}` is no plain file", name.escape_default()));
     }
     let size = head.entry_size().map_err(|why| format!("it is no whole tar: {why}"))?;
-    if header(&name, size)?.as_bytes() != block {
+    if header(&name, size)?.as_bytes() != block && Defence::TarHeader.stands() {
         return Err(format!("the tar header of `{name}` is not what `kentledge model pack` writes"));
     }
     Ok(Part { name, at, size })

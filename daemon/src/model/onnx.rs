@@ -3,6 +3,7 @@
 //! message that stands twice, and goes on after what it does not know. Whatever could be read in two ways is refused here.
 
 use super::scan::Refused;
+use crate::host::Defence;
 
 /// The messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -291,7 +292,7 @@ impl<'a> Fields<'a> {
             return Err(odd(format!("{name} has no field {number}")));
         };
         let once = matches!(kind, I32 | I64 | F32 | Bytes | Part(_));
-        if once && self.seen & 1 << number != 0 {
+        if once && self.seen & 1 << number != 0 && Defence::OnnxTwice.stands() {
             return Err(odd(format!("field {number} of {name} occurs twice")));
         }
         self.seen |= 1 << number;

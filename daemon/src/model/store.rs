@@ -29,7 +29,10 @@ use super::{
     manifest::Release,
     slot::{Held, Line, Origin, Slot, SlotId},
 };
-use crate::{host::Keep, limits};
+use crate::{
+    host::{Defence, Keep},
+    limits,
+};
 
 const SLOTS: &str = "slots.json";
 const HIGH: &str = "high.json";
@@ -331,7 +334,9 @@ impl Store {
                 Err(why) => return Ok((keys.clone(), Some(format!("keyset {}: {why}", keys.version + 1)))),
             }
         }
-        self.high.seqs = merged(&self.copies, &lowered).seqs;
+        if Defence::Rotation.stands() {
+            self.high.seqs = merged(&self.copies, &lowered).seqs;
+        }
         self.lower_lines(&lowered);
         self.saved.keyset = Some(keys.version);
         let lost = || format!("keyset {} is there, and {} was in use", keys.version, self.high.keyset);
