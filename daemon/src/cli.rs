@@ -10,7 +10,7 @@ use crate::{
     control::Trials,
     error::{Code, Context, Fatal},
     host::{Clock, Host, identity, log::escaped},
-    infer::worker_main,
+    infer::{self, worker_main},
     journal, limits,
     outbox::probe_main,
     output::guard,
@@ -162,7 +162,9 @@ impl Cli {
             Command::Check { config } => {
                 let config = load(config.as_deref())?;
                 let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
-                let problems = config.problems_of_files(now_s);
+                let mut problems = config.problems_of_files(now_s);
+                let host = Host::default();
+                problems.extend(infer::check(&config, |group| host.launching(&config, group, None)));
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }

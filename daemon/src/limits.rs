@@ -113,6 +113,9 @@ pub const BUNDLES_FAILED_KNOWN: usize = 32;
 pub const KEYSET_SIGNATURES: usize = 16;
 /// Nesting of ONNX subgraphs that the scan follows.
 pub const ONNX_DEPTH_MAX: usize = 16;
+/// Messages inside one another in an ONNX file: 16 subgraphs are 3 each (graph, node, attribute), and a tensor or a type in
+/// the innermost has 12 more; readers of protobuf themselves stop at 100.
+pub const ONNX_NESTING_MAX: usize = 64;
 /// Nodes of an ONNX file, subgraphs included.
 pub const ONNX_NODES_MAX: usize = 200_000;
 /// Dimensions of one tensor; the runtime's own operators take 8 at most.
@@ -146,8 +149,16 @@ pub const SHADOW_S: u64 = 0;
 pub const TRIAL_S: u64 = 600;
 /// And so many windows.
 pub const TRIAL_WINDOWS: u64 = 100;
-/// A trial that gets no windows for so long is given up.
+/// A trial that could be over and has had too few windows so long after that is given up.
 pub const TRIAL_MOST: Duration = Duration::from_secs(24 * 3600);
+/// The oldest window of a pipeline may wait so long, beyond what a time grid waits for late samples: a worker's start on a Pi 4
+/// with a cold card is 1.2 s, a deadline and a restart 3 s.
+pub const BEHIND: Duration = Duration::from_secs(5);
+/// And where it waits for longer, that may last so long without getting better.
+pub const BEHIND_FOR: Duration = Duration::from_secs(5);
+/// Runs of one ring of the doorbell take about so long at most: then predictions are out five times a second even of a backlog, and
+/// 64 runs of 15 µs still fit.
+pub const RING: Duration = Duration::from_millis(200);
 /// An alarm may wait so long for the answer which channels drove it.
 pub const EXPLAIN: Duration = Duration::from_millis(20);
 /// Inputs are compared with a model's baseline over this time, ns.
@@ -374,6 +385,11 @@ pub const FETCH_TRIES: u32 = 8;
 pub const BUNDLE_LEAVES_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of a chunk by MQTT that fit what is advertised.
 pub const BLOB_CHUNK: usize = 48 * 1024;
+/// A bundle of which nothing came for so long is given up: who sends it was away for a night and did not come back. (A
+/// fetch by HTTPS ends by itself within `FETCH`.)
+pub const BRING_SILENCE: Duration = Duration::from_secs(24 * 3600);
+/// And any that is not here after so long: the broker's session lives no longer. 272 MiB in a week are 472 B/s.
+pub const BRING_MOST: Duration = Duration::from_secs(SESSION_EXPIRY_S as u64);
 /// What is missing of a bundle is told so often at most, ns.
 pub const BLOB_TOLD_NS: u64 = 1_000_000_000;
 /// Orders that a broker may have on their way to us at once: 16 chunks of 60 KiB fit the queue above.

@@ -30,4 +30,5 @@ mod service;
 mod tools;
 mod state;
 mod transfers;
+mod trials;
 mod workers;

@@ -439,6 +439,17 @@ impl Config {
         layers::json(&layers::read(&self.layers, &mut problem::Problems::default()))
     }
 
+    /// Where a key such as `pipeline.x.model` was written; for one that was not, the nearest table around it.
+    pub fn at(&self, key: &str) -> problem::At {
+        let mut node = layers::read(&self.layers, &mut problem::Problems::default());
+        for part in key.split('.') {
+            let raw::Value::Table(map) = &node.value else { break };
+            let Some(inner) = map.get(part).cloned() else { break };
+            node = inner;
+        }
+        node.at
+    }
+
     fn with(&self, layer: Layer) -> Result<Self, Vec<Problem>> {
         let mut layers = self.local_layers();
         layers.push(layer);

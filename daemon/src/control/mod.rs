@@ -10,6 +10,7 @@
 
 mod act;
 mod args;
+mod back;
 mod bring;
 mod memory;
 mod models;
@@ -207,8 +208,8 @@ pub struct Control {
 
 impl Control {
     /// Takes up what the last process left.
-    pub fn new(setup: Setup, store: Store) -> Self {
-        let (keyset, keys_trouble) = trust::keyset(&setup.config, &store);
+    pub fn new(setup: Setup, mut store: Store) -> Self {
+        let (keyset, keys_trouble) = trust::keyset(&setup.config, &mut store);
         let (memory, found) = Memory::open(setup.keep.clone(), setup.ran_before, Clock::boot_ns());
         let device = format!("{}/{}", setup.config.device.site, setup.config.device.id);
         let mut control = Self {

@@ -26,6 +26,14 @@ pub enum Defence {
     VersionBound,
     /// Provisioning follows no link.
     NoFollow,
+    /// Rejecting ONNX files in which a field that may occur once occurs twice.
+    OnnxTwice,
+    /// Lowering sequences by the keysets that came after they were saved.
+    Rotation,
+    /// Comparing a bundle's tar headers with those that `pack` writes.
+    TarHeader,
+    /// Ending an install that is under way when a rollback is asked for.
+    RollbackWins,
 }
 
 impl Defence {
@@ -50,6 +58,10 @@ impl Defence {
             Self::Distrust => "distrust",
             Self::VersionBound => "version_bound",
             Self::NoFollow => "no_follow",
+            Self::OnnxTwice => "onnx_twice",
+            Self::Rotation => "rotation",
+            Self::TarHeader => "tar_header",
+            Self::RollbackWins => "rollback_wins",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }

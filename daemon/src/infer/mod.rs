@@ -5,11 +5,13 @@ mod alarm;
 mod artifact;
 mod calibrate;
 pub mod channel;
+mod check;
 mod drift;
 mod engine;
 mod explain;
 mod fit;
 mod gate;
+mod lag;
 mod placement;
 mod plan;
 mod prove;
@@ -24,6 +26,7 @@ pub mod worker_main;
 use std::time::Duration;
 
 pub use artifact::Artifact;
+pub use check::check;
 pub use engine::{Engine, Setup};
 pub use prove::{Proven, prove, proven};
 pub use running::{Launching, Running};
@@ -100,7 +103,10 @@ pub fn run(
         if engine.waiting() == 0 {
             match windows.take(&mut taken, limits::SLOTS_MAX, limits::BEAT) {
                 Took::Closed => break,
-                Took::Nothing => continue,
+                Took::Nothing => {
+                    engine.idle(&mut sink);
+                    continue;
+                }
                 Took::Some => engine.take(&mut taken),
             }
         }

@@ -126,6 +126,11 @@ impl Served {
         }
     }
 
+    /// Its windows wait for too long, or do not any more.
+    pub fn set_behind(&self, behind: bool) {
+        self.meters.pipelines[usize::from(self.index)].behind.store(behind, Relaxed);
+    }
+
     /// Asked to learn anew?
     pub fn take_recalibrate(&self) -> bool {
         self.meters.pipelines[usize::from(self.index)].recalibrate.swap(false, Relaxed)
