@@ -118,6 +118,7 @@ impl Act {
             Self::List { config } => list(&cli::load(config.as_deref())?),
             Self::Install { file, whom } => {
                 let bundle = File::open(&file).context(format!("open {}", file.display()))?;
+                bundle::is_tar(&bundle).context(format!("install {}", file.display()))?;
                 let bus = whom.bus()?;
                 let asked = async {
                     let daemon = bus::Asked::connect(bus.as_deref()).await?;
@@ -227,6 +228,7 @@ fn launching(models: &Models, manifest: &Manifest, file: &Path) -> Result<Launch
 
 /// Completes what someone began: the manifest of a folder, and what can be derived from the model and from rows.
 fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
+    bundle::is_folder(dir).map_err(|why| format!("prepare {}: {why}", dir.display()))?;
     let path = dir.join("manifest.json");
     let text = fs::read(&path).map_err(|why| format!("read {}: {why}", path.display()))?;
     let what = |why: String| format!("{}: {why}", path.display());

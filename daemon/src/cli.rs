@@ -1,6 +1,6 @@
 //! The command line: what may be written, and which part of the program does it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
@@ -8,11 +8,10 @@ use crate::{
     boot_check, bundles, bus,
     config::{self, Config},
     control::Trials,
-    demo,
-    error::{Context, Fatal},
-    host::{Host, identity},
-    infer::worker_main,
-    journal,
+    error::{Code, Context, Fatal},
+    host::{Clock, Host, identity, log::escaped},
+    infer::{self, worker_main},
+    journal, limits,
     outbox::probe_main,
     output::guard,
     provision, replay,
@@ -42,8 +41,6 @@ enum Command {
         #[arg(long)]
         config: Option<PathBuf>,
     },
-    /// The whole road on this machine: simulated pump or a CSV file → daemon → model → broker → what comes out
-    Demo(demo::Args),
     /// What the running daemon is doing
     Status {
         /// As JSON
@@ -164,6 +161,13 @@ impl Cli {
             }
             Command::Check { config } => {
                 let config = load(config.as_deref())?;
+                let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
+                let mut problems = config.problems_of_files(now_s);
+                let host = Host::default();
+                problems.extend(infer::check(&config, |group| host.launching(&config, group, None)));
+                if !problems.is_empty() {
+                    return Err(Fatal::problems(&problems));
+                }
                 for line in replay::describe(&config) {
                     say(&line)?;
                 }
@@ -189,7 +193,6 @@ impl Cli {
                 let check = || config_or_text(None);
                 provision::take(&file, &state, owner.as_deref(), settings.as_deref(), check).map_err(Fatal::failed)
             }
-            Command::Demo(args) => demo::demo(&args),
             Command::Replay(args) => {
                 journal::start("warn");
                 replay::replay(&args)
@@ -268,4 +271,14 @@ pub fn say(line: &str) -> Result<(), Fatal> {
         Err(why) if why.kind() == ErrorKind::BrokenPipe => Ok(()),
         other => other.context("write to standard output"),
     }
+}
+
+/// Prints why `program` failed, if it did, and gives its exit code.
+pub fn exit(program: &str, result: Result<(), Fatal>) -> ExitCode {
+    let Err(fatal) = result else { return ExitCode::SUCCESS };
+    // Problems of a configuration stand alone, so that an editor can jump to them.
+    let before = if fatal.code == Code::Config { String::new() } else { format!("{program}: ") };
+    let lines: Vec<_> = fatal.text.lines().map(|line| escaped(line, limits::LOG_LINE)).collect();
+    eprintln!("{before}{}", lines.join("\n"));
+    ExitCode::from(fatal.code as u8)
 }

@@ -113,6 +113,9 @@ pub const BUNDLES_FAILED_KNOWN: usize = 32;
 pub const KEYSET_SIGNATURES: usize = 16;
 /// Nesting of ONNX subgraphs that the scan follows.
 pub const ONNX_DEPTH_MAX: usize = 16;
+/// Messages inside one another in an ONNX file: 16 subgraphs are 3 each (graph, node, attribute), and a tensor or a type in
+/// the innermost has 12 more; readers of protobuf themselves stop at 100.
+pub const ONNX_NESTING_MAX: usize = 64;
 /// Nodes of an ONNX file, subgraphs included.
 pub const ONNX_NODES_MAX: usize = 200_000;
 /// Dimensions of one tensor; the runtime's own operators take 8 at most.
@@ -146,8 +149,16 @@ pub const SHADOW_S: u64 = 0;
 pub const TRIAL_S: u64 = 600;
 /// And so many windows.
 pub const TRIAL_WINDOWS: u64 = 100;
-/// A trial that gets no windows for so long is given up.
+/// A trial that could be over and has had too few windows so long after that is given up.
 pub const TRIAL_MOST: Duration = Duration::from_secs(24 * 3600);
+/// The oldest window of a pipeline may wait so long, beyond what a time grid waits for late samples: a worker's start on a Pi 4
+/// with a cold card is 1.2 s, a deadline and a restart 3 s.
+pub const BEHIND: Duration = Duration::from_secs(5);
+/// And where it waits for longer, that may last so long without getting better.
+pub const BEHIND_FOR: Duration = Duration::from_secs(5);
+/// Runs of one ring of the doorbell take about so long at most: then predictions are out five times a second even of a backlog, and
+/// 64 runs of 15 µs still fit.
+pub const RING: Duration = Duration::from_millis(200);
 /// An alarm may wait so long for the answer which channels drove it.
 pub const EXPLAIN: Duration = Duration::from_millis(20);
 /// Inputs are compared with a model's baseline over this time, ns.
@@ -374,6 +385,11 @@ pub const FETCH_TRIES: u32 = 8;
 pub const BUNDLE_LEAVES_BYTES: u64 = 8 * 1024 * 1024;
 /// Bytes of a chunk by MQTT that fit what is advertised.
 pub const BLOB_CHUNK: usize = 48 * 1024;
+/// A bundle of which nothing came for so long is given up: who sends it was away for a night and did not come back. (A
+/// fetch by HTTPS ends by itself within `FETCH`.)
+pub const BRING_SILENCE: Duration = Duration::from_secs(24 * 3600);
+/// And any that is not here after so long: the broker's session lives no longer. 272 MiB in a week are 472 B/s.
+pub const BRING_MOST: Duration = Duration::from_secs(SESSION_EXPIRY_S as u64);
 /// What is missing of a bundle is told so often at most, ns.
 pub const BLOB_TOLD_NS: u64 = 1_000_000_000;
 /// Orders that a broker may have on their way to us at once: 16 chunks of 60 KiB fit the queue above.
@@ -404,6 +420,8 @@ pub const KEYSET_BYTES: u64 = 64 * 1024;
 pub const LOG_BYTES: usize = 80 * 1024;
 /// Characters of one line of it.
 pub const LOG_LINE: usize = 4096;
+/// Characters of one field of our own log: all problems of a configuration are about as many.
+pub const LOG_FIELD: usize = 8192;
 /// What it reads at most: 1,000 lines of 4 KiB.
 pub const LOG_READ: u64 = 4 * 1024 * 1024;
 /// How long the log's tool may take: a journal of 100 MB on an SD card is searched in 5 s.
@@ -416,6 +434,8 @@ pub const BUS_TURN: Duration = Duration::from_secs(1);
 pub const BUS_ANSWER: Duration = Duration::from_secs(5);
 /// One answer to Prometheus, and how long its request may be.
 pub const METRICS_ANSWER: Duration = Duration::from_secs(2);
+/// Connections to the metrics port at a time: a page is about 64 KiB, and Prometheus has one. One more closes the oldest.
+pub const METRICS_CONNECTIONS: usize = 8;
 /// Bytes of such a request.
 pub const METRICS_REQUEST: usize = 8 * 1024;
 /// The file below the state directory that asks for the erasure.
@@ -431,12 +451,25 @@ pub const BEAT: Duration = Duration::from_secs(1);
 pub const HEALTH_S: u64 = 60;
 /// Configuration: bytes of one file, files of one layer.
 pub const CONFIG_BYTES: u64 = 1024 * 1024;
+/// A password in a file, bytes: a JSON web token, as some brokers take them, has 300 to 800.
+pub const SECRET_BYTES: usize = 2048;
+/// Names in each list of what a change of the configuration did: with 100 bytes each, three lists are 20 KiB of a result.
+pub const CHANGES_TOLD: usize = 64;
+/// Alarms, and streams, that are not configured any more and are removed at the broker: more than a device ever has.
+pub const RETAINED_GONE: usize = 256;
+/// A raised alarm is `unknown` when its model has not served for so long: a worker that died is back within a second, and
+/// the start of a large model takes ten.
+pub const ALARM_UNKNOWN: Duration = Duration::from_secs(30);
 /// Scores kept for a look, two a second: two minutes.
 pub const HISTORY: usize = 240;
 /// Problems of one configuration that are listed.
 pub const PROBLEMS: usize = 100;
 /// What `kentledge ports` reads of one port: 2 s of 300 kB/s.
 pub const PORTS_BYTES: usize = 600 * 1024;
+/// Processes it names that have a port open: mostly one.
+pub const PORTS_USERS: usize = 4;
+/// Characters of the keys that it shows of JSON lines.
+pub const PORTS_KEYS: usize = 400;
 /// Tape: longest record, which is one read with its head, where each of its frames has one byte.
 pub const TAPE_RECORD_BYTES: usize = 9 * (READ_BYTES + FRAME_BYTES_MAX) + 64;
 /// A block of a tape closes at this size: 64 KiB of text pack to a fifth, and a torn tape loses one.

@@ -3,19 +3,8 @@
 use std::process::ExitCode;
 
 use clap::Parser;
-use kentledge::{cli::Cli, error::Code};
+use kentledge::cli::{Cli, exit};
 
 fn main() -> ExitCode {
-    match Cli::parse().act() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(fatal) => {
-            // Problems of a configuration stand alone, so that an editor can jump to them.
-            if fatal.code == Code::Config {
-                eprintln!("{fatal}");
-            } else {
-                eprintln!("kentledge: {fatal}");
-            }
-            ExitCode::from(fatal.code as u8)
-        }
-    }
+    exit("kentledge", Cli::parse().act())
 }

@@ -1,11 +1,12 @@
 //! What stages count, for Prometheus: `GET /metrics` on a port of this machine. The names are frozen in
 //! `docs/metrics.md`; counts begin anew with each start of the daemon, but for `lost`.
 
-use std::{fmt::Write, net::SocketAddr, sync::atomic::Ordering::Relaxed};
+use std::{collections::VecDeque, fmt::Write, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
+    task::{AbortHandle, JoinSet},
     time::timeout,
 };
 
@@ -15,20 +16,34 @@ use crate::{
     status::Status,
 };
 
-/// The stage as a task: answers one after the other, for ever.
+/// The stage as a task: answers for ever, several at a time. One that is slow or silent has its time and holds up nobody;
+/// where there are too many, the one that came first is closed.
 pub async fn serve(address: SocketAddr, status: Status) {
     let mut said = false;
     loop {
         match TcpListener::bind(address).await {
             Ok(listener) => {
                 tracing::info!(%address, "metrics");
+                let (mut open, mut order) = (JoinSet::new(), VecDeque::new());
                 loop {
-                    if let Ok((stream, _)) = listener.accept().await {
-                        // One that is slow or silent holds up the next one for this long at most.
-                        let _ = timeout(limits::METRICS_ANSWER, answer(stream, &status)).await;
-                    } else {
+                    let accepted = tokio::select! {
+                        accepted = listener.accept() => accepted,
+                        Some(_) = open.join_next() => continue,
+                    };
+                    let Ok((stream, _)) = accepted else {
                         tokio::time::sleep(limits::LINK_TICK).await;
+                        continue;
+                    };
+                    order.retain(|open: &AbortHandle| !open.is_finished());
+                    if order.len() >= limits::METRICS_CONNECTIONS
+                        && let Some(first) = order.pop_front()
+                    {
+                        first.abort();
                     }
+                    let status = status.clone();
+                    order.push_back(open.spawn(async move {
+                        let _ = timeout(limits::METRICS_ANSWER, answer(stream, &status)).await;
+                    }));
                 }
             }
             Err(why) if !said => {

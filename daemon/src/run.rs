@@ -24,7 +24,9 @@ use crate::{
     infer, limits, link, metrics,
     model::store::Store,
     outbox::Outbox,
-    output, signal, source,
+    output,
+    retained::Gone,
+    signal, source,
     streams::Table,
     wiring::{self, Engines},
 };
@@ -47,7 +49,8 @@ pub async fn run(
     notify::status("starting");
     let state = &config.device.state_dir;
     let lock = host.lock_state(state)?; // one daemon for each state directory
-    let table = Table::new(&config);
+    let mut table = Table::new(&config);
+    let gone = Gone::find(state, &config, &mut table); // what the broker keeps and nobody configures any more
     let keeps = host.keeps(state);
     let times = host.times(state);
     let Outbox { writer, reader, committer, told } = // a store that will not open is set aside
@@ -66,6 +69,8 @@ pub async fn run(
         .iter()
         .chain(&config.not_provisioned)
         .for_each(|why| events.put(&mut event(Kind::ConfigSetAside, "config", why)));
+
+    events.put(&mut gone.records(host.clock.now()));
 
     // frames: full, it waits 50 ms and then sheds its oldest, counted
     let (frames_tx, frames) = lane::lane(lane::Bounds {
@@ -151,9 +156,10 @@ pub async fn run(
     let (stop_link, link_stop) = watch::channel(false);
     let (lines, mut ends) = wiring::lines(&config); // orders from the broker to control, and back
     if let Some(edges) = ends.edges.take() {
-        let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), &ends);
+        let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), &ends, gone.topics());
         crew.task("link", link::run(setup, edges, link_stop));
     }
+    tokio::spawn(gone.settle(ends.news.subscribe())); // ends with the run
     let (stop_health, clock) = (crew.health(host, &config, &table, status.clone(), times)?, host.clock.clone());
     if let Some(address) = config.metrics.listen {
         crew.task("metrics", metrics::serve(address, status.clone()));

@@ -148,6 +148,12 @@ impl Status {
         if serving < models {
             why.push(format!("{serving} of {models} models serving"));
         }
+        let pipelines = self.config.pipelines.iter().zip(&self.meters.pipelines);
+        why.extend(
+            pipelines
+                .filter(|(_, meter)| meter.behind.load(Relaxed))
+                .map(|(p, _)| format!("pipeline {} is behind", p.name)),
+        );
         if self.counters.slots()["stale"] == true {
             why.push("the word on the newest models is out of date".into());
         }
@@ -213,6 +219,7 @@ impl Status {
             let model = model(pipeline, serving.as_ref());
             let mut pipeline = json!({
                 "name": pipeline.name, "serving": serving.is_some(), "learning": meter.learning.load(Relaxed),
+                "behind": meter.behind.load(Relaxed),
                 "predictions": meter.predictions.get(), "score": meter.score.get(), "threshold": meter.threshold.get(),
                 "history": self.history.of(i), "infer": latency(&meter.infer),
             });

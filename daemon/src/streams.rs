@@ -61,10 +61,16 @@ impl Table {
         let signal = signal::Streams { quality, measurement, prediction };
         Self { names, signal, alarms, events, health, loss, results, reported, drift, blob }
     }
+
+    /// One more stream: of something that is not configured any more.
+    pub fn add(&mut self, name: String) -> StreamId {
+        self.names.push(name);
+        StreamId((self.names.len() - 1) as u16)
+    }
 }
 
 /// What is announced with each connection.
-pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>) -> Announce {
+pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Vec<String>) -> Announce {
     let mut birth = String::from("\"device\":");
     json_str(&mut birth, &format!("{}/{}", config.device.site, config.device.id));
     let _ = write!(birth, ",\"version\":\"{}\",\"schema\":1,\"streams\":[", env!("CARGO_PKG_VERSION"));
@@ -93,7 +99,7 @@ pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>) -> Annou
         });
         format!("{birth},\"models\":{}", serde_json::Value::from_iter(models))
     };
-    Announce { boot: host.boot.clone(), birth: Box::new(birth), meta }
+    Announce { boot: host.boot.clone(), birth: Box::new(birth), meta, gone }
 }
 
 fn meta(config: &Config, stream: &crate::config::Stream) -> String {

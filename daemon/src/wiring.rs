@@ -4,7 +4,11 @@ use std::{
     collections::BTreeMap,
     fmt::Debug,
     path::Path,
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -168,6 +172,7 @@ impl Host {
         table: &Table,
         (counters, meters): (&Arc<Counters>, &Arc<Meters>),
         ends: &Ends,
+        gone: Vec<String>,
     ) -> link::Setup {
         let (writer, events, clock) = (writer.clone(), table.events.clone(), self.clock.clone());
         let counters = counters.clone();
@@ -179,7 +184,7 @@ impl Host {
             news: ends.news.clone(),
             meters: meters.clone(),
             topics: Topics::new(&device.site, &device.id, &device.cohorts),
-            announce: streams::announce(self, config, &counters),
+            announce: streams::announce(self, config, &counters, gone),
             reader,
             clock: self.clock.clone(),
             backlog_kib_s: config.outbox.backlog_kib_s,
@@ -192,8 +197,10 @@ impl Host {
             }),
             note: Box::new(move |text| counters.link(text)),
             raised: Box::new(move |stream| {
-                let place = alarms.iter().position(|name| stream.strip_prefix("a/") == Some(name))?;
-                Some(raised.alarms[place].load(Ordering::Relaxed))
+                let name = stream.strip_prefix("a/")?;
+                let place = alarms.iter().position(|alarm| alarm == name);
+                // One that is not configured any more is not raised.
+                Some(place.is_some_and(|place| raised.alarms[place].load(Ordering::Relaxed)))
             }),
         }
     }
@@ -321,22 +328,27 @@ impl Host {
             }
         };
         // One thread for all proofs, as long as control lives: a worker dies with the thread that started it.
-        let (wanted, proofs) = mpsc::sync_channel::<(control::What, bool)>(2);
+        let (wanted, proofs) = mpsc::sync_channel::<(u64, control::What, bool)>(2);
+        let newest = Arc::new(AtomicU64::new(0));
+        let asked = newest.clone();
         let proving = move || {
-            for (what, watched) in proofs {
+            for (number, what, watched) in proofs {
                 let model = match &what {
                     control::What::Slot(bundle, _) => bundle.release.model.clone(),
                     control::What::Factory(model) => model.clone(),
                 };
-                let proof = prove(&config, &host, &keeps, &uses(&config, &model), what, watched, &mail);
-                let _ = tell.try_send(News::Proven(proof));
+                let stopped = || newest.load(Ordering::Relaxed) != number;
+                let proof = prove(&config, &host, &keeps, &uses(&config, &model), (what, watched), &mail, &stopped);
+                let _ = tell.try_send(News::Proven(number, proof));
             }
         };
         std::thread::Builder::new().name("prove".into()).spawn(proving).context("start a thread")?;
         let tell = news.0.clone();
-        let prove = move |what, watched| {
-            if wanted.try_send((what, watched)).is_err() {
-                let _ = tell.try_send(News::Proven(Err("the thread that proves models is gone".into())));
+        let prove = move |number, what, watched| {
+            // What was proven until now is of no use any more.
+            asked.store(number, Ordering::Relaxed);
+            if wanted.try_send((number, what, watched)).is_err() {
+                let _ = tell.try_send(News::Proven(number, Err("the thread that proves models is gone".into())));
             }
         };
         Ok(control::Stage {
@@ -408,7 +420,8 @@ impl Engines {
 
     /// The next group's engine hears from control, and reports to it.
     pub fn join(&mut self, setup: infer::Setup) -> infer::Setup {
-        let (mail, mailbox) = mpsc::sync_channel(2);
+        // The offer of a trial, its end, and the offer of what comes after it.
+        let (mail, mailbox) = mpsc::sync_channel(4);
         let (group, news) = (self.mail.len(), self.news.0.clone());
         self.mail.push(mail);
         let report = move |bundle, said| {
@@ -430,9 +443,9 @@ fn prove(
     host: &Host,
     keeps: &Keeps,
     groups: &[(usize, Vec<usize>)],
-    what: control::What,
-    watched: bool,
+    (what, watched): (control::What, bool),
     mail: &Arc<Vec<mpsc::SyncSender<Message>>>,
+    stopped: &dyn Fn() -> bool,
 ) -> Result<Proof, String> {
     let (first, _) = groups.first().ok_or("no pipeline uses it")?;
     let source = match what {
@@ -444,7 +457,7 @@ fn prove(
     for (group, pipelines) in groups {
         same_window(&config.pipelines[pipelines[0]].model.manifest, &source.manifest)?;
         let launching = host.launching(config, pipelines, Some(keeps));
-        let proven = infer::prove(&launching, &source, &|| {})?;
+        let proven = infer::prove(&launching, &source, &|| {}, stopped)?;
         if group == first {
             let (p50, p99) = proven.took_us;
             text = format!(

@@ -130,7 +130,7 @@ def main():
                 if not message:  # the retained one is taken away
                     continue
                 record = message["data"][-1]
-                say(f"ALARM {stream} {record['phase']}: score {record['score']:.1f}, level {record['level']:.1f}")
+                say(f"ALARM {stream} {record['phase']}: score {record.get('score')}, level {record.get('level')}")
                 raised |= record["phase"] == "raised"
                 cleared |= raised and record["phase"] == "cleared"
             elif stream in ("state", "birth") or stream.startswith("e/"):

@@ -181,6 +181,12 @@ pub fn run(args: &[&str]) -> Done {
     Done::from(command().args(args).output().expect("run kentledge"))
 }
 
+/// Runs the laptop's demo, a binary of its own beside the daemon's, to its end.
+pub fn demo(args: &[&str]) -> Done {
+    let program = binary().with_file_name("kentledge-demo");
+    Done::from(Command::new(program).args(args).stdin(Stdio::null()).output().expect("run kentledge-demo"))
+}
+
 /// How a run ended.
 #[derive(Debug)]
 pub struct Done {

@@ -206,8 +206,8 @@ pub fn bomb_above_100(shape: &[u64]) -> Vec<u8> {
     from_mean(shape, &nodes, &[constant("many", &[], &[1e10]), flat].concat())
 }
 
-/// The mean; where it is above 100 it counts to a thousand million first.
-pub fn hang_above_100(shape: &[u64]) -> Vec<u8> {
+/// `score`: the mean, after counting to `trips`.
+fn counted() -> Vec<u8> {
     let body = [
         op("Identity", &["going"], "going_on", None),
         op("Identity", &["held"], "held_on", None),
@@ -220,7 +220,7 @@ pub fn hang_above_100(shape: &[u64]) -> Vec<u8> {
     ]
     .concat();
     let attribute = [field(1, b"body"), field(6, &body), int(20, 5)].concat();
-    let looped = field(
+    field(
         1,
         &[
             field(1, b"trips"),
@@ -231,16 +231,26 @@ pub fn hang_above_100(shape: &[u64]) -> Vec<u8> {
             field(5, &attribute),
         ]
         .concat(),
-    );
+    )
+}
+
+/// The mean; where it is above 100 it counts to a thousand million first.
+pub fn hang_above_100(shape: &[u64]) -> Vec<u8> {
     let nodes = [
         op("Sub", &["mean", "limit"], "over", None),
         op("Max", &["over", "zero"], "clipped", None),
         op("Min", &["clipped", "one"], "is_over", None),
         op("Mul", &["is_over", "many"], "n", None),
         op("Cast", &["n"], "trips", Some(("to", INT64))),
-        looped,
+        counted(),
     ];
     from_mean(shape, &nodes, &constant("many", &[], &[1e9]))
+}
+
+/// The mean, after counting so far: it takes its time for every window.
+pub fn slow(shape: &[u64], trips: u64) -> Vec<u8> {
+    let trips = field(5, &[int(2, INT64), field(8, b"trips"), field(9, &trips.to_le_bytes())].concat());
+    from_mean(shape, &[counted()], &trips)
 }
 
 /// score = mean of the determinants of relu(x · w): a matrix product any delegate takes, and a determinant few do.

@@ -265,6 +265,75 @@ fn the_desired_state_outlives_an_offline_spell_and_one_that_was_put_back_is_not_
 }
 
 #[test]
+fn config_set_lists_what_it_drops_merges_on_request_and_reported_says_overridden() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let site = device(&broker, &operator, &tty);
+    let all = "[stream.one]\nchannels = [\"a\"]\n[stream.two]\nchannels = [\"b\"]\n[metrics]\ninterval_s = 5\n";
+    desire(&operator, 1, all);
+    let daemon = site.run();
+    let reported = wait_reported(&sub, 1, "applied");
+    let digest = reported["config"]["digest"].clone();
+    assert_eq!((&reported["config"]["desired"], &reported["config"]["overridden"]), (&json!(1), &json!(false)));
+    // Keys of it are laid over what is set.
+    let merge = json!({"toml": "[metrics]\ninterval_s = 7\n", "mode": "merge", "if_digest": digest});
+    operator.order(&sub, "config.set", "c-1", &merge);
+    let merged = end(&sub, "config.set", "c-1");
+    assert_eq!(merged["state"], "success", "{merged}");
+    // The local configuration has the interval as well.
+    assert_eq!(merged["result"]["changed"], json!(["metrics.interval_s"]));
+    assert_eq!((&merged["result"]["removed"], &merged["result"]["added"]), (&json!([]), &json!([])));
+    assert!(remote(&site).expect("set").contains("[stream.two]"), "{:?}", remote(&site));
+    // It is another layer than the one of version 1, and says so.
+    let reported = wait_reported(&sub, 1, "overridden");
+    assert_eq!((&reported["config"]["desired"], &reported["config"]["overridden"]), (&json!(null), &json!(true)));
+    assert_eq!(reported["config"]["digest"], merged["result"]["digest"]);
+    // Made for what was set before.
+    operator.order(&sub, "config.set", "c-2", &json!({"toml": "", "if_digest": digest}));
+    assert_eq!(end(&sub, "config.set", "c-2")["why"], "conflict");
+    // One value, in place of all that was set.
+    operator.order(&sub, "config.set", "c-3", &json!({"toml": "[metrics]\ninterval_s = 9\n"}));
+    let replaced = end(&sub, "config.set", "c-3");
+    assert_eq!(replaced["result"]["removed"], json!(["stream.one", "stream.two"]), "{replaced}");
+    assert!(replaced["text"].as_str().expect("text").contains("2 removed: stream.one, stream.two"), "{replaced}");
+    wait_reported(&sub, 1, "overridden");
+    assert_eq!(daemon.stop(), Some(0));
+    let known = sub.messages().len();
+    let daemon = site.run();
+    // Also after a restart, and with the desired state at the broker.
+    let again = sub.wait("it is reported again", |m| {
+        m[known..].iter().rev().find(|m| m.stream == "reported").map(|m| m.payload["data"][0].clone())
+    });
+    assert_eq!((&again["state"], &again["config"]["overridden"]), (&json!("overridden"), &json!(true)));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn remote_layer_that_names_the_devices_private_key_as_password_is_rejected_and_nothing_is_sent() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let site = device(&broker, &operator, &tty);
+    let provision = site.state().join("provision");
+    fs::create_dir_all(&provision).expect("folder");
+    fs::write(provision.join("key.pem"), "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n").expect("write");
+    // Whoever listens there would get the key in the CONNECT.
+    let thief = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
+    let port = thief.local_addr().expect("port").port();
+    let daemon = site.run();
+    sub.wait_state("online");
+    for (i, file) in [provision.join("key.pem"), "/etc/passwd".into()].iter().enumerate() {
+        let (id, show) = (format!("c-{i}"), file.display());
+        let toml = format!("[mqtt]\nurl = \"mqtt://127.0.0.1:{port}\"\nusername = \"u\"\npassword_file = \"{show}\"\n");
+        operator.order(&sub, "config.set", &id, &set(&toml));
+        let end = end(&sub, "config.set", &id);
+        assert_eq!((&end["state"], &end["why"]), (&json!("rejected"), &json!("invalid")), "{end}");
+    }
+    thief.set_nonblocking(true).expect("non-blocking");
+    assert!(thief.accept().is_err(), "the device connected to it");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
 fn a_remote_layer_that_does_not_validate_any_more_is_set_aside_and_the_daemon_starts() {
     let (broker, tty) = (Mosquitto::start(), Tty::default());
     let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));

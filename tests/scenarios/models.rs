@@ -112,3 +112,46 @@ fn a_calibration_is_learnt_once_and_kept_across_restarts() {
     assert_eq!((lineage(&sub), after[401].0["threshold"].clone()), (learnt, threshold));
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn check_reports_what_only_running_a_model_shows_with_file_and_line() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let site = Site::new(broker.port).with_sensor(&tty);
+    std::fs::write(site.dir.path().join("wrong.onnx"), onnx::mean(&[1, 5, 2])).expect("model");
+    std::fs::write(site.dir.path().join("two.onnx"), onnx::two_outputs(&[1, 4, 2])).expect("model");
+    let check = |pipelines: &str, more: &[(&str, &str)]| {
+        let site = site.clone().with(pipelines);
+        let mut command = daemon::command();
+        command.args(["check", "--config"]).arg(site.config()).envs(more.iter().copied());
+        let done = rig::Done::from(command.output().expect("kentledge"));
+        (done, std::fs::read_to_string(site.config()).expect("config"))
+    };
+    let line = |config: &str, key: &str| 1 + config.lines().position(|line| line.starts_with(key)).expect("a line");
+    let pipeline = |model: &str, more: &str| {
+        format!("[pipeline.x]\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\nmodel = \"{model}\"\n{more}")
+    };
+    let good = pipeline("two.onnx", "outputs = [\"twice\"]\n");
+    let (done, _) = check(&good, &[]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    for (pipelines, env, key, why) in [
+        (
+            pipeline("wrong.onnx", ""),
+            None,
+            "model",
+            "has shape [1, 5, 2], and the pipeline makes windows of 4 rows × 2 channels",
+        ),
+        (
+            pipeline("two.onnx", "outputs = [\"thrice\"]\n"),
+            None,
+            "outputs",
+            "it has no output `thrice`; it has `score`, `twice`",
+        ),
+        (pipeline("two.onnx", "score = \"z\"\n"), None, "score", "it has no output `z`"),
+        (good.clone(), Some(("KENTLEDGE_ORT_LIB", "/nowhere/libonnxruntime.so")), "model", "pip install"),
+    ] {
+        let (done, config) = check(&pipelines, env.as_slice());
+        assert_eq!(done.code, Some(78), "{key}: {}", done.out);
+        let place = format!(":{}: pipeline.x.{key}: ", line(&config, &format!("{key} =")));
+        assert!(done.err.contains(&place) && done.err.contains(why), "{place}{why}\n{}", done.err);
+    }
+}

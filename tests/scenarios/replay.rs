@@ -150,7 +150,7 @@ fn a_recording_with_real_gaps_is_cut_at_them() {
 
 #[test]
 fn the_demo_raises_and_clears_an_alarm_from_its_fault_and_none_before() {
-    let done = daemon::run(&["demo", "--speed", "5", "--for", "5.5"]);
+    let done = daemon::demo(&["--speed", "5", "--for", "5.5"]);
     assert_eq!(done.code, Some(0), "{}", done.err);
     let last = done.out.lines().last().expect("a summary");
     assert!(last.contains("1 alarms raised (0 before the first fault), 1 cleared"), "{}", done.out);
@@ -163,7 +163,7 @@ fn the_demo_plays_a_real_recording_through_the_whole_road() {
         return;
     };
     let file = skab.join("valve1/0.csv").display().to_string();
-    let done = daemon::run(&["demo", "--csv", &file, "--speed", "200"]);
+    let done = daemon::demo(&["--csv", &file, "--speed", "200"]);
     assert_eq!(done.code, Some(0), "{}", done.err);
     let last = done.out.lines().last().expect("a summary");
     assert!(last.starts_with("1147 rows sent, 1128 predictions received, 3 alarms raised"), "{last}");

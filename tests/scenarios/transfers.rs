@@ -12,7 +12,7 @@ use rig::{
     bus::Bus,
     daemon, eventually,
     maker::{self, Draft},
-    measured,
+    measured, onnx,
     operator::end,
     tls,
     world::World,
@@ -85,8 +85,8 @@ fn a_bundle_comes_by_https_in_pieces_and_from_servers_that_misbehave_nothing_els
         (3, "plain", "success", ""),
         (4, "cuts", "success", ""),
         (5, "liar", "success", ""),
-        (6, "endless", "failed", "tar"),
-        (7, "other", "failed", "tar"),
+        (6, "endless", "failed", "was asked for"),
+        (7, "other", "failed", "was asked for"),
         (8, "missing", "failed", "404"),
     ] {
         let bundle = large(&world, seq);
@@ -171,6 +171,26 @@ fn a_file_on_the_machine_is_installed_and_taken_back_by_the_command_line() {
     let play = |path: &Path| daemon::run(&["model", "install", &path.display().to_string(), "--bus", &bus.address()]);
     let done = play(&rubbish);
     assert_eq!(done.code, Some(1));
-    assert!(done.err.contains("no whole tar"), "{}", done.err);
+    assert!(done.err.contains("a file of an unknown kind"), "{}", done.err);
+    // What it is, what is needed, and which command makes it, for other kinds of file too.
+    let model = world.maker.path("x.onnx");
+    fs::write(&model, onnx::mean(&maker::SHAPE)).expect("write");
+    let done = play(&model);
+    assert_eq!(done.code, Some(1));
+    assert!(done.err.is_ascii() && done.err.contains("it is an ONNX model"), "{}", done.err);
+    assert!(done.err.contains("kentledge model pack"), "{}", done.err);
+    let config = world.site.config().display().to_string();
+    let (model, out) = (model.display().to_string(), world.maker.path("out.kmb").display().to_string());
+    for (args, words) in [
+        (&["model", "verify", &model, "--config", &config][..], "it is an ONNX model; expected a signed bundle"),
+        (&["model", "pack", &model, "-o", &out], "it is an ONNX model; expected a folder"),
+        (&["model", "prepare", &model], "it is an ONNX model; expected a folder"),
+        (&["replay", &config, "--config", &config], "not a tape but a TOML"),
+        (&["replay", &model, "--config", &config], "not a tape but an ONNX model"),
+    ] {
+        let done = daemon::run(args);
+        assert_eq!(done.code, Some(1), "{args:?}");
+        assert!(done.err.contains(words), "{args:?}: {}", done.err);
+    }
     assert_eq!(daemon.stop(), Some(0));
 }

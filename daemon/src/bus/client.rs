@@ -57,12 +57,15 @@ impl Asked {
     }
 
     async fn end(&self, before: &Value, mut say: impl FnMut(&str)) -> Result<String, String> {
-        let mut said = String::new();
+        let (mut said, mut ours) = (String::new(), None);
         loop {
             tokio::time::sleep(limits::BUS_TURN / 4).await;
             let job = self.job().await?;
             if job.is_null() || job["id"] == before["id"] {
                 continue;
+            }
+            if *ours.get_or_insert_with(|| job["id"].clone()) != job["id"] {
+                return Err("cancelled: a rollback or another install took its place; see `kentledge status`".into());
             }
             if let Some(phase) = job["phase"].as_str().filter(|phase| *phase != said) {
                 say(phase);

@@ -9,6 +9,7 @@ use super::{
     Alarm, Commands, Config, Device, Metrics, Mqtt, Outbox, Pipeline, Problem, Stream, StreamMode, Tapes, Tls,
     layers::{self, Layer},
     models::models,
+    paths::{self, Paths},
     pipeline,
     problem::Problems,
     raw::{Node, Table},
@@ -26,7 +27,7 @@ pub(super) struct Names {
     pub pipelines: BTreeMap<String, usize>,
     pub allow_unsigned: bool,
     pub keyset: Option<PathBuf>,
-    pub base: PathBuf,
+    pub paths: Paths,
 }
 
 pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
@@ -34,21 +35,22 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     let root = layers::read(layers, &mut problems);
     let base = match layers.first() {
         Some(Layer::Local(file)) => file.parent().unwrap_or(Path::new(".")).to_owned(),
-        _ => PathBuf::from("."),
+        _ => Path::new(".").to_owned(),
     };
     let mut root = Table::new("", root, &mut problems);
 
     let device_node = root.node("device");
     let device = device(&mut root, device_node);
+    let paths = Paths::new(&device.state_dir, &base);
     let mqtt_node = root.node("mqtt");
-    let mqtt = mqtt_node.map(|node| mqtt(root.sub("mqtt".into(), node)));
+    let mqtt = mqtt_node.map(|node| mqtt(root.sub("mqtt".into(), node), &paths));
     if mqtt.is_some() && device.site.is_empty() {
         root.problem("device", "`device.site` is needed where there is a broker: the first part of every topic");
     }
     let commands_node = root.node("commands");
-    let commands = commands(&mut root, commands_node);
+    let commands = commands(&mut root, commands_node, &paths);
     let models_node = root.node("models");
-    let models = models(&mut root, models_node);
+    let models = models(&mut root, models_node, &paths);
     let outbox_node = root.node("outbox");
     let outbox = outbox(&mut root, outbox_node);
     let metrics_node = root.node("metrics");
@@ -62,7 +64,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         pipelines: BTreeMap::new(),
         allow_unsigned: models.allow_unsigned,
         keyset: commands.keyset.clone(),
-        base,
+        paths,
     };
     let sources = each(&mut root, "source", |name, table| {
         let id = SourceId(names.sources.len() as u16);
@@ -146,7 +148,7 @@ fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
         return Device::default();
     };
     let mut t = root.sub("device".into(), node);
-    t.only_local(&["state_dir", "bus", "class"]);
+    t.only_local(&["bus", "class"]);
     let (site, id) = (t.str("site"), t.str("id"));
     for (key, text) in [("site", &site), ("id", &id)] {
         if let Some(text) = text.as_ref().filter(|text| !is_segment(text)) {
@@ -166,13 +168,13 @@ fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
     }
     let bus = Some(bus).filter(|bus| bus != "off");
     let class = t.str("class").unwrap_or_default();
-    let state_dir = t.str("state_dir").map_or_else(|| Device::default().state_dir, PathBuf::from);
+    let state_dir = paths::local(&mut t, "state_dir").unwrap_or_else(|| Device::default().state_dir);
     t.finish();
     Device { site: site.unwrap_or_default(), id: id.unwrap_or_default(), state_dir, cohorts, class, bus }
 }
 
-fn commands(root: &mut Table<'_>, node: Option<Node>) -> Commands {
-    let default = |path: &str| Some(PathBuf::from(path)).filter(|path| path.is_file());
+fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Commands {
+    let default = |path: &'static str| Some(Path::new(path).to_owned()).filter(|path| path.is_file());
     let mut commands = Commands {
         keyset: default("/etc/kentledge/keyset.json").or_else(|| default("/usr/lib/kentledge/keyset.json")),
         allow_unsigned: false,
@@ -183,7 +185,7 @@ fn commands(root: &mut Table<'_>, node: Option<Node>) -> Commands {
     let Some(node) = node else { return commands };
     let mut t = root.sub("commands".into(), node);
     t.only_local(&["keyset", "allow_unsigned"]);
-    if let Some(path) = file(&mut t, "keyset") {
+    if let Some(path) = paths.file(&mut t, "keyset") {
         if let Err(why) = Keyset::read(&path) {
             t.problem("keyset", why);
         }
@@ -197,7 +199,7 @@ fn commands(root: &mut Table<'_>, node: Option<Node>) -> Commands {
     commands
 }
 
-fn mqtt(mut t: Table<'_>) -> Mqtt {
+fn mqtt(mut t: Table<'_>, paths: &Paths) -> Mqtt {
     let url = t.need_str("url");
     let (secure, rest) = match url.split_once("://") {
         Some(("mqtts", rest)) => (true, rest),
@@ -219,16 +221,16 @@ fn mqtt(mut t: Table<'_>) -> Mqtt {
     if !secure && !allow_plaintext && !is_loopback(&host) {
         t.problem("url", "plain text is allowed to this machine only; use `mqtts://`, or set `allow_plaintext = true`");
     }
-    let ca_file = file(&mut t, "ca_file");
-    let client = match (file(&mut t, "cert_file"), file(&mut t, "key_file")) {
+    let ca_file = paths.file(&mut t, "ca_file");
+    let client = match (paths.file(&mut t, "cert_file"), paths.file(&mut t, "key_file")) {
         (Some(cert), Some(key)) => Some((cert, key)),
         (None, None) => None,
-        (Some(_), None) => {
-            t.problem("cert_file", "needs `key_file` beside it");
-            None
-        }
-        (None, Some(_)) => {
-            t.problem("key_file", "needs `cert_file` beside it");
+        (cert, key) => {
+            for (there, key, other) in [(&cert, "cert_file", "key_file"), (&key, "key_file", "cert_file")] {
+                if there.is_some() && !t.has(other) {
+                    t.problem(key, format!("needs `{other}` beside it"));
+                }
+            }
             None
         }
     };
@@ -240,7 +242,7 @@ fn mqtt(mut t: Table<'_>) -> Mqtt {
         port,
         tls: secure.then_some(Tls { ca_file, client }),
         username: t.str("username"),
-        password_file: file(&mut t, "password_file"),
+        password_file: paths.secret(&mut t, "password_file"),
         keep_alive_s: t.int("keep_alive_s", 5..=3600).map_or(limits::KEEP_ALIVE_S, |s| s as u64),
         cbor: t.word("payload", &[("json", false), ("cbor", true)]).unwrap_or(false),
         client_id: t.str("client_id").unwrap_or_default(),
@@ -263,29 +265,6 @@ fn host_port(text: &str, default: u16) -> Option<(String, u16)> {
 
 fn is_loopback(host: &str) -> bool {
     host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
-/// A path to a file that must be there; `credential:NAME` is one that systemd handed over.
-fn file(t: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
-    let text = t.str(key)?;
-    let path = match text.strip_prefix("credential:") {
-        Some(name) if name.contains('/') => {
-            t.problem(key, format!("`{name}` is no credential's name"));
-            return None;
-        }
-        Some(name) => match std::env::var_os("CREDENTIALS_DIRECTORY") {
-            Some(folder) => PathBuf::from(folder).join(name),
-            None => {
-                t.problem(key, "systemd handed over no credentials (LoadCredential=)");
-                return None;
-            }
-        },
-        None => PathBuf::from(text),
-    };
-    if !path.is_file() {
-        t.problem(key, format!("no such file: {}", path.display()));
-    }
-    Some(path)
 }
 
 fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {

@@ -3,6 +3,7 @@
 use super::{
     Bias, Bus, Field, Format, Gpio, GpioLine, GpioRead, Layout, Modbus, Number, Pin, PinName, Port, Read, Registers,
     Sentence, Sysfs, SysfsClass,
+    paths::device,
     raw::{Node, Table, Value},
     source::{number, twice},
 };
@@ -194,7 +195,7 @@ fn group(all: Vec<Register>, join: u16) -> (Vec<Read>, Vec<Layout>) {
 
 pub(super) fn gpio(t: &mut Table<'_>) -> (Port, Format) {
     let mut gpio = Gpio {
-        chip: t.need_str("chip"),
+        chip: device(t, "chip", "/dev"),
         sample_ms: t.int("sample_ms", 10..=60_000).map_or(limits::GPIO_SAMPLE_MS, |n| n as u64),
         storm_hz: t.int("storm_hz", 10..=100_000).map_or(limits::GPIO_STORM_HZ, |n| n as u32),
         lines: Vec::new(),
@@ -271,7 +272,7 @@ pub(super) fn sysfs(t: &mut Table<'_>, kind: &str) -> (Port, Format) {
         "hwmon" => SysfsClass::Hwmon,
         _ => SysfsClass::Thermal,
     };
-    let device = t.need_str("device");
+    let device = device(t, "device", "/sys");
     let readings = match (t.strs("readings"), class) {
         (Some(readings), _) => readings,
         (None, SysfsClass::Thermal) => vec!["temp".into()],

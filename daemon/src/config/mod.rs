@@ -2,9 +2,12 @@
 //! disk, `layers` which files it comes from, `build` turns one into the other and finds every problem on the way.
 
 mod build;
+mod certs;
+mod changes;
 mod layers;
 mod layouts;
 mod models;
+mod paths;
 mod pipeline;
 mod port;
 mod problem;
@@ -18,7 +21,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use changes::{Changes, merge};
 pub use layers::Layer;
+pub use paths::secret;
 pub use port::{
     Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
     Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,
@@ -432,6 +437,17 @@ impl Config {
     /// What is written, all layers laid over one another, as JSON.
     pub fn written(&self) -> serde_json::Value {
         layers::json(&layers::read(&self.layers, &mut problem::Problems::default()))
+    }
+
+    /// Where a key such as `pipeline.x.model` was written; for one that was not, the nearest table around it.
+    pub fn at(&self, key: &str) -> problem::At {
+        let mut node = layers::read(&self.layers, &mut problem::Problems::default());
+        for part in key.split('.') {
+            let raw::Value::Table(map) = &node.value else { break };
+            let Some(inner) = map.get(part).cloned() else { break };
+            node = inner;
+        }
+        node.at
     }
 
     fn with(&self, layer: Layer) -> Result<Self, Vec<Problem>> {

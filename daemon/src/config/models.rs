@@ -1,14 +1,15 @@
 //! `[models]`: what runs models, and which are taken.
 
-use std::{collections::BTreeMap, path::PathBuf};
+use std::collections::BTreeMap;
 
 use super::{
     Models, Provider,
+    paths::{self, Paths},
     raw::{Node, Table, Value},
 };
 use crate::limits;
 
-pub(super) fn models(root: &mut Table<'_>, node: Option<Node>) -> Models {
+pub(super) fn models(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Models {
     let mut models = Models {
         runtime: None,
         allow_unsigned: false,
@@ -24,9 +25,9 @@ pub(super) fn models(root: &mut Table<'_>, node: Option<Node>) -> Models {
     };
     let Some(node) = node else { return models };
     let mut t = root.sub("models".into(), node);
-    t.only_local(&["allow_unsigned", "runtime", "provider"]);
+    t.only_local(&["allow_unsigned", "provider"]);
     models.allow_unsigned = t.bool("allow_unsigned").unwrap_or(false);
-    models.runtime = t.str("runtime").map(PathBuf::from);
+    models.runtime = paths::local(&mut t, "runtime");
     models.providers = t.strs("providers").unwrap_or_default();
     models.require = t.word("provider_policy", &[("prefer", false), ("require", true)]).unwrap_or(false);
     for (name, node) in t.tables("provider") {
@@ -45,10 +46,7 @@ pub(super) fn models(root: &mut Table<'_>, node: Option<Node>) -> Models {
     if let Some(channel) = t.str("channel") {
         models.channel = channel;
     }
-    models.ca_file = t.str("ca_file").map(PathBuf::from);
-    if let Some(path) = models.ca_file.clone().filter(|path| !path.is_file()) {
-        t.problem("ca_file", format!("no such file: {}", path.display()));
-    }
+    models.ca_file = paths.file(&mut t, "ca_file");
     let mut set = |key, range, to: &mut u64| {
         if let Some(n) = t.int(key, range) {
             *to = n as u64;
@@ -68,7 +66,7 @@ pub(super) fn models(root: &mut Table<'_>, node: Option<Node>) -> Models {
 fn provider(name: &str, mut t: Table<'_>, bench: bool) -> Provider {
     const FOLDERS: [&str; 3] = ["/usr/lib/kentledge", "/usr/lib", "/opt/kentledge/lib"];
     let mut provider = Provider { name: name.to_owned(), ..Provider::cpu() };
-    if let Some(path) = t.str("plugin").map(PathBuf::from) {
+    if let Some(path) = paths::local(&mut t, "plugin") {
         // What a link points to counts, not where it lies.
         match path.canonicalize() {
             Err(why) => t.problem("plugin", format!("{}: {why}", path.display())),

@@ -112,8 +112,7 @@ fn model(t: &mut Table<'_>, names: &Names) -> Model {
     if let Some(name) = t.str("bundle") {
         return to_be_installed(t, &name);
     }
-    let given = t.need_str("model");
-    let path = if Path::new(&given).is_absolute() { given.clone().into() } else { names.base.join(&given) };
+    let (given, path) = names.paths.model(t, "model");
     if path.extension().is_some_and(|ext| ext == "kmb") {
         return bundle(t, path, names);
     }

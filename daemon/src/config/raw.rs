@@ -178,10 +178,24 @@ impl<'a> Table<'a> {
     /// Some keys may not be set over the network: what one writes could let a stranger in.
     pub fn only_local(&mut self, keys: &[&'static str]) {
         for key in keys {
-            if self.map.get(*key).is_some_and(|node| node.at.remote) {
+            if self.is_remote(key) {
                 self.problem(key, "cannot be set remotely");
             }
         }
+    }
+
+    /// The key, or anything below it, was set over the network.
+    pub fn is_remote(&self, key: &str) -> bool {
+        fn any(node: &Node) -> bool {
+            node.at.remote
+                || match &node.value {
+                    Value::List(items) => items.iter().any(any),
+                    // A table keeps the place it was first written at; what was laid over it has its own.
+                    Value::Table(map) => map.values().any(any),
+                    _ => false,
+                }
+        }
+        self.map.get(key).is_some_and(any)
     }
 
     /// Is the key there?

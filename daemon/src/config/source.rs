@@ -2,7 +2,7 @@
 
 use super::{
     Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Line, Number, Order, Output, Poll, Port, Serial, Source,
-    TimeFormat, build::Names, layouts, raw::Table,
+    TimeFormat, build::Names, layouts, paths::device, raw::Table,
 };
 use crate::{flow::SourceId, limits};
 
@@ -45,7 +45,7 @@ fn line(t: &mut Table<'_>) -> Serial {
         Line { data: 8, parity: b'N', stop: 1 }
     });
     Serial {
-        path: t.need_str("path"),
+        path: device(t, "path", "/dev"),
         baud: t.int("baud", 50..=4_000_000).map_or(115_200, |n| n as u32),
         line,
         frame_max: limits::FRAME_BYTES,
@@ -324,7 +324,7 @@ pub(super) fn output(name: &str, mut t: Table<'_>, alarms: &[Alarm]) -> Output {
     }
     let output = Output {
         name: name.to_owned(),
-        chip: t.need_str("chip"),
+        chip: device(&mut t, "chip", "/dev"),
         line: layouts::pin_name(&mut t, "line"),
         active_low: t.word("active", &[("high", false), ("low", true)]).unwrap_or(false),
         alarms: indices,

@@ -1,6 +1,6 @@
 //! What commands do, and how a change of the configuration is tried, kept or put back.
 
-use serde_json::json;
+use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use super::{
@@ -10,7 +10,7 @@ use super::{
     trial::wait_most,
 };
 use crate::{
-    config::{self, Config},
+    config::{self, Changes, Config},
     flow::{event::Kind, order::Arrived},
     host::Clock,
     limits,
@@ -27,6 +27,8 @@ struct Change {
     asker: Asker,
     toml: String,
     confirm_s: Option<u64>,
+    merge: bool,
+    if_digest: Option<String>,
     respond: Option<Respond>,
 }
 
@@ -57,9 +59,9 @@ impl Control {
                 let set_aside = &self.setup.config.set_aside;
                 self.large(json!({"toml": text, "digest": digest, "set_aside": set_aside}))
             }
-            Command::ConfigSet { toml, confirm_s } => {
+            Command::ConfigSet { toml, confirm_s, merge, if_digest } => {
                 let asker = Asker::Command(id.to_owned());
-                let change = Change { asker, toml, confirm_s, respond: respond.clone() };
+                let change = Change { asker, toml, confirm_s, merge, if_digest, respond: respond.clone() };
                 match self.change(change) {
                     Ok(None) => return,
                     Ok(Some(outcome)) => outcome,
@@ -108,7 +110,7 @@ impl Control {
     }
 
     /// A result that may be too large for a record.
-    fn large(&self, result: serde_json::Value) -> Outcome {
+    fn large(&self, result: Value) -> Outcome {
         let size = result.to_string().len();
         if size > limits::RESULT_BYTES {
             return Outcome::new(State::Failed, format!("{size} bytes are more than {}", limits::RESULT_BYTES));
@@ -163,7 +165,20 @@ impl Control {
             let back = self.setup.trials.put_back(&owed, "the disk works again");
             back.and_then(|()| self.setup.trials.told()).map_err(|why| Refusal(Why::Busy, why))?;
         }
-        let text = Some(change.toml).filter(|toml| !toml.trim().is_empty());
+        let previous = self.setup.trials.current().map_err(|why| Refusal(Why::Busy, why))?;
+        let is_set = previous.as_ref().map_or_else(|| "none".to_owned(), |text| format!("sha256:{}", digest(text)));
+        if let Some(other) = change.if_digest.filter(|digest| *digest != is_set) {
+            return Err(Refusal(Why::Conflict, format!("`if_digest` is {other}, but {is_set} is set")));
+        }
+        let toml = match &previous {
+            Some(under) if change.merge => config::merge(under, &change.toml).map_err(invalid)?,
+            _ => change.toml,
+        };
+        if toml.len() > limits::REMOTE_CONFIG_BYTES {
+            let (is, most) = (toml.len(), limits::REMOTE_CONFIG_BYTES);
+            return Err(invalid(format!("together with what is set it has {is} bytes, more than {most}")));
+        }
+        let text = Some(toml).filter(|toml| !toml.trim().is_empty());
         let next = self.setup.config.with_remote(text.as_deref()).map_err(|problems| {
             let lines: Vec<String> = problems.iter().take(limits::PROBLEMS_TOLD).map(ToString::to_string).collect();
             invalid(lines.join("\n"))
@@ -171,13 +186,21 @@ impl Control {
         if self.setup.config.mqtt.is_some() && next.mqtt.is_none() {
             return Err(invalid("it would leave the device without a broker".into()));
         }
+        if next.mqtt != self.setup.config.mqtt {
+            // What can be seen now need not cost a trial.
+            let problems: Vec<String> = next.problems_of_files(None).iter().map(ToString::to_string).collect();
+            if !problems.is_empty() {
+                return Err(invalid(problems.join("\n")));
+            }
+        }
         let digest = digest(text.as_deref().unwrap_or(""));
         if matches!(change.asker, Asker::Desired(_)) && self.memory.was_put_back(&digest) {
             return Err(invalid("this configuration was put back before; it is not tried again".into()));
         }
-        let previous = self.setup.trials.current().map_err(|why| Refusal(Why::Busy, why))?;
+        let changes = self.setup.config.changes(previous.as_deref(), text.as_deref());
         if previous == text && self.setup.config.set_aside.is_empty() {
-            return Ok(Some(Outcome::new(State::Success, "it is set already")));
+            let outcome = Outcome::new(State::Success, "it is set already");
+            return Ok(Some(Outcome { result: Some(changed(&changes, &digest)), ..outcome }));
         }
         let cutting = self.setup.config.could_cut_off(&next);
         let trial = Trial {
@@ -195,7 +218,8 @@ impl Control {
             let text = format!("{why}{}", back.err().map(|why| format!("; {why}")).unwrap_or_default());
             return Ok(Some(Outcome::new(State::Failed, text)));
         }
-        tracing::info!(digest = trial.digest, confirm_s = trial.confirm_s, "a configuration is on trial");
+        let told = changes.text();
+        tracing::info!(digest = trial.digest, confirm_s = trial.confirm_s, "a configuration is on trial: {told}");
         if self.setup.config.differs_in_link_only(&next) {
             self.tell_asker(&trial, &Outcome::new(State::Running, "the connection is made anew"));
             self.generation += 1;
@@ -330,8 +354,13 @@ impl Control {
         self.setup.config = Config { layers: self.setup.config.layers.clone(), ..live.next };
         self.setup.config.set_remote_layer();
         self.want(&self.setup.config.clone(), None);
-        self.event(Kind::ConfigChanged, "config", &format!("sha256:{} is in use", live.trial.digest));
-        self.tell_asker(&live.trial, &Outcome::new(State::Success, "in use"));
+        let Trial { previous, text, digest, .. } = &live.trial;
+        let changes = self.setup.config.changes(previous.as_deref(), text.as_deref());
+        digest.clone_into(&mut self.in_use);
+        self.event(Kind::ConfigChanged, "config", &format!("sha256:{digest} is in use: {}", changes.text()));
+        let text = if changes.removed.is_empty() { "in use".into() } else { format!("in use: {}", changes.text()) };
+        let outcome = Outcome { result: Some(changed(&changes, digest)), ..Outcome::new(State::Success, text) };
+        self.tell_asker(&live.trial, &outcome);
         self.report();
     }
 
@@ -372,9 +401,11 @@ impl Control {
     fn remember(&mut self, trial: &Trial, state: State, text: &str) {
         match &trial.asker {
             Asker::Command(id) => self.memory.became(id, state, text),
-            Asker::Desired(version) => {
-                self.memory.wished(*version, if state == State::Success { "applied" } else { "rolled_back" }, text);
+            Asker::Desired(version) if state == State::Success => {
+                self.memory.wished(*version, "applied", text);
+                self.memory.applied(*version, &trial.digest);
             }
+            Asker::Desired(version) => self.memory.wished(*version, "rolled_back", text),
         }
         if let Err(why) = self.memory.save() {
             tracing::error!("{why}");
@@ -450,14 +481,36 @@ impl Control {
         }
         self.report();
         let asker = Asker::Desired(version);
-        let change = Change { asker, toml: desired.toml, confirm_s: desired.confirm_s, respond: None };
+        let (toml, confirm_s) = (desired.toml, desired.confirm_s);
+        let digest = digest(if toml.trim().is_empty() { "" } else { &toml });
+        let change = Change { asker, toml, confirm_s, merge: false, if_digest: None, respond: None };
         match self.change(change) {
             Ok(None) => {}
-            Ok(Some(outcome)) if outcome.state == State::Success => told(self, "applied", &outcome.text),
+            Ok(Some(outcome)) if outcome.state == State::Success => {
+                self.memory.applied(version, &digest);
+                told(self, "applied", &outcome.text);
+            }
             Ok(Some(outcome)) => told(self, "rejected", &outcome.text),
             Err(Refusal(_, why)) => told(self, "rejected", &why),
         }
     }
+}
+
+/// What a change of the configuration did, as its result says it.
+fn changed(changes: &Changes, digest: &str) -> Value {
+    let mut result = changes.json();
+    let none = self::digest("") == digest;
+    result.insert("digest".into(), (!none).then(|| format!("sha256:{digest}")).into());
+    Value::Object(result)
+}
+
+/// Digest of the remote layer that a configuration was read with; of an empty one where there is none.
+pub(super) fn in_use(config: &Config) -> String {
+    let text = config.layers.iter().rev().find_map(|layer| match layer {
+        config::Layer::Remote(file) => std::fs::read_to_string(file).ok(),
+        _ => None,
+    });
+    digest(text.as_deref().unwrap_or(""))
 }
 
 impl Config {

@@ -53,6 +53,15 @@ pub(super) struct ConfigSetArgs {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct ConfigChangeArgs {
+    toml: String,
+    confirm_s: Option<u64>,
+    mode: Option<String>,
+    if_digest: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct ConfigGetArgs {
     layer: Option<String>,
 }
@@ -101,8 +110,21 @@ pub(super) fn read_args(kind: &str, args: &str) -> Result<Command, Refusal> {
             Some(other) => Err(malformed(format!("args: layer `{other}` is none of `merged`, `remote`"))),
         },
         "config.set" => {
-            let ConfigSetArgs { toml, confirm_s } = bounded(args_of(args)?)?;
-            Ok(Command::ConfigSet { toml, confirm_s })
+            let ConfigChangeArgs { toml, confirm_s, mode, if_digest } = args_of(args)?;
+            let ConfigSetArgs { toml, confirm_s } = bounded(ConfigSetArgs { toml, confirm_s })?;
+            let merge = match mode.as_deref() {
+                None | Some("replace") => false,
+                Some("merge") => true,
+                Some(other) => return Err(malformed(format!("args: mode `{other}` is none of `merge`, `replace`"))),
+            };
+            let digest = |text: &String| {
+                let hex = text.strip_prefix("sha256:").unwrap_or("");
+                text == "none" || hex.len() == 64 && hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+            };
+            if !if_digest.as_ref().is_none_or(digest) {
+                return Err(malformed("args: if_digest is `sha256:` with 64 of 0-9 a-f, or `none`"));
+            }
+            Ok(Command::ConfigSet { toml, confirm_s, merge, if_digest })
         }
         "model.install" => install(args_of(args)?).map(Command::Install),
         "model.rollback" => args_of(args).map(|RollBackArgs { model }| Command::RollBack { model }),

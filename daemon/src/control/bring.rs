@@ -4,6 +4,7 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Seek, Write},
+    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -51,14 +52,13 @@ impl Control {
         let size = file.metadata().map_err(|why| invalid(why.to_string()))?.len();
         self.room_for(size).map_err(invalid)?;
         let (id, to) = (id.to_owned(), self.models.store.incoming(COPY));
-        self.thread(move || {
+        let work = move || {
             let copied = file.rewind().and_then(|()| std::io::copy(&mut file, &mut File::create(&to)?));
-            let copied = copied.map_err(|why| format!("copy it: {why}")).and_then(|size| {
-                let copy = File::open(&to).map_err(|why| why.to_string())?;
-                Ok((bundle::digest(&copy)?, size))
-            });
-            News::Copied(id, copied)
-        });
+            let size = copied.map_err(|why| format!("copy it: {why}"))?;
+            let copy = File::open(&to).map_err(|why| why.to_string())?;
+            Ok((bundle::digest(&copy)?, size))
+        };
+        self.long(work, move |copied| News::Copied(id, copied));
         Ok(None)
     }
 
@@ -87,15 +87,16 @@ impl Control {
         let (brings, sha256, size) = (job.brings.clone(), job.sha256.clone(), job.size);
         if self.models.store.has(&sha256) {
             // It was here before, or the last process had just moved it to its place.
-            self.models.work = Some(Work { job, phase: Phase::Opening, back_to: None });
+            self.models.begin(job, Phase::Opening, None);
             self.open_stored(&sha256);
             return self.show_models();
         }
-        self.models.work = Some(Work { job, phase: Phase::Bringing { have, told_ns: 0 }, back_to: None });
+        let began_ns = Clock::boot_ns();
+        let number = self.models.begin(job, Phase::Bringing { have, told_ns: 0, began_ns, moved_ns: began_ns }, None);
         match brings {
             Brings::Https(url) if have != size => {
                 let wanted = self.wanted(url, size, self.models.waits.stopped());
-                self.thread(move || News::Brought(fetch::fetch(&wanted, &path)));
+                self.long(move || fetch::fetch(&wanted, &path), move |brought| News::Brought(number, brought));
             }
             _ if have == size => self.open(path),
             _ => self.tell_missing(&sha256),
@@ -110,26 +111,37 @@ impl Control {
         Wanted { url, size, ca_file: config.models.ca_file.clone(), broker_ca, stopped }
     }
 
-    pub(super) fn thread(&self, work: impl FnOnce() -> News + Send + 'static) {
-        let news = self.setup.stage.news.0.clone();
+    /// Runs what takes long in a thread; what came of it, a panic too, comes as news.
+    pub(super) fn long<T: 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, String> + Send + 'static,
+        news: impl FnOnce(Result<T, String>) -> News + Clone + Send + 'static,
+    ) {
+        let (out, unborn) = (self.setup.stage.news.0.clone(), news.clone());
         let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
+            let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it panicked".into()));
             // The room is for every word of every group; a full one means control is gone.
-            let _ = news.try_send(work());
+            let _ = out.try_send(news(done));
         });
         if let Err(why) = thread {
-            let _ = self.setup.stage.news.0.try_send(News::Opened(Err(format!("start a thread: {why}"))));
+            let _ = self.setup.stage.news.0.try_send(unborn(Err(format!("start a thread: {why}"))));
         }
     }
 
     pub(super) fn open(&mut self, path: PathBuf) {
         self.set_phase(Phase::Opening);
+        let Some(Work { job, number, .. }) = &self.models.work else { return };
+        let (asked, number) = (job.sha256.clone(), *number);
         let keys = self.keys_for_models().cloned();
-        self.thread(move || News::Opened(keys.and_then(|keys| open(&path, &keys))));
+        self.long(move || open(&path, &asked, &keys?), move |opened| News::Opened(number, opened));
     }
 
     /// A chunk came.
     pub(super) fn chunk(&mut self, sha256: &str, offset: u64, bytes: &[u8]) {
-        let Some(Work { job, phase: Phase::Bringing { have, told_ns }, .. }) = &mut self.models.work else { return };
+        let Some(Work { job, phase: Phase::Bringing { have, told_ns, moved_ns, .. }, .. }) = &mut self.models.work
+        else {
+            return;
+        };
         if job.sha256 != sha256 || job.brings != Brings::Chunks {
             return;
         }
@@ -156,7 +168,7 @@ impl Control {
         if let Err(why) = written {
             return self.job_failed(State::Failed, &format!("write {}: {why}", path.display()));
         }
-        *have = end;
+        (*have, *moved_ns) = (end, now_ns);
         if end == size {
             self.tell_missing(sha256);
             self.open(path);
@@ -175,7 +187,7 @@ impl Control {
     }
 }
 
-fn open(path: &Path, keys: &Keyset) -> Result<Box<Bundle>, String> {
+fn open(path: &Path, asked: &str, keys: &Keyset) -> Result<Box<Bundle>, String> {
     let file = File::open(path).map_err(|why| format!("open {}: {why}", path.display()))?;
-    Bundle::open(&file, Some(keys)).map(Box::new)
+    Bundle::open_asked(&file, asked, Some(keys)).map(Box::new)
 }

@@ -90,6 +90,18 @@ pub struct Wish {
     pub state: String,
     /// The same for people.
     pub text: String,
+    /// The last one that was applied.
+    #[serde(default)]
+    pub applied: Option<Applied>,
+}
+
+/// A desired state that was applied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Applied {
+    /// Its version.
+    pub version: u64,
+    /// Of its remote layer.
+    pub digest: String,
 }
 
 /// What one issuer's key signed.
@@ -299,7 +311,13 @@ impl Memory {
     /// Another desired state.
     pub fn wished(&mut self, version: u64, state: &str, text: &str) {
         let version = version.max(self.saved.wish.version);
-        self.saved.wish = Wish { version, state: state.into(), text: text.into() };
+        let applied = self.saved.wish.applied.take();
+        self.saved.wish = Wish { version, state: state.into(), text: text.into(), applied };
+    }
+
+    /// The desired state of this version is in use: a remote layer with this digest.
+    pub fn applied(&mut self, version: u64, digest: &str) {
+        self.saved.wish.applied = Some(Applied { version, digest: digest.into() });
     }
 
     /// This configuration was put back once.

@@ -10,6 +10,7 @@
 
 mod act;
 mod args;
+mod back;
 mod bring;
 mod memory;
 mod models;
@@ -198,6 +199,8 @@ pub struct Control {
     /// A desired state that came while another change was on trial.
     later: Option<Arrived>,
     generation: u64,
+    /// Digest of the remote layer in use, of an empty one where there is none.
+    in_use: String,
     /// The process, or this run of it, is about to end: what still arrives is the next one's.
     leaving: bool,
     device: String,
@@ -205,8 +208,8 @@ pub struct Control {
 
 impl Control {
     /// Takes up what the last process left.
-    pub fn new(setup: Setup, store: Store) -> Self {
-        let (keyset, keys_trouble) = trust::keyset(&setup.config, &store);
+    pub fn new(setup: Setup, mut store: Store) -> Self {
+        let (keyset, keys_trouble) = trust::keyset(&setup.config, &mut store);
         let (memory, found) = Memory::open(setup.keep.clone(), setup.ran_before, Clock::boot_ns());
         let device = format!("{}/{}", setup.config.device.site, setup.config.device.id);
         let mut control = Self {
@@ -225,6 +228,7 @@ impl Control {
             trial_unread_ns: None,
             later: None,
             generation: 0,
+            in_use: act::in_use(&setup.config),
             leaving: false,
             device,
             setup,
@@ -517,9 +521,7 @@ impl Control {
 
     /// `up/reported`, retained.
     fn report(&self) {
-        let digest = self.setup.trials.current().ok().flatten().map(|text| act::digest(&text));
-        let digest = digest.filter(|_| self.setup.config.set_aside.is_empty());
-        let mut members = tell::reported(self.memory.wish(), digest.as_deref(), &self.setup.config.set_aside);
+        let mut members = tell::reported(self.memory.wish(), &self.in_use, &self.setup.config.set_aside);
         members.insert("models".into(), self.models_now());
         self.put(self.setup.streams.1, Class::Status, tell::body(&members), Retain::Keep);
     }

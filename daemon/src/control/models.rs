@@ -8,12 +8,7 @@
 //!
 //! What takes long (bringing, opening, proving) is done by a thread that ends with it; its word comes back as `News`.
 
-use std::{
-    collections::BTreeSet,
-    fs::File,
-    os::fd::OwnedFd,
-    sync::{Arc, mpsc},
-};
+use std::{collections::BTreeSet, fs::File, os::fd::OwnedFd, sync::mpsc};
 
 use serde_json::Value;
 
@@ -23,29 +18,27 @@ use super::{
 };
 use crate::{
     config::Config,
-    flow::{
-        event::Kind,
-        verdict::{Said, Verdict},
-    },
+    flow::verdict::{Said, Verdict},
     host::{Clock, fetch::Waits},
     limits,
     model::{
         bundle::Bundle,
-        slot::{Held, Line, Origin, SlotId, Step},
+        slot::{Held, Origin, SlotId, Step},
         store::{Brings, Device, Job, Store},
     },
 };
 
 /// What a thread, or the stage that runs models, has to say.
 pub enum News {
-    /// The file is there, or will not be.
-    Brought(Result<(), String>),
+    /// The file is there, or will not be. These begin with the number of the work they are about: another one may be under
+    /// way by now.
+    Brought(u64, Result<(), String>),
     /// A file of somebody on the machine was copied, for this job: its digest and size.
     Copied(String, Result<(String, u64), String>),
     /// A bundle was looked at from the first byte to the last.
-    Opened(Result<Box<Bundle>, String>),
+    Opened(u64, Result<Box<Bundle>, String>),
     /// It answered as it must; called, it takes over.
-    Proven(Result<Proof, String>),
+    Proven(u64, Result<Proof, String>),
     /// What became of it on live windows.
     Verdict(Verdict),
     /// Of an operating system.
@@ -83,8 +76,9 @@ pub type Back = Box<dyn Fn(&str, &str) + Send>;
 
 /// What models are run by.
 pub struct Stage {
-    /// Proves in a thread of its own; with whether it is watched afterwards. The word comes as `News::Proven`.
-    pub prove: Box<dyn Fn(What, bool) + Send>,
+    /// Proves in a thread of its own, for the work of this number; with whether it is watched afterwards. The word comes as
+    /// `News::Proven`. What was proven before that is left.
+    pub prove: Box<dyn Fn(u64, What, bool) + Send>,
     /// Whoever runs this model goes back.
     pub back: Back,
     /// What they say.
@@ -97,8 +91,8 @@ pub struct Stage {
 
 /// How far the job is.
 pub(super) enum Phase {
-    /// The file comes; by chunks, so many bytes of it are there.
-    Bringing { have: u64, told_ns: u64 },
+    /// The file comes; by chunks, so many bytes of it are there, the last of them since `moved_ns`.
+    Bringing { have: u64, told_ns: u64, began_ns: u64, moved_ns: u64 },
     /// It is looked at.
     Opening,
     /// It answers golden cases.
@@ -110,6 +104,8 @@ pub(super) enum Phase {
 /// The job under way.
 pub(super) struct Work {
     pub(super) job: Job,
+    /// No other work of this process has it.
+    pub(super) number: u64,
     pub(super) phase: Phase,
     /// A way back to what was well: not watched, and not a new release.
     pub(super) back_to: Option<Origin>,
@@ -124,7 +120,9 @@ pub(super) struct Models {
     /// It was told that the channel's word is out of date.
     pub(super) stale_told: bool,
     /// When it was told that no model serves and none is there to go back to.
-    none_told_ns: Option<u64>,
+    pub(super) none_told_ns: Option<u64>,
+    /// Work that was begun in this process.
+    begun: u64,
     /// A fetch ends when this is gone.
     pub(super) waits: Waits,
 }
@@ -142,7 +140,15 @@ pub struct Install {
 
 impl Models {
     pub(super) fn new(store: Store) -> Self {
-        Self { store, work: None, ended: None, stale_told: false, none_told_ns: None, waits: Waits::default() }
+        let (work, ended, waits) = (None, None, Waits::default());
+        Self { store, work, ended, stale_told: false, none_told_ns: None, begun: 0, waits }
+    }
+
+    /// A job begins, in this phase.
+    pub(super) fn begin(&mut self, job: Job, phase: Phase, back_to: Option<Origin>) -> u64 {
+        self.begun += 1;
+        self.work = Some(Work { job, number: self.begun, phase, back_to });
+        self.begun
     }
 
     /// The command whose job goes on.
@@ -157,6 +163,38 @@ pub(super) fn refuse<T>(why: Why, text: impl Into<String>) -> Refused<T> {
     Err(Refusal(why, text.into()))
 }
 
+impl Phase {
+    /// Why the phase is overdue, if it is; `trial_ns` is the least time of a trial.
+    fn overdue(&self, trial_ns: u64, now_ns: u64) -> Option<String> {
+        let over = |since_ns: u64, most: std::time::Duration| now_ns.saturating_sub(since_ns) > most.as_nanos() as u64;
+        let hours = |most: std::time::Duration| most.as_secs() / 3600;
+        match self {
+            Phase::Bringing { moved_ns, .. } if over(*moved_ns, limits::BRING_SILENCE) => {
+                Some(format!("no byte of it arrived for {} h", hours(limits::BRING_SILENCE)))
+            }
+            Phase::Bringing { began_ns, .. } if over(*began_ns, limits::BRING_MOST) => {
+                Some(format!("it was not complete after {} h", hours(limits::BRING_MOST)))
+            }
+            Phase::Watched { since_ns, .. } if over(since_ns.saturating_add(trial_ns), limits::TRIAL_MOST) => {
+                Some("too few windows to judge it; the same bundle may be installed again".into())
+            }
+            _ => None,
+        }
+    }
+}
+
+impl Work {
+    /// Whether a verdict on this bundle belongs to this work: the last one of a cancelled trial does not.
+    fn is_about(&self, bundle: &str, store: &Store) -> bool {
+        let line = self.job.target.as_ref().map(|(model, _)| store.line(model)).unwrap_or_default();
+        match self.back_to {
+            None => self.job.sha256 == bundle,
+            Some(Origin::Slot(id)) => line.slot(id).held().is_some_and(|held| held.sha256 == bundle),
+            Some(Origin::Factory) => line.held_bundles().all(|held| held != bundle),
+        }
+    }
+}
+
 impl Control {
     /// At the start: the job that the last process did not end.
     pub(super) fn take_up_models(&mut self) {
@@ -165,7 +203,7 @@ impl Control {
             job.begun += u32::from(job.target.is_some());
             if job.begun > limits::INSTALL_STARTS {
                 let why = format!("the daemon ended {} times while it was installed", job.begun - 1);
-                self.models.work = Some(Work { job, phase: Phase::Opening, back_to: None });
+                self.models.begin(job, Phase::Opening, None);
                 self.job_failed(State::RolledBack, &why);
             } else {
                 tracing::info!(job = job.command, "going on with the installation of a model");
@@ -181,7 +219,7 @@ impl Control {
                         if let Err(why) = self.models.store.change(&model, line, Some(job.clone())) {
                             tracing::error!("{why}");
                         }
-                        self.models.work = Some(Work { job, phase: Phase::Opening, back_to: None });
+                        self.models.begin(job, Phase::Opening, None);
                         self.open_stored(&sha256);
                     }
                 }
@@ -228,63 +266,6 @@ impl Control {
         Ok(None)
     }
 
-    /// `model.rollback`. `None`: it is under way.
-    pub(super) fn roll_back(
-        &mut self,
-        id: &str,
-        model: Option<String>,
-        respond: Option<Respond>,
-    ) -> Refused<Option<Outcome>> {
-        if self.models.work.is_some() {
-            return refuse(Why::Busy, "another model is on its way");
-        }
-        let lines: Vec<(String, Line)> =
-            self.models.store.lines().map(|(name, line)| (name.clone(), line.clone())).collect();
-        let in_slots: Vec<&(String, Line)> = lines
-            .iter()
-            .filter(|(name, line)| line.held().is_some() && model.as_ref().is_none_or(|m| m == name))
-            .collect();
-        let [(model, line)] = in_slots[..] else {
-            let text = if in_slots.is_empty() {
-                "nothing was installed that could be taken back"
-            } else {
-                "say which `model`"
-            };
-            return refuse(Why::Invalid, text);
-        };
-        let respond = respond.map(|r| (r.topic, r.correlation.map(|bytes| bytes.to_vec())));
-        let (sha256, size) = (String::new(), 0);
-        let job = Job { command: id.into(), respond, sha256, size, brings: Brings::Nothing, target: None, begun: 1 };
-        self.go_to(job, model, line.previous());
-        Ok(None)
-    }
-
-    /// Begins the way to what was well before.
-    fn go_to(&mut self, job: Job, model: &str, to: Origin) {
-        let line = self.models.store.line(model);
-        tracing::info!(model, to = to.word(), "going back to a model that was well");
-        self.models.ended = None;
-        match to {
-            Origin::Factory => {
-                self.models.work = Some(Work { job, phase: Phase::Proving, back_to: Some(to) });
-                (self.setup.stage.prove)(What::Factory(model.into()), false);
-            }
-            Origin::Slot(id) => {
-                let sha256 = line.slot(id).held().map(|held| held.sha256.clone()).unwrap_or_default();
-                let job = Job { target: Some((model.into(), id)), ..job };
-                self.models.work = Some(Work { job, phase: Phase::Opening, back_to: Some(to) });
-                self.open_stored(&sha256);
-            }
-        }
-        if let Some(work) = &mut self.models.work
-            && work.job.target.is_none()
-        {
-            // The slot that is left; it names the model.
-            work.job.target = Some((model.into(), line.spare()));
-        }
-        self.show_models();
-    }
-
     /// Someone on the machine, or a thread, or the stage that runs models, said something.
     pub(super) fn look_at_models(&mut self, now_ns: u64) {
         while let Ok(ask) = self.setup.stage.asks.try_recv() {
@@ -293,12 +274,11 @@ impl Control {
         while let Ok(news) = self.setup.stage.news.1.try_recv() {
             self.heard(news, now_ns);
         }
-        let late = |work: &Work| match &work.phase {
-            Phase::Watched { since_ns, .. } => now_ns.saturating_sub(*since_ns) > limits::TRIAL_MOST.as_nanos() as u64,
-            _ => false,
-        };
-        if self.models.work.as_ref().is_some_and(late) {
-            self.job_failed(State::RolledBack, "too few windows came to tell whether it is well");
+        let models = &self.setup.config.models;
+        let trial_ns = (models.shadow_s + models.trial_s) * 1_000_000_000;
+        let late = self.models.work.as_ref().and_then(|work| work.phase.overdue(trial_ns, now_ns));
+        if let Some(why) = late {
+            self.leave_job(&why);
         }
         self.look_at_channel();
     }
@@ -323,14 +303,15 @@ impl Control {
     }
 
     pub(super) fn open_stored(&mut self, sha256: &str) {
-        let file = self.models.store.open_bundle(sha256);
+        let Some(Work { number, back_to, .. }) = &self.models.work else { return };
+        let (number, sha256) = (*number, sha256.to_owned());
+        let file = self.models.store.open_bundle(&sha256);
         // What was well here goes on being believed; what is on its way is looked at with today's keys.
-        let on_its_way = self.models.work.as_ref().is_some_and(|work| work.back_to.is_none());
-        let keys = if on_its_way { self.keys_for_models().cloned().map(Some) } else { Ok(None) };
-        self.thread(move || {
-            let opened = keys.and_then(|keys| file.and_then(|file| Bundle::open(&file, keys.as_ref())));
-            News::Opened(opened.map(Box::new))
-        });
+        let keys = if back_to.is_none() { self.keys_for_models().cloned().map(Some) } else { Ok(None) };
+        self.long(
+            move || Bundle::open_asked(&file?, &sha256, keys?.as_ref()).map(Box::new),
+            move |opened| News::Opened(number, opened),
+        );
     }
 
     pub(super) fn set_phase(&mut self, phase: Phase) {
@@ -342,33 +323,40 @@ impl Control {
 
     fn heard(&mut self, news: News, now_ns: u64) {
         match news {
-            News::Brought(Ok(())) => {
+            // Of work that was cancelled meanwhile.
+            News::Brought(number, _) | News::Opened(number, _) | News::Proven(number, _)
+                if !self.is_current(number) => {}
+            News::Brought(_, Ok(())) => {
                 if let Some(work) = &self.models.work {
                     self.open(self.models.store.incoming(&work.job.sha256));
                 }
             }
-            News::Brought(Err(why)) => self.job_failed(State::Failed, &why),
             News::Copied(id, copied) => {
                 let outcome =
                     copied.map_err(|why| Refusal(Why::Invalid, why)).and_then(|copy| self.install_copy(&id, copy));
                 self.local_came(&id, outcome);
             }
-            News::Opened(Ok(bundle)) => {
+            News::Opened(_, Ok(bundle)) => {
                 if let Err(why) = self.opened(bundle) {
                     self.job_failed(State::Failed, &why);
                 }
             }
-            News::Opened(Err(why)) => self.job_failed(State::Failed, &why),
-            News::Proven(Ok(proof)) => {
+            News::Proven(_, Ok(proof)) => {
                 if let Err(why) = self.proven(proof, now_ns) {
                     self.job_failed(State::Failed, &why);
                 }
             }
-            News::Proven(Err(why)) => self.job_failed(State::Failed, &why),
+            News::Brought(_, Err(why)) | News::Opened(_, Err(why)) | News::Proven(_, Err(why)) => {
+                self.job_failed(State::Failed, &why);
+            }
             News::Verdict(verdict) => self.judged(verdict),
             News::System(word) => self.heard_of_system(word),
         }
         self.show_models();
+    }
+
+    fn is_current(&self, number: u64) -> bool {
+        self.models.work.as_ref().is_some_and(|work| work.number == number)
     }
 
     /// It is what it says it is: may it be installed?
@@ -376,13 +364,10 @@ impl Control {
         let Some(work) = &mut self.models.work else { return Ok(()) };
         if let Some(Origin::Slot(id)) = work.back_to {
             work.phase = Phase::Proving;
-            (self.setup.stage.prove)(What::Slot(bundle, id), false);
+            (self.setup.stage.prove)(work.number, What::Slot(bundle, id), false);
             return Ok(());
         }
-        let job = work.job.clone();
-        if bundle.sha256 != job.sha256 {
-            return Err(format!("its sha256 is {}, and {} was asked for", bundle.sha256, job.sha256));
-        }
+        let (job, number) = (work.job.clone(), work.number);
         let (model, seq) = (bundle.release.model.clone(), bundle.release.seq);
         let floor = self.floor(&model).ok_or_else(|| format!("no pipeline uses a model called `{model}`"))?;
         let keys = self.keys_for_models()?;
@@ -411,7 +396,7 @@ impl Control {
             by = bundle.signed_by.join(", "),
             "a bundle is verified"
         );
-        (self.setup.stage.prove)(What::Slot(bundle, id), true);
+        (self.setup.stage.prove)(number, What::Slot(bundle, id), true);
         Ok(())
     }
 
@@ -451,11 +436,12 @@ impl Control {
         if let Said::Failing(why) = &said {
             return self.failing(&bundle, why);
         }
-        let Some(Work { job, phase: Phase::Watched { groups, .. }, back_to }) = &mut self.models.work else { return };
-        if back_to.is_none() && *job.sha256 != *bundle {
+        let Some(work) = &self.models.work else { return };
+        if !work.is_about(&bundle, &self.models.store) {
             // A late word on the one before.
             return;
         }
+        let Some(Work { phase: Phase::Watched { groups, .. }, .. }) = &mut self.models.work else { return };
         match said {
             Said::Passed(text) => {
                 groups.remove(&group);
@@ -466,42 +452,6 @@ impl Control {
             Said::Bad(why) => self.job_failed(State::RolledBack, &why),
             Said::Swapped(_) | Said::Failing(_) => {}
         }
-    }
-
-    /// What serves dies again and again: back to the one before, if there is one.
-    fn failing(&mut self, bundle: &Arc<str>, why: &str) {
-        if self.models.work.is_some() {
-            return;
-        }
-        let of = |line: &Line| line.held().is_some_and(|held| *held.sha256 == **bundle);
-        let found =
-            self.models.store.lines().find(|(_, line)| of(line)).map(|(name, line)| (name.clone(), line.clone()));
-        let Some((model, mut line)) = found else {
-            // It is what the configuration names: there is nothing before it, and it is tried again now and then.
-            let now_ns = Clock::boot_ns();
-            if self.models.none_told_ns.is_some_and(|at| now_ns - at < limits::NO_MODEL_TOLD_NS) {
-                return;
-            }
-            self.models.none_told_ns = Some(now_ns);
-            return self.event(
-                Kind::ModelFailed,
-                "models",
-                &format!("no model serves, and there is none to go back to: {why}"),
-            );
-        };
-        let Origin::Slot(id) = line.serving() else { return };
-        let to = line.previous();
-        line.reject(id, why);
-        self.models.store.failed(bundle, why);
-        // Written first: whoever starts next must not start it again.
-        if let Err(why) = self.models.store.change(&model, line, None) {
-            tracing::error!("{why}");
-        }
-        self.event(Kind::ModelRolledBack, &model, &format!("{why}, again and again; going back to {}", to.word()));
-        let command = format!("failing-{}", Clock::boot_ns());
-        let (sha256, size) = (String::new(), 0);
-        let job = Job { command, respond: None, sha256, size, brings: Brings::Nothing, target: None, begun: 1 };
-        self.go_to(job, &model, to);
     }
 
     /// It was well: it serves for good.
@@ -540,41 +490,7 @@ impl Control {
         self.report();
     }
 
-    /// It will not serve, or does not any more.
-    pub(super) fn job_failed(&mut self, state: State, why: &str) {
-        let Some(work) = self.models.work.take() else { return };
-        let job = &work.job;
-        if let Some((model, id)) = &job.target {
-            (self.setup.stage.back)(model, why);
-            let mut line = self.models.store.line(model);
-            if work.back_to.is_none() {
-                // Only what was tried here counts as failed here; a disk that was full is no fault of the bundle's.
-                if !matches!(work.phase, Phase::Bringing { .. } | Phase::Opening) || state == State::RolledBack {
-                    self.models.store.failed(&job.sha256, why);
-                }
-                line.reject(*id, why);
-            }
-            if let Err(why) = self.models.store.change(model, line, None) {
-                tracing::error!("{why}");
-            }
-        } else {
-            let path = self.models.store.incoming(&job.sha256);
-            if path.is_file()
-                && let Err(why) = std::fs::remove_file(&path)
-            {
-                tracing::warn!("remove {}: {why}", path.display());
-            }
-            if let Err(why) = self.models.store.set_job(None) {
-                tracing::error!("{why}");
-            }
-            self.models.store.sweep();
-        }
-        tracing::warn!(id = job.command, state = state.word(), "a model is not taken: {why}");
-        self.end_job(job, state, why);
-        self.report();
-    }
-
-    fn end_job(&mut self, job: &Job, state: State, text: &str) {
+    pub(super) fn end_job(&mut self, job: &Job, state: State, text: &str) {
         self.models.ended = Some((job.command.clone(), state, text.to_owned()));
         let respond = job.respond.clone().map(|(topic, bytes)| Respond { topic, correlation: bytes.map(Into::into) });
         if let Some(known) = self.memory.known(&job.command).map(|known| known.kind.clone()) {
@@ -595,4 +511,35 @@ pub fn floor(config: &Config, model: &str) -> Option<u64> {
     let mut of = config.pipelines.iter().filter(|p| p.model.manifest.model == model).map(|p| p.model.floor);
     let first = of.next()?;
     Some(of.fold(first, u64::max))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOUR_NS: u64 = 3_600_000_000_000;
+
+    #[test]
+    fn bringing_ends_when_nothing_comes_and_in_any_case() {
+        let bringing = |began_h: u64, moved_h: u64| Phase::Bringing {
+            have: 1,
+            told_ns: 0,
+            began_ns: began_h * HOUR_NS,
+            moved_ns: moved_h * HOUR_NS,
+        };
+        assert_eq!(bringing(0, 0).overdue(0, 24 * HOUR_NS), None);
+        assert!(
+            bringing(0, 0).overdue(0, 25 * HOUR_NS).is_some_and(|why| why.contains("no byte of it arrived for 24 h"))
+        );
+        assert_eq!(bringing(0, 160).overdue(0, 168 * HOUR_NS), None, "a slow line");
+        assert!(bringing(0, 168).overdue(0, 169 * HOUR_NS).is_some_and(|why| why.contains("after 168 h")));
+        assert_eq!(Phase::Proving.overdue(0, 1000 * HOUR_NS), None);
+    }
+
+    #[test]
+    fn trial_without_windows_ends_a_day_after_it_could_have_passed() {
+        let watched = Phase::Watched { groups: BTreeSet::new(), since_ns: 0 };
+        assert_eq!(watched.overdue(168 * HOUR_NS, 191 * HOUR_NS), None, "a trial of a week takes a week");
+        assert!(watched.overdue(168 * HOUR_NS, 193 * HOUR_NS).is_some());
+    }
 }

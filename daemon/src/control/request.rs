@@ -59,6 +59,8 @@ pub enum Why {
     Busy,
     /// What it asks for cannot be.
     Invalid,
+    /// It was made for another state than this one.
+    Conflict,
 }
 
 impl Why {
@@ -76,6 +78,7 @@ impl Why {
             Self::Nonce => "nonce",
             Self::Busy => "busy",
             Self::Invalid => "invalid",
+            Self::Conflict => "conflict",
         }
     }
 }
@@ -104,6 +107,10 @@ pub enum Command {
         toml: String,
         /// Put back unless confirmed within.
         confirm_s: Option<u64>,
+        /// Laid over what is set, instead of in its place.
+        merge: bool,
+        /// Only where this is the digest of what is set; `none`: where nothing is.
+        if_digest: Option<String>,
     },
     /// Learn anew what is normal.
     Calibrate {

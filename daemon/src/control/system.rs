@@ -261,13 +261,14 @@ impl Control {
             From::File(_) => None,
             From::Https(url) => Some(self.wanted(url, job.size, self.system.waits.stopped())),
         };
-        self.thread(move || {
-            let brought = wanted.map_or(Ok(()), |wanted| {
+        let work = move || {
+            if let Some(wanted) = wanted {
                 fs::create_dir_all(to.parent().unwrap_or(&to)).map_err(|why| why.to_string())?;
-                fetch::fetch(&wanted, &to)
-            });
-            News::System(Word::Brought(brought.and_then(|()| is_it(&to, &job.sha256, job.size))))
-        });
+                fetch::fetch(&wanted, &to)?;
+            }
+            is_it(&to, &job.sha256, job.size)
+        };
+        self.long(work, |brought| News::System(Word::Brought(brought)));
     }
 
     fn write_system(&mut self) {
@@ -275,13 +276,14 @@ impl Control {
         let path = self.bundle_of(job);
         let (write, news) = (self.setup.slots.write.clone(), self.setup.stage.news.0.clone());
         self.system.told = -1;
-        self.thread(move || {
+        let work = move || {
             let mut tell = |percent: i32, words: &str| {
                 // How far it is may be lost; what became of it may not.
                 let _ = news.try_send(News::System(Word::Progress(percent, words.to_owned())));
             };
-            News::System(Word::Written(write(&path, &mut tell)))
-        });
+            write(&path, &mut tell)
+        };
+        self.long(work, |written| News::System(Word::Written(written)));
     }
 
     /// The job's thread said something.

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{memory::State, memory::Wish, request::Why};
+use super::{act::digest, memory::State, memory::Wish, request::Why};
 use crate::limits;
 
 /// One result.
@@ -65,15 +65,52 @@ pub fn body(members: &Map<String, Value>) -> String {
     text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or("").to_owned()
 }
 
-/// The members of `up/reported`.
-pub fn reported(wish: &Wish, digest: Option<&str>, set_aside: &[String]) -> Map<String, Value> {
+/// The members of `up/reported`. `in_use` is the digest of the remote layer in use, of an empty one where there is none.
+pub fn reported(wish: &Wish, in_use: &str, set_aside: &[String]) -> Map<String, Value> {
+    let reflects = wish.applied.as_ref().filter(|applied| applied.digest == in_use).map(|applied| applied.version);
+    let overridden = wish.applied.is_some() && reflects.is_none();
+    // What was applied and is not in use any more must not look as if it were.
+    let (state, text) = match wish.state.as_str() {
+        "" => ("none", wish.text.as_str()),
+        "applied" if overridden && set_aside.is_empty() => ("overridden", "config.set replaced it"),
+        "applied" if overridden => ("overridden", "it does not validate any more and is not in use"),
+        state => (state, wish.text.as_str()),
+    };
     let mut members = Map::new();
     members.insert("version".into(), wish.version.into());
-    members.insert("state".into(), if wish.state.is_empty() { "none".into() } else { wish.state.as_str().into() });
-    if !wish.text.is_empty() {
-        members.insert("text".into(), wish.text.as_str().into());
+    members.insert("state".into(), state.into());
+    if !text.is_empty() {
+        members.insert("text".into(), text.into());
     }
-    let digest = digest.map(|d| format!("sha256:{d}"));
-    members.insert("config".into(), json!({"digest": digest, "set_aside": set_aside}));
+    let digest = (in_use != digest("")).then(|| format!("sha256:{in_use}"));
+    let config = json!({"digest": digest, "set_aside": set_aside, "desired": reflects, "overridden": overridden});
+    members.insert("config".into(), config);
     members
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::control::memory::Applied;
+
+    #[test]
+    fn reported_after_config_set_over_a_desired_state_says_overridden() {
+        let wish = |version, state: &str, applied: Option<(u64, &str)>| {
+            let applied = applied.map(|(version, text)| Applied { version, digest: digest(text) });
+            Wish { version, state: state.into(), text: String::new(), applied }
+        };
+        let told = |wish: &Wish, text: &str, set_aside: &[String]| {
+            let members = reported(wish, &digest(text), set_aside);
+            (members["state"].clone(), members["config"]["desired"].clone(), members["config"]["overridden"].clone())
+        };
+        assert_eq!(told(&wish(0, "", None), "", &[]), ("none".into(), Value::Null, false.into()));
+        let applied = wish(1, "applied", Some((1, "x")));
+        assert_eq!(told(&applied, "x", &[]), ("applied".into(), 1.into(), false.into()));
+        assert_eq!(told(&applied, "y", &[]), ("overridden".into(), Value::Null, true.into()));
+        assert_eq!(told(&applied, "", &["why".into()]), ("overridden".into(), Value::Null, true.into()));
+        // Version 2 was rejected: version 1 is still what is in use.
+        let rejected = wish(2, "rejected", Some((1, "x")));
+        assert_eq!(told(&rejected, "x", &[]), ("rejected".into(), 1.into(), false.into()));
+        assert_eq!(reported(&wish(0, "", None), &digest(""), &[])["config"]["digest"], Value::Null);
+    }
 }

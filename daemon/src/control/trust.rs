@@ -18,7 +18,7 @@ use crate::{
 };
 
 /// The keyset in use, and what is wrong with those that followed the first one.
-pub(super) fn keyset(config: &Config, store: &Store) -> (Result<Keyset, String>, Option<String>) {
+pub(super) fn keyset(config: &Config, store: &mut Store) -> (Result<Keyset, String>, Option<String>) {
     match &config.commands.keyset {
         Some(path) => match store.keyset(path) {
             Ok((keyset, trouble)) => (Ok(keyset), trouble),

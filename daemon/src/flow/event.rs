@@ -50,11 +50,15 @@ pub enum Kind {
     SystemUpdated,
     /// Another operating system was not well; the one before runs.
     SystemRolledBack,
+    /// A pipeline's windows wait for longer and longer: its model is too slow for what comes.
+    PipelineBehind,
+    /// They do not any more.
+    PipelineCaughtUp,
 }
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 20] = [
+    pub const ALL: [Kind; 22] = [
         Kind::Boot,
         Kind::Stopping,
         Kind::ConfigSetAside,
@@ -75,6 +79,8 @@ impl Kind {
         Kind::ModelUpdateStale,
         Kind::SystemUpdated,
         Kind::SystemRolledBack,
+        Kind::PipelineBehind,
+        Kind::PipelineCaughtUp,
     ];
 
     /// The last part of the topic.
@@ -100,6 +106,8 @@ impl Kind {
             Kind::ModelUpdateStale => "model.update_stale",
             Kind::SystemUpdated => "system.updated",
             Kind::SystemRolledBack => "system.rolled_back",
+            Kind::PipelineBehind => "pipeline.behind",
+            Kind::PipelineCaughtUp => "pipeline.caught_up",
         }
     }
 
@@ -126,6 +134,8 @@ impl Kind {
             Kind::ModelUpdateStale => "d30d9005e17f4c0c84a99e4f5af5a353",
             Kind::SystemUpdated => "7d0cf2a9f1a84e0f9a5c6f4f1b8a3e21",
             Kind::SystemRolledBack => "3b6f1de02c7b4c0c8f0f5f6f2a1d9c47",
+            Kind::PipelineBehind => "5d0b9a2e7c3f4b6f8e1c64d2a7905b3e",
+            Kind::PipelineCaughtUp => "e1a46c8f20d94f57b3d8097f5c2e6a14",
         }
     }
 
@@ -133,7 +143,8 @@ impl Kind {
         match self {
             Kind::Boot | Kind::Stopping | Kind::ModelServing | Kind::ModelCalibrated => "info",
             Kind::ConfigChanged | Kind::ModelSwapped | Kind::SystemUpdated => "info",
-            Kind::ModelUpdateStale => "warning",
+            Kind::ModelUpdateStale | Kind::PipelineBehind => "warning",
+            Kind::PipelineCaughtUp => "info",
             Kind::WorkerLost
             | Kind::Outage
             | Kind::SystemRolledBack

@@ -126,6 +126,8 @@ pub struct PipelineMeter {
     pub learning: AtomicBool,
     /// A run of the model.
     pub infer: Histogram,
+    /// Its windows wait for too long, and that gets no better.
+    pub behind: AtomicBool,
     /// Asked to learn anew.
     pub recalibrate: AtomicBool,
 }

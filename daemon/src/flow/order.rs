@@ -100,6 +100,8 @@ pub struct LinkNews {
     pub subscribed: bool,
     /// Highest sequence of a command's result that was acknowledged on this connection.
     pub acked: u64,
+    /// What is not configured any more was removed at the broker.
+    pub cleared: bool,
 }
 
 /// Which part of the log is wanted.

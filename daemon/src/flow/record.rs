@@ -37,13 +37,15 @@ pub enum Retain {
     Remove,
 }
 
-/// Raised or cleared.
+/// How an alarm stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// The condition began.
     Raised,
     /// The condition ended.
     Cleared,
+    /// It was raised, and nothing looks at it any more.
+    Unknown,
 }
 
 /// A record before it has its sequence number.

@@ -14,6 +14,10 @@ pub enum Defence {
     Ballast,
     /// Looking at the reason in a PUBACK.
     PubackReason,
+    /// Escaping what others wrote before it is logged.
+    LogEscape,
+    /// Removing at the broker what is not configured any more.
+    ClearGone,
     /// A state file that cannot be read is not taken for absent.
     Unreadable,
     /// A memory of commands that is gone is distrusted.
@@ -22,6 +26,14 @@ pub enum Defence {
     VersionBound,
     /// Provisioning follows no link.
     NoFollow,
+    /// Rejecting ONNX files in which a field that may occur once occurs twice.
+    OnnxTwice,
+    /// Lowering sequences by the keysets that came after they were saved.
+    Rotation,
+    /// Comparing a bundle's tar headers with those that `pack` writes.
+    TarHeader,
+    /// Ending an install that is under way when a rollback is asked for.
+    RollbackWins,
 }
 
 impl Defence {
@@ -40,10 +52,16 @@ impl Defence {
             Self::Watermark => "watermark",
             Self::Ballast => "ballast",
             Self::PubackReason => "puback_reason",
+            Self::LogEscape => "log_escape",
+            Self::ClearGone => "clear_gone",
             Self::Unreadable => "unreadable",
             Self::Distrust => "distrust",
             Self::VersionBound => "version_bound",
             Self::NoFollow => "no_follow",
+            Self::OnnxTwice => "onnx_twice",
+            Self::Rotation => "rotation",
+            Self::TarHeader => "tar_header",
+            Self::RollbackWins => "rollback_wins",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }

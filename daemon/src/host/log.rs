@@ -1,6 +1,8 @@
-//! A bounded part of the system's log, read by `journalctl`: the journal's files change with its version, its tool does not.
+//! Text for logs and terminals, and a bounded part of the system's log, read by `journalctl`: the journal's files change
+//! with its version, its tool does not.
 
 use std::{
+    fmt::{self, Write},
     io::{BufRead, BufReader, Read},
     process::{Command, Stdio},
     time::{Duration, Instant},
@@ -8,8 +10,47 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::clock::rfc3339_ms;
+use super::{Defence, clock::rfc3339_ms};
 use crate::{flow::order::LogQuery, limits};
+
+/// Writes text of any origin so that it can neither steer a terminal nor look like another line: what is not printable is
+/// escaped, and so are the characters that turn the direction of text. Ends with `…` after `left` characters.
+pub struct Escaping<'a> {
+    out: &'a mut dyn Write,
+    left: usize,
+}
+
+impl<'a> Escaping<'a> {
+    /// Onto `out`.
+    pub fn new(out: &'a mut dyn Write, most: usize) -> Self {
+        Self { out, left: most }
+    }
+}
+
+impl Write for Escaping<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        let odd = |c: char| {
+            c.is_control() || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        };
+        for c in text.chars() {
+            match self.left {
+                0 => return Ok(()),
+                1 => self.out.write_char('…')?,
+                _ if odd(c) && Defence::LogEscape.stands() => write!(self.out, "{}", c.escape_default())?,
+                _ => self.out.write_char(c)?,
+            }
+            self.left -= 1;
+        }
+        Ok(())
+    }
+}
+
+/// The same as a text.
+pub fn escaped(text: impl fmt::Display, most: usize) -> String {
+    let mut out = String::new();
+    let _ = write!(Escaping::new(&mut out, most), "{text}");
+    out
+}
 
 /// The newest lines that were asked for and fit. Takes `limits::LOG_WAIT` at most.
 pub fn pull(query: &LogQuery) -> Result<Value, String> {
@@ -49,7 +90,8 @@ fn read(out: impl Read) -> (Vec<Value>, u64) {
         let text = |key: &str| entry.get(key).and_then(Value::as_str);
         let ts = text("__REALTIME_TIMESTAMP").and_then(|us| us.parse::<i64>().ok()).map(|us| rfc3339_ms(us / 1000));
         // What is not UTF-8 comes as a list of bytes.
-        let message: String = text("MESSAGE").unwrap_or("(not text)").chars().take(limits::LOG_LINE).collect();
+        // Lines of other programs are not ours.
+        let message = escaped(text("MESSAGE").unwrap_or("(not text)"), limits::LOG_LINE);
         let priority = text("PRIORITY").and_then(|p| p.parse::<u8>().ok());
         let line = json!({"ts": ts, "priority": priority, "id": text("MESSAGE_ID"), "text": message});
         let size = line.to_string().len() + 1;
@@ -79,6 +121,19 @@ fn wait(child: &mut std::process::Child) -> Option<std::process::ExitStatus> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn text_of_a_stranger_is_escaped_and_bounded() {
+        let text = "a\x1b[2J\r\nERROR forged\u{9b}31m\u{202e}\0 ä 漢";
+        assert_eq!(escaped(text, 100), "a\\u{1b}[2J\\r\\nERROR forged\\u{9b}31m\\u{202e}\\u{0} ä 漢");
+        assert_eq!(escaped("x".repeat(50), 10), format!("{}…", "x".repeat(9)));
+        assert_eq!(escaped("x".repeat(9), 10), "x".repeat(9));
+        // However it is cut into pieces.
+        let mut out = String::new();
+        let mut to = Escaping::new(&mut out, 4);
+        "abcdef".chars().for_each(|c| to.write_char(c).expect("written"));
+        assert_eq!(out, "abc…");
+    }
 
     #[test]
     fn the_newest_lines_that_fit_are_kept() {

@@ -9,6 +9,7 @@ pub mod identity;
 pub mod keep;
 pub mod log;
 pub mod logind;
+pub mod looks;
 pub mod notify;
 pub mod rauc;
 pub mod sys;

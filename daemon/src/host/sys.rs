@@ -6,7 +6,7 @@ use std::{
     fs::File,
     io::{Read, Write},
     num::NonZeroUsize,
-    os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     os::unix::process::CommandExt,
     process::Command,
     ptr::NonNull,
@@ -69,6 +69,15 @@ pub fn tty_overruns(tty: RawFd) -> Option<u64> {
         let ok = libc::ioctl(tty, libc::TIOCGICOUNT, counters.as_mut_ptr());
         // cts dsr rng dcd rx tx frame overrun parity brk buf_overrun
         (ok == 0).then(|| counters[7].max(0) as u64 + counters[10].max(0) as u64)
+    }
+}
+
+/// Whether somebody took a tty for itself (TIOCEXCL), which keeps out all but root.
+pub fn tty_is_exclusive(tty: &File) -> bool {
+    // SAFETY: the kernel writes one int or nothing; the descriptor is open for as long as `tty` is borrowed.
+    unsafe {
+        let mut exclusive = 0i32;
+        libc::ioctl(tty.as_raw_fd(), libc::TIOCGEXCL, &raw mut exclusive) == 0 && exclusive != 0
     }
 }
 

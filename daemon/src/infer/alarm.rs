@@ -26,6 +26,9 @@ pub struct Raised {
     pub in_seq: (u64, u64),
     /// First and last sensor time of that window, ns.
     pub in_t_ns: (i64, i64),
+    /// It was reported that nothing looks at it.
+    #[serde(default)]
+    pub unknown: bool,
 }
 
 /// One alarm's state.
@@ -41,7 +44,7 @@ pub struct Alarm {
 /// A change to be told.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
-    /// Raised or cleared.
+    /// What it is now.
     pub phase: Phase,
     /// The record's members.
     pub body: Bytes,
@@ -72,27 +75,38 @@ impl Alarm {
         let phase = match &mut self.raised {
             None if self.above >= self.config.raise_windows && !held_off => {
                 let id = format!("{}-{now}", self.boot);
-                self.raised = Some(Raised { id, level, peak: score, in_seq: tag.in_seq, in_t_ns: tag.in_t_ns });
+                self.raised =
+                    Some(Raised { id, level, peak: score, in_seq: tag.in_seq, in_t_ns: tag.in_t_ns, unknown: false });
                 Phase::Raised
             }
             None => return None,
             Some(raised) => {
                 raised.peak = raised.peak.max(score);
-                if score >= level * self.config.clear_factor || held_off {
-                    return None;
+                let still = score >= level * self.config.clear_factor || held_off;
+                match (still, std::mem::take(&mut raised.unknown)) {
+                    (false, _) => Phase::Cleared,
+                    // The same episode goes on.
+                    (true, true) => Phase::Raised,
+                    (true, false) => return None,
                 }
-                Phase::Cleared
             }
         };
         self.changed_ns = Some(now);
-        let body = self.body(phase, score, tag);
+        let body = self.body(phase, Some((score, tag)), "");
         if phase == Phase::Cleared {
             self.raised = None;
         }
         Some(Change { phase, body })
     }
 
-    fn body(&self, phase: Phase, score: f32, tag: &WindowTag) -> Bytes {
+    /// Nothing looks at it any more, for this reason: what was raised must not look as if it were current.
+    pub fn unwatched(&mut self, reason: &str) -> Option<Change> {
+        let raised = self.raised.as_mut().filter(|raised| !raised.unknown)?;
+        raised.unknown = true;
+        Some(Change { phase: Phase::Unknown, body: self.body(Phase::Unknown, None, reason) })
+    }
+
+    fn body(&self, phase: Phase, window: Option<(f32, &WindowTag)>, reason: &str) -> Bytes {
         let Some(raised) = &self.raised else {
             return Bytes::new();
         };
@@ -100,12 +114,24 @@ impl Alarm {
         json_str(&mut out, &self.config.name);
         out.push_str(",\"id\":");
         json_str(&mut out, &raised.id);
-        let word = if phase == Phase::Raised { "raised" } else { "cleared" };
-        let _ = write!(out, ",\"phase\":\"{word}\",\"severity\":\"{}\",\"score\":", self.config.severity);
-        json_num(&mut out, f64::from(score));
+        let word = match phase {
+            Phase::Raised => "raised",
+            Phase::Cleared => "cleared",
+            Phase::Unknown => "unknown",
+        };
+        let _ = write!(out, ",\"phase\":\"{word}\",\"severity\":\"{}\"", self.config.severity);
+        if let Some((score, _)) = window {
+            out.push_str(",\"score\":");
+            json_num(&mut out, f64::from(score));
+        }
         let _ = write!(out, ",\"level\":{},\"peak\":{}", raised.level, raised.peak);
-        let (seq, t) = (tag.in_seq, tag.in_t_ns);
-        let _ = write!(out, ",\"in_seq\":[{},{}],\"in_t_ns\":[{},{}]", seq.0, seq.1, t.0, t.1);
+        if let Some((_, tag)) = window {
+            let (seq, t) = (tag.in_seq, tag.in_t_ns);
+            let _ = write!(out, ",\"in_seq\":[{},{}],\"in_t_ns\":[{},{}]", seq.0, seq.1, t.0, t.1);
+        }
+        if !reason.is_empty() {
+            let _ = write!(out, ",\"reason\":\"{reason}\"");
+        }
         let (seq, t) = (raised.in_seq, raised.in_t_ns);
         let _ = write!(out, ",\"raised_seq\":[{},{}],\"raised_t_ns\":[{},{}]", seq.0, seq.1, t.0, t.1);
         out.into()
@@ -150,6 +176,31 @@ mod tests {
     fn hold_off_delays_a_change_and_loses_none() {
         let got = run(config(1, 3000), &[11.0, 1.0, 1.0, 1.0, 11.0, 11.0, 11.0, 11.0]);
         assert_eq!(got, [(0, Phase::Raised), (3, Phase::Cleared), (6, Phase::Raised)]);
+    }
+
+    #[test]
+    fn raised_alarm_that_nothing_looks_at_is_unknown_once_and_goes_on_with_the_next_score() {
+        let window = |i: u64| {
+            let last = Stamp { boot_ns: i * 1_000_000_000, wall_ms: None, clk: Clk::Unset };
+            WindowTag { pipeline: 0, last, in_seq: (0, i), in_t_ns: (0, i as i64), coverage: 1.0 }
+        };
+        let mut alarm = Alarm::new(config(1, 0), "b", None);
+        assert_eq!(alarm.unwatched("learning"), None, "one that is not raised is known");
+        alarm.step(11.0, Some(10.0), &window(1)).expect("raised");
+        let id = alarm.raised().expect("raised").id.clone();
+        let change = alarm.unwatched("model_not_serving").expect("unknown");
+        let body = String::from_utf8(change.body.to_vec()).expect("text");
+        assert!(change.phase == Phase::Unknown && body.contains("\"reason\":\"model_not_serving\""), "{body}");
+        assert!(body.contains(&id) && !body.contains("score"), "{body}");
+        assert_eq!(alarm.unwatched("model_not_serving"), None, "it is reported once");
+        // Also over a restart.
+        let saved = serde_json::to_vec(alarm.raised().expect("raised")).expect("saved");
+        let mut alarm = Alarm::new(config(1, 0), "c", serde_json::from_slice(&saved).expect("read"));
+        let again = alarm.step(9.0, Some(10.0), &window(2)).expect("the same episode");
+        assert!(again.phase == Phase::Raised && alarm.raised().is_some_and(|raised| raised.id == id));
+        assert_eq!(alarm.step(9.0, Some(10.0), &window(3)), None);
+        alarm.unwatched("learning").expect("unknown");
+        assert_eq!(alarm.step(1.0, Some(10.0), &window(4)).map(|change| change.phase), Some(Phase::Cleared));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use std::{
 
 use super::{
     artifact::Artifact,
+    lag::Lag,
     running::{Launching, Outcome, Running},
     served::{Answered, Served},
     trial::{Candidate, Message, Trial},
@@ -67,6 +68,12 @@ pub struct Engine {
     to_explain: Vec<(Vec<usize>, usize, Window, Answered)>,
     /// Stamp of the newest window that was answered, for events.
     pub(super) last: Option<Stamp>,
+    /// When it was looked at last.
+    now: Option<Stamp>,
+    /// How long its windows wait.
+    pub(super) lag: Lag,
+    /// One run of what serves takes about so long, µs; 0: not known yet.
+    pub(super) took_us: u32,
     /// When workers were lost, ns since boot.
     deaths: VecDeque<u64>,
     looked_ns: u64,
@@ -90,6 +97,9 @@ impl Engine {
             drafts: Vec::new(),
             to_explain: Vec::new(),
             last: None,
+            now: None,
+            lag: Lag::default(),
+            took_us: 0,
             deaths: VecDeque::new(),
             looked_ns: 0,
             lost_workers: 0,
@@ -144,6 +154,7 @@ impl Engine {
         self.source = Some(source.clone());
         let what = |why| format!("use model {}: {why}", source.name());
         let running = Running::start(&self.setup.launching, &source, &[], beat).map_err(what)?;
+        self.took_us = 0;
         let text = format!("serving {}", running.describe());
         self.running = Some(running);
         Ok(text)
@@ -180,6 +191,14 @@ impl Engine {
         self.setup.served.iter().position(|s| s.index() == window.tag.pipeline)
     }
 
+    /// Nothing has served for long: alarms that are raised are reported as unknown.
+    pub fn unwatched(&mut self, stamp: Stamp, sink: &mut dyn Sink) {
+        self.setup.served.iter_mut().for_each(|served| served.unwatched(stamp, &mut self.drafts));
+        if !self.drafts.is_empty() {
+            sink.put(&mut self.drafts);
+        }
+    }
+
     /// Books every window that waits.
     pub fn give_up_waiting(&mut self, why: &'static str, sink: &mut dyn Sink) {
         let waiting = std::mem::take(&mut self.waiting);
@@ -198,6 +217,7 @@ impl Engine {
 
     /// Serves what waits, one ring of the doorbell. `Err` when there is no worker any more.
     pub fn turn(&mut self, sink: &mut dyn Sink, beat: &dyn Fn()) -> Result<(), String> {
+        self.look_at_lag(sink);
         let Some(mut running) = self.running.take() else {
             return Err("no worker".into());
         };
@@ -236,11 +256,58 @@ impl Engine {
         }
     }
 
+    /// No window waits.
+    pub fn idle(&mut self, sink: &mut dyn Sink) {
+        self.look_at_lag(sink);
+    }
+
+    /// Looks how long the oldest window has waited. A pipeline that falls behind ends what runs beside it, then the trial; an
+    /// event reports it where there is neither.
+    fn look_at_lag(&mut self, sink: &mut dyn Sink) {
+        let Some(now) = self.now.filter(|_| !self.setup.patient) else { return };
+        let oldest = self.waiting.front().map(|window| {
+            let pipeline = self.setup.served[self.place(window).unwrap_or(0)].config();
+            let late = Duration::from_millis(pipeline.late_ms + pipeline.step_ms.unwrap_or(0));
+            (now.boot_ns.saturating_sub(window.tag.last.boot_ns), (limits::BEHIND + late).as_nanos() as u64)
+        });
+        let (waited_ns, most_ns) = oldest.unwrap_or_default();
+        let Some(behind) = self.lag.look(waited_ns, most_ns, now.boot_ns) else { return };
+        let waited_s = waited_ns / 1_000_000_000;
+        let why =
+            format!("it falls behind: the oldest window has waited for {waited_s} s, and the wait does not shrink");
+        if behind && (self.candidate.is_some() || self.trial.is_some()) {
+            self.lag = Lag::default();
+            if self.candidate.is_some() {
+                return self.refuse_candidate(&why, sink);
+            }
+            return self.go_back(&why, sink);
+        }
+        self.setup.served.iter().for_each(|served| served.set_behind(behind));
+        let (kind, text) = if behind {
+            (Kind::PipelineBehind, why)
+        } else {
+            (Kind::PipelineCaughtUp, "no window waits longer than it may any more".to_owned())
+        };
+        let names = self.setup.served.iter().map(|served| served.config().name.clone());
+        let mut drafts = names.map(|name| self.setup.events.draft(kind, now, &name, &text)).collect();
+        sink.put(&mut drafts);
+    }
+
+    /// Windows of one ring: their predictions are published, and messages of control are read, only after it. In a replay it does
+    /// not depend on how fast the machine is.
+    pub(super) fn ring_most(&self, took_us: u32, slots: usize) -> usize {
+        match (self.setup.patient, took_us) {
+            (true, _) => slots,
+            (false, 0) => 1,
+            (false, took_us) => (limits::RING.as_micros() as usize / took_us as usize).clamp(1, slots),
+        }
+    }
+
     fn ring(&mut self, running: &mut Running, sink: &mut dyn Sink, beat: &dyn Fn()) -> Result<(), Broken> {
         let deadline = self.deadline(running);
         self.calibrate(running, deadline, beat)?;
-        let places: Vec<usize> =
-            self.waiting.iter().take(running.slots()).map(|w| self.place(w).unwrap_or(0)).collect();
+        let most = self.ring_most(self.took_us, running.slots());
+        let places: Vec<usize> = self.waiting.iter().take(most).map(|w| self.place(w).unwrap_or(0)).collect();
         let count = ring_size(running, &places);
         for (slot, at) in places.iter().take(count).enumerate() {
             running.fill(slot, *at, &self.waiting[slot].values);
@@ -307,6 +374,7 @@ impl Engine {
         let served = &mut self.setup.served[at];
         match outcome {
             Outcome::Answer(answered) => {
+                self.took_us = slowest(self.took_us, answered.took_us);
                 let raised = served.predicted(&running.fits[at], &window, &answered, &mut self.drafts);
                 let width = served.names().len();
                 if let Some(members) = running.looked_at(at, &window, width, served.is_alarmed()) {
@@ -339,6 +407,11 @@ impl Engine {
 
     /// What is to be done beside windows: a model that was offered, one that is ready to take over, a worker that grows.
     pub fn look(&mut self, now: Stamp, sink: &mut dyn Sink, beat: &dyn Fn()) {
+        self.now = Some(now);
+        if let Some(trial) = &mut self.trial {
+            trial.look(now.boot_ns);
+            self.end_trial_if_over(sink);
+        }
         self.read_mail(now, sink);
         self.swap_if_ready(now, sink);
         if now.boot_ns.saturating_sub(self.looked_ns) < limits::MEMORY_EVERY_NS {
@@ -364,6 +437,11 @@ impl Engine {
         }
         beat();
     }
+}
+
+/// About the slowest of the last runs, µs; at least 1.
+pub(super) fn slowest(before_us: u32, took_us: u32) -> u32 {
+    (before_us - before_us / 8).max(took_us).max(1)
 }
 
 /// Windows of the next ring: it ends with a window that completes a calibration, for those behind it must be run with what

@@ -20,8 +20,10 @@ pub struct Terms {
 #[derive(Debug, Clone)]
 pub struct Gate {
     terms: Terms,
+    /// When it was first looked at after its first answer, and when last: by the clock, not by the windows' own times, for
+    /// those of a backlog are old.
     began_ns: Option<u64>,
-    last_ns: u64,
+    now_ns: u64,
     seen: u64,
     /// The newest scores.
     scores: VecDeque<f64>,
@@ -39,7 +41,7 @@ impl Gate {
         Self {
             terms,
             began_ns: None,
-            last_ns: 0,
+            now_ns: 0,
             seen: 0,
             scores: VecDeque::new(),
             same: None,
@@ -48,10 +50,16 @@ impl Gate {
         }
     }
 
-    /// An answer: the score, the digest of its window, and when it was. Returns what is wrong with it.
-    pub fn answered(&mut self, score: f32, window: u64, now_ns: u64) -> Option<String> {
-        self.began_ns.get_or_insert(now_ns);
-        self.last_ns = now_ns;
+    /// Time passes, with windows or without.
+    pub fn look(&mut self, now_ns: u64) {
+        if self.seen > 0 {
+            self.began_ns.get_or_insert(now_ns);
+        }
+        self.now_ns = now_ns;
+    }
+
+    /// An answer: the score, and the digest of its window. Returns what is wrong with it.
+    pub fn answered(&mut self, score: f32, window: u64) -> Option<String> {
         self.seen += 1;
         self.unanswered_run = 0;
         match &mut self.same {
@@ -85,7 +93,7 @@ impl Gate {
     /// Why it may not stay after all, `None` as long as it is not over, or that it was well.
     pub fn over(&mut self) -> Option<Result<String, String>> {
         let began = self.began_ns?;
-        let (took_ns, seen) = (self.last_ns.saturating_sub(began), self.seen);
+        let (took_ns, seen) = (self.now_ns.saturating_sub(began), self.seen);
         if took_ns < self.terms.least_ns || seen < self.terms.windows {
             return None;
         }
@@ -121,19 +129,33 @@ mod tests {
         let mut gate = gate(None);
         for i in 0..20u64 {
             assert_eq!(gate.over(), None);
-            assert_eq!(gate.answered(i as f32, i, i * S / 4), None);
+            assert_eq!(gate.answered(i as f32, i), None);
+            gate.look(i * S / 4);
         }
         assert_eq!(gate.over(), None, "20 windows, but 5 s");
-        assert_eq!(gate.answered(0.0, 99, 11 * S), None);
+        gate.look(11 * S);
         assert!(gate.over().is_some_and(|end| end.is_ok()));
+    }
+
+    #[test]
+    fn trial_begins_with_the_first_answer_and_does_not_pass_without_windows() {
+        let mut gate = gate(None);
+        gate.look(1000 * S);
+        assert_eq!(gate.over(), None, "no window");
+        // A backlog of an hour's windows is answered at once.
+        (0..3600).for_each(|i| assert_eq!(gate.answered(i as f32, i), None));
+        gate.look(1001 * S);
+        assert_eq!(gate.over(), None, "3,600 windows, but no time has passed");
+        gate.look(1011 * S);
+        assert!(gate.over().is_some_and(|end| end.is_ok_and(|text| text.contains("10 s and 3600 windows"))));
     }
 
     #[test]
     fn one_answer_to_everything_is_a_bad_sign_unless_everything_is_the_same() {
         let (mut constant, mut idle) = (gate(None), gate(None));
-        let sign = (0..=limits::GATE_SAME).find_map(|i| constant.answered(0.5, i, i));
+        let sign = (0..=limits::GATE_SAME).find_map(|i| constant.answered(0.5, i));
         assert!(sign.is_some_and(|why| why.contains("0.5")));
-        assert!((0..1000).all(|i| idle.answered(0.5, 7, i).is_none()), "a machine at rest sends the same windows");
+        assert!((0..1000).all(|_| idle.answered(0.5, 7).is_none()), "a machine at rest sends the same windows");
     }
 
     #[test]
@@ -150,7 +172,10 @@ mod tests {
         let baseline = Channel::of(&mut made, 0.5);
         let run = |shift: f32| {
             let mut gate = gate(baseline.clone());
-            (0..100u64).for_each(|i| assert_eq!(gate.answered(i as f32 + shift, i, i * S), None));
+            (0..100u64).for_each(|i| {
+                assert_eq!(gate.answered(i as f32 + shift, i), None);
+                gate.look(i * S);
+            });
             gate.over().expect("over")
         };
         assert!(run(0.0).is_ok());

@@ -5,11 +5,13 @@ mod alarm;
 mod artifact;
 mod calibrate;
 pub mod channel;
+mod check;
 mod drift;
 mod engine;
 mod explain;
 mod fit;
 mod gate;
+mod lag;
 mod placement;
 mod plan;
 mod prove;
@@ -24,6 +26,7 @@ pub mod worker_main;
 use std::time::Duration;
 
 pub use artifact::Artifact;
+pub use check::check;
 pub use engine::{Engine, Setup};
 pub use prove::{Proven, prove, proven};
 pub use running::{Launching, Running};
@@ -71,6 +74,7 @@ pub fn run(
 ) {
     let mut taken = Vec::new();
     let mut wait = Duration::ZERO;
+    let mut served_ns = now().boot_ns;
     loop {
         beat();
         engine.look(now(), &mut sink, &beat);
@@ -81,6 +85,11 @@ pub fn run(
             };
         }
         tell(engine.serving(), engine.lost_workers);
+        if engine.serving().is_some() {
+            served_ns = now().boot_ns;
+        } else if now().boot_ns.saturating_sub(served_ns) > limits::ALARM_UNKNOWN.as_nanos() as u64 {
+            engine.unwatched(now(), &mut sink);
+        }
         if engine.serving().is_none() {
             // What arrives while there is no worker stays in the lane, which sheds and counts the oldest.
             if windows.is_closed() {
@@ -94,7 +103,10 @@ pub fn run(
         if engine.waiting() == 0 {
             match windows.take(&mut taken, limits::SLOTS_MAX, limits::BEAT) {
                 Took::Closed => break,
-                Took::Nothing => continue,
+                Took::Nothing => {
+                    engine.idle(&mut sink);
+                    continue;
+                }
                 Took::Some => engine.take(&mut taken),
             }
         }

@@ -19,21 +19,29 @@ pub struct Proven {
 /// Runs that warm caches up and are measured.
 const RUNS: usize = 50;
 
-/// Proves it. `beat` is called while waiting.
-pub fn prove(launching: &Launching, source: &Artifact, beat: &dyn Fn()) -> Result<Proven, String> {
+/// Proves it. `beat` is called while waiting; between two cases it is left when `stopped` says so.
+pub fn prove(
+    launching: &Launching,
+    source: &Artifact,
+    beat: &dyn Fn(),
+    stopped: &dyn Fn() -> bool,
+) -> Result<Proven, String> {
     let mut extra: Vec<String> = source.golden.iter().flat_map(|case| case.outputs.keys().cloned()).collect();
     extra.sort();
     extra.dedup();
     let running = Running::start(launching, source, &extra, beat)?;
-    proven(running, beat)
+    proven(running, beat, stopped)
 }
 
 /// The same for one that runs already.
-pub fn proven(mut running: Running, beat: &dyn Fn()) -> Result<Proven, String> {
+pub fn proven(mut running: Running, beat: &dyn Fn(), stopped: &dyn Fn() -> bool) -> Result<Proven, String> {
     let source = running.source.clone();
     let deadline = Duration::from_millis(source.manifest.deadline_ms);
     let mut took: Vec<u32> = Vec::new();
     for (i, case) in source.golden.iter().enumerate() {
+        if stopped() {
+            return Err("stopped".into());
+        }
         let what = |why: String| format!("golden case {}: {why}", i + 1);
         let (outputs, us) = running.case(&case.inputs, deadline, beat).map_err(what)?;
         took.push(us);

@@ -6,14 +6,14 @@ use std::{
 };
 
 use super::{
-    alarm::{Alarm, Raised},
+    alarm::{Alarm, Change, Raised},
     fit::Fit,
     plan::Plan,
 };
 use crate::{
     config,
     flow::{
-        Class, Draft, Phase, Retain, StreamId, Window,
+        Class, Draft, Phase, Retain, Stamp, StreamId, Window,
         event::{ALARM_CLEARED, ALARM_RAISED},
         meter::Meters,
         record::{json_list, json_num, json_str},
@@ -126,6 +126,11 @@ impl Served {
         }
     }
 
+    /// Its windows wait for too long, or do not any more.
+    pub fn set_behind(&self, behind: bool) {
+        self.meters.pipelines[usize::from(self.index)].behind.store(behind, Relaxed);
+    }
+
     /// Asked to learn anew?
     pub fn take_recalibrate(&self) -> bool {
         self.meters.pipelines[usize::from(self.index)].recalibrate.swap(false, Relaxed)
@@ -160,42 +165,55 @@ impl Served {
             retain: Retain::No,
         });
         let mut places = Vec::new();
-        let Some(score) = score else { return places };
-        for (alarm, stream, place) in &mut self.alarms {
-            let Some(change) = alarm.step(score, threshold, &window.tag) else {
-                continue;
+        for at in 0..self.alarms.len() {
+            let alarm = &mut self.alarms[at].0;
+            let change = match score {
+                Some(score) => alarm.step(score, threshold, &window.tag),
+                None => alarm.unwatched("learning"),
             };
-            // A lamp waits for nothing, least of all for the disk.
-            self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
-            self.meters.alarm_bell.ring();
-            if let Some(keeps) = &self.keeps {
-                let saved = match alarm.raised() {
-                    Some(raised) => keeps.alarms.save(alarm.name(), &serde_json::to_vec(raised).unwrap_or_default()),
-                    None => keeps.alarms.remove(alarm.name()),
-                };
-                if let Err(why) = saved {
-                    tracing::error!(alarm = alarm.name(), "keep the alarm's state: {why}");
-                }
-            }
-            match change.phase {
-                Phase::Raised => {
+            if let Some(change) = change {
+                if change.phase == Phase::Raised {
                     places.push(drafts.len());
-                    tracing::warn!(message_id = ALARM_RAISED, alarm = alarm.name(), score, "alarm raised");
                 }
-                Phase::Cleared => {
-                    tracing::info!(message_id = ALARM_CLEARED, alarm = alarm.name(), score, "alarm cleared");
-                }
+                drafts.push(self.changed(at, change, score, window.tag.last, Some(fit.lineage.clone())));
             }
-            drafts.push(Draft {
-                stream: *stream,
-                class: Class::Event,
-                stamp: window.tag.last,
-                lineage: Some(fit.lineage.clone()),
-                body: change.body,
-                retain: if change.phase == Phase::Raised { Retain::Keep } else { Retain::Remove },
-            });
         }
         places
+    }
+
+    /// No model serves: what is raised is not looked at any more.
+    pub fn unwatched(&mut self, stamp: Stamp, drafts: &mut Vec<Draft>) {
+        for at in 0..self.alarms.len() {
+            if let Some(change) = self.alarms[at].0.unwatched("model_not_serving") {
+                drafts.push(self.changed(at, change, None, stamp, None));
+            }
+        }
+    }
+
+    /// An alarm's change: to its lines, onto the disk, and as a record.
+    fn changed(&self, at: usize, change: Change, score: Option<f32>, stamp: Stamp, lineage: Option<Arc<str>>) -> Draft {
+        let (alarm, stream, place) = &self.alarms[at];
+        // A lamp waits for nothing, least of all for the disk. That of an alarm nothing looks at stays as it is.
+        if change.phase != Phase::Unknown {
+            self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
+            self.meters.alarm_bell.ring();
+        }
+        if let Some(keeps) = &self.keeps {
+            let saved = match alarm.raised() {
+                Some(raised) => keeps.alarms.save(alarm.name(), &serde_json::to_vec(raised).unwrap_or_default()),
+                None => keeps.alarms.remove(alarm.name()),
+            };
+            if let Err(why) = saved {
+                tracing::error!(alarm = alarm.name(), "keep the alarm's state: {why}");
+            }
+        }
+        match change.phase {
+            Phase::Raised => tracing::warn!(message_id = ALARM_RAISED, alarm = alarm.name(), score, "alarm raised"),
+            Phase::Cleared => tracing::info!(message_id = ALARM_CLEARED, alarm = alarm.name(), score, "alarm cleared"),
+            Phase::Unknown => tracing::warn!(alarm = alarm.name(), "alarm unknown: no model looks at it any more"),
+        }
+        let retain = if change.phase == Phase::Cleared { Retain::Remove } else { Retain::Keep };
+        Draft { stream: *stream, class: Class::Event, stamp, lineage, body: change.body, retain }
     }
 
     fn body(&self, window: &Window, score: Option<f32>, threshold: Option<f32>, answered: &Answered) -> String {

@@ -5,9 +5,10 @@ use std::sync::Arc;
 
 use super::{
     artifact::Artifact,
-    engine::{Engine, ring_size},
+    engine::{Engine, ring_size, slowest},
     fit::Fit,
     gate::{Gate, Terms},
+    lag::Lag,
     running::{Outcome, Running},
 };
 use crate::{
@@ -45,6 +46,7 @@ pub struct Candidate {
     began_ns: u64,
     compared: u64,
     differed: u64,
+    took_us: u32,
 }
 
 /// A model that serves and is watched.
@@ -64,9 +66,14 @@ impl Trial {
             Outcome::Answer(answered) => {
                 let mut hash = crc32fast::Hasher::new();
                 window.values.iter().for_each(|x| hash.update(&x.to_le_bytes()));
-                self.gate.answered(answered.score, u64::from(hash.finalize()), window.tag.last.boot_ns)
+                self.gate.answered(answered.score, u64::from(hash.finalize()))
             }
         }
+    }
+
+    /// Time passes.
+    pub(super) fn look(&mut self, now_ns: u64) {
+        self.gate.look(now_ns);
     }
 }
 
@@ -80,7 +87,8 @@ impl Engine {
                     self.go_back("another model is to take over", sink);
                 }
                 let began_ns = now.boot_ns;
-                self.candidate = Some(Candidate { running, terms, shadow_ns, why, began_ns, compared: 0, differed: 0 });
+                self.candidate =
+                    Some(Candidate { running, terms, shadow_ns, why, began_ns, compared: 0, differed: 0, took_us: 0 });
             }
             Message::Back(why) => {
                 self.refuse_candidate(&why, sink);
@@ -102,7 +110,9 @@ impl Engine {
     /// The candidate runs on the windows that were just answered.
     pub(super) fn shadow(&mut self, sink: &mut dyn Sink, beat: &dyn Fn()) {
         let Some(mut candidate) = self.candidate.take() else { return };
-        let windows = std::mem::take(&mut self.shadowed);
+        let mut windows = std::mem::take(&mut self.shadowed);
+        // A slow one must not hold up the one that serves: it sees fewer windows.
+        windows.truncate(self.ring_most(candidate.took_us, candidate.running.slots()));
         let run = self.run_beside(&mut candidate, &windows, beat);
         self.candidate = Some(candidate);
         if let Err(why) = run {
@@ -137,6 +147,7 @@ impl Engine {
                     }
                     Outcome::None(_) => {}
                     Outcome::Answer(answered) => {
+                        candidate.took_us = slowest(candidate.took_us, answered.took_us);
                         if let (Some(above), Some(threshold)) = (above, running.fits[*at].threshold()) {
                             candidate.compared += 1;
                             candidate.differed += u64::from(*above != (answered.score > threshold));
@@ -159,6 +170,7 @@ impl Engine {
         let Some(candidate) = self.candidate.take_if(|candidate| ready(candidate)) else { return };
         self.shadowed.clear();
         let fallback = self.running.replace(candidate.running);
+        (self.took_us, self.lag) = (candidate.took_us, Lag::default());
         let Some(running) = &self.running else { return };
         let before = self.source.replace(running.source.clone());
         let bundle: Arc<str> = running.source.bundle.clone();
@@ -176,6 +188,10 @@ impl Engine {
     }
 
     pub(super) fn end_trial_if_over(&mut self, sink: &mut dyn Sink) {
+        // What is still behind is not well yet; either it catches up or that becomes a bad sign.
+        if self.lag.is_over() {
+            return;
+        }
         let Some(over) = self.trial.as_mut().and_then(|trial| trial.gate.over()) else { return };
         match over {
             Err(why) => self.go_back(&why, sink),
@@ -191,6 +207,7 @@ impl Engine {
     /// The model on trial showed a bad sign: the one before serves again.
     pub(super) fn go_back(&mut self, why: &str, sink: &mut dyn Sink) {
         let Some(trial) = self.trial.take() else { return };
+        (self.took_us, self.lag) = (0, Lag::default());
         let bad = std::mem::replace(&mut self.source, trial.before);
         self.running = trial.fallback.and_then(|mut running| running.is_alive().then_some(running));
         let name = bad.as_ref().map_or_else(String::new, |source| source.name());

@@ -39,7 +39,7 @@ pub use topic::Topics;
 
 use self::{
     flight::Flight,
-    hand::{Handed, Settles},
+    hand::{Gone, Handed, Settles},
     outage::Outage,
     pace::Pace,
 };
@@ -64,6 +64,8 @@ pub struct Announce {
     pub birth: Box<dyn Fn() -> String + Send + Sync>,
     /// `up/meta/STREAM` by stream: JSON members after the head.
     pub meta: Vec<(String, String)>,
+    /// Streams that are not configured any more: the broker may still keep a record of them.
+    pub gone: Vec<String>,
 }
 
 /// Makes an event of a kind and a text.
@@ -222,6 +224,7 @@ struct Link<'a> {
     /// What was announced, and when that was looked at, since `began`.
     birth: String,
     announced: Duration,
+    gone: Gone,
 }
 
 impl<'a> Link<'a> {
@@ -242,6 +245,7 @@ impl<'a> Link<'a> {
             keep_alive: Duration::from_secs(wanted.mqtt.keep_alive_s),
             birth: String::new(),
             announced: Duration::ZERO,
+            gone: Gone::default(),
         }
     }
 
@@ -342,6 +346,7 @@ impl<'a> Link<'a> {
             Event::Incoming(Incoming::Publish(publish)) => self.arrived(publish),
             Event::Incoming(Incoming::PubAck(ack)) => {
                 let answered = self.flight.answered(ack.pkid);
+                self.gone.acked(answered.map(|(settles, _)| settles), ack.reason, &self.setup.news);
                 if let Some((Settles::Parcel(parcel, result), since)) = answered {
                     self.setup.meters.acknowledge.took_time(self.began.elapsed().saturating_sub(since));
                     self.setup.meters.acked_ns.store(Clock::boot_ns(), Ordering::Relaxed);
@@ -401,6 +406,7 @@ impl<'a> Link<'a> {
         for (stream, members) in &setup.announce.meta {
             self.publish(setup.topics.meta(stream), self.head(members));
         }
+        self.hand.extend(self.gone.handed(&setup.announce.gone, &setup.topics));
         setup.reader.online();
     }
 

@@ -20,7 +20,7 @@ use rustls::{
 
 use super::topic::{Topics, Wish};
 use crate::{
-    config::{Mqtt, Tls},
+    config::{Mqtt, Tls, secret},
     limits,
 };
 
@@ -46,10 +46,10 @@ pub fn options(config: &Mqtt, will_topic: &str, will: String) -> Result<MqttOpti
     options.set_network_options(network);
     if let Some(user) = &config.username {
         let password = match &config.password_file {
-            Some(path) => read(path)?,
+            Some(path) => secret(path)?,
             None => String::new(),
         };
-        options.set_credentials(user, password.trim_end_matches(['\r', '\n']));
+        options.set_credentials(user, password);
     }
     if let Some(tls) = &config.tls {
         options.set_transport(Transport::tls_with_config(TlsConfiguration::Rustls(Arc::new(client_config(tls)?))));
@@ -67,10 +67,6 @@ pub fn filters(topics: &Topics) -> Vec<Filter> {
         retain_forward_rule: if wish.kept { RetainForwardRule::OnEverySubscribe } else { RetainForwardRule::Never },
     };
     topics.wishes().into_iter().map(filter).collect()
-}
-
-fn read(path: &Path) -> Result<String, String> {
-    std::fs::read_to_string(path).map_err(|why| format!("read {}: {why}", path.display()))
 }
 
 fn client_config(tls: &Tls) -> Result<ClientConfig, String> {

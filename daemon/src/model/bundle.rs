@@ -6,8 +6,8 @@
 //!               │ baseline.json │ card.md            (after the signatures: what manifest.json's `files` lists, as it lists it)
 //! ```
 //!
-//! There is no room in it for what nobody signed: the gaps of the tar are zeroes, and the one line of a signature that it
-//! does not cover says what minisign and rsign write there by themselves (`pack` puts it so).
+//! There is no room in it for what nobody signed: the tar's heads and gaps are to the byte as `pack` writes them, and the
+//! one line of a signature that it does not cover says what minisign and rsign write there by themselves (`pack` puts it so).
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,10 @@ use super::{
     keyset::{Keyset, Role},
     manifest::{FileEntry, Manifest, Release},
 };
-use crate::limits;
+use crate::{
+    host::{Defence, looks},
+    limits,
+};
 
 const MANIFEST: &str = "manifest.json";
 const BLOCK: u64 = 512;
@@ -55,11 +58,29 @@ pub struct Bundle {
 
 impl Bundle {
     /// Reads and checks a whole bundle. Without a keyset (`pack` looks at its own work) signatures are not asked for.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused.
     pub fn open(file: &File, keys: Option<&Keyset>) -> Result<Self, String> {
-        let size = file.metadata().map_err(|why| why.to_string())?.len();
-        if size > limits::BUNDLE_BYTES_MAX {
-            return Err(format!("{size} bytes are more than {}", limits::BUNDLE_BYTES_MAX));
+        let sha256 = digest(file)?;
+        Self::read(file, sha256, keys)
+    }
+
+    /// The same where it is known which bundle it must be: nothing of another one is parsed.
+    ///
+    /// # Errors
+    ///
+    /// Why it is refused.
+    pub fn open_asked(file: &File, asked: &str, keys: Option<&Keyset>) -> Result<Self, String> {
+        match digest(file)? {
+            sha256 if sha256 == asked => Self::read(file, sha256, keys),
+            sha256 => Err(format!("its sha256 is {sha256}, and {asked} was asked for")),
         }
+    }
+
+    fn read(file: &File, sha256: String, keys: Option<&Keyset>) -> Result<Self, String> {
+        let size = size_of(file)?;
         let parts = parts(file, size)?;
         let mut parts = parts.iter();
         let head = parts.next().filter(|part| part.name == MANIFEST).ok_or("its first file is not manifest.json")?;
@@ -84,15 +105,8 @@ impl Bundle {
         // Only from here on is the manifest's word worth anything.
         let release = Release::parse(&manifest)?;
         let manifest = Manifest::parse(&manifest).map_err(|why| format!("manifest.json: {why}"))?;
-        let mut bundle = Self {
-            manifest,
-            release,
-            signed_by,
-            sha256: String::new(),
-            models: BTreeMap::new(),
-            golden: Vec::new(),
-            baseline: None,
-        };
+        let mut bundle =
+            Self { manifest, release, signed_by, sha256, models: BTreeMap::new(), golden: Vec::new(), baseline: None };
         for entry in bundle.release.files.clone() {
             let part = next.filter(|part| part.name == entry.name).ok_or_else(|| {
                 let found = next.map_or("its end", |part| &part.name);
@@ -107,7 +121,6 @@ impl Bundle {
         if bundle.golden.is_empty() {
             return Err("it has no golden.jsonl: what it must answer is not said".into());
         }
-        bundle.sha256 = digest(file)?;
         Ok(bundle)
     }
 
@@ -154,8 +167,22 @@ impl Bundle {
     }
 }
 
+fn size_of(file: &File) -> Result<u64, String> {
+    match file.metadata().map_err(|why| why.to_string())?.len() {
+        size if size > limits::BUNDLE_BYTES_MAX => {
+            Err(format!("{size} bytes are more than {}", limits::BUNDLE_BYTES_MAX))
+        }
+        size => Ok(size),
+    }
+}
+
 /// SHA-256 of a whole file, hex.
+///
+/// # Errors
+///
+/// It is larger than a bundle may be, or cannot be read.
 pub fn digest(file: &File) -> Result<String, String> {
+    size_of(file)?;
     let mut hash = Sha256::new();
     let mut buffer = vec![0u8; 64 * 1024];
     let mut at = 0;
@@ -239,35 +266,76 @@ impl Write for HashWriter<'_> {
     }
 }
 
-/// Every file of the tar, if that is all there is: no links, no folders, no extensions, and zeroes between and after.
+/// Every file of the tar, if that is all there is: heads to the byte as `pack` writes them (no links, no folders, no owners,
+/// no times), zeroes between, and the two empty blocks at the end.
 fn parts(file: &File, size: u64) -> Result<Vec<Part>, String> {
-    let tar = |why: std::io::Error| format!("it is no whole tar: {why}");
-    let mut reader = file.try_clone().map_err(tar)?;
-    reader.seek(SeekFrom::Start(0)).map_err(tar)?;
-    let mut archive = tar::Archive::new(reader);
-    let (mut parts, mut end) = (Vec::<Part>::new(), 0);
-    for entry in archive.entries().map_err(tar)?.raw(true) {
-        let entry = entry.map_err(tar)?;
-        let name = String::from_utf8_lossy(&entry.path_bytes()).into_owned();
-        if !matches!(entry.header().entry_type(), tar::EntryType::Regular) || !super::manifest::is_name(&name) {
-            return Err(format!("`{}` is no plain file", name.escape_default()));
+    is_tar(file)?;
+    let (mut parts, mut at) = (Vec::<Part>::new(), 0);
+    loop {
+        let mut block = [0u8; BLOCK as usize];
+        file.read_exact_at(&mut block, at).map_err(|why| format!("it is no whole tar: {why}"))?;
+        if block.iter().all(|byte| *byte == 0) {
+            zeroes(file, at, at + 2 * BLOCK)?;
+            return if size == at + 2 * BLOCK { Ok(parts) } else { Err("data follows its end".into()) };
         }
-        if parts.len() == limits::BUNDLE_FILES_MAX || parts.iter().any(|part| part.name == name) {
-            return Err(format!("`{name}` is one file too many"));
+        let part = part(&block, at + BLOCK)?;
+        if parts.len() == limits::BUNDLE_FILES_MAX || parts.iter().any(|known| known.name == part.name) {
+            return Err(format!("`{}` is one file too many", part.name));
         }
-        let part = Part { name, at: entry.raw_file_position(), size: entry.header().entry_size().map_err(tar)? };
         let ends =
             part.at.checked_add(part.size).filter(|ends| *ends <= size).ok_or("it ends in the middle of a file")?;
-        end = ends.next_multiple_of(BLOCK);
-        zeroes(file, ends, end.min(size))?;
+        at = ends.next_multiple_of(BLOCK);
+        zeroes(file, ends, at)?;
         parts.push(part);
     }
-    // Two blocks of zeroes end a tar, and tools fill the last record of 20.
-    if size < end + 2 * BLOCK || size > end + 42 * BLOCK {
-        return Err("it is no whole tar: its end is not where its files end".into());
+}
+
+/// Whether it begins as a bundle does; the error says what it is instead.
+///
+/// # Errors
+///
+/// What the file is, what is needed, and which command makes it.
+pub fn is_tar(file: &File) -> Result<(), String> {
+    let mut block = Vec::new();
+    let mut reader = file.try_clone().map_err(|why| why.to_string())?;
+    reader
+        .seek(SeekFrom::Start(0))
+        .and_then(|_| reader.take(BLOCK).read_to_end(&mut block))
+        .map_err(|why| why.to_string())?;
+    if block.get(257..262) == Some(b"ustar") {
+        return Ok(());
     }
-    zeroes(file, end, size)?;
-    Ok(parts)
+    Err(format!(
+        "it is {}; expected a signed bundle (.kmb): make one with `kentledge model prepare DIR`, `minisign -Sm \
+         DIR/manifest.json`, `kentledge model pack DIR -o FILE.kmb`",
+        looks::like(&block)
+    ))
+}
+
+/// What a head says, if it is just as `pack` would write it.
+fn part(block: &[u8; BLOCK as usize], at: u64) -> Result<Part, String> {
+    let head = tar::Header::from_byte_slice(block);
+    let name = block[..100].split(|byte| *byte == 0).next().unwrap_or_default();
+    let name = String::from_utf8_lossy(name).into_owned();
+    if !matches!(head.entry_type(), tar::EntryType::Regular) || !super::manifest::is_name(&name) {
+        return Err(format!("`{}` is no plain file", name.escape_default()));
+    }
+    let size = head.entry_size().map_err(|why| format!("it is no whole tar: {why}"))?;
+    if header(&name, size)?.as_bytes() != block && Defence::TarHeader.stands() {
+        return Err(format!("the tar header of `{name}` is not what `kentledge model pack` writes"));
+    }
+    Ok(Part { name, at, size })
+}
+
+/// The head of a file, the only way it may be written.
+fn header(name: &str, size: u64) -> Result<tar::Header, String> {
+    let mut header = tar::Header::new_ustar();
+    header.set_path(name).map_err(|why| format!("{name}: {why}"))?;
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_mtime(0);
+    header.set_cksum();
+    Ok(header)
 }
 
 fn zeroes(file: &File, from: u64, to: u64) -> Result<(), String> {
@@ -276,8 +344,23 @@ fn zeroes(file: &File, from: u64, to: u64) -> Result<(), String> {
     if gap.iter().any(|byte| *byte != 0) { Err("there is something between its files".into()) } else { Ok(()) }
 }
 
+/// Whether it is a folder; the error says what it is instead.
+///
+/// # Errors
+///
+/// It is none.
+pub fn is_folder(path: &Path) -> Result<(), String> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let mut head = Vec::new();
+    File::open(path).and_then(|file| file.take(BLOCK).read_to_end(&mut head)).map_err(|why| why.to_string())?;
+    Err(format!("it is {}; expected a folder with manifest.json and model.onnx", looks::like(&head)))
+}
+
 /// Packs a folder: the manifest, its signatures, and what it names. Looks at its own work before it is done.
 pub fn pack(folder: &Path, out: &Path) -> Result<Bundle, String> {
+    is_folder(folder)?;
     let read = |name: &str| {
         let path = folder.join(name);
         std::fs::read(&path).map_err(|why| format!("read {}: {why}", path.display()))
@@ -306,11 +389,7 @@ pub fn pack(folder: &Path, out: &Path) -> Result<Bundle, String> {
     let fresh = out.with_extension("kmb.new");
     let mut tar = tar::Builder::new(File::create(&fresh).map_err(what)?);
     for (name, bytes) in files {
-        let mut header = tar::Header::new_ustar();
-        header.set_size(bytes.len() as u64);
-        header.set_mode(0o644);
-        header.set_mtime(0);
-        tar.append_data(&mut header, &name, bytes.as_slice()).map_err(what)?;
+        tar.append(&header(&name, bytes.len() as u64)?, bytes.as_slice()).map_err(what)?;
     }
     tar.into_inner().and_then(|file| file.sync_all()).map_err(what)?;
     let looked = File::open(&fresh).map_err(what).and_then(|file| Bundle::open(&file, None));

@@ -9,6 +9,7 @@ pub mod file;
 pub mod golden;
 pub mod keyset;
 pub mod manifest;
+pub mod onnx;
 pub mod scan;
 pub mod slot;
 pub mod store;

@@ -1,14 +1,10 @@
 //! Looks at an ONNX file before any runtime does: is it whole, does it stay within itself, does it use only operators
-//! of the standard? Walks the protobuf by hand, in bounds, without building anything from it.
-//!
-//! Field numbers are those of `onnx.proto3`: ModelProto 7 graph, 8 opset_import, 20 training_info, 25 functions;
-//! GraphProto 1 node, 5 initializer, 15 sparse_initializer; NodeProto 4 op_type, 5 attribute, 7 domain; AttributeProto 5 t,
-//! 6 g, 10 tensors, 11 graphs, 22 sparse_tensor, 23 sparse_tensors; TensorProto 1 dims, 13 external_data,
-//! 14 data_location; SparseTensorProto 1 values, 2 indices; FunctionProto 7 node, 9 opset_import, 10 domain,
-//! 11 attribute_proto; OperatorSetIdProto 1 domain, 2 version.
+//! of the standard? Walks the protobuf by hand, in bounds, without building anything from it. What the walk sees must be what
+//! the runtime sees: `onnx` refuses every encoding that could be read in two ways.
 
-use std::fmt;
+use std::{collections::BTreeSet, fmt};
 
+use super::onnx::{Fields, Found, Message, varint};
 use crate::limits;
 
 /// Why a file is refused.
@@ -16,6 +12,10 @@ use crate::limits;
 pub enum Refused {
     /// Ends in the middle of something, or is no protobuf at all.
     NotOnnx(&'static str),
+    /// Written as no tool writes it, so that another reader could see something else in it.
+    NotCanonical(String),
+    /// It is for another reader than the one for ONNX files.
+    OrtFormat,
     /// Names another file to read weights from.
     ExternalData,
     /// Uses operators from outside the standard.
@@ -32,6 +32,8 @@ impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Refused::NotOnnx(why) => write!(f, "it is no whole ONNX file: {why}"),
+            Refused::NotCanonical(why) => write!(f, "its encoding is not canonical: {why}"),
+            Refused::OrtFormat => f.write_str("the runtime would read it as its own ORT format, which is not accepted"),
             Refused::ExternalData => {
                 f.write_str("it reads weights from another file (external data), which is refused")
             }
@@ -44,44 +46,49 @@ impl fmt::Display for Refused {
 }
 
 /// Domains whose operators the plain runtime brings. `com.microsoft` is what quantisation tools write.
-const DOMAINS: [&str; 4] = ["", "ai.onnx", "ai.onnx.ml", "com.microsoft"];
+const DOMAINS: [&[u8]; 4] = [b"", b"ai.onnx", b"ai.onnx.ml", b"com.microsoft"];
+
+/// Domains below these are the runtime's own as well: a function in one of them would open it to nodes.
+const RESERVED: [&[u8]; 2] = [b"ai.onnx.", b"com.microsoft."];
 
 /// Checks a whole file.
+///
+/// # Errors
+///
+/// Why it is refused.
 pub fn scan(bytes: &[u8]) -> Result<(), Refused> {
-    let mut scan = Scan { nodes: 0, own: own_domains(bytes)? };
-    let (mut graph, mut opsets) = (false, 0);
-    for field in Fields(bytes) {
-        match field? {
-            (20, _) => return Err(Refused::Training),
-            (7, Value::Bytes(body)) => {
-                graph = true;
-                scan.graph(body, 0)?;
-            }
-            (8, Value::Bytes(body)) => {
-                opsets += 1;
-                scan.opset(body)?;
-            }
-            (25, Value::Bytes(body)) => scan.function(body)?,
-            _ => {}
-        }
+    // The runtime looks for this mark of its own format before it thinks of ONNX.
+    if bytes.get(4..8) == Some(b"ORTM") {
+        return Err(Refused::OrtFormat);
     }
-    if !graph || opsets == 0 || scan.nodes == 0 {
+    let mut scan = Scan { nodes: 0, graphs: 0, opsets: 0, own: own_functions(bytes)? };
+    scan.message(Message::Model, bytes, 0, 0)?;
+    if scan.graphs == 0 || scan.opsets == 0 || scan.nodes == 0 {
         return Err(Refused::NotOnnx("it has no graph, no node or no operator set"));
     }
     Ok(())
 }
 
-/// Functions that the model brings itself stand in domains of their own: what they are made of is looked at like the rest.
-fn own_domains(bytes: &[u8]) -> Result<Vec<&[u8]>, Refused> {
-    let mut own = Vec::new();
-    for field in Fields(bytes) {
-        if let (25, Value::Bytes(body)) = field? {
-            for field in Fields(body) {
-                if let (10, Value::Bytes(domain)) = field? {
-                    own.push(domain);
-                }
+/// Functions by domain and name.
+type Functions<'a> = BTreeSet<(&'a [u8], &'a [u8])>;
+
+/// Functions that the model brings itself: what they are made of is looked at like the rest.
+fn own_functions(bytes: &[u8]) -> Result<Functions<'_>, Refused> {
+    let mut own = BTreeSet::new();
+    for field in Fields::of(Message::Model, bytes) {
+        let (_, Found::Part(Message::Function, body)) = field? else { continue };
+        let (mut domain, mut name): (&[u8], &[u8]) = (&[], &[]);
+        for field in Fields::of(Message::Function, body) {
+            match field? {
+                (1, Found::Bytes(text)) => name = text,
+                (10, Found::Bytes(text)) => domain = text,
+                _ => {}
             }
         }
+        if !DOMAINS.contains(&domain) && RESERVED.iter().any(|reserved| domain.starts_with(reserved)) {
+            return Err(foreign(domain));
+        }
+        own.insert((domain, name));
         if own.len() > limits::ONNX_NODES_MAX {
             return Err(Refused::TooLarge("functions"));
         }
@@ -89,182 +96,93 @@ fn own_domains(bytes: &[u8]) -> Result<Vec<&[u8]>, Refused> {
     Ok(own)
 }
 
-struct Scan<'a> {
-    nodes: usize,
-    own: Vec<&'a [u8]>,
+fn foreign(domain: &[u8]) -> Refused {
+    Refused::Domain(String::from_utf8_lossy(domain).chars().take(64).collect())
 }
 
-impl Scan<'_> {
-    fn opset(&self, bytes: &[u8]) -> Result<(), Refused> {
-        let (mut domain, mut version) = (String::new(), 0);
-        for field in Fields(bytes) {
-            match field? {
-                (1, Value::Bytes(name)) => domain = String::from_utf8_lossy(name).into_owned(),
-                (2, Value::Int(n)) => version = n,
-                _ => {}
-            }
-        }
-        self.domain(&domain)?;
-        if domain.is_empty() && version < 7 { Err(Refused::Opset(version)) } else { Ok(()) }
-    }
+struct Scan<'a> {
+    nodes: usize,
+    graphs: usize,
+    opsets: usize,
+    own: Functions<'a>,
+}
 
-    fn domain(&self, domain: &str) -> Result<(), Refused> {
-        if DOMAINS.contains(&domain) || self.own.contains(&domain.as_bytes()) {
-            Ok(())
-        } else {
-            Err(Refused::Domain(domain.to_owned()))
-        }
-    }
-
-    fn graph(&mut self, bytes: &[u8], depth: usize) -> Result<(), Refused> {
-        if depth > limits::ONNX_DEPTH_MAX {
+impl<'a> Scan<'a> {
+    /// Looks at one message and all in it; `level`: subgraphs around it, `depth`: messages around it.
+    fn message(&mut self, message: Message, body: &'a [u8], level: usize, depth: usize) -> Result<(), Refused> {
+        if level > limits::ONNX_DEPTH_MAX || depth > limits::ONNX_NESTING_MAX {
             return Err(Refused::TooLarge("levels of subgraphs"));
         }
-        for field in Fields(bytes) {
-            match field? {
-                (1, Value::Bytes(body)) => self.node(body, depth)?,
-                (5, Value::Bytes(body)) => tensor(body)?,
-                (15, Value::Bytes(body)) => sparse(body)?,
+        let (mut domain, mut name, mut version): (&[u8], &[u8], _) = (&[], &[], 0);
+        let mut shape = Shape::default();
+        for field in Fields::of(message, body) {
+            match (message, field?) {
+                (Message::Model, (20, _)) => return Err(Refused::Training),
+                (Message::Tensor, (13, _) | (14, Found::Int(1..))) => return Err(Refused::ExternalData),
+                (Message::Tensor, (1, Found::Int(n))) => shape.dimension(n)?,
+                (Message::Tensor, (1, Found::Packed(mut all))) => {
+                    while !all.is_empty() {
+                        shape.dimension(varint(&mut all)?)?;
+                    }
+                }
+                (Message::Node, (7, Found::Bytes(text))) | (Message::OpSet, (1, Found::Bytes(text))) => domain = text,
+                (Message::Node, (4, Found::Bytes(text))) => name = text,
+                (Message::OpSet, (2, Found::Int(n))) => version = n,
+                (_, (_, Found::Part(part, body))) => {
+                    let inner = message == Message::Attribute && part == Message::Graph;
+                    self.message(part, body, level + usize::from(inner), depth + 1)?;
+                }
                 _ => {}
             }
         }
-        Ok(())
-    }
-
-    fn function(&mut self, bytes: &[u8]) -> Result<(), Refused> {
-        for field in Fields(bytes) {
-            match field? {
-                (7, Value::Bytes(body)) => self.node(body, 0)?,
-                (9, Value::Bytes(body)) => self.opset(body)?,
-                (11, Value::Bytes(body)) => self.attribute(body, 0)?,
-                _ => {}
+        match message {
+            Message::Node => self.node(domain, name),
+            Message::OpSet => self.opset(domain, version),
+            Message::Graph => {
+                self.graphs += 1;
+                Ok(())
             }
+            _ => Ok(()),
         }
-        Ok(())
     }
 
-    fn node(&mut self, bytes: &[u8], depth: usize) -> Result<(), Refused> {
+    fn node(&mut self, domain: &[u8], name: &[u8]) -> Result<(), Refused> {
         self.nodes += 1;
         if self.nodes > limits::ONNX_NODES_MAX {
             return Err(Refused::TooLarge("nodes"));
         }
-        for field in Fields(bytes) {
-            match field? {
-                (5, Value::Bytes(body)) => self.attribute(body, depth)?,
-                (7, Value::Bytes(name)) => self.domain(&String::from_utf8_lossy(name))?,
-                _ => {}
-            }
-        }
-        Ok(())
+        if DOMAINS.contains(&domain) || self.own.contains(&(domain, name)) { Ok(()) } else { Err(foreign(domain)) }
     }
 
-    fn attribute(&mut self, bytes: &[u8], depth: usize) -> Result<(), Refused> {
-        for field in Fields(bytes) {
-            match field? {
-                (5 | 10, Value::Bytes(body)) => tensor(body)?,
-                (6 | 11, Value::Bytes(body)) => self.graph(body, depth + 1)?,
-                (22 | 23, Value::Bytes(body)) => sparse(body)?,
-                _ => {}
-            }
+    fn opset(&mut self, domain: &[u8], version: u64) -> Result<(), Refused> {
+        self.opsets += 1;
+        if !DOMAINS.contains(&domain) && !self.own.iter().any(|(own, _)| *own == domain) {
+            return Err(foreign(domain));
         }
-        Ok(())
+        if domain.is_empty() && version < 7 { Err(Refused::Opset(version)) } else { Ok(()) }
     }
 }
 
-fn tensor(bytes: &[u8]) -> Result<(), Refused> {
-    let (mut values, mut rank) = (1u64, 0usize);
-    let mut dimension = |n: u64| {
-        rank += 1;
-        values = values.saturating_mul(n.max(1));
-        if rank > limits::ONNX_RANK_MAX || values > limits::ONNX_VALUES_MAX {
+/// A tensor's shape so far.
+struct Shape {
+    rank: usize,
+    values: u64,
+}
+
+impl Default for Shape {
+    fn default() -> Self {
+        Self { rank: 0, values: 1 }
+    }
+}
+
+impl Shape {
+    fn dimension(&mut self, n: u64) -> Result<(), Refused> {
+        self.rank += 1;
+        self.values = self.values.saturating_mul(n.max(1));
+        if self.rank > limits::ONNX_RANK_MAX || self.values > limits::ONNX_VALUES_MAX {
             return Err(Refused::TooLarge("values in one tensor"));
         }
         Ok(())
-    };
-    for field in Fields(bytes) {
-        match field? {
-            (1, Value::Int(n)) => dimension(n)?,
-            // Packed.
-            (1, Value::Bytes(body)) => {
-                let mut rest = Fields(body);
-                while !rest.0.is_empty() {
-                    dimension(rest.varint().ok_or(Refused::NotOnnx("it ends in the middle of a shape"))?)?;
-                }
-            }
-            (13, _) | (14, Value::Int(1..)) => return Err(Refused::ExternalData),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
-fn sparse(bytes: &[u8]) -> Result<(), Refused> {
-    for field in Fields(bytes) {
-        if let (1 | 2, Value::Bytes(body)) = field? {
-            tensor(body)?;
-        }
-    }
-    Ok(())
-}
-
-enum Value<'a> {
-    Int(u64),
-    Bytes(&'a [u8]),
-    Fixed,
-}
-
-/// The fields of one protobuf message.
-struct Fields<'a>(&'a [u8]);
-
-impl<'a> Iterator for Fields<'a> {
-    type Item = Result<(u64, Value<'a>), Refused>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        if self.0.is_empty() {
-            return None;
-        }
-        let field = self.read();
-        if field.is_none() {
-            self.0 = &[];
-        }
-        Some(field.ok_or(Refused::NotOnnx("it ends in the middle of a field")))
-    }
-}
-
-impl<'a> Fields<'a> {
-    fn read(&mut self) -> Option<(u64, Value<'a>)> {
-        let key = self.varint()?;
-        let value = match key & 7 {
-            0 => Value::Int(self.varint()?),
-            1 => self.skip(8)?,
-            2 => {
-                let len = usize::try_from(self.varint()?).ok()?;
-                let (body, rest) = self.0.split_at_checked(len)?;
-                self.0 = rest;
-                Value::Bytes(body)
-            }
-            5 => self.skip(4)?,
-            _ => return None,
-        };
-        (key >> 3 > 0).then_some((key >> 3, value))
-    }
-
-    fn skip(&mut self, n: usize) -> Option<Value<'a>> {
-        self.0 = self.0.split_at_checked(n)?.1;
-        Some(Value::Fixed)
-    }
-
-    fn varint(&mut self) -> Option<u64> {
-        let mut value = 0u64;
-        for shift in (0..64).step_by(7) {
-            let (&byte, rest) = self.0.split_first()?;
-            self.0 = rest;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte & 0x80 == 0 {
-                return Some(value);
-            }
-        }
-        None
     }
 }
 
@@ -322,10 +240,61 @@ mod tests {
         }
         assert_eq!(scan(&[graph(&plain), long(20, b"x")].concat()), Err(Refused::Training));
         // A function of the model's own, and a node that calls it by its domain.
-        let function = [field(7, &field(4, b"Relu")), field(10, b"mine")].concat();
+        let function = [field(1, b"F"), field(7, &field(4, b"Relu")), field(10, b"mine")].concat();
         let caller = field(1, &[field(4, b"F"), field(7, b"mine")].concat());
         assert_eq!(scan(&[graph(&caller), long(25, &function)].concat()), Ok(()));
         assert_eq!(scan(&graph(&caller)), Err(Refused::Domain("mine".into())));
+        // A function opens its domain to itself alone, and none of the runtime's own.
+        let other = field(1, &[field(4, b"G"), field(7, b"mine")].concat());
+        assert_eq!(scan(&[graph(&other), long(25, &function)].concat()), Err(Refused::Domain("mine".into())));
+        let inside = [field(1, b"F"), field(10, b"com.microsoft.nchwc")].concat();
+        assert!(matches!(scan(&[graph(&plain), long(25, &inside)].concat()), Err(Refused::Domain(_))));
+    }
+
+    /// What protobuf readers take in more than one way: each hides external data, or could.
+    #[test]
+    fn onnx_file_that_two_readers_could_read_differently_is_refused() {
+        let tensor = field(13, b"");
+        let hidden = |key: &[u8], body: &[u8]| [key, &[body.len() as u8], body].concat();
+        let graph = |tensor: &[u8]| [field(1, &field(4, b"Relu")), hidden(&[5 << 3 | 2], tensor)].concat();
+        let model = |graph: &[u8]| [field(7, graph), field(8, &[0x10, 18])].concat();
+        assert_eq!(scan(&model(&graph(&tensor))), Err(Refused::ExternalData));
+        let plain = graph(&[8, 1]);
+        assert_eq!(scan(&model(&plain)), Ok(()));
+        let cases: [(&str, Vec<u8>); 13] = [
+            // 13 << 3 | 2 and bit 32: a reader that cuts the key to 32 bits sees external data.
+            ("key above 32 bits", model(&graph(&hidden(&[0xea, 0x80, 0x80, 0x80, 0x10], b"")))),
+            ("key of field 7 above 32 bits", [model(&plain), hidden(&[0xba, 0x80, 0x80, 0x80, 0x10], &plain)].concat()),
+            ("overlong key", model(&graph(&hidden(&[0xea, 0x00], b"")))),
+            (
+                "overlong length",
+                [&[7 << 3 | 2, plain.len() as u8 | 0x80, 0][..], &plain, &field(8, &[0x10, 18])].concat(),
+            ),
+            ("overlong number", model(&graph(&[8, 0x81, 0x00]))),
+            ("number of more than 64 bits", model(&graph(&[8, 255, 255, 255, 255, 255, 255, 255, 255, 255, 2]))),
+            ("32-bit number with more bits", model(&graph(&[14 << 3, 0x80, 0x80, 0x80, 0x80, 0x10]))),
+            ("field 0", model(&graph(&[0, 0]))),
+            ("group", model(&graph(&[13 << 3 | 3, 13 << 3 | 4]))),
+            ("wire type of another", model(&graph(&[8 << 3, 1]))),
+            ("unknown field", model(&graph(&hidden(&[0xfa, 0x01], b"")))),
+            ("graph twice", [model(&plain), field(7, &plain)].concat()),
+            ("name twice", model(&graph(&[field(8, b"a"), field(8, b"b")].concat()))),
+        ];
+        for (what, bytes) in cases {
+            let why = scan(&bytes).expect_err(what);
+            assert!(matches!(why, Refused::NotCanonical(_)), "{what}: {why}");
+        }
+        for wire in [6, 7] {
+            assert!(scan(&model(&graph(&[8 << 3 | wire, 0]))).is_err(), "wire type {wire}");
+        }
+        assert!(scan(&[field(7, &plain), vec![8 << 3 | 2, 9, 0x10, 18]].concat()).is_err(), "length beyond the end");
+    }
+
+    #[test]
+    fn onnx_file_that_the_runtime_takes_for_its_own_format_is_refused() {
+        let named = |name: &[u8]| [field(2, name), model(&field(4, b"Relu"), &[])].concat();
+        assert_eq!(scan(&named(b"xxpytorch")), Ok(()));
+        assert_eq!(scan(&named(b"xxORTMxxx")), Err(Refused::OrtFormat));
     }
 
     #[test]

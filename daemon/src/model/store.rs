@@ -3,10 +3,14 @@
 //!
 //! ```text
 //! models/bundles/SHA256.kmb   named by what is in it, moved there whole
-//! models/slots.json           {v, lines: {MODEL: {a, b, serving}}, failed: [[SHA256, why], …], job}      two copies, CRC
-//! models/high.json            {v, seqs: {MODEL: N}, keyset: N}                                             two copies, CRC
+//! models/slots.json           {v, lines: {MODEL: {a, b, serving}}, failed: [[SHA256, why], …], job, keyset}   two copies, CRC
+//! models/high.json            {v, seqs: {MODEL: N}, keyset: N}                                                two copies, CRC
 //! keys/2.json, 2.0.minisig    the keyset of version 2 and its signatures
 //! ```
+//!
+//! A keyset takes over with one write: that of `keys/N.json`, after its signatures. What it lowers follows from it: each copy
+//! of the other files says under which keyset it was written, and what a later one lowers is lowered whenever it is read. So
+//! a power cut between two of these writes leaves nothing half done.
 //!
 //! The highest sequence is the largest that any of its copies, a slot that was well, or the configured bundle knows: an
 //! old copy put back lowers nothing.
@@ -26,7 +30,7 @@ use super::{
     slot::{Held, Line, Origin, Slot, SlotId},
 };
 use crate::{
-    host::{Keep, Unloaded},
+    host::{Defence, Keep, Unloaded},
     limits,
 };
 
@@ -71,6 +75,9 @@ struct Saved {
     /// Bundles that failed here, and why: not tried again.
     failed: VecDeque<(String, String)>,
     job: Option<Job>,
+    /// The keyset in use when this was written; `None`: written before this was noted.
+    #[serde(default)]
+    keyset: Option<u64>,
 }
 
 #[derive(Debug, Default, Clone, Serialize, Deserialize)]
@@ -109,6 +116,8 @@ pub struct Store {
     high: High,
     /// What is there cannot be read: it is neither written over, nor is anything removed that it may name.
     unread: Option<String>,
+    /// As they were found.
+    copies: Vec<High>,
 }
 
 impl Store {
@@ -135,7 +144,6 @@ impl Store {
             trouble("model slots", &why, "the configured models serve");
             None
         });
-        let mut high = High { v: 1, ..High::default() };
         let copies = patiently(|| match keep.load_copies::<High>(HIGH) {
             (copies, Some(why)) if copies.is_empty() => Err(why),
             (copies, _) => Ok(copies),
@@ -144,16 +152,9 @@ impl Store {
             trouble("highest sequences", &why, "those of the slots and of the image count");
             Vec::new()
         });
-        for copy in copies {
-            high.keyset = high.keyset.max(copy.keyset);
-            high.newest_ms = high.newest_ms.max(copy.newest_ms);
-            for (model, seq) in copy.seqs {
-                let known = high.seqs.entry(model).or_default();
-                *known = seq.max(*known);
-            }
-        }
+        let high = merged(&copies, &[]);
         let saved = saved.unwrap_or(Saved { v: 1, ..Saved::default() });
-        (Self { folder, keep, keys, saved, high, unread }, damaged)
+        (Self { folder, keep, keys, saved, high, copies, unread }, damaged)
     }
 
     /// A model's slots.
@@ -329,9 +330,8 @@ impl Store {
                 continue;
             }
             // Expiry, revocation and the like block installing, never running: it was verified when it came.
-            match self.open_bundle(&held.sha256).and_then(|file| Bundle::open(&file, None)) {
-                Ok(bundle) if bundle.sha256 == held.sha256 => return (Some((id, bundle)), why),
-                Ok(_) => why.push(format!("slot {} holds another bundle than was verified", origin.word())),
+            match self.open_bundle(&held.sha256).and_then(|file| Bundle::open_asked(&file, &held.sha256, None)) {
+                Ok(bundle) => return (Some((id, bundle)), why),
                 Err(reason) => why.push(format!("slot {} cannot be used: {reason}", origin.word())),
             }
         }
@@ -340,16 +340,26 @@ impl Store {
 
     /// The keyset in use: the one of the read-only root, and those that followed it; and what is wrong with these. Then
     /// the last one that is right goes on being believed for commands, and nothing is installed.
-    pub fn keyset(&self, base: &Path) -> Result<(Keyset, Option<String>), String> {
+    pub fn keyset(&mut self, base: &Path) -> Result<(Keyset, Option<String>), String> {
         let mut keys = Keyset::read(base)?;
+        let mut lowered = Vec::new();
         while let Some((bytes, minisigs)) = self.kept_keyset(keys.version + 1)? {
             match keys.successor(&bytes, &minisigs) {
-                Ok(next) => keys = next,
+                Ok(next) => {
+                    lowered.extend(Lowered::by(&keys, &next));
+                    keys = next;
+                }
                 Err(why) => return Ok((keys.clone(), Some(format!("keyset {}: {why}", keys.version + 1)))),
             }
         }
+        if Defence::Rotation.stands() {
+            self.high.seqs = merged(&self.copies, &lowered).seqs;
+        }
+        self.lower_lines(&lowered);
+        self.saved.keyset = Some(keys.version);
         let lost = || format!("keyset {} is there, and {} was in use", keys.version, self.high.keyset);
         let trouble = (keys.version < self.high.keyset).then(lost);
+        self.high.keyset = keys.version.max(self.high.keyset);
         Ok((keys, trouble))
     }
 
@@ -378,23 +388,30 @@ impl Store {
         for (n, minisig) in minisigs.iter().enumerate() {
             keep.save(&format!("{}.{n}.minisig", next.version), minisig.as_bytes()).map_err(what)?;
         }
-        // The highest sequences fall first: with the keyset there and not they, nothing could be installed again.
-        if now.drops_a_model_key(&next) {
-            for (model, seq) in &next.min_seq {
-                if let Some(known) = self.high.seqs.get_mut(model) {
-                    *known = (*seq).min(*known);
-                }
-                // What was signed with a key that is no longer believed says nothing of the order of releases.
+        // This write is the change. Whatever comes after it is done again by the next start if a power cut comes between.
+        keep.save(&format!("{}.json", next.version), bytes).map_err(what)?;
+        let lowered: Vec<Lowered> = Lowered::by(now, &next).into_iter().collect();
+        lowered.iter().for_each(|lowered| lowered.apply(&mut self.high.seqs));
+        self.lower_lines(&lowered);
+        self.saved.keyset = Some(next.version);
+        self.high.keyset = next.version;
+        if let Err(why) = self.save().and_then(|()| self.save_high()) {
+            tracing::error!("save what keyset {} lowers: {why}; the next start does it again", next.version);
+        }
+        Ok(next)
+    }
+
+    /// What lies in the slots counts as no newer than what keysets since then say.
+    fn lower_lines(&mut self, lowered: &[Lowered]) {
+        // What was written before this was noted was lowered before the keyset was saved.
+        let written = self.saved.keyset.unwrap_or(self.high.keyset);
+        for Lowered { min_seq, .. } in lowered.iter().filter(|lowered| lowered.version > written) {
+            for (model, seq) in min_seq {
                 if let Some(line) = self.saved.lines.get_mut(model) {
                     line.lower(*seq);
                 }
             }
-            self.save()?;
         }
-        keep.save(&format!("{}.json", next.version), bytes).map_err(what)?;
-        self.high.keyset = next.version;
-        self.save_high()?;
-        Ok(next)
     }
 }
 
@@ -407,6 +424,44 @@ fn patiently<T>(load: impl Fn() -> Result<T, Unloaded>) -> Result<T, Unloaded> {
         }
     }
     load()
+}
+
+/// What a keyset lowers that dropped a key for models: what was signed with a key that is no longer believed says nothing of
+/// the order of releases.
+#[derive(Debug, Clone)]
+struct Lowered {
+    version: u64,
+    min_seq: BTreeMap<String, u64>,
+}
+
+impl Lowered {
+    fn by(now: &Keyset, next: &Keyset) -> Option<Self> {
+        now.drops_a_model_key(next).then(|| Self { version: next.version, min_seq: next.min_seq.clone() })
+    }
+
+    fn apply(&self, seqs: &mut BTreeMap<String, u64>) {
+        for (model, seq) in &self.min_seq {
+            if let Some(known) = seqs.get_mut(model) {
+                *known = (*seq).min(*known);
+            }
+        }
+    }
+}
+
+/// The largest that any copy knows, each lowered by the keysets that came after it was written.
+fn merged(copies: &[High], lowered: &[Lowered]) -> High {
+    let mut high = High { v: 1, ..High::default() };
+    for copy in copies {
+        high.keyset = high.keyset.max(copy.keyset);
+        high.newest_ms = high.newest_ms.max(copy.newest_ms);
+        let mut seqs = copy.seqs.clone();
+        lowered.iter().filter(|lowered| lowered.version > copy.keyset).for_each(|lowered| lowered.apply(&mut seqs));
+        for (model, seq) in seqs {
+            let known = high.seqs.entry(model).or_default();
+            *known = seq.max(*known);
+        }
+    }
+    high
 }
 
 impl Line {

@@ -1,20 +1,24 @@
 //! What is plugged in: serial ports by their stable names and what they seem to speak, gpiochips, the kernel's sensors;
-//! each with the lines a configuration needs for it. Opening a port may reset what hangs on it.
+//! each with the lines a configuration needs for it, which `kentledge check` takes as they are. Opening a port may reset
+//! what hangs on it; one that another process has open is left alone.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::Write,
     fs,
+    io::ErrorKind,
+    os::unix::fs::{MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::Duration,
 };
 
+use nix::fcntl::OFlag;
 use tokio::{io::AsyncReadExt, time::Instant};
 
 use super::{serial, sysfs};
 use crate::{
     config::{Framing, Line, Serial, SysfsClass},
-    host::gpiochip,
+    host::{gpiochip, log::escaped, sys},
     limits,
 };
 
@@ -55,22 +59,79 @@ pub enum Speech {
 
 /// Tells everything.
 pub async fn tell(args: &Args) -> String {
-    let mut out = String::new();
+    let (mut out, mut used) = (String::new(), Used::default());
     let all = if args.paths.is_empty() { serial_ports() } else { args.paths.clone() };
     for path in &all {
-        serial_port(path, args, &mut out).await;
+        serial_port(path, args, &mut out, &mut used).await;
     }
     if args.paths.is_empty() {
         if all.is_empty() {
             out.push_str("no serial ports\n");
         }
-        gpiochips(&mut out);
-        kernel_sensors(&mut out);
+        gpiochips(&mut out, &mut used);
+        kernel_sensors(&mut out, &mut used);
     }
     out
 }
 
-async fn serial_port(path: &Path, args: &Args, out: &mut String) {
+/// Names of sources that were given out: each table may stand in a configuration once.
+#[derive(Default)]
+struct Used(BTreeSet<String>);
+
+impl Used {
+    /// A name for a source, from what the thing calls itself.
+    fn name(&mut self, text: &str) -> String {
+        let own: String = text.to_lowercase().chars().filter(char::is_ascii_alphanumeric).take(48).collect();
+        let own = if own.is_empty() { "sensor".to_owned() } else { own };
+        let numbered = (2..).map(|n| format!("{own}-{n}"));
+        let name = std::iter::once(own.clone()).chain(numbered).find(|name| !self.0.contains(name)).unwrap_or(own);
+        self.0.insert(name.clone());
+        name
+    }
+}
+
+/// Text in a configuration.
+fn quoted(text: &str) -> String {
+    toml::Value::from(text).to_string()
+}
+
+/// Which other process has taken a port for itself, if one has. The kernel keeps others out, but not root: for root the port
+/// would open, and take half of the other's bytes.
+pub fn in_use(path: &Path) -> Option<String> {
+    let flags = (OFlag::O_NOCTTY | OFlag::O_NONBLOCK).bits();
+    let somebody = || user_of(path).unwrap_or_else(|| "another process".into());
+    match fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
+        Err(why) => (why.kind() == ErrorKind::ResourceBusy).then(somebody),
+        // The mark may be older than whoever has the port open now.
+        Ok(port) if sys::tty_is_exclusive(&port) => user_of(path),
+        Ok(_) => None,
+    }
+}
+
+/// Processes that have a device open, by name and number. Only root sees those of others.
+fn user_of(path: &Path) -> Option<String> {
+    // By its number: a service may have a /dev of its own.
+    let device = |path: &Path| fs::metadata(path).ok().map(|meta| meta.rdev()).filter(|rdev| *rdev != 0);
+    let wanted = device(path)?;
+    let (own, mut users) = (std::process::id(), Vec::new());
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let open = fs::read_dir(process.path().join("fd")).into_iter().flatten().flatten();
+        if pid != own && open.map(|fd| fd.path()).any(|fd| is_tty(&fd) && device(&fd) == Some(wanted)) {
+            let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+            users.push(format!("{} (process {pid})", escaped(name.trim(), 32)));
+        }
+    }
+    users.truncate(limits::PORTS_USERS);
+    (!users.is_empty()).then(|| users.join(", "))
+}
+
+/// What does not lie below /dev is not looked at: that could be a disk that hangs.
+fn is_tty(fd: &Path) -> bool {
+    fs::read_link(fd).is_ok_and(|to| to.starts_with("/dev"))
+}
+
+async fn serial_port(path: &Path, args: &Args, out: &mut String, used: &mut Used) {
     let real = fs::canonicalize(path).unwrap_or_else(|_| path.to_owned());
     let stable = stable_names(&real);
     let name = stable.first().unwrap_or(&path.to_owned()).clone();
@@ -80,6 +141,12 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String) {
     }
     for other in stable.iter().skip(1) {
         let _ = writeln!(out, "  also {}", other.display());
+    }
+    if args.listen > 0.0
+        && let Some(user) = in_use(&real)
+    {
+        let _ = writeln!(out, "  in use by {user}; not listened to\n");
+        return;
     }
     let mut heard = None;
     let bauds: Vec<u32> = args.baud.map_or_else(|| BAUDS.to_vec(), |baud| vec![baud]);
@@ -104,14 +171,17 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String) {
             }
         }
     }
-    let source = real.file_name().map(|n| n.to_string_lossy().to_lowercase()).unwrap_or_default();
-    let source: String = source.chars().filter(char::is_ascii_alphanumeric).collect();
+    let source = used.name(&real.file_name().map(|name| name.to_string_lossy()).unwrap_or_default());
     let (baud, speech) = heard.unwrap_or((bauds[0], Speech::Silence));
     let _ = match &speech {
         Speech::Silence if args.listen <= 0.0 => writeln!(out, "  not listened to"),
         Speech::Silence => writeln!(out, "  silent: it may have to be asked (`request`, or `kind = \"modbus-rtu\"`)"),
         Speech::Csv(_, n) => writeln!(out, "  speaks lines of {n} values at {baud} baud"),
-        Speech::Json(keys) => writeln!(out, "  speaks JSON lines at {baud} baud: {}", keys.join(", ")),
+        // Whatever hangs there chose these words.
+        Speech::Json(keys) => {
+            let keys = escaped(keys.join(", "), limits::PORTS_KEYS);
+            writeln!(out, "  speaks JSON lines at {baud} baud: {keys}")
+        }
         Speech::Nmea(all) => {
             let names: Vec<_> = all.keys().map(String::as_str).collect();
             writeln!(out, "  speaks NMEA 0183 at {baud} baud: {}", names.join(", "))
@@ -120,19 +190,20 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String) {
         Speech::Frames(framing, n) => writeln!(out, "  speaks frames by {framing} of about {n} bytes at {baud} baud"),
         Speech::Unknown => writeln!(out, "  speaks, but nothing that is known here at {bauds:?} baud"),
     };
-    let _ = writeln!(out, "\n    [source.{source}]\n    path = \"{}\"\n    baud = {baud}", name.display());
-    out.push_str(&lines_for(&speech));
+    out.push('\n');
+    out.push_str(&serial_lines(&source, &name.to_string_lossy(), baud, &speech));
     out.push('\n');
 }
 
-/// What the configuration needs beside path and speed.
-fn lines_for(speech: &Speech) -> String {
-    match speech {
+/// A source for a serial port.
+fn serial_lines(source: &str, path: &str, baud: u32, speech: &Speech) -> String {
+    let head = format!("    [source.{source}]\n    path = {}\n    baud = {baud}\n", quoted(path));
+    let rest = match speech {
         Speech::Csv(delimiter, n) => {
             let columns: Vec<_> = (1..=*n).map(|i| format!("\"c{i}\"")).collect();
             let mut text = format!("    columns = [{}]\n", columns.join(", "));
             if *delimiter != ',' {
-                let _ = writeln!(text, "    delimiter = {:?}", delimiter.to_string());
+                let _ = writeln!(text, "    delimiter = {}", quoted(&delimiter.to_string()));
             }
             text
         }
@@ -145,13 +216,17 @@ fn lines_for(speech: &Speech) -> String {
             let all: Vec<_> = all.iter().map(sentence).collect();
             format!("    format = \"nmea\"\n    sentences = {{ {} }}\n", all.join(", "))
         }
-        Speech::Frames(framing, _) => {
+        Speech::Frames(framing, n) => {
+            let rest = if *n > 1 { format!(", \"_:{}\"", n - 1) } else { String::new() };
             format!(
-                "    framing = \"{framing}\"\n    fields = []    # name and type of each number, such as \"x:i16le\"\n"
+                "    framing = \"{framing}\"\n    fields = [\"c1:u8\"{rest}]    # name and type of each number, such as \"x:i16le\"\n"
             )
         }
-        Speech::Silence | Speech::Lines | Speech::Unknown => String::new(),
-    }
+        Speech::Silence | Speech::Lines | Speech::Unknown => {
+            "    columns = [\"c1\"]    # put the name of each value of a line here\n".into()
+        }
+    };
+    head + &rest
 }
 
 async fn listen(path: &Path, baud: u32, seconds: f64) -> Result<Vec<u8>, String> {
@@ -205,7 +280,9 @@ fn text_lines(lines: &[&str]) -> Speech {
             let told = u8::from_str_radix(sum, 16).ok()?;
             let (address, fields) = inner.split_once(',')?;
             let name = address.get(2..).filter(|_| address.len() == 5).unwrap_or(address);
-            (told == inner.bytes().fold(0, |x, b| x ^ b)).then(|| (name.to_owned(), fields.split(',').count()))
+            let is_name = !name.is_empty() && name.len() <= 16 && name.bytes().all(|b| b.is_ascii_alphanumeric());
+            (is_name && told == inner.bytes().fold(0, |x, b| x ^ b))
+                .then(|| (name.to_owned(), fields.split(',').count()))
         })
         .collect();
     if !nmea.is_empty() && most(lines.iter().filter(|line| line.starts_with(['$', '!'])).count()) {
@@ -283,9 +360,10 @@ fn serial_ports() -> Vec<PathBuf> {
     paths
 }
 
-fn gpiochips(out: &mut String) {
-    for chip in gpiochip::list() {
-        let _ = writeln!(out, "{} ({}), {} lines", chip.path.display(), chip.label, chip.lines.len());
+fn gpiochips(out: &mut String, used: &mut Used) {
+    let all = gpiochip::list();
+    for chip in &all {
+        let _ = writeln!(out, "{} ({}), {} lines", chip.path.display(), escaped(&chip.label, 64), chip.lines.len());
         let free: Vec<String> = (0..)
             .zip(&chip.lines)
             .filter(|(_, (_, user))| user.is_empty())
@@ -294,35 +372,47 @@ fn gpiochips(out: &mut String) {
         let more = if free.len() > 8 { ", …" } else { "" };
         let _ = writeln!(out, "  free: {}{more}", free[..free.len().min(8)].join(", "));
         let first = free.first().and_then(|f| f.split(' ').next()).unwrap_or("0");
-        let _ = writeln!(
-            out,
-            "\n    [source.{}]\n    kind = \"gpio\"\n    chip = \"{}\"\n    lines.in1 = {{ line = {first}, read = \"level\" }}\n",
-            chip.name, chip.label
-        );
+        // A label that two chips have names neither.
+        let alone = all.iter().filter(|other| other.label == chip.label).count() == 1 && !chip.label.is_empty();
+        let name = if alone { chip.label.clone() } else { chip.path.display().to_string() };
+        let source = used.name(&chip.name);
+        let _ = writeln!(out, "\n{}", gpio_lines(&source, &name, first));
     }
 }
 
-fn kernel_sensors(out: &mut String) {
+/// A source for a line of a gpiochip.
+fn gpio_lines(source: &str, chip: &str, line: &str) -> String {
+    format!(
+        "    [source.{source}]\n    kind = \"gpio\"\n    chip = {}\n    lines.in1 = {{ line = {line}, read = \"level\" }}\n",
+        quoted(chip)
+    )
+}
+
+/// A source for readings of the kernel's.
+fn kernel_lines(source: &str, kind: &str, device: &str, readings: &[String]) -> String {
+    let list: Vec<_> = readings.iter().map(|reading| quoted(reading)).collect();
+    let (device, list) = (quoted(device), list.join(", "));
+    format!("    [source.{source}]\n    kind = \"{kind}\"\n    device = {device}\n    readings = [{list}]\n")
+}
+
+fn kernel_sensors(out: &mut String, used: &mut Used) {
     for (class, kind) in [(SysfsClass::Iio, "iio"), (SysfsClass::Hwmon, "hwmon"), (SysfsClass::Thermal, "thermal")] {
         let (root, file) = sysfs::class(class);
         let Ok(all) = fs::read_dir(root) else { continue };
         let mut folders: Vec<PathBuf> = all.filter_map(|entry| Some(entry.ok()?.path())).collect();
         folders.sort();
-        for folder in folders {
-            let readings = readings(&folder, class);
-            let Ok(name) = fs::read_to_string(folder.join(file)) else { continue };
+        let named = |folder: PathBuf| Some((fs::read_to_string(folder.join(file)).ok()?.trim().to_owned(), folder));
+        let all: Vec<(String, PathBuf)> = folders.into_iter().filter_map(named).collect();
+        for (name, folder) in &all {
+            let readings = readings(folder, class);
             if readings.is_empty() {
                 continue;
             }
-            let _ = writeln!(out, "{} ({})", folder.display(), name.trim());
-            let list: Vec<_> = readings.iter().map(|r| format!("{r:?}")).collect();
-            let source: String = name.trim().to_lowercase().chars().filter(char::is_ascii_alphanumeric).collect();
-            let _ = writeln!(
-                out,
-                "\n    [source.{source}]\n    kind = \"{kind}\"\n    device = \"{}\"\n    readings = [{}]\n",
-                name.trim(),
-                list.join(", ")
-            );
+            let _ = writeln!(out, "{} ({})", folder.display(), escaped(name, 64));
+            // A name that two of them have names neither.
+            let alone = all.iter().filter(|(other, _)| other == name).count() == 1 && !name.is_empty();
+            let device = if alone { name.clone() } else { folder.display().to_string() };
+            let _ = writeln!(out, "\n{}", kernel_lines(&used.name(name), kind, &device, &readings));
         }
     }
 }
@@ -360,5 +450,51 @@ mod tests {
         );
         assert_eq!(guess(b"\xc0\x01\x02\x03\xc0\x01\xdb\xdc\xc0\x01\x05\x03\xc0"), Speech::Frames("slip", 3));
         assert_eq!(guess(&[0xfe, 0x81, 0x33, 0x7f, 0x80, 0xaa, 0x91]), Speech::Unknown);
+    }
+
+    #[test]
+    fn every_line_that_ports_prints_is_taken_by_check() {
+        use crate::config::{Config, Problem};
+        let check = |text: &str| -> Result<Config, Vec<Problem>> {
+            let dir = tempfile::tempdir().expect("folder");
+            let file = dir.path().join("c.toml");
+            fs::write(&file, text).expect("write");
+            Config::local(Some(&file))
+        };
+        let nmea = [("GLL".to_owned(), 6), ("VTG".to_owned(), 9)].into();
+        let mut used = Used::default();
+        let mut all = String::new();
+        for speech in [
+            Speech::Silence,
+            Speech::Unknown,
+            Speech::Lines,
+            Speech::Csv(',', 3),
+            Speech::Csv(';', 1),
+            Speech::Csv('\t', 2),
+            Speech::Csv(' ', 2),
+            Speech::Json(vec!["a".into(), "\x1b".into()]),
+            Speech::Nmea(nmea),
+            Speech::Frames("cobs", 4),
+            Speech::Frames("slip", 1),
+        ] {
+            // Two adapters of one kind, and one with a name that says nothing.
+            for name in ["ttyUSB0", "ttyUSB0", "…"] {
+                let source = used.name(name);
+                let lines = serial_lines(&source, &format!("/dev/x \"{source}\""), 9600, &speech);
+                let checked = check(&lines);
+                assert!(checked.is_ok(), "{speech:?}: {:#?}\n{lines}", checked.err());
+                all += &lines;
+            }
+        }
+        for label in ["pinctrl-bcm2711", "a \"b\""] {
+            all += &gpio_lines(&used.name("gpiochip0"), label, "4");
+        }
+        for (kind, readings) in [("iio", vec!["in_voltage0".into()]), ("hwmon", vec!["temp1".into()])] {
+            all += &kernel_lines(&used.name("ads1015"), kind, "ads1015", &readings);
+        }
+        all += &kernel_lines(&used.name("x86_pkg_temp"), "thermal", "x86_pkg_temp", &["temp".into()]);
+        let checked = check(&all);
+        assert!(checked.is_ok(), "{:#?}\n{all}", checked.err());
+        assert_eq!(checked.map(|config| config.sources.len()).unwrap_or(0), 3 * 11 + 5);
     }
 }

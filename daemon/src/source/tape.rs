@@ -13,7 +13,7 @@
 
 use std::{
     fs::File,
-    io::{BufReader, BufWriter, Read, Write},
+    io::{BufRead, BufReader, BufWriter, Read, Write},
     path::Path,
 };
 
@@ -22,6 +22,7 @@ use bytes::{Buf, Bytes};
 use crate::{
     error::{Context, Fatal},
     flow::{Arrival, Clk, Fault, Flaw, FrameBatch, SourceId, Stamp},
+    host::looks,
     limits,
 };
 
@@ -169,11 +170,13 @@ impl Player {
     pub fn open(path: &Path) -> Result<Self, Fatal> {
         let what = || format!("open tape {}", path.display());
         let mut file = BufReader::new(File::open(path).context(what())?);
+        let head = file.fill_buf().context(what())?;
+        if !head.starts_with(&MAGIC[..6]) {
+            let text = format!("{}: not a tape but {}; `kentledge record` makes tapes", what(), looks::like(head));
+            return Err(Fatal::failed(text));
+        }
         let mut magic = [0u8; 8];
         file.read_exact(&mut magic).context(what())?;
-        if magic[..6] != MAGIC[..6] {
-            return Err(Fatal::failed(format!("{}: not a tape", what())));
-        }
         if magic != *MAGIC && magic != *MAGIC_1 {
             return Err(Fatal::failed(format!("{}: tape version {} is not known here", what(), magic[6])));
         }

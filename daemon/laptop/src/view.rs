@@ -6,7 +6,7 @@ use rumqttc::v5::{Client, Event, Incoming, MqttOptions, mqttbytes::QoS};
 use serde_json::Value;
 
 use super::pump::Fault;
-use crate::{
+use kentledge::{
     cli::say,
     error::{Context, Fatal},
 };
@@ -35,7 +35,7 @@ pub enum Heard {
 /// Subscribes to everything the device says; messages go to `heard`.
 pub fn listen(port: u16, device: &str, heard: mpsc::SyncSender<Heard>) -> Result<(), Fatal> {
     let mut options = MqttOptions::new("demo-view", "127.0.0.1", port);
-    options.set_max_packet_size(Some(2 * crate::limits::MESSAGE_BYTES as u32));
+    options.set_max_packet_size(Some(2 * kentledge::limits::MESSAGE_BYTES as u32));
     let (client, mut connection) = Client::new(options, 16);
     let prefix = format!("kl/demo/{device}/up/");
     client.try_subscribe(format!("{prefix}#"), QoS::AtLeastOnce).context("subscribe at the demo's broker")?;
@@ -196,13 +196,13 @@ impl View {
             if self.first_fault_s.is_some_and(|fault| t_s < fault) {
                 self.early += 1;
             }
-        } else {
+        } else if record["phase"] == "cleared" {
             self.cleared += 1;
             self.raised_now = self.raised_now.saturating_sub(1);
         }
         let (score, level) = (record["score"].as_f64().unwrap_or(0.0), record["level"].as_f64().unwrap_or(0.0));
-        let what = if raised { "raised " } else { "cleared" };
-        say(&format!("{t_s:8.1} s  alarm {} {what}: score {score:.2}, level {level:.2}", text(&record["alarm"])))
+        let what = text(&record["phase"]);
+        say(&format!("{t_s:8.1} s  alarm {} {what:7}: score {score:.2}, level {level:.2}", text(&record["alarm"])))
     }
 }
 

@@ -1,14 +1,16 @@
-//! The same road with a simulated pump and an embedded broker: sensor → pseudo-terminal → the daemon → model → broker →
-//! what comes out, on one machine.
+//! The whole road on one machine: simulated pump (or the rows of a CSV file) → pseudo-terminal → the daemon → model →
+//! MQTT broker → what comes out, printed as it comes. The daemon runs inside this program; its worker processes are the
+//! `kentledge` binary that lies beside it. A program of its own because of the broker, which the field binary must not
+//! carry.
 
 mod broker;
-pub mod csv;
 mod pump;
 mod sensor;
 mod view;
 
 use std::{
-    path::{Path, PathBuf},
+    path::PathBuf,
+    process::ExitCode,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -21,17 +23,21 @@ use self::{
     sensor::{Plays, Pty},
     view::{Heard, View},
 };
-use crate::{
-    cli::{runtime, say},
+use clap::Parser;
+use kentledge::{
+    cli::{exit, runtime, say},
     config::Config,
     error::{Context, Fatal},
     host::Host,
-    infer, journal, run,
+    infer, journal,
+    replay::{Folder, csv, sample_model},
+    run,
 };
 
-/// `kentledge demo`
-#[derive(Debug, clap::Args)]
-pub struct Args {
+/// The whole road on this machine: simulated pump or a CSV file → daemon → model → broker → what comes out
+#[derive(Debug, Parser)]
+#[command(name = "kentledge-demo", version)]
+struct Args {
     /// Rows of this file instead of the simulated pump; columns are mapped by its header
     #[arg(long)]
     csv: Option<PathBuf>,
@@ -65,14 +71,31 @@ const HEARD: usize = 1024;
 /// No prediction for this long after the last row means that all arrived.
 const SETTLE: Duration = Duration::from_millis(1000);
 
-/// Runs it.
-pub fn demo(args: &Args) -> Result<(), Fatal> {
+fn main() -> ExitCode {
+    exit("kentledge-demo", demo(&Args::parse()))
+}
+
+/// The field binary beside this one: it is the worker process.
+fn field_binary() -> Result<PathBuf, Fatal> {
+    let own = std::env::current_exe().context("find the folder of this program")?;
+    let program = own.with_file_name("kentledge");
+    if program.is_file() {
+        return Ok(program);
+    }
+    Err(Fatal::failed(format!(
+        "{} is missing: build it first (cargo build --release), or use daemon/demo",
+        program.display()
+    )))
+}
+
+fn demo(args: &Args) -> Result<(), Fatal> {
     journal::start("error,rumqttd=off,rumqttc=off");
     infer::find_runtime(None).map_err(Fatal::failed)?;
+    let program = field_binary()?;
     let folder = Folder::make("demo")?;
     let model = match &args.model {
         Some(model) => model.clone(),
-        None => sample_model(&folder.0)?,
+        None => sample_model(folder.path())?,
     };
     let port = broker::start(args.port)?;
     let pty = Pty::open()?;
@@ -80,11 +103,11 @@ pub fn demo(args: &Args) -> Result<(), Fatal> {
     let place = csv::Place {
         tty: pty.path.clone(),
         broker: Some(port),
-        folder: folder.0.clone(),
+        folder: folder.path().to_owned(),
         device: if shape.is_some() { "csv" } else { "pump" },
         bus: args.bus.clone(),
     };
-    let host = Host::default();
+    let host = Host { program, ..Host::default() };
     let began_ms = host.clock.now().wall_ms.unwrap_or(0);
     let (config, plays) = match (shape, &args.csv) {
         (Some(shape), Some(file)) => (shape.config(&model, &place)?, Plays::Csv(file.clone(), shape)),
@@ -160,43 +183,4 @@ fn show(heard: &mpsc::Receiver<Heard>, view: &mut View, wait: Duration) -> Resul
         Ok(other) => view.hear(other).map(|()| true),
         Err(_) => Ok(false),
     }
-}
-
-/// A folder of this run's own that goes when it is dropped.
-pub struct Folder(PathBuf);
-
-impl Folder {
-    /// Makes it in the system's folder for such things.
-    pub fn make(what: &str) -> Result<Self, Fatal> {
-        let path =
-            std::env::temp_dir().join(format!("kentledge-{what}-{}-{:08x}", std::process::id(), fastrand::u32(..)));
-        std::fs::create_dir_all(&path).context(format!("make {}", path.display()))?;
-        Ok(Self(path))
-    }
-
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Writes the sample model, which this program carries, into a folder; returns where.
-pub fn sample_model(folder: &Path) -> Result<PathBuf, Fatal> {
-    let model = folder.join("pump-anomaly");
-    let what = || format!("write the sample model to {}", model.display());
-    std::fs::create_dir_all(&model).context(what())?;
-    let files: [(&str, &[u8]); 2] = [
-        ("manifest.json", include_bytes!("../../../models/pump-anomaly/manifest.json")),
-        ("model.onnx", include_bytes!("../../../models/pump-anomaly/model.onnx")),
-    ];
-    for (name, bytes) in files {
-        std::fs::write(model.join(name), bytes).context(what())?;
-    }
-    Ok(model)
 }

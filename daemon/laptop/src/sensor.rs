@@ -20,13 +20,13 @@ use nix::{
 };
 
 use super::{
-    csv::Shape,
     pump::{COLUMNS, Pump, ROWS_PER_S, fault_at},
     view::Heard,
 };
-use crate::{
+use kentledge::{
     config::TimeFormat,
     error::{Context, Fatal},
+    replay::csv::Shape,
     signal::parse_time,
 };
 

@@ -1,6 +1,8 @@
 //! Tapes and CSV files through the same stages as live data, one after the other in one thread: the same input gives
 //! the same output, to the byte, faster than life. And the recorder that makes tapes.
 
+pub mod csv;
+
 use std::{
     collections::BTreeMap,
     io::{BufRead, BufReader, BufWriter, Write},
@@ -14,8 +16,7 @@ use clap::Args as ClapArgs;
 use crate::{
     cli,
     config::{Config, Format},
-    demo::{self, Folder, csv},
-    error::{Context, Fatal},
+    error::{Code, Context, Fatal},
     flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, lane, meter::Meters},
     host::Host,
     infer::{self, Engine},
@@ -52,7 +53,7 @@ pub fn replay(args: &Args) -> Result<(), Fatal> {
             let mut config = match &args.config {
                 Some(config) => cli::load(Some(config))?,
                 None => {
-                    let model = args.model.clone().map_or_else(|| demo::sample_model(folder.path()), Ok)?;
+                    let model = args.model.clone().map_or_else(|| sample_model(folder.path()), Ok)?;
                     shape.config(&model, &csv::Place::replay(folder.path()))?
                 }
             };
@@ -210,7 +211,22 @@ impl<W: Write> Sink for Printer<'_, W> {
 }
 
 /// Writes what the sources deliver onto a tape until a signal, or for `seconds`.
+///
+/// # Errors
+/// Where a port is in use, no source could be opened, or the tape cannot be written; then no tape is left behind.
 pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64>) -> Result<(), Fatal> {
+    let most = match seconds.map(Duration::try_from_secs_f64) {
+        None => Duration::MAX,
+        Some(Ok(most)) => most,
+        Some(Err(why)) => return Err(Fatal { code: Code::Usage, text: format!("--for: {why}") }),
+    };
+    for source in &config.sources {
+        if let Some(user) = source.port.path().and_then(|port| source::ports::in_use(Path::new(port))) {
+            let (name, port) = (&source.name, source.port.shown());
+            return Err(Fatal::failed(format!("record source {name}: {port} is in use by {user}; stop it first")));
+        }
+    }
+    let names: Vec<String> = config.sources.iter().map(|source| source.name.clone()).collect();
     let sources = config.sources.iter().map(|s| s.name.clone()).collect();
     let mut recorder = tape::Recorder::create(path, &tape::Head::new(&host.boot, sources))?;
     let bounds = lane::Bounds {
@@ -231,7 +247,8 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
     }
     drop(frames_tx);
     let what = format!("write tape {}", path.display());
-    let writer = std::thread::spawn(move || -> std::io::Result<u64> {
+    let mut opened = vec![false; names.len()];
+    let writer = std::thread::spawn(move || -> std::io::Result<(u64, Vec<bool>)> {
         let (mut arrivals, mut n) = (Vec::new(), 0);
         loop {
             match frames.take(&mut arrivals, usize::MAX, limits::BEAT) {
@@ -242,22 +259,37 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
             }
             for arrival in arrivals.drain(..) {
                 recorder.write(&arrival)?;
+                if let Arrival::Break(source, _, "opened") = arrival {
+                    opened[usize::from(source.0)] = true;
+                }
                 if let Arrival::Frames(batch) = arrival {
                     n += batch.ranges.len() as u64;
                 }
             }
         }
         recorder.finish()?;
-        Ok(n)
+        Ok((n, opened))
     });
     let signal = run::signals()?;
-    let most = seconds.map_or(Duration::MAX, Duration::from_secs_f64);
     let _ = tokio::time::timeout(most, signal).await;
     for port in ports {
         port.abort();
         let _ = port.await;
     }
-    let frames = writer.join().map_err(|_| Fatal::failed(format!("{what}: it panicked")))?.context(&what)?;
+    let written = writer.join().map_err(|_| Fatal::failed(format!("{what}: it panicked")))?.context(&what);
+    let closed = |opened: &[bool]| -> Vec<&String> {
+        names.iter().zip(opened).filter(|(_, opened)| !**opened).map(|(name, _)| name).collect()
+    };
+    let (frames, opened) = match written {
+        Ok((_, opened)) if !opened.contains(&true) => {
+            let _ = std::fs::remove_file(path);
+            return Err(Fatal::failed(format!("record {}: no source could be opened; see the log", path.display())));
+        }
+        other => other?,
+    };
+    for name in closed(&opened) {
+        tracing::warn!(source = name, "the source was never open: nothing of it is on the tape");
+    }
     tracing::info!(frames, "tape {} is complete", path.display());
     Ok(())
 }
@@ -300,4 +332,43 @@ pub fn describe(config: &Config) -> Vec<String> {
 /// Stored records are JSON that zstd takes to about a fifth (`limits::STORE_MIB`).
 fn hours_kept(bytes: u64) -> f64 {
     bytes as f64 / (10.0 * 200.0 / 5.0) / 3600.0
+}
+
+/// A folder of this run's own that goes when it is dropped.
+pub struct Folder(PathBuf);
+
+impl Folder {
+    /// Makes it in the system's folder for such things.
+    pub fn make(what: &str) -> Result<Self, Fatal> {
+        let path =
+            std::env::temp_dir().join(format!("kentledge-{what}-{}-{:08x}", std::process::id(), fastrand::u32(..)));
+        std::fs::create_dir_all(&path).context(format!("make {}", path.display()))?;
+        Ok(Self(path))
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Writes the sample model, which this program carries, into a folder; returns where.
+pub fn sample_model(folder: &Path) -> Result<PathBuf, Fatal> {
+    let model = folder.join("pump-anomaly");
+    let what = || format!("write the sample model to {}", model.display());
+    std::fs::create_dir_all(&model).context(what())?;
+    let files: [(&str, &[u8]); 2] = [
+        ("manifest.json", include_bytes!("../../../models/pump-anomaly/manifest.json")),
+        ("model.onnx", include_bytes!("../../../models/pump-anomaly/model.onnx")),
+    ];
+    for (name, bytes) in files {
+        std::fs::write(model.join(name), bytes).context(what())?;
+    }
+    Ok(model)
 }

@@ -7,7 +7,7 @@ use std::{
 
 use rumqttd::Broker;
 
-use crate::error::{Context, Fatal};
+use kentledge::error::{Context, Fatal};
 
 /// Starts it on `port` (0: one that is free) and waits until it answers. Returns the port.
 pub fn start(port: u16) -> Result<u16, Fatal> {

@@ -1,0 +1,269 @@
+//! Looks at the certificates and the key of `[mqtt]` before a connection needs them. The daemon itself does not: a device
+//! whose certificate is out of date still samples, and the link reports why it has no connection. `kentledge check` does,
+//! and `config.set`, before it tries another broker.
+
+use std::path::Path;
+
+use rustls::{
+    Error, InconsistentKeys, RootCertStore,
+    crypto::ring,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    server::ParsedCertificate,
+    sign::CertifiedKey,
+};
+
+use super::{
+    Config, Problem, layers,
+    problem::{At, Problems},
+    raw::{Node, Value},
+    secret,
+};
+
+impl Config {
+    /// What is wrong with the files that the connection to the broker needs. `now_s` is the time, s since 1970; without it
+    /// nothing is said of certificates that are out of date.
+    pub fn problems_of_files(&self, now_s: Option<i64>) -> Vec<Problem> {
+        let Some(mqtt) = &self.mqtt else { return Vec::new() };
+        let root = layers::read(&self.layers, &mut Problems::default());
+        let mut problems = Problems::default();
+        let mut add = |key: &str, why: String| problems.add(&place(&root, key), format!("mqtt.{key}"), why);
+        if let Some(Err(why)) = mqtt.password_file.as_deref().map(secret) {
+            add("password_file", why);
+        }
+        if let Some(tls) = &mqtt.tls {
+            if let Some(Err(why)) = tls.ca_file.as_deref().map(authorities) {
+                add("ca_file", why);
+            }
+            if let Some((chain, key)) = &tls.client {
+                client(chain, key, now_s).into_iter().for_each(|(key, why)| add(key, why));
+            }
+        }
+        problems.into_sorted()
+    }
+}
+
+/// Where a key of `[mqtt]` stands.
+fn place(root: &Node, key: &str) -> At {
+    let below = |node: &Node, key: &str| match &node.value {
+        Value::Table(map) => map.get(key).cloned(),
+        _ => None,
+    };
+    below(root, "mqtt").and_then(|mqtt| below(&mqtt, key)).map_or_else(|| root.at.clone(), |node| node.at)
+}
+
+/// Whether the file holds certificates that may sign the broker's.
+fn authorities(path: &Path) -> Result<(), String> {
+    for (i, certificate) in certificates(path)?.into_iter().enumerate() {
+        let added = RootCertStore::empty().add(certificate);
+        added.map_err(|why| format!("{}: certificate {} cannot sign others: {why}", path.display(), i + 1))?;
+    }
+    Ok(())
+}
+
+/// What is wrong with our own certificate and its key, by key of the configuration.
+fn client(chain: &Path, key: &Path, now_s: Option<i64>) -> Vec<(&'static str, String)> {
+    let mut wrong = Vec::new();
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|why| format!("{}: no private key: {why}", key.display()));
+    let private = private.map_err(|why| wrong.push(("key_file", why))).ok();
+    let all = certificates(chain).map_err(|why| wrong.push(("cert_file", why))).unwrap_or_default();
+    let Some(own) = all.first() else { return wrong };
+    let mut cert = |why: String| wrong.push(("cert_file", format!("{}: {why}", chain.display())));
+    match (version(own), validity(own)) {
+        (Some(version), _) if version != 3 => {
+            cert(format!("it is an X.509 certificate of version {version}; TLS needs version 3 (with extensions)"));
+            return wrong;
+        }
+        (_, Some((from, to))) => match now_s {
+            Some(now) if now < from => cert(format!("it is not valid before {}", date(from))),
+            Some(now) if now > to => cert(format!("it expired at {}", date(to))),
+            _ => {}
+        },
+        _ => {}
+    }
+    if let Err(why) = ParsedCertificate::try_from(own) {
+        cert(format!("it cannot be used: {why}"));
+        return wrong;
+    }
+    let Some(private) = private else { return wrong };
+    match ring::default_provider().key_provider.load_private_key(private) {
+        Err(why) => wrong.push(("key_file", format!("{}: the key cannot be used: {why}", key.display()))),
+        Ok(signing) => match CertifiedKey::new(all, signing).keys_match() {
+            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+                let why = format!("{} is not the key of the certificate {}", key.display(), chain.display());
+                wrong.push(("key_file", why));
+            }
+            // Whether they belong together is not known of every kind of key.
+            _ => {}
+        },
+    }
+    wrong
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
+    let what = |why: String| format!("{}: {why}", path.display());
+    let read = CertificateDer::pem_file_iter(path).map_err(|why| what(why.to_string()))?;
+    let all: Vec<_> = read.collect::<Result<_, _>>().map_err(|why| what(why.to_string()))?;
+    if all.is_empty() { Err(what("there is no PEM certificate in it".into())) } else { Ok(all) }
+}
+
+/// One element of DER: its tag, what is in it, and what follows it.
+fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
+    let (&tag, rest) = bytes.split_first()?;
+    let (&first, rest) = rest.split_first()?;
+    let (len, rest) = match first {
+        0..=0x7f => (usize::from(first), rest),
+        0x81..=0x83 => {
+            let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            (digits.iter().fold(0, |n, byte| n << 8 | usize::from(*byte)), rest)
+        }
+        _ => return None,
+    };
+    let (inner, rest) = rest.split_at_checked(len)?;
+    Some((tag, inner, rest))
+}
+
+/// What is signed in a certificate, from its serial number on, and its version: 1 where none is written.
+fn signed(certificate: &[u8]) -> Option<(u8, &[u8])> {
+    let (_, whole, _) = element(certificate)?;
+    let (_, signed, _) = element(whole)?;
+    match element(signed)? {
+        (0xa0, version, rest) => Some((element(version)?.1.first()?.checked_add(1)?, rest)),
+        _ => Some((1, signed)),
+    }
+}
+
+fn version(certificate: &[u8]) -> Option<u8> {
+    signed(certificate).map(|(version, _)| version)
+}
+
+/// From when to when, s since 1970.
+fn validity(certificate: &[u8]) -> Option<(i64, i64)> {
+    let (_, mut rest) = signed(certificate)?;
+    // Behind the serial number, the algorithm and the issuer.
+    for _ in 0..3 {
+        rest = element(rest)?.2;
+    }
+    let (_, times, _) = element(rest)?;
+    let (tag, from, rest) = element(times)?;
+    let (to_tag, to, _) = element(rest)?;
+    Some((time(tag, from)?, time(to_tag, to)?))
+}
+
+/// `YYMMDDhhmmssZ` (tag 23; below 50 in this century) or `YYYYMMDDhhmmssZ`.
+fn time(tag: u8, text: &[u8]) -> Option<i64> {
+    let text = std::str::from_utf8(text).ok()?.strip_suffix('Z')?;
+    let whole = match tag {
+        23 if text.len() == 12 => format!("{}{text}", if text < "5" { "20" } else { "19" }),
+        _ => text.to_owned(),
+    };
+    let civil = jiff::civil::DateTime::strptime("%Y%m%d%H%M%S", whole).ok()?;
+    Some(civil.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp().as_second())
+}
+
+fn date(s: i64) -> String {
+    jiff::Timestamp::from_second(s).map(|at| at.to_string()).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    /// Made by openssl, valid for ten years from 2026-11-26 on; keys of nothing else.
+    const CERT: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBbTCCAROgAwIBAgIUYuSjrQY0L3dPOVV/SF4xC6AeZJQwCgYIKoZIzj0EAwIw\n\
+        DDEKMAgGA1UEAwwBZDAeFw0yNjExMjYxODAzMzVaFw0zNjExMjMxODAzMzVaMAwx\n\
+        CjAIBgNVBAMMAWQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQ6N5wr+K06lMlN\n\
+        aSgiEYARhd8Lldug9RBt0xXAU1gpISJxZ+LPG1bTGJMgrtkXB2uvdjEkQAVdXHhU\n\
+        mEgywiq8o1MwUTAdBgNVHQ4EFgQUDhHWHrWAzP5EcKIVU3q9LECTRJcwHwYDVR0j\n\
+        BBgwFoAUDhHWHrWAzP5EcKIVU3q9LECTRJcwDwYDVR0TAQH/BAUwAwEB/zAKBggq\n\
+        hkjOPQQDAgNIADBFAiEAkYA/LPkM1IoOKE7SCd2FtC6E05Yo6dbJFHW11ZJBKGMC\n\
+        ICHlvNvPZRZNGMQDfbPecLo6bMBxGNOfXv5jobHe1BIi\n\
+        -----END CERTIFICATE-----";
+    const KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgS+GL26d16hoFevj2\n\
+        LJCGHkqRNrObUjNLe7bBk511fpyhRANCAAQ6N5wr+K06lMlNaSgiEYARhd8Lldug\n\
+        9RBt0xXAU1gpISJxZ+LPG1bTGJMgrtkXB2uvdjEkQAVdXHhUmEgywiq8\n\
+        -----END PRIVATE KEY-----";
+    const OTHER_KEY: &str = "-----BEGIN PRIVATE KEY-----\n\
+        MIGHAgEAMBMGByqGSM49AgEGCCqGSM49AwEHBG0wawIBAQQgR25sQO1L5Kq/6aGX\n\
+        7g/Y8lgvofsKZp3auSffbDgxeVShRANCAARptcwTs7l61nJAh4rMMZbyC33FPytb\n\
+        QHDQoUV0M4eWhJAbwnUulfg0jYeXb2UBrmjBgHXvvK2svQyKdJrXkEBs\n\
+        -----END PRIVATE KEY-----";
+    /// The same key, signed without extensions, as `openssl x509 -req` does.
+    const VERSION_1: &str = "-----BEGIN CERTIFICATE-----\n\
+        MIIBEjCBuQIUVCsyw2543XO2jlwdDwDa21RhF38wCgYIKoZIzj0EAwIwDDEKMAgG\n\
+        A1UEAwwBZDAeFw0yNjExMjYxODAzMzVaFw0zNjExMjMxODAzMzVaMAwxCjAIBgNV\n\
+        BAMMAWQwWTATBgcqhkjOPQIBBggqhkjOPQMBBwNCAAQ6N5wr+K06lMlNaSgiEYAR\n\
+        hd8Lldug9RBt0xXAU1gpISJxZ+LPG1bTGJMgrtkXB2uvdjEkQAVdXHhUmEgywiq8\n\
+        MAoGCCqGSM49BAMCA0gAMEUCIBNUCEKF6B/EFegQ9pw6mVpefeJJF1R+NJ0/snqN\n\
+        HVWeAiEAyO7kods83VVaOtLOHfKnqpSrS6rdUqcXrkU12F63EDE=\n\
+        -----END CERTIFICATE-----";
+    const NOW_S: i64 = 1_800_000_000;
+
+    /// What `kentledge check` says of a device with these files.
+    fn told(ca: &str, cert: &str, key: &str, now_s: Option<i64>) -> Vec<String> {
+        let dir = tempfile::tempdir().expect("folder");
+        for (name, text) in [("ca.pem", ca), ("cert.pem", cert), ("key.pem", key)] {
+            fs::write(dir.path().join(name), text).expect("write");
+        }
+        let (file, show) = (dir.path().join("c.toml"), dir.path().display());
+        let text = format!(
+            "[device]\nsite = \"s\"\n[mqtt]\nurl = \"mqtts://127.0.0.1\"\nca_file = \"{show}/ca.pem\"\n\
+             cert_file = \"{show}/cert.pem\"\nkey_file = \"{show}/key.pem\"\n"
+        );
+        fs::write(&file, text).expect("write");
+        let config = Config::local(Some(&file)).expect("valid");
+        let problems = config.problems_of_files(now_s).into_iter();
+        problems.map(|p| p.to_string().replace(&format!("{show}/"), "")).collect()
+    }
+
+    #[test]
+    fn check_of_certificates_that_cannot_be_used_names_file_line_and_reason() {
+        assert_eq!(told(CERT, CERT, KEY, Some(NOW_S)), Vec::<String>::new());
+        for (ca, cert, key, now_s, expected) in [
+            (
+                CERT,
+                VERSION_1,
+                KEY,
+                NOW_S,
+                "c.toml:6: mqtt.cert_file: cert.pem: it is an X.509 certificate of version 1;",
+            ),
+            (
+                CERT,
+                CERT,
+                OTHER_KEY,
+                NOW_S,
+                "c.toml:7: mqtt.key_file: key.pem is not the key of the certificate cert.pem",
+            ),
+            (CERT, CERT, CERT, NOW_S, "c.toml:7: mqtt.key_file: key.pem: no private key: "),
+            (CERT, CERT, KEY, 2_200_000_000, "c.toml:6: mqtt.cert_file: cert.pem: it expired at 2036-11-"),
+            (CERT, CERT, KEY, 1_700_000_000, "c.toml:6: mqtt.cert_file: cert.pem: it is not valid before 2026-11-"),
+            (KEY, CERT, KEY, NOW_S, "c.toml:5: mqtt.ca_file: ca.pem: there is no PEM certificate in it"),
+            ("no PEM", CERT, KEY, NOW_S, "c.toml:5: mqtt.ca_file: ca.pem: there is no PEM certificate in it"),
+            (CERT, "", KEY, NOW_S, "c.toml:6: mqtt.cert_file: cert.pem: there is no PEM certificate in it"),
+        ] {
+            let told = told(ca, cert, key, Some(now_s));
+            assert!(told.len() == 1 && told[0].starts_with(expected), "{told:#?} is not {expected}");
+        }
+        let torn = CERT.replace("MIIB", "MIIC");
+        assert!(told(&torn, CERT, KEY, Some(NOW_S))[0].contains("ca.pem: certificate 1 cannot sign others"));
+        assert!(told(CERT, &torn, KEY, Some(NOW_S))[0].contains("cert.pem: it cannot be used"));
+        // A clock that is not set says nothing of dates.
+        assert_eq!(told(CERT, CERT, KEY, None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn der_reader_meets_any_bytes_without_a_panic() {
+        use rustls::pki_types::pem::PemObject;
+        let whole = CertificateDer::from_pem_slice(CERT.as_bytes()).expect("a certificate");
+        assert_eq!(version(&whole), Some(3));
+        for at in 0..whole.len() {
+            let _ = (version(&whole[..at]), validity(&whole[..at]));
+            let mut torn = whole.to_vec();
+            torn[at] = !torn[at];
+            let _ = (version(&torn), validity(&torn));
+        }
+    }
+}

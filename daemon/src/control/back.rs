@@ -1,0 +1,191 @@
+//! Rollback by command, fallback when the worker of the serving model dies again and again, and the end of an install that
+//! does not come to serve. A rollback never waits for an install: it cancels it.
+
+use std::sync::Arc;
+
+use super::{
+    Control, Outcome, Respond, State,
+    models::{Phase, Refused, What, Work, refuse},
+    request::Why,
+};
+use crate::{
+    flow::event::Kind,
+    host::{Clock, Defence, fetch::Waits},
+    limits,
+    model::{
+        slot::{Line, Origin},
+        store::{Brings, Job},
+    },
+};
+
+/// What a rollback changes.
+enum Back {
+    /// The serving slot of this model.
+    Model(String),
+    /// Only the install under way.
+    Install,
+}
+
+impl Control {
+    /// `model.rollback`. `None`: it is under way.
+    pub(super) fn roll_back(
+        &mut self,
+        id: &str,
+        model: Option<String>,
+        respond: Option<Respond>,
+    ) -> Refused<Option<Outcome>> {
+        let waits = |work: &Work| work.back_to.is_some() || !Defence::RollbackWins.stands();
+        if self.models.work.as_ref().is_some_and(waits) {
+            return refuse(Why::Busy, "another rollback is under way");
+        }
+        let back = self.what_goes_back(model.as_deref())?;
+        let cancelled = self.cancel_install("cancelled by a rollback");
+        let Back::Model(model) = back else {
+            return Ok(Some(Outcome::new(State::Success, format!("{cancelled}; the previous model serves"))));
+        };
+        let respond = respond.map(|r| (r.topic, r.correlation.map(|bytes| bytes.to_vec())));
+        let to = self.models.store.line(&model).previous();
+        self.go_to(way_back(id.into(), respond), &model, to);
+        Ok(None)
+    }
+
+    fn what_goes_back(&self, model: Option<&str>) -> Refused<Back> {
+        let is_asked = |name: &str| model.is_none_or(|model| model == name);
+        let installing = self.models.work.as_ref();
+        let on_trial = |work: &&Work| matches!(work.phase, Phase::Watched { .. });
+        let target = |work: &Work| work.job.target.as_ref().map(|(model, _)| model.clone());
+        // When its trial ends, the previous model serves.
+        if installing.filter(on_trial).and_then(target).is_some_and(|model| is_asked(&model)) {
+            return Ok(Back::Install);
+        }
+        let mut in_slots = self.models.store.lines().filter(|(name, line)| line.held().is_some() && is_asked(name));
+        match (in_slots.next(), in_slots.next()) {
+            (Some((model, _)), None) => Ok(Back::Model(model.clone())),
+            (Some(_), Some(_)) => refuse(Why::Invalid, "say which `model`"),
+            (None, _) if installing.is_some_and(|work| target(work).is_none_or(|model| is_asked(&model))) => {
+                Ok(Back::Install)
+            }
+            (None, _) => refuse(Why::Invalid, "nothing was installed that could be taken back"),
+        }
+    }
+
+    /// Cancels the install under way, if there is one. Returns what was done, for a result.
+    fn cancel_install(&mut self, why: &str) -> &'static str {
+        let text = match self.models.work.as_ref().map(|work| &work.phase) {
+            Some(Phase::Watched { .. }) => "the trial is ended",
+            Some(_) => "the installation is cancelled",
+            None => "nothing was under way",
+        };
+        self.leave_job(why);
+        text
+    }
+
+    /// Begins the way to what was well before.
+    fn go_to(&mut self, job: Job, model: &str, to: Origin) {
+        let line = self.models.store.line(model);
+        tracing::info!(model, to = to.word(), "going back to a model that was well");
+        self.models.ended = None;
+        match to {
+            Origin::Factory => {
+                // The slot that is left; it names the model.
+                let job = Job { target: Some((model.into(), line.spare())), ..job };
+                let number = self.models.begin(job, Phase::Proving, Some(to));
+                (self.setup.stage.prove)(number, What::Factory(model.into()), false);
+            }
+            Origin::Slot(id) => {
+                let sha256 = line.slot(id).held().map(|held| held.sha256.clone()).unwrap_or_default();
+                self.models.begin(Job { target: Some((model.into(), id)), ..job }, Phase::Opening, Some(to));
+                self.open_stored(&sha256);
+            }
+        }
+        self.show_models();
+    }
+
+    /// What serves dies again and again: back to the one before, if there is one.
+    pub(super) fn failing(&mut self, bundle: &Arc<str>, why: &str) {
+        if self.models.work.as_ref().is_some_and(|work| work.back_to.is_some()) {
+            return;
+        }
+        let of = |line: &Line| line.held().is_some_and(|held| *held.sha256 == **bundle);
+        let found = self.models.store.lines().find(|(_, line)| of(line)).map(|(name, _)| name.clone());
+        let Some(model) = found else {
+            // It is what the configuration names: there is nothing before it, and it is tried again now and then.
+            let now_ns = Clock::boot_ns();
+            if self.models.none_told_ns.is_some_and(|at| now_ns - at < limits::NO_MODEL_TOLD_NS) {
+                return;
+            }
+            self.models.none_told_ns = Some(now_ns);
+            return self.event(
+                Kind::ModelFailed,
+                "models",
+                &format!("no model serves, and there is none to go back to: {why}"),
+            );
+        };
+        self.cancel_install(&format!(
+            "cancelled: the model that serves `{model}` fails ({why}), and the device rolls back"
+        ));
+        let mut line = self.models.store.line(&model);
+        let Origin::Slot(id) = line.serving() else { return };
+        let to = line.previous();
+        line.reject(id, why);
+        self.models.store.failed(bundle, why);
+        // Written first: whoever starts next must not start it again.
+        if let Err(why) = self.models.store.change(&model, line, None) {
+            tracing::error!("{why}");
+        }
+        self.event(Kind::ModelRolledBack, &model, &format!("{why}, again and again; going back to {}", to.word()));
+        self.go_to(way_back(format!("failing-{}", Clock::boot_ns()), None), &model, to);
+    }
+
+    /// It will not serve, or does not any more.
+    pub(super) fn job_failed(&mut self, state: State, why: &str) {
+        let Some(work) = &mut self.models.work else { return };
+        // Only what was tried here counts as failed here; a disk that was full is no fault of the bundle's.
+        let tried = !matches!(work.phase, Phase::Bringing { .. } | Phase::Opening) || state == State::RolledBack;
+        self.end_install(state, why, tried);
+    }
+
+    /// The same where that is no fault of the bundle's: it may come again.
+    pub(super) fn leave_job(&mut self, why: &str) {
+        let on_trial = self.models.work.as_ref().is_some_and(|work| matches!(work.phase, Phase::Watched { .. }));
+        self.end_install(if on_trial { State::RolledBack } else { State::Failed }, why, false);
+    }
+
+    fn end_install(&mut self, state: State, why: &str, tried: bool) {
+        let Some(work) = self.models.work.take() else { return };
+        // A fetch ends.
+        self.models.waits = Waits::default();
+        let job = &work.job;
+        if let Some((model, id)) = &job.target {
+            (self.setup.stage.back)(model, why);
+            let mut line = self.models.store.line(model);
+            if work.back_to.is_none() {
+                if tried {
+                    self.models.store.failed(&job.sha256, why);
+                }
+                line.reject(*id, why);
+            }
+            if let Err(why) = self.models.store.change(model, line, None) {
+                tracing::error!("{why}");
+            }
+        } else {
+            let path = self.models.store.incoming(&job.sha256);
+            if path.is_file()
+                && let Err(why) = std::fs::remove_file(&path)
+            {
+                tracing::warn!("remove {}: {why}", path.display());
+            }
+            if let Err(why) = self.models.store.set_job(None) {
+                tracing::error!("{why}");
+            }
+            self.models.store.sweep();
+        }
+        tracing::warn!(id = job.command, state = state.word(), "a model is not taken: {why}");
+        self.end_job(job, state, why);
+        self.report();
+    }
+}
+
+fn way_back(command: String, respond: Option<(String, Option<Vec<u8>>)>) -> Job {
+    Job { command, respond, sha256: String::new(), size: 0, brings: Brings::Nothing, target: None, begun: 1 }
+}

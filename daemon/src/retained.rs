@@ -1,0 +1,182 @@
+//! What the broker may still keep of this device though it is not configured any more: alarms that were raised, and
+//! descriptions of streams. It is found at the start of each run, so also after a reload, and where the configuration
+//! changed while the daemon was stopped.
+//!
+//! ```text
+//! STATE/alarms/NAME             an alarm that is raised
+//!       retained/streams.json   streams whose `up/meta/STREAM` was announced; two copies with checksums
+//! ```
+//!
+//! The link removes what is gone with its next connection; an alarm that is gone also gets a last record, `removed`. Both are
+//! known on the disk until the broker has acknowledged it.
+
+use std::{collections::BTreeSet, path::Path};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::{
+    config::Config,
+    flow::{Class, Draft, Retain, Stamp, StreamId, order::LinkNews, record::json_str},
+    host::{Keep, Unloaded},
+    limits,
+    streams::Table,
+};
+
+const FILE: &str = "streams.json";
+
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct Announced {
+    streams: BTreeSet<String>,
+}
+
+/// What is gone.
+pub struct Gone {
+    alarms: Vec<(String, StreamId)>,
+    streams: Vec<String>,
+    announced: Announced,
+    keep: (Keep, Option<Keep>),
+}
+
+impl Gone {
+    /// Compares what was retained with what is configured, and gives each alarm that is gone its old stream.
+    pub fn find(state_dir: &Path, config: &Config, table: &mut Table) -> Self {
+        let raised = Keep::at(state_dir.join("alarms"));
+        let retained = Keep::at(state_dir.join("retained"));
+        let announced = Announced { streams: config.streams.iter().map(|stream| stream.name.clone()).collect() };
+        let is_gone = |name: &String| !name.contains('.') && config.alarms.iter().all(|alarm| alarm.name != *name);
+        let names = raised.names().into_iter().filter(is_gone).take(limits::RETAINED_GONE);
+        let alarms = names.map(|name| (name.clone(), table.add(format!("a/{name}")))).collect();
+        // A list that is damaged is made again; what it named is described once more when it is configured again.
+        let before = match retained.load_checked::<Announced>(FILE) {
+            Ok(before) => before.unwrap_or_default(),
+            Err(Unloaded::Damaged) => Announced::default(),
+            Err(why) => {
+                // It stays as it is: the next start compares.
+                tracing::error!("the list of announced streams {why}; streams that are not configured any more stay at the broker");
+                return Self { alarms, streams: Vec::new(), announced, keep: (raised, None) };
+            }
+        };
+        let streams: Vec<_> =
+            before.streams.difference(&announced.streams).take(limits::RETAINED_GONE).cloned().collect();
+        let all = Announced { streams: announced.streams.iter().chain(&streams).cloned().collect() };
+        if all.streams != before.streams
+            && let Err(why) = retained.save_checked(FILE, &all)
+        {
+            tracing::error!("save the list of announced streams: {why}; it is tried again at the next start");
+        }
+        Self { alarms, streams, announced, keep: (raised, Some(retained)) }
+    }
+
+    /// What the link removes, as topics below `up/`.
+    pub fn topics(&self) -> Vec<String> {
+        let alarms = self.alarms.iter().map(|(name, _)| format!("a/{name}"));
+        alarms.chain(self.streams.iter().map(|name| format!("meta/{name}"))).collect()
+    }
+
+    /// The last record of each alarm that is gone.
+    pub fn records(&self, stamp: Stamp) -> Vec<Draft> {
+        let record = |(name, stream): &(String, StreamId)| {
+            tracing::warn!(alarm = name, "alarm removed: it was raised and is not configured any more");
+            let saved = self.keep.0.load(name).ok().flatten();
+            Draft {
+                stream: *stream,
+                class: Class::Event,
+                stamp,
+                lineage: None,
+                body: removed(name, saved.as_deref()).into(),
+                retain: Retain::Remove,
+            }
+        };
+        self.alarms.iter().map(record).collect()
+    }
+
+    /// Forgets what is gone when the broker has acknowledged that it is removed. Ends with the run at the latest.
+    pub async fn settle(self, mut news: watch::Receiver<LinkNews>) {
+        if self.alarms.is_empty() && self.streams.is_empty() || news.wait_for(|news| news.cleared).await.is_err() {
+            return;
+        }
+        // The disk may take its time; this is the thread of all edges.
+        let _ = tokio::task::spawn_blocking(move || self.forget()).await;
+    }
+
+    fn forget(&self) {
+        let (alarms, retained) = &self.keep;
+        let forgotten = self.alarms.iter().try_for_each(|(name, _)| alarms.remove(name));
+        let listed = || retained.as_ref().map_or(Ok(()), |retained| retained.save_checked(FILE, &self.announced));
+        if let Err(why) = forgotten.and_then(|()| listed()) {
+            tracing::error!("forget what is not configured any more: {why}");
+        }
+    }
+}
+
+/// The members of the last record, with what is known of the episode.
+fn removed(name: &str, saved: Option<&[u8]>) -> String {
+    let saved: serde_json::Value = saved.and_then(|bytes| serde_json::from_slice(bytes).ok()).unwrap_or_default();
+    let mut out = String::from("\"alarm\":");
+    json_str(&mut out, name);
+    out.push_str(",\"id\":");
+    json_str(&mut out, saved["id"].as_str().unwrap_or("unknown"));
+    out.push_str(",\"phase\":\"removed\",\"reason\":\"not_configured\"");
+    for (key, from) in [("level", "level"), ("peak", "peak"), ("raised_seq", "in_seq"), ("raised_t_ns", "in_t_ns")] {
+        if !saved[from].is_null() {
+            out.push_str(&format!(",\"{key}\":{}", saved[from]));
+        }
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The device with these streams and no alarm.
+    fn config(state: &Path, streams: &[&str]) -> Config {
+        let file = state.join("c.toml");
+        let all: String = streams.iter().map(|name| format!("[stream.{name}]\nchannels = [\"a\"]\n")).collect();
+        let text = format!(
+            "[device]\nsite = \"s\"\nstate_dir = \"{}\"\n[source.s]\npath = \"/dev/null\"\ncolumns = [\"a\"]\n[channel.a]\n{all}",
+            state.display()
+        );
+        std::fs::write(&file, text).expect("write");
+        Config::local(Some(&file)).expect("valid")
+    }
+
+    #[tokio::test]
+    async fn retained_records_of_what_is_gone_are_known_until_the_broker_has_removed_them() {
+        let dir = tempfile::tempdir().expect("folder");
+        let raised = "{\"id\":\"e-1\",\"level\":10.0,\"peak\":11.5,\"in_seq\":[1,4],\"in_t_ns\":[5,6]}";
+        Keep::open(dir.path(), "alarms").expect("keep").save("hot", raised.as_bytes()).expect("save");
+        let find = |streams: &[&str]| {
+            let config = config(dir.path(), streams);
+            let mut table = Table::new(&config);
+            (Gone::find(dir.path(), &config, &mut table), table)
+        };
+        find(&["x", "y"]);
+        // However often it starts without a broker.
+        for _ in 0..3 {
+            let (gone, table) = find(&["y"]);
+            assert_eq!(gone.topics(), ["a/hot", "meta/x"]);
+            let record = gone.records(Stamp::from_sensor(0)).remove(0);
+            assert_eq!(table.names[usize::from(record.stream.0)], "a/hot");
+            let text = String::from_utf8(record.body.to_vec()).expect("text");
+            assert_eq!(
+                text,
+                "\"alarm\":\"hot\",\"id\":\"e-1\",\"phase\":\"removed\",\"reason\":\"not_configured\",\"level\":10.0,\
+                 \"peak\":11.5,\"raised_seq\":[1,4],\"raised_t_ns\":[5,6]"
+            );
+        }
+        let (gone, _) = find(&["y"]);
+        let (tell, news) = watch::channel(LinkNews::default());
+        tell.send_replace(LinkNews { cleared: true, ..LinkNews::default() });
+        gone.settle(news).await;
+        assert_eq!(find(&["y"]).0.topics(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_damaged_alarm_state_still_makes_a_record() {
+        for bytes in [&b""[..], b"{", b"[1]", b"{\"id\":7}"] {
+            assert!(removed("hot", Some(bytes)).contains("\"id\":\"unknown\",\"phase\":\"removed\""));
+        }
+    }
+}

@@ -1,0 +1,108 @@
+//! What the broker keeps of a device is so: nothing that is not configured any more, no alarm that nothing looks at.
+
+use std::fs;
+
+use rig::{Message, Mosquitto, Operator, Site, Sub, Tty, eventually, operator::end};
+use serde_json::json;
+
+const STREAMS: &str = "[stream.one]\nchannels = [\"a\"]\n";
+const FAR: &str = "[alarm.far]\npipeline = \"x\"\n[stream.two]\nchannels = [\"b\"]\n";
+const HIGH: &str = "[alarm.high]\npipeline = \"x\"\nclear_factor = 0.5\nseverity = \"critical\"\n";
+
+/// What a client that comes now gets of alarms and descriptions, by stream.
+fn retained(port: u16) -> Vec<String> {
+    let late = std::thread::scope(|s| s.spawn(|| Sub::new(port)).join().expect("late subscriber"));
+    late.wait_state("online");
+    // What the broker keeps comes all at once, in no order.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    let kept = |m: &&Message| m.retain && !m.removed && (m.stream.starts_with("a/") || m.stream.starts_with("meta/"));
+    let mut kept: Vec<String> = late.messages().iter().filter(kept).map(|m| m.stream.clone()).collect();
+    kept.sort();
+    kept
+}
+
+fn phases(sub: &Sub, alarm: &str) -> Vec<String> {
+    let records = sub.records(&format!("a/{alarm}"));
+    records.iter().map(|(record, _)| record["phase"].as_str().expect("phase").to_owned()).collect()
+}
+
+#[test]
+fn alarm_and_stream_not_configured_any_more_are_removed_at_the_broker_after_a_reload_and_at_start() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let site = Site::new(broker.port).with_sensor(&tty).with(&operator.table()).with_mean_model().with(STREAMS);
+    let daemon = site.run();
+    sub.wait_state("online");
+    operator.order(&sub, "config.set", "c-1", &json!({"toml": FAR}));
+    assert_eq!(end(&sub, "config.set", "c-1")["state"], "success");
+    tty.rows(0..10, |i| format!("{i},50,50"));
+    sub.wait_records("a/high", 1);
+    sub.wait_records("a/far", 1);
+    assert_eq!(retained(broker.port), ["a/far", "a/high", "meta/one", "meta/two"]);
+
+    // A reload: what was set remotely is taken away.
+    operator.order(&sub, "config.set", "c-2", &json!({"toml": ""}));
+    assert_eq!(end(&sub, "config.set", "c-2")["state"], "success");
+    eventually("alarm `far` and stream `two` are removed at the broker", || {
+        (retained(broker.port) == ["a/high", "meta/one"]).then_some(())
+    });
+    sub.wait_records("a/far", 2);
+    assert_eq!(phases(&sub, "far"), ["raised", "removed"]);
+    let records = sub.records("a/far");
+    assert_eq!((&records[0].0["id"], &records[1].0["reason"]), (&records[1].0["id"], &json!("not_configured")));
+    eventually("it is forgotten when the broker has removed it", || {
+        (!site.state().join("alarms/far").exists()).then_some(())
+    });
+    assert_eq!(daemon.stop(), Some(0));
+
+    // A start: the configuration changed while the daemon was stopped.
+    let site = site.without(HIGH).without(STREAMS);
+    let daemon = site.run();
+    eventually("alarm `high` and stream `one` are removed at the broker", || {
+        retained(broker.port).is_empty().then_some(())
+    });
+    sub.wait_records("a/high", 2);
+    assert_eq!(phases(&sub, "high"), ["raised", "removed"]);
+    eventually("it is forgotten", || (!site.state().join("alarms/high").exists()).then_some(()));
+    assert_eq!(daemon.stop(), Some(0));
+    let known = sub.messages().len();
+    let daemon = site.run();
+    sub.wait("it is online again", |m| m[known..].iter().any(|m| m.stream == "birth").then_some(()));
+    assert_eq!((phases(&sub, "high").len(), phases(&sub, "far").len()), (2, 2), "it is told once");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn raised_alarm_whose_model_is_gone_becomes_unknown_and_goes_on_when_it_serves_again() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let site = Site::new(broker.port).with_sensor(&tty).with_mean_model();
+    let daemon = site.run();
+    sub.wait_state("online");
+    tty.rows(0..10, |i| format!("{i},50,50"));
+    sub.wait_records("a/high", 1);
+    assert_eq!(daemon.stop(), Some(0));
+    let (model, good) =
+        (site.dir.path().join("mean.onnx"), fs::read(site.dir.path().join("mean.onnx")).expect("model"));
+    fs::write(&model, "no model").expect("write");
+    let daemon = site.run();
+    let most = std::time::Duration::from_secs(60);
+    let unknown = sub.wait_most(most, "the alarm is not reported as current", |_| {
+        (phases(&sub, "high") == ["raised", "unknown"]).then(|| sub.records("a/high")[1].0.clone())
+    });
+    assert_eq!((&unknown["reason"], &unknown["severity"]), (&json!("model_not_serving"), &json!("critical")));
+    let late = std::thread::scope(|s| s.spawn(|| Sub::new(broker.port)).join().expect("late subscriber"));
+    late.wait("what the broker keeps says so", |m| {
+        m.iter().find(|m| m.stream == "a/high" && m.retain && m.payload["data"][0]["phase"] == "unknown").map(|_| ())
+    });
+    assert_eq!(daemon.stop(), Some(0));
+    fs::write(&model, good).expect("write");
+    let daemon = site.run();
+    tty.rows(10..20, |i| format!("{i},50,50"));
+    sub.wait_records("a/high", 3);
+    tty.rows(20..30, |i| format!("{i},0,0"));
+    let records = sub.wait_records("a/high", 4);
+    assert_eq!(phases(&sub, "high"), ["raised", "unknown", "raised", "cleared"]);
+    assert!(records.iter().all(|(record, _)| record["id"] == records[0].0["id"]), "one episode");
+    assert_eq!(daemon.stop(), Some(0));
+}
