@@ -276,7 +276,9 @@ impl Memory {
             return None;
         }
         let text = format!("version {fell} was signed by a key that is no longer believed");
-        self.saved.wish = Wish { version: high, state: LOWERED.into(), text };
+        // What it set is still in use.
+        let applied = self.saved.wish.applied.take();
+        self.saved.wish = Wish { version: high, state: LOWERED.into(), text, applied };
         Some(fell)
     }
 

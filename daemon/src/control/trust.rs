@@ -109,7 +109,7 @@ impl Control {
         let due = now_ns.saturating_sub(self.keyset_ns) >= limits::UNREADABLE_TRY.as_nanos() as u64;
         if self.keyset.is_err() && self.setup.config.commands.keyset.is_some() && due {
             self.keyset_ns = now_ns;
-            (self.keyset, self.keys_trouble) = keyset(&self.setup.config, &self.models.store);
+            (self.keyset, self.keys_trouble) = keyset(&self.setup.config, &mut self.models.store);
             if self.keyset.is_ok() {
                 tracing::info!("the keyset can be read again");
             }
