@@ -88,6 +88,14 @@ impl Default for Crew {
     }
 }
 
+/// Does work on a helper thread whose caller waits for the answer: a panic is one.
+///
+/// # Errors
+/// What went wrong, or that it panicked; the panic itself is in the log.
+pub fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("internal error: it panicked; see the log".into()))
+}
+
 impl Crew {
     /// Starts a stage on a thread of its own.
     pub fn thread(

@@ -14,7 +14,7 @@ use crate::{
     bus,
     config::Config,
     control::{self, Leave, Local, News, Proof, Trials},
-    crew::{Beat, Crew},
+    crew::{self, Beat, Crew},
     error::{Context, Fatal},
     flow::{
         Arrival, Class,
@@ -329,8 +329,11 @@ impl Host {
                     control::What::Slot(bundle, _) => bundle.release.model.clone(),
                     control::What::Factory(model) => model.clone(),
                 };
-                let proof = prove(&config, &host, &keeps, &uses(&config, &model), what, watched, &mail);
-                let _ = tell.try_send(News::Proven(proof));
+                // A panic is an answer too: without one control would wait for this bundle for ever.
+                let proof =
+                    crew::caught(|| prove(&config, &host, &keeps, &uses(&config, &model), what, watched, &mail));
+                // Waits for room: control waits for this, and only for this.
+                let _ = tell.send(News::Proven(proof));
             }
         };
         std::thread::Builder::new().name("prove".into()).spawn(proving).context("start a thread")?;

@@ -16,6 +16,7 @@ use super::{
     tell,
 };
 use crate::{
+    crew,
     host::{
         Clock,
         fetch::{self, Stopped, Wanted},
@@ -114,7 +115,7 @@ impl Control {
         let news = self.setup.stage.news.0.clone();
         let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
             // The room is for every word of every group; a full one means control is gone.
-            let _ = news.try_send(work());
+            let _ = news.try_send(crew::caught(|| Ok(work())).unwrap_or_else(|why| News::Opened(Err(why))));
         });
         if let Err(why) = thread {
             let _ = self.setup.stage.news.0.try_send(News::Opened(Err(format!("start a thread: {why}"))));

@@ -14,6 +14,12 @@ pub enum Defence {
     Ballast,
     /// Looking at the reason in a PUBACK.
     PubackReason,
+    /// Landlock around the worker: kernels without it have the list of system calls alone.
+    Landlock,
+    /// The list of system calls the worker may make.
+    WorkerCalls,
+    /// The seals that keep the worker from shortening the memory it shares with the daemon.
+    SharedSeals,
 }
 
 impl Defence {
@@ -32,7 +38,22 @@ impl Defence {
             Self::Watermark => "watermark",
             Self::Ballast => "ballast",
             Self::PubackReason => "puback_reason",
+            Self::Landlock => "landlock",
+            Self::WorkerCalls => "worker_calls",
+            Self::SharedSeals => "shared_seals",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }
+}
+
+/// What is taken out, to be handed to a worker, whose environment is empty otherwise.
+#[cfg(not(feature = "switches"))]
+pub const fn taken_out() -> Option<String> {
+    None
+}
+
+/// What is taken out, to be handed to a worker, whose environment is empty otherwise.
+#[cfg(feature = "switches")]
+pub fn taken_out() -> Option<String> {
+    std::env::var("KENTLEDGE_WITHOUT").ok()
 }

@@ -109,6 +109,7 @@ impl Running {
         extra.extend(source.manifest.contributions.clone());
         let shape = (first.steps, first.channels.len());
         let launch = Launch {
+            name: source.name(),
             program: launching.program.clone(),
             runtime: launching.runtime.clone()?,
             model,
