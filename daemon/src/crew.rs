@@ -178,6 +178,13 @@ impl Crew {
 mod tests {
     use super::*;
 
+    #[test]
+    fn helper_that_panics_answers_with_an_error() {
+        let empty: Vec<u8> = Vec::new();
+        assert!(caught(|| Ok(empty[std::hint::black_box(0)])).is_err_and(|why| why.contains("panicked")));
+        assert_eq!(caught(|| Ok(7)), Ok(7));
+    }
+
     #[tokio::test]
     async fn a_stage_that_panics_is_an_end_with_a_reason_and_a_stuck_one_is_named() {
         let mut crew = Crew::default();

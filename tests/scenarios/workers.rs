@@ -122,7 +122,12 @@ fn the_runtime_in_the_worker_writes_no_file_and_calls_nobody() {
 
 /// A daemon whose worker was taken over by a library that commits this crime, its deadline 300 ms.
 fn taken_over(crime: Crime, sub: &Sub, tty: &Tty, port: u16) -> Daemon {
-    let site = Site::new(port).with_sensor(tty).with_hostile_runtime(crime);
+    taken_over_on("", crime, sub, tty, port)
+}
+
+/// The same with this in `[models]`.
+fn taken_over_on(models: &str, crime: Crime, sub: &Sub, tty: &Tty, port: u16) -> Daemon {
+    let site = Site::new(port).with_sensor(tty).with_hostile_runtime(crime).with_more_models(models);
     std::fs::write(site.dir.path().join("mean.onnx"), onnx::mean(&[1, 4, 2])).expect("model");
     let pipeline =
         "[pipeline.x]\nmodel = \"mean.onnx\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\ndeadline_ms = 300\n";
@@ -139,6 +144,20 @@ fn worker_that_was_taken_over_before_its_first_window_is_let_through_nothing() {
     let event = sub.wait_event("model.failed", "let through: ");
     measured(event["text"].as_str().expect("text"));
     assert!(event["text"].as_str().is_some_and(|text| text.ends_with("let through: nothing else")), "{event}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn worker_with_a_driver_that_was_taken_over_is_let_through_what_drivers_need() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let driver = "providers = [\"openvino\"]\nprovider_policy = \"require\"";
+    let daemon = taken_over_on(driver, Crime::Try, &sub, &tty, broker.port);
+    let event = sub.wait_event("model.failed", "let through: ");
+    measured(event["text"].as_str().expect("text"));
+    // Its own events, and reserving addresses: what it holds is looked at from outside.
+    let needed = "let through: mmap 64 GiB, pipe2, epoll_create1, nothing else";
+    assert!(event["text"].as_str().is_some_and(|text| text.ends_with(needed)), "{event}");
     assert_eq!(daemon.stop(), Some(0));
 }
 

@@ -321,6 +321,10 @@ impl Running {
         }
         let mut left = Vec::new();
         for (slot, name) in names.iter().enumerate().take(n) {
+            // What is in a slot that did not run is nobody's answer.
+            if !self.worker.outcome(slot).0 {
+                return Ok(String::new());
+            }
             self.worker.read(slot, self.plan.score, &mut self.values);
             left.push((name.as_str(), answered.score - self.values[0] as f32));
         }
@@ -378,7 +382,7 @@ impl Running {
             if let Some(why) = self.worker.ring(chunk.len(), deadline, beat).died {
                 return Err(why);
             }
-            for slot in 0..chunk.len() {
+            for slot in (0..chunk.len()).filter(|slot| self.worker.outcome(*slot).0) {
                 self.worker.read(slot, self.plan.score, &mut self.values);
                 let score = self.values[0] as f32;
                 highest = if score.is_finite() { highest.max(score) } else { highest };

@@ -298,3 +298,66 @@ fn ready(socket: &OwnedFd, wait: Duration) -> bool {
     let ms = u16::try_from(wait.as_millis().max(1)).unwrap_or(u16::MAX);
     matches!(poll(&mut fds, PollTimeout::from(ms)), Ok(n) if n > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::{super::plan::plan, *};
+    use crate::model::manifest::Manifest;
+
+    #[test]
+    fn resident_memory_counts_pages_of_any_size() {
+        assert_eq!(resident("900 100 30 1 0 50 0", 16 * 1024), Some(1_638_400));
+        assert_eq!(resident("900", 4096), None);
+        assert_eq!(resident(&format!("1 {} 3", u64::MAX), 4096), None);
+    }
+
+    fn json_numbers(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<i64>> {
+        let dimension = prop_oneof![-3i64..70, Just(i64::MAX), Just(i64::MIN), any::<i64>()];
+        prop::collection::vec(dimension, len)
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_of_a_worker_is_rejected_or_leads_to_memory_that_fits(
+            shapes in prop::collection::vec(json_numbers(0..5), 0..4),
+            outputs in prop::collection::vec(prop_oneof![0u64..10, any::<u64>()], 0..4),
+            nodes in prop::collection::vec(any::<u64>(), 0..3),
+            (steps, width) in (1usize..=limits::WINDOW_STEPS_MAX, 1usize..=limits::CHANNELS_MAX),
+        ) {
+            let tensor = |(i, shape): (usize, &Vec<i64>)| {
+                format!(r#"{{"name":"t{i}","kind":"float32","shape":{shape:?}}}"#)
+            };
+            let tensors = shapes.iter().enumerate().map(tensor).collect::<Vec<_>>().join(",");
+            let placed = |n: &u64| format!(r#"{{"provider":"p","nodes":{n},"ops":{{}}}}"#);
+            let placement = nodes.iter().map(placed).collect::<Vec<_>>().join(",");
+            let loaded = format!(
+                r#"{{"Ok":{{"inputs":[{tensors}],"outputs":[{tensors}],"runtime":"","placement":[{placement}],"sandbox":""}}}}"#
+            );
+            let prepared = format!(r#"{{"Ok":{{"outputs":{outputs:?}}}}}"#);
+            if let Ok(loaded) = channel::understand::<Loaded>(loaded.as_bytes()) {
+                prop_assert!(loaded.placement.iter().map(|p| p.nodes).sum::<usize>() < usize::MAX);
+                if let Ok((prepare, _)) = plan(&loaded, &Manifest::bare(Path::new("m.onnx")), (steps, width), &[])
+                    && let Ok(prepared) = channel::understand::<Prepared>(prepared.as_bytes())
+                    && let Ok(layout) = lay_out(&prepare, &prepared)
+                {
+                    prop_assert!(layout.bytes() <= limits::SHARED_BYTES && layout.slots >= 1);
+                    prop_assert_eq!(layout.outputs.len(), prepare.outputs.len());
+                    for (offset, values) in &layout.outputs {
+                        prop_assert!(offset + values * 8 <= layout.stride);
+                    }
+                }
+            }
+        }
+
+        #[test]
+        fn any_bytes_of_a_worker_are_an_answer_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = channel::understand::<Loaded>(&bytes);
+            let _ = channel::understand::<Prepared>(&bytes);
+            let _ = channel::understand::<Ready>(&bytes);
+        }
+    }
+}
