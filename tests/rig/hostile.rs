@@ -29,6 +29,8 @@ pub enum Crime {
     HugeShape,
     /// Answers each ring twice.
     StaleAnswers,
+    /// Sends two descriptors with its answer, which is an error.
+    SendDescriptors,
 }
 
 /// The library, compiled into this folder.

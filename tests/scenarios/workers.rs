@@ -156,7 +156,7 @@ fn worker_with_a_driver_that_was_taken_over_is_let_through_what_drivers_need() {
     let event = sub.wait_event("model.failed", "let through: ");
     measured(event["text"].as_str().expect("text"));
     // Its own events, and reserving addresses: what it holds is looked at from outside.
-    let needed = "let through: mmap 64 GiB, pipe2, epoll_create1, nothing else";
+    let needed = "let through: mmap MAP_SHARED, mmap MAP_GROWSDOWN, mmap 64 GiB, pipe2, epoll_create1, nothing else";
     assert!(event["text"].as_str().is_some_and(|text| text.ends_with(needed)), "{event}");
     assert_eq!(daemon.stop(), Some(0));
 }
@@ -221,6 +221,21 @@ fn worker_that_answers_a_ring_before_it_is_made_is_killed() {
 #[test]
 fn worker_that_shortens_the_shared_memory_does_not_end_the_daemon() {
     lie_is_found_out(Crime::Shorten, "ended with code 3");
+}
+
+#[test]
+fn descriptors_that_a_worker_sends_do_not_pile_up_in_the_daemon() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = taken_over(Crime::SendDescriptors, &sub, &tty, broker.port);
+    let starts = |n: usize| {
+        sub.wait("starts", |_| (sub.records("e/model.failed").len() >= n).then_some(()));
+        daemon.fds()
+    };
+    let (first, last) = (starts(1), starts(5));
+    measured(&format!("{first} descriptors after one start, {last} after five"));
+    assert!(last < first + 3, "{first} descriptors after one start, {last} after five");
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]

@@ -193,6 +193,8 @@ const DRIVER: &[Call] = &[
             IsNot(1, libc::FIOASYNC as i32),
         ]],
     ),
+    // Memory shared between threads: resident as long as it is mapped, and looked at from outside like the rest.
+    (libc::SYS_mmap, ALWAYS),
     (libc::SYS_clone, &[&[Has(0, THREAD | NAMESPACES, THREAD)]]),
     (libc::SYS_set_tid_address, ALWAYS),
     (libc::SYS_fcntl, &[&[Is(1, libc::F_SETFL)], &[Is(1, libc::F_DUPFD)]]),
@@ -205,6 +207,7 @@ const DRIVER: &[Call] = &[
     (libc::SYS_timerfd_gettime, ALWAYS),
     (libc::SYS_pipe2, ALWAYS),
     (libc::SYS_dup, ALWAYS),
+    (libc::SYS_dup3, ALWAYS),
     (libc::SYS_pselect6, ALWAYS),
     (libc::SYS_flock, ALWAYS),
     (libc::SYS_msync, ALWAYS),
@@ -219,6 +222,10 @@ const DRIVER: &[Call] = &[
     (libc::SYS_mbind, ALWAYS),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_open, &[&[Has(1, CREATE, 0)]]),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_pipe, ALWAYS),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_dup2, ALWAYS),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_epoll_wait, ALWAYS),
     #[cfg(target_arch = "x86_64")]

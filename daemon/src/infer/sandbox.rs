@@ -153,3 +153,19 @@ fn devices() -> Vec<PathBuf> {
     };
     entries.filter(ours).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn unit_bounds_memory_and_tasks_and_leaves_some_to_the_daemon() {
+        let unit = include_str!("../../../systemd/kentledge.service");
+        let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let tasks: u64 = value("TasksMax").and_then(|n| n.parse().ok()).expect("TasksMax");
+        assert_eq!(tasks, limits::WORKER_TASKS + 256);
+        assert!(value("MemoryMax").is_some_and(|share| share.ends_with('%')));
+        // With `stop` a worker that is killed for its memory would take the daemon along.
+        assert_eq!(value("OOMPolicy"), Some("continue"));
+    }
+}
