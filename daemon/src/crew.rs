@@ -88,6 +88,14 @@ impl Default for Crew {
     }
 }
 
+/// Does work on a helper thread whose caller waits for the answer: a panic is one.
+///
+/// # Errors
+/// What went wrong, or that it panicked; the panic itself is in the log.
+pub fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("internal error: it panicked; see the log".into()))
+}
+
 impl Crew {
     /// Starts a stage on a thread of its own.
     pub fn thread(
@@ -169,6 +177,13 @@ impl Crew {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn helper_that_panics_answers_with_an_error() {
+        let empty: Vec<u8> = Vec::new();
+        assert!(caught(|| Ok(empty[std::hint::black_box(0)])).is_err_and(|why| why.contains("panicked")));
+        assert_eq!(caught(|| Ok(7)), Ok(7));
+    }
 
     #[tokio::test]
     async fn a_stage_that_panics_is_an_end_with_a_reason_and_a_stuck_one_is_named() {

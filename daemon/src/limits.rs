@@ -131,6 +131,30 @@ pub const WORKER_START: Duration = Duration::from_secs(30);
 pub const WORKER_BUILD: Duration = Duration::from_secs(600);
 /// Memory a worker may take unless configured, MiB: the library maps 30, a small model 40, and a Pi 4 has 1 to 8 GiB.
 pub const WORKER_MIB: u64 = 512;
+/// Addresses a worker on the processor may map beside its memory: the largest model (256 MiB) twice, the library and what it
+/// needs (100 MiB), the shared memory (8 MiB), reserved heaps of the C library (64 MiB each).
+pub const WORKER_MAPPED_BYTES: u64 = 1024 * 1024 * 1024;
+/// Tasks (processes and threads) of our user beyond which a worker starts none: the unit's TasksMax (1,024) less 256 that
+/// stay with the daemon.
+pub const WORKER_TASKS: u64 = 768;
+/// Lines of a worker's standard error that are logged within the time below: an ONNX Runtime that complains once a run would
+/// write 50 a second.
+pub const WORKER_LINES: u32 = 20;
+/// See above.
+pub const WORKER_LINES_EVERY: Duration = Duration::from_secs(3600);
+/// Longest of those lines, and of any text in a worker's answer, characters: an ONNX Runtime error names the node, its file
+/// and line in about 300.
+pub const WORKER_LINE: usize = 1000;
+/// Most of a worker's standard error that is read at once, bytes: what a pipe holds.
+pub const WORKER_STDERR: usize = 64 * 1024;
+/// Tensors a model may declare, inputs and outputs each; providers that may share it: an answer of 128 KiB holds no more.
+pub const TENSORS_MAX: usize = 1024;
+/// Dimensions of a tensor: ONNX Runtime's own kernels take 8 at most.
+pub const TENSOR_RANK: usize = 16;
+/// Values of a tensor by its fixed dimensions. Times the largest window (16,384 × 1,024) that stays below 2^63.
+pub const TENSOR_VALUES_MAX: i64 = 1 << 32;
+/// Nodes of a model on one provider, as reported.
+pub const NODES_MAX: usize = 1 << 24;
 /// Different windows in a row that a model on trial may answer with the very same score.
 pub const GATE_SAME: u64 = 50;
 /// Flawed windows in a row that it may leave without an answer.

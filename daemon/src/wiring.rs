@@ -18,7 +18,7 @@ use crate::{
     bus,
     config::Config,
     control::{self, Leave, Local, News, Proof, Trials},
-    crew::{Beat, Crew},
+    crew::{self, Beat, Crew},
     error::{Context, Fatal},
     flow::{
         Arrival, Class,
@@ -338,8 +338,12 @@ impl Host {
                     control::What::Factory(model) => model.clone(),
                 };
                 let stopped = || newest.load(Ordering::Relaxed) != number;
-                let proof = prove(&config, &host, &keeps, &uses(&config, &model), (what, watched), &mail, &stopped);
-                let _ = tell.try_send(News::Proven(number, proof));
+                // A panic is an answer too: without one control would wait for this bundle for ever.
+                let proof = crew::caught(|| {
+                    prove(&config, &host, &keeps, &uses(&config, &model), (what, watched), &mail, &stopped)
+                });
+                // Waits for room: control waits for this, and only for this.
+                let _ = tell.send(News::Proven(number, proof));
             }
         };
         std::thread::Builder::new().name("prove".into()).spawn(proving).context("start a thread")?;
