@@ -14,6 +14,8 @@ pub enum Defence {
     Ballast,
     /// Looking at the reason in a PUBACK.
     PubackReason,
+    /// Answers go only below the device's own `up/_r/`.
+    ResponseTopic,
 }
 
 impl Defence {
@@ -32,6 +34,7 @@ impl Defence {
             Self::Watermark => "watermark",
             Self::Ballast => "ballast",
             Self::PubackReason => "puback_reason",
+            Self::ResponseTopic => "response_topic",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }
