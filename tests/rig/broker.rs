@@ -110,6 +110,7 @@ impl Mosquitto {
             Command::new("mosquitto").arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.child = Some(child.expect("mosquitto is installed (tests/run installs it)"));
         eventually("mosquitto answers", || TcpStream::connect(("127.0.0.1", port)).ok());
+        eventually("mosquitto answers people", || TcpStream::connect(("127.0.0.1", self.people)).ok());
     }
 
     /// Stops it in order: sessions and retained messages are kept.

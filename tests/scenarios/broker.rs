@@ -166,3 +166,29 @@ fn keep_alive_of_0_keeps_the_connection_and_is_not_a_flood_of_pings() {
     assert!(evil.pings() <= 2, "{} pings", evil.pings());
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn flood_beyond_the_receive_maximum_is_counted_and_reported_once() {
+    // This broker sends more at once than a device says it takes; control is busy meanwhile.
+    let broker = Mosquitto::start();
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let tools = tempfile::tempdir().expect("folder");
+    let slow = tools.path().join("journalctl");
+    std::fs::write(&slow, "#!/bin/sh\nsleep 3\n").expect("write");
+    std::fs::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
+    let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").expect("PATH"));
+    let daemon = Site::new(broker.port).with(&operator.table()).with_env("PATH", &path).run();
+    sub.wait_state("online");
+    operator.order(&sub, "log.pull", "slow", &json!({}));
+    sub.wait("it runs", |_| (!states(&sub, "log.pull", "slow").is_empty()).then_some(()));
+    let chunk = 48 * 1024;
+    operator.chunks(&"0a".repeat(32), &vec![7; 100 * chunk], 0..100 * chunk, chunk);
+    sub.wait_event("commands.refused", "messages for this device were dropped");
+    end(&sub, "log.pull", "slow");
+    std::thread::sleep(Duration::from_secs(2));
+    assert_eq!(sub.records("e/commands.refused").len(), 1, "the first one, and a sum a minute later");
+    assert_eq!(connections(&sub), 1);
+    operator.plain("ping", "after", &json!({}));
+    assert_eq!(end(&sub, "ping", "after")["state"], "success");
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -71,8 +71,8 @@ fn restart_ends_in_order_and_the_next_start_says_success() {
     let daemon = site.run();
     assert_eq!(end(&sub, "restart", "r-1")["state"], "success");
     // The same id again is answered, not done again.
-    operator.order(&sub, "ping", "p-0", &json!({}));
-    end(&sub, "ping", "p-0");
+    operator.order(&sub, "log.pull", "p-0", &json!({}));
+    end(&sub, "log.pull", "p-0");
     let again = operator.command("restart", "r-1", &nonce(&sub), &json!({}));
     operator.send("pump-1/dn/cmd/restart/r-1", &again);
     sub.wait("the answer to the repeated id", |messages| {

@@ -94,7 +94,8 @@ impl Outage {
         self.suspects.closed(flying);
         self.seen.closed(self.session, after);
         self.soon = if after < limits::SOON { self.soon + 1 } else { 0 };
-        if self.soon >= limits::SOON_TIMES && self.soon.is_power_of_two() {
+        let more = self.soon > limits::SOON_TIMES && self.soon.is_power_of_two();
+        if self.soon == limits::SOON_TIMES || more {
             (setup.tell)(Kind::Outage, &self.short_lived());
         }
     }
