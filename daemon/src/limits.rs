@@ -287,20 +287,41 @@ pub const IN_FLIGHT: u16 = 100;
 pub const PACKET_BYTES: u32 = 64 * 1024;
 /// Keep-alive unless configured: with the client's ping time-out a dead peer is noticed within 2 × 15 s + 5 s.
 pub const KEEP_ALIVE_S: u64 = 15;
-/// While an outage is short the next connect comes within this (full jitter): 7 tries a second on average.
+/// While an outage of this device's own network is short the next connect comes within this (full jitter): 7 tries a
+/// second on average, and none of them reaches a broker.
 pub const RECONNECT_MIN: Duration = Duration::from_millis(300);
 /// How long that is: a broker's restart or a router's.
 pub const RECONNECT_SHORT: Duration = Duration::from_secs(120);
+/// After the broker went away all its devices return within this at the soonest (full jitter): 10,000 devices are 2,000
+/// connections a second.
+pub const RECONNECT_SPREAD: Duration = Duration::from_secs(5);
 /// Longest wait between two connects.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// Another client uses our client id: whoever connects throws the other out. Ours waits so long, doubling.
 pub const TWIN_WAIT: Duration = Duration::from_secs(30);
 /// The longest of these waits.
 pub const TWIN_WAIT_MAX: Duration = Duration::from_secs(900);
-/// A connection that ends within this, after being accepted at the first try, counts as being thrown out.
-pub const THROWN_OUT_WITHIN: Duration = Duration::from_secs(5);
-/// So many of them in a row are no accident.
-pub const THROWN_OUT: u32 = 6;
+/// A connection that the broker accepts and closes within this is short-lived.
+pub const SOON: Duration = Duration::from_secs(5);
+/// So many of them in a row are reported.
+pub const SOON_TIMES: u32 = 3;
+/// After so many of them each doubles the longest wait before the next connect.
+pub const SOON_SPARED: u32 = 6;
+/// A message that was sent within this before the broker closed may be why: twice a satellite's round trip, and room.
+pub const BLAMED_WITHIN: Duration = Duration::from_secs(5);
+/// Messages that ended connections and are remembered: 64 × 100 B.
+pub const SUSPECTS: usize = 64;
+/// Messages held back because they ended two connections: with `STORED_MESSAGE_BYTES` each they take half of what is read
+/// ahead of the backlog.
+pub const SUSPECTS_HELD: usize = 8;
+/// One of them is tried a third time when the connection has held for so long.
+pub const SUSPECT_AGAIN: Duration = Duration::from_secs(20);
+/// Handled orders that are remembered by their digest: four times what may be in flight to us.
+pub const ORDERS_SEEN: usize = 64;
+/// Subscriptions in one packet: AWS IoT Core takes no more.
+pub const FILTERS: usize = 8;
+/// What happens often is logged once, and then as a number this often.
+pub const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Slots of the broker's receive maximum that the backlog leaves to alarms and live data.
 pub const LIVE_SLOTS: usize = 2;
 /// Unsent bytes in the kernel at most, before an alarm: half a second at 1 Mbit/s.
@@ -355,10 +376,14 @@ pub const COMMAND_DEPTH: usize = 16;
 pub const COMMAND_LIFE_MS: i64 = SESSION_EXPIRY_S as i64 * 1000;
 /// Highest sequence of an issuer: what a JSON number holds exactly.
 pub const ISEQ_MAX: u64 = (1 << 53) - 1;
-/// Commands that are looked at, for each second: each that acts costs two writes of 4 ms.
+/// Commands without a verified signature that are looked at, for each second.
 pub const COMMANDS_PER_S: f64 = 5.0;
 /// And at once.
 pub const COMMANDS_BURST: f64 = 20.0;
+/// Verified commands, for each second: each that acts costs two writes of 4 ms.
+pub const VERIFIED_PER_S: f64 = 10.0;
+/// And at once: a hundred devices' worth of work from one script.
+pub const VERIFIED_BURST: f64 = 100.0;
 /// Commands that are refused with an answer: 20/s × 300 B are 6 kB/s; further ones are counted.
 pub const REFUSALS_PER_S: f64 = 20.0;
 /// And at once: a hundred stale ones after an outage get their answer.
@@ -389,8 +414,10 @@ pub const SETTLE: Duration = Duration::from_secs(3);
 pub const CONFIRM_S: u64 = 120;
 /// Devices asked together begin within this, unless configured.
 pub const JITTER_S: u64 = 10;
-/// Longest topic that is answered.
+/// Longest response topic that is answered.
 pub const TOPIC_BYTES: usize = 512;
+/// And its levels: brokers have limits (mosquitto closes on more than 200).
+pub const TOPIC_LEVELS: usize = 32;
 /// Acknowledgements of orders in the client library's queue at once: it is emptied with each turn of its loop.
 pub const ACKS_QUEUED: usize = 6;
 /// Answers waiting for response topics.

@@ -40,6 +40,8 @@ pub enum Defence {
     WorkerCalls,
     /// The seals that keep the worker from shortening the memory it shares with the daemon.
     SharedSeals,
+    /// Answers go only below the device's own `up/_r/`.
+    ResponseTopic,
 }
 
 impl Defence {
@@ -71,6 +73,7 @@ impl Defence {
             Self::Landlock => "landlock",
             Self::WorkerCalls => "worker_calls",
             Self::SharedSeals => "shared_seals",
+            Self::ResponseTopic => "response_topic",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }
