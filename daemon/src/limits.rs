@@ -33,6 +33,27 @@ pub const ROWS_KNOWN: usize = 64;
 pub const NOISE_NS: u64 = 10_000_000_000;
 /// Frames within that below which nothing is said of noise.
 pub const NOISE_FRAMES: u64 = 4;
+/// A source that delivered nothing for so long is lost (ns of stamp time): a hang-up is over within 4 s, the longest wait
+/// before a port is opened again, and a device that restarts takes 5.
+pub const LOST_NS: u64 = 10_000_000_000;
+/// Or for so many of its usual periods, or for its `stale_ms`, if that is longer.
+pub const LOST_PERIODS: u64 = 10;
+/// The same where its period is not known yet: most sensors give a value a minute.
+pub const LOST_FIRST_NS: u64 = 60_000_000_000;
+/// What the signal stage counted of values is handed to those who look this often (ns of stamp time).
+pub const METER_NS: u64 = 500_000_000;
+/// A pipeline whose last answered window is older than this, or than `LOST_PERIODS` of its usual periods, has no current score.
+pub const SCORE_NS: u64 = LOST_NS;
+/// The values of a channel are looked at over this long (ns of stamp time).
+pub const BAD_NS: u64 = 10_000_000_000;
+/// Values within that below which no share is taken: they are waited for.
+pub const BAD_VALUES: u64 = 4;
+/// A channel with a larger share of bad values is bad.
+pub const BAD_SHARE: f64 = 0.5;
+/// And good again below this one, so that it does not flap.
+pub const GOOD_SHARE: f64 = 0.25;
+/// Bytes of a frame that an event shows as an example; escaped they are four times as many characters at most.
+pub const EXAMPLE_BYTES: usize = 120;
 /// Levels are told and counters read this often unless configured, ms.
 pub const GPIO_SAMPLE_MS: u64 = 100;
 /// Edges a second of one line that are a storm unless configured: 1,000 × 48 bytes are 3 % of one core of a Pi.
@@ -405,6 +426,16 @@ pub const DRAIN: Duration = Duration::from_secs(8);
 pub const DRAIN_LINK: Duration = Duration::from_secs(3);
 /// Core stages beat at least this often when they have nothing to do.
 pub const BEAT: Duration = Duration::from_secs(1);
+/// How often health looks at the stages and writes the status line.
+pub const WATCHDOG_LOOK: Duration = Duration::from_millis(500);
+/// Looks in a row at a thread in one and the same sleep after which its stage is held to wait for the disk.
+pub const DISK_WAIT_LOOKS: u32 = 2;
+/// And after which that is reported: 2 s, and a commit on a slow card takes 1.
+pub const DISK_HANGS_LOOKS: u32 = 4;
+/// How often the free space of the disk is looked at.
+pub const DISK_LOOK: Duration = Duration::from_secs(2);
+/// A state file that could not be written is written again after this.
+pub const SCRIBE_RETRY: Duration = Duration::from_secs(4);
 /// Health is published every so often unless configured.
 pub const HEALTH_S: u64 = 60;
 /// Configuration: bytes of one file, files of one layer.

@@ -5,7 +5,7 @@ use std::{
     fmt::Debug,
     path::Path,
     sync::{Arc, atomic::Ordering, mpsc},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
@@ -25,7 +25,7 @@ use crate::{
         verdict::Verdict,
     },
     health::{self, Counters},
-    host::{Clock, Host, Keep, log, logind, rauc},
+    host::{Clock, Host, Keep, Scribe, log, logind, rauc},
     infer::{self, Artifact, Keeps, Launching, Message, Offer, Served},
     limits,
     link::{self, Topics},
@@ -102,10 +102,10 @@ pub fn shown(status: &Status, ends: &Ends) -> bus::Shown {
 }
 
 impl Host {
-    /// Folders for what models and alarms keep.
-    pub fn keeps(&self, state_dir: &Path) -> Result<Keeps, Fatal> {
+    /// Folders for what models and alarms keep, written by the scribe.
+    pub fn keeps(&self, state_dir: &Path, scribe: &Scribe) -> Result<Keeps, Fatal> {
         let open = |name: &str| Keep::open(state_dir, name).context(format!("open {}/{name}", state_dir.display()));
-        Ok(Keeps { calibration: open("calibration")?, alarms: open("alarms")? })
+        Ok(Keeps { calibration: scribe.folder(open("calibration")?), alarms: scribe.folder(open("alarms")?) })
     }
 
     /// The folder of the last known time, which is taken up.
@@ -221,7 +221,7 @@ impl Host {
         writer: &Writer,
         status: Status,
         lines: Lines,
-        engines: Engines,
+        (engines, proving): (Engines, Beat),
     ) -> Result<control::Setup, Fatal> {
         let Lines { orders, responses, settled, wanted, news, leave, asks } = lines;
         let state = config.device.state_dir.clone();
@@ -230,7 +230,7 @@ impl Host {
         let (bus, runtime) = (config.device.bus.clone(), tokio::runtime::Handle::current());
         let (bus_of_slots, counters) = (bus.clone(), status.counters.clone());
         Ok(control::Setup {
-            stage: self.stage(&config, engines, asks, status.counters.clone())?,
+            stage: self.stage(&config, engines, asks, status.counters.clone(), proving)?,
             blob: table.blob,
             keep: Keep::open(&state, "control").context(what("control"))?,
             trials: Trials::open(&state).context(what("config"))?,
@@ -306,6 +306,7 @@ impl Host {
         engines: Engines,
         asks: mpsc::Receiver<Local>,
         counters: Arc<Counters>,
+        beat: Beat,
     ) -> Result<control::Stage, Fatal> {
         let Engines { keeps, mail, news, .. } = engines;
         let (tell, config, host, mail) = (news.0.clone(), config.clone(), self.clone(), Arc::new(mail));
@@ -324,12 +325,18 @@ impl Host {
         // One thread for all proofs, as long as control lives: a worker dies with the thread that started it.
         let (wanted, proofs) = mpsc::sync_channel::<(control::What, bool)>(2);
         let proving = move || {
-            for (what, watched) in proofs {
+            loop {
+                beat.beat();
+                let (what, watched) = match proofs.recv_timeout(limits::BEAT) {
+                    Ok(wanted) => wanted,
+                    Err(mpsc::RecvTimeoutError::Timeout) => continue,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                };
                 let model = match &what {
                     control::What::Slot(bundle, _) => bundle.release.model.clone(),
                     control::What::Factory(model) => model.clone(),
                 };
-                let proof = prove(&config, &host, &keeps, &uses(&config, &model), what, watched, &mail);
+                let proof = prove(&config, &host, &keeps, &uses(&config, &model), (what, watched), &mail, &beat);
                 let _ = tell.try_send(News::Proven(proof));
             }
         };
@@ -431,9 +438,9 @@ fn prove(
     host: &Host,
     keeps: &Keeps,
     groups: &[(usize, Vec<usize>)],
-    what: control::What,
-    watched: bool,
+    (what, watched): (control::What, bool),
     mail: &Arc<Vec<mpsc::SyncSender<Message>>>,
+    beat: &Beat,
 ) -> Result<Proof, String> {
     let (first, _) = groups.first().ok_or("no pipeline uses it")?;
     let source = match what {
@@ -445,7 +452,7 @@ fn prove(
     for (group, pipelines) in groups {
         same_window(&config.pipelines[pipelines[0]].model.manifest, &source.manifest)?;
         let launching = host.launching(config, pipelines, Some(keeps));
-        let proven = infer::prove(&launching, &source, &|| {})?;
+        let proven = infer::prove(&launching, &source, &|| beat.beat())?;
         if group == first {
             let (p50, p99) = proven.took_us;
             text = format!(
@@ -527,6 +534,36 @@ impl Crew {
         })
     }
 
+    /// Starts the thread that may wait for the disk: it writes what the scribe was given, saves the time now and then and
+    /// at the end, and looks how much room there is.
+    pub fn scribe(
+        &mut self,
+        host: &Host,
+        scribe: &Scribe,
+        (state_dir, times): (&Path, Keep),
+        counters: &Arc<Counters>,
+    ) -> Result<(), Fatal> {
+        let (clock, counters) = (host.clock.clone(), counters.clone());
+        let (scribe, state_dir) = (scribe.clone(), state_dir.to_owned());
+        self.thread("scribe", move |beat| {
+            let (mut look, mut save) = (None::<Instant>, Instant::now());
+            scribe.run(|| {
+                beat.beat();
+                if look.is_none_or(|at| at.elapsed() >= limits::DISK_LOOK) {
+                    look = Some(Instant::now());
+                    counters.look_at_disk(&state_dir);
+                }
+                if save.elapsed() >= limits::CLOCK_SAVE {
+                    save = Instant::now();
+                    clock.save_floor(&times);
+                }
+            });
+            clock.save_floor(&times);
+            Ok(())
+        })
+        .context("start a thread")
+    }
+
     /// Starts the health stage; it ends when the result is dropped.
     pub fn health(
         &mut self,
@@ -534,7 +571,6 @@ impl Crew {
         config: &Config,
         table: &Table,
         status: Status,
-        times: Keep,
     ) -> Result<mpsc::Sender<()>, Fatal> {
         let setup = health::Setup {
             stream: table.health,
@@ -544,10 +580,9 @@ impl Crew {
         };
         let (stop, stopped) = mpsc::channel();
         let clock = host.clock.clone();
-        let save = host.clock.clone();
         let wait = move |most| stopped.recv_timeout(most) != Err(mpsc::RecvTimeoutError::Timeout);
         self.thread("health", move |beat| {
-            health::run(setup, || clock.now(), &beat, || save.save_floor(&times), wait);
+            health::run(setup, || clock.now(), &beat, wait);
             Ok(())
         })
         .context("start a thread")?;

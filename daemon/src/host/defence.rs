@@ -14,6 +14,10 @@ pub enum Defence {
     Ballast,
     /// Looking at the reason in a PUBACK.
     PubackReason,
+    /// Small state files are written by a thread of their own.
+    Scribe,
+    /// Tasks have signs of life, as threads do.
+    TaskBeats,
 }
 
 impl Defence {
@@ -32,6 +36,8 @@ impl Defence {
             Self::Watermark => "watermark",
             Self::Ballast => "ballast",
             Self::PubackReason => "puback_reason",
+            Self::Scribe => "scribe",
+            Self::TaskBeats => "task_beats",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }

@@ -27,6 +27,11 @@ impl Keep {
         Self(folder)
     }
 
+    /// Where `name` is saved.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
     /// What was saved under `name`, if anything.
     pub fn load(&self, name: &str) -> Option<Vec<u8>> {
         fs::read(self.0.join(name)).ok()

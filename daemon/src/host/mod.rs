@@ -11,6 +11,8 @@ pub mod log;
 pub mod logind;
 pub mod notify;
 pub mod rauc;
+pub mod scribe;
+pub mod sleepers;
 pub mod sys;
 
 use std::{
@@ -23,6 +25,7 @@ pub use attempt::Attempt;
 pub use clock::Clock;
 pub use defence::Defence;
 pub use keep::Keep;
+pub use scribe::{Later, Scribe};
 
 use crate::error::{Context, Fatal};
 

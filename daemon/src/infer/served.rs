@@ -18,7 +18,7 @@ use crate::{
         meter::Meters,
         record::{json_list, json_num, json_str},
     },
-    host::Keep,
+    host::Later,
     model::file::hex,
 };
 
@@ -26,9 +26,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Keeps {
     /// Calibrations, by pipeline.
-    pub calibration: Keep,
+    pub calibration: Later,
     /// Raised alarms, by alarm.
-    pub alarms: Keep,
+    pub alarms: Later,
 }
 
 /// One pipeline being served.
@@ -95,7 +95,7 @@ impl Served {
     }
 
     /// Where its calibrations are kept.
-    pub fn calibrations(&self) -> Option<Keep> {
+    pub fn calibrations(&self) -> Option<Later> {
         self.keeps.as_ref().map(|keeps| keeps.calibration.clone())
     }
 
@@ -144,6 +144,7 @@ impl Served {
         let score = (!learning).then_some(answered.score);
         let meter = &self.meters.pipelines[usize::from(self.index)];
         meter.predictions.add(1);
+        meter.answered(window.tag.last.boot_ns);
         meter.infer.took(u64::from(answered.took_us));
         meter.learning.store(learning, Relaxed);
         meter.threshold.set(threshold.unwrap_or(f32::NAN));
@@ -165,16 +166,13 @@ impl Served {
             let Some(change) = alarm.step(score, threshold, &window.tag) else {
                 continue;
             };
-            // A lamp waits for nothing, least of all for the disk.
+            // Nothing here waits for the disk: neither the lamp nor the record.
             self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
             self.meters.alarm_bell.ring();
             if let Some(keeps) = &self.keeps {
-                let saved = match alarm.raised() {
-                    Some(raised) => keeps.alarms.save(alarm.name(), &serde_json::to_vec(raised).unwrap_or_default()),
+                match alarm.raised() {
+                    Some(raised) => keeps.alarms.save(alarm.name(), serde_json::to_vec(raised).unwrap_or_default()),
                     None => keeps.alarms.remove(alarm.name()),
-                };
-                if let Err(why) = saved {
-                    tracing::error!(alarm = alarm.name(), "keep the alarm's state: {why}");
                 }
             }
             match change.phase {

@@ -47,6 +47,7 @@ use crate::{
     config::Mqtt,
     flow::{
         Class, Clk, Retain,
+        beat::Beat,
         event::Kind,
         meter::Meters,
         order::{Arrived, Door, LinkNews, Respond, Response, Ticket},
@@ -135,7 +136,7 @@ enum Ended {
 }
 
 /// The stage as a task: connects for ever; ends some time after `stop` becomes true.
-pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>) {
+pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>, beat: Beat) {
     let mut outage = Outage::default();
     loop {
         let wanted = edges.wanted.borrow_and_update().clone();
@@ -151,7 +152,7 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
             outage.session += 1;
             let began = Instant::now();
             let mut link = Link::new(&setup, &wanted, &outage);
-            let ended = link.connection(&mut stop, &mut edges).await;
+            let ended = link.connection(&mut stop, &mut edges, &beat).await;
             let connected = link.connected;
             if connected {
                 setup.reader.offline();
@@ -186,7 +187,7 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
             }
         };
         tokio::select! {
-            () = tokio::time::sleep(wait.min(wait_most)) => {}
+            () = beat.during(tokio::time::sleep(wait.min(wait_most))) => {}
             () = until(&mut edges.wanted, |wanted| wanted.generation != generation) => {}
             () = until(&mut stop, |stop| *stop) => return,
         }
@@ -245,7 +246,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    async fn connection(&mut self, stop: &mut watch::Receiver<bool>, edges: &mut Edges) -> Ended {
+    async fn connection(&mut self, stop: &mut watch::Receiver<bool>, edges: &mut Edges, beat: &Beat) -> Ended {
         let (setup, generation) = (self.setup, self.wanted.generation);
         let will = self.state("offline");
         let options = match wire::options(&self.wanted.mqtt, &setup.topics.state(), will) {
@@ -257,6 +258,7 @@ impl<'a> Link<'a> {
         let mut events = pin!(stream(events));
         let mut drain_until: Option<Instant> = None;
         loop {
+            beat.beat(); // at least every tick, below
             if let Some(until) = drain_until
                 && (setup.reader.is_drained() || Instant::now() >= until)
             {

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::Port,
-    flow::{Arrival, Fault, FrameBatch, SourceId, Stamp, lane},
+    flow::{Arrival, Fault, FrameBatch, SourceId, Stamp, beat::Beat, lane},
     host::Clock,
     limits,
     source::framing::Cut,
@@ -40,6 +40,8 @@ pub struct Outlet {
     pub frames: lane::Sender<Arrival>,
     /// Where frames that had to be shed are counted.
     pub shed: Arc<dyn Fn(SourceId, u64) + Send + Sync>,
+    /// Its sign of life: what it sends, a tick at least.
+    pub beat: Beat,
 }
 
 impl Outlet {
@@ -47,6 +49,7 @@ impl Outlet {
     pub async fn send(&self, arrival: Arrival) {
         let mut shed = Vec::new();
         self.frames.push_async(arrival, &mut shed).await;
+        self.beat.beat();
         for old in shed {
             if let Arrival::Frames(batch) = old {
                 (self.shed)(batch.source, batch.ranges.len() as u64);
@@ -75,6 +78,18 @@ impl Outlet {
             }
             tokio::time::sleep(limits::TICK.min(left)).await;
             self.send(Arrival::Tick(self.source, self.clock.now())).await;
+        }
+    }
+
+    /// Waits for something, ticking, so that silence is seen downstream.
+    async fn ticking<T>(&self, waited_for: impl Future<Output = T>) -> T {
+        let mut waited_for = std::pin::pin!(waited_for);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut waited_for => return done,
+                _ = tokio::time::sleep(limits::TICK) => self.send(Arrival::Tick(self.source, self.clock.now())).await,
+            }
         }
     }
 
