@@ -281,3 +281,60 @@ fn channel_with_nothing_but_bad_values_is_degraded_with_an_example() {
     assert_eq!(sub.wait_records("e/channel.good", 1)[0].0["subject"], "a");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+/// A sensor that never stops talking, beside one that says something ten times a second.
+#[test]
+fn source_that_floods_does_not_delay_another_one() {
+    let (broker, mut good, mut flood) = (Mosquitto::start(), Tty::default(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let names: Vec<String> = (0..40).map(|i| format!("x{i}")).collect();
+    let channels = names.iter().map(|name| format!("[channel.{name}]\nsource = \"flood\"\ncolumn = \"x\"\n"));
+    let text = format!(
+        "[source.s]\npath = \"{}\"\ncolumns = [\"n\", \"a\"]\nseq = \"n\"\n[channel.a]\nsource = \"s\"\n\
+         [stream.raw]\nchannels = [\"a\"]\n[source.flood]\npath = \"{}\"\ncolumns = [\"x\"]\n\
+         {}[stream.flood]\nchannels = {names:?}\nmode = \"stats\"\ninterval_ms = 1000\n",
+        good.path().display(),
+        flood.path().display(),
+        channels.collect::<String>()
+    );
+    let daemon = Site::new(broker.port).with(&text).run();
+    sub.wait_state("online");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let end = stop.clone();
+    let flooding = std::thread::spawn(move || {
+        let rows = b"1\n".repeat(16 * 1024);
+        while !end.load(std::sync::atomic::Ordering::Relaxed) {
+            flood.write(&rows);
+        }
+        flood
+    });
+    let mut took = Vec::new();
+    for n in 0..60u64 {
+        let began = std::time::Instant::now();
+        good.rows(n..n + 1, |i| format!("{i},{i}"));
+        sub.wait_records("m/raw", n as usize + 1);
+        took.push(began.elapsed());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let _flood = flooding.join().expect("the flood");
+    took.sort();
+    let rows = metric_rows(&sub);
+    let (half, last) = (took[took.len() / 2], took[took.len() - 1]);
+    rig::measured(&format!(
+        "beside a flood of {rows} rows in a second: {} ms, {} ms at most",
+        half.as_millis(),
+        last.as_millis()
+    ));
+    assert!(last < std::time::Duration::from_secs(1), "{took:?}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The most rows that one interval of the flood had.
+fn metric_rows(sub: &Sub) -> u64 {
+    sub.records("m/flood")
+        .iter()
+        .filter_map(|(record, _)| record["v"]["x0"]["n"].as_u64().or(record["n"].as_u64()))
+        .max()
+        .unwrap_or(0)
+}
