@@ -33,6 +33,27 @@ pub const ROWS_KNOWN: usize = 64;
 pub const NOISE_NS: u64 = 10_000_000_000;
 /// Frames within that below which nothing is said of noise.
 pub const NOISE_FRAMES: u64 = 4;
+/// A source that delivered nothing for so long is lost (ns of stamp time): a hang-up is over within 4 s, the longest wait
+/// before a port is opened again, and a device that restarts takes 5.
+pub const LOST_NS: u64 = 10_000_000_000;
+/// Or for so many of its usual periods, or for its `stale_ms`, if that is longer.
+pub const LOST_PERIODS: u64 = 10;
+/// The same where its period is not known yet: most sensors give a value a minute.
+pub const LOST_FIRST_NS: u64 = 60_000_000_000;
+/// What the signal stage counted of values is handed to those who look this often (ns of stamp time).
+pub const METER_NS: u64 = 500_000_000;
+/// A pipeline whose last answered window is older than this, or than `LOST_PERIODS` of its usual periods, has no current score.
+pub const SCORE_NS: u64 = LOST_NS;
+/// The values of a channel are looked at over this long (ns of stamp time).
+pub const BAD_NS: u64 = 10_000_000_000;
+/// Values within that below which no share is taken: they are waited for.
+pub const BAD_VALUES: u64 = 4;
+/// A channel with a larger share of bad values is bad.
+pub const BAD_SHARE: f64 = 0.5;
+/// And good again below this one, so that it does not flap.
+pub const GOOD_SHARE: f64 = 0.25;
+/// Bytes of a frame that an event shows as an example; escaped they are four times as many characters at most.
+pub const EXAMPLE_BYTES: usize = 120;
 /// Levels are told and counters read this often unless configured, ms.
 pub const GPIO_SAMPLE_MS: u64 = 100;
 /// Edges a second of one line that are a storm unless configured: 1,000 × 48 bytes are 3 % of one core of a Pi.
@@ -67,8 +88,10 @@ pub const SYSFS_RETRY: Duration = Duration::from_secs(4);
 pub const FRAME_BATCHES: usize = 4096;
 /// Frame lane, bytes: 1 MiB is 3.4 s of a port at 3 Mbaud (300 kB/s); a worker's deadline and restart are 3 s.
 pub const FRAME_LANE_BYTES: usize = 1024 * 1024;
-/// Batches the signal stage takes at a time: one read of 170 rows is 9 ms of work even where every row makes a window
-/// at 20,000/s.
+/// Frames in one batch: 256 rows are 13 ms of work even where every row makes a window at 20,000/s, so another source has
+/// its turn after that.
+pub const BATCH_FRAMES: usize = 256;
+/// Batches the signal stage takes at a time.
 pub const FRAME_TAKE: usize = 1;
 /// How long a full lane makes its producer wait before it sheds: 50 ms of 3 Mbaud are 15 kB, which the kernel's
 /// tty buffer (64 KiB) still holds.
@@ -498,6 +521,16 @@ pub const DRAIN: Duration = Duration::from_secs(8);
 pub const DRAIN_LINK: Duration = Duration::from_secs(3);
 /// Core stages beat at least this often when they have nothing to do.
 pub const BEAT: Duration = Duration::from_secs(1);
+/// How often health looks at the stages and writes the status line.
+pub const WATCHDOG_LOOK: Duration = Duration::from_millis(500);
+/// Looks in a row at a thread in one and the same sleep after which its stage is held to wait for the disk.
+pub const DISK_WAIT_LOOKS: u32 = 2;
+/// And after which that is reported: 2 s, and a commit on a slow card takes 1.
+pub const DISK_HANGS_LOOKS: u32 = 4;
+/// How often the free space of the disk is looked at.
+pub const DISK_LOOK: Duration = Duration::from_secs(2);
+/// A state file that could not be written is written again after this.
+pub const SCRIBE_RETRY: Duration = Duration::from_secs(4);
 /// Health is published every so often unless configured.
 pub const HEALTH_S: u64 = 60;
 /// Configuration: bytes of one file, files of one layer.

@@ -42,6 +42,10 @@ pub enum Defence {
     SharedSeals,
     /// Answers go only below the device's own `up/_r/`.
     ResponseTopic,
+    /// Small state files are written by a thread of their own.
+    Scribe,
+    /// Tasks have signs of life, as threads do.
+    TaskBeats,
 }
 
 impl Defence {
@@ -74,6 +78,8 @@ impl Defence {
             Self::WorkerCalls => "worker_calls",
             Self::SharedSeals => "shared_seals",
             Self::ResponseTopic => "response_topic",
+            Self::Scribe => "scribe",
+            Self::TaskBeats => "task_beats",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{self, Models, Provider},
     flow::{Window, verdict::Serving},
-    host::Keep,
+    host::Later,
 };
 
 /// What workers are started with.
@@ -31,7 +31,7 @@ pub struct Launching {
     /// Pipelines that use the model, in the order of `at`.
     pub pipelines: Vec<config::Pipeline>,
     /// Where calibrations are kept.
-    pub keep: Option<Keep>,
+    pub keep: Option<Later>,
 }
 
 /// What came of a window.

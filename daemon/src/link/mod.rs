@@ -44,6 +44,7 @@ use crate::{
     config::Mqtt,
     flow::{
         Clk,
+        beat::Beat,
         event::Kind,
         meter::Meters,
         order::{Door, LinkNews, Response, Ticket},
@@ -156,7 +157,7 @@ impl Failed {
 }
 
 /// The stage as a task: connects for ever; ends some time after `stop` becomes true.
-pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>) {
+pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>, beat: Beat) {
     let mut outage = Outage::default();
     let mut before = u64::MAX;
     loop {
@@ -177,7 +178,7 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
             outage.session += 1;
             let began = Instant::now();
             let mut link = Link::new(&setup, &wanted, &mut outage);
-            let ended = link.connection(&mut stop, &mut edges).await;
+            let ended = link.connection(&mut stop, &mut edges, &beat).await;
             let (connected, flying, largest) = (link.connected, link.flying(), link.largest());
             if connected {
                 setup.reader.offline();
@@ -208,7 +209,7 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
         };
         outage.report(&setup);
         tokio::select! {
-            () = tokio::time::sleep(wait.min(wait_most)) => {}
+            () = beat.during(tokio::time::sleep(wait.min(wait_most))) => {}
             () = until(&mut edges.wanted, |wanted| wanted.generation != generation) => {}
             () = until(&mut stop, |stop| *stop) => return,
         }
@@ -292,7 +293,7 @@ impl<'a> Link<'a> {
         }
     }
 
-    async fn connection(&mut self, stop: &mut watch::Receiver<bool>, edges: &mut Edges) -> Ended {
+    async fn connection(&mut self, stop: &mut watch::Receiver<bool>, edges: &mut Edges, beat: &Beat) -> Ended {
         let (setup, generation) = (self.setup, self.wanted.generation);
         let will = self.state("offline");
         let options = match wire::options(&self.wanted.mqtt, &setup.topics.state(), will) {
@@ -305,6 +306,7 @@ impl<'a> Link<'a> {
         let mut events = pin!(stream(events, keep_alive));
         let mut drain_until: Option<Instant> = None;
         loop {
+            beat.beat(); // at least every tick, below
             if let Some(until) = drain_until
                 && (setup.reader.is_drained() || Instant::now() >= until)
             {
