@@ -105,6 +105,7 @@ fn main() {
     let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../models/pump-anomaly/model.onnx");
     let runtime = find_runtime(None).expect("ONNX Runtime");
     let launch = Launch {
+        name: "bench".into(),
         program: env!("CARGO_BIN_EXE_kentledge").into(),
         runtime: runtime.clone(),
         model: ModelFile::read(&model).expect("model"),

@@ -426,7 +426,7 @@ fn bench(path: &Path, runs: usize, config: Option<&Path>, only: &[String], as_js
             (true, Ok(value)) => value.to_string(),
             (true, Err(why)) => json!({"provider": provider.name, "error": why}).to_string(),
             (false, Ok(value)) => format!(
-                "{:<10} p50 {} µs  p99 {} µs  memory {} MiB  nodes {}\n           {}; tried from inside: {}",
+                "{:<10} p50 {} µs  p99 {} µs  memory {} MiB  nodes {}\n           {}; tried from inside: {}{}",
                 provider.name,
                 value["p50_us"],
                 value["p99_us"],
@@ -434,11 +434,18 @@ fn bench(path: &Path, runs: usize, config: Option<&Path>, only: &[String], as_js
                 value["placement"],
                 value["sandbox"].as_str().unwrap_or(""),
                 value["judged"],
+                attempts(&value["tried"]),
             ),
             (false, Err(why)) => format!("{:<10} not here: {why}", provider.name),
         })?;
     }
     if worked { Ok(()) } else { Err(what("no provider runs it".into())) }
+}
+
+/// What was tried from inside the worker, a line each.
+fn attempts(tried: &Value) -> String {
+    let tried = tried.as_object().into_iter().flatten();
+    tried.map(|(what, came)| format!("\n             {what}: {}", came.as_str().unwrap_or(""))).collect()
 }
 
 fn measure(launching: &Launching, source: &Artifact, provider: &Provider, runs: usize) -> Result<Value, String> {

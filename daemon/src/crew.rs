@@ -1,61 +1,78 @@
-//! Starts stages, knows which of them still move, and learns when one ends. A core stage that ends before the stop ends
-//! the daemon: a dead thread must never only be logged while the process lives on.
+//! Starts stages, knows which of them still make progress, and learns when one ends. A core stage that ends before the
+//! stop ends the daemon: a dead thread must never only be logged while the process lives on.
+//!
+//! Threads and tasks alike have a sign of life.
 
 use std::{
     collections::BTreeSet,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
+    sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
-/// A stage's sign of life.
-#[derive(Clone, Default)]
-pub struct Beat(Arc<AtomicU64>);
+pub use crate::flow::beat::Beat;
+use crate::host::Defence;
 
-impl Beat {
-    /// The stage moved.
-    pub fn beat(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
+/// One stage's sign of life, and what was seen of it.
+struct Watched {
+    name: String,
+    beat: Beat,
+    is_thread: bool,
+    /// At the last question of the watchdog.
+    asked: u64,
+    /// At the last look.
+    looked: u64,
 }
 
 /// All signs of life, for the watchdog.
 #[derive(Clone, Default)]
-pub struct Beats(Arc<Mutex<Vec<(String, Beat, u64)>>>);
+pub struct Beats(Arc<Mutex<Vec<Watched>>>);
 
 impl Beats {
-    fn add(&self, name: &str) -> Beat {
+    /// A stage on a thread of its own begins.
+    pub fn add(&self, name: &str) -> Beat {
+        self.begin(name, true)
+    }
+
+    fn begin(&self, name: &str, is_thread: bool) -> Beat {
         let beat = Beat::default();
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), beat.clone(), u64::MAX));
+        let watched =
+            Watched { name: name.to_owned(), beat: beat.clone(), is_thread, asked: u64::MAX, looked: u64::MAX };
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(watched);
         beat
     }
 
     fn remove(&self, name: &str) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|(other, ..)| other != name);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|watched| watched.name != name);
     }
 
-    /// How often each stage moved so far.
+    /// How often each stage made progress so far.
     pub fn counts(&self) -> Vec<(String, u64)> {
         let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().map(|(name, beat, _)| (name.clone(), beat.0.load(Ordering::Relaxed))).collect()
+        all.iter().map(|watched| (watched.name.clone(), watched.beat.count())).collect()
     }
 
-    /// Names of stages that did not move since this was asked before.
+    /// Names of stages that made no progress since the last look.
+    pub fn still(&self) -> Vec<String> {
+        self.unmoved(|watched| &mut watched.looked)
+    }
+
+    /// The same since this was asked before: the question of the watchdog.
     pub fn stuck(&self) -> Vec<String> {
-        let mut stuck = Vec::new();
-        for (name, beat, seen) in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
-            let now = beat.0.load(Ordering::Relaxed);
-            if now == *seen {
-                stuck.push(name.clone());
+        self.unmoved(|watched| &mut watched.asked)
+    }
+
+    fn unmoved(&self, seen: impl Fn(&mut Watched) -> &mut u64) -> Vec<String> {
+        let mut unmoved = Vec::new();
+        for watched in self.0.lock().unwrap_or_else(PoisonError::into_inner).iter_mut() {
+            let now = watched.beat.count();
+            if std::mem::replace(seen(watched), now) == now && (watched.is_thread || Defence::TaskBeats.stands()) {
+                unmoved.push(watched.name.clone());
             }
-            *seen = now;
         }
-        stuck
+        unmoved
     }
 }
 
@@ -88,6 +105,14 @@ impl Default for Crew {
     }
 }
 
+/// Does work on a helper thread whose caller waits for the answer: a panic is one.
+///
+/// # Errors
+/// What went wrong, or that it panicked; the panic itself is in the log.
+pub fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("internal error: it panicked; see the log".into()))
+}
+
 impl Crew {
     /// Starts a stage on a thread of its own.
     pub fn thread(
@@ -105,11 +130,15 @@ impl Crew {
         Ok(())
     }
 
-    /// Starts a stage as a task.
-    pub fn task(&mut self, name: &str, stage: impl Future<Output = ()> + Send + 'static) {
-        let (report, own) = (self.report.clone(), name.to_owned());
+    /// Starts a stage as a task. It beats as threads do: a task that hangs, or a runtime that does not come round to it,
+    /// is a stage that makes no progress.
+    pub fn task<F>(&mut self, name: &str, stage: impl FnOnce(Beat) -> F)
+    where
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let (beat, report, own) = (self.beats.begin(name, false), self.report.clone(), name.to_owned());
         self.alive.insert(name.to_owned());
-        let stage = tokio::spawn(stage);
+        let stage = tokio::spawn(stage(beat));
         self.tasks.push((name.to_owned(), stage.abort_handle()));
         tokio::spawn(async move {
             let result = match stage.await {
@@ -169,6 +198,29 @@ impl Crew {
 #[allow(clippy::expect_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn helper_that_panics_answers_with_an_error() {
+        let empty: Vec<u8> = Vec::new();
+        assert!(caught(|| Ok(empty[std::hint::black_box(0)])).is_err_and(|why| why.contains("panicked")));
+        assert_eq!(caught(|| Ok(7)), Ok(7));
+    }
+
+    #[tokio::test]
+    async fn task_that_hangs_is_stuck_and_one_that_waits_for_the_outside_is_not() {
+        let mut crew = Crew::default();
+        crew.task("waits", |beat| async move { beat.during(std::future::pending()).await });
+        crew.task("hangs", |beat| async move {
+            beat.beat();
+            std::future::pending().await
+        });
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        crew.beats.stuck();
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        assert_eq!(crew.beats.stuck(), ["hangs"]);
+        crew.abort("");
+        assert_eq!(crew.join(&[""], Duration::from_secs(5)).await, Vec::<String>::new());
+    }
 
     #[tokio::test]
     async fn a_stage_that_panics_is_an_end_with_a_reason_and_a_stuck_one_is_named() {

@@ -1,19 +1,21 @@
-//! What the daemon knows of itself: told to systemd (STATUS, WATCHDOG) and published under `up/h`.
+//! What the daemon knows of itself: told to systemd (STATUS, WATCHDOG) and published under `up/h`. Nothing here waits for
+//! the disk or for room in the outbox: the watchdog must not.
 
 use std::{
     collections::BTreeMap,
     fmt::Write,
+    path::Path,
     sync::{
         Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
 use crate::{
     crew::{Beat, Beats},
-    flow::{Class, Draft, Retain, Sink, Stamp, StreamId, meter::Meters, record::json_str, verdict::Serving},
-    host::notify,
+    flow::{Class, Draft, Retain, Stamp, StreamId, meter::Meters, record::json_str, verdict::Serving},
+    host::{notify, sleepers::Sleepers},
     limits,
     status::Status,
 };
@@ -33,6 +35,10 @@ pub struct Counters {
     slots: Mutex<serde_json::Value>,
     /// Which system runs, and the update under way.
     system: Mutex<serde_json::Value>,
+    /// Threads wait for the disk, and have done so for a while.
+    disk_hangs: AtomicBool,
+    /// Bytes free on the disk of the state, and its size; 0: not known yet.
+    disk_bytes: (AtomicU64, AtomicU64),
 }
 
 impl Counters {
@@ -44,6 +50,30 @@ impl Counters {
             known.0 = serving.cloned();
         }
         known.1 = lost;
+    }
+
+    /// Threads wait for the disk, or do no more.
+    pub fn disk_hangs(&self, hangs: bool) {
+        self.disk_hangs.store(hangs, Ordering::Relaxed);
+    }
+
+    /// Whether threads wait for the disk, and have done so for a while.
+    pub fn is_disk_hanging(&self) -> bool {
+        self.disk_hangs.load(Ordering::Relaxed)
+    }
+
+    /// Looks at the disk, which may take as long as the disk does.
+    pub fn look_at_disk(&self, state_dir: &Path) {
+        let Ok(disk) = nix::sys::statvfs::statvfs(state_dir) else { return };
+        let block = disk.fragment_size();
+        self.disk_bytes.0.store(disk.blocks_available().saturating_mul(block), Ordering::Relaxed);
+        self.disk_bytes.1.store(disk.blocks().saturating_mul(block), Ordering::Relaxed);
+    }
+
+    /// Bytes free on the disk of the state, and its size, when it was looked at last.
+    pub fn disk_bytes(&self) -> Option<(u64, u64)> {
+        let (free, all) = (self.disk_bytes.0.load(Ordering::Relaxed), self.disk_bytes.1.load(Ordering::Relaxed));
+        (all > 0).then_some((free, all))
     }
 
     /// Why there is no connection; empty while there is one.
@@ -112,30 +142,37 @@ pub struct Setup {
     pub status: Status,
 }
 
-/// The stage as a thread; ends when `stopped` says so. `save_time` is called now and then and at the end.
-pub fn run(
-    mut setup: Setup,
-    now: impl Fn() -> Stamp,
-    beat: &Beat,
-    save_time: impl Fn(),
-    stopped: impl Fn(Duration) -> bool,
-) {
-    let step = Duration::from_millis(500);
+/// The stage as a thread; ends when `stopped` says so.
+pub fn run(setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(Duration) -> bool) {
+    let step = limits::WATCHDOG_LOOK;
     let began = now().boot_ns;
     let mut rates = Rates::default();
     let watchdog = notify::watchdog_interval().map(|interval| interval / 2);
     // At once: where a reload began this stage anew, the last word is already old.
     let (mut next_health, mut next_watchdog) = (Duration::ZERO, watchdog.map(|_| Duration::ZERO));
     let (mut since, mut status) = (Duration::ZERO, String::new());
-    let mut next_save = limits::CLOCK_SAVE;
+    let mut sleepers = Sleepers::default();
     loop {
         beat.beat();
+        let still = setup.beats.still();
+        let asleep = if still.is_empty() { 0 } else { sleepers.look() };
+        if asleep == 0 {
+            sleepers.forget();
+        }
+        let counters = &setup.status.counters;
+        match (counters.is_disk_hanging(), asleep >= limits::DISK_HANGS_LOOKS) {
+            (false, true) => tracing::error!("the disk does not answer: {} wait for it", still.join(", ")),
+            (true, false) => tracing::info!("the disk answers again"),
+            _ => {}
+        }
+        counters.disk_hangs(asleep >= limits::DISK_HANGS_LOOKS);
         if watchdog.is_some() && next_watchdog.is_some_and(|at| since >= at) {
             let stuck = setup.beats.stuck();
-            if stuck.is_empty() {
+            // A restart would not mend a disk that hangs, and would cost what is in memory.
+            if stuck.is_empty() || asleep >= limits::DISK_WAIT_LOOKS {
                 notify::watchdog();
             } else {
-                tracing::error!("stages do not move: {}", stuck.join(", "));
+                tracing::error!("no watchdog message: stages make no progress: {}", stuck.join(", "));
             }
             next_watchdog = watchdog.map(|interval| since + interval);
         }
@@ -152,15 +189,13 @@ pub fn run(
             let stream = setup.stream;
             let draft =
                 Draft { stream, class: Class::Status, stamp, lineage: None, body: body.into(), retain: Retain::No };
-            setup.status.writer.put(&mut vec![draft]);
+            // Where memory is full this record is not made: it must not wait, and what waits is worth more.
+            if setup.status.writer.stats().ram_bytes < limits::TAIL_BYTES as u64 {
+                setup.status.writer.put_now(draft);
+            }
             next_health = since + setup.every;
         }
-        if since >= next_save {
-            save_time();
-            next_save = since + limits::CLOCK_SAVE;
-        }
         if stopped(step) {
-            save_time();
             return;
         }
         since += step;
@@ -211,6 +246,11 @@ impl Setup {
             json_str(&mut out, reason);
             let _ = write!(out, ",\"n\":{n}}}");
         }
+        out.push_str("],\"degraded\":[");
+        for (i, why) in self.status.degraded().iter().enumerate() {
+            out.push_str(if i > 0 { "," } else { "" });
+            json_str(&mut out, why);
+        }
         out.push(']');
         out
     }
@@ -235,9 +275,13 @@ impl Rates {
     }
 }
 
-/// Resident memory of this process, KiB; 0 where /proc does not tell.
+/// Resident memory of this process, KiB; 0 where /proc does not say.
 pub fn rss_kib() -> u64 {
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap_or_default();
-    let pages: u64 = statm.split_whitespace().nth(1).and_then(|n| n.parse().ok()).unwrap_or(0);
-    pages * 4
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    rss_of(&status).unwrap_or(0)
+}
+
+/// In KiB, as the kernel writes it: a count of pages would need their size, which is not 4 KiB everywhere.
+fn rss_of(status: &str) -> Option<u64> {
+    status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
 }

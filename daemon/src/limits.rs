@@ -33,6 +33,27 @@ pub const ROWS_KNOWN: usize = 64;
 pub const NOISE_NS: u64 = 10_000_000_000;
 /// Frames within that below which nothing is said of noise.
 pub const NOISE_FRAMES: u64 = 4;
+/// A source that delivered nothing for so long is lost (ns of stamp time): a hang-up is over within 4 s, the longest wait
+/// before a port is opened again, and a device that restarts takes 5.
+pub const LOST_NS: u64 = 10_000_000_000;
+/// Or for so many of its usual periods, or for its `stale_ms`, if that is longer.
+pub const LOST_PERIODS: u64 = 10;
+/// The same where its period is not known yet: most sensors give a value a minute.
+pub const LOST_FIRST_NS: u64 = 60_000_000_000;
+/// What the signal stage counted of values is handed to those who look this often (ns of stamp time).
+pub const METER_NS: u64 = 500_000_000;
+/// A pipeline whose last answered window is older than this, or than `LOST_PERIODS` of its usual periods, has no current score.
+pub const SCORE_NS: u64 = LOST_NS;
+/// The values of a channel are looked at over this long (ns of stamp time).
+pub const BAD_NS: u64 = 10_000_000_000;
+/// Values within that below which no share is taken: they are waited for.
+pub const BAD_VALUES: u64 = 4;
+/// A channel with a larger share of bad values is bad.
+pub const BAD_SHARE: f64 = 0.5;
+/// And good again below this one, so that it does not flap.
+pub const GOOD_SHARE: f64 = 0.25;
+/// Bytes of a frame that an event shows as an example; escaped they are four times as many characters at most.
+pub const EXAMPLE_BYTES: usize = 120;
 /// Levels are told and counters read this often unless configured, ms.
 pub const GPIO_SAMPLE_MS: u64 = 100;
 /// Edges a second of one line that are a storm unless configured: 1,000 × 48 bytes are 3 % of one core of a Pi.
@@ -67,8 +88,10 @@ pub const SYSFS_RETRY: Duration = Duration::from_secs(4);
 pub const FRAME_BATCHES: usize = 4096;
 /// Frame lane, bytes: 1 MiB is 3.4 s of a port at 3 Mbaud (300 kB/s); a worker's deadline and restart are 3 s.
 pub const FRAME_LANE_BYTES: usize = 1024 * 1024;
-/// Batches the signal stage takes at a time: one read of 170 rows is 9 ms of work even where every row makes a window
-/// at 20,000/s.
+/// Frames in one batch: 256 rows are 13 ms of work even where every row makes a window at 20,000/s, so another source has
+/// its turn after that.
+pub const BATCH_FRAMES: usize = 256;
+/// Batches the signal stage takes at a time.
 pub const FRAME_TAKE: usize = 1;
 /// How long a full lane makes its producer wait before it sheds: 50 ms of 3 Mbaud are 15 kB, which the kernel's
 /// tty buffer (64 KiB) still holds.
@@ -131,6 +154,30 @@ pub const WORKER_START: Duration = Duration::from_secs(30);
 pub const WORKER_BUILD: Duration = Duration::from_secs(600);
 /// Memory a worker may take unless configured, MiB: the library maps 30, a small model 40, and a Pi 4 has 1 to 8 GiB.
 pub const WORKER_MIB: u64 = 512;
+/// Addresses a worker on the processor may map beside its memory: the largest model (256 MiB) twice, the library and what it
+/// needs (100 MiB), the shared memory (8 MiB), reserved heaps of the C library (64 MiB each).
+pub const WORKER_MAPPED_BYTES: u64 = 1024 * 1024 * 1024;
+/// Tasks (processes and threads) of our user beyond which a worker starts none: the unit's TasksMax (1,024) less 256 that
+/// stay with the daemon.
+pub const WORKER_TASKS: u64 = 768;
+/// Lines of a worker's standard error that are logged within the time below: an ONNX Runtime that complains once a run would
+/// write 50 a second.
+pub const WORKER_LINES: u32 = 20;
+/// See above.
+pub const WORKER_LINES_EVERY: Duration = Duration::from_secs(3600);
+/// Longest of those lines, and of any text in a worker's answer, characters: an ONNX Runtime error names the node, its file
+/// and line in about 300.
+pub const WORKER_LINE: usize = 1000;
+/// Most of a worker's standard error that is read at once, bytes: what a pipe holds.
+pub const WORKER_STDERR: usize = 64 * 1024;
+/// Tensors a model may declare, inputs and outputs each; providers that may share it: an answer of 128 KiB holds no more.
+pub const TENSORS_MAX: usize = 1024;
+/// Dimensions of a tensor: ONNX Runtime's own kernels take 8 at most.
+pub const TENSOR_RANK: usize = 16;
+/// Values of a tensor by its fixed dimensions. Times the largest window (16,384 × 1,024) that stays below 2^63.
+pub const TENSOR_VALUES_MAX: i64 = 1 << 32;
+/// Nodes of a model on one provider, as reported.
+pub const NODES_MAX: usize = 1 << 24;
 /// Different windows in a row that a model on trial may answer with the very same score.
 pub const GATE_SAME: u64 = 50;
 /// Flawed windows in a row that it may leave without an answer.
@@ -263,20 +310,41 @@ pub const IN_FLIGHT: u16 = 100;
 pub const PACKET_BYTES: u32 = 64 * 1024;
 /// Keep-alive unless configured: with the client's ping time-out a dead peer is noticed within 2 × 15 s + 5 s.
 pub const KEEP_ALIVE_S: u64 = 15;
-/// While an outage is short the next connect comes within this (full jitter): 7 tries a second on average.
+/// While an outage of this device's own network is short the next connect comes within this (full jitter): 7 tries a
+/// second on average, and none of them reaches a broker.
 pub const RECONNECT_MIN: Duration = Duration::from_millis(300);
 /// How long that is: a broker's restart or a router's.
 pub const RECONNECT_SHORT: Duration = Duration::from_secs(120);
+/// After the broker went away all its devices return within this at the soonest (full jitter): 10,000 devices are 2,000
+/// connections a second.
+pub const RECONNECT_SPREAD: Duration = Duration::from_secs(5);
 /// Longest wait between two connects.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// Another client uses our client id: whoever connects throws the other out. Ours waits so long, doubling.
 pub const TWIN_WAIT: Duration = Duration::from_secs(30);
 /// The longest of these waits.
 pub const TWIN_WAIT_MAX: Duration = Duration::from_secs(900);
-/// A connection that ends within this, after being accepted at the first try, counts as being thrown out.
-pub const THROWN_OUT_WITHIN: Duration = Duration::from_secs(5);
-/// So many of them in a row are no accident.
-pub const THROWN_OUT: u32 = 6;
+/// A connection that the broker accepts and closes within this is short-lived.
+pub const SOON: Duration = Duration::from_secs(5);
+/// So many of them in a row are reported.
+pub const SOON_TIMES: u32 = 3;
+/// After so many of them each doubles the longest wait before the next connect.
+pub const SOON_SPARED: u32 = 6;
+/// A message that was sent within this before the broker closed may be why: twice a satellite's round trip, and room.
+pub const BLAMED_WITHIN: Duration = Duration::from_secs(5);
+/// Messages that ended connections and are remembered: 64 × 100 B.
+pub const SUSPECTS: usize = 64;
+/// Messages held back because they ended two connections: with `STORED_MESSAGE_BYTES` each they take half of what is read
+/// ahead of the backlog.
+pub const SUSPECTS_HELD: usize = 8;
+/// One of them is tried a third time when the connection has held for so long.
+pub const SUSPECT_AGAIN: Duration = Duration::from_secs(20);
+/// Handled orders that are remembered by their digest: four times what may be in flight to us.
+pub const ORDERS_SEEN: usize = 64;
+/// Subscriptions in one packet: AWS IoT Core takes no more.
+pub const FILTERS: usize = 8;
+/// What happens often is logged once, and then as a number this often.
+pub const SAY_AGAIN: Duration = Duration::from_secs(60);
 /// Slots of the broker's receive maximum that the backlog leaves to alarms and live data.
 pub const LIVE_SLOTS: usize = 2;
 /// Unsent bytes in the kernel at most, before an alarm: half a second at 1 Mbit/s.
@@ -331,10 +399,14 @@ pub const COMMAND_DEPTH: usize = 16;
 pub const COMMAND_LIFE_MS: i64 = SESSION_EXPIRY_S as i64 * 1000;
 /// Highest sequence of an issuer: what a JSON number holds exactly.
 pub const ISEQ_MAX: u64 = (1 << 53) - 1;
-/// Commands that are looked at, for each second: each that acts costs two writes of 4 ms.
+/// Commands without a verified signature that are looked at, for each second.
 pub const COMMANDS_PER_S: f64 = 5.0;
 /// And at once.
 pub const COMMANDS_BURST: f64 = 20.0;
+/// Verified commands, for each second: each that acts costs two writes of 4 ms.
+pub const VERIFIED_PER_S: f64 = 10.0;
+/// And at once: a hundred devices' worth of work from one script.
+pub const VERIFIED_BURST: f64 = 100.0;
 /// Commands that are refused with an answer: 20/s × 300 B are 6 kB/s; further ones are counted.
 pub const REFUSALS_PER_S: f64 = 20.0;
 /// And at once: a hundred stale ones after an outage get their answer.
@@ -365,8 +437,10 @@ pub const SETTLE: Duration = Duration::from_secs(3);
 pub const CONFIRM_S: u64 = 120;
 /// Devices asked together begin within this, unless configured.
 pub const JITTER_S: u64 = 10;
-/// Longest topic that is answered.
+/// Longest response topic that is answered.
 pub const TOPIC_BYTES: usize = 512;
+/// And its levels: brokers have limits (mosquitto closes on more than 200).
+pub const TOPIC_LEVELS: usize = 32;
 /// Acknowledgements of orders in the client library's queue at once: it is emptied with each turn of its loop.
 pub const ACKS_QUEUED: usize = 6;
 /// Answers waiting for response topics.
@@ -447,6 +521,16 @@ pub const DRAIN: Duration = Duration::from_secs(8);
 pub const DRAIN_LINK: Duration = Duration::from_secs(3);
 /// Core stages beat at least this often when they have nothing to do.
 pub const BEAT: Duration = Duration::from_secs(1);
+/// How often health looks at the stages and writes the status line.
+pub const WATCHDOG_LOOK: Duration = Duration::from_millis(500);
+/// Looks in a row at a thread in one and the same sleep after which its stage is held to wait for the disk.
+pub const DISK_WAIT_LOOKS: u32 = 2;
+/// And after which that is reported: 2 s, and a commit on a slow card takes 1.
+pub const DISK_HANGS_LOOKS: u32 = 4;
+/// How often the free space of the disk is looked at.
+pub const DISK_LOOK: Duration = Duration::from_secs(2);
+/// A state file that could not be written is written again after this.
+pub const SCRIBE_RETRY: Duration = Duration::from_secs(4);
 /// Health is published every so often unless configured.
 pub const HEALTH_S: u64 = 60;
 /// Configuration: bytes of one file, files of one layer.

@@ -11,14 +11,17 @@ use tokio::{
 };
 
 use crate::{
-    flow::meter::{BUCKETS, Histogram},
+    flow::{
+        beat::Beat,
+        meter::{BUCKETS, ChannelMeter, ChannelState, Histogram},
+    },
     limits,
     status::Status,
 };
 
 /// The stage as a task: answers for ever, several at a time. One that is slow or silent has its time and holds up nobody;
 /// where there are too many, the one that came first is closed.
-pub async fn serve(address: SocketAddr, status: Status) {
+pub async fn serve(address: SocketAddr, status: Status, beat: Beat) {
     let mut said = false;
     loop {
         match TcpListener::bind(address).await {
@@ -27,7 +30,7 @@ pub async fn serve(address: SocketAddr, status: Status) {
                 let (mut open, mut order) = (JoinSet::new(), VecDeque::new());
                 loop {
                     let accepted = tokio::select! {
-                        accepted = listener.accept() => accepted,
+                        accepted = beat.during(listener.accept()) => accepted,
                         Some(_) = open.join_next() => continue,
                     };
                     let Ok((stream, _)) = accepted else {
@@ -52,7 +55,7 @@ pub async fn serve(address: SocketAddr, status: Status) {
             }
             Err(_) => {}
         }
-        tokio::time::sleep(limits::BUS_RETRY).await;
+        beat.during(tokio::time::sleep(limits::BUS_RETRY)).await;
     }
 }
 
@@ -76,6 +79,20 @@ async fn answer(mut stream: TcpStream, status: &Status) -> std::io::Result<()> {
     stream.write_all(text.as_bytes()).await?;
     stream.shutdown().await
 }
+
+type OfChannel = (&'static str, &'static str, &'static str, fn(&ChannelMeter) -> f64);
+
+/// What is told of each channel.
+const CHANNELS: [OfChannel; 4] = [
+    ("channel_values_total", "counter", "Values that came.", |m| m.values.get() as f64),
+    ("channel_bad_total", "counter", "Values that cannot be used.", |m| m.bad.get() as f64),
+    ("channel_bad_share", "gauge", "Share of bad values in the last look, 10 s long or longer.", |m| {
+        m.share.get().map_or(f64::NAN, f64::from)
+    }),
+    ("channel_degraded", "gauge", "1: most of its values are bad, or none come.", |m| {
+        f64::from(u8::from(m.state() != ChannelState::Good))
+    }),
+];
 
 /// One family after the other, as the text format wants them.
 struct Page(String);
@@ -157,6 +174,22 @@ pub fn text(status: &Status) -> String {
         sources(|m| f64::from(m.rate.get().unwrap_or(0.0))),
     );
 
+    page.each(
+        "source_lost",
+        "gauge",
+        "1: it delivers nothing.",
+        "source",
+        sources(|m| f64::from(u8::from(m.lost().text().is_some()))),
+    );
+    let channels = || config.channels.iter().zip(&meters.channels);
+    for (name, kind, help, of) in CHANNELS {
+        page.family(name, kind, help);
+        for (channel, meter) in channels() {
+            let source = &config.sources[usize::from(channel.source.0)].name;
+            page.sample(name, &[("source", source), ("channel", &channel.name)], of(meter));
+        }
+    }
+
     let names = || config.pipelines.iter().map(|pipeline| pipeline.name.as_str());
     let pipelines = |of: fn(&crate::flow::meter::PipelineMeter) -> f64| names().zip(meters.pipelines.iter().map(of));
     page.each(
@@ -166,13 +199,17 @@ pub fn text(status: &Status) -> String {
         "pipeline",
         pipelines(|m| m.predictions.get() as f64),
     );
+    let shown = json["pipelines"].as_array().into_iter().flatten();
+    let scores = shown.clone().map(|p| f(&p["score"]).unwrap_or(f64::NAN));
     page.each(
         "score",
         "gauge",
-        "The last score; NaN while learning.",
+        "The last score; NaN while learning, and when it is stale.",
         "pipeline",
-        pipelines(|m| m.score.get().map_or(f64::NAN, f64::from)),
+        names().zip(scores),
     );
+    let stale = shown.map(|p| flag(p["stale"] == true));
+    page.each("score_stale", "gauge", "1: there is no current score.", "pipeline", names().zip(stale));
     page.each(
         "threshold",
         "gauge",

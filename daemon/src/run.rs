@@ -20,7 +20,7 @@ use crate::{
     error::{Context, Fatal},
     flow::{Sink, SourceId, event::Kind, lane, meter::Meters, verdict::Serving},
     health,
-    host::{Clock, Host, notify},
+    host::{Clock, Host, Scribe, notify},
     infer, limits, link, metrics,
     model::store::Store,
     outbox::Outbox,
@@ -51,14 +51,20 @@ pub async fn run(
     let lock = host.lock_state(state)?; // one daemon for each state directory
     let mut table = Table::new(&config);
     let gone = Gone::find(state, &config, &mut table); // what the broker keeps and nobody configures any more
-    let keeps = host.keeps(state);
+    let scribe = Scribe::default(); // the one who waits for the disk when a small file is written
+    let keeps = host.keeps(state, &scribe);
     let times = host.times(state);
     let Outbox { writer, reader, committer, told } = // a store that will not open is set aside
         Outbox::open(host.outbox(&config, &table)).map_err(Fatal::failed)?;
     let counters = Arc::new(health::Counters::default());
-    let meters = Arc::new(Meters::new(config.sources.len(), config.pipelines.len(), config.alarms.len()));
+    let meters = Arc::new(Meters::new(
+        (config.sources.len(), config.channels.len()),
+        config.pipelines.len(),
+        config.alarms.len(),
+    ));
     let status = host.status(&config, &meters, &counters, &writer);
     let mut crew = Crew::default();
+    crew.scribe(host, &scribe, (state, times), &counters)?;
     let mut events = writer.clone();
     let event = |kind, subject: &str, text: &str| vec![table.events.draft(kind, host.clock.now(), subject, text)];
     events.put(&mut event(Kind::Boot, "kentledge", concat!("version ", env!("CARGO_PKG_VERSION"))));
@@ -71,6 +77,8 @@ pub async fn run(
         .for_each(|why| events.put(&mut event(Kind::ConfigSetAside, "config", why)));
 
     events.put(&mut gone.records(host.clock.now()));
+    // the runtime itself: whatever else hangs or is not configured, it must come round
+    crew.task("runtime", |beat| async move { beat.during(std::future::pending()).await });
 
     // frames: full, it waits 50 ms and then sheds its oldest, counted
     let (frames_tx, frames) = lane::lane(lane::Bounds {
@@ -78,12 +86,17 @@ pub async fn run(
         bytes: limits::FRAME_LANE_BYTES,
         patience: Some(limits::LANE_PATIENCE),
     });
-    let shed = Shed::default();
+    let (shed, lots) = (Shed::default(), config.lots()); // one that floods delays no other
     for (i, port) in config.sources.iter().enumerate() {
         let source = SourceId(i as u16);
-        let outlet =
-            source::Outlet { source, clock: host.clock.clone(), frames: frames_tx.clone(), shed: shed.counter() };
-        crew.task(&format!("source {}", port.name), source::run(port.port.clone(), outlet));
+        let outlet = |beat| source::Outlet {
+            source,
+            clock: host.clock.clone(),
+            frames: frames_tx.of_lot(lots[i]),
+            shed: shed.counter(),
+            beat,
+        };
+        crew.task(&format!("source {}", port.name), |beat| source::run(port.port.clone(), outlet(beat)));
     }
     // A device without sources runs on as well: it is there to be managed.
     let idle = config.sources.is_empty().then_some(frames_tx);
@@ -99,7 +112,7 @@ pub async fn run(
             bytes: limits::WINDOW_LANE_BYTES,
             patience: Some(limits::LANE_PATIENCE),
         });
-        lanes.extend(group.iter().map(|pipeline| (*pipeline, windows_tx.clone())));
+        lanes.extend(group.iter().enumerate().map(|(lot, pipeline)| (*pipeline, windows_tx.of_lot(lot))));
         let setup = host.engine(&config, &table, &group, Some(keeps.clone()), &meters);
         let engine = infer::Engine::new(engines.join(setup));
         let (sink, clock, counters) = (writer.clone(), host.clock.clone(), counters.clone());
@@ -157,19 +170,20 @@ pub async fn run(
     let (lines, mut ends) = wiring::lines(&config); // orders from the broker to control, and back
     if let Some(edges) = ends.edges.take() {
         let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), &ends, gone.topics());
-        crew.task("link", link::run(setup, edges, link_stop));
+        crew.task("link", |beat| link::run(setup, edges, link_stop, beat));
     }
     tokio::spawn(gone.settle(ends.news.subscribe())); // ends with the run
-    let (stop_health, clock) = (crew.health(host, &config, &table, status.clone(), times)?, host.clock.clone());
+    let (stop_health, clock) = (crew.health(host, &config, &table, status.clone())?, host.clock.clone());
     if let Some(address) = config.metrics.listen {
-        crew.task("metrics", metrics::serve(address, status.clone()));
+        crew.task("metrics", |beat| metrics::serve(address, status.clone(), beat));
     }
     if let Some(bus) = config.device.bus.clone() {
-        crew.task("bus", bus::serve(bus, wiring::shown(&status, &ends)));
+        crew.task("bus", |beat| bus::serve(bus, wiring::shown(&status, &ends), beat));
     }
 
     // control: last, for it takes up what the last run left, and that all stages started is a part of it
-    let setup = host.control(config, &table, &writer, status, lines, engines)?;
+    let proving = crew.beats.add("prove");
+    let setup = host.control(config, &table, &writer, status, lines, (engines, proving))?;
     let control = Control::new(control::Setup { ran_before: lock.ran_before, ..setup }, store);
     crew.thread("control", move |beat| {
         control.run(|| beat.beat());
@@ -200,17 +214,19 @@ pub async fn run(
     events.put(&mut vec![table.events.draft(Kind::Stopping, clock.now(), "kentledge", why)]);
     drop((stop_health, idle));
     stop_outputs.store(true, Ordering::Relaxed);
-    for edge in ["source", "bus", "metrics"] {
+    for edge in ["runtime", "source", "bus", "metrics"] {
         crew.abort(edge);
     }
-    let mut wrong =
-        crew.join(&["source", "outputs", "signal", "ring", "infer", "health", "bus", "metrics"], limits::DRAIN).await;
+    let mut wrong = crew
+        .join(&["runtime", "source", "outputs", "signal", "ring", "infer", "health", "bus", "metrics"], limits::DRAIN)
+        .await;
     let _ = stop_link.send(true);
     wrong.extend(crew.join(&["link"], limits::DRAIN_LINK * 2).await);
     drop(ends);
     wrong.extend(crew.join(&["control"], limits::DRAIN).await);
     close_outbox();
-    wrong.extend(crew.join(&["outbox"], limits::DRAIN).await);
+    scribe.close();
+    wrong.extend(crew.join(&["outbox", "scribe"], limits::DRAIN).await);
     wrong.extend(reason.err());
     if wrong.is_empty() { Ok(ending) } else { Err(Fatal::failed(wrong.join("; "))) }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     collections::VecDeque,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use crate::{
     config::{self, Config},
     flow::{
-        meter::{Histogram, Meters, PipelineMeter, SourceMeter},
+        meter::{ChannelMeter, ChannelState, Histogram, Lost, Meters, PipelineMeter, SourceMeter},
         verdict::Serving,
     },
     health::Counters,
@@ -95,8 +95,9 @@ impl Status {
                 "acknowledge": latency(&self.meters.acknowledge),
             },
             "sources": self.sources(now.boot_ns),
-            "pipelines": self.pipelines(),
-            "alarms": self.alarms(),
+            "channels": self.channels(),
+            "pipelines": self.pipelines(now.boot_ns),
+            "alarms": self.alarms(now.boot_ns),
             "outbox": {
                 "ram_records": stats.ram_records, "ram_bytes": stats.ram_bytes,
                 "stored_records": stats.stored_records, "stored_bytes": stats.stored_bytes,
@@ -115,7 +116,7 @@ impl Status {
             "system": self.counters.system(),
             "unwell": self.unwell(),
             "config": {"set_aside": config.set_aside},
-            "machine": machine(&config.device.state_dir),
+            "machine": machine(&self.counters),
         })
     }
 
@@ -140,6 +141,21 @@ impl Status {
                 1 => why.push(format!("source {}: more than half of its frames are refused", source.name)),
                 _ => {}
             }
+            why.extend(meter.lost().text().map(|lost| format!("source {} is lost: {lost}", source.name)));
+        }
+        for (channel, meter) in self.config.channels.iter().zip(&self.meters.channels) {
+            match meter.state() {
+                ChannelState::Good => {}
+                ChannelState::Bad => why.push(format!("channel {}: most of its values are bad", channel.name)),
+                ChannelState::Silent => why.push(format!("channel {}: no value comes", channel.name)),
+            }
+        }
+        let now_ns = self.clock.now().boot_ns;
+        for (place, pipeline) in self.config.pipelines.iter().enumerate() {
+            // Where a source is lost or a model is missing, that is the reason.
+            if self.is_stale(place, now_ns) && !self.lacks_source(pipeline) && self.serves(place) {
+                why.push(format!("pipeline {}: no new prediction", pipeline.name));
+            }
         }
         if !self.config.outputs.is_empty() && !self.meters.outputs_held.load(Relaxed) {
             why.push("the outputs are not held".into());
@@ -159,6 +175,8 @@ impl Status {
         }
         if !stats.disk_ok {
             why.push("the disk takes nothing".into());
+        } else if self.counters.is_disk_hanging() {
+            why.push("the disk does not answer".into());
         }
         if stats.quarantines > 0 {
             why.push(format!("{} damaged stores set aside", stats.quarantines));
@@ -168,6 +186,29 @@ impl Status {
             why.push("the configuration that was set remotely does not validate".into());
         }
         why
+    }
+
+    /// The last score of this pipeline is too old to be shown as its state.
+    fn is_stale(&self, pipeline: usize, now_ns: u64) -> bool {
+        let meter = &self.meters.pipelines[pipeline];
+        let (last_ns, period_ns) = (meter.last_ns.load(Relaxed), meter.period_ns.load(Relaxed));
+        let most_ns = match period_ns {
+            0 => limits::LOST_FIRST_NS,
+            period_ns => limits::SCORE_NS.max(period_ns.saturating_mul(limits::LOST_PERIODS)),
+        };
+        let lost = self.lacks_source(&self.config.pipelines[pipeline]);
+        last_ns > 0 && (lost || now_ns.saturating_sub(last_ns) > most_ns)
+    }
+
+    /// A source that this pipeline needs is lost.
+    fn lacks_source(&self, pipeline: &config::Pipeline) -> bool {
+        let source = |channel: &usize| usize::from(self.config.channels[*channel].source.0);
+        pipeline.channels.iter().any(|channel| self.meters.sources[source(channel)].lost() != Lost::No)
+    }
+
+    /// A model serves this pipeline.
+    fn serves(&self, pipeline: usize) -> bool {
+        infer::group_of(&self.config, pipeline).is_some_and(|group| self.counters.serving(group).is_some())
     }
 
     /// Why a system that has just started is not well, beyond the broker; empty: it is. What an operating system can break:
@@ -206,21 +247,22 @@ impl Status {
             json!({
                 "name": source.name, "path": source.port.shown(), "quality": quality, "silent_ms": silent_ms,
                 "rows": meter.rows.get(), "rows_s": meter.rate.get(), "refused": meter.refused.get(),
-                "missing": meter.missing.get(), "shed": meter.shed.get(),
+                "missing": meter.missing.get(), "shed": meter.shed.get(), "lost": meter.lost().text(),
             })
         };
         self.config.sources.iter().zip(&self.meters.sources).map(of).collect()
     }
 
-    fn pipelines(&self) -> Vec<Value> {
+    fn pipelines(&self, now_ns: u64) -> Vec<Value> {
         let groups = infer::groups(&self.config);
         let of = |(i, (pipeline, meter)): (usize, (&config::Pipeline, &PipelineMeter))| {
             let serving = groups.iter().position(|group| group.contains(&i)).and_then(|at| self.counters.serving(at));
             let model = model(pipeline, serving.as_ref());
+            let stale = self.is_stale(i, now_ns);
             let mut pipeline = json!({
                 "name": pipeline.name, "serving": serving.is_some(), "learning": meter.learning.load(Relaxed),
-                "behind": meter.behind.load(Relaxed),
-                "predictions": meter.predictions.get(), "score": meter.score.get(), "threshold": meter.threshold.get(),
+                "behind": meter.behind.load(Relaxed), "stale": stale, "predictions": meter.predictions.get(),
+                "score": meter.score.get().filter(|_| !stale), "threshold": meter.threshold.get(),
                 "history": self.history.of(i), "infer": latency(&meter.infer),
             });
             if let (Some(all), Value::Object(model)) = (pipeline.as_object_mut(), model) {
@@ -231,11 +273,22 @@ impl Status {
         self.config.pipelines.iter().zip(&self.meters.pipelines).enumerate().map(of).collect()
     }
 
-    fn alarms(&self) -> Vec<Value> {
+    fn channels(&self) -> Vec<Value> {
+        let of = |(channel, meter): (&config::Channel, &ChannelMeter)| {
+            json!({
+                "name": channel.name, "source": self.config.sources[usize::from(channel.source.0)].name,
+                "state": meter.state().word(), "values": meter.values.get(), "bad": meter.bad.get(),
+                "bad_share": meter.share.get(),
+            })
+        };
+        self.config.channels.iter().zip(&self.meters.channels).map(of).collect()
+    }
+
+    fn alarms(&self, now_ns: u64) -> Vec<Value> {
         type One<'a> = (&'a config::Alarm, &'a AtomicBool);
         let of = |(alarm, raised): One<'_>| {
-            let raised = raised.load(Relaxed);
-            json!({"name": alarm.name, "severity": alarm.severity, "raised": raised})
+            let (raised, stale) = (raised.load(Relaxed), self.is_stale(alarm.pipeline, now_ns));
+            json!({"name": alarm.name, "severity": alarm.severity, "raised": raised, "stale": stale})
         };
         self.config.alarms.iter().zip(&self.meters.alarms).map(of).collect()
     }
@@ -263,20 +316,19 @@ fn latency(histogram: &Histogram) -> Value {
 }
 
 /// Memory, temperature, disk.
-fn machine(state_dir: &Path) -> Value {
+fn machine(counters: &Counters) -> Value {
     let meminfo = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
     let kib = |key: &str| {
         let line = meminfo.lines().find_map(|line| line.strip_prefix(key))?;
         line.split_whitespace().next()?.parse::<u64>().ok()
     };
-    let disk = nix::sys::statvfs::statvfs(state_dir).ok();
-    let block = disk.as_ref().map_or(0, nix::sys::statvfs::Statvfs::fragment_size);
+    let disk = counters.disk_bytes();
     json!({
         "rss_kib": crate::health::rss_kib(),
         "memory_free_kib": kib("MemAvailable:"), "memory_kib": kib("MemTotal:"),
         "temperature_c": temperature_c(),
-        "disk_free_bytes": disk.as_ref().map(|d| d.blocks_available() * block),
-        "disk_bytes": disk.as_ref().map(|d| d.blocks() * block),
+        "disk_free_bytes": disk.map(|(free, _)| free),
+        "disk_bytes": disk.map(|(_, all)| all),
     })
 }
 

@@ -58,7 +58,7 @@ impl Table {
         let loss = add("loss".into());
         let (results, reported, blob) = (add("res".into()), add("reported".into()), add("blob".into()));
         let drift = config.pipelines.iter().map(|p| add(format!("q/drift/{}", p.name))).collect();
-        let signal = signal::Streams { quality, measurement, prediction };
+        let signal = signal::Streams { quality, measurement, prediction, events: events.clone() };
         Self { names, signal, alarms, events, health, loss, results, reported, drift, blob }
     }
 

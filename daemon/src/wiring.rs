@@ -9,7 +9,7 @@ use std::{
         atomic::{AtomicU64, Ordering},
         mpsc,
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::watch;
@@ -18,7 +18,7 @@ use crate::{
     bus,
     config::Config,
     control::{self, Leave, Local, News, Proof, Trials},
-    crew::{Beat, Crew},
+    crew::{self, Beat, Crew},
     error::{Context, Fatal},
     flow::{
         Arrival, Class,
@@ -29,7 +29,7 @@ use crate::{
         verdict::Verdict,
     },
     health::{self, Counters},
-    host::{Clock, Host, Keep, log, logind, rauc},
+    host::{Clock, Host, Keep, Scribe, log, logind, rauc},
     infer::{self, Artifact, Keeps, Launching, Message, Offer, Served},
     limits,
     link::{self, Topics},
@@ -106,9 +106,10 @@ pub fn shown(status: &Status, ends: &Ends) -> bus::Shown {
 }
 
 impl Host {
-    /// Folders for what models and alarms keep.
-    pub fn keeps(&self, state_dir: &Path) -> Keeps {
-        Keeps { calibration: Keep::at(state_dir.join("calibration")), alarms: Keep::at(state_dir.join("alarms")) }
+    /// Folders for what models and alarms keep, written by the scribe.
+    pub fn keeps(&self, state_dir: &Path, scribe: &Scribe) -> Keeps {
+        let folder = |name: &str| scribe.folder(Keep::at(state_dir.join(name)));
+        Keeps { calibration: folder("calibration"), alarms: folder("alarms") }
     }
 
     /// The folder of the last known time, which is taken up.
@@ -227,7 +228,7 @@ impl Host {
         writer: &Writer,
         status: Status,
         lines: Lines,
-        engines: Engines,
+        (engines, proving): (Engines, Beat),
     ) -> Result<control::Setup, Fatal> {
         let Lines { orders, responses, settled, wanted, news, leave, asks } = lines;
         let state = config.device.state_dir.clone();
@@ -235,7 +236,7 @@ impl Host {
         let (bus, runtime) = (config.device.bus.clone(), tokio::runtime::Handle::current());
         let (bus_of_slots, counters) = (bus.clone(), status.counters.clone());
         Ok(control::Setup {
-            stage: self.stage(&config, engines, asks, status.counters.clone())?,
+            stage: self.stage(&config, engines, asks, status.counters.clone(), proving)?,
             blob: table.blob,
             keep: Keep::at(state.join("control")),
             ran_before: false,
@@ -312,6 +313,7 @@ impl Host {
         engines: Engines,
         asks: mpsc::Receiver<Local>,
         counters: Arc<Counters>,
+        beat: Beat,
     ) -> Result<control::Stage, Fatal> {
         let Engines { keeps, mail, news, .. } = engines;
         let (tell, config, host, mail) = (news.0.clone(), config.clone(), self.clone(), Arc::new(mail));
@@ -332,14 +334,24 @@ impl Host {
         let newest = Arc::new(AtomicU64::new(0));
         let asked = newest.clone();
         let proving = move || {
-            for (number, what, watched) in proofs {
+            loop {
+                beat.beat();
+                let (number, what, watched) = match proofs.recv_timeout(limits::BEAT) {
+                    Ok(wanted) => wanted,
+                    Err(mpsc::RecvTimeoutError::Timeout) => continue,
+                    Err(mpsc::RecvTimeoutError::Disconnected) => return,
+                };
                 let model = match &what {
                     control::What::Slot(bundle, _) => bundle.release.model.clone(),
                     control::What::Factory(model) => model.clone(),
                 };
                 let stopped = || newest.load(Ordering::Relaxed) != number;
-                let proof = prove(&config, &host, &keeps, &uses(&config, &model), (what, watched), &mail, &stopped);
-                let _ = tell.try_send(News::Proven(number, proof));
+                // A panic is an answer too: without one control would wait for this bundle for ever.
+                let proof = crew::caught(|| {
+                    prove(&config, &host, &keeps, &uses(&config, &model), (what, watched), &mail, (&stopped, &beat))
+                });
+                // Waits for room: control waits for this, and only for this.
+                let _ = tell.send(News::Proven(number, proof));
             }
         };
         std::thread::Builder::new().name("prove".into()).spawn(proving).context("start a thread")?;
@@ -445,7 +457,7 @@ fn prove(
     groups: &[(usize, Vec<usize>)],
     (what, watched): (control::What, bool),
     mail: &Arc<Vec<mpsc::SyncSender<Message>>>,
-    stopped: &dyn Fn() -> bool,
+    (stopped, beat): (&dyn Fn() -> bool, &Beat),
 ) -> Result<Proof, String> {
     let (first, _) = groups.first().ok_or("no pipeline uses it")?;
     let source = match what {
@@ -457,7 +469,7 @@ fn prove(
     for (group, pipelines) in groups {
         same_window(&config.pipelines[pipelines[0]].model.manifest, &source.manifest)?;
         let launching = host.launching(config, pipelines, Some(keeps));
-        let proven = infer::prove(&launching, &source, &|| {}, stopped)?;
+        let proven = infer::prove(&launching, &source, &|| beat.beat(), stopped)?;
         if group == first {
             let (p50, p99) = proven.took_us;
             text = format!(
@@ -539,6 +551,36 @@ impl Crew {
         })
     }
 
+    /// Starts the thread that may wait for the disk: it writes what the scribe was given, saves the time now and then and
+    /// at the end, and looks how much room there is.
+    pub fn scribe(
+        &mut self,
+        host: &Host,
+        scribe: &Scribe,
+        (state_dir, times): (&Path, Keep),
+        counters: &Arc<Counters>,
+    ) -> Result<(), Fatal> {
+        let (clock, counters) = (host.clock.clone(), counters.clone());
+        let (scribe, state_dir) = (scribe.clone(), state_dir.to_owned());
+        self.thread("scribe", move |beat| {
+            let (mut look, mut save) = (None::<Instant>, Instant::now());
+            scribe.run(|| {
+                beat.beat();
+                if look.is_none_or(|at| at.elapsed() >= limits::DISK_LOOK) {
+                    look = Some(Instant::now());
+                    counters.look_at_disk(&state_dir);
+                }
+                if save.elapsed() >= limits::CLOCK_SAVE {
+                    save = Instant::now();
+                    clock.save_floor(&times);
+                }
+            });
+            clock.save_floor(&times);
+            Ok(())
+        })
+        .context("start a thread")
+    }
+
     /// Starts the health stage; it ends when the result is dropped.
     pub fn health(
         &mut self,
@@ -546,7 +588,6 @@ impl Crew {
         config: &Config,
         table: &Table,
         status: Status,
-        times: Keep,
     ) -> Result<mpsc::Sender<()>, Fatal> {
         let setup = health::Setup {
             stream: table.health,
@@ -556,10 +597,9 @@ impl Crew {
         };
         let (stop, stopped) = mpsc::channel();
         let clock = host.clock.clone();
-        let save = host.clock.clone();
         let wait = move |most| stopped.recv_timeout(most) != Err(mpsc::RecvTimeoutError::Timeout);
         self.thread("health", move |beat| {
-            health::run(setup, || clock.now(), &beat, || save.save_floor(&times), wait);
+            health::run(setup, || clock.now(), &beat, wait);
             Ok(())
         })
         .context("start a thread")?;

@@ -66,6 +66,7 @@ fn play(case: &Value) -> Came {
         _ => (serde_json::Map::new(), serde_json::Map::new()),
     };
     let launch = Launch {
+        name: "a case".into(),
         program: env!("CARGO_BIN_EXE_kentledge").into(),
         runtime: find_runtime(None).expect("ONNX Runtime (tests/run gets it)"),
         model,

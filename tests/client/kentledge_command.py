@@ -67,8 +67,8 @@ def main():
     client.connect(a.host, a.port)
     client.loop_start()
     birth, results = f"kl/{a.to}/up/birth", f"kl/{a.to}/up/res/{a.type}/{command_id}"
-    # A response topic below the device's own up/#, where its ACL lets it write; results come beside it as records.
-    answers = f"kl/{a.to}/up/_answers/{command_id}"
+    # A response topic: a device answers strictly below its own up/_r/ only. Results come beside it as records.
+    answers = f"kl/{a.to}/up/_r/{command_id}"
     client.subscribe([(birth, 1), (results, 1), (answers, 1)])
     ready.get(timeout=10)
     deadline = time.monotonic() + a.wait

@@ -19,6 +19,8 @@ use crate::{eventually, free_port};
 pub struct Mosquitto {
     dir: TempDir,
     pub port: u16,
+    /// Where people and services connect, if that is another port.
+    pub people: u16,
     child: Option<Child>,
     tls: bool,
     extra: String,
@@ -34,7 +36,17 @@ impl Mosquitto {
 
     /// Configured, not started.
     pub fn down() -> Self {
-        Self { dir: TempDir::new().expect("folder"), port: free_port(), child: None, tls: false, extra: String::new() }
+        let port = free_port();
+        let dir = TempDir::new().expect("folder");
+        Self { dir, port, people: port, child: None, tls: false, extra: String::new() }
+    }
+
+    /// Started with these lines more in its configuration.
+    pub fn with(lines: &str) -> Self {
+        let mut broker = Self::down();
+        broker.extra = format!("{lines}\n");
+        broker.up();
+        broker
     }
 
     /// Started with TLS; clients must show a certificate that `ca` signed.
@@ -63,7 +75,9 @@ impl Mosquitto {
         let mut broker = Self::down();
         let ships = crate::root().join("daemon/docs/broker");
         let text = fs::read_to_string(ships.join("mosquitto.conf")).expect("mosquitto.conf");
+        broker.people = free_port();
         let text = text.replace("listener 8883", &format!("listener {} 127.0.0.1", broker.port));
+        let text = text.replace("listener 8884", &format!("listener {} 127.0.0.1", broker.people));
         let text = text.replace("/etc/mosquitto/", &format!("{}/", dir.display()));
         let text = text.replace("/var/lib/mosquitto/", &format!("{}/", broker.dir.path().display()));
         fs::copy(ships.join("acl"), dir.join("acl")).expect("acl");
@@ -96,6 +110,7 @@ impl Mosquitto {
             Command::new("mosquitto").arg("-c").arg(&config).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
         self.child = Some(child.expect("mosquitto is installed (tests/run installs it)"));
         eventually("mosquitto answers", || TcpStream::connect(("127.0.0.1", port)).ok());
+        eventually("mosquitto answers people", || TcpStream::connect(("127.0.0.1", self.people)).ok());
     }
 
     /// Stops it in order: sessions and retained messages are kept.

@@ -1,6 +1,6 @@
 //! A disk of its own: an ext4 file system in an image file, mounted over a loop device. Needs root. Faults: power cut
 //! (the image copied while the writer stands still; what was not synced is not in it), filled, given space, remounted
-//! read-only, torn (bits flipped, pages zeroed, files cut short). Counts what was written to the medium.
+//! read-only, hanging (every write waits until it is let go), torn (bits flipped, pages zeroed, files cut short). Counts what was written to the medium.
 
 use std::{
     fs,
@@ -103,6 +103,13 @@ impl Disk {
         fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "broken").expect("an ext4 error");
     }
 
+    /// It hangs: every write and every fsync waits, in the kernel, until the result is dropped.
+    pub fn freeze(&self) -> Frozen {
+        let path = self.path();
+        assert!(run("fsfreeze", &["--freeze", path.to_str().expect("path")]).is_some(), "freeze the disk");
+        Frozen(path)
+    }
+
     /// Read-only, or not; nobody may have a file open for writing.
     pub fn read_only(&self, yes: bool) {
         let how = if yes { "remount,ro" } else { "remount,rw" };
@@ -118,6 +125,15 @@ impl Drop for Disk {
             let _ = run("umount", &["--lazy", point.to_str().unwrap_or_default()]);
         }
         let _ = run("losetup", &["--detach", &self.device]);
+    }
+}
+
+/// A disk that hangs.
+pub struct Frozen(PathBuf);
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        let _ = run("fsfreeze", &["--unfreeze", self.0.to_str().unwrap_or_default()]);
     }
 }
 

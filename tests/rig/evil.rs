@@ -1,6 +1,7 @@
 //! A broker of our own that misbehaves on purpose, speaking MQTT 5 through rumqttc's codec. It keeps what it was given,
 //! and whether it said so. Faults: forgets sessions, refuses by reason (for a while, or for good), takes one message at
-//! a time, answers out of order, answers late, answers nothing (while it still answers pings).
+//! a time, answers out of order, answers late, answers nothing (while it still answers pings), closes on messages of a
+//! stream, takes few subscriptions at once or grants none of some, asks for a keep-alive of 0.
 
 use std::{
     io::{Read, Write},
@@ -34,6 +35,8 @@ pub enum Manner {
     Backwards,
     /// Not at all.
     Silent,
+    /// Those of this stream close the connection.
+    CloseOn(&'static str),
 }
 
 #[derive(Debug)]
@@ -46,6 +49,13 @@ struct Inner {
     /// When each connection began and ended.
     lives: Vec<(Instant, Option<Instant>)>,
     in_flight_most: usize,
+    keep_alive: Option<u16>,
+    /// More filters in one packet close the connection.
+    filters_most: usize,
+    /// A filter with this in it is not granted.
+    not_granted: Option<&'static str>,
+    filters: Vec<String>,
+    pings: usize,
 }
 
 /// The broker.
@@ -67,6 +77,11 @@ impl Evil {
             connections: Vec::new(),
             lives: Vec::new(),
             in_flight_most: 0,
+            keep_alive: None,
+            filters_most: usize::MAX,
+            not_granted: None,
+            filters: Vec::new(),
+            pings: 0,
         };
         let evil = Self { port, inner: Arc::new(Mutex::new(inner)) };
         let own = evil.clone();
@@ -83,6 +98,34 @@ impl Evil {
     pub fn with_receive_max(self, n: u16) -> Self {
         self.lock().receive_max = Some(n);
         self
+    }
+
+    /// Asks for this keep-alive; told at the next connection.
+    pub fn with_keep_alive(self, seconds: u16) -> Self {
+        self.lock().keep_alive = Some(seconds);
+        self
+    }
+
+    /// Takes so many filters in one packet, and closes on more.
+    pub fn with_filters_most(self, n: usize) -> Self {
+        self.lock().filters_most = n;
+        self
+    }
+
+    /// Does not grant a filter with this in it.
+    pub fn with_not_granted(self, part: &'static str) -> Self {
+        self.lock().not_granted = Some(part);
+        self
+    }
+
+    /// Filters that were granted or not, in the order they came.
+    pub fn filters(&self) -> Vec<String> {
+        self.lock().filters.clone()
+    }
+
+    /// Pings so far.
+    pub fn pings(&self) -> usize {
+        self.lock().pings
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Inner> {
@@ -184,7 +227,9 @@ impl Evil {
                 inner.in_flight_most = inner.in_flight_most.max(publishes);
                 inner.manner == Manner::Backwards
             };
-            let mut answers: Vec<_> = packets.into_iter().filter_map(|packet| self.answer(packet)).collect();
+            let closes = packets.iter().position(|packet| self.closes_on(packet));
+            let read = closes.unwrap_or(packets.len());
+            let mut answers: Vec<_> = packets.into_iter().take(read).filter_map(|packet| self.answer(packet)).collect();
             if backwards {
                 answers.reverse();
             }
@@ -192,12 +237,23 @@ impl Evil {
             for answer in answers {
                 answer.write(&mut output, None).expect("write");
             }
-            if bye || stream.write_all(&output).is_err() {
+            if bye || stream.write_all(&output).is_err() || closes.is_some() {
                 break;
             }
         }
         self.lock().lives[life].1 = Some(Instant::now());
         let _ = stream.shutdown(Shutdown::Both);
+    }
+
+    fn closes_on(&self, packet: &Packet) -> bool {
+        let inner = self.lock();
+        match (packet, inner.manner) {
+            (Packet::Subscribe(subscribe), _) => subscribe.filters.len() > inner.filters_most,
+            (Packet::Publish(publish), Manner::CloseOn(stream)) => {
+                String::from_utf8_lossy(&publish.topic).ends_with(&format!("/up/{stream}"))
+            }
+            _ => false,
+        }
     }
 
     fn answer(&self, packet: Packet) -> Option<Packet> {
@@ -206,14 +262,24 @@ impl Evil {
             Packet::Connect(..) => {
                 let mut properties = empty();
                 properties.receive_max = inner.receive_max;
+                properties.server_keep_alive = inner.keep_alive;
                 let code = ConnectReturnCode::Success;
                 Some(Packet::ConnAck(ConnAck { session_present: false, code, properties: Some(properties) }))
             }
             Packet::Subscribe(subscribe) => {
-                let granted = vec![SubscribeReasonCode::Success(QoS::AtLeastOnce); subscribe.filters.len()];
+                let no = inner.not_granted;
+                let grant = |path: &str| match no.is_some_and(|part| path.contains(part)) {
+                    true => SubscribeReasonCode::NotAuthorized,
+                    false => SubscribeReasonCode::Success(QoS::AtLeastOnce),
+                };
+                let granted = subscribe.filters.iter().map(|filter| grant(&filter.path)).collect();
+                inner.filters.extend(subscribe.filters.into_iter().map(|filter| filter.path));
                 Some(Packet::SubAck(SubAck { pkid: subscribe.pkid, return_codes: granted, properties: None }))
             }
-            Packet::PingReq(_) => Some(Packet::PingResp(PingResp)),
+            Packet::PingReq(_) => {
+                inner.pings += 1;
+                Some(Packet::PingResp(PingResp))
+            }
             Packet::Publish(publish) => {
                 let topic = String::from_utf8(publish.topic.to_vec()).expect("topic");
                 let stream = topic.split("/up/").nth(1).unwrap_or(&topic).to_owned();

@@ -71,8 +71,8 @@ fn restart_ends_in_order_and_the_next_start_says_success() {
     let daemon = site.run();
     assert_eq!(end(&sub, "restart", "r-1")["state"], "success");
     // The same id again is answered, not done again.
-    operator.order(&sub, "ping", "p-0", &json!({}));
-    end(&sub, "ping", "p-0");
+    operator.order(&sub, "log.pull", "p-0", &json!({}));
+    end(&sub, "log.pull", "p-0");
     let again = operator.command("restart", "r-1", &nonce(&sub), &json!({}));
     operator.send("pump-1/dn/cmd/restart/r-1", &again);
     sub.wait("the answer to the repeated id", |messages| {
@@ -297,14 +297,70 @@ fn an_answer_goes_to_the_response_topic_with_its_correlation_data_once() {
         let out = rr.args(["-m", &format!("{{\"id\":\"{id}\"}}")]).output().expect("mosquitto_rr is installed");
         String::from_utf8(out.stdout).expect("text")
     };
-    let answer = ask("a", "kl/plant/ops/answers");
-    assert!(answer.starts_with("kl/plant/ops/answers ") && answer.contains("x-42"), "{answer}");
+    let topic = "kl/plant/pump-1/up/_r/ops/a";
+    let answer = ask("a", topic);
+    assert!(answer.starts_with(&format!("{topic} ")) && answer.contains("x-42"), "{answer}");
     let answer: Value = serde_json::from_str(&answer[answer.find('{').expect("JSON")..]).expect("JSON");
     assert_eq!(
         (&answer["state"], &answer["id"], &answer["device"]),
         (&"success".into(), &"a".into(), &"plant/pump-1".into())
     );
-    assert_eq!(ask("b", "elsewhere/answers"), "", "outside the site nobody is answered");
-    assert_eq!(end(&sub, "ping", "b")["state"], "success");
+    assert_eq!(ask("a", topic), "", "a repeat is answered by its record alone");
+    sub.wait("the repeat's record", |messages| {
+        let found = rig::sub::records(messages, "res/ping/a");
+        found.into_iter().find(|(r, _)| r["repeated"] == true)
+    });
+    // A broadcast names one device's place for answers: that device answers there, and every one by its record.
+    for (id, elsewhere) in [("b", "kl/plant/ops/answers"), ("c", "kl/plant/pump-2/up/_r/c"), ("d", "elsewhere/answers")]
+    {
+        assert_eq!(ask(id, elsewhere), "", "only below the device's own up/_r/ is answered");
+        assert_eq!(end(&sub, "ping", id)["state"], "success");
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn verified_commands_are_answered_while_a_stranger_floods_and_takes_their_ids() {
+    let broker = Mosquitto::start();
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let daemon = device(&broker, &operator).run();
+    sub.wait_state("online");
+    let nonce = nonce(&sub);
+    let kind = "model.rollback";
+    let orders: Vec<String> =
+        (0..40).map(|i| operator.command(kind, &format!("s{i}"), &nonce, &json!({"model": "none"}))).collect();
+    let flood = Operator::new(broker.port, "flood");
+    flood.plain("ping", "s0", &json!({}));
+    assert_eq!(end(&sub, "ping", "s0")["state"], "success");
+    let stop = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let pings = scope.spawn(|| {
+            let mut options = rumqttc::v5::MqttOptions::new("stranger", "127.0.0.1", broker.port);
+            options.set_outgoing_inflight_upper_limit(1000);
+            let (client, mut connection) = rumqttc::v5::Client::new(options, 1000);
+            let poll = scope.spawn(move || connection.iter().take_while(Result::is_ok).count());
+            let mut n = 0u64;
+            while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                // The ids that signed commands will need, and others.
+                let id = if n < 40 { format!("s{n}") } else { format!("f{n}") };
+                let topic = format!("kl/plant/pump-1/dn/cmd/ping/{id}");
+                let qos = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+                client.publish(topic, qos, false, format!("{{\"id\":\"{id}\"}}")).expect("publish");
+                n += 1;
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+            client.disconnect().expect("disconnect");
+            poll.join().expect("poll");
+        });
+        // More than a stranger's share, and more than may be refused with an answer each second.
+        std::thread::sleep(std::time::Duration::from_secs(10));
+        for (i, order) in orders.iter().enumerate() {
+            operator.send(&format!("pump-1/dn/cmd/{kind}/s{i}"), order);
+        }
+        let words: Vec<Value> = (0..40).map(|i| end(&sub, kind, &format!("s{i}"))["why"].clone()).collect();
+        assert!(words.iter().all(|word| word == "invalid"), "each is looked at: {words:?}");
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        pings.join().expect("pings");
+    });
     assert_eq!(daemon.stop(), Some(0));
 }

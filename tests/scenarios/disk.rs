@@ -1,12 +1,13 @@
-//! A disk that loses its power, fills up, turns read-only: on a real ext4 of its own.
+//! A disk that loses its power, fills up, turns read-only, hangs: on a real ext4 of its own.
 
 use std::{
     fs,
+    os::unix::net::UnixDatagram,
     time::{Duration, Instant},
 };
 
 use nix::sys::signal::Signal;
-use rig::{Disk, Feed, Mosquitto, Site, Sub, Tty, eventually, within};
+use rig::{Disk, Feed, Mosquitto, Site, Sub, Tty, eventually, gpio::Lamp, within};
 
 const RAW: &str = "[stream.raw]\nchannels = [\"a\"]\n";
 
@@ -241,4 +242,78 @@ fn flash_is_not_touched_while_the_broker_acknowledges_and_little_in_an_outage() 
     assert_eq!(online.0, 0, "not a byte while the broker acknowledges");
     assert!(slow.0 <= 2048 * slow.1, "{slow:?}");
     assert!(fast.0 <= 2048 * fast.1, "{fast:?}");
+}
+
+/// A disk that hangs: every write and every fsync waits, for as long as it is frozen. None of what decides waits with them.
+#[test]
+fn disk_that_hangs_delays_no_alarm_no_output_and_no_watchdog() {
+    let how_long = Duration::from_secs(if rig::long() { 60 } else { 15 });
+    let (broker, mut tty, lamp) = (Mosquitto::start(), Tty::default(), Lamp::default());
+    let sub = Sub::new(broker.port);
+    let Some(disk) = Disk::new(24) else { return };
+    let site = Site::new(broker.port).with_sensor(&tty).with_mean_model().with_state(&disk.path().join("state"));
+    let site =
+        site.with(&format!("[output.lamp]\nchip = \"{}\"\nline = 3\nalarms = [\"high\"]\n", lamp.path.display()));
+    let path = site.dir.path().join("notify");
+    let socket = UnixDatagram::bind(&path).expect("socket");
+    socket.set_read_timeout(Some(Duration::from_millis(20))).expect("time-out");
+    let mut command = rig::daemon::command();
+    command.args(["run", "--config"]).arg(site.config()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "3000000");
+    let daemon = site.spawn(&mut command);
+    sub.wait_state("online");
+    eventually("a model serves", || daemon.own_log().contains("serving").then_some(()));
+
+    let (mut row, mut alarms) = (0, 0);
+    // Raises or clears the alarm: how long it took to the broker, with the output in between.
+    let mut turn = |on: bool| {
+        let began = Instant::now();
+        let value = if on { 50 } else { 0 };
+        tty.rows(row..row + 4, |i| format!("{i},{value},{value}"));
+        row += 4;
+        alarms += 1;
+        lamp.wait(on, "the output follows the alarm");
+        sub.wait_records("a/high", alarms);
+        began.elapsed()
+    };
+    let usual = turn(true).max(turn(false)).max(turn(true)).max(turn(false));
+    let thaw = disk.freeze();
+    let (frozen, mut slowest, mut on) = (Instant::now(), Duration::ZERO, false);
+    let (mut heard, mut last, mut gap) = (Vec::new(), Instant::now(), Duration::ZERO);
+    let mut next = Instant::now();
+    let mut buffer = [0u8; 4096];
+    while frozen.elapsed() < how_long {
+        if Instant::now() >= next {
+            on = !on;
+            slowest = slowest.max(turn(on));
+            next = Instant::now() + Duration::from_millis(500);
+        }
+        while let Ok(n) = socket.recv(&mut buffer) {
+            let text = String::from_utf8_lossy(&buffer[..n]).into_owned();
+            if text.contains("WATCHDOG=1") {
+                gap = gap.max(last.elapsed());
+                last = Instant::now();
+            }
+            heard.push(text);
+        }
+    }
+    gap = gap.max(last.elapsed());
+    drop(thaw);
+    rig::measured(&format!(
+        "a disk that hangs for {} s: {} alarms, {} ms at most ({} ms before), WATCHDOG every {:.1} s at least",
+        how_long.as_secs(),
+        sub.records("a/high").len(),
+        slowest.as_millis(),
+        usual.as_millis(),
+        gap.as_secs_f64()
+    ));
+    assert!(gap < Duration::from_secs(3), "systemd waits for 3 s: {gap:?}; {}", daemon.own_log());
+    assert!(slowest < Duration::from_secs(1), "{slowest:?}, and {usual:?} while the disk answered");
+    assert!(heard.iter().any(|text| text.contains("the disk does not answer")), "STATUS names it: {heard:?}");
+    // What was not written meanwhile is written now: the next run knows whether the alarm is raised.
+    if !on {
+        turn(true);
+    }
+    eventually("it answers again", || daemon.own_log().contains("the disk answers again").then_some(()));
+    assert_eq!(daemon.stop(), Some(0));
+    assert!(site.state().join("alarms/high").exists());
 }

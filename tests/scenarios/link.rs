@@ -39,7 +39,7 @@ fn only_a_good_answer_counts_as_delivered() {
     let (evil, mut tty) = (Evil::start(), Tty::default());
     let daemon = site(evil.port, &tty).run();
     evil.behave(Manner::RefuseSome(PubAckReason::QuotaExceeded, 3));
-    // Each refusal ends the connection; six in a row would make the daemon wait for longer.
+    // Each refusal ends the connection.
     for n in 0..4 {
         rows(&mut tty, n * 50..(n + 1) * 50);
         eventually("it was sent", || (evil.rows("m/raw", false).len() as u64 > n * 50).then_some(()));
@@ -55,7 +55,11 @@ fn what_a_broker_will_never_take_is_in_the_ledger_and_holds_up_nothing() {
     let (evil, mut tty) = (Evil::start(), Tty::default());
     let daemon = site(evil.port, &tty).run();
     evil.behave(Manner::Refuse(PubAckReason::NotAuthorized));
-    rows(&mut tty, 0..100);
+    // Several messages.
+    for n in 0..10 {
+        rows(&mut tty, n * 10..(n + 1) * 10);
+        std::thread::sleep(Duration::from_millis(100));
+    }
     let refused = eventually("all refused rows are booked", || {
         let entries = evil.records("loss");
         let n: u64 = entries.iter().filter_map(|e| e["n"].as_u64()).sum();
@@ -70,6 +74,8 @@ fn what_a_broker_will_never_take_is_in_the_ledger_and_holds_up_nothing() {
         (evil.rows("m/raw", true) == (100..200).collect::<Vec<_>>()).then_some(())
     });
     assert_eq!(evil.connections(), 1);
+    let lines = daemon.log().lines().filter(|line| line.contains("ERROR") || line.contains("WARN")).count();
+    assert!(lines <= 3, "said once and counted, not a line for each message: {lines}\n{}", daemon.log());
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -167,28 +173,28 @@ fn a_half_open_connection_is_noticed_within_35_s_at_keep_alive_15() {
 }
 
 #[test]
-fn a_twin_with_our_client_id_is_reported_and_not_fought_over() {
+fn short_connections_without_a_reason_are_reported_and_taken_for_no_twin() {
+    // mosquitto 2.0.11 does not say that another client took the session over; it only closes.
     let (broker, mut tty) = (Mosquitto::start(), Tty::default());
     let sub = Sub::new(broker.port);
     let daemon = site(broker.port, &tty).run();
     rows(&mut tty, 0..10);
     sub.wait_records("m/raw", 10);
-    // It comes back at once, whenever it is thrown out itself.
     let (_client, mut connection) = Client::new(MqttOptions::new("kl-plant-pump-1", "127.0.0.1", broker.port), 4);
     let fights = Arc::new(AtomicBool::new(true));
     let twin = std::thread::spawn({
         let fights = fights.clone();
+        // It comes back at once, whenever it is thrown out itself.
         move || connection.iter().take_while(|_| fights.load(Ordering::Relaxed)).count()
     });
-    eventually("the twin is noticed", || daemon.log().contains("is another client kl-plant-pump-1").then_some(()));
-    let (noticed, sessions) = (Instant::now(), daemon.log().matches("connected broker=").count());
-    assert!(sessions < 10, "{}", daemon.log());
+    within(Duration::from_secs(40), "it is reported", || {
+        sub.records("e/outage").iter().any(|(e, _)| e["text"].as_str().is_some_and(|t| t.contains("short-lived")))
+    });
     rows(&mut tty, 10..200);
     fights.store(false, Ordering::Relaxed);
-    // Ours leaves the twin some time; then it is back, says what happened, and has lost nothing.
-    within(Duration::from_secs(40), "ours is back", || !sub.records("e/link.twin").is_empty());
-    assert!(noticed.elapsed() > Duration::from_secs(14), "{:?}", noticed.elapsed());
-    sub.wait_records("m/raw", 200);
+    // The twin gives way once it is thrown out again; ours has lost nothing.
+    within(Duration::from_secs(40), "all rows arrive", || sub.records("m/raw").len() == 200);
+    assert!(sub.records("e/link.twin").is_empty(), "the broker did not say so");
     drop(twin);
     assert_eq!(daemon.stop(), Some(0));
 }

@@ -142,3 +142,64 @@ fn an_alarm_that_cleared_in_an_outage_is_not_left_raised_at_the_broker_by_its_ol
     let kept: Vec<_> = late.messages().into_iter().filter(|m| m.stream.starts_with("a/")).collect();
     assert!(kept.is_empty(), "the broker keeps {kept:?}");
 }
+
+/// The example consumer, following one stream from its first record.
+struct Follow(std::process::Child, std::path::PathBuf);
+
+impl Follow {
+    fn start(port: u16, dir: &std::path::Path) -> Self {
+        let out = dir.join("followed");
+        let file = |name: &str| std::fs::File::create(dir.join(name)).expect("file");
+        let mut python = std::process::Command::new("python3");
+        python.arg(rig::root().join("tests/client/kentledge_follow.py")).env("PYTHONPATH", rig::python());
+        python.args(["--host", "127.0.0.1", "--port", &port.to_string(), "--to", "plant/pump-1", "m/raw"]);
+        let child = python.stdout(file("followed")).stderr(file("log")).spawn().expect("python3");
+        let log = dir.join("log");
+        eventually("it follows", || std::fs::read_to_string(&log).ok().filter(|text| text.contains("following")));
+        Self(child, out)
+    }
+
+    fn seqs(&self) -> Vec<u64> {
+        let text = std::fs::read_to_string(&self.1).expect("what it printed");
+        // The last line may be half written.
+        let records = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
+        records.filter_map(|record| record["seq"].as_u64()).collect()
+    }
+}
+
+impl Drop for Follow {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn live_and_hist_records_are_each_in_order_and_the_example_consumer_merges_them() {
+    let (broker, mut tty, dir) = (Mosquitto::start(), Tty::default(), tempfile::tempdir().expect("folder"));
+    let (sub, follow) = (Sub::new(broker.port), Follow::start(broker.port, dir.path()));
+    let cable = rig::Cable::to(broker.port);
+    // Slow enough that live rows come while the backlog is sent.
+    let daemon = site(cable.port, &tty).with("[outbox]\nbacklog_kib_s = 100\n").run();
+    sub.wait_state("online");
+    tty.rows(0..200, |i| format!("{i},{i},0"));
+    sub.wait_records("m/raw", 200);
+    cable.set(rig::Wire::Refused);
+    cable.cut();
+    daemon.read_rows(&mut tty, 200..8000, |i| format!("{i},{i},0"));
+    std::thread::sleep(std::time::Duration::from_millis(1500));
+    cable.set(rig::Wire::Passes);
+    sub.wait_event("outage", "no connection for");
+    tty.rows(8000..8100, |i| format!("{i},{i},0"));
+    let records = sub.wait_records("m/raw", 8100);
+    let lane = |lane: bool| -> Vec<u64> {
+        let of_lane = records.iter().filter(|(_, hist)| *hist == lane);
+        of_lane.map(|(record, _)| record["seq"].as_u64().expect("seq")).collect()
+    };
+    assert!(lane(false).is_sorted() && lane(true).is_sorted(), "each lane is in order");
+    let place = |seq: u64| records.iter().position(|(record, _)| record["seq"] == seq);
+    assert!(place(8001) < place(8000), "live rows overtake the backlog: between the two there is no order");
+    eventually("the consumer has them all", || (follow.seqs().len() == 8100).then_some(()));
+    assert_eq!(follow.seqs(), (1..=8100).collect::<Vec<_>>(), "in one order, each once");
+    assert_eq!(daemon.stop(), Some(0));
+}

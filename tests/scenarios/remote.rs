@@ -10,15 +10,17 @@ use std::{
 use rig::{Mosquitto, Operator, SOON, Site, Tty, eventually, tls, within};
 use serde_json::{Value, json};
 
-/// Certificates of a small site: its authority, the broker, the device, who commands, and another device.
+/// Certificates of a small site: its authority for devices and the one for people, the broker, the device, who commands,
+/// and another device.
 struct Certs(PathBuf);
 
 impl Certs {
     fn new(dir: &Path) -> Self {
         let ca = tls::authority(dir, "ca");
-        for name in ["broker", "pump-1", "pump-2", "ops"] {
+        for name in ["broker", "pump-1", "pump-2"] {
             tls::certificate(dir, name, &ca);
         }
+        tls::certificate(dir, "ops", &tls::authority(dir, "ops-ca"));
         Self(dir.to_owned())
     }
 
@@ -80,8 +82,8 @@ fn every_command_goes_through_a_broker_with_tls_and_acls_and_the_example_client_
     let (dir, tty) = (tempfile::tempdir().expect("folder"), Tty::default());
     let certs = Certs::new(dir.path());
     let broker = Mosquitto::guarded(dir.path());
-    let operator = Operator::new(broker.port, "ops");
-    let heard = Heard::new(&certs, broker.port);
+    let operator = Operator::new(broker.people, "ops");
+    let heard = Heard::new(&certs, broker.people);
     let mqtt = format!(
         "[mqtt]\nurl = \"mqtts://localhost:{}\"\nca_file = \"{}\"\ncert_file = \"{}\"\nkey_file = \"{}\"\n",
         broker.port,
@@ -100,7 +102,8 @@ fn every_command_goes_through_a_broker_with_tls_and_acls_and_the_example_client_
     let publish = |who: &str, topic: &str, payload: &str| {
         let file = dir.path().join("payload");
         fs::write(&file, payload).expect("write");
-        let mut tool = certs.tool("mosquitto_pub", broker.port, who);
+        let port = if who == "ops" { broker.people } else { broker.port };
+        let mut tool = certs.tool("mosquitto_pub", port, who);
         tool.args(["-V", "5", "-t", &format!("kl/plant/{topic}"), "-f"]).arg(&file);
         tool.stderr(Stdio::null()).status().expect("mosquitto_pub")
     };
@@ -136,7 +139,7 @@ fn every_command_goes_through_a_broker_with_tls_and_acls_and_the_example_client_
             "--host",
             "localhost",
             "--port",
-            &broker.port.to_string(),
+            &broker.people.to_string(),
             "--to",
             "plant/pump-1",
             "--wait",
@@ -264,5 +267,46 @@ fn metrics_are_clean_their_names_documented_and_the_dashboards_queries_resolve()
     let out = check.output().expect("python3");
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     rig::measured(String::from_utf8_lossy(&out.stdout).trim());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn device_with_its_own_certificate_cannot_take_over_the_session_of_another() {
+    let dir = tempfile::tempdir().expect("folder");
+    let certs = Certs::new(dir.path());
+    let broker = Mosquitto::guarded(dir.path());
+    let heard = Heard::new(&certs, broker.people);
+    let mqtt = format!(
+        "[mqtt]\nurl = \"mqtts://localhost:{}\"\nca_file = \"{}\"\ncert_file = \"{}\"\nkey_file = \"{}\"\n",
+        broker.port,
+        certs.path("ca.pem"),
+        certs.path("pump-1.pem"),
+        certs.path("pump-1.key")
+    );
+    let site = Site::offline().with(&mqtt);
+    let mut daemon = site.run();
+    heard.nonce();
+    let connections = || heard.on("pump-1/up/birth").len();
+    // With the client id that the device has by default, and with the one that the broker gives it.
+    let steal = |port: u16, id: &str| {
+        let mut tool = certs.tool("mosquitto_sub", port, "pump-2");
+        tool.args(["-V", "5", "-i", id, "-t", "kl/plant/pump-2/dn/#", "-E"]).stderr(Stdio::null()).status()
+    };
+    for id in ["kl-plant-pump-1", "pump-1"] {
+        steal(broker.port, id).expect("mosquitto_sub");
+        assert!(!steal(broker.people, id).expect("mosquitto_sub").success(), "its certificate is not valid there");
+    }
+    std::thread::sleep(std::time::Duration::from_secs(2));
+    assert_eq!((connections(), daemon.is_alive()), (1, true), "it was not thrown out: {}", daemon.log());
+    // While it is away, a command waits in its session; a clean start under its name would empty that.
+    daemon.kill();
+    let mut order = certs.tool("mosquitto_pub", broker.people, "ops");
+    order.args(["-V", "5", "-t", "kl/plant/pump-1/dn/cmd/ping/waits", "-m", "{\"id\":\"waits\"}"]);
+    assert!(order.status().expect("mosquitto_pub").success());
+    for id in ["kl-plant-pump-1", "pump-1"] {
+        steal(broker.port, id).expect("mosquitto_sub");
+    }
+    let daemon = site.run();
+    assert_eq!(heard.end("ping", "waits")["state"], "success");
     assert_eq!(daemon.stop(), Some(0));
 }

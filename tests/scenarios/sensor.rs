@@ -1,5 +1,7 @@
 //! What sensors do: garbage, gaps, silence, hang-ups.
 
+use std::io::{Read, Write};
+
 use rig::{Mosquitto, Site, Sub, Tty, eventually};
 use serde_json::Value;
 
@@ -189,4 +191,150 @@ fn noise_makes_no_wrong_window_and_loses_no_clean_one() {
     let lost: Vec<_> = clean.iter().filter(|f| !firsts.contains(f)).collect();
     assert!(lost.is_empty(), "clean windows that did not come: {lost:?}");
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The last value of a metric, as the text stands on the page.
+fn metric(port: u16, name: &str) -> Option<String> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").ok()?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).ok()?;
+    let line = page.lines().find(|line| line.starts_with(name))?;
+    line.rsplit_once(' ').map(|(_, value)| value.to_owned())
+}
+
+/// What `up/h` says is wrong.
+fn degraded(sub: &Sub) -> Vec<String> {
+    let last = sub.records("h").pop().map_or(Value::Null, |(record, _)| record);
+    let list = last["degraded"].as_array().cloned().unwrap_or_default();
+    list.iter().map(|why| why.as_str().unwrap_or("").to_owned()).collect()
+}
+
+#[test]
+fn unplugged_source_is_lost_and_its_score_is_no_longer_shown() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let port = rig::free_port();
+    let site = Site::new(broker.port).with_sensor(&tty).with_mean_model();
+    let daemon = site.with_metrics(&format!("listen = \"{port}\"")).run();
+    sub.wait_state("online");
+    eventually("a model serves", || daemon.log().contains("serving").then_some(()));
+    tty.rows(0..20, |i| format!("{i},1,1"));
+    sub.wait_records("p/x", 17);
+    let score = || metric(port, "kentledge_score{");
+    eventually("a score", || (score().as_deref() == Some("1")).then_some(()));
+    eventually("all is well", || (metric(port, "kentledge_degraded").as_deref() == Some("0")).then_some(()));
+    eventually("and up/h says so", || degraded(&sub).is_empty().then_some(()));
+    tty.pull();
+    let pulled = std::time::Instant::now();
+    // A hang-up of a few seconds is none: half of the bound.
+    std::thread::sleep(std::time::Duration::from_secs(5));
+    assert_eq!((sub.records("e/source.lost").len(), score().as_deref()), (0, Some("1")));
+    let lost = "source s is lost: its port is not there or cannot be opened".to_owned();
+    rig::within(std::time::Duration::from_secs(15), "the source is lost", || degraded(&sub) == [lost.clone()]);
+    rig::measured(&format!("an unplugged source is degraded after {:.1} s", pulled.elapsed().as_secs_f64()));
+    let (event, _) = sub.wait_records("e/source.lost", 1).remove(0);
+    assert_eq!((&event["subject"], &event["affects"]), (&"s".into(), &serde_json::json!(["p/x"])), "{event}");
+    assert!(event["silent_ms"].as_u64().is_some_and(|ms| (10_000..12_000).contains(&ms)), "{event}");
+    assert_eq!(score().as_deref(), Some("NaN"));
+    assert_eq!(metric(port, "kentledge_source_lost{").as_deref(), Some("1"));
+    assert_eq!(metric(port, "kentledge_degraded").as_deref(), Some("1"));
+    tty.plug_in();
+    sub.wait("it is back", |_| {
+        tty.rows(20..24, |i| format!("{i},2,2"));
+        std::thread::sleep(std::time::Duration::from_millis(200));
+        (!sub.records("e/source.back").is_empty()).then_some(())
+    });
+    eventually("all is well", || degraded(&sub).is_empty().then_some(()));
+    assert_eq!(metric(port, "kentledge_source_lost{").as_deref(), Some("0"));
+    assert_eq!((sub.records("e/source.lost").len(), sub.records("e/source.back").len()), (1, 1));
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn channel_with_nothing_but_bad_values_is_degraded_with_an_example() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let port = rig::free_port();
+    let site = Site::new(broker.port).with_sensor(&tty).with("[stream.raw]\nchannels = [\"a\", \"b\"]\n");
+    let daemon = site.with_metrics(&format!("listen = \"{port}\"")).run();
+    sub.wait_state("online");
+    let mut n = 0u64;
+    rig::within(std::time::Duration::from_secs(25), "the channel is bad", || {
+        tty.write(format!("{n},junk\x1b,1\n").as_bytes());
+        n += 1;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        degraded(&sub) == ["channel a: most of its values are bad"]
+    });
+    let (event, _) = sub.wait_records("e/channel.bad", 1).remove(0);
+    assert_eq!((&event["subject"], event["share"].as_f64()), (&"a".into(), Some(1.0)), "{event}");
+    assert!(event["example"].as_str().is_some_and(|line| line.ends_with(",junk\\x1b,1")), "{event}");
+    assert!(event["text"].as_str().is_some_and(|text| text.contains("bad:not_a_number in: ")), "{event}");
+    assert_eq!(metric(port, "kentledge_channel_bad_share{source=\"s\",channel=\"a\"}").as_deref(), Some("1"));
+    assert_eq!(metric(port, "kentledge_channel_bad_share{source=\"s\",channel=\"b\"}").as_deref(), Some("0"));
+    rig::within(std::time::Duration::from_secs(25), "it is good again", || {
+        tty.rows(n..n + 1, |i| format!("{i},1,1"));
+        n += 1;
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        degraded(&sub).is_empty()
+    });
+    assert_eq!(sub.wait_records("e/channel.good", 1)[0].0["subject"], "a");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A sensor that never stops talking, beside one that says something ten times a second.
+#[test]
+fn source_that_floods_does_not_delay_another_one() {
+    let (broker, mut good, mut flood) = (Mosquitto::start(), Tty::default(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let names: Vec<String> = (0..40).map(|i| format!("x{i}")).collect();
+    let channels = names.iter().map(|name| format!("[channel.{name}]\nsource = \"flood\"\ncolumn = \"x\"\n"));
+    let text = format!(
+        "[source.s]\npath = \"{}\"\ncolumns = [\"n\", \"a\"]\nseq = \"n\"\n[channel.a]\nsource = \"s\"\n\
+         [stream.raw]\nchannels = [\"a\"]\n[source.flood]\npath = \"{}\"\ncolumns = [\"x\"]\n\
+         {}[stream.flood]\nchannels = {names:?}\nmode = \"stats\"\ninterval_ms = 1000\n",
+        good.path().display(),
+        flood.path().display(),
+        channels.collect::<String>()
+    );
+    let daemon = Site::new(broker.port).with(&text).run();
+    sub.wait_state("online");
+    let stop = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let end = stop.clone();
+    let flooding = std::thread::spawn(move || {
+        let rows = b"1\n".repeat(16 * 1024);
+        while !end.load(std::sync::atomic::Ordering::Relaxed) {
+            flood.write(&rows);
+        }
+        flood
+    });
+    let mut took = Vec::new();
+    for n in 0..60u64 {
+        let began = std::time::Instant::now();
+        good.rows(n..n + 1, |i| format!("{i},{i}"));
+        sub.wait_records("m/raw", n as usize + 1);
+        took.push(began.elapsed());
+        std::thread::sleep(std::time::Duration::from_millis(50));
+    }
+    stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    let _flood = flooding.join().expect("the flood");
+    took.sort();
+    let rows = metric_rows(&sub);
+    let (half, last) = (took[took.len() / 2], took[took.len() - 1]);
+    rig::measured(&format!(
+        "beside a flood of {rows} rows in a second: {} ms, {} ms at most",
+        half.as_millis(),
+        last.as_millis()
+    ));
+    assert!(last < std::time::Duration::from_secs(1), "{took:?}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+/// The most rows that one interval of the flood had.
+fn metric_rows(sub: &Sub) -> u64 {
+    sub.records("m/flood")
+        .iter()
+        .filter_map(|(record, _)| record["v"]["x0"]["n"].as_u64().or(record["n"].as_u64()))
+        .max()
+        .unwrap_or(0)
 }

@@ -2,7 +2,14 @@
 
 use std::{os::unix::net::UnixDatagram, time::Duration};
 
-use nix::sys::signal::Signal;
+use nix::{
+    sys::{
+        ptrace,
+        signal::Signal,
+        wait::{WaitPidFlag, waitpid},
+    },
+    unistd::Pid,
+};
 use rig::{Mosquitto, Operator, SOON, Site, Sub, Tty, daemon, eventually, operator, tls};
 
 #[test]
@@ -82,7 +89,7 @@ fn the_catalogue_says_what_to_do_for_every_message_id_of_the_code() {
     let catalog = read("daemon/catalog/kentledge.catalog");
     let (named, known) = (ids(&catalog, &|l| l.starts_with("-- ")), ids(&read("daemon/src/flow/event.rs"), &|_| true));
     assert_eq!(named, known);
-    assert!((10..=24).contains(&named.len()));
+    assert!((10..=48).contains(&named.len()));
     assert_eq!(catalog.matches("What to do: ").count(), named.len());
     // journalctl itself takes it.
     let root = tempfile::tempdir().expect("folder");
@@ -98,37 +105,68 @@ fn the_catalogue_says_what_to_do_for_every_message_id_of_the_code() {
     assert_eq!(listed.lines().count(), named.len(), "{listed}");
 }
 
+/// Stops one thread alone, as a debugger does; it goes on when this is dropped.
+struct Held(Pid);
+
+impl Held {
+    fn new(thread: Pid) -> Self {
+        ptrace::attach(thread).expect("attach");
+        waitpid(thread, Some(WaitPidFlag::__WALL)).expect("it stops");
+        Self(thread)
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let _ = ptrace::detach(self.0, None);
+    }
+}
+
 #[test]
-fn a_stage_that_does_not_move_silences_the_watchdog() {
-    // The signal stage is one thread of the process: freezing the whole process freezes it, and the watchdog with it.
-    let tty = Tty::default();
-    let site = Site::offline().with_sensor(&tty);
+fn one_thread_that_hangs_silences_the_watchdog_whichever_it_is() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let site = Site::new(broker.port).with_sensor(&tty).with_mean_model();
     let path = site.dir.path().join("notify");
     let socket = UnixDatagram::bind(&path).expect("socket");
     let mut command = daemon::command();
-    command.args(["run", "--config"]).arg(site.config()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "1000000");
+    command.args(["run", "--config"]).arg(site.config()).env("NOTIFY_SOCKET", &path).env("WATCHDOG_USEC", "2000000");
     let daemon = site.spawn(&mut command);
-    let mut buffer = [0u8; 4096];
-    socket.set_read_timeout(Some(SOON)).expect("time-out");
-    loop {
-        let n = socket.recv(&mut buffer).expect("a sign of life");
-        if String::from_utf8_lossy(&buffer[..n]).contains("WATCHDOG=1") {
-            break;
+    socket.set_read_timeout(Some(Duration::from_millis(100))).expect("time-out");
+    // Signs of life within so long.
+    let heard = |how_long: Duration| {
+        let (mut buffer, mut n, began) = ([0u8; 4096], 0, std::time::Instant::now());
+        while began.elapsed() < how_long {
+            let Ok(bytes) = socket.recv(&mut buffer) else { continue };
+            n += usize::from(String::from_utf8_lossy(&buffer[..bytes]).contains("WATCHDOG=1"));
         }
-    }
-    daemon.signal(Signal::SIGSTOP);
-    eventually("it stands still", || {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", daemon.pid())).ok()?;
-        stat.contains(") T ").then_some(())
+        n
+    };
+    // The first thread is the one that runs the ports, the link, the bus and the metrics.
+    let thread = |name: &str| -> Option<Pid> {
+        if name == "runtime" {
+            return Some(Pid::from_raw(daemon.pid()));
+        }
+        let mut all = std::fs::read_dir(format!("/proc/{}/task", daemon.pid())).expect("threads").flatten();
+        let named = |entry: &std::fs::DirEntry| {
+            std::fs::read_to_string(entry.path().join("comm")).is_ok_and(|comm| comm.trim() == name)
+        };
+        all.find(named).map(|entry| Pid::from_raw(entry.file_name().to_string_lossy().parse().expect("id")))
+    };
+    eventually("a model serves", || {
+        heard(Duration::from_millis(50));
+        daemon.own_log().contains("serving").then_some(())
     });
-    // What it said before lies there.
-    socket.set_nonblocking(true).expect("socket");
-    while socket.recv(&mut buffer).is_ok() {}
-    socket.set_nonblocking(false).expect("socket");
-    socket.set_read_timeout(Some(Duration::from_millis(1500))).expect("time-out");
-    assert!(socket.recv(&mut buffer).is_err(), "a sign of life of one that stands still");
-    daemon.signal(Signal::SIGCONT);
-    assert!(socket.recv(&mut buffer).is_ok(), "and it goes on");
+    assert!(heard(Duration::from_secs(3)) > 0, "signs of life");
+    for (name, stages) in [("runtime", "runtime, source s, link"), ("signal", "signal"), ("prove", "prove")] {
+        let held = Held::new(thread(name).unwrap_or_else(|| panic!("no thread {name}")));
+        heard(Duration::from_millis(2200)); // what was said of the time before
+        assert_eq!(heard(Duration::from_secs(3)), 0, "a sign of life while {name} hangs: {}", daemon.own_log());
+        let told = format!("stages make no progress: {stages}");
+        assert!(daemon.own_log().contains(&told), "{told}: {}", daemon.own_log());
+        drop(held);
+        assert!(heard(Duration::from_secs(4)) > 0, "and it goes on after {name}");
+    }
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]

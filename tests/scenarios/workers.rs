@@ -1,7 +1,7 @@
 //! The worker may crash, hang, or answer nonsense: that costs the window in it, and nothing else.
 
 use nix::sys::signal::Signal;
-use rig::{Daemon, Mosquitto, Site, Sub, Tty, eventually, onnx};
+use rig::{Crime, Daemon, Mosquitto, Site, Sub, Tty, eventually, measured, onnx};
 
 /// Sensor sequences of all windows that were predicted, and the sums of the ledger for the pipeline by reason.
 fn account(sub: &Sub) -> (Vec<u64>, u64) {
@@ -118,4 +118,136 @@ fn the_runtime_in_the_worker_writes_no_file_and_calls_nobody() {
         assert!(known || to.starts_with("/memfd:kentledge") || to.starts_with("pipe:"), "the worker has {to} open");
     }
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A daemon whose worker was taken over by a library that commits this crime, its deadline 300 ms.
+fn taken_over(crime: Crime, sub: &Sub, tty: &Tty, port: u16) -> Daemon {
+    taken_over_on("", crime, sub, tty, port)
+}
+
+/// The same with this in `[models]`.
+fn taken_over_on(models: &str, crime: Crime, sub: &Sub, tty: &Tty, port: u16) -> Daemon {
+    let site = Site::new(port).with_sensor(tty).with_hostile_runtime(crime).with_more_models(models);
+    std::fs::write(site.dir.path().join("mean.onnx"), onnx::mean(&[1, 4, 2])).expect("model");
+    let pipeline =
+        "[pipeline.x]\nmodel = \"mean.onnx\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\ndeadline_ms = 300\n";
+    let daemon = site.with(pipeline).run();
+    sub.wait_state("online");
+    daemon
+}
+
+#[test]
+fn worker_that_was_taken_over_before_its_first_window_is_let_through_nothing() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = taken_over(Crime::Try, &sub, &tty, broker.port);
+    let event = sub.wait_event("model.failed", "let through: ");
+    measured(event["text"].as_str().expect("text"));
+    assert!(event["text"].as_str().is_some_and(|text| text.ends_with("let through: nothing else")), "{event}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn worker_with_a_driver_that_was_taken_over_is_let_through_what_drivers_need() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let driver = "providers = [\"openvino\"]\nprovider_policy = \"require\"";
+    let daemon = taken_over_on(driver, Crime::Try, &sub, &tty, broker.port);
+    let event = sub.wait_event("model.failed", "let through: ");
+    measured(event["text"].as_str().expect("text"));
+    // Its own events, and reserving addresses: what it holds is looked at from outside.
+    let needed = "let through: mmap MAP_SHARED, mmap MAP_GROWSDOWN, mmap 64 GiB, pipe2, epoll_create1, nothing else";
+    assert!(event["text"].as_str().is_some_and(|text| text.ends_with(needed)), "{event}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[track_caller]
+fn answer_is_rejected(crime: Crime) {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let mut daemon = taken_over(crime, &sub, &tty, broker.port);
+    sub.wait_event("model.failed", "reject the worker's answer");
+    assert!(daemon.is_alive());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn worker_answer_without_sizes_is_rejected_and_the_daemon_goes_on() {
+    answer_is_rejected(Crime::NoSizes);
+}
+
+#[test]
+fn worker_answer_with_a_wrapping_size_is_rejected_and_the_daemon_goes_on() {
+    answer_is_rejected(Crime::WrappingSizes);
+}
+
+#[test]
+fn worker_answer_with_a_wrapping_shape_is_rejected_and_the_daemon_goes_on() {
+    answer_is_rejected(Crime::HugeShape);
+}
+
+/// The worker gains neither time nor a prediction that no model made, and is lost for this reason.
+#[track_caller]
+fn lie_is_found_out(crime: Crime, why: &str) {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let mut daemon = taken_over(crime, &sub, &tty, broker.port);
+    sub.wait_event("model.serving", "hostile");
+    tty.rows(0..4, |i| format!("{i},1,1"));
+    sub.wait("the first window is lost", |_| (account(&sub).1 == 1).then_some(()));
+    tty.rows(4..5, |i| format!("{i},1,1"));
+    let event = sub.wait_event("worker.lost", "");
+    assert!(event["text"].as_str().is_some_and(|text| text.contains(why)), "{event}");
+    assert!(daemon.is_alive());
+    assert_eq!(sub.records("p/x").len(), 0, "no model wrote that");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn worker_that_raises_its_counter_is_killed_at_its_deadline() {
+    lie_is_found_out(Crime::RaiseDone, "deadline of 300 ms");
+}
+
+#[test]
+fn worker_that_counts_windows_it_never_ran_makes_no_prediction() {
+    lie_is_found_out(Crime::DoneAtOnce, "ended with code 4");
+}
+
+#[test]
+fn worker_that_answers_a_ring_before_it_is_made_is_killed() {
+    lie_is_found_out(Crime::StaleAnswers, "it answered what it was not asked");
+}
+
+#[test]
+fn worker_that_shortens_the_shared_memory_does_not_end_the_daemon() {
+    lie_is_found_out(Crime::Shorten, "ended with code 3");
+}
+
+#[test]
+fn descriptors_that_a_worker_sends_do_not_pile_up_in_the_daemon() {
+    let (broker, tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = taken_over(Crime::SendDescriptors, &sub, &tty, broker.port);
+    let starts = |n: usize| {
+        sub.wait("starts", |_| (sub.records("e/model.failed").len() >= n).then_some(()));
+        daemon.fds()
+    };
+    let (first, last) = (starts(1), starts(5));
+    measured(&format!("{first} descriptors after one start, {last} after five"));
+    assert!(last < first + 3, "{first} descriptors after one start, {last} after five");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn worker_that_writes_to_stderr_without_end_fills_no_log() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let daemon = taken_over(Crime::FloodStderr, &sub, &tty, broker.port);
+    sub.wait_event("model.serving", "hostile");
+    tty.rows(0..8, |i| format!("{i},1,1"));
+    sub.wait("every window is answered", |_| (account(&sub).1 == 5).then_some(()));
+    let log = daemon.stop_well();
+    measured(&format!("a log of {} bytes", log.len()));
+    assert!(log.len() < 100_000, "a log of {} bytes", log.len());
+    assert!(log.contains("lines to its standard error") && log.contains("were dropped"), "{log}");
 }

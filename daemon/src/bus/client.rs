@@ -106,7 +106,7 @@ pub fn show(status: &Value) -> String {
             format!(
                 "{}: {}, {} rows/s, {} rows, {} refused, {} missing, {} shed",
                 word(&source["name"]),
-                word(&source["quality"]),
+                quality(source),
                 rate(&source["rows_s"]),
                 source["rows"],
                 source["refused"],
@@ -130,7 +130,7 @@ pub fn show(status: &Value) -> String {
                 if pipeline["unsigned"] == true { " (unsigned)" } else { "" },
                 word(&pipeline["slot"]),
                 fenced(pipeline),
-                number(&pipeline["score"]),
+                shown_score(pipeline),
                 number(&pipeline["threshold"]),
                 quantiles(&pipeline["infer"])
             ),
@@ -144,7 +144,8 @@ pub fn show(status: &Value) -> String {
     }
     for alarm in list(&status["alarms"]) {
         let raised = if alarm["raised"] == true { "RAISED" } else { "clear" };
-        line("alarm", format!("{}: {raised} ({})", word(&alarm["name"]), word(&alarm["severity"])));
+        let stale = if alarm["stale"] == true { ", by the last score, which is stale" } else { "" };
+        line("alarm", format!("{}: {raised} ({}){stale}", word(&alarm["name"]), word(&alarm["severity"])));
     }
     let outbox = &status["outbox"];
     let oldest =
@@ -196,6 +197,16 @@ fn fenced(pipeline: &Value) -> String {
 
 pub(super) fn list(value: &Value) -> &[Value] {
     value.as_array().map_or(&[], Vec::as_slice)
+}
+
+/// How a source is.
+pub(super) fn quality(source: &Value) -> String {
+    if source["lost"].is_string() { "LOST".into() } else { word(&source["quality"]) }
+}
+
+/// The score of a pipeline, where it has a current one.
+pub(super) fn shown_score(pipeline: &Value) -> String {
+    if pipeline["stale"] == true { "STALE".into() } else { number(&pipeline["score"]) }
 }
 
 /// Text without quotes; a dash for what is not known.

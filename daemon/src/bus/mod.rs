@@ -14,7 +14,7 @@ use zbus::{Connection, fdo, interface, message::Header, object_server::SignalEmi
 pub use client::{Asked, show};
 pub use top::top;
 
-use crate::{host::logind, limits};
+use crate::{flow::beat::Beat, host::logind, limits};
 
 /// Our name.
 pub const NAME: &str = "org.kentledge.Daemon";
@@ -35,10 +35,10 @@ pub struct Shown {
 }
 
 /// The stage as a task: for ever on the bus, or looking for it.
-pub async fn serve(bus: String, shown: Shown) {
+pub async fn serve(bus: String, shown: Shown, beat: Beat) {
     let mut said = String::new();
     loop {
-        let why = match on_the_bus(&bus, &shown).await {
+        let why = match on_the_bus(&bus, &shown, &beat).await {
             Ok(()) => "the connection ended".to_owned(),
             Err(why) => why,
         };
@@ -46,21 +46,21 @@ pub async fn serve(bus: String, shown: Shown) {
             tracing::warn!("not on the D-Bus: {why}; `kentledge status` cannot ask; trying again");
             said = why;
         }
-        tokio::time::sleep(limits::BUS_RETRY.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+        beat.during(tokio::time::sleep(limits::BUS_RETRY.mul_f64(0.5 + fastrand::f64() / 2.0))).await;
     }
 }
 
-async fn on_the_bus(bus: &str, shown: &Shown) -> Result<(), String> {
-    let connection = logind::connect_soon(bus).await?;
+async fn on_the_bus(bus: &str, shown: &Shown, beat: &Beat) -> Result<(), String> {
+    let connection = beat.during(logind::connect_soon(bus)).await?;
     let text = |why: zbus::Error| why.to_string();
     let daemon = Daemon { shown: shown.clone(), seen: Seen::of(&(shown.status)()) };
     connection.object_server().at(PATH, daemon).await.map_err(text)?;
-    connection.request_name(NAME).await.map_err(|why| format!("take the name {NAME}: {why}"))?;
+    beat.during(connection.request_name(NAME)).await.map_err(|why| format!("take the name {NAME}: {why}"))?;
     tracing::info!(bus, "on the D-Bus as {NAME}");
     let object = connection.object_server().interface::<_, Daemon>(PATH).await.map_err(text)?;
     loop {
-        tokio::time::sleep(limits::BUS_TURN).await;
-        if !alive(&connection).await {
+        beat.during(tokio::time::sleep(limits::BUS_TURN)).await;
+        if !beat.during(alive(&connection)).await {
             return Ok(());
         }
         let now = Seen::of(&(shown.status)());
@@ -68,7 +68,7 @@ async fn on_the_bus(bus: &str, shown: &Shown) -> Result<(), String> {
         let before = std::mem::replace(&mut daemon.seen, now.clone());
         // One that does not read its signals is the bus's to deal with; here nothing waits longer than a moment.
         let tell = daemon.tell(&before, &now, object.signal_emitter());
-        if tokio::time::timeout(limits::BUS_ANSWER, tell).await.is_err() {
+        if beat.during(tokio::time::timeout(limits::BUS_ANSWER, tell)).await.is_err() {
             return Err("the bus takes no signals".into());
         }
     }

@@ -13,7 +13,7 @@ use ratatui::{
 };
 use serde_json::Value;
 
-use super::client::{Asked, age, bytes, list, number, quantiles, rate, word};
+use super::client::{Asked, age, bytes, list, number, quality, quantiles, rate, shown_score, word};
 
 const TURN: Duration = Duration::from_secs(1);
 
@@ -118,7 +118,7 @@ fn source_lines(sources: &[Value]) -> Vec<Line<'static>> {
         lines.push(head("SOURCE           QUALITY    ROWS/S        ROWS  REFUSED  MISSING     SHED"));
     }
     lines.extend(sources.iter().map(|source| {
-        let quality = word(&source["quality"]);
+        let quality = quality(source);
         let style = if quality == "ok" { Style::new() } else { alert() };
         let n = |key: &str| source[key].to_string();
         Line::from(vec![
@@ -154,9 +154,9 @@ fn draw_pipelines(frame: &mut Frame<'_>, area: Rect, pipelines: &[Value]) {
             state,
             Span::raw(format!(" {} slot {}", word(&pipeline["model"]), word(&pipeline["slot"]))),
         ]);
-        let text = format!("score {} of {}", number(&pipeline["score"]), number(&pipeline["threshold"]));
+        let text = format!("score {} of {}", shown_score(pipeline), number(&pipeline["threshold"]));
         let text = Line::from(vec![
-            Span::styled(text, if above { alert() } else { Style::new() }),
+            Span::styled(text, if above || pipeline["stale"] == true { alert() } else { Style::new() }),
             Span::raw(format!(
                 "   {} predictions   inference {}",
                 pipeline["predictions"],
@@ -185,7 +185,8 @@ fn alarm_lines(alarms: &[Value]) -> Vec<Line<'static>> {
     lines.extend(alarms.iter().map(|alarm| {
         let (name, severity) = (word(&alarm["name"]), word(&alarm["severity"]));
         if alarm["raised"] == true {
-            Line::styled(format!("{name}  RAISED  {severity}"), alert())
+            let stale = if alarm["stale"] == true { "  as of the last score" } else { "" };
+            Line::styled(format!("{name}  RAISED  {severity}{stale}"), alert())
         } else {
             Line::raw(format!("{name}  clear  {severity}"))
         }

@@ -491,4 +491,17 @@ impl Config {
     pub fn channels_of(&self, source: SourceId) -> Vec<usize> {
         (0..self.channels.len()).filter(|i| self.channels[*i].source == source).collect()
     }
+
+    /// By source: its place in the frame lane. Sources that meet in one pipeline share one, for they are needed in the
+    /// order in which they arrive.
+    pub fn lots(&self) -> Vec<usize> {
+        let mut lots: Vec<usize> = (0..self.sources.len()).collect();
+        for pipeline in &self.pipelines {
+            let of: Vec<usize> =
+                pipeline.channels.iter().map(|c| lots[usize::from(self.channels[*c].source.0)]).collect();
+            let Some(first) = of.iter().min().copied() else { continue };
+            lots.iter_mut().filter(|lot| of.contains(lot)).for_each(|lot| *lot = first);
+        }
+        lots
+    }
 }

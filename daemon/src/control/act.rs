@@ -424,7 +424,7 @@ impl Control {
 
     /// It has no result; a flood of them is told by `commands.refused`.
     fn refuse_desired(&mut self, why: &str) {
-        if self.refusals.take(Clock::boot_ns()) {
+        if self.others.refusals.take(Clock::boot_ns()) {
             tracing::warn!("a desired state is refused: {why}");
         } else {
             self.unanswered += 1;

@@ -4,7 +4,6 @@
 use std::{
     fs::{File, OpenOptions},
     io::{Seek, Write},
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
 };
 
@@ -17,6 +16,7 @@ use super::{
     tell,
 };
 use crate::{
+    crew,
     host::{
         Clock,
         fetch::{self, Stopped, Wanted},
@@ -119,7 +119,7 @@ impl Control {
     ) {
         let (out, unborn) = (self.setup.stage.news.0.clone(), news.clone());
         let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
-            let done = catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("it panicked".into()));
+            let done = crew::caught(work);
             // The room is for every word of every group; a full one means control is gone.
             let _ = out.try_send(news(done));
         });

@@ -284,6 +284,8 @@ impl Memory {
 
     /// Remembers a new command, and its issuer's key and sequence.
     pub fn take(&mut self, known: Known, issuer: Option<(&str, &str, u64)>) {
+        // A verified command may take an id that one without a signature had: ids stay unique.
+        self.saved.commands.retain(|before| before.id != known.id);
         while self.saved.commands.len() >= limits::COMMANDS_KNOWN {
             // What changes nothing may come twice: it is forgotten first.
             let least = self.saved.commands.iter().position(|known| !needs_signature(&known.kind));

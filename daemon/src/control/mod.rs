@@ -50,7 +50,7 @@ use crate::{
         meter::Meters,
         order::{Addressee, Arrived, Asked, LinkNews, LogQuery, Orders, Respond, Response, Ticket},
     },
-    host::{Clock, Keep, clock::rfc3339_ms},
+    host::{Clock, Defence, Keep, clock::rfc3339_ms},
     limits,
     model::{keyset::Keyset, store::Store},
 };
@@ -131,8 +131,12 @@ pub struct Setup {
 struct Job {
     request: Request,
     respond: Option<Respond>,
+    verified: bool,
     due_ns: u64,
 }
+
+/// A good signature of a command that needs one, or why there is none.
+type Verified = Result<String, Refusal>;
 
 /// A change in use, not confirmed yet.
 struct Live {
@@ -175,6 +179,19 @@ impl Bucket {
     }
 }
 
+/// What is taken in of one kind of sender.
+struct Intake {
+    commands: Bucket,
+    refusals: Bucket,
+}
+
+impl Intake {
+    fn new(per_s: f64, burst: f64) -> Self {
+        let refusals = Bucket::new(limits::REFUSALS_PER_S, limits::REFUSALS_BURST);
+        Self { commands: Bucket::new(per_s, burst), refusals }
+    }
+}
+
 /// The stage.
 pub struct Control {
     setup: Setup,
@@ -186,8 +203,11 @@ pub struct Control {
     models: Models,
     system: System,
     memory: Memory,
-    commands: Bucket,
-    refusals: Bucket,
+    /// Commands that are verified, and others: what a stranger sends takes nothing from them.
+    verified: Intake,
+    others: Intake,
+    /// For response topics; handed over when the order is settled.
+    answers: Vec<Response>,
     /// Refused without an answer since it was last logged.
     unanswered: u64,
     waiting: Vec<Job>,
@@ -219,8 +239,9 @@ impl Control {
             models: Models::new(store),
             system: System::open(setup.keep.clone()),
             memory,
-            commands: Bucket::new(limits::COMMANDS_PER_S, limits::COMMANDS_BURST),
-            refusals: Bucket::new(limits::REFUSALS_PER_S, limits::REFUSALS_BURST),
+            verified: Intake::new(limits::VERIFIED_PER_S, limits::VERIFIED_BURST),
+            others: Intake::new(limits::COMMANDS_PER_S, limits::COMMANDS_BURST),
+            answers: Vec::new(),
             unanswered: 0,
             waiting: Vec::new(),
             untold: VecDeque::new(),
@@ -256,6 +277,7 @@ impl Control {
                     let ticket = arrived.ticket;
                     self.arrived(arrived);
                     (self.setup.settled)(ticket);
+                    self.answer();
                 }
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => break,
@@ -263,6 +285,7 @@ impl Control {
             if !self.leaving {
                 self.look();
             }
+            self.answer();
         }
         self.look_at_answers();
         if let Err(why) = self.memory.save() {
@@ -286,39 +309,57 @@ impl Control {
             Asked::Command { kind, id } => {
                 let (kind, id) = (kind.clone(), id.clone());
                 let respond = self.respond_to(&arrived);
-                if let Err(outcome) = self.command(&to, &kind, &id, &arrived, respond.clone()) {
-                    self.refuse(&kind, &id, respond.as_ref(), &outcome);
+                let read = self.read(&to, &kind, &id, &arrived);
+                let verified = read.as_ref().is_ok_and(|(_, verified)| verified.is_ok());
+                let taken = read.and_then(|read| self.command(read, &arrived, respond.clone()));
+                if let Err(outcome) = taken {
+                    self.refuse(&kind, &id, respond.as_ref(), &outcome, verified);
                 }
             }
         }
     }
 
-    /// A response topic outside the site would let one device speak in another's name.
+    /// What was settled first is answered now.
+    fn answer(&mut self) {
+        self.answers.drain(..).for_each(&self.setup.respond);
+    }
+
+    /// A response topic elsewhere would let a requester speak in this device's name, or make the broker close on it.
     fn respond_to(&self, arrived: &Arrived) -> Option<Respond> {
-        let site = format!("kl/{}/", self.setup.config.device.site);
         let respond = arrived.respond.clone()?;
-        let fits = respond.topic.starts_with(&site) && respond.topic.len() <= limits::TOPIC_BYTES;
-        if !fits || respond.topic.contains(['+', '#', '\0']) {
-            tracing::debug!(topic = respond.topic, "a response topic outside {site} is not answered");
+        if Defence::ResponseTopic.stands() && !request::is_response_topic(&self.device, &respond.topic) {
+            let device = &self.device;
+            tracing::debug!(topic = respond.topic, "ignore a response topic: it is not below kl/{device}/up/_r/");
             return None;
         }
         Some(respond)
     }
 
-    fn command(
-        &mut self,
-        to: &str,
-        kind: &str,
-        id: &str,
-        arrived: &Arrived,
-        respond: Option<Respond>,
-    ) -> Result<(), Outcome> {
+    /// Reads a command, and whether its signature is good.
+    fn read(&self, to: &str, kind: &str, id: &str, arrived: &Arrived) -> Result<(Request, Verified), Outcome> {
         let refuse = |Refusal(why, text)| Outcome::rejected(why, text);
         if arrived.retained {
             return Err(Outcome::rejected(Why::Retained, "a command must not be retained"));
         }
         let request = request::guarded(|| request::command(to, kind, id, &arrived.payload)).map_err(refuse)?;
-        if let Some(known) = self.memory.known(id) {
+        let verified = match &request.signed {
+            Some(signed) if request::needs_signature(kind) => self.verify(signed),
+            _ => Err(Refusal(Why::Unsigned, format!("`{kind}` needs a signature"))),
+        };
+        Ok((request, verified))
+    }
+
+    fn command(
+        &mut self,
+        (request, verified): (Request, Verified),
+        arrived: &Arrived,
+        respond: Option<Respond>,
+    ) -> Result<(), Outcome> {
+        let (kind, id) = (request.kind.as_str(), request.id.as_str());
+        let known = self.memory.known(id);
+        // An id that a stranger used is free for a command with a good signature.
+        let free = |known: &&Known| verified.is_ok() && !request::needs_signature(&known.kind);
+        if let Some(known) = known.filter(|known| !free(known)) {
             return Err(if (known.kind.as_str(), &known.digest) == (kind, &request.digest) {
                 Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) }
             } else {
@@ -329,10 +370,16 @@ impl Control {
         if request.expires_ms.is_some_and(|at| self.now_ms() >= at) {
             return Err(Outcome::new(State::Expired, "it came too late"));
         }
-        if !self.commands.take(now.boot_ns) || self.waiting.len() >= limits::JOBS {
+        let waiting = self.waiting.iter().filter(|job| job.verified == verified.is_ok()).count();
+        let intake = if verified.is_ok() { &mut self.verified } else { &mut self.others };
+        if !intake.commands.take(now.boot_ns) || waiting >= limits::JOBS {
             return Err(Outcome::rejected(Why::Busy, "too many commands"));
         }
-        self.authorise(&request, &arrived.nonce).map_err(refuse)?;
+        self.authorise(&request, &verified, &arrived.nonce)
+            .map_err(|Refusal(why, text)| Outcome::rejected(why, text))?;
+        if verified.is_ok() {
+            self.waiting.retain(|job| job.verified || job.request.id != request.id);
+        }
         let job_ns = match arrived.to {
             Addressee::Device => 0,
             _ => (fastrand::f64() * self.setup.config.commands.jitter_s as f64 * 1e9) as u64,
@@ -347,10 +394,10 @@ impl Control {
             told: false,
         };
         // Only what was verified counts: a forged sequence on a command that needs no signature would lock its issuer out.
-        let verified = request.signed.as_ref().filter(|_| request::needs_signature(kind));
-        let issuer = verified.map(|signed| (signed.issuer.as_str(), signed.iseq));
-        let key = issuer.and_then(|(name, _)| self.key_of(name)).unwrap_or_default().to_owned();
-        self.memory.take(known, issuer.map(|(name, iseq)| (name, key.as_str(), iseq)));
+        let signed = request.signed.as_ref().filter(|_| verified.is_ok());
+        let issuer = signed.map(|signed| (signed.issuer.as_str(), signed.iseq));
+        let key = verified.as_deref().unwrap_or_default();
+        self.memory.take(known, issuer.map(|(name, iseq)| (name, key, iseq)));
         if request::needs_signature(kind) {
             // What cannot be remembered is not done: it could be done twice.
             if let Err(why) = self.memory.save() {
@@ -361,7 +408,8 @@ impl Control {
         }
         self.setup.meters.commands_accepted.add(1);
         self.result(kind, id, None, &Outcome::new(State::Accepted, ""));
-        let job = Job { request, respond, due_ns: now.boot_ns.saturating_add(job_ns) };
+        let verified = verified.is_ok();
+        let job = Job { request, respond, verified, due_ns: now.boot_ns.saturating_add(job_ns) };
         if job_ns == 0 {
             self.act(job)
         } else {
@@ -371,7 +419,7 @@ impl Control {
     }
 
     /// Who may ask, and whether it is fresh.
-    fn authorise(&self, request: &Request, nonce: &str) -> Result<(), Refusal> {
+    fn authorise(&self, request: &Request, verified: &Verified, nonce: &str) -> Result<(), Refusal> {
         if !request::needs_signature(&request.kind) {
             return Ok(());
         }
@@ -387,9 +435,9 @@ impl Control {
         let mut distrusted = false;
         match &request.signed {
             None if allow_unsigned => {}
-            None => return refuse(Why::Unsigned, format!("`{}` needs a signature", request.kind)),
+            None => return verified.clone().map(|_| ()),
             Some(signed) => {
-                let key = self.verify(signed)?;
+                let key = verified.clone()?;
                 let highest = self.memory.issuer(&signed.issuer, &key);
                 if signed.iseq <= highest {
                     return refuse(Why::Replayed, format!("iseq {} is not above {highest}", signed.iseq));
@@ -416,9 +464,12 @@ impl Control {
     }
 
     /// Answers what is not done, as long as that is not too much of it.
-    fn refuse(&mut self, kind: &str, id: &str, respond: Option<&Respond>, outcome: &Outcome) {
+    fn refuse(&mut self, kind: &str, id: &str, respond: Option<&Respond>, outcome: &Outcome, verified: bool) {
         self.setup.meters.commands_refused.add(u64::from(!outcome.repeated));
-        if self.refusals.take(Clock::boot_ns()) {
+        // A response topic is answered once: a repeat is answered by its record alone.
+        let respond = respond.filter(|_| !outcome.repeated);
+        let intake = if verified { &mut self.verified } else { &mut self.others };
+        if intake.refusals.take(Clock::boot_ns()) {
             // A flood is told by `commands.refused`, not by a line for each.
             if let Some(why) = outcome.why.filter(|why| *why != Why::Busy) {
                 tracing::warn!(kind, id, why = why.word(), "command rejected: {}", outcome.text);
@@ -451,8 +502,9 @@ impl Control {
             self.arrived(arrived);
         }
         self.look_at_answers();
-        self.refusals.fill(now_ns);
-        if self.unanswered > 0 && self.refusals.tokens >= self.refusals.burst / 2.0 {
+        let refusals = &mut self.others.refusals;
+        refusals.fill(now_ns);
+        if self.unanswered > 0 && refusals.tokens >= refusals.burst / 2.0 {
             let text = format!("{} commands were refused without an answer: too many at once", self.unanswered);
             self.event(Kind::CommandsRefused, "commands", &text);
             self.unanswered = 0;
@@ -505,7 +557,7 @@ impl Control {
             payload.insert("device".into(), self.device.as_str().into());
             payload.extend(members);
             let payload = Value::Object(payload).to_string();
-            (self.setup.respond)(Response { respond: respond.clone(), payload });
+            self.answers.push(Response { respond: respond.clone(), payload });
         }
         seq
     }

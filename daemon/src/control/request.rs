@@ -287,6 +287,19 @@ pub fn guarded<T>(read: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusa
     read.map_err(|Refusal(why, text)| Refusal(why, text.chars().take(limits::RESULT_TEXT).collect()))
 }
 
+/// Whether an answer may go to this topic: strictly below `kl/{site}/{device}/up/_r/`, printable ASCII without wildcards,
+/// short. A broker closes the connection on some others, and one of the device's own streams would pass for a record of it.
+pub fn is_response_topic(device: &str, topic: &str) -> bool {
+    let below = topic.strip_prefix("kl/").and_then(|rest| rest.strip_prefix(device)?.strip_prefix("/up/_r/"));
+    topic.len() <= limits::TOPIC_BYTES
+        && topic.split('/').count() <= limits::TOPIC_LEVELS
+        && below.is_some_and(|below| {
+            !below.is_empty()
+                && below.split('/').all(|level| !level.is_empty())
+                && below.bytes().all(|b| b.is_ascii_graphic() && !b"+#".contains(&b))
+        })
+}
+
 /// Reads what came to `dn/cmd/{kind}/{id}` of `to` (`site/device`, `site/_all`, `site/_c-x`).
 pub fn command(to: &str, kind: &str, id: &str, payload: &[u8]) -> Result<Request, Refusal> {
     let text = checked(payload)?;
@@ -524,6 +537,37 @@ mod tests {
         for (expires, good) in [("2027-11-20T09:00:00Z", true), ("2999-11-20T09:00:00Z", false)] {
             let read = desired("s/d", wrapped("desired", expires, r#""config":{"toml":""}"#).as_bytes());
             assert_eq!(read.as_ref().err().map(|refusal| refusal.0), (!good).then_some(Why::Malformed), "{expires}");
+        }
+    }
+
+    #[test]
+    fn a_response_topic_is_answered_only_below_the_devices_own_place_for_answers() {
+        for good in ["kl/s/d/up/_r/a", "kl/s/d/up/_r/ops/7f3a-1", "kl/s/d/up/_r/$a"] {
+            assert!(is_response_topic("s/d", good), "{good}");
+        }
+        let (deep, long) =
+            (format!("kl/s/d/up/_r/{}", ["a"; 300].join("/")), format!("kl/s/d/up/_r/{}", "a".repeat(600)));
+        for bad in [
+            "kl/s/d/up/_r",
+            "kl/s/d/up/_r/",
+            "kl/s/d/up/_r//a",
+            "kl/s/d/up/_r/a/",
+            "kl/s/d/up/_rest/a",
+            "kl/s/d/up/a/hot",
+            "kl/s/d/up/_r/+",
+            "kl/s/d/up/_r/a#",
+            "kl/s/d/up/_r/a b",
+            "kl/s/d/up/_r/\u{1}",
+            "kl/s/d/up/_r/ä",
+            "kl/s/e/up/_r/a",
+            "kl/s/dd/up/_r/a",
+            "kl/s/ops/answers",
+            "xkl/s/d/up/_r/a",
+            "",
+            &deep,
+            &long,
+        ] {
+            assert!(!is_response_topic("s/d", bad), "{bad}");
         }
     }
 

@@ -32,6 +32,14 @@ pub enum Kind {
     Outage,
     /// Another client uses this device's client id.
     LinkTwin,
+    /// A source delivers nothing.
+    SourceLost,
+    /// It delivers again.
+    SourceBack,
+    /// The values of a channel cannot be used, or none come.
+    ChannelBad,
+    /// They can be used again.
+    ChannelGood,
     /// A model could not be loaded or used.
     ModelFailed,
     /// A model serves.
@@ -58,7 +66,7 @@ pub enum Kind {
 
 impl Kind {
     /// All kinds.
-    pub const ALL: [Kind; 22] = [
+    pub const ALL: [Kind; 26] = [
         Kind::Boot,
         Kind::Stopping,
         Kind::ConfigSetAside,
@@ -70,6 +78,10 @@ impl Kind {
         Kind::DiskFailed,
         Kind::Outage,
         Kind::LinkTwin,
+        Kind::SourceLost,
+        Kind::SourceBack,
+        Kind::ChannelBad,
+        Kind::ChannelGood,
         Kind::ModelFailed,
         Kind::ModelServing,
         Kind::WorkerLost,
@@ -97,6 +109,10 @@ impl Kind {
             Kind::DiskFailed => "disk.failed",
             Kind::Outage => "outage",
             Kind::LinkTwin => "link.twin",
+            Kind::SourceLost => "source.lost",
+            Kind::SourceBack => "source.back",
+            Kind::ChannelBad => "channel.bad",
+            Kind::ChannelGood => "channel.good",
             Kind::ModelFailed => "model.failed",
             Kind::ModelServing => "model.serving",
             Kind::WorkerLost => "worker.lost",
@@ -125,6 +141,10 @@ impl Kind {
             Kind::DiskFailed => "cd397bb5b2c44d42aa6b10d07dd06255",
             Kind::Outage => "1484456ef112453390240c455f8394ea",
             Kind::LinkTwin => "2f35908e1e0b4e29b8e5d308d9467079",
+            Kind::SourceLost => "c887468061ec12b9f5b7299887236016",
+            Kind::SourceBack => "9b946d4d5e91cc3ce4908d542206e321",
+            Kind::ChannelBad => "c23c461659a30e9583f412f8522e0f04",
+            Kind::ChannelGood => "021850f20220b26f6246e095059b4a88",
             Kind::ModelFailed => "c66e69bfc05f417387bf1185dc631f24",
             Kind::ModelServing => "1b9b2641025c44d88ee4ccb5ea1aa258",
             Kind::WorkerLost => "6e623037c5854d64b6159492cd81636d",
@@ -143,9 +163,11 @@ impl Kind {
         match self {
             Kind::Boot | Kind::Stopping | Kind::ModelServing | Kind::ModelCalibrated => "info",
             Kind::ConfigChanged | Kind::ModelSwapped | Kind::SystemUpdated => "info",
+            Kind::SourceBack | Kind::ChannelGood | Kind::PipelineCaughtUp => "info",
             Kind::ModelUpdateStale | Kind::PipelineBehind => "warning",
-            Kind::PipelineCaughtUp => "info",
             Kind::WorkerLost
+            | Kind::SourceLost
+            | Kind::ChannelBad
             | Kind::Outage
             | Kind::SystemRolledBack
             | Kind::ConfigRolledBack
@@ -170,6 +192,11 @@ pub struct EventStreams(pub Vec<StreamId>);
 impl EventStreams {
     /// An event as a record: what happened in words, and the thing it happened to. It is logged here, once.
     pub fn draft(&self, kind: Kind, stamp: Stamp, subject: &str, text: &str) -> Draft {
+        self.draft_with(kind, stamp, (subject, text), "")
+    }
+
+    /// The same with more JSON members: `,"silent_ms":12000`.
+    pub fn draft_with(&self, kind: Kind, stamp: Stamp, (subject, text): (&str, &str), members: &str) -> Draft {
         let (message_id, event) = (kind.message_id(), kind.word());
         match kind.severity() {
             "info" => tracing::info!(message_id, event, subject, "{text}"),
@@ -180,6 +207,7 @@ impl EventStreams {
         json_str(&mut body, subject);
         let _ = body.write_str(",\"text\":");
         json_str(&mut body, text);
+        body.push_str(members);
         let stream = self.0[kind as usize];
         Draft { stream, class: Class::Event, stamp, lineage: None, body: body.into(), retain: Retain::No }
     }

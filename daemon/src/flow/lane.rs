@@ -4,6 +4,10 @@
 //! in that time, and a sensor with flow control then loses nothing. A consumer that took nothing during a whole
 //! patience is held to be stuck; until it takes again every push sheds at once, so that it stops nobody upstream.
 //! Closing is by dropping the senders: the receiver then empties what is left and ends.
+//!
+//! Producers that must not delay one another have lots: each lot is a queue of its own, the consumer takes from them in
+//! turns, and a producer waits and sheds in its own lot alone. One lot may fill the whole lane; while it does, each other
+//! one still has its share of the bounds, so that all together hold less than twice the bounds.
 
 use std::{
     collections::VecDeque,
@@ -30,9 +34,26 @@ pub struct Bounds {
     pub patience: Option<Duration>,
 }
 
-struct State<T> {
+struct Lot<T> {
     queue: VecDeque<T>,
     bytes: usize,
+    /// Tasks of one lot put in one after the other, first come first served: else the one that is just running would take
+    /// every place that becomes free, and starve the others.
+    turn: Arc<tokio::sync::Mutex<()>>,
+}
+
+impl<T> Lot<T> {
+    fn new() -> Self {
+        Self { queue: VecDeque::new(), bytes: 0, turn: Arc::default() }
+    }
+}
+
+struct State<T> {
+    lots: Vec<Lot<T>>,
+    items: usize,
+    bytes: usize,
+    /// The lot whose turn it is.
+    turn: usize,
     senders: usize,
     receiver: bool,
     /// How often the consumer took something: a producer that waits sees by it whether the consumer moves.
@@ -46,9 +67,29 @@ struct Shared<T> {
     items: Condvar,
     space: Condvar,
     space_async: Notify,
-    /// Tasks put in one after the other, first come first served: else the one that is just running would take every
-    /// place that becomes free, and starve the others.
-    turn: tokio::sync::Mutex<()>,
+}
+
+impl<T: Weigh> State<T> {
+    fn pop(&mut self, lot: usize) -> Option<T> {
+        let own = &mut self.lots[lot];
+        let item = own.queue.pop_front()?;
+        own.bytes -= item.weight();
+        self.bytes -= item.weight();
+        self.items -= 1;
+        Some(item)
+    }
+
+    /// The next item, one lot after the other.
+    fn next(&mut self) -> Option<T> {
+        for _ in 0..self.lots.len() {
+            let lot = self.turn;
+            self.turn = (self.turn + 1) % self.lots.len();
+            if let Some(item) = self.pop(lot) {
+                return Some(item);
+            }
+        }
+        None
+    }
 }
 
 impl<T: Weigh> Shared<T> {
@@ -57,32 +98,40 @@ impl<T: Weigh> Shared<T> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn full(&self, state: &State<T>) -> bool {
+    /// Whether this lot has no room: the lane is full, and the lot holds its share of it.
+    fn full(&self, state: &State<T>, lot: usize) -> bool {
+        let (lots, own) = (state.lots.len(), &state.lots[lot]);
+        let share = |bound: usize| (bound / lots).max(1);
+        let full = |all: usize, own: usize, bound: usize| all >= bound && own >= share(bound);
         state.receiver
-            && (state.queue.len() >= self.bounds.items || state.bytes >= self.bounds.bytes)
-            && !state.queue.is_empty()
+            && !own.queue.is_empty()
+            && (full(state.items, own.queue.len(), self.bounds.items)
+                || full(state.bytes, own.bytes, self.bounds.bytes))
     }
 
-    /// Puts `item` in, shedding the oldest while there is no room.
-    fn admit(&self, mut state: MutexGuard<'_, State<T>>, item: T, shed: &mut Vec<T>) {
+    /// Puts `item` in, shedding the oldest of its lot while there is no room.
+    fn admit(&self, mut state: MutexGuard<'_, State<T>>, lot: usize, item: T, shed: &mut Vec<T>) {
         if !state.receiver {
             return;
         }
-        while self.full(&state) {
-            if let Some(old) = state.queue.pop_front() {
-                state.bytes -= old.weight();
-                shed.push(old);
-            }
+        while self.full(&state, lot) {
+            shed.extend(state.pop(lot));
         }
+        state.items += 1;
         state.bytes += item.weight();
-        state.queue.push_back(item);
+        let own = &mut state.lots[lot];
+        own.bytes += item.weight();
+        own.queue.push_back(item);
         drop(state);
         self.items.notify_one();
     }
 }
 
-/// The producer's end; clone it for more producers.
-pub struct Sender<T>(Arc<Shared<T>>);
+/// The producer's end; clone it for more producers of the same lot.
+pub struct Sender<T> {
+    lane: Arc<Shared<T>>,
+    lot: usize,
+}
 
 /// The consumer's end.
 pub struct Receiver<T>(Arc<Shared<T>>);
@@ -91,8 +140,10 @@ pub struct Receiver<T>(Arc<Shared<T>>);
 pub fn lane<T: Weigh>(bounds: Bounds) -> (Sender<T>, Receiver<T>) {
     let shared = Arc::new(Shared {
         state: Mutex::new(State {
-            queue: VecDeque::new(),
+            lots: vec![Lot::new()],
+            items: 0,
             bytes: 0,
+            turn: 0,
             senders: 1,
             receiver: true,
             takes: 0,
@@ -102,78 +153,89 @@ pub fn lane<T: Weigh>(bounds: Bounds) -> (Sender<T>, Receiver<T>) {
         items: Condvar::new(),
         space: Condvar::new(),
         space_async: Notify::new(),
-        turn: tokio::sync::Mutex::new(()),
     });
-    (Sender(shared.clone()), Receiver(shared))
+    (Sender { lane: shared.clone(), lot: 0 }, Receiver(shared))
 }
 
 impl<T: Weigh> Sender<T> {
+    /// Another producer, of this lot.
+    pub fn of_lot(&self, lot: usize) -> Self {
+        let mut state = self.lane.lock();
+        while state.lots.len() <= lot {
+            state.lots.push(Lot::new());
+        }
+        state.senders += 1;
+        drop(state);
+        Self { lane: self.lane.clone(), lot }
+    }
+
     /// Puts an item in from a thread. What had to leave for it is appended to `shed`.
     pub fn push(&self, item: T, shed: &mut Vec<T>) {
-        let lane = &*self.0;
+        let (lane, lot) = (&*self.lane, self.lot);
         let mut state = lane.lock();
         match lane.bounds.patience {
             None => {
-                while lane.full(&state) {
+                while lane.full(&state, lot) {
                     state = lane.space.wait(state).unwrap_or_else(PoisonError::into_inner);
                 }
             }
             Some(patience) => {
-                while lane.full(&state) && !state.stuck {
+                while lane.full(&state, lot) && !state.stuck {
                     let takes = state.takes;
-                    let waited = lane.space.wait_timeout_while(state, patience, |s| lane.full(s));
+                    let waited = lane.space.wait_timeout_while(state, patience, |s| lane.full(s, lot));
                     let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                     state = guard;
                     state.stuck = timeout.timed_out() && state.takes == takes;
                 }
             }
         }
-        lane.admit(state, item, shed);
+        lane.admit(state, lot, item, shed);
     }
 
     /// Puts an item in from a task: waits like `push`, without blocking the runtime.
     pub async fn push_async(&self, item: T, shed: &mut Vec<T>) {
-        let _turn = self.0.turn.lock().await;
+        let turn = self.lane.lock().lots[self.lot].turn.clone();
+        let _turn = turn.lock().await;
         while self.is_full_and_moving() {
-            let takes = self.0.lock().takes;
+            let takes = self.lane.lock().takes;
             let room = async {
                 loop {
-                    let notified = self.0.space_async.notified();
+                    let notified = self.lane.space_async.notified();
                     if !self.is_full_and_moving() {
                         return;
                     }
                     notified.await;
                 }
             };
-            match self.0.bounds.patience {
+            match self.lane.bounds.patience {
                 None => room.await,
                 Some(patience) => {
                     let waited = tokio::time::timeout(patience, room).await;
-                    let mut state = self.0.lock();
+                    let mut state = self.lane.lock();
                     state.stuck = waited.is_err() && state.takes == takes;
                 }
             }
         }
-        self.0.admit(self.0.lock(), item, shed);
+        self.lane.admit(self.lane.lock(), self.lot, item, shed);
     }
 
     fn is_full_and_moving(&self) -> bool {
-        let state = self.0.lock();
-        self.0.full(&state) && !state.stuck
+        let state = self.lane.lock();
+        self.lane.full(&state, self.lot) && !state.stuck
     }
 }
 
 impl<T> Clone for Sender<T> {
     fn clone(&self) -> Self {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).senders += 1;
-        Self(self.0.clone())
+        self.lane.state.lock().unwrap_or_else(PoisonError::into_inner).senders += 1;
+        Self { lane: self.lane.clone(), lot: self.lot }
     }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        self.0.state.lock().unwrap_or_else(PoisonError::into_inner).senders -= 1;
-        self.0.items.notify_all();
+        self.lane.state.lock().unwrap_or_else(PoisonError::into_inner).senders -= 1;
+        self.lane.items.notify_all();
     }
 }
 
@@ -192,16 +254,13 @@ impl<T: Weigh> Receiver<T> {
     /// Appends up to `most` waiting items to `into`; waits up to `wait` for the first.
     pub fn take(&self, into: &mut Vec<T>, most: usize, wait: Duration) -> Took {
         let lane = &*self.0;
-        let waited = lane.items.wait_timeout_while(lane.lock(), wait, |s| s.queue.is_empty() && s.senders > 0);
+        let waited = lane.items.wait_timeout_while(lane.lock(), wait, |s| s.items == 0 && s.senders > 0);
         let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
-        if state.queue.is_empty() {
+        if state.items == 0 {
             return if state.senders == 0 { Took::Closed } else { Took::Nothing };
         }
-        let n = most.min(state.queue.len());
-        for item in state.queue.drain(..n).collect::<Vec<_>>() {
-            state.bytes -= item.weight();
-            into.push(item);
-        }
+        let n = most.min(state.items);
+        into.extend(std::iter::from_fn(|| state.next()).take(n));
         state.stuck = false;
         state.takes += 1;
         drop(state);
@@ -217,7 +276,7 @@ impl<T: Weigh> Receiver<T> {
 
     /// Items waiting now.
     pub fn depth(&self) -> usize {
-        self.0.lock().queue.len()
+        self.0.lock().items
     }
 }
 
@@ -225,7 +284,7 @@ impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         let mut state = self.0.state.lock().unwrap_or_else(PoisonError::into_inner);
         state.receiver = false;
-        state.queue.clear();
+        state.lots.iter_mut().for_each(|lot| lot.queue.clear());
         drop(state);
         self.0.space.notify_all();
         self.0.space_async.notify_waiters();
@@ -303,6 +362,30 @@ mod tests {
             .expect("no panic");
         let counts = consumer.join().expect("no panic");
         assert!(counts.iter().all(|n| (90..=110).contains(n)), "{counts:?}");
+    }
+
+    #[test]
+    fn producer_that_floods_a_lane_delays_no_other_lot_by_more_than_a_turn() {
+        let (flood, rx) = lane::<u32>(Bounds { items: 8, ..BOUNDS });
+        let (good, mut shed, mut got) = (flood.of_lot(1), Vec::new(), Vec::new());
+        (0..1000).for_each(|_| flood.push(0, &mut shed));
+        (1..=3).for_each(|i| good.push(i, &mut shed));
+        assert_eq!(shed, vec![0; 992], "the good one costs nobody anything, and loses nothing");
+        for _ in 0..6 {
+            rx.take(&mut got, 1, Duration::ZERO);
+        }
+        assert_eq!(got, [0, 1, 0, 2, 0, 3]);
+    }
+
+    #[test]
+    fn lot_that_fills_the_lane_leaves_the_others_their_share() {
+        let (flood, rx) = lane::<u32>(Bounds { items: 100, bytes: 40, patience: Some(Duration::ZERO) });
+        let (good, mut shed) = (flood.of_lot(1), Vec::new());
+        (0..20).for_each(|i| flood.push(i, &mut shed));
+        assert_eq!((shed.len(), rx.depth()), (10, 10), "all of it, while nobody else wants it");
+        (100..120).for_each(|i| good.push(i, &mut shed));
+        assert_eq!(shed.iter().filter(|i| **i >= 100).count(), 15, "half of the bound for the other one");
+        assert_eq!(rx.depth(), 15);
     }
 
     #[test]

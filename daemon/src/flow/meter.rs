@@ -2,7 +2,7 @@
 //! for. The shape is fixed at the start by the configuration.
 
 use std::{
-    sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed},
+    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
 
@@ -92,6 +92,87 @@ impl Gauge {
     }
 }
 
+/// Why a source delivers nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Lost {
+    /// It delivers.
+    No,
+    /// Its port is not there, or cannot be opened.
+    Closed,
+    /// Its port is open, and nothing comes.
+    Silent,
+    /// What comes is no row.
+    Refused,
+    /// Its device does not answer.
+    NoAnswer,
+}
+
+impl Lost {
+    const ALL: [Lost; 5] = [Self::No, Self::Closed, Self::Silent, Self::Refused, Self::NoAnswer];
+
+    /// In words, after `the source delivers nothing: `; `None`: it does.
+    pub fn text(self) -> Option<&'static str> {
+        match self {
+            Self::No => None,
+            Self::Closed => Some("its port is not there or cannot be opened"),
+            Self::Silent => Some("its port is open, but nothing comes"),
+            Self::Refused => Some("what comes is no row"),
+            Self::NoAnswer => Some("its device does not answer"),
+        }
+    }
+}
+
+/// How the values of a channel are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[repr(u8)]
+pub enum ChannelState {
+    /// Most of them can be used.
+    #[default]
+    Good,
+    /// Most of them cannot.
+    Bad,
+    /// None come, while others of the same bus do.
+    Silent,
+}
+
+impl ChannelState {
+    const ALL: [ChannelState; 3] = [Self::Good, Self::Bad, Self::Silent];
+
+    /// The word in the status document.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Bad => "bad",
+            Self::Silent => "silent",
+        }
+    }
+}
+
+/// One channel.
+#[derive(Debug, Default)]
+pub struct ChannelMeter {
+    /// Values that came.
+    pub values: Count,
+    /// Of them, those that cannot be used.
+    pub bad: Count,
+    /// Share of these in the last look.
+    pub share: Gauge,
+    state: AtomicU8,
+}
+
+impl ChannelMeter {
+    /// It is so now.
+    pub fn set_state(&self, state: ChannelState) {
+        self.state.store(state as u8, Relaxed);
+    }
+
+    /// How it is.
+    pub fn state(&self) -> ChannelState {
+        ChannelState::ALL.get(usize::from(self.state.load(Relaxed))).copied().unwrap_or_default()
+    }
+}
+
 /// One source.
 #[derive(Debug, Default)]
 pub struct SourceMeter {
@@ -109,6 +190,19 @@ pub struct SourceMeter {
     pub last_ns: AtomicU64,
     /// Rows a second, over the last seconds.
     pub rate: Gauge,
+    lost: AtomicU8,
+}
+
+impl SourceMeter {
+    /// It is lost for this reason, or not.
+    pub fn set_lost(&self, lost: Lost) {
+        self.lost.store(lost as u8, Relaxed);
+    }
+
+    /// Whether it is lost, and why.
+    pub fn lost(&self) -> Lost {
+        Lost::ALL.get(usize::from(self.lost.load(Relaxed))).copied().unwrap_or(Lost::No)
+    }
 }
 
 /// One pipeline.
@@ -130,9 +224,23 @@ pub struct PipelineMeter {
     pub behind: AtomicBool,
     /// Asked to learn anew.
     pub recalibrate: AtomicBool,
+    /// When the last window that was answered arrived, ns since boot; 0: none was.
+    pub last_ns: AtomicU64,
+    /// How far apart these are, ns; 0: not known.
+    pub period_ns: AtomicU64,
 }
 
 impl PipelineMeter {
+    /// A window that arrived then was answered. Called by one thread.
+    pub fn answered(&self, at_ns: u64) {
+        let last = self.last_ns.swap(at_ns, Relaxed);
+        let step = at_ns.saturating_sub(last);
+        if last > 0 && step > 0 {
+            let before = self.period_ns.load(Relaxed);
+            self.period_ns.store(if before == 0 { step } else { before - before / 8 + step / 8 }, Relaxed);
+        }
+    }
+
     /// A score was made. Scores are at least 0, so their bits compare as they do.
     pub fn scored(&self, score: f32) {
         self.score.set(score);
@@ -169,6 +277,8 @@ impl Bell {
 pub struct Meters {
     /// By source.
     pub sources: Vec<SourceMeter>,
+    /// By channel.
+    pub channels: Vec<ChannelMeter>,
     /// By pipeline.
     pub pipelines: Vec<PipelineMeter>,
     /// By alarm: it is raised.
@@ -199,11 +309,17 @@ pub struct Meters {
 
 impl Meters {
     /// For so many of each.
-    pub fn new(sources: usize, pipelines: usize, alarms: usize) -> Self {
+    pub fn new((sources, channels): (usize, usize), pipelines: usize, alarms: usize) -> Self {
         fn many<T: Default>(n: usize) -> Vec<T> {
             std::iter::repeat_with(T::default).take(n).collect()
         }
-        Self { sources: many(sources), pipelines: many(pipelines), alarms: many(alarms), ..Self::default() }
+        Self {
+            sources: many(sources),
+            channels: many(channels),
+            pipelines: many(pipelines),
+            alarms: many(alarms),
+            ..Self::default()
+        }
     }
 }
 

@@ -34,6 +34,18 @@ pub enum Defence {
     TarHeader,
     /// Ending an install that is under way when a rollback is asked for.
     RollbackWins,
+    /// Landlock around the worker: kernels without it have the list of system calls alone.
+    Landlock,
+    /// The list of system calls the worker may make.
+    WorkerCalls,
+    /// The seals that keep the worker from shortening the memory it shares with the daemon.
+    SharedSeals,
+    /// Answers go only below the device's own `up/_r/`.
+    ResponseTopic,
+    /// Small state files are written by a thread of their own.
+    Scribe,
+    /// Tasks have signs of life, as threads do.
+    TaskBeats,
 }
 
 impl Defence {
@@ -62,7 +74,25 @@ impl Defence {
             Self::Rotation => "rotation",
             Self::TarHeader => "tar_header",
             Self::RollbackWins => "rollback_wins",
+            Self::Landlock => "landlock",
+            Self::WorkerCalls => "worker_calls",
+            Self::SharedSeals => "shared_seals",
+            Self::ResponseTopic => "response_topic",
+            Self::Scribe => "scribe",
+            Self::TaskBeats => "task_beats",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }
+}
+
+/// What is taken out, to be handed to a worker, whose environment is empty otherwise.
+#[cfg(not(feature = "switches"))]
+pub const fn taken_out() -> Option<String> {
+    None
+}
+
+/// What is taken out, to be handed to a worker, whose environment is empty otherwise.
+#[cfg(feature = "switches")]
+pub fn taken_out() -> Option<String> {
+    std::env::var("KENTLEDGE_WITHOUT").ok()
 }

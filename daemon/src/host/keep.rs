@@ -78,6 +78,11 @@ impl Keep {
         }
     }
 
+    /// Where `name` is saved.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
     /// The names of what is saved, in order.
     pub fn names(&self) -> Vec<String> {
         let all = fs::read_dir(&self.0).into_iter().flatten().flatten();

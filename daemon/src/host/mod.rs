@@ -12,6 +12,8 @@ pub mod logind;
 pub mod looks;
 pub mod notify;
 pub mod rauc;
+pub mod scribe;
+pub mod sleepers;
 pub mod sys;
 
 use std::{
@@ -24,6 +26,7 @@ pub use attempt::Attempt;
 pub use clock::Clock;
 pub use defence::Defence;
 pub use keep::{Keep, Unloaded};
+pub use scribe::{Later, Scribe};
 
 use crate::error::Fatal;
 

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use std::{
+    ffi::CStr,
     fs::File,
     io::{Read, Write},
     num::NonZeroUsize,
@@ -22,6 +23,8 @@ use nix::{
         signal::Signal,
     },
 };
+
+use super::defence::Defence;
 
 /// Whether the kernel holds its wall clock to be synchronised (adjtimex: no STA_UNSYNC, no TIME_ERROR).
 pub fn clock_is_synchronised() -> bool {
@@ -81,11 +84,84 @@ pub fn tty_is_exclusive(tty: &File) -> bool {
     }
 }
 
-/// Makes the child die with this process, even when this process is killed.
+/// Makes the child die with the thread that starts it, even when this process is killed.
 pub fn die_with_parent(command: &mut Command) -> &mut Command {
-    // SAFETY: prctl is async-signal-safe and touches nothing of the parent.
-    unsafe { command.pre_exec(|| prctl::set_pdeathsig(Signal::SIGKILL).map_err(std::io::Error::from)) }
+    let parent = nix::unistd::getpid();
+    let bind = move || {
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
+        // A parent that ended before that sends no signal any more.
+        let orphan = nix::unistd::getppid() != parent;
+        if orphan { Err(std::io::Error::from_raw_os_error(libc::ESRCH)) } else { Ok(()) }
+    };
+    // SAFETY: prctl and getppid are async-signal-safe and touch nothing of the parent.
+    unsafe { command.pre_exec(bind) }
 }
+
+/// Bytes of a page of memory: 4 KiB on most machines, 16 KiB on a Raspberry Pi 5.
+pub fn page_bytes() -> u64 {
+    // SAFETY: reads a constant of the system.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(4096)
+}
+
+/// An argument of `attempt`.
+#[derive(Debug, Clone, Copy)]
+pub enum Argument<'a> {
+    /// A number; null where the call wants a pointer.
+    Number(i64),
+    /// A path.
+    Path(&'a CStr),
+    /// 4 KiB of zeroes that the call may write to.
+    Zeroes,
+}
+
+/// Makes one system call to see whether it is let through; the number it answers, or the error. What it makes is left as it
+/// is; a process that it forks ends at once. Calls that could take memory from under this process are not made (EINVAL).
+pub fn attempt(call: i64, arguments: [Argument<'_>; 6]) -> Result<i64, i32> {
+    let mut zeroes = [0u64; 512];
+    let pointer = zeroes.as_mut_ptr();
+    let is_number = |at: usize| matches!(arguments[at], Argument::Number(_));
+    let numbers = arguments.map(|argument| match argument {
+        Argument::Number(number) => number,
+        Argument::Path(path) => path.as_ptr() as i64,
+        Argument::Zeroes => pointer as i64,
+    });
+    let forks = match call {
+        libc::SYS_clone => numbers[0] & i64::from(libc::CLONE_VM) == 0,
+        libc::SYS_clone3 => true,
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_fork => true,
+        _ => false,
+    };
+    // An address given as a number could be anything's; small numbers are none.
+    let wild = (0..6).any(|at| is_number(at) && !(-4096..1 << 32).contains(&numbers[at]));
+    if wild || NOT_ATTEMPTED.contains(&call) || (call == libc::SYS_clone && !forks) {
+        return Err(libc::EINVAL);
+    }
+    let [a, b, c, d, e, f] = numbers;
+    // SAFETY: every pointer among the arguments is null, a C string that lives throughout, or zeroes that are ours; the calls
+    // that change the address space or the stack are excluded above. A forked child does nothing but end.
+    unsafe {
+        let answer = libc::syscall(call, a, b, c, d, e, f);
+        if answer == 0 && forks {
+            libc::_exit(0);
+        }
+        if answer < 0 { Err(std::io::Error::last_os_error().raw_os_error().unwrap_or(0)) } else { Ok(answer) }
+    }
+}
+
+/// See `attempt`.
+const NOT_ATTEMPTED: [i64; 9] = [
+    libc::SYS_mmap,
+    libc::SYS_munmap,
+    libc::SYS_mremap,
+    libc::SYS_mprotect,
+    libc::SYS_madvise,
+    libc::SYS_brk,
+    libc::SYS_shmat,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigaction,
+];
 
 /// Takes ownership of a descriptor that the kernel just made for us (SCM_RIGHTS).
 pub fn adopt_fd(fd: RawFd) -> OwnedFd {
@@ -205,6 +281,17 @@ impl Plain for f64 {}
 impl Plain for u32 {}
 
 impl SharedMemory {
+    /// Memory of `len` bytes for two processes, and the descriptor for the other one. Its size is sealed: who shortens it
+    /// would end the other one with SIGBUS.
+    pub fn create(len: usize) -> std::io::Result<(Self, OwnedFd)> {
+        let fd = memfd_create(c"kentledge-tensors", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
+        nix::unistd::ftruncate(&fd, len as i64)?;
+        if Defence::SharedSeals.stands() {
+            fcntl(&fd, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL))?;
+        }
+        Ok((Self::map(fd.as_fd(), len)?, fd))
+    }
+
     /// Maps `len` bytes of a memory file descriptor, readable and writable.
     pub fn map(fd: BorrowedFd<'_>, len: usize) -> std::io::Result<Self> {
         let length = NonZeroUsize::new(len).ok_or(std::io::ErrorKind::InvalidInput)?;
@@ -284,6 +371,29 @@ mod tests {
         b.read(64, &mut got);
         b.store(0, 7);
         assert_eq!((got, a.load(0)), ([1.5, -2.0], 7));
+    }
+
+    #[test]
+    fn shared_memory_cannot_be_shortened_by_the_other_side() {
+        let (memory, fd) = SharedMemory::create(8192).expect("create");
+        assert_eq!(nix::unistd::ftruncate(&fd, 0), Err(nix::errno::Errno::EPERM), "the daemon would end by SIGBUS");
+        assert_eq!(memory.load(8188), 0);
+    }
+
+    #[test]
+    fn page_size_is_the_one_of_this_machine() {
+        let out = Command::new("getconf").arg("PAGESIZE").output().expect("getconf");
+        assert_eq!(page_bytes().to_string(), String::from_utf8_lossy(&out.stdout).trim());
+    }
+
+    #[test]
+    fn attempt_reports_the_error_and_never_touches_the_address_space() {
+        use Argument::{Number, Path};
+        let none = Number(0);
+        assert_eq!(attempt(libc::SYS_faccessat, [none, Path(c"/"), none, none, none, none]), Ok(0));
+        assert_eq!(attempt(libc::SYS_faccessat, [none, Path(c"/nowhere"), none, none, none, none]), Err(libc::ENOENT));
+        assert_eq!(attempt(libc::SYS_munmap, [none; 6]), Err(libc::EINVAL));
+        assert_eq!(attempt(libc::SYS_read, [none, Number(1 << 40), Number(8), none, none, none]), Err(libc::EINVAL));
     }
 
     #[test]

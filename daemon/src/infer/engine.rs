@@ -330,6 +330,8 @@ impl Engine {
                 // Only the window that was in the worker is lost; the others go to the next one. On trial, the model
                 // before gets this one too.
                 let inside = self.waiting.pop_front();
+                // The event about the worker has a time also where this was its first window.
+                self.last = inside.as_ref().map(|window| window.tag.last).or(self.last);
                 self.book_lost(inside.into_iter(), "worker_lost", sink);
             }
             return Err(Broken::Died(why));

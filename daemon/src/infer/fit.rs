@@ -7,7 +7,7 @@ use super::{
     calibrate::{Calibration, Learning, Learnt},
     plan::Feed,
 };
-use crate::{config, flow::record::json_str, host::Keep, model::manifest::Layout};
+use crate::{config, flow::record::json_str, host::Later, model::manifest::Layout};
 
 /// A model in a pipeline.
 pub struct Fit {
@@ -17,7 +17,7 @@ pub struct Fit {
     threshold: Option<f32>,
     sha256: String,
     provider: String,
-    keep: Option<Keep>,
+    keep: Option<Later>,
     calibration: Calibration,
     /// Center and scale that are fed; `None` while learning: 0 and 1.
     statistics: Option<(Vec<f32>, Vec<f32>)>,
@@ -33,7 +33,7 @@ impl Fit {
         source: &Artifact,
         (sha256, provider): (&str, &str),
         features: usize,
-        keep: Option<Keep>,
+        keep: Option<Later>,
     ) -> Self {
         let mut fit = Self {
             pipeline: pipeline.name.clone(),
@@ -72,7 +72,7 @@ impl Fit {
         let bytes = match keep
             .load_patiently(&self.file())
             .transpose()
-            .or_else(|| keep.load(&self.pipeline).transpose())?
+            .or_else(|| keep.load_patiently(&self.pipeline).transpose())?
         {
             Ok(bytes) => bytes,
             Err(why) => {
@@ -103,10 +103,8 @@ impl Fit {
         let Some(config) = self.source.manifest.calibration.clone() else { return };
         tracing::info!(pipeline = self.pipeline, "learning anew what is normal");
         for name in [self.file(), self.pipeline.clone()] {
-            if let Some(keep) = &self.keep
-                && let Err(why) = keep.remove(&name)
-            {
-                tracing::error!(pipeline = self.pipeline, "forget the calibration: {why}");
+            if let Some(keep) = &self.keep {
+                keep.remove(&name);
             }
         }
         self.statistics = None;
@@ -154,10 +152,8 @@ impl Fit {
     pub fn learnt(&mut self, highest: f32) -> String {
         let Calibration::Learning(learning) = &self.calibration else { return String::new() };
         let learnt = learning.finish(&self.sha256, highest);
-        if let Some(keep) = &self.keep
-            && let Err(why) = keep.save(&self.file(), &learnt.to_bytes())
-        {
-            tracing::error!(pipeline = self.pipeline, "keep the calibration: {why}");
+        if let Some(keep) = &self.keep {
+            keep.save(&self.file(), learnt.to_bytes());
         }
         let text = format!("calibrated on {} windows, threshold {}", learnt.windows, learnt.threshold);
         self.calibration = Calibration::Learnt(Box::new(learnt));

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     config::{self, Models, Provider},
     flow::{Window, verdict::Serving},
-    host::Keep,
+    host::Later,
 };
 
 /// What workers are started with.
@@ -31,7 +31,7 @@ pub struct Launching {
     /// Pipelines that use the model, in the order of `at`.
     pub pipelines: Vec<config::Pipeline>,
     /// Where calibrations are kept.
-    pub keep: Option<Keep>,
+    pub keep: Option<Later>,
 }
 
 /// What came of a window.
@@ -109,6 +109,7 @@ impl Running {
         extra.extend(source.manifest.contributions.clone());
         let shape = (first.steps, first.channels.len());
         let launch = Launch {
+            name: source.name(),
             program: launching.program.clone(),
             runtime: launching.runtime.clone()?,
             model,
@@ -320,6 +321,10 @@ impl Running {
         }
         let mut left = Vec::new();
         for (slot, name) in names.iter().enumerate().take(n) {
+            // What is in a slot that did not run is nobody's answer.
+            if !self.worker.outcome(slot).0 {
+                return Ok(String::new());
+            }
             self.worker.read(slot, self.plan.score, &mut self.values);
             left.push((name.as_str(), answered.score - self.values[0] as f32));
         }
@@ -377,7 +382,7 @@ impl Running {
             if let Some(why) = self.worker.ring(chunk.len(), deadline, beat).died {
                 return Err(why);
             }
-            for slot in 0..chunk.len() {
+            for slot in (0..chunk.len()).filter(|slot| self.worker.outcome(*slot).0) {
                 self.worker.read(slot, self.plan.score, &mut self.values);
                 let score = self.values[0] as f32;
                 highest = if score.is_finite() { highest.max(score) } else { highest };

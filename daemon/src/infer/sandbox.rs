@@ -1,22 +1,18 @@
-//! What the worker may not do, in two steps: before the runtime's library is loaded it loses the network, every file but
-//! the libraries, and the way to other programs; once the session is built, whatever it does not need to answer windows.
-//! It puts this on itself and cannot take it off. A kernel without Landlock still has the system-call filter, and the
-//! report says which of the two stand.
+//! The sandbox the worker puts on itself and cannot take off, in steps (`calls` lists what each leaves): before the runtime's
+//! library is loaded it keeps the libraries as files and the system calls that loading takes; before the model's bytes are
+//! read it loses all files; before the first window whatever answering does not take. Resource limits bound what it may
+//! hold. A kernel without Landlock still has the system-call filter, and the report says which of the two stand.
 
-use std::{
-    collections::BTreeMap,
-    fs::{File, OpenOptions},
-    io::ErrorKind,
-    os::unix::net::UnixStream,
-    path::{Path, PathBuf},
-};
+use std::path::PathBuf;
 
 use landlock::{
     ABI, Access, AccessFs, AccessNet, CompatLevel, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
     RulesetCreatedAttr, RulesetStatus, Scope,
 };
 use nix::sys::resource::{Resource, setrlimit};
-use seccompiler::{SeccompAction, SeccompFilter, SeccompRule, TargetArch};
+
+use super::calls::{Step, leave_only, without_clone3};
+use crate::{host::defence::Defence, limits};
 
 /// What a worker is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,31 +62,49 @@ const READABLE_BY_DRIVERS: [&str; 11] = [
 /// Device nodes of accelerators, by the beginning of their names in /dev.
 const DEVICES: [&str; 6] = ["nvidia", "nvhost", "nvmap", "dri", "accel", "dma_heap"];
 
-/// First step. `folders` hold the runtime and its providers.
+/// Before the runtime's library is loaded. `folders` hold the runtime and its providers.
 pub fn before_library(profile: Profile, folders: &[PathBuf], memory_bytes: u64) -> Result<Fences, String> {
     let limit = |what, value| setrlimit(what, value, value).map_err(|why| format!("limit {what:?}: {why}"));
+    // Where memory runs out, the kernel ends a worker before the daemon. Raising this needs no right; lowering does.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     limit(Resource::RLIMIT_CORE, 0)?;
+    limit(Resource::RLIMIT_FSIZE, 0)?;
+    limit(Resource::RLIMIT_MSGQUEUE, 0)?;
+    limit(Resource::RLIMIT_NPROC, limits::WORKER_TASKS)?;
     if profile == Profile::Cpu {
         // Drivers map more than they use: theirs is watched from outside.
         limit(Resource::RLIMIT_DATA, memory_bytes)?;
+        limit(Resource::RLIMIT_AS, memory_bytes.saturating_add(limits::WORKER_MAPPED_BYTES))?;
         limit(Resource::RLIMIT_NOFILE, 64)?;
     }
-    let landlock = landlock(profile, folders).map_err(|why| format!("landlock: {why}"))?;
-    let deny: BTreeMap<i64, Vec<SeccompRule>> = FORBIDDEN.iter().map(|call| (*call, Vec::new())).collect();
-    filter(deny, SeccompAction::Allow, SeccompAction::Errno(libc::EPERM as u32))?;
-    Ok(Fences { profile, landlock })
-}
-
-/// Second step.
-pub fn before_serving(fences: &Fences) -> Result<(), String> {
-    if fences.profile == Profile::Accelerator {
-        return Ok(());
+    let landlock = if Defence::Landlock.stands() {
+        landlock(profile, folders).map_err(|why| format!("landlock: {why}"))?
+    } else {
+        "no landlock"
+    };
+    let fences = Fences { profile, landlock };
+    if Defence::WorkerCalls.stands() {
+        without_clone3()?;
     }
-    let allow: BTreeMap<i64, Vec<SeccompRule>> = NEEDED.iter().map(|call| (*call, Vec::new())).collect();
-    filter(allow, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
+    fences.narrow(if profile == Profile::Cpu { Step::Load } else { Step::Driver })?;
+    Ok(fences)
 }
 
 impl Fences {
+    /// Before the model's bytes are read, which are the first thing here that a stranger may have made.
+    pub fn before_model(&self) -> Result<(), String> {
+        if self.profile == Profile::Cpu { self.narrow(Step::Model) } else { Ok(()) }
+    }
+
+    /// Before the first window.
+    pub fn before_serving(&self) -> Result<(), String> {
+        if self.profile == Profile::Cpu { self.narrow(Step::Serve) } else { Ok(()) }
+    }
+
+    fn narrow(&self, step: Step) -> Result<(), String> {
+        if Defence::WorkerCalls.stands() { leave_only(step) } else { Ok(()) }
+    }
+
     /// For status: `landlock, seccomp`.
     pub fn words(&self) -> String {
         format!("{}, seccomp", self.landlock)
@@ -140,125 +154,18 @@ fn devices() -> Vec<PathBuf> {
     entries.filter(ours).collect()
 }
 
-fn filter(rules: BTreeMap<i64, Vec<SeccompRule>>, other: SeccompAction, these: SeccompAction) -> Result<(), String> {
-    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|why| format!("seccomp: {why}"))?;
-    let filter = SeccompFilter::new(rules, other, these, arch).map_err(|why| format!("seccomp: {why}"))?;
-    let program: seccompiler::BpfProgram = filter.try_into().map_err(|why| format!("seccomp: {why}"))?;
-    seccompiler::apply_filter_all_threads(&program).map_err(|why| format!("seccomp: {why}"))
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// Never needed: other programs, other machines, other processes, the kernel itself.
-const FORBIDDEN: &[i64] = &[
-    libc::SYS_socket,
-    libc::SYS_connect,
-    libc::SYS_bind,
-    libc::SYS_listen,
-    libc::SYS_accept,
-    libc::SYS_accept4,
-    libc::SYS_execve,
-    libc::SYS_execveat,
-    libc::SYS_ptrace,
-    libc::SYS_process_vm_readv,
-    libc::SYS_process_vm_writev,
-    libc::SYS_pidfd_open,
-    libc::SYS_pidfd_getfd,
-    libc::SYS_kill,
-    libc::SYS_tkill,
-    libc::SYS_bpf,
-    libc::SYS_perf_event_open,
-    libc::SYS_userfaultfd,
-    libc::SYS_io_uring_setup,
-    libc::SYS_keyctl,
-    libc::SYS_add_key,
-    libc::SYS_request_key,
-    libc::SYS_mount,
-    libc::SYS_umount2,
-    libc::SYS_pivot_root,
-    libc::SYS_chroot,
-    libc::SYS_unshare,
-    libc::SYS_setns,
-    libc::SYS_init_module,
-    libc::SYS_finit_module,
-    libc::SYS_delete_module,
-    libc::SYS_kexec_load,
-    libc::SYS_reboot,
-    libc::SYS_swapon,
-    libc::SYS_swapoff,
-    libc::SYS_acct,
-    libc::SYS_quotactl,
-    libc::SYS_settimeofday,
-    libc::SYS_clock_settime,
-    libc::SYS_sethostname,
-    libc::SYS_open_by_handle_at,
-    libc::SYS_name_to_handle_at,
-];
-
-/// All that answering windows on the processor takes: the doorbell, memory, locks, time, and the way out.
-const NEEDED: &[i64] = &[
-    libc::SYS_read,
-    libc::SYS_write,
-    libc::SYS_writev,
-    libc::SYS_close,
-    libc::SYS_recvfrom,
-    libc::SYS_recvmsg,
-    libc::SYS_sendto,
-    libc::SYS_sendmsg,
-    libc::SYS_ppoll,
-    libc::SYS_mmap,
-    libc::SYS_munmap,
-    libc::SYS_mremap,
-    libc::SYS_mprotect,
-    libc::SYS_madvise,
-    libc::SYS_brk,
-    libc::SYS_futex,
-    libc::SYS_sched_yield,
-    libc::SYS_sched_getaffinity,
-    libc::SYS_getcpu,
-    libc::SYS_clock_gettime,
-    libc::SYS_clock_nanosleep,
-    libc::SYS_nanosleep,
-    libc::SYS_gettimeofday,
-    libc::SYS_getrandom,
-    libc::SYS_getpid,
-    libc::SYS_gettid,
-    libc::SYS_tgkill,
-    libc::SYS_rt_sigaction,
-    libc::SYS_rt_sigprocmask,
-    libc::SYS_rt_sigreturn,
-    libc::SYS_sigaltstack,
-    libc::SYS_restart_syscall,
-    libc::SYS_exit,
-    libc::SYS_exit_group,
-];
-
-/// Tries, from inside, what must not be possible: the act, and what came of it (`refused`, or what happened instead).
-pub fn judge(keys: &Path) -> Vec<(String, String)> {
-    fn came<T>(result: std::io::Result<T>) -> String {
-        match result {
-            Ok(_) => "ALLOWED".into(),
-            Err(why) if why.kind() == ErrorKind::PermissionDenied => "refused".into(),
-            Err(why) => format!("not refused, but failed: {why}"),
-        }
+    #[test]
+    fn unit_bounds_memory_and_tasks_and_leaves_some_to_the_daemon() {
+        let unit = include_str!("../../../systemd/kentledge.service");
+        let value = |key: &str| unit.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix('='));
+        let tasks: u64 = value("TasksMax").and_then(|n| n.parse().ok()).expect("TasksMax");
+        assert_eq!(tasks, limits::WORKER_TASKS + 256);
+        assert!(value("MemoryMax").is_some_and(|share| share.ends_with('%')));
+        // With `stop` a worker that is killed for its memory would take the daemon along.
+        assert_eq!(value("OOMPolicy"), Some("continue"));
     }
-    let parent = nix::unistd::getppid();
-    let write = |path: &str| OpenOptions::new().create(true).append(true).open(path);
-    let exec = std::process::Command::new("/bin/true").status();
-    let signal = nix::sys::signal::kill(parent, None).map_err(std::io::Error::from);
-    let trace = nix::sys::ptrace::attach(parent).map_err(std::io::Error::from);
-    [
-        ("connect by TCP", came(std::net::TcpStream::connect(("127.0.0.1", 9)))),
-        ("send by UDP", came(std::net::UdpSocket::bind(("127.0.0.1", 0)))),
-        ("connect to a local socket", came(UnixStream::connect("/run/dbus/system_bus_socket"))),
-        ("open a file for writing", came(write("/tmp/kentledge-worker-was-here"))),
-        ("open a file for reading", came(File::open("/etc/passwd"))),
-        ("read keys", came(File::open(keys))),
-        ("open a tty", came(OpenOptions::new().read(true).write(true).open("/dev/ptmx"))),
-        ("open a gpiochip", came(File::open("/dev/gpiochip0"))),
-        ("run a program", came(exec)),
-        ("trace the supervisor", came(trace)),
-        ("signal the supervisor", came(signal)),
-        ("read the supervisor's memory", came(File::open(format!("/proc/{parent}/mem")))),
-    ]
-    .map(|(what, came)| (what.to_owned(), came))
-    .to_vec()
 }

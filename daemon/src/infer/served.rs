@@ -18,7 +18,7 @@ use crate::{
         meter::Meters,
         record::{json_list, json_num, json_str},
     },
-    host::Keep,
+    host::Later,
     model::file::hex,
 };
 
@@ -26,9 +26,9 @@ use crate::{
 #[derive(Debug, Clone)]
 pub struct Keeps {
     /// Calibrations, by pipeline.
-    pub calibration: Keep,
+    pub calibration: Later,
     /// Raised alarms, by alarm.
-    pub alarms: Keep,
+    pub alarms: Later,
 }
 
 /// One pipeline being served.
@@ -95,7 +95,7 @@ impl Served {
     }
 
     /// Where its calibrations are kept.
-    pub fn calibrations(&self) -> Option<Keep> {
+    pub fn calibrations(&self) -> Option<Later> {
         self.keeps.as_ref().map(|keeps| keeps.calibration.clone())
     }
 
@@ -149,6 +149,7 @@ impl Served {
         let score = (!learning).then_some(answered.score);
         let meter = &self.meters.pipelines[usize::from(self.index)];
         meter.predictions.add(1);
+        meter.answered(window.tag.last.boot_ns);
         meter.infer.took(u64::from(answered.took_us));
         meter.learning.store(learning, Relaxed);
         meter.threshold.set(threshold.unwrap_or(f32::NAN));
@@ -193,18 +194,15 @@ impl Served {
     /// An alarm's change: to its lines, onto the disk, and as a record.
     fn changed(&self, at: usize, change: Change, score: Option<f32>, stamp: Stamp, lineage: Option<Arc<str>>) -> Draft {
         let (alarm, stream, place) = &self.alarms[at];
-        // A lamp waits for nothing, least of all for the disk. That of an alarm nothing looks at stays as it is.
+        // Nothing here waits for the disk: neither the lamp nor the record. The lamp of an alarm nothing looks at stays as it is.
         if change.phase != Phase::Unknown {
             self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
             self.meters.alarm_bell.ring();
         }
         if let Some(keeps) = &self.keeps {
-            let saved = match alarm.raised() {
-                Some(raised) => keeps.alarms.save(alarm.name(), &serde_json::to_vec(raised).unwrap_or_default()),
+            match alarm.raised() {
+                Some(raised) => keeps.alarms.save(alarm.name(), serde_json::to_vec(raised).unwrap_or_default()),
                 None => keeps.alarms.remove(alarm.name()),
-            };
-            if let Err(why) = saved {
-                tracing::error!(alarm = alarm.name(), "keep the alarm's state: {why}");
             }
         }
         match change.phase {
@@ -274,7 +272,7 @@ fn digest(values: &[f32]) -> String {
 }
 
 /// What was saved of an alarm. One that cannot be read counts as not raised: the next window decides.
-fn saved(alarms: &Keep, alarm: &str) -> Option<Vec<u8>> {
+fn saved(alarms: &Later, alarm: &str) -> Option<Vec<u8>> {
     let unread =
         |why: &std::io::Error| tracing::error!(alarm, "read the alarm's state: {why}; it counts as not raised");
     alarms.load_patiently(alarm).inspect_err(unread).ok().flatten()

@@ -5,21 +5,24 @@ use std::{
     os::unix::process::ExitStatusExt,
     path::PathBuf,
     process::{Child, Command, Stdio},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
     poll::{PollFd, PollFlags, PollTimeout, poll},
-    sys::{
-        memfd::{MFdFlags, memfd_create},
-        socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair},
-    },
+    sys::socket::{AddressFamily, MsgFlags, SockFlag, SockType, recv, send, socketpair},
 };
 
-use super::channel::{self, Answer, Hello, Layout, Loaded, Prepare, Prepared, Ready};
+use super::{
+    channel::{self, Hello, Layout, Loaded, Prepare, Prepared, Ready, Reply},
+    stderr::Stderr,
+};
 use crate::{
     config::Provider,
-    host::sys::{self, SharedMemory},
+    host::{
+        defence,
+        sys::{self, SharedMemory},
+    },
     limits,
     model::file::ModelFile,
 };
@@ -27,6 +30,8 @@ use crate::{
 /// What a worker is started with.
 #[derive(Debug, Clone)]
 pub struct Launch {
+    /// The model's name and version, for the log.
+    pub name: String,
     /// This program.
     pub program: PathBuf,
     /// ONNX Runtime's library.
@@ -53,24 +58,22 @@ pub struct Rung {
 /// A worker that serves.
 #[derive(Debug)]
 pub struct Worker {
-    child: Child,
-    socket: OwnedFd,
+    process: Process,
     layout: Layout,
     memory: SharedMemory,
     may_hold: u64,
+    /// Number of the last ring.
+    rung: u32,
     /// What it could do that it must not be able to, where that was asked.
     pub judged: Vec<(String, String)>,
 }
 
-/// A child that is ended when it is dropped.
-struct Unborn(Option<Child>);
-
-impl Drop for Unborn {
-    fn drop(&mut self) {
-        if let Some(child) = &mut self.0 {
-            end(child);
-        }
-    }
+/// A worker's process and the two ways to it. Ended when it is dropped.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    socket: OwnedFd,
+    stderr: Stderr,
 }
 
 impl Worker {
@@ -81,60 +84,38 @@ impl Worker {
         plan: impl FnOnce(&Loaded) -> Result<(Prepare, P), String>,
         beat: &dyn Fn(),
     ) -> Result<(Self, Loaded, P), String> {
-        let (ours, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(|why| format!("make a socket: {why}"))?;
-        let mut command = Command::new(&launch.program);
-        command.arg("infer-worker").stdin(Stdio::from(theirs)).stdout(Stdio::null()).env_clear();
-        // Since 1.31 the library writes a database into the user's cache and sends it home over HTTPS, unless told not
-        // to before it is loaded; switching telemetry off by its API comes too late.
-        command.env("ORT_DISABLE_TELEMETRY", "1");
-        let child = sys::die_with_parent(&mut command).spawn().map_err(|why| format!("start the worker: {why}"))?;
-        drop(command);
-        let mut unborn = Unborn(Some(child));
-
+        let mut process = Process::spawn(launch)?;
         let hello = Hello {
             runtime: launch.runtime.clone(),
             provider: launch.provider.clone(),
             memory_bytes: launch.memory_bytes,
             judge: launch.judge.clone(),
         };
-        channel::send(ours.as_fd(), &hello, Some(launch.model.bytes.as_fd()))?;
+        channel::tell(process.socket.as_fd(), &hello, Some(launch.model.bytes.as_fd()))?;
         // An accelerator may build an engine first.
         let most = if launch.provider.name == "cpu" { limits::WORKER_START } else { limits::WORKER_BUILD };
-        let answer = |unborn: &mut Unborn| Waiting { socket: &ours, most, beat }.answer(unborn);
-        let loaded: Loaded = answer(&mut unborn)?;
+        let loaded: Loaded = process.answer(most, beat)?;
         let (prepare, planned) = plan(&loaded)?;
-        channel::send(ours.as_fd(), &prepare, None)?;
-        let answer = |unborn: &mut Unborn| Waiting { socket: &ours, most, beat }.answer(unborn);
-        let prepared: Prepared = answer(&mut unborn)?;
-        if prepared.outputs.iter().sum::<usize>() > limits::OUTPUT_VALUES_MAX {
-            return Err(format!("the wanted outputs have more than {} values", limits::OUTPUT_VALUES_MAX));
-        }
-
-        let sizes: Vec<usize> =
-            prepare.inputs.iter().map(|(_, shape)| shape.iter().product::<i64>() as usize).collect();
-        let layout = Layout::plan(&sizes, &prepared.outputs, limits::SLOTS_MAX, limits::SHARED_BYTES)?;
-        let memory_fd =
-            memory_file(c"kentledge-tensors", layout.bytes()).map_err(|why| format!("make shared memory: {why}"))?;
-        let memory =
-            SharedMemory::map(memory_fd.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
-        channel::send(ours.as_fd(), &layout, Some(memory_fd.as_fd()))?;
-        let Ready { judged } = Waiting { socket: &ours, most, beat }.answer(&mut unborn)?;
-        let child = unborn.0.take().ok_or("the worker ended")?;
+        channel::tell(process.socket.as_fd(), &prepare, None)?;
+        let prepared: Prepared = process.answer(most, beat)?;
+        let layout = lay_out(&prepare, &prepared)?;
+        let (memory, memory_fd) =
+            SharedMemory::create(layout.bytes()).map_err(|why| format!("make shared memory: {why}"))?;
+        channel::tell(process.socket.as_fd(), &layout, Some(memory_fd.as_fd()))?;
+        let Ready { judged } = process.answer(most, beat)?;
         let may_hold = launch.memory_bytes;
-        Ok((Self { child, socket: ours, layout, memory, may_hold, judged }, loaded, planned))
+        Ok((Self { process, layout, memory, may_hold, rung: 0, judged }, loaded, planned))
     }
 
     /// Whether it is still there.
     pub fn is_alive(&mut self) -> bool {
-        matches!(self.child.try_wait(), Ok(None))
+        matches!(self.process.child.try_wait(), Ok(None))
     }
 
     /// What it holds, bytes.
     pub fn memory_bytes(&self) -> Option<u64> {
-        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.child.id())).ok()?;
-        let pages: u64 = statm.split_whitespace().nth(1)?.parse().ok()?;
-        Some(pages * 4096)
+        let statm = std::fs::read_to_string(format!("/proc/{}/statm", self.process.child.id())).ok()?;
+        resident(&statm, sys::page_bytes())
     }
 
     /// The same where that is more than it may.
@@ -170,55 +151,128 @@ impl Worker {
         self.memory.read(self.layout.slot(slot) + offset, into);
     }
 
-    /// Whether the run of a slot succeeded, and how long it took, µs.
+    /// Whether the run of a slot succeeded, and how long it took, µs. A slot that the worker did not write since it was rung
+    /// did not.
     pub fn outcome(&self, slot: usize) -> (bool, u32) {
         let mut state = [0u32; 2];
         self.memory.read(self.layout.slot(slot), &mut state);
-        (state[0] == 0, state[1])
+        (state[0] == channel::RAN, state[1])
     }
 
-    /// Runs slots 0 to `count`; each window has `deadline` (`None`: for ever). On a miss the worker is killed.
+    /// Runs slots 0 to `count`; each window has `deadline` (`None`: for ever), all of them `count` times that. On a miss the
+    /// worker is killed. The worker's count of what is done names the window that was too slow; it gives no window more time
+    /// than its own, for it never goes back, and never beyond `count`.
     pub fn ring(&mut self, count: usize, deadline: Option<Duration>, beat: &dyn Fn()) -> Rung {
+        let count = count.min(self.layout.slots);
         self.memory.store(0, 0);
-        let mut ring = [0u8; 8];
-        ring[4..].copy_from_slice(&(count as u32).to_le_bytes());
-        if let Err(why) = send(self.socket.as_raw_fd(), &ring, MsgFlags::MSG_NOSIGNAL) {
-            return self.dead(&format!("ring: {why}"));
+        for slot in 0..count {
+            self.memory.write(self.layout.slot(slot), &[channel::PENDING, 0]);
         }
-        let (mut seen, mut waited) = (0, Duration::ZERO);
+        self.rung = self.rung.wrapping_add(1);
+        let mut ring = [0u8; 8];
+        ring[..4].copy_from_slice(&self.rung.to_le_bytes());
+        ring[4..].copy_from_slice(&(count as u32).to_le_bytes());
+        // Not waited for: the bell of a worker that does not listen is full some time.
+        let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
+        if let Err(why) = send(self.process.socket.as_raw_fd(), &ring, flags) {
+            return self.dead(0, &format!("ring: {why}"));
+        }
+        let (mut seen, mut began) = (0, Instant::now());
         loop {
-            let slice = deadline.map_or(limits::BEAT, |all| (all - waited).min(limits::BEAT));
-            if ready(&self.socket, slice) {
-                return match recv(self.socket.as_raw_fd(), &mut ring, MsgFlags::empty()) {
-                    Ok(8) => Rung { done: count, died: None },
-                    Ok(_) => self.dead("ended"),
-                    Err(why) => self.dead(&why.to_string()),
+            let left = deadline.map_or(limits::BEAT, |all| all.saturating_sub(began.elapsed()));
+            let is_heard = ready(&self.process.socket, left.min(limits::BEAT));
+            self.process.stderr.drain();
+            if is_heard {
+                let mut answer = [0u8; 8];
+                return match recv(self.process.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_TRUNC) {
+                    Ok(8) if answer == ring => Rung { done: count, died: None },
+                    Ok(0) => self.dead(count, "ended"),
+                    Ok(_) => self.dead(count, "it answered what it was not asked"),
+                    Err(why) => self.dead(count, &why.to_string()),
                 };
             }
             beat();
-            let done = self.memory.load(0) as usize;
+            let done = self.done(count);
             if done > seen {
-                (seen, waited) = (done, Duration::ZERO);
-                continue;
-            }
-            waited += slice;
-            if deadline.is_some_and(|all| waited >= all) {
-                return self.dead(&format!("deadline of {} ms passed", waited.as_millis()));
+                (seen, began) = (done, Instant::now());
+            } else if deadline.is_some_and(|all| began.elapsed() >= all) {
+                return self.dead(count, &format!("deadline of {} ms passed", began.elapsed().as_millis()));
             }
         }
     }
 
-    fn dead(&mut self, why: &str) -> Rung {
-        let done = self.memory.load(0) as usize;
-        let how = end(&mut self.child);
-        Rung { done, died: Some(if why == "ended" { how } else { format!("{why}; {how}") }) }
+    /// How many windows of a ring the worker says are done.
+    fn done(&self, count: usize) -> usize {
+        (self.memory.load(0) as usize).min(count)
+    }
+
+    fn dead(&mut self, count: usize, why: &str) -> Rung {
+        let how = self.process.end();
+        // Read when nothing runs there any more.
+        Rung { done: self.done(count), died: Some(if why == "ended" { how } else { format!("{why}; {how}") }) }
     }
 }
 
-impl Drop for Worker {
-    fn drop(&mut self) {
-        end(&mut self.child);
+impl Process {
+    fn spawn(launch: &Launch) -> Result<Self, String> {
+        let (socket, theirs) = socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
+            .map_err(|why| format!("make a socket: {why}"))?;
+        let (stderr, errors) = Stderr::new(launch.name.clone()).map_err(|why| format!("make a pipe: {why}"))?;
+        let mut command = Command::new(&launch.program);
+        command.arg("infer-worker").stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(errors).env_clear();
+        // Since 1.31 the library writes a database into the user's cache and sends it home over HTTPS, unless told not
+        // to before it is loaded; switching telemetry off by its API comes too late.
+        command.env("ORT_DISABLE_TELEMETRY", "1");
+        command.envs(defence::taken_out().map(|words| ("KENTLEDGE_WITHOUT", words)));
+        let child = sys::die_with_parent(&mut command).spawn().map_err(|why| format!("start the worker: {why}"))?;
+        Ok(Self { child, socket, stderr })
     }
+
+    /// Waits for the worker's next answer, `most` at the longest.
+    fn answer<T: Reply>(&mut self, most: Duration, beat: &dyn Fn()) -> Result<T, String> {
+        let began = Instant::now();
+        while !ready(&self.socket, limits::BEAT) {
+            beat();
+            self.stderr.drain();
+            if began.elapsed() >= most {
+                return Err(format!("the worker gave no answer within {} s", most.as_secs()));
+            }
+        }
+        match channel::hear(self.socket.as_fd()) {
+            Ok(bytes) => channel::understand(&bytes),
+            Err(why) => Err(format!("{why} ({})", self.end())),
+        }
+    }
+
+    /// Ends it and says how it ended.
+    fn end(&mut self) -> String {
+        let how = end(&mut self.child);
+        self.stderr.drain();
+        how
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Where the tensors of a model lie whose outputs have, by the worker's word, these sizes.
+fn lay_out(prepare: &Prepare, prepared: &Prepared) -> Result<Layout, String> {
+    let (wanted, sized) = (prepare.outputs.len(), prepared.outputs.len());
+    if wanted != sized {
+        return Err(format!("reject the worker's answer: sizes of {sized} outputs, and {wanted} are wanted"));
+    }
+    let values = |shape: &Vec<i64>| shape.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?));
+    let sizes: Option<Vec<usize>> = prepare.inputs.iter().map(|(_, shape)| values(shape)).collect();
+    let sizes = sizes.ok_or("an input has no size")?;
+    Layout::plan(&sizes, &prepared.outputs, limits::SLOTS_MAX, limits::SHARED_BYTES)
+}
+
+/// Bytes that a process holds, by its line in /proc/PID/statm.
+fn resident(statm: &str, page_bytes: u64) -> Option<u64> {
+    statm.split_whitespace().nth(1)?.parse::<u64>().ok()?.checked_mul(page_bytes)
 }
 
 /// Ends a child and says how it ended.
@@ -245,35 +299,65 @@ fn ready(socket: &OwnedFd, wait: Duration) -> bool {
     matches!(poll(&mut fds, PollTimeout::from(ms)), Ok(n) if n > 0)
 }
 
-/// What is waited for while a worker is starting.
-struct Waiting<'a> {
-    socket: &'a OwnedFd,
-    most: Duration,
-    beat: &'a dyn Fn(),
-}
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
 
-impl Waiting<'_> {
-    fn answer<T: serde::de::DeserializeOwned>(&self, child: &mut Unborn) -> Result<T, String> {
-        let mut waited = Duration::ZERO;
-        while !ready(self.socket, limits::BEAT) {
-            (self.beat)();
-            waited += limits::BEAT;
-            if waited >= self.most {
-                return Err(format!("the worker gave no answer within {} s", waited.as_secs()));
+    use proptest::prelude::*;
+
+    use super::{super::plan::plan, *};
+    use crate::model::manifest::Manifest;
+
+    #[test]
+    fn resident_memory_counts_pages_of_any_size() {
+        assert_eq!(resident("900 100 30 1 0 50 0", 16 * 1024), Some(1_638_400));
+        assert_eq!(resident("900", 4096), None);
+        assert_eq!(resident(&format!("1 {} 3", u64::MAX), 4096), None);
+    }
+
+    fn json_numbers(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<i64>> {
+        let dimension = prop_oneof![-3i64..70, Just(i64::MAX), Just(i64::MIN), any::<i64>()];
+        prop::collection::vec(dimension, len)
+    }
+
+    proptest! {
+        #[test]
+        fn any_answer_of_a_worker_is_rejected_or_leads_to_memory_that_fits(
+            shapes in prop::collection::vec(json_numbers(0..5), 0..4),
+            outputs in prop::collection::vec(prop_oneof![0u64..10, any::<u64>()], 0..4),
+            nodes in prop::collection::vec(any::<u64>(), 0..3),
+            (steps, width) in (1usize..=limits::WINDOW_STEPS_MAX, 1usize..=limits::CHANNELS_MAX),
+        ) {
+            let tensor = |(i, shape): (usize, &Vec<i64>)| {
+                format!(r#"{{"name":"t{i}","kind":"float32","shape":{shape:?}}}"#)
+            };
+            let tensors = shapes.iter().enumerate().map(tensor).collect::<Vec<_>>().join(",");
+            let placed = |n: &u64| format!(r#"{{"provider":"p","nodes":{n},"ops":{{}}}}"#);
+            let placement = nodes.iter().map(placed).collect::<Vec<_>>().join(",");
+            let loaded = format!(
+                r#"{{"Ok":{{"inputs":[{tensors}],"outputs":[{tensors}],"runtime":"","placement":[{placement}],"sandbox":""}}}}"#
+            );
+            let prepared = format!(r#"{{"Ok":{{"outputs":{outputs:?}}}}}"#);
+            if let Ok(loaded) = channel::understand::<Loaded>(loaded.as_bytes()) {
+                prop_assert!(loaded.placement.iter().map(|p| p.nodes).sum::<usize>() < usize::MAX);
+                if let Ok((prepare, _)) = plan(&loaded, &Manifest::bare(Path::new("m.onnx")), (steps, width), &[])
+                    && let Ok(prepared) = channel::understand::<Prepared>(prepared.as_bytes())
+                    && let Ok(layout) = lay_out(&prepare, &prepared)
+                {
+                    prop_assert!(layout.bytes() <= limits::SHARED_BYTES && layout.slots >= 1);
+                    prop_assert_eq!(layout.outputs.len(), prepare.outputs.len());
+                    for (offset, values) in &layout.outputs {
+                        prop_assert!(offset + values * 8 <= layout.stride);
+                    }
+                }
             }
         }
-        match channel::recv::<Answer<T>>(self.socket.as_fd()) {
-            Ok((answer, _)) => answer,
-            Err(why) => {
-                let how = child.0.as_mut().map(end).unwrap_or_default();
-                Err(format!("{why} ({how})"))
-            }
+
+        #[test]
+        fn any_bytes_of_a_worker_are_an_answer_or_an_error(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = channel::understand::<Loaded>(&bytes);
+            let _ = channel::understand::<Prepared>(&bytes);
+            let _ = channel::understand::<Ready>(&bytes);
         }
     }
-}
-
-fn memory_file(name: &std::ffi::CStr, len: usize) -> std::io::Result<OwnedFd> {
-    let fd = memfd_create(name, MFdFlags::MFD_CLOEXEC)?;
-    nix::unistd::ftruncate(&fd, len as i64)?;
-    Ok(fd)
 }

@@ -3,6 +3,7 @@
 
 use std::{
     fmt::Display,
+    io::Write,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
     time::Instant,
@@ -18,6 +19,7 @@ use ort::{
 
 use super::{
     channel::{self, Answer, Hello, Layout, Loaded, Prepare, Prepared, Ready, Tensor},
+    judge::judge,
     placement::placement,
     sandbox::{self, Fences, Profile},
 };
@@ -29,14 +31,14 @@ use crate::{
 /// Runs as the worker; the socket is standard input. Returns when the parent is gone.
 pub fn main(socket: OwnedFd) -> Result<(), String> {
     let socket = socket.as_fd();
-    let (hello, model): (Hello, _) = channel::recv(socket)?;
+    let (hello, model): (Hello, _) = channel::recv_with_fd(socket)?;
     let fences = match fence(&hello) {
         Ok(fences) => fences,
-        Err(why) => return channel::send(socket, &Answer::<Loaded>::Err(format!("fence the worker in: {why}")), None),
+        Err(why) => return channel::answer(socket, &Answer::<Loaded>::Err(format!("fence the worker in: {why}"))),
     };
-    let mut session = match load(&hello, model) {
+    let mut session = match load(&hello, model, &fences) {
         Ok(session) => session,
-        Err(why) => return channel::send(socket, &Answer::<Loaded>::Err(why), None),
+        Err(why) => return channel::answer(socket, &Answer::<Loaded>::Err(why)),
     };
     let loaded = Loaded {
         inputs: session.inputs().iter().map(describe).collect(),
@@ -45,29 +47,29 @@ pub fn main(socket: OwnedFd) -> Result<(), String> {
         placement: placement(&session)?,
         sandbox: fences.words(),
     };
-    channel::send(socket, &Answer::Ok(loaded), None)?;
+    channel::answer(socket, &Answer::Ok(loaded))?;
 
-    let (prepare, _): (Prepare, _) = channel::recv(socket)?;
+    let (prepare, _): (Prepare, _) = channel::recv_with_fd(socket)?;
     let prepared = Bound::new(&session, &prepare).and_then(|mut bound| {
         let outputs = bound.trial(&mut session)?;
         Ok((bound, outputs))
     });
     let mut bound = match prepared {
         Ok((bound, outputs)) => {
-            channel::send(socket, &Answer::Ok(Prepared { outputs }), None)?;
+            channel::answer(socket, &Answer::Ok(Prepared { outputs }))?;
             bound
         }
-        Err(why) => return channel::send(socket, &Answer::<Prepared>::Err(why), None),
+        Err(why) => return channel::answer(socket, &Answer::<Prepared>::Err(why)),
     };
 
-    let (layout, memory): (Layout, _) = channel::recv(socket)?;
+    let (layout, memory): (Layout, _) = channel::recv_with_fd(socket)?;
     let memory = memory.ok_or("the shared memory did not come")?;
     let mut memory =
         SharedMemory::map(memory.as_fd(), layout.bytes()).map_err(|why| format!("map shared memory: {why}"))?;
     // From here on there are windows, and nothing else.
-    sandbox::before_serving(&fences)?;
-    let judged = hello.judge.as_deref().map(sandbox::judge).unwrap_or_default();
-    channel::send(socket, &Answer::Ok(Ready { judged }), None)?;
+    fences.before_serving()?;
+    let judged = hello.judge.as_deref().map(judge).unwrap_or_default();
+    channel::answer(socket, &Answer::Ok(Ready { judged }))?;
     serve(socket, &mut session, &mut bound, &layout, &mut memory)
 }
 
@@ -88,16 +90,17 @@ fn serve(
             Err(why) => return Err(format!("hear the doorbell: {why}")),
         }
         let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| ring[at + i])) as usize;
-        let (first, count) = (number(0), number(4));
+        let count = number(4);
         for i in 0..count.min(layout.slots) {
-            let slot = layout.slot((first + i) % layout.slots);
+            let slot = layout.slot(i);
             let began = Instant::now();
             let failed = bound.run(session, layout, memory, slot).err();
             if let Some(why) = &failed {
-                eprintln!("kentledge infer-worker: run the model: {why}");
+                // Not eprintln: where the pipe is full it panics.
+                let _ = writeln!(std::io::stderr(), "run the model: {why}");
             }
             let took_us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
-            memory.write(slot, &[u32::from(failed.is_some()), took_us]);
+            memory.write(slot, &[if failed.is_some() { channel::FAILED } else { channel::RAN }, took_us]);
             memory.store(0, i as u32 + 1);
         }
         send(socket.as_raw_fd(), &ring, MsgFlags::MSG_NOSIGNAL).map_err(|why| format!("answer the doorbell: {why}"))?;
@@ -114,7 +117,7 @@ fn fence(hello: &Hello) -> Result<Fences, String> {
     sandbox::before_library(profile, &folders, hello.memory_bytes)
 }
 
-fn load(hello: &Hello, model: Option<OwnedFd>) -> Result<Session, String> {
+fn load(hello: &Hello, model: Option<OwnedFd>, fences: &Fences) -> Result<Session, String> {
     let sealed = model.ok_or_else(|| "it did not come".to_owned()).and_then(|fd| {
         let sealed = Sealed::adopt(fd).map_err(|why| why.to_string())?;
         sealed.map().map_err(|why| why.to_string())
@@ -152,6 +155,7 @@ fn load(hello: &Hello, model: Option<OwnedFd>) -> Result<Session, String> {
             builder.with_devices([device], Some(&options)).map_err(text)?
         }
     };
+    fences.before_model()?;
     builder.commit_from_memory(&bytes).map_err(|why| format!("load the model: {}", text(why)))
 }
 

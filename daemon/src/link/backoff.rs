@@ -1,13 +1,33 @@
-//! How long to wait before the next connect. Pure. Full jitter (a random share of the bound), and the bound grows with
-//! the outage: a short one is over at once, a long one is not hammered, and twenty devices do not return in step.
+//! How long to wait before the next connect. Pure. Full jitter (a random share of a bound).
+//!
+//! Where the broker went away, all its devices lost it together: the first attempt is spread over seconds already, and the
+//! bound grows with the outage and with connections that end soon. Where only this device's own network is gone, nobody
+//! else comes back with it, and an attempt that fails reaches no broker: a short gap is over at once.
 
 use std::time::Duration;
 
 use crate::limits;
 
-/// The longest wait after an outage of this length so far: short while it is short, then a tenth of it.
-pub fn bound(outage: Duration) -> Duration {
-    (outage.saturating_sub(limits::RECONNECT_SHORT) / 10).clamp(limits::RECONNECT_MIN, limits::RECONNECT_MAX)
+/// What ended a connection, or kept it from being made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The broker closed or refused, or nothing at all came back: others may have lost it too.
+    Broker,
+    /// This device has no route or no address for it, or a connection of its own fell silent.
+    Path,
+}
+
+/// The longest wait after an outage of this length so far. `soon`: connections in a row that the broker closed soon.
+pub fn bound(cause: Cause, outage: Duration, soon: u32) -> Duration {
+    match cause {
+        Cause::Path => {
+            (outage.saturating_sub(limits::RECONNECT_SHORT) / 10).clamp(limits::RECONNECT_MIN, limits::RECONNECT_MAX)
+        }
+        Cause::Broker => {
+            let least = limits::RECONNECT_SPREAD.saturating_mul(1 << soon.saturating_sub(limits::SOON_SPARED).min(8));
+            (outage / 4).max(least).min(limits::RECONNECT_MAX)
+        }
+    }
 }
 
 /// How long to leave the broker to a twin that threw us out for the `n`th time: doubling, half of it random.
@@ -17,8 +37,8 @@ pub fn twin_wait(n: u32, share: f64) -> Duration {
 }
 
 /// `bound` with full jitter; `share` is a random number, 0–1.
-pub fn wait(outage: Duration, share: f64) -> Duration {
-    bound(outage).mul_f64(share.clamp(0.0, 1.0))
+pub fn wait(cause: Cause, outage: Duration, soon: u32, share: f64) -> Duration {
+    bound(cause, outage, soon).mul_f64(share.clamp(0.0, 1.0))
 }
 
 #[cfg(test)]
@@ -26,12 +46,37 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_short_outage_is_over_within_0_3_s_and_a_long_one_is_not_hammered() {
-        assert_eq!(bound(Duration::ZERO), limits::RECONNECT_MIN);
-        assert!(bound(Duration::from_secs(60)) <= Duration::from_millis(300));
-        assert_eq!(bound(Duration::from_secs(3600)), limits::RECONNECT_MAX);
-        assert_eq!(wait(Duration::from_secs(220), 0.5), Duration::from_secs(5));
-        assert_eq!(wait(Duration::from_secs(220), 7.0), Duration::from_secs(10));
+    fn a_fleet_that_lost_its_broker_returns_over_seconds_and_not_together() {
+        let mut random = fastrand::Rng::with_seed(7);
+        for (outage_s, spread_s) in [(0, 5), (2, 5), (60, 15), (119, 29), (3600, 30)] {
+            let outage = Duration::from_secs(outage_s);
+            let mut waits: Vec<f64> =
+                (0..10_000).map(|_| wait(Cause::Broker, outage, 0, random.f64()).as_secs_f64()).collect();
+            waits.sort_by(f64::total_cmp);
+            let (first, last) = (waits[0], waits[9_999]);
+            assert!(first < 0.1 && last > f64::from(spread_s) * 0.99, "{outage_s} s: {first} to {last} s");
+            // No tenth of the time sees more than a tenth and a bit of them: a uniform distribution.
+            for tenth in 0..10 {
+                let (from, to) = (last * f64::from(tenth) / 10.0, last * f64::from(tenth + 1) / 10.0);
+                let n = waits.iter().filter(|wait| (from..to).contains(*wait)).count();
+                assert!((850..1150).contains(&n), "{outage_s} s: {n} of 10,000 in tenth {tenth}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_short_gap_of_the_own_network_is_over_within_0_3_s_and_a_long_one_is_not_hammered() {
+        assert_eq!(bound(Cause::Path, Duration::ZERO, 0), limits::RECONNECT_MIN);
+        assert!(bound(Cause::Path, Duration::from_secs(60), 3) <= Duration::from_millis(300));
+        assert_eq!(bound(Cause::Path, Duration::from_secs(3600), 0), limits::RECONNECT_MAX);
+        assert_eq!(wait(Cause::Path, Duration::from_secs(220), 0, 0.5), Duration::from_secs(5));
+        assert_eq!(wait(Cause::Path, Duration::from_secs(220), 0, 7.0), Duration::from_secs(10));
+    }
+
+    #[test]
+    fn connections_that_end_soon_are_made_less_and_less_often() {
+        let bounds: Vec<u64> = (5..11).map(|soon| bound(Cause::Broker, Duration::ZERO, soon).as_secs()).collect();
+        assert_eq!(bounds, [5, 5, 10, 20, 30, 30]);
         let waits: Vec<u64> = (1..8).map(|n| twin_wait(n, 1.0).as_secs()).collect();
         assert_eq!(waits, [30, 60, 120, 240, 480, 900, 900]);
         assert_eq!(twin_wait(1, 0.0).as_secs(), 15);

@@ -83,6 +83,11 @@ impl<T> Flight<T> {
         self.flying.values().map(|f| f.since).min()
     }
 
+    /// What was written and is not answered, with when it was written.
+    pub fn flying(&self) -> impl Iterator<Item = (&T, Duration)> {
+        self.flying.values().map(|flying| (&flying.what, flying.since))
+    }
+
     /// Handed or flying.
     pub fn len(&self) -> usize {
         self.handed.len() + self.flying.len()

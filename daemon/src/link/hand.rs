@@ -3,20 +3,33 @@
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use tokio::sync::watch;
 
-use super::Topics;
+use super::{Topics, suspect::Name};
 use crate::{flow::order::LinkNews, host::Defence, outbox::ParcelId};
 
 /// What an acknowledgement settles.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Settles {
-    /// One message of the outbox; of a command's result, its sequence.
-    Parcel(ParcelId, Option<u64>),
-    /// The subscriptions.
-    Subscriptions,
+    /// A message of the outbox, or a part of one.
+    Parcel(Part),
+    /// So many subscriptions.
+    Subscriptions(usize),
     /// That what is not configured any more is removed.
     Gone,
-    /// Nothing: announcements are made anew with each connection.
+    /// Nothing: announcements are made anew with each connection, and an answer is sent once.
     Nothing,
+}
+
+/// A message of the outbox, or a part of one.
+#[derive(Debug, Clone, PartialEq)]
+pub(super) struct Part {
+    pub id: ParcelId,
+    pub name: Name,
+    /// Records.
+    pub n: u64,
+    /// Bytes of the packet.
+    pub size: usize,
+    /// Of a command's result, its sequence.
+    pub result: Option<u64>,
 }
 
 /// A message on its way to the client library.
@@ -26,12 +39,30 @@ pub(super) struct Handed {
     pub retain: bool,
     pub settles: Settles,
     pub backlog: bool,
+    /// An answer for a response topic goes after the acknowledgement of its order.
+    pub answer: bool,
     pub correlation: Option<bytes::Bytes>,
+    /// Subscriptions.
+    pub wishes: Vec<super::topic::Wish>,
 }
 
 impl Handed {
     pub fn nothing(topic: String, payload: Vec<u8>, retain: bool) -> Self {
-        Self { topic, payload, retain, settles: Settles::Nothing, backlog: false, correlation: None }
+        Self {
+            topic,
+            payload,
+            retain,
+            settles: Settles::Nothing,
+            backlog: false,
+            answer: false,
+            correlation: None,
+            wishes: Vec::new(),
+        }
+    }
+
+    pub fn subscriptions(wishes: Vec<super::topic::Wish>) -> Self {
+        let settles = Settles::Subscriptions(wishes.len());
+        Self { settles, wishes, ..Self::nothing(String::new(), Vec::new(), false) }
     }
 }
 
@@ -55,10 +86,9 @@ impl Gone {
         streams.iter().map(nothing).collect()
     }
 
-    /// Reports it when the broker has acknowledged all of them.
-    pub fn acked(&mut self, settles: Option<Settles>, reason: PubAckReason, news: &watch::Sender<LinkNews>) {
-        let done = matches!(reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
-        if matches!(settles, Some(Settles::Gone)) && done {
+    /// One of them was acknowledged; reports it when it was the last.
+    pub fn acked(&mut self, reason: PubAckReason, news: &watch::Sender<LinkNews>) {
+        if matches!(reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers) {
             self.left = self.left.saturating_sub(1);
             if self.left == 0 {
                 news.send_modify(|news| news.cleared = true);

@@ -6,28 +6,22 @@ mod flight;
 mod hand;
 mod outage;
 mod pace;
+mod packet;
+mod seen;
+mod suspect;
+mod talk;
+mod tally;
 mod topic;
 mod wire;
 
-use std::{
-    collections::VecDeque,
-    fmt::Write,
-    pin::pin,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, fmt::Write, pin::pin, sync::Arc, time::Duration};
 
 use futures_util::StreamExt;
 use rumqttc::{
     Outgoing,
     v5::{
-        AsyncClient, ConnectionError, Event, EventLoop, Incoming, StateError,
-        mqttbytes::{
-            QoS,
-            v5::{
-                ConnAck, DisconnectReasonCode, PubAckReason, Publish, PublishProperties, SubAck, SubscribeReasonCode,
-            },
-        },
+        AsyncClient, ConnectionError, Event, EventLoop, StateError,
+        mqttbytes::{Error as WireError, v5::DisconnectReasonCode},
     },
 };
 use tokio::{
@@ -38,22 +32,26 @@ use tokio::{
 pub use topic::Topics;
 
 use self::{
+    backoff::Cause,
     flight::Flight,
     hand::{Gone, Handed, Settles},
     outage::Outage,
     pace::Pace,
+    packet::{Parcels, Sizes},
+    suspect::Name,
 };
 use crate::{
     config::Mqtt,
     flow::{
-        Class, Clk, Retain,
+        Clk,
+        beat::Beat,
         event::Kind,
         meter::Meters,
-        order::{Arrived, Door, LinkNews, Respond, Response, Ticket},
+        order::{Door, LinkNews, Response, Ticket},
     },
-    host::{Clock, Defence, clock::rfc3339_ms, nonce, sys},
+    host::{Clock, clock::rfc3339_ms, nonce},
     limits,
-    outbox::{ParcelId, Reader, ToSend},
+    outbox::Reader,
 };
 
 /// What is announced with each connection, all retained.
@@ -128,20 +126,47 @@ pub struct Edges {
 enum Ended {
     /// As told; everything that could be sent was.
     Stopped,
-    /// It broke.
-    Lost(String),
-    /// Another client came with our client id.
+    /// It broke, or was not made.
+    Failed(Failed),
+    /// Another client came with our client id, as the broker says.
     Twin,
     /// Another connection is wanted.
     Changed,
 }
 
+/// What broke a connection, or kept it from being made.
+struct Failed {
+    cause: Cause,
+    why: String,
+    /// The broker closed it: something it was sent may be why.
+    closed: bool,
+    /// The broker says that a packet was larger than it takes.
+    too_large: bool,
+}
+
+impl Failed {
+    /// The broker went away, or this side left it for what it said.
+    fn broker(why: String) -> Self {
+        Self { cause: Cause::Broker, why, closed: false, too_large: false }
+    }
+
+    /// The network between, or this device's own.
+    fn path(why: String) -> Self {
+        Self { cause: Cause::Path, ..Self::broker(why) }
+    }
+}
+
 /// The stage as a task: connects for ever; ends some time after `stop` becomes true.
-pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>) {
+pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>, beat: Beat) {
     let mut outage = Outage::default();
+    let mut before = u64::MAX;
     loop {
         let wanted = edges.wanted.borrow_and_update().clone();
         let (wait_most, generation) = (wanted.wait_most.unwrap_or(Duration::MAX), wanted.generation);
+        if std::mem::replace(&mut before, generation) != generation {
+            // Another broker takes other sizes.
+            outage.sizes = Sizes::default();
+        }
         setup.news.send_replace(LinkNews { taken: generation, ..LinkNews::default() });
         (setup.going_to)(&format!("{}:{}", wanted.mqtt.host, wanted.mqtt.port));
         let wait = if wanted.mqtt.tls.is_some() && setup.clock.now().clk == Clk::Unset {
@@ -152,9 +177,9 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
         } else {
             outage.session += 1;
             let began = Instant::now();
-            let mut link = Link::new(&setup, &wanted, &outage);
-            let ended = link.connection(&mut stop, &mut edges).await;
-            let connected = link.connected;
+            let mut link = Link::new(&setup, &wanted, &mut outage);
+            let ended = link.connection(&mut stop, &mut edges, &beat).await;
+            let (connected, flying, largest) = (link.connected, link.flying(), link.largest());
             if connected {
                 setup.reader.offline();
                 outage.since = Instant::now();
@@ -163,32 +188,28 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
                     outage.twins = 0;
                 }
             }
-            // Accepted at the first try and soon closed again and again: a twin that fights, where the broker does not
-            // say so (mosquitto 2.0.11 does not), or a broker that does not want us.
-            let soon = connected && began.elapsed() < limits::THROWN_OUT_WITHIN;
-            outage.thrown_out = if soon { outage.thrown_out + 1 } else { 0 };
-            let id = &wanted.mqtt.client_id;
             match ended {
                 Ended::Stopped => return,
                 Ended::Changed => Duration::ZERO,
                 Ended::Twin => {
+                    let id = &wanted.mqtt.client_id;
                     let what = format!("another client connected as {id} and took the session over");
                     outage.twin(&setup, &wanted.mqtt, &what)
                 }
-                Ended::Lost(why) if outage.thrown_out >= limits::THROWN_OUT => {
-                    let times = outage.thrown_out;
-                    let what =
-                        format!("{times} connections in a row ended soon ({why}); is another client {id} as well?");
-                    outage.twin(&setup, &wanted.mqtt, &what)
-                }
-                Ended::Lost(why) => {
-                    outage.say(&setup, &wanted.mqtt, &why);
-                    backoff::wait(outage.since.elapsed(), fastrand::f64())
+                Ended::Failed(failed) => {
+                    match largest.filter(|_| failed.too_large) {
+                        Some(size) => outage.sizes = outage.sizes.refused(size),
+                        None if connected && failed.closed => outage.closed(&setup, flying, began.elapsed()),
+                        None => {}
+                    }
+                    outage.say(&setup, &wanted.mqtt, &failed.why);
+                    backoff::wait(failed.cause, outage.since.elapsed(), outage.soon, fastrand::f64())
                 }
             }
         };
+        outage.report(&setup);
         tokio::select! {
-            () = tokio::time::sleep(wait.min(wait_most)) => {}
+            () = beat.during(tokio::time::sleep(wait.min(wait_most))) => {}
             () = until(&mut edges.wanted, |wanted| wanted.generation != generation) => {}
             () = until(&mut stop, |stop| *stop) => return,
         }
@@ -207,8 +228,23 @@ struct Link<'a> {
     wanted: &'a Wanted,
     /// What `up/birth` says: a command that echoes it was made for this connection.
     nonce: Arc<str>,
-    outage: &'a Outage,
+    outage: &'a mut Outage,
     flight: Flight<Settles>,
+    /// Messages of the outbox whose parts are not all settled.
+    parcels: Parcels,
+    /// Messages that ended two connections: others go first.
+    later: VecDeque<Handed>,
+    /// One of them, which is in flight with no other.
+    alone: Option<Name>,
+    /// A message of the outbox was acknowledged on this connection.
+    acknowledged: bool,
+    /// What the broker takes, by its own word.
+    sizes: Sizes,
+    /// Subscriptions without an answer, and those that were refused.
+    subscriptions_left: usize,
+    subscriptions_refused: usize,
+    /// The status says that connections are short-lived.
+    short_lived: bool,
     /// What is handed over next, one by one.
     hand: VecDeque<Handed>,
     /// Orders the broker may forget.
@@ -228,13 +264,21 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn new(setup: &'a Setup, wanted: &'a Wanted, outage: &'a Outage) -> Self {
+    fn new(setup: &'a Setup, wanted: &'a Wanted, outage: &'a mut Outage) -> Self {
         Self {
             setup,
             wanted,
             nonce: nonce().into(),
             outage,
             flight: Flight::default(),
+            parcels: Parcels::default(),
+            later: VecDeque::new(),
+            alone: None,
+            acknowledged: false,
+            sizes: Sizes::default(),
+            subscriptions_left: 0,
+            subscriptions_refused: 0,
+            short_lived: false,
             hand: VecDeque::new(),
             settled: VecDeque::new(),
             acks: 0,
@@ -249,18 +293,20 @@ impl<'a> Link<'a> {
         }
     }
 
-    async fn connection(&mut self, stop: &mut watch::Receiver<bool>, edges: &mut Edges) -> Ended {
+    async fn connection(&mut self, stop: &mut watch::Receiver<bool>, edges: &mut Edges, beat: &Beat) -> Ended {
         let (setup, generation) = (self.setup, self.wanted.generation);
         let will = self.state("offline");
         let options = match wire::options(&self.wanted.mqtt, &setup.topics.state(), will) {
             Ok(options) => options,
-            Err(why) => return Ended::Lost(why),
+            Err(why) => return Ended::Failed(Failed::path(why)),
         };
+        let keep_alive = Duration::from_secs(self.wanted.mqtt.keep_alive_s);
         // One message of ours at a time, and acknowledgements of orders.
         let (client, events) = AsyncClient::new(options, limits::ACKS_QUEUED + 2);
-        let mut events = pin!(stream(events));
+        let mut events = pin!(stream(events, keep_alive));
         let mut drain_until: Option<Instant> = None;
         loop {
+            beat.beat(); // at least every tick, below
             if let Some(until) = drain_until
                 && (setup.reader.is_drained() || Instant::now() >= until)
             {
@@ -269,11 +315,19 @@ impl<'a> Link<'a> {
             }
             if self.connected && self.began.elapsed().saturating_sub(self.announced) >= limits::LINK_TICK {
                 self.announce();
+                self.outage.report(setup);
+                if self.began.elapsed() >= limits::SOON * 2 {
+                    self.outage.soon = 0;
+                    if std::mem::take(&mut self.short_lived) {
+                        (setup.note)("");
+                    }
+                }
             }
-            if let Err(why) = self.check().and_then(|()| self.hand_over(&client)) {
-                return Ended::Lost(why);
+            self.try_alone();
+            if let Err(failed) = self.check().and_then(|()| self.hand_over(&client)) {
+                return Ended::Failed(failed);
             }
-            let room = self.connected && self.hand.is_empty() && self.flight.has_room();
+            let room = self.connected && self.hand.is_empty() && self.flight.has_room() && !self.wants_alone();
             let backlog = self.flight.has_room_for_backlog() && self.pace.allows(self.began.elapsed());
             let tick = if drain_until.is_some() || self.pace.is_limited() {
                 limits::LINK_TICK / 10
@@ -283,11 +337,18 @@ impl<'a> Link<'a> {
             tokio::select! {
                 biased;
                 event = events.next() => match event {
-                    Some(Ok(event)) => if let Err(why) = self.event(event) {
-                        return Ended::Lost(why);
+                    Some(Ok(event)) => if let Err(failed) = self.event(event) {
+                        return Ended::Failed(failed);
                     },
                     Some(Err(why)) => return ended(&why),
-                    None => return Ended::Lost("the client ended".into()),
+                    None => return Ended::Failed(Failed::broker("the client ended".into())),
+                },
+                // Before answers: an order is acknowledged first.
+                Some(ticket) = edges.settled.recv() => {
+                    self.outage.seen.settled(ticket);
+                    if ticket.session == self.outage.session {
+                        self.settled.push_back(ticket.id);
+                    }
                 },
                 // Few, and somebody waits for them: before the data, which may go on for ever.
                 Some(response) = edges.responses.recv(), if room => self.respond(response),
@@ -307,9 +368,6 @@ impl<'a> Link<'a> {
                     }
                     return Ended::Changed;
                 }
-                Some(ticket) = edges.settled.recv() => if ticket.session == self.outage.session {
-                    self.settled.push_back(ticket.id);
-                },
                 () = tokio::time::sleep(tick) => {}
             }
         }
@@ -317,219 +375,17 @@ impl<'a> Link<'a> {
 
     /// A peer that is gone without a word, or that takes everything and acknowledges nothing. The library's own look at
     /// its pings stands still while it writes into a connection that takes no more.
-    fn check(&self) -> Result<(), String> {
+    fn check(&self) -> Result<(), Failed> {
         let (now, most) = (self.began.elapsed(), self.keep_alive * 2);
         if self.connected && now.saturating_sub(self.heard) > most {
-            return Err(format!("the broker has not been heard for {} s", most.as_secs()));
+            return Err(Failed::path(format!("the broker has not been heard for {} s", most.as_secs())));
         }
         match self.flight.oldest() {
             Some(since) if now.saturating_sub(since) > most.max(limits::ACK_WAIT) => {
-                Err("the broker does not acknowledge".into())
+                Err(Failed::broker("the broker does not acknowledge".into()))
             }
             _ => Ok(()),
         }
-    }
-
-    fn event(&mut self, event: Event) -> Result<(), String> {
-        if matches!(event, Event::Incoming(_)) {
-            self.heard = self.began.elapsed();
-        }
-        match event {
-            Event::Incoming(Incoming::ConnAck(ack)) => self.connected(&ack),
-            Event::Outgoing(Outgoing::Publish(id)) => self.flight.written(id, self.began.elapsed()),
-            Event::Outgoing(Outgoing::PubAck(_)) => self.acks = self.acks.saturating_sub(1),
-            Event::Outgoing(Outgoing::Subscribe(id)) => self.flight.written(id, self.began.elapsed()),
-            Event::Incoming(Incoming::SubAck(ack)) => {
-                self.flight.answered(ack.pkid);
-                self.subscribed(&ack);
-            }
-            Event::Incoming(Incoming::Publish(publish)) => self.arrived(publish),
-            Event::Incoming(Incoming::PubAck(ack)) => {
-                let answered = self.flight.answered(ack.pkid);
-                self.gone.acked(answered.map(|(settles, _)| settles), ack.reason, &self.setup.news);
-                if let Some((Settles::Parcel(parcel, result), since)) = answered {
-                    self.setup.meters.acknowledge.took_time(self.began.elapsed().saturating_sub(since));
-                    self.setup.meters.acked_ns.store(Clock::boot_ns(), Ordering::Relaxed);
-                    return self.settle(parcel, result, ack.reason);
-                }
-            }
-            _ => {}
-        }
-        Ok(())
-    }
-
-    /// Only a successful answer removes a record. An answer that no repetition can change books it as lost; any other
-    /// ends the connection, and everything unacknowledged is sent again after a pause.
-    fn settle(&self, parcel: ParcelId, result: Option<u64>, reason: PubAckReason) -> Result<(), String> {
-        match reason {
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
-                self.setup.reader.acked(parcel);
-                if let Some(seq) = result {
-                    self.setup.meters.result_acked.fetch_max(seq, Ordering::Relaxed);
-                    self.setup.news.send_modify(|news| news.acked = news.acked.max(seq));
-                }
-            }
-            _ if !Defence::PubackReason.stands() => self.setup.reader.acked(parcel),
-            PubAckReason::NotAuthorized | PubAckReason::TopicNameInvalid | PubAckReason::PayloadFormatInvalid => {
-                tracing::error!("the broker refuses a message for good: {reason:?}");
-                self.setup.reader.refused(parcel, "refused_by_broker");
-            }
-            other => return Err(format!("the broker could not take a message: {other:?}")),
-        }
-        Ok(())
-    }
-
-    fn connected(&mut self, ack: &ConnAck) {
-        let properties = ack.properties.as_ref();
-        let theirs = properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX);
-        if let Some(seconds) = properties.and_then(|p| p.server_keep_alive).filter(|seconds| *seconds > 0) {
-            self.keep_alive = Duration::from_secs(u64::from(seconds));
-        }
-        let setup = self.setup;
-        self.flight.open(limits::IN_FLIGHT.min(theirs));
-        let mqtt = &self.wanted.mqtt;
-        sys::limit_unsent(mqtt.port, limits::UNSENT_BYTES);
-        self.connected = true;
-        self.setup.meters.connections.add(1);
-        let broker = format!("{}:{}", mqtt.host, mqtt.port);
-        tracing::info!(broker, session = self.outage.session, "connected");
-        (setup.note)("");
-        let away = self.outage.since.elapsed();
-        if away >= limits::OUTAGE_TOLD && !self.outage.why.is_empty() {
-            (setup.tell)(Kind::Outage, &format!("no connection for {:.1} s: {}", away.as_secs_f64(), self.outage.why));
-        }
-        let subscriptions =
-            Handed { settles: Settles::Subscriptions, ..Handed::nothing(String::new(), Vec::new(), false) };
-        self.hand.push_back(subscriptions);
-        self.publish(setup.topics.state(), self.state("online"));
-        self.announce();
-        for (stream, members) in &setup.announce.meta {
-            self.publish(setup.topics.meta(stream), self.head(members));
-        }
-        self.hand.extend(self.gone.handed(&setup.announce.gone, &setup.topics));
-        setup.reader.online();
-    }
-
-    /// Who this is and what serves, retained; said again when that changed.
-    fn announce(&mut self) {
-        self.announced = self.began.elapsed();
-        let birth = (self.setup.announce.birth)();
-        if birth != self.birth {
-            let members = format!("{birth},\"nonce\":\"{}\"", self.nonce);
-            self.publish(self.setup.topics.birth(), self.head(&members));
-            self.birth = birth;
-        }
-    }
-
-    /// What the broker said to our subscriptions. One that was refused leaves the device without commands: it is told,
-    /// and data goes on.
-    fn subscribed(&self, ack: &SubAck) {
-        let refused = ack.return_codes.iter().filter(|code| !matches!(code, SubscribeReasonCode::Success(_))).count();
-        if refused == 0 {
-            self.setup.news.send_if_modified(|news| !std::mem::replace(&mut news.subscribed, true));
-        } else {
-            let text = format!("the broker refuses {refused} of {} subscriptions", ack.return_codes.len());
-            tracing::error!("{text}");
-            (self.setup.note)(&text);
-        }
-    }
-
-    /// Hands an order to control, which says when it is settled; only then the broker may forget it.
-    fn arrived(&mut self, publish: Publish) {
-        let topic = String::from_utf8_lossy(&publish.topic);
-        let Some((to, asked)) = self.setup.topics.read(&topic) else {
-            tracing::debug!(%topic, "a message that is not for this device");
-            return self.settled.push_back(publish.pkid);
-        };
-        let properties = publish.properties.as_ref();
-        let respond = properties
-            .and_then(|p| Some(Respond { topic: p.response_topic.clone()?, correlation: p.correlation_data.clone() }));
-        let (payload, retained, nonce) = (publish.payload.clone(), publish.retain, self.nonce.clone());
-        let ticket = Ticket { session: self.outage.session, id: publish.pkid };
-        if !self.setup.orders.hand_in(Arrived { to, asked, payload, retained, respond, nonce, ticket }) {
-            self.setup.meters.commands_dropped.add(1);
-            self.settled.push_back(publish.pkid);
-        }
-    }
-
-    fn respond(&mut self, response: Response) {
-        let Respond { topic, correlation } = response.respond;
-        let payload = wire::encode(response.payload, self.wanted.mqtt.cbor);
-        self.hand.push_back(Handed { correlation, ..Handed::nothing(topic, payload, false) });
-    }
-
-    fn send(&mut self, message: &ToSend) {
-        let result = message.sealed.class == Class::Reply;
-        let (topics, stream) = (&self.setup.topics, &message.sealed.stream);
-        let topic = match message.sealed.items.first().filter(|_| result) {
-            Some(item) => topics.result(stream, &item.body),
-            None => topics.stream(stream),
-        };
-        let payload = wire::encode(message.sealed.envelope(message.hist), self.wanted.mqtt.cbor);
-        let retain = self.retain(message);
-        if retain == Retain::Remove {
-            self.hand.push_back(Handed::nothing(topic.clone(), Vec::new(), true));
-        }
-        if message.backlog {
-            self.pace.went(payload.len());
-        }
-        self.hand.push_back(Handed {
-            topic,
-            payload,
-            retain: retain == Retain::Keep,
-            settles: Settles::Parcel(message.id, result.then(|| message.sealed.seqs().1)),
-            backlog: message.backlog,
-            correlation: None,
-        });
-    }
-
-    fn retain(&self, message: &ToSend) -> Retain {
-        let wanted = message.sealed.retain;
-        if !message.backlog || wanted == Retain::No {
-            return wanted;
-        }
-        let still = match (self.setup.raised)(&message.sealed.stream) {
-            Some(true) => wanted == Retain::Keep,
-            Some(false) => wanted == Retain::Remove,
-            None => false,
-        };
-        if still { wanted } else { Retain::No }
-    }
-
-    /// Announces something, retained.
-    fn publish(&mut self, topic: String, json: String) {
-        let payload = wire::encode(json, self.wanted.mqtt.cbor);
-        self.hand.push_back(Handed::nothing(topic, payload, true));
-    }
-
-    /// Gives the client library the next message when it is done with the one before.
-    fn hand_over(&mut self, client: &AsyncClient) -> Result<(), String> {
-        while self.acks < limits::ACKS_QUEUED
-            && let Some(id) = self.settled.pop_front()
-        {
-            // What came with QoS 0 has no id, and nobody waits for its acknowledgement.
-            if id > 0 {
-                let publish = Publish { qos: QoS::AtLeastOnce, pkid: id, ..Publish::default() };
-                client.try_ack(&publish).map_err(|why| format!("hand an acknowledgement to the client: {why}"))?;
-                self.acks += 1;
-            }
-        }
-        if !self.flight.has_room() {
-            return Ok(());
-        }
-        let Some(next) = self.hand.pop_front() else { return Ok(()) };
-        let Handed { topic, payload, retain, .. } = next;
-        let handed = match (next.settles, next.correlation) {
-            (Settles::Subscriptions, _) => client.try_subscribe_many(wire::filters(&self.setup.topics)),
-            (_, None) => client.try_publish(topic, QoS::AtLeastOnce, retain, payload),
-            (_, correlation_data) => {
-                let properties = PublishProperties { correlation_data, ..PublishProperties::default() };
-                client.try_publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties)
-            }
-        };
-        handed.map_err(|why| format!("hand a message to the client: {why}"))?;
-        self.flight.handed(next.settles, next.backlog);
-        Ok(())
     }
 
     /// Says that we are gone, waits for the broker to know it, and closes.
@@ -576,24 +432,51 @@ impl<'a> Link<'a> {
 type Polled = Result<Event, ConnectionError>;
 
 /// The event loop as a stream. A poll is never cancelled half-way: the stream keeps it between two `next`s.
-fn stream(events: EventLoop) -> impl futures_util::Stream<Item = Polled> {
-    futures_util::stream::unfold(Some(events), |events| async {
+fn stream(events: EventLoop, keep_alive: Duration) -> impl futures_util::Stream<Item = Polled> {
+    futures_util::stream::unfold(Some(events), move |events| async move {
         let mut events = events?;
         let polled = events.poll().await;
+        // A broker that does not ask for a keep-alive (0): the library would ping at once, again and again.
+        if events.options.keep_alive().is_zero() {
+            events.options.set_keep_alive(keep_alive);
+        }
         // After an error the loop would connect again by itself; a new connection is a new loop.
         let next = polled.is_ok().then_some(events);
         Some((polled, next))
     })
 }
 
+/// MQTT 5's reason for a packet that is too large. The client library knows it in a DISCONNECT only.
+const PACKET_TOO_LARGE: u8 = 0x95;
+
 fn ended(why: &ConnectionError) -> Ended {
-    Ended::Lost(match why {
+    let failed = |text: String| Failed { closed: true, ..Failed::broker(text) };
+    Ended::Failed(match why {
         ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => match reason_code {
             DisconnectReasonCode::SessionTakenOver => return Ended::Twin,
-            other => format!("the broker closed: {other:?}"),
+            DisconnectReasonCode::PacketTooLarge => {
+                Failed { too_large: true, ..failed("the broker closed: a packet was too large for it".into()) }
+            }
+            // It stops, or is busy: none of our messages is why.
+            DisconnectReasonCode::ServerShuttingDown | DisconnectReasonCode::ServerBusy => {
+                Failed { closed: false, ..failed(format!("the broker closed: {reason_code:?}")) }
+            }
+            other => failed(format!("the broker closed: {other:?}")),
         },
-        ConnectionError::Io(why) => why.to_string().to_lowercase(),
-        ConnectionError::ConnectionRefused(code) => format!("the broker refused: {code:?}"),
-        other => other.to_string().to_lowercase(),
+        ConnectionError::MqttState(StateError::Deserialization(
+            WireError::InvalidConnectReturnCode(PACKET_TOO_LARGE) | WireError::InvalidReason(PACKET_TOO_LARGE),
+        )) => Failed { too_large: true, ..failed("the broker refuses a packet as too large".into()) },
+        ConnectionError::Io(why) if is_path(why) => Failed::path(why.to_string().to_lowercase()),
+        ConnectionError::Io(why) => failed(why.to_string().to_lowercase()),
+        ConnectionError::ConnectionRefused(code) => failed(format!("the broker refused: {code:?}")),
+        ConnectionError::Timeout(_) => Failed::broker("no answer in time".into()),
+        other => failed(other.to_string().to_lowercase()),
     })
+}
+
+/// This device has no route to the broker, or cannot look up its name.
+fn is_path(why: &std::io::Error) -> bool {
+    use std::io::ErrorKind as Io;
+    let local = [Io::NetworkUnreachable, Io::HostUnreachable, Io::NetworkDown, Io::AddrNotAvailable];
+    local.contains(&why.kind()) || (why.raw_os_error().is_none() && why.to_string().contains("failed to lookup"))
 }

@@ -1,13 +1,20 @@
-//! The time between two connections: why there is none, what is said of it, and who has the broker meanwhile.
+//! What outlives a connection: why there is none, what is said of it, who has the broker meanwhile, and what was learnt of
+//! this broker.
 
 use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Setup, backoff};
-use crate::{config::Mqtt, flow::event::Kind};
+use super::{
+    Setup, backoff,
+    packet::Sizes,
+    seen::Seen,
+    suspect::{Name, Suspects},
+    tally::Tally,
+};
+use crate::{config::Mqtt, flow::event::Kind, limits};
 
-/// The time between two connections.
+/// What outlives a connection.
 pub struct Outage {
     /// Connections tried so far.
     pub session: u64,
@@ -17,13 +24,46 @@ pub struct Outage {
     pub why: String,
     /// How many times in a row a twin threw us out.
     pub twins: u32,
-    /// Connections in a row that were accepted at the first try and ended soon.
-    pub thrown_out: u32,
+    /// Connections in a row that the broker accepted and closed soon, without a reason.
+    pub soon: u32,
+    /// Messages that may be what the broker closes on.
+    pub suspects: Suspects,
+    /// Orders that were handled.
+    pub seen: Seen,
+    /// How much the broker takes, as far as a refusal taught it.
+    pub sizes: Sizes,
+    /// What happens often.
+    pub tallies: Tallies,
+    began: Instant,
+}
+
+/// What happens often.
+#[derive(Default)]
+pub struct Tallies {
+    /// Messages that the broker refused for good, and the last one's reason.
+    pub refused: (Tally, String),
+    /// Records that do not fit the broker's largest packet, and the last one.
+    pub large: (Tally, String),
+    /// Orders without room, or dropped for another reason.
+    pub orders: Tally,
+    /// Messages that the broker closed on, and the last one.
+    pub closed: (Tally, String),
 }
 
 impl Default for Outage {
     fn default() -> Self {
-        Self { session: 0, since: Instant::now(), why: String::new(), twins: 0, thrown_out: 0 }
+        Self {
+            session: 0,
+            since: Instant::now(),
+            why: String::new(),
+            twins: 0,
+            soon: 0,
+            suspects: Suspects::default(),
+            seen: Seen::default(),
+            sizes: Sizes::default(),
+            tallies: Tallies::default(),
+            began: Instant::now(),
+        }
     }
 }
 
@@ -31,7 +71,7 @@ impl Outage {
     /// Leaves the broker to a twin for some time, and says so. Returns how long.
     pub fn twin(&mut self, setup: &Setup, mqtt: &Mqtt, what: &str) -> Duration {
         self.twins += 1;
-        self.thrown_out = 0;
+        self.soon = 0;
         let wait = backoff::twin_wait(self.twins, fastrand::f64());
         let why = format!("{what}; leaving it the broker for {} s", wait.as_secs());
         self.say(setup, mqtt, &why);
@@ -46,6 +86,46 @@ impl Outage {
             tracing::warn!(broker, "no connection: {why}; trying again");
             (setup.note)(why);
             why.clone_into(&mut self.why);
+        }
+    }
+
+    /// The broker closed a connection `after` it was accepted, with these messages unacknowledged.
+    pub fn closed(&mut self, setup: &Setup, flying: Vec<(Name, Duration)>, after: Duration) {
+        self.suspects.closed(flying);
+        self.seen.closed(self.session, after);
+        self.soon = if after < limits::SOON { self.soon + 1 } else { 0 };
+        let more = self.soon > limits::SOON_TIMES && self.soon.is_power_of_two();
+        if self.soon == limits::SOON_TIMES || more {
+            (setup.tell)(Kind::Outage, &self.short_lived());
+        }
+    }
+
+    /// In words, that connections end soon.
+    pub fn short_lived(&self) -> String {
+        format!(
+            "connections are short-lived: the broker accepted and closed {} in a row within {} s and gave no reason; \
+             perhaps it does not take a message of this device, or another client has its client id",
+            self.soon,
+            limits::SOON.as_secs()
+        )
+    }
+
+    /// Logs what happened often.
+    pub fn report(&mut self, setup: &Setup) {
+        let now = self.began.elapsed();
+        let tallies = &mut self.tallies;
+        if let Some(n) = tallies.refused.0.due(now) {
+            tracing::error!("the broker refused {n} messages for good ({}): counted as lost", tallies.refused.1);
+        }
+        if let Some(n) = tallies.large.0.due(now) {
+            tracing::error!("{n} records do not fit the broker's largest packet: counted as lost; {}", tallies.large.1);
+        }
+        if let Some(n) = tallies.closed.0.due(now) {
+            tracing::error!("{n} messages ended three connections each: counted as lost; {}", tallies.closed.1);
+        }
+        if let Some(n) = tallies.orders.due(now) {
+            let text = format!("{n} messages for this device were dropped: more at once than it said it takes");
+            (setup.tell)(Kind::CommandsRefused, &text);
         }
     }
 }

@@ -18,7 +18,7 @@ use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
 
-use super::topic::{Topics, Wish};
+use super::topic::Wish;
 use crate::{
     config::{Mqtt, Tls, secret},
     limits,
@@ -58,7 +58,7 @@ pub fn options(config: &Mqtt, will_topic: &str, will: String) -> Result<MqttOpti
 }
 
 /// What is subscribed: commands that were kept for whoever comes are not for us, the desired state is.
-pub fn filters(topics: &Topics) -> Vec<Filter> {
+pub fn filters(wishes: Vec<Wish>) -> Vec<Filter> {
     let filter = |wish: Wish| Filter {
         path: wish.filter,
         qos: QoS::AtLeastOnce,
@@ -66,7 +66,7 @@ pub fn filters(topics: &Topics) -> Vec<Filter> {
         preserve_retain: true,
         retain_forward_rule: if wish.kept { RetainForwardRule::OnEverySubscribe } else { RetainForwardRule::Never },
     };
-    topics.wishes().into_iter().map(filter).collect()
+    wishes.into_iter().map(filter).collect()
 }
 
 fn client_config(tls: &Tls) -> Result<ClientConfig, String> {

@@ -28,6 +28,17 @@ pub struct Entry {
     pub reason: &'static str,
 }
 
+/// Records of one message that the broker will never take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Loss {
+    /// First and last sequence.
+    pub seqs: (u64, u64),
+    /// How many.
+    pub n: u64,
+    /// Why.
+    pub reason: &'static str,
+}
+
 /// Sums by stream and reason.
 pub type Sums = BTreeMap<(String, String), u64>;
 

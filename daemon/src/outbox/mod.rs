@@ -37,7 +37,7 @@ use std::{
 use tokio::sync::Notify;
 
 pub use committer::{Around, Committer, Expiry};
-pub use ledger::Sums;
+pub use ledger::{Loss, Sums};
 pub use opening::probe_main;
 pub use sealed::Sealed;
 pub use tail::{ParcelId, ToSend};
@@ -386,13 +386,20 @@ impl Reader {
     }
 
     /// The broker acknowledged it.
+    #[cfg(test)]
     pub fn acked(&self, id: ParcelId) {
         self.settle(|tail| tail.acked(id));
     }
 
     /// The broker refused it for good.
+    #[cfg(test)]
     pub fn refused(&self, id: ParcelId, reason: &'static str) {
         self.settle(|tail| tail.refused(id, reason));
+    }
+
+    /// The broker acknowledged it, but for records that it will never take.
+    pub fn settled(&self, id: ParcelId, lost: &[Loss]) {
+        self.settle(|tail| tail.settled(id, lost));
     }
 
     /// The connection stands.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::{
-    ledger::Ledger,
+    ledger::{Ledger, Loss},
     sealed::{Item, Sealed},
     store::Key,
 };
@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Names one sealed message in RAM.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParcelId(u64);
 
 /// A record with its number.
@@ -288,9 +288,19 @@ impl Tail {
     }
 
     /// The broker has it.
+    #[cfg(test)]
     pub fn acked(&mut self, id: ParcelId) {
+        self.settled(id, &[]);
+    }
+
+    /// The broker has it, but for records that it will never take.
+    pub fn settled(&mut self, id: ParcelId, lost: &[Loss]) {
         if let Some(parcel) = self.forget(id) {
-            self.delivered += parcel.sealed.items.len() as u64;
+            for loss in lost {
+                self.ledger.enter(&parcel.sealed.stream, loss.seqs, loss.n, loss.reason);
+            }
+            let lost: u64 = lost.iter().map(|loss| loss.n).sum();
+            self.delivered += (parcel.sealed.items.len() as u64).saturating_sub(lost);
             self.doomed.extend(parcel.stored);
         }
     }

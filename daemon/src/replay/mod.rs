@@ -17,7 +17,7 @@ use crate::{
     cli,
     config::{Config, Format},
     error::{Code, Context, Fatal},
-    flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, lane, meter::Meters},
+    flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, beat::Beat, lane, meter::Meters},
     host::Host,
     infer::{self, Engine},
     limits, run,
@@ -127,7 +127,11 @@ fn play(
 ) -> Result<(), Fatal> {
     let host = Host { boot: "replay".into(), ..Host::default() };
     let table = Table::new(&config);
-    let meters = Arc::new(Meters::new(config.sources.len(), config.pipelines.len(), config.alarms.len()));
+    let meters = Arc::new(Meters::new(
+        (config.sources.len(), config.channels.len()),
+        config.pipelines.len(),
+        config.alarms.len(),
+    ));
     let mut printer = Printer { out, names: &table.names, seqs: vec![1; table.names.len()], error: None };
     let mut engines = Vec::new();
     for group in infer::groups(&config) {
@@ -242,6 +246,7 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
             clock: host.clock.clone(),
             frames: frames_tx.clone(),
             shed: Arc::new(|_, frames| tracing::warn!(frames, "the tape's disk is too slow; frames are shed")),
+            beat: Beat::default(),
         };
         ports.push(tokio::spawn(source::run(port.port.clone(), outlet)));
     }

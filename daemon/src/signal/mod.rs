@@ -6,8 +6,10 @@ pub mod decode;
 mod edges;
 mod measure;
 mod nmea;
+mod presence;
 mod quality;
 mod rules;
+mod values;
 mod windowing;
 
 use std::{collections::BTreeMap, sync::Arc};
@@ -22,13 +24,14 @@ use self::{
     measure::Measure,
     quality::SourceQuality,
     rules::{ChannelRules, Sequence, Step},
+    values::Values,
     windowing::{RowRef, Windower},
 };
 use crate::{
-    config::Config,
+    config::{Config, Port},
     flow::{
-        Arrival, Class, Draft, FrameBatch, Quality, Retain, Sink, SourceId, Stamp, StreamId, Window, lane, lane::Took,
-        meter::Meters,
+        Arrival, Class, Draft, FrameBatch, Quality, Retain, Sink, SourceId, Stamp, StreamId, Window,
+        event::EventStreams, lane, lane::Took, meter::Meters, record::json_str,
     },
     limits,
 };
@@ -42,6 +45,8 @@ pub struct Streams {
     pub measurement: Vec<StreamId>,
     /// `up/p/PIPELINE`, by pipeline: windows that could not be made are booked there.
     pub prediction: Vec<StreamId>,
+    /// `up/e/KIND`.
+    pub events: EventStreams,
 }
 
 /// What one step made.
@@ -59,6 +64,14 @@ pub struct Made {
 type Places = Vec<(usize, usize)>;
 
 struct SourceState {
+    name: String,
+    /// Streams that are made of it, as JSON strings with commas between them.
+    affects: String,
+    /// Its channels in the configuration, and their names.
+    channels: Vec<(usize, String)>,
+    values: Values,
+    /// When values were last handed to the meters, ns.
+    metered_ns: u64,
     decoder: Decoder,
     quality: SourceQuality,
     quality_stream: StreamId,
@@ -137,9 +150,9 @@ impl Signal {
         match arrival {
             Arrival::Frames(batch) => self.frames(batch, made),
             Arrival::Tick(source, stamp) => self.tick(*source, *stamp, made),
-            Arrival::Break(source, stamp, _) => {
+            Arrival::Break(source, stamp, how) => {
                 let state = &mut self.sources[usize::from(source.0)];
-                state.quality.broke();
+                state.quality.broke(how);
                 if state.rows > 0 {
                     state.unknown_missing(1);
                 }
@@ -178,7 +191,11 @@ impl Signal {
             match self.sources[source].decoder.decode(frame, batch.stamp, &mut row) {
                 Ok(true) => {
                     rows += 1;
-                    self.row(source, &mut row, batch.stamp, made);
+                    if self.row(source, &mut row, batch.stamp, made)
+                        && let Ok(frame) = frame
+                    {
+                        self.sources[source].values.example(frame);
+                    }
                 }
                 Ok(false) => self.sources[source].quality.frame(batch.stamp),
                 Err(why) => {
@@ -198,15 +215,16 @@ impl Signal {
         self.tell_quality(source, batch.stamp, made);
     }
 
-    fn row(&mut self, source: usize, row: &mut Row, stamp: Stamp, made: &mut Made) {
+    /// Returns whether its frame is wanted as an example of bad values.
+    fn row(&mut self, source: usize, row: &mut Row, stamp: Stamp, made: &mut Made) -> bool {
         let state = &mut self.sources[source];
         state.quality.frame(stamp);
         let t_ns = row.t_ns.unwrap_or(stamp.boot_ns as i64);
-        let Some(missing) = state.follows(row, t_ns) else { return };
+        let Some(missing) = state.follows(row, t_ns) else { return false };
         if missing > 0 {
             self.meters.sources[source].missing.add(missing);
         }
-        state.judge(row, t_ns, stamp.boot_ns);
+        let example = state.judge(row, t_ns, stamp.boot_ns);
         let seq = row.seq.unwrap_or(state.rows);
         state.rows += 1;
         let (state, mut late) = (&self.sources[source], 0);
@@ -223,6 +241,7 @@ impl Signal {
         if late > 0 {
             self.sources[source].quality.late(late);
         }
+        example
     }
 
     fn tick(&mut self, source: SourceId, stamp: Stamp, made: &mut Made) {
@@ -250,6 +269,40 @@ impl Signal {
         let body = state.quality.tell(stamp);
         self.meters.sources[source].noise.store(state.quality.noise(), std::sync::atomic::Ordering::Relaxed);
         put(&mut made.drafts, state.quality_stream, Class::Status, stamp, body);
+        self.tell_events(source, stamp, made);
+    }
+
+    /// What happened to the source and its channels as a whole.
+    fn tell_events(&mut self, source: usize, stamp: Stamp, made: &mut Made) {
+        let (state, events) = (&mut self.sources[source], &self.streams.events);
+        let now_ns = stamp.boot_ns;
+        if let Some(news) = state.quality.presence.look(now_ns) {
+            let (kind, silent_ns, text) = news.told();
+            let members = format!(",\"silent_ms\":{},\"affects\":[{}]", silent_ns / 1_000_000, state.affects);
+            made.drafts.push(events.draft_with(kind, stamp, (&state.name, &text), &members));
+        }
+        let lost = state.quality.presence.lost();
+        self.meters.sources[source].set_lost(lost);
+        let began_ns = state.quality.presence.began_ns();
+        for news in state.values.look(now_ns, began_ns, lost.text().is_some()) {
+            let (kind, text) = news.told(&state.name);
+            let mut members = format!(",\"share\":{:.3}", news.share);
+            if let Some((example, _)) = &news.example {
+                members.push_str(",\"example\":");
+                json_str(&mut members, example);
+            }
+            made.drafts.push(events.draft_with(kind, stamp, (&state.channels[news.channel].1, &text), &members));
+        }
+        if now_ns.saturating_sub(state.metered_ns) >= limits::METER_NS {
+            state.metered_ns = now_ns;
+            for (((values, bad), share, now), (channel, _)) in state.values.take_counts().zip(&state.channels) {
+                let meter = &self.meters.channels[*channel];
+                meter.values.add(values);
+                meter.bad.add(bad);
+                meter.share.set(share.map_or(f32::NAN, |share| share as f32));
+                meter.set_state(now);
+            }
+        }
     }
 }
 
@@ -290,8 +343,9 @@ impl SourceState {
         Some(missing)
     }
 
-    /// The rules of the channels.
-    fn judge(&mut self, row: &mut Row, t_ns: i64, now_ns: u64) {
+    /// The rules of the channels. Returns whether the row's frame is wanted as an example of bad values.
+    fn judge(&mut self, row: &mut Row, t_ns: i64, now_ns: u64) -> bool {
+        let mut example = false;
         let places = row.quality.iter_mut().zip(&row.values).zip(&mut self.rules).enumerate();
         for (channel, ((quality, value), rules)) in places {
             if quality.is_good()
@@ -305,7 +359,11 @@ impl SourceState {
             if !matches!(quality, Quality::Good | Quality::Absent) {
                 self.quality.sample(channel, *quality);
             }
+            if *quality != Quality::Absent {
+                example |= self.values.value(channel, now_ns, (!quality.is_good()).then(|| quality.word()));
+            }
         }
+        example
     }
 
     /// Something unreadable arrived, or nothing where something was: rows may be missing before the next one. A sensor
@@ -326,7 +384,21 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState
         let places: Places = pipeline.channels.iter().enumerate().filter_map(place).collect();
         (!places.is_empty()).then_some((i, places))
     });
+    let feeds: Vec<_> = feeds.collect();
+    let measures: Vec<usize> = (0..config.streams.len()).filter(|i| config.streams[*i].source == id).collect();
+    let mut affects = String::new();
+    let made_of = (feeds.iter().map(|(pipeline, _)| format!("p/{}", config.pipelines[*pipeline].name)))
+        .chain(measures.iter().map(|stream| format!("m/{}", config.streams[*stream].name)));
+    for (i, stream) in made_of.enumerate() {
+        affects.push_str(if i > 0 { "," } else { "" });
+        json_str(&mut affects, &stream);
+    }
     SourceState {
+        name: source.name.clone(),
+        affects,
+        channels: row.iter().map(|c| (*c, config.channels[*c].name.clone())).collect(),
+        values: Values::new(row.len(), matches!(source.port, Port::Modbus(_)), source.stale_ms),
+        metered_ns: 0,
         decoder: Decoder::new(source, &channels),
         quality: SourceQuality::new(&source.name, channels.iter().map(|c| c.name.clone()).collect(), source.stale_ms),
         quality_stream: streams.quality[usize::from(id.0)],
@@ -339,8 +411,8 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState
         last_t_ns: None,
         rows: 0,
         pending_missing: 0,
-        feeds: feeds.collect(),
-        measures: (0..config.streams.len()).filter(|i| config.streams[*i].source == id).collect(),
+        feeds,
+        measures,
     }
 }
 

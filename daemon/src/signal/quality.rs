@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use bytes::Bytes;
 
-use super::decode::Refused;
+use super::{decode::Refused, presence::Presence};
 use crate::{
     flow::{Fault, Quality, Stamp, Why, record::json_str},
     limits,
@@ -30,6 +30,8 @@ pub enum State {
 pub struct SourceQuality {
     name: String,
     channels: Vec<String>,
+    /// Whether it delivers.
+    pub(super) presence: Presence,
     stale_ns: u64,
     state: State,
     last_frame_ns: u64,
@@ -65,6 +67,7 @@ impl SourceQuality {
             heard_ns: vec![None; channels.len()],
             silent: vec![false; channels.len()],
             channels,
+            presence: Presence::new(stale_ms),
             stale_ns: stale_ms * 1_000_000,
             state: State::Waiting,
             last_frame_ns: 0,
@@ -92,6 +95,7 @@ impl SourceQuality {
     pub fn frame(&mut self, stamp: Stamp) {
         self.frames += 1;
         self.lately.0 += 1;
+        self.presence.heard(stamp.boot_ns);
         self.last_frame_ns = stamp.boot_ns;
         if matches!(self.state, State::Waiting | State::Stale) {
             self.state = State::Ok;
@@ -116,6 +120,7 @@ impl SourceQuality {
     /// A frame was refused.
     pub fn refused(&mut self, why: Refused) {
         self.refused[why as usize] += 1;
+        self.presence.refused();
         self.lately.1 += 1;
         self.changed = true;
     }
@@ -148,12 +153,14 @@ impl SourceQuality {
     /// Something went wrong with a device of the source.
     pub fn fault(&mut self, fault: Fault, n: u64) {
         *self.faults.entry(fault).or_default() += n;
+        self.presence.fault(fault);
         self.changed = true;
     }
 
     /// The port was opened, closed or overrun.
-    pub fn broke(&mut self) {
+    pub fn broke(&mut self, how: &str) {
         self.breaks += 1;
+        self.presence.broke(how);
         self.changed = true;
     }
 

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 
 use crate::{
     config::Port,
-    flow::{Arrival, Fault, FrameBatch, SourceId, Stamp, lane},
+    flow::{Arrival, Fault, FrameBatch, SourceId, Stamp, beat::Beat, lane},
     host::Clock,
     limits,
     source::framing::Cut,
@@ -40,6 +40,8 @@ pub struct Outlet {
     pub frames: lane::Sender<Arrival>,
     /// Where frames that had to be shed are counted.
     pub shed: Arc<dyn Fn(SourceId, u64) + Send + Sync>,
+    /// Its sign of life: what it sends, a tick at least.
+    pub beat: Beat,
 }
 
 impl Outlet {
@@ -47,6 +49,7 @@ impl Outlet {
     pub async fn send(&self, arrival: Arrival) {
         let mut shed = Vec::new();
         self.frames.push_async(arrival, &mut shed).await;
+        self.beat.beat();
         for old in shed {
             if let Arrival::Frames(batch) = old {
                 (self.shed)(batch.source, batch.ranges.len() as u64);
@@ -78,14 +81,35 @@ impl Outlet {
         }
     }
 
-    /// Sends what one read completed.
-    pub async fn send_cut(&self, cut: Cut, stamp: Stamp) {
-        if cut.ranges.is_empty() {
-            return;
+    /// Waits for something, ticking, so that silence is seen downstream.
+    async fn ticking<T>(&self, waited_for: impl Future<Output = T>) -> T {
+        let mut waited_for = std::pin::pin!(waited_for);
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut waited_for => return done,
+                _ = tokio::time::sleep(limits::TICK) => self.send(Arrival::Tick(self.source, self.clock.now())).await,
+            }
         }
-        let Cut { bytes, ranges } = cut;
-        self.send(Arrival::Frames(FrameBatch { source: self.source, stamp, bytes, ranges })).await;
     }
+
+    /// Sends what one read completed, in pieces of a bounded number of frames: other sources have their turn in between.
+    pub async fn send_cut(&self, cut: Cut, stamp: Stamp) {
+        for Cut { bytes, ranges } in pieces(&cut, limits::BATCH_FRAMES) {
+            self.send(Arrival::Frames(FrameBatch { source: self.source, stamp, bytes, ranges })).await;
+        }
+    }
+}
+
+/// The frames of a cut, at most so many together; each piece holds its own bytes alone.
+fn pieces(cut: &Cut, most: usize) -> impl Iterator<Item = Cut> {
+    cut.ranges.chunks(most).map(|ranges| {
+        // A flaw's mark is no range: its start lies behind its end.
+        let real = || ranges.iter().filter(|(from, to)| from <= to);
+        let (from, to) = (real().map(|r| r.0).min().unwrap_or(0), real().map(|r| r.1).max().unwrap_or(0));
+        let moved = |&(a, b): &(u32, u32)| if a <= b { (a - from, b - from) } else { (a, b) };
+        Cut { bytes: cut.bytes.slice(from as usize..to as usize), ranges: ranges.iter().map(moved).collect() }
+    })
 }
 
 /// Opens something again and again: waits longer each time, says why once for each reason.
@@ -122,5 +146,28 @@ impl Reopening {
     async fn pause(&mut self, outlet: &Outlet) {
         outlet.pause(self.wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
         self.wait = (self.wait * 2).min(limits::REOPEN_MAX);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::flow::Flaw;
+
+    #[test]
+    fn large_read_is_sent_in_pieces_with_the_same_frames_and_flaws() {
+        let ranges = vec![(0, 2), Flaw::Garbage.mark(), (2, 2), (5, 7), (7, 9), Flaw::Checksum.mark()];
+        let cut = Cut { bytes: bytes::Bytes::from_static(b"aabbbccdd"), ranges };
+        let frames = |cut: Cut| {
+            let stamp = Clock::default().now();
+            let batch = FrameBatch { source: SourceId(0), stamp, bytes: cut.bytes, ranges: cut.ranges };
+            batch.frames().map(|frame| frame.map(<[u8]>::to_vec)).collect::<Vec<_>>()
+        };
+        let whole = frames(Cut { bytes: cut.bytes.clone(), ranges: cut.ranges.clone() });
+        for most in 1..7 {
+            let sizes: Vec<usize> = pieces(&cut, most).map(|piece| piece.bytes.len()).collect();
+            assert!(sizes.iter().sum::<usize>() <= cut.bytes.len(), "{sizes:?}");
+            assert_eq!(pieces(&cut, most).flat_map(frames).collect::<Vec<_>>(), whole, "{most}");
+        }
     }
 }

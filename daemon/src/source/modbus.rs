@@ -2,7 +2,7 @@
 //! does not answer is asked less and less often. A row is the read's number (two bytes, least significant first) and
 //! the registers as they came.
 
-use std::{collections::BTreeMap, future::Future, io, time::Duration};
+use std::{collections::BTreeMap, io, time::Duration};
 
 use tokio::{net::TcpStream, time::Instant};
 use tokio_modbus::{
@@ -60,7 +60,7 @@ async fn open(settings: &Modbus, outlet: &Outlet) -> Result<Line, String> {
         Bus::Line(line) => Ok(Line { context: rtu::attach(serial::Quiet::open(line)?), on_a_line: true }),
         Bus::Tcp(address) => {
             let connect = tokio::time::timeout(limits::CONNECT, TcpStream::connect(address));
-            let stream = ticking(outlet, connect).await.map_err(|_| "it does not answer".to_owned())?;
+            let stream = outlet.ticking(connect).await.map_err(|_| "it does not answer".to_owned())?;
             let stream = stream.map_err(|why| why.to_string().to_lowercase())?;
             let _ = stream.set_nodelay(true);
             Ok(Line { context: tcp::attach(stream), on_a_line: false })
@@ -83,7 +83,7 @@ impl Line {
             let read = &settings.reads[at];
             let answer = Duration::from_millis(settings.answer_ms);
             let asked = tokio::time::timeout(answer, self.ask(read));
-            let outcome = match ticking(outlet, asked).await {
+            let outcome = match outlet.ticking(asked).await {
                 Err(_) => Err((Fault::NoAnswer, String::new())),
                 Ok(Ok(registers)) => Ok(registers),
                 Ok(Err(why)) => Err(why),
@@ -210,20 +210,6 @@ impl Pace {
                 None => tracing::info!(slave = read.slave, address = read.address, "{name}: answers again"),
             }
             self.said[at] = fault;
-        }
-    }
-}
-
-/// Waits for something, ticking, so that silence is seen downstream.
-async fn ticking<T>(outlet: &Outlet, waited_for: impl Future<Output = T>) -> T {
-    let mut waited_for = std::pin::pin!(waited_for);
-    loop {
-        tokio::select! {
-            biased;
-            done = &mut waited_for => return done,
-            _ = tokio::time::sleep(limits::TICK) => {
-                outlet.send(Arrival::Tick(outlet.source, outlet.clock.now())).await;
-            }
         }
     }
 }

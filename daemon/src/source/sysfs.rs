@@ -44,12 +44,12 @@ struct Reading {
 /// Until none of them can be read.
 async fn sample(settings: &Sysfs, mut readings: Vec<Reading>, outlet: &Outlet) {
     loop {
-        // A converter on a slow bus takes its time: not on the thread of all ports.
+        // A converter on a slow bus takes its time, and one that hangs takes for ever: not on the thread of all ports.
         let read = tokio::task::spawn_blocking(move || {
             let values: Vec<Option<f64>> = readings.iter().map(Reading::read).collect();
             (readings, values)
         });
-        let Ok((back, values)) = read.await else { return };
+        let Ok((back, values)) = outlet.ticking(read).await else { return };
         readings = back;
         let missing = values.iter().filter(|value| value.is_none()).count();
         if missing > 0 {
