@@ -550,6 +550,8 @@ pub const HISTORY: usize = 240;
 pub const PROBLEMS: usize = 100;
 /// What `kentledge ports` reads of one port: 2 s of 300 kB/s.
 pub const PORTS_BYTES: usize = 600 * 1024;
+/// Columns of a line, and kinds of sentences, that it shows: a frame of 1 KiB holds 200 numbers of four digits.
+pub const PORTS_COLUMNS: usize = 256;
 /// Processes it names that have a port open: mostly one.
 pub const PORTS_USERS: usize = 4;
 /// Characters of the keys that it shows of JSON lines.

@@ -169,7 +169,7 @@ pub async fn run(
     let (stop_link, link_stop) = watch::channel(false);
     let (lines, mut ends) = wiring::lines(&config); // orders from the broker to control, and back
     if let Some(edges) = ends.edges.take() {
-        let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), &ends, gone.topics());
+        let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), (&ends, gone.topics()));
         crew.task("link", |beat| link::run(setup, edges, link_stop, beat));
     }
     tokio::spawn(gone.settle(ends.news.subscribe())); // ends with the run

@@ -172,8 +172,7 @@ impl Host {
         writer: &Writer,
         table: &Table,
         (counters, meters): (&Arc<Counters>, &Arc<Meters>),
-        ends: &Ends,
-        gone: Vec<String>,
+        (ends, gone): (&Ends, Vec<String>),
     ) -> link::Setup {
         let (writer, events, clock) = (writer.clone(), table.events.clone(), self.clock.clone());
         let counters = counters.clone();
