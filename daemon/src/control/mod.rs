@@ -265,6 +265,7 @@ impl Control {
             }
         }
         self.look_at_answers();
+        self.leave_models();
         if let Err(why) = self.memory.save() {
             tracing::warn!("{why}");
         }
