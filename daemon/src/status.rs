@@ -196,8 +196,9 @@ impl Status {
             0 => limits::LOST_FIRST_NS,
             period_ns => limits::SCORE_NS.max(period_ns.saturating_mul(limits::LOST_PERIODS)),
         };
-        let lost = self.lacks_source(&self.config.pipelines[pipeline]);
-        last_ns > 0 && (lost || now_ns.saturating_sub(last_ns) > most_ns)
+        // What goes on without a source that is lost, over what it had last, says so by its coverage.
+        let most_ns = if self.lacks_source(&self.config.pipelines[pipeline]) { limits::SCORE_NS } else { most_ns };
+        last_ns > 0 && now_ns.saturating_sub(last_ns) > most_ns
     }
 
     /// A source that this pipeline needs is lost.
