@@ -50,8 +50,7 @@ pub async fn run(
     let table = Table::new(&config);
     let keeps = host.keeps(state)?;
     let times = host.times(state)?;
-    let Outbox { writer, reader, committer, told } = // a store that will not open is set aside
-        Outbox::open(host.outbox(&config, &table)).map_err(Fatal::failed)?;
+    let Outbox { writer, reader, committer, told } = Outbox::open(host.outbox(&config, &table)); // the store comes later
     let counters = Arc::new(health::Counters::default());
     let meters = Arc::new(Meters::new(config.sources.len(), config.pipelines.len(), config.alarms.len()));
     let status = host.status(&config, &meters, &counters, &writer);

@@ -1,5 +1,8 @@
 //! The outbox beside a model.
 
+#[path = "fault_tests.rs"]
+mod faults;
+
 use super::*;
 use crate::flow::Clk;
 
@@ -15,10 +18,9 @@ fn a_disk_that_takes_nothing_stops_no_one_even_when_the_numbers_run_out() {
         max_bytes: 1 << 20,
         expiry: Expiry::default(),
         program: None,
-        now: Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset },
         now_s: 0,
     };
-    let Outbox { mut writer, committer, .. } = Outbox::open(setup).expect("open");
+    let Outbox { mut writer, committer, .. } = Outbox::open(setup);
     let stamp = Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset };
     let close = committer.closer();
     let draft = move |stream| {
@@ -103,16 +105,24 @@ struct World {
     last: std::collections::BTreeMap<(String, bool), u64>,
     /// Ranges of the ledger: stream, first, last, reason.
     lost: Vec<(String, u64, u64, String)>,
-    /// Records that a kill may have cost: younger than 1.2 s.
+    /// Records that a kill may have cost: younger than 1.2 s, or not accepted because the disk failed.
     excused: std::collections::BTreeSet<String>,
+    /// Records that are acknowledged or on disk, where disks fail.
+    accepted: std::collections::BTreeSet<String>,
     killed: bool,
+    /// The disk may fail.
+    faulty: bool,
     max_bytes: u64,
 }
 
 impl World {
     fn new(max_bytes: u64) -> Self {
+        Self::on(tempfile::tempdir().expect("folder"), max_bytes, false)
+    }
+
+    fn on(dir: tempfile::TempDir, max_bytes: u64, faulty: bool) -> Self {
         let mut world = Self {
-            dir: tempfile::tempdir().expect("folder"),
+            dir,
             life: 0,
             outbox: None,
             now_ns: 1,
@@ -123,7 +133,9 @@ impl World {
             last: Default::default(),
             lost: Vec::new(),
             excused: Default::default(),
+            accepted: Default::default(),
             killed: false,
+            faulty,
             max_bytes,
         };
         world.open();
@@ -143,11 +155,10 @@ impl World {
             max_bytes: self.max_bytes,
             expiry: Expiry::default(),
             program: None,
-            now: self.stamp(),
             now_s: 1_800_000_000,
         });
-        let Outbox { writer, reader, committer, told } = opened.expect("open");
-        assert!(told.is_empty(), "nothing was damaged: {told:?}");
+        let Outbox { writer, reader, committer, told } = opened;
+        assert!(self.faulty || told.is_empty(), "nothing was damaged: {told:?}");
         self.outbox = Some((writer, reader, committer));
         self.online = false;
         self.flying.clear();
@@ -162,6 +173,11 @@ impl World {
     }
 
     fn turn(&mut self, closing: bool) {
+        let done = self.try_turn(closing);
+        assert!(self.faulty || done.is_ok(), "the disk works: {done:?}");
+    }
+
+    fn try_turn(&mut self, closing: bool) -> Result<(), String> {
         self.now_ns += limits::OUTBOX_TURN.as_nanos() as u64;
         let stamp = self.stamp();
         let around = Around {
@@ -169,9 +185,15 @@ impl World {
             floor_ms: 0,
             beat: Box::new(|| {}),
             committed: Box::new(|_| {}),
-            event: Box::new(|_, _, why| panic!("the disk works: {why}")),
+            event: event(self.faulty),
         };
-        self.parts().2.turn(stamp, 0, closing, &around).expect("the disk works");
+        let done = self.parts().2.turn(stamp, 0, closing, &around);
+        if self.faulty && done.is_ok() {
+            let old = self.now_ns.saturating_sub(1_200_000_000);
+            let safe = self.made.iter().filter(|(_, at)| **at <= old).map(|(body, _)| body.clone());
+            self.accepted.extend(safe);
+        }
+        done
     }
 
     fn play(&mut self, step: &Step) {
@@ -221,10 +243,15 @@ impl World {
             Step::Wait { turns } => (0..turns).for_each(|_| self.turn(false)),
             Step::Restart => {
                 self.play(&Step::Offline);
-                self.turn(true);
+                let stored = self.try_turn(true);
                 let (writer, reader, mut committer) = self.outbox.take().expect("open");
-                committer.end().expect("the disk works");
+                let ended = stored.and_then(|()| committer.end());
                 drop((writer, reader, committer));
+                if self.faulty && ended.is_err() {
+                    self.excuse();
+                } else {
+                    ended.expect("the disk works");
+                }
                 self.open();
             }
             Step::Kill => self.kill(),
@@ -234,14 +261,29 @@ impl World {
 
     /// What a kill leaves is what is in the files now; the living one would still write at its end.
     fn kill(&mut self) {
-        let (from, young) = (self.state_dir(), self.now_ns.saturating_sub(1_200_000_000));
+        let from = self.state_dir();
         self.life += 1;
-        let copied = std::process::Command::new("cp").arg("-r").arg(&from).arg(self.state_dir()).status();
+        let mut copy = std::process::Command::new("cp");
+        let copied = copy.arg("-r").arg(&from).arg(self.state_dir()).env_remove("LD_PRELOAD").status();
         assert!(copied.expect("cp").success());
+        if self.faulty {
+            self.faults_cut(&from);
+        }
         self.outbox = None;
-        self.excused.extend(self.made.iter().filter(|(_, at)| **at >= young).map(|(body, _)| body.clone()));
-        self.killed = true;
+        self.excuse();
         self.open();
+    }
+
+    /// The process ended without warning.
+    fn excuse(&mut self) {
+        let young = self.now_ns.saturating_sub(1_200_000_000);
+        let faulty = self.faulty;
+        let lost = |(body, at): &(&String, &u64)| {
+            if faulty { !self.accepted.contains(*body) } else { **at >= young }
+        };
+        let lost: Vec<String> = self.made.iter().filter(lost).map(|(body, _)| body.clone()).collect();
+        self.excused.extend(lost);
+        self.killed = true;
     }
 
     /// The broker gets a message.
@@ -254,7 +296,8 @@ impl World {
                 assert_eq!(before, body, "{stream} {}: one number, two records", item.seq);
                 continue;
             }
-            if message.sealed.class != Class::Event {
+            // While the disk fails, what is in RAM goes before what is on disk.
+            if message.sealed.class != Class::Event && !self.faulty {
                 let last = self.last.entry((stream.clone(), message.hist)).or_default();
                 assert!(item.seq > *last, "{stream} hist {}: {} after {last}", message.hist, item.seq);
                 *last = item.seq;
@@ -270,6 +313,12 @@ impl World {
 
     /// Everything is sent and acknowledged; then every number is accounted for, once.
     fn end(mut self) {
+        if self.faulty {
+            // The disk works again: it is opened, and what was set aside is looked at.
+            (0..60).for_each(|_| self.turn(false));
+            self.now_ns += limits::SALVAGE_EVERY.as_nanos() as u64;
+            self.turn(false);
+        }
         self.play(&Step::Online);
         let mut idle = 0;
         while idle < 8 {
@@ -296,7 +345,7 @@ impl World {
                 for seq in *first..=*last {
                     let sent = known.insert(seq, 1).unwrap_or(0);
                     assert!(
-                        sent == 0 || ["evicted", "refused_by_broker"].contains(&why.as_str()),
+                        sent == 0 || ["evicted", "refused_by_broker", "no_room"].contains(&why.as_str()),
                         "{name} {seq}: {why}"
                     );
                 }
@@ -314,8 +363,25 @@ impl World {
             exact.iter().filter(|(.., why)| why != "gap").map(|(_, first, last, _)| last - first + 1).sum();
         let missing = self.made.keys().filter(|body| !arrived.contains(body) && !self.excused.contains(*body)).count();
         assert!(entries_left || missing as u64 <= booked, "{missing} missing, {booked} booked");
+        if self.faulty {
+            let damage: Vec<_> = exact.iter().filter(|(stream, ..)| stream == "store").collect();
+            assert!(damage.is_empty(), "errors that pass are no damage: {damage:?}");
+            let left = |(.., why): &&&(String, u64, u64, String)| ["evicted", "refused_by_broker"].contains(&why.as_str());
+            let left: u64 = exact.iter().filter(left).map(|(_, first, last, _)| last - first + 1).sum();
+            let lost: Vec<_> = self.accepted.iter().filter(|body| !arrived.contains(body)).collect();
+            assert!(lost.len() as u64 <= left, "{} accepted records are lost, {left} booked: {lost:?}", lost.len());
+        }
         assert!(self.killed || unknown.is_empty(), "only a kill leaves anything unknown");
     }
+}
+
+/// How the outbox tells of itself.
+fn event(faulty: bool) -> committer::Event {
+    Box::new(move |kind, stamp, why| {
+        assert!(faulty, "the disk works: {why}");
+        let body = format!("\"kind\":\"{}\"", kind.word()).into();
+        Draft { stream: StreamId(5), class: Class::Event, stamp, lineage: None, body, retain: Retain::No }
+    })
 }
 
 /// Stories to try; the long form tries more.
