@@ -82,6 +82,7 @@ impl World {
 fn play(seed: u64, control: &Control, under: &std::path::Path) -> (usize, usize) {
     fastrand::seed(seed);
     control.clear();
+    if std::env::var_os("KL_TRACE").is_some() { let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_ansi(false).try_init(); }
     let dir = tempfile::tempdir_in(under).expect("folder");
     let mut world = World::on(dir, if fastrand::u8(..4) == 0 { 4 << 10 } else { 1 << 30 }, true);
     for _ in 0..fastrand::usize(10..60) {
@@ -96,9 +97,10 @@ fn play(seed: u64, control: &Control, under: &std::path::Path) -> (usize, usize)
             14 if fastrand::bool() => Step::Kill,
             _ => Step::Wait { turns: fastrand::u8(1..40) },
         };
+        if std::env::var_os("KL_TRACE").is_some() { eprintln!("{step:?}"); }
         world.play(&step);
         match fastrand::u8(..4) {
-            0 => control.begin(ALL[fastrand::usize(..ALL.len())]),
+            0 => {let f = ALL[fastrand::usize(..ALL.len())]; if std::env::var_os("KL_TRACE").is_some() { eprintln!("{f:?}"); } control.begin(f)},
             1 | 2 => control.clear(),
             _ => {}
         }

@@ -52,6 +52,8 @@ pub struct Opening {
     failing: Option<Instant>,
     /// Openings that ended though their marker is still there.
     ended: u32,
+    /// Opening it was begun too often: it is not tried any more.
+    deadly: bool,
     /// First segment that no failed commit can have used.
     unused_segment: u32,
     /// A sync failed: what can be read may not be on the medium.
@@ -89,6 +91,7 @@ impl Opening {
             aside: None,
             failing: None,
             ended: 0,
+            deadly: false,
             unused_segment: 0,
             write_again: false,
         }
@@ -129,7 +132,9 @@ impl Opening {
         if matches!(tried, Err(Unopened::Disk(_))) && self.disk.give_up_ballast() {
             tried = self.attempt(alive);
         }
-        if let Err(Unopened::Damaged(why)) = &tried {
+        if let Err(Unopened::Damaged(why)) = &tried
+            && !self.deadly
+        {
             tracing::warn!("the store does not open: {why}; it is tried once more");
             self.readable(alive)?;
             tried = self.attempt(alive);
@@ -246,7 +251,8 @@ impl Opening {
         let begun = Attempt::begin(&self.keep, "store");
         let (attempt, before) = begun.map_err(|why| Unopened::Disk(format!("mark the attempt: {why}")))?;
         let before = before.saturating_sub(self.ended);
-        let opened = if before >= limits::OPEN_ATTEMPTS {
+        self.deadly = before >= limits::OPEN_ATTEMPTS;
+        let opened = if self.deadly {
             Err(Unopened::Damaged(format!("opening it was begun {before} times and never came to an end")))
         } else {
             self.program.as_ref().map_or(Ok(()), |program| probe(program, &self.folder, alive))
@@ -279,12 +285,8 @@ impl Opening {
             }
             store.settle()?;
             let text = format!("the store was cut short: {found} records were salvaged, at least {gone} are gone");
-            if gone > 0 {
-                opened.told.push((Kind::StoreDamaged, text));
-                opened.lost.push((gone, "truncated"));
-            } else {
-                tracing::warn!("{text}");
-            }
+            opened.told.push((Kind::StoreDamaged, text));
+            opened.lost.extend((gone > 0).then_some((gone, "truncated")));
         }
         if store.found.damaged > 0 {
             let n = store.found.damaged;

@@ -63,7 +63,12 @@ impl Seqs {
         let clean = kept.as_ref().is_none_or(|kept| kept.clean);
         let mut unknown = kept.as_ref().map_or_else(Vec::new, |kept| kept.unknown.clone());
         let next = names.iter().map(|name| {
-            let Some(block) = kept.as_ref().and_then(|kept| kept.streams.get(name)) else { return first };
+            let Some(block) = kept.as_ref().and_then(|kept| kept.streams.get(name)) else {
+                if first > 1 {
+                    unknown.push((name.clone(), 1, first - 1));
+                }
+                return first;
+            };
             if !clean && block.next < block.end {
                 unknown.push((name.clone(), block.next, block.end - 1));
             }

@@ -171,8 +171,9 @@ impl Store {
         }
         if fresh {
             let parent = folder.parent().unwrap_or(Path::new("/"));
-            for folder in [&folder.join("blobs"), folder, parent] {
-                sync(folder).map_err(|why| unopened("sync the store's folders", &why))?;
+            // sled syncs neither its folders nor its configuration, without which it does not open again.
+            for path in [&folder.join("conf"), &folder.join("blobs"), folder, parent] {
+                sync(path).map_err(|why| unopened("sync the new store", &why))?;
             }
         }
         Ok(store)
