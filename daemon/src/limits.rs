@@ -420,6 +420,9 @@ pub const ERASE_REQUEST: &str = "erase.request";
 
 /// Stop: every queue empties into the next within this, then what is left is stored. systemd's default kills at 90 s.
 pub const DRAIN: Duration = Duration::from_secs(8);
+/// The same for the outbox while its store is being opened: with the rest of a stop, which is quick then, it stays below the
+/// unit's 30 s.
+pub const DRAIN_OPENING: Duration = Duration::from_secs(20);
 /// Of which the link may use this to get the last acknowledgements.
 pub const DRAIN_LINK: Duration = Duration::from_secs(3);
 /// Core stages beat at least this often when they have nothing to do.

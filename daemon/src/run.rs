@@ -201,7 +201,8 @@ pub async fn run(
     drop(ends);
     wrong.extend(crew.join(&["control"], limits::DRAIN).await);
     close_outbox();
-    wrong.extend(crew.join(&["outbox"], limits::DRAIN).await);
+    let opening = events.stats().opening; // what is in RAM goes into the store once it is open
+    wrong.extend(crew.join(&["outbox"], if opening { limits::DRAIN_OPENING } else { limits::DRAIN }).await);
     wrong.extend(reason.err());
     if wrong.is_empty() { Ok(ending) } else { Err(Fatal::failed(wrong.join("; "))) }
 }

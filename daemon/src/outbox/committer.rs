@@ -232,9 +232,8 @@ impl Committer {
         (state.disk_failed, state.opening) = (result.is_err() || reserved.is_err(), false);
         drop(state);
         self.shared.room.notify_all();
-        let result = result.and_then(|_| {
-            if closing { Ok(()) } else { self.salvage(stamp, around).and_then(|()| self.read_ahead()) }
-        });
+        let result = result
+            .and_then(|_| if closing { Ok(()) } else { self.salvage(stamp, around).and_then(|()| self.read_ahead()) });
         if result.is_err() {
             self.close(stamp);
         } else {
@@ -324,6 +323,7 @@ impl Committer {
             if std::mem::replace(&mut self.opened, true) {
                 tracing::info!(records = store.records(), "the outbox's disk works again");
             } else {
+                tracing::info!(records = store.records(), "the outbox's store is open");
                 self.settle_numbers(&store, stamp);
             }
             self.store = Some(store);

@@ -21,16 +21,8 @@ enum Fault {
     Hang,
 }
 
-const ALL: [Fault; 8] = [
-    Fault::Open,
-    Fault::Read,
-    Fault::Write,
-    Fault::Full,
-    Fault::ReadOnly,
-    Fault::Sync,
-    Fault::OneBadSync,
-    Fault::Hang,
-];
+const ALL: [Fault; 8] =
+    [Fault::Open, Fault::Read, Fault::Write, Fault::Full, Fault::ReadOnly, Fault::Sync, Fault::OneBadSync, Fault::Hang];
 
 /// The control file of the faults.
 struct Control(File);
@@ -82,7 +74,6 @@ impl World {
 fn play(seed: u64, control: &Control, under: &std::path::Path) -> (usize, usize) {
     fastrand::seed(seed);
     control.clear();
-    if std::env::var_os("KL_TRACE").is_some() { let _ = tracing_subscriber::fmt().with_writer(std::io::stderr).without_time().with_ansi(false).try_init(); }
     let dir = tempfile::tempdir_in(under).expect("folder");
     let mut world = World::on(dir, if fastrand::u8(..4) == 0 { 4 << 10 } else { 1 << 30 }, true);
     for _ in 0..fastrand::usize(10..60) {
@@ -97,10 +88,9 @@ fn play(seed: u64, control: &Control, under: &std::path::Path) -> (usize, usize)
             14 if fastrand::bool() => Step::Kill,
             _ => Step::Wait { turns: fastrand::u8(1..40) },
         };
-        if std::env::var_os("KL_TRACE").is_some() { eprintln!("{step:?}"); }
         world.play(&step);
         match fastrand::u8(..4) {
-            0 => {let f = ALL[fastrand::usize(..ALL.len())]; if std::env::var_os("KL_TRACE").is_some() { eprintln!("{f:?}"); } control.begin(f)},
+            0 => control.begin(ALL[fastrand::usize(..ALL.len())]),
             1 | 2 => control.clear(),
             _ => {}
         }
@@ -127,7 +117,10 @@ fn accepted_records_survive_disk_errors() {
             let (more, set_aside) = play(seed, &control, &under);
             (accepted, aside) = (accepted + more, aside + set_aside);
         }
-        println!("MEASURED: {n} histories from {first}, {} errors, {accepted} records accepted, {aside} stores set aside", control.given());
+        println!(
+            "MEASURED: {n} histories from {first}, {} errors, {accepted} records accepted, {aside} stores set aside",
+            control.given()
+        );
         return;
     }
     let dir = tempfile::tempdir().expect("folder");
@@ -155,7 +148,8 @@ fn accepted_records_survive_disk_errors() {
                 let seed = std::fs::read_to_string(under.join("seed")).unwrap_or_default();
                 let tail: String = err.chars().rev().take(3000).collect::<Vec<_>>().into_iter().rev().collect();
                 assert!(done.status.success(), "KL_SEED={seed}: {}: {out}\n{tail}", done.status);
-                let measured = out.lines().find(|line| line.contains("MEASURED")).expect("the inner test ran").to_owned();
+                let measured =
+                    out.lines().find(|line| line.contains("MEASURED")).expect("the inner test ran").to_owned();
                 let _ = std::io::Write::write_all(&mut std::io::stderr(), format!("{measured}\n").as_bytes());
             });
         }

@@ -50,6 +50,46 @@ fn a_disk_that_takes_nothing_stops_no_one_even_when_the_numbers_run_out() {
     assert!(thread.join().expect("no panic").is_err(), "what was left could not be stored, and that is said");
 }
 
+#[test]
+fn nobody_waits_for_a_disk_that_hangs_and_alarms_are_kept() {
+    let dir = tempfile::tempdir().expect("folder");
+    let setup = Setup {
+        state_dir: dir.path().into(),
+        boot: "b".into(),
+        streams: vec!["p/x".into(), "loss".into(), "a/x".into()],
+        loss: StreamId(1),
+        max_bytes: 1 << 20,
+        expiry: Expiry::default(),
+        program: None,
+        now_s: 0,
+    };
+    let Outbox { mut writer, committer, .. } = Outbox::open(setup);
+    let stamp = Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset };
+    let draft = |stream, class, bytes| {
+        let body = vec![b'1'; bytes].into();
+        Draft { stream: StreamId(stream), class, stamp, lineage: None, body, retain: Retain::No }
+    };
+    // The committer holds all there is and is in the middle of a write that does not come to an end.
+    while writer.0.lock().tail.bytes() < limits::TAIL_OPENING_BYTES {
+        writer.put_now(draft(0, Class::Score, 90_000));
+    }
+    let mut state = writer.0.lock();
+    state.opening = false;
+    let writing = state.tail.take_to_store(0, true);
+    drop(state);
+    assert!(writing.len() > 40);
+    writer.0.on_disk_ns.store(Clock::boot_ns() - 2 * limits::DISK_PATIENCE.as_nanos() as u64, Relaxed);
+    let began = std::time::Instant::now();
+    for _ in 0..300 {
+        writer.put(&mut vec![draft(0, Class::Score, 1000), draft(2, Class::Event, 100)]);
+    }
+    let stats = writer.stats();
+    assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
+    assert!(!stats.disk_ok && stats.ram_bytes <= (limits::TAIL_BYTES + limits::TAIL_ALARM_BYTES) as u64, "{stats:?}");
+    assert!(stats.lost.keys().all(|(stream, why)| (stream.as_str(), why.as_str()) == ("p/x", "no_room")), "{stats:?}");
+    drop(committer);
+}
+
 /// What may happen to an outbox.
 #[derive(Debug, Clone)]
 enum Step {
@@ -194,7 +234,6 @@ impl World {
             event: event(self.faulty),
         };
         let done = self.parts().2.turn(stamp, 0, closing, &around);
-        if std::env::var_os("KL_TRACE").is_some() { eprintln!("turn {done:?} {:?}", self.parts().0.stats()); }
         if self.faulty && done.is_ok() {
             let old = self.now_ns.saturating_sub(1_200_000_000);
             let safe = self.made.iter().filter(|(body, at)| **at <= old && !self.excused.contains(*body));
@@ -337,7 +376,8 @@ impl World {
         let stats = self.parts().0.stats();
         assert_eq!((stats.ram_records, stats.stored_records, stats.ram_bytes), (0, 0, 0), "all is gone: {stats:?}");
         // Ranges that are left out may be wide, and nothing in them was ever made.
-        let is_exact = |(.., why): &&(String, u64, u64, String)| !["unclean_stop", "renumbered"].contains(&why.as_str());
+        let is_exact =
+            |(.., why): &&(String, u64, u64, String)| !["unclean_stop", "renumbered"].contains(&why.as_str());
         let (exact, unknown): (Vec<_>, Vec<_>) = self.lost.iter().partition(is_exact);
         // Entries of the ledger rank below replies: where those alone are more than the cap, entries leave, and that is
         // all that is known then.
@@ -359,7 +399,8 @@ impl World {
                     );
                 }
             }
-            let mut left_out: Vec<_> = unknown.iter().filter(|(s, ..)| s == name).map(|(_, a, b, _)| (*a, *b)).collect();
+            let mut left_out: Vec<_> =
+                unknown.iter().filter(|(s, ..)| s == name).map(|(_, a, b, _)| (*a, *b)).collect();
             left_out.sort_unstable();
             let mut next = 1;
             for seq in known.keys() {
@@ -381,10 +422,16 @@ impl World {
         if self.faulty {
             let damage: Vec<_> = exact.iter().filter(|(stream, ..)| stream == "store").collect();
             assert!(damage.is_empty(), "errors that pass are no damage: {damage:?}");
-            let left = |(.., why): &&&(String, u64, u64, String)| ["evicted", "refused_by_broker"].contains(&why.as_str());
+            let left =
+                |(.., why): &&&(String, u64, u64, String)| ["evicted", "refused_by_broker"].contains(&why.as_str());
             let left: u64 = exact.iter().filter(left).map(|(_, first, last, _)| last - first + 1).sum();
             let lost: Vec<_> = self.accepted.iter().filter(|body| !arrived.contains(body)).collect();
-            assert!(lost.len() as u64 <= left, "{} accepted records are lost, {left} booked: {:?} …", lost.len(), &lost[..9.min(lost.len())]);
+            assert!(
+                lost.len() as u64 <= left,
+                "{} accepted records are lost, {left} booked: {:?} …",
+                lost.len(),
+                &lost[..9.min(lost.len())]
+            );
         }
         assert!(self.killed || self.faulty || unknown.is_empty(), "only a kill leaves anything unknown");
     }

@@ -299,9 +299,7 @@ impl Opening {
 
     /// Sets the damaged store aside and takes over what still checks in it.
     fn begin_anew(&mut self, why: &str, mark: Mark, alive: &dyn Fn(), opened: &mut Opened) -> Result<Store, String> {
-        Todo::new(mark.oldest, mark.records)
-            .save(&self.folder)
-            .map_err(|e| format!("{why}; {e}"))?;
+        Todo::new(mark.oldest, mark.records).save(&self.folder).map_err(|e| format!("{why}; {e}"))?;
         let number = self.disk.set_aside(&self.folder).map_err(|e| format!("{why}; set the store aside: {e}"))?;
         let aside = self.disk.quarantine(number);
         let text = format!("the store could not be opened ({why}); it was set aside as {}", aside.display());

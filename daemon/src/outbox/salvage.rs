@@ -284,7 +284,11 @@ mod tests {
         let bad = 50 * frames[0].len() as u64 / BLOCK * BLOCK;
         let read = |buffer: &mut [u8], at: u64| {
             let n = buffer.len().min(bad.checked_sub(at).filter(|n| *n > 0).map_or(usize::MAX, |n| n as usize));
-            if at / BLOCK == bad / BLOCK { Err(io::Error::from(nix::errno::Errno::EIO)) } else { Ok(copy(&bytes, &mut buffer[..n], at)) }
+            if at / BLOCK == bad / BLOCK {
+                Err(io::Error::from(nix::errno::Errno::EIO))
+            } else {
+                Ok(copy(&bytes, &mut buffer[..n], at))
+            }
         };
         let mut found = Vec::new();
         let failed = each_message(read, |_, _, place| found.push(place), &|| {});

@@ -14,6 +14,8 @@ pub struct Seqs {
     keep: Keep,
     names: Vec<String>,
     next: Vec<u64>,
+    /// Where this run began.
+    first: Vec<u64>,
     /// End of the block that is reserved on disk, exclusive.
     reserved: Vec<u64>,
     /// Numbers from here on were used by no run that began in an earlier second.
@@ -75,7 +77,7 @@ impl Seqs {
             if clean { block.next } else { block.next.max(block.end) }
         });
         let next: Vec<u64> = next.collect();
-        (Self { keep, reserved: next.clone(), names, next, base, unknown, told: false }, lost)
+        (Self { keep, reserved: next.clone(), first: next.clone(), names, next, base, unknown, told: false }, lost)
     }
 
     /// The store was read: `highest` is the highest number of each stream in it. What it has is not unknown. Returns what
@@ -88,11 +90,12 @@ impl Seqs {
         }
         self.unknown.retain(|(_, first, last)| first <= last);
         let mut left_out = Vec::new();
-        for (name, next) in self.names.iter().zip(&mut self.next) {
+        for ((name, next), first) in self.names.iter().zip(&mut self.next).zip(&mut self.first) {
             // Numbers that an earlier run took from its base, and could not reserve any more.
             if let Some(known) = highest.get(name).filter(|known| *next <= **known) {
                 left_out.push((name.clone(), *next, *known));
                 *next = known.saturating_add(1);
+                *first = *next;
             }
         }
         (self.unknown.clone(), left_out)
@@ -111,10 +114,14 @@ impl Seqs {
         Ok(())
     }
 
-    /// The next blocks, to be saved without holding up anyone who takes numbers.
+    /// The next blocks, to be saved without holding up anyone who takes numbers. Of the latest numbers, a block of them, it
+    /// is not known after a kill whether their records were still in RAM.
     pub fn renewal(&self) -> Renewal {
-        let end = |next: u64| next.saturating_add(limits::SEQ_BLOCK);
-        let blocks = self.next.iter().map(|next| Block { next: *next, end: end(*next) }).collect();
+        let block = |(first, next): (&u64, &u64)| Block {
+            next: next.saturating_sub(limits::SEQ_BLOCK).max(*first),
+            end: next.saturating_add(limits::SEQ_BLOCK),
+        };
+        let blocks = self.first.iter().zip(&self.next).map(block).collect();
         let unknown = self.unknown.clone();
         Renewal { keep: self.keep.clone(), names: self.names.clone(), blocks, clean: false, unknown }
     }

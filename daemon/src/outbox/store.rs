@@ -368,7 +368,10 @@ impl Store {
             }
             self.next_segment = self.next_segment.max(next_segment);
             let Some(segment) = self.segments.get_mut(&key.segment) else { return Err("no segment".into()) };
-            segment.tree.insert(key.n.to_be_bytes(), Sealed::frame(place, &message.bytes)).map_err(|why| why.to_string())?;
+            segment
+                .tree
+                .insert(key.n.to_be_bytes(), Sealed::frame(place, &message.bytes))
+                .map_err(|why| why.to_string())?;
             segment.next = segment.next.max(next);
             segment.records += u64::from(message.entry.records);
             self.enter(key, message.entry);

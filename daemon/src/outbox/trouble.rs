@@ -91,7 +91,9 @@ mod tests {
 
     #[test]
     fn disk_errors_pass_and_damage_does_not_also_after_sled_copied_them() {
-        for errno in [Errno::EIO, Errno::EMFILE, Errno::ENFILE, Errno::ENOSPC, Errno::EROFS, Errno::EDQUOT, Errno::EACCES] {
+        for errno in
+            [Errno::EIO, Errno::EMFILE, Errno::ENFILE, Errno::ENOSPC, Errno::EROFS, Errno::EDQUOT, Errno::EACCES]
+        {
             let why = io::Error::from(errno);
             assert!(passes(&why), "{why}");
             // How sled clones an error, and how a panic over one reads.
@@ -99,7 +101,8 @@ mod tests {
             let unwrapped = catch_unwind(|| Err::<(), _>(io::Error::from(errno)).map_err(sled_like).unwrap());
             assert!(text_passes(&panicked(unwrapped.expect_err("a panic").as_ref())), "{errno}");
         }
-        for text in ["Corruption { at: None }", "called `Option::unwrap()` on a `None` value", "failed to fill buffer"] {
+        for text in ["Corruption { at: None }", "called `Option::unwrap()` on a `None` value", "failed to fill buffer"]
+        {
             assert!(!text_passes(text), "{text}");
         }
         assert!(!passes(&io::Error::from(Errno::ENOENT)) && !passes(&io::Error::from(io::ErrorKind::UnexpectedEof)));
