@@ -103,7 +103,8 @@ impl Status {
                 "stored_records": stats.stored_records, "stored_bytes": stats.stored_bytes,
                 "max_bytes": config.outbox.max_bytes,
                 "oldest_s": stats.oldest_ns.map(|ns| ns / 1_000_000_000),
-                "delivered": stats.delivered, "disk_ok": stats.disk_ok, "quarantines": stats.quarantines,
+                "delivered": stats.delivered, "disk_ok": stats.disk_ok, "opening": stats.opening,
+                "quarantines": stats.quarantines,
                 "commit": latency(&self.meters.commit),
             },
             "lost": lost,
@@ -173,7 +174,9 @@ impl Status {
         if self.counters.slots()["stale"] == true {
             why.push("the word on the newest models is out of date".into());
         }
-        if !stats.disk_ok {
+        if stats.opening {
+            why.push("the stored records are being opened".into());
+        } else if !stats.disk_ok {
             why.push("the disk takes nothing".into());
         } else if self.counters.is_disk_hanging() {
             why.push("the disk does not answer".into());

@@ -134,7 +134,6 @@ impl Host {
             max_bytes: outbox.max_bytes,
             expiry: Expiry(ages.collect()),
             program: Some(self.program.clone()),
-            now,
             now_s: now.wall_ms.unwrap_or(0).max(self.clock.floor_ms()) as u64 / 1000,
         }
     }
