@@ -48,22 +48,13 @@ pub async fn run(
 ) -> Result<Ending, Fatal> {
     notify::status("starting");
     let state = &config.device.state_dir;
-<<<<<<< HEAD
     let lock = host.lock_state(state)?; // one daemon for each state directory
     let mut table = Table::new(&config);
     let gone = Gone::find(state, &config, &mut table); // what the broker keeps and nobody configures any more
     let scribe = Scribe::default(); // the one who waits for the disk when a small file is written
     let keeps = host.keeps(state, &scribe);
     let times = host.times(state);
-    let Outbox { writer, reader, committer, told } = // a store that will not open is set aside
-        Outbox::open(host.outbox(&config, &table)).map_err(Fatal::failed)?;
-=======
-    let _lock = host.lock_state(state)?; // one daemon for each state directory
-    let table = Table::new(&config);
-    let keeps = host.keeps(state)?;
-    let times = host.times(state)?;
     let Outbox { writer, reader, committer, told } = Outbox::open(host.outbox(&config, &table)); // the store comes later
->>>>>>> h1
     let counters = Arc::new(health::Counters::default());
     let meters = Arc::new(Meters::new(
         (config.sources.len(), config.channels.len()),
@@ -233,13 +224,10 @@ pub async fn run(
     drop(ends);
     wrong.extend(crew.join(&["control"], limits::DRAIN).await);
     close_outbox();
-<<<<<<< HEAD
     scribe.close();
-    wrong.extend(crew.join(&["outbox", "scribe"], limits::DRAIN).await);
-=======
     let opening = events.stats().opening; // what is in RAM goes into the store once it is open
-    wrong.extend(crew.join(&["outbox"], if opening { limits::DRAIN_OPENING } else { limits::DRAIN }).await);
->>>>>>> h1
+    let most = if opening { limits::DRAIN_OPENING } else { limits::DRAIN };
+    wrong.extend(crew.join(&["outbox", "scribe"], most).await);
     wrong.extend(reason.err());
     if wrong.is_empty() { Ok(ending) } else { Err(Fatal::failed(wrong.join("; "))) }
 }
