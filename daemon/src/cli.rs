@@ -177,7 +177,10 @@ impl Cli {
                 let bus = whom.bus()?;
                 let asked = async { bus::Asked::connect(bus.as_deref()).await?.status().await };
                 let status = runtime()?.block_on(asked).map_err(Fatal::failed)?;
-                say(if json { status.to_string() } else { bus::show(&status) }.trim_end())
+                let shown = if json { status.to_string() } else { bus::show(&status) };
+                // Names of models and what went wrong with them were written by others.
+                let lines = shown.trim_end().lines().map(|line| escaped(line, usize::MAX));
+                say(&lines.collect::<Vec<_>>().join("\n"))
             }
             Command::Top { whom } => {
                 let bus = whom.bus()?;
