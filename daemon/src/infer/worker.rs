@@ -195,8 +195,8 @@ impl Worker {
             let done = self.done(count);
             if done > seen {
                 (seen, began) = (done, Instant::now());
-            } else if deadline.is_some_and(|all| began.elapsed() >= all) {
-                return self.dead(count, &format!("deadline of {} ms passed", began.elapsed().as_millis()));
+            } else if let Some(all) = deadline.filter(|all| began.elapsed() >= *all) {
+                return self.dead(count, &format!("deadline of {} ms passed", all.as_millis()));
             }
         }
     }
