@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::config::{Number, Order};
 
-const CHECK: Check = Check { kind: CheckKind::Crc16Modbus, little: true, skip: 0 };
+/// 32 bits: with 16, one broken frame in some 65,536 checks by chance, and these tests see that many.
+const CHECK: Check = Check { kind: CheckKind::Crc32, little: true, skip: 0 };
 
 fn framings() -> Vec<(Framing, Option<Check>)> {
     let start = vec![0xAA, 0x55];
@@ -13,16 +14,13 @@ fn framings() -> Vec<(Framing, Option<Check>)> {
     vec![
         (Framing::Cobs, Some(CHECK)),
         (Framing::Slip, Some(CHECK)),
-        (Framing::Fixed { start: start.clone(), bytes: 12 }, Some(CHECK)),
-        (Framing::Fixed { start: vec![], bytes: 12 }, Some(CHECK)),
+        (Framing::Fixed { start: start.clone(), bytes: 14 }, Some(CHECK)),
+        (Framing::Fixed { start: vec![], bytes: 14 }, Some(CHECK)),
         (
-            Framing::Length { start: start.clone(), number: big, beside: 6 },
+            Framing::Length { start: start.clone(), number: big, beside: 8 },
             Some(Check { little: false, skip: 2, ..CHECK }),
         ),
-        (
-            Framing::Length { start, number: (Number::U(1), Order::Big), beside: 0 },
-            Some(Check { kind: CheckKind::Crc32, ..CHECK }),
-        ),
+        (Framing::Length { start, number: (Number::U(1), Order::Big), beside: 0 }, Some(CHECK)),
         (Framing::Delimited { start: 2, stop: 3, escape: Some(0x10) }, Some(CHECK)),
     ]
 }
@@ -100,7 +98,7 @@ fn cut(framing: &Framing, check: Option<Check>, reads: &[&[u8]]) -> (Vec<Vec<u8>
     (frames, flaws)
 }
 
-/// Ten bytes that are 8 where all frames are of one length: 2 start bytes and 2 of the check make 12.
+/// Ten bytes that are 8 where all frames are of one length: 2 start bytes and 4 of the check make 14.
 fn content(framing: &Framing, bytes: &[u8]) -> Vec<u8> {
     match framing {
         Framing::Fixed { start, .. } => (0..10 - start.len()).map(|i| bytes[i % bytes.len()]).collect(),
