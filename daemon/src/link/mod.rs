@@ -46,7 +46,7 @@ use crate::{
         Clk,
         event::Kind,
         meter::Meters,
-        order::{Door, LinkNews, Response, Ticket},
+        order::{Arrived, Door, LinkNews, Response, Ticket},
     },
     host::{Clock, clock::rfc3339_ms, nonce},
     limits,
@@ -244,6 +244,8 @@ struct Link<'a> {
     short_lived: bool,
     /// What is handed over next, one by one.
     hand: VecDeque<Handed>,
+    /// Orders that control has no room for yet.
+    waiting: VecDeque<Box<Arrived>>,
     /// Orders the broker may forget.
     settled: VecDeque<u16>,
     /// Acknowledgements of orders that are in the client's queue, which must keep a place for a message of ours.
@@ -276,6 +278,7 @@ impl<'a> Link<'a> {
             subscriptions_refused: 0,
             short_lived: false,
             hand: VecDeque::new(),
+            waiting: VecDeque::new(),
             settled: VecDeque::new(),
             acks: 0,
             pace: Pace::new(setup.backlog_kib_s),
@@ -317,6 +320,7 @@ impl<'a> Link<'a> {
                     }
                 }
             }
+            self.hand_in();
             self.try_alone();
             if let Err(failed) = self.check().and_then(|()| self.hand_over(&client)) {
                 return Ended::Failed(failed);
