@@ -169,22 +169,29 @@ fn keep_alive_of_0_keeps_the_connection_and_is_not_a_flood_of_pings() {
 
 #[test]
 fn flood_beyond_the_receive_maximum_is_counted_and_reported_once() {
-    // This broker sends more at once than a device says it takes; control is busy meanwhile.
+    // QoS 0 knows no receive maximum; control is busy meanwhile.
     let broker = Mosquitto::start();
     let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
     let tools = tempfile::tempdir().expect("folder");
     let slow = tools.path().join("journalctl");
-    std::fs::write(&slow, "#!/bin/sh\nsleep 3\n").expect("write");
+    std::fs::write(&slow, "#!/bin/sh\nsleep 5\n").expect("write");
     std::fs::set_permissions(&slow, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("executable");
     let path = format!("{}:{}", tools.path().display(), std::env::var("PATH").expect("PATH"));
     let daemon = Site::new(broker.port).with(&operator.table()).with_env("PATH", &path).run();
     sub.wait_state("online");
     operator.order(&sub, "log.pull", "slow", &json!({}));
     sub.wait("it runs", |_| (!states(&sub, "log.pull", "slow").is_empty()).then_some(()));
-    let chunk = 48 * 1024;
-    operator.chunks(&"0a".repeat(32), &vec![7; 100 * chunk], 0..100 * chunk, chunk);
+    // 32 of them fill the queue to the last byte.
+    let chunk = "x".repeat(32 * 1024);
+    for i in 0..60 {
+        let topic = format!("pump-1/dn/blob/{}/{}", "0a".repeat(32), i * chunk.len());
+        operator.publish(&["-V", "5", "-q", "0"], &topic, &chunk);
+    }
+    // QoS 1 is flow controlled: it waits for its place, whatever a stranger floods.
+    operator.plain("ping", "during", &json!({}));
     sub.wait_event("commands.refused", "messages for this device were dropped");
     end(&sub, "log.pull", "slow");
+    assert_eq!(end(&sub, "ping", "during")["state"], "success");
     std::thread::sleep(Duration::from_secs(2));
     assert_eq!(sub.records("e/commands.refused").len(), 1, "the first one, and a sum a minute later");
     assert_eq!(connections(&sub), 1);

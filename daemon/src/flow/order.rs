@@ -4,7 +4,7 @@ use std::{
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
-        mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel},
+        mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel},
     },
     time::Duration,
 };
@@ -122,7 +122,7 @@ pub struct LogQuery {
 /// Where orders are handed in: bounded in number and in bytes, and never waiting.
 #[derive(Debug, Clone)]
 pub struct Door {
-    queue: SyncSender<Arrived>,
+    queue: SyncSender<Box<Arrived>>,
     bytes: Arc<AtomicUsize>,
     bytes_max: usize,
 }
@@ -130,7 +130,7 @@ pub struct Door {
 /// Where they are taken out.
 #[derive(Debug)]
 pub struct Orders {
-    queue: Receiver<Arrived>,
+    queue: Receiver<Box<Arrived>>,
     bytes: Arc<AtomicUsize>,
 }
 
@@ -142,16 +142,22 @@ pub fn queue(orders: usize, bytes_max: usize) -> (Door, Orders) {
 }
 
 impl Door {
-    /// Hands one in; `false`: there was no room.
-    pub fn hand_in(&self, arrived: Arrived) -> bool {
+    /// Hands one in.
+    ///
+    /// # Errors
+    /// Gives it back where there is no room.
+    pub fn hand_in(&self, arrived: Box<Arrived>) -> Result<(), Box<Arrived>> {
         let size = arrived.payload.len();
-        if self.bytes.fetch_add(size, Ordering::Relaxed) + size > self.bytes_max
-            || self.queue.try_send(arrived).is_err()
-        {
+        if self.bytes.fetch_add(size, Ordering::Relaxed) + size > self.bytes_max {
             self.bytes.fetch_sub(size, Ordering::Relaxed);
-            return false;
+            return Err(arrived);
         }
-        true
+        self.queue.try_send(arrived).map_err(|why| {
+            self.bytes.fetch_sub(size, Ordering::Relaxed);
+            match why {
+                TrySendError::Full(arrived) | TrySendError::Disconnected(arrived) => arrived,
+            }
+        })
     }
 }
 
@@ -160,7 +166,7 @@ impl Orders {
     pub fn take(&self, most: Duration) -> Result<Arrived, RecvTimeoutError> {
         let arrived = self.queue.recv_timeout(most)?;
         self.bytes.fetch_sub(arrived.payload.len(), Ordering::Relaxed);
-        Ok(arrived)
+        Ok(*arrived)
     }
 }
 
@@ -170,20 +176,25 @@ mod tests {
 
     #[test]
     fn a_queue_is_full_by_number_or_by_bytes() {
-        let arrived = |bytes: usize| Arrived {
-            to: Addressee::All,
-            asked: Asked::Desired,
-            payload: vec![0; bytes].into(),
-            retained: false,
-            respond: None,
-            nonce: "".into(),
-            ticket: Ticket { session: 0, id: 0 },
+        let arrived = |bytes: usize| {
+            Box::new(Arrived {
+                to: Addressee::All,
+                asked: Asked::Desired,
+                payload: vec![0; bytes].into(),
+                retained: false,
+                respond: None,
+                nonce: "".into(),
+                ticket: Ticket { session: 0, id: 0 },
+            })
         };
+        let sizes = |given_back: Result<(), Box<Arrived>>| given_back.map_err(|arrived| arrived.payload.len());
         let (door, orders) = queue(2, 100);
-        assert!(door.hand_in(arrived(90)) && !door.hand_in(arrived(20)) && door.hand_in(arrived(5)));
-        assert!(!door.hand_in(arrived(0)), "two are all there is room for");
+        assert_eq!(sizes(door.hand_in(arrived(90))), Ok(()));
+        assert_eq!(sizes(door.hand_in(arrived(20))), Err(20), "given back whole");
+        assert_eq!(sizes(door.hand_in(arrived(5))), Ok(()));
+        assert_eq!(sizes(door.hand_in(arrived(0))), Err(0), "two are all there is room for");
         assert_eq!(orders.take(Duration::ZERO).map(|a| a.payload.len()).ok(), Some(90));
-        assert!(door.hand_in(arrived(95)));
+        assert_eq!(sizes(door.hand_in(arrived(95))), Ok(()));
         drop(door);
         assert!(orders.take(Duration::ZERO).is_ok() && orders.take(Duration::ZERO).is_ok());
         assert_eq!(orders.take(Duration::ZERO).err(), Some(RecvTimeoutError::Disconnected));

@@ -47,7 +47,7 @@ use crate::{
         beat::Beat,
         event::Kind,
         meter::Meters,
-        order::{Door, LinkNews, Response, Ticket},
+        order::{Arrived, Door, LinkNews, Response, Ticket},
     },
     host::{Clock, clock::rfc3339_ms, nonce},
     limits,
@@ -247,6 +247,8 @@ struct Link<'a> {
     short_lived: bool,
     /// What is handed over next, one by one.
     hand: VecDeque<Handed>,
+    /// Orders that control has no room for yet.
+    waiting: VecDeque<Box<Arrived>>,
     /// Orders the broker may forget.
     settled: VecDeque<u16>,
     /// Acknowledgements of orders that are in the client's queue, which must keep a place for a message of ours.
@@ -280,6 +282,7 @@ impl<'a> Link<'a> {
             subscriptions_refused: 0,
             short_lived: false,
             hand: VecDeque::new(),
+            waiting: VecDeque::new(),
             settled: VecDeque::new(),
             acks: 0,
             pace: Pace::new(setup.backlog_kib_s),
@@ -323,6 +326,7 @@ impl<'a> Link<'a> {
                     }
                 }
             }
+            self.hand_in();
             self.try_alone();
             if let Err(failed) = self.check().and_then(|()| self.hand_over(&client)) {
                 return Ended::Failed(failed);

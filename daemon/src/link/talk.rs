@@ -209,9 +209,27 @@ impl Link<'_> {
         let respond = properties
             .and_then(|p| Some(Respond { topic: p.response_topic.clone()?, correlation: p.correlation_data.clone() }));
         let (payload, retained, nonce) = (publish.payload.clone(), publish.retain, self.nonce.clone());
-        if !self.setup.orders.hand_in(Arrived { to, asked, payload, retained, respond, nonce, ticket }) {
+        self.waiting.push_back(Box::new(Arrived { to, asked, payload, retained, respond, nonce, ticket }));
+        self.hand_in();
+    }
+
+    /// Hands in what waits, in its order. Where control has no room, what came with QoS 1 waits: the broker sends no more
+    /// than the receive maximum of it. What is beyond that, or came with QoS 0, is dropped.
+    pub(super) fn hand_in(&mut self) {
+        while let Some(arrived) = self.waiting.pop_front() {
+            if let Err(arrived) = self.setup.orders.hand_in(arrived) {
+                self.waiting.push_front(arrived);
+                break;
+            }
+        }
+        let before = self.waiting.len();
+        self.waiting.retain(|arrived| arrived.ticket.id > 0);
+        (self.waiting.len()..before).for_each(|_| self.drop_order());
+        while self.waiting.len() > usize::from(limits::RECEIVE_MAXIMUM)
+            && let Some(arrived) = self.waiting.pop_back()
+        {
             self.drop_order();
-            self.settled.push_back(publish.pkid);
+            self.settled.push_back(arrived.ticket.id);
         }
     }
 
