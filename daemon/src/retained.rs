@@ -53,7 +53,9 @@ impl Gone {
             Err(Unloaded::Damaged) => Announced::default(),
             Err(why) => {
                 // It stays as it is: the next start compares.
-                tracing::error!("the list of announced streams {why}; streams that are not configured any more stay at the broker");
+                tracing::error!(
+                    "the list of announced streams {why}; streams that are not configured any more stay at the broker"
+                );
                 return Self { alarms, streams: Vec::new(), announced, keep: (raised, None) };
             }
         };

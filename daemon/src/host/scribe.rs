@@ -177,7 +177,11 @@ mod tests {
         later.save("a", b"1".to_vec());
         later.save("a", b"2".to_vec());
         later.save("b", b"3".to_vec());
-        assert_eq!((later.load_patiently("a").expect("read"), keep.load("a").expect("read")), (Some(b"2".to_vec()), None), "nobody waits for the disk");
+        assert_eq!(
+            (later.load_patiently("a").expect("read"), keep.load("a").expect("read")),
+            (Some(b"2".to_vec()), None),
+            "nobody waits for the disk"
+        );
         later.remove("b");
         assert_eq!(later.load_patiently("b").expect("read"), None);
         scribe.close();
