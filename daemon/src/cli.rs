@@ -248,10 +248,13 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     Ok(config.named(&identity::device_id(state)))
 }
 
+/// What provisioning checks. Dates of certificates are not looked at: a board without a battery does not know the time yet.
 fn config_or_text(file: Option<&std::path::Path>) -> Result<Config, String> {
     let lines =
         |problems: Vec<config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    Config::local(file).map_err(lines)
+    let config = Config::local(file).map_err(lines)?;
+    let problems = config.problems_of_files(None);
+    if problems.is_empty() { Ok(config) } else { Err(lines(problems)) }
 }
 
 /// Reads the configuration, or tells all its problems.

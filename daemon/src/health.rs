@@ -285,3 +285,17 @@ pub fn rss_kib() -> u64 {
 fn rss_of(status: &str) -> Option<u64> {
     status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?.split_whitespace().next()?.parse().ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn resident_memory_is_read_without_the_size_of_a_page() {
+        // Of a kernel with pages of 16 KiB: `statm` says 815 pages there.
+        let status = "Name:\tkentledge\nVmHWM:\t   13056 kB\nVmRSS:\t   13040 kB\nRssAnon:\t    4096 kB\n";
+        assert_eq!(rss_of(status), Some(13_040));
+        assert_eq!(rss_of("Name:\tkentledge\n"), None);
+        assert!((1024..1024 * 1024).contains(&rss_kib()), "{}", rss_kib());
+    }
+}

@@ -234,6 +234,14 @@ pub const TAIL_BYTES: usize = 4 * 1024 * 1024;
 /// At this fill, and with no acknowledgement during a turn, the tail goes to the store although the link is up: a
 /// quarter is left for what arrives during one commit.
 pub const TAIL_SPILL_BYTES: usize = TAIL_BYTES / 4 * 3;
+/// Above it only alarms are let in while the disk is slow: 1,000 of 0.5 KiB.
+pub const TAIL_ALARM_BYTES: usize = TAIL_BYTES / 8;
+/// RAM tail while the store is being opened, which takes two minutes for the largest on a slow card: 400 records/s × 120 s
+/// × 330 B.
+pub const TAIL_OPENING_BYTES: usize = 16 * 1024 * 1024;
+/// A disk that has not taken a write for so long hangs, and nobody waits for it any more: an SD card that cleans up takes
+/// half a second.
+pub const DISK_PATIENCE: Duration = Duration::from_secs(1);
 /// Alarms and events kept in RAM through an outage so that they go first after it; 256 × 0.5 KiB. Older ones are in
 /// the store.
 pub const EVENTS_IN_RAM: usize = 256;
@@ -280,8 +288,19 @@ pub const BALLAST_BYTES: u64 = 4 * 1024 * 1024;
 pub const BALLAST_SHARE: u64 = 8;
 /// How often it is looked whether the ballast can be made again.
 pub const BALLAST_EVERY: Duration = Duration::from_secs(10);
-/// A store up to this size is read into memory before it is opened, for the moment of the start.
+/// A store up to this size is read into memory before it is opened, for the moment of the start; of a larger one the newest
+/// messages up to this size, which is a store of five times as much.
 pub const SALVAGE_BYTES: u64 = 16 * 1024 * 1024;
+/// An error that keeps a store shut passes; where it lasts for so long though the disk works otherwise, the store is set
+/// aside and what can be read of it is taken over: a hung disk or an exhausted table of files is over within seconds, or it
+/// affects all of the disk.
+pub const PASSING: Duration = Duration::from_secs(120);
+/// How often it is looked again at stores that were set aside and are not salvaged yet.
+pub const SALVAGE_EVERY: Duration = Duration::from_secs(300);
+/// So often what cannot be read of them is tried again while the disk works otherwise: 40 minutes.
+pub const SALVAGE_TRIES: u32 = 8;
+/// A stop tries to store what is left for so long, where the disk fails: within `DRAIN`.
+pub const STOP_RETRY: Duration = Duration::from_secs(6);
 /// An opening of the store that was begun so often and never came to an end is not tried again.
 pub const OPEN_ATTEMPTS: u32 = 3;
 /// Longest probe of the store: 128 MiB × 6 (sled's plateau) at a cold SD card's 25 MB/s are 32 s; systemd waits 90 s.
@@ -517,6 +536,9 @@ pub const ERASE_REQUEST: &str = "erase.request";
 
 /// Stop: every queue empties into the next within this, then what is left is stored. systemd's default kills at 90 s.
 pub const DRAIN: Duration = Duration::from_secs(8);
+/// The same for the outbox while its store is being opened: with the rest of a stop, which is quick then, it stays below the
+/// unit's 30 s.
+pub const DRAIN_OPENING: Duration = Duration::from_secs(20);
 /// Of which the link may use this to get the last acknowledgements.
 pub const DRAIN_LINK: Duration = Duration::from_secs(3);
 /// Core stages beat at least this often when they have nothing to do.
@@ -550,6 +572,8 @@ pub const HISTORY: usize = 240;
 pub const PROBLEMS: usize = 100;
 /// What `kentledge ports` reads of one port: 2 s of 300 kB/s.
 pub const PORTS_BYTES: usize = 600 * 1024;
+/// Columns of a line, and kinds of sentences, that it shows: a frame of 1 KiB holds 200 numbers of four digits.
+pub const PORTS_COLUMNS: usize = 256;
 /// Processes it names that have a port open: mostly one.
 pub const PORTS_USERS: usize = 4;
 /// Characters of the keys that it shows of JSON lines.

@@ -54,8 +54,7 @@ pub async fn run(
     let scribe = Scribe::default(); // the one who waits for the disk when a small file is written
     let keeps = host.keeps(state, &scribe);
     let times = host.times(state);
-    let Outbox { writer, reader, committer, told } = // a store that will not open is set aside
-        Outbox::open(host.outbox(&config, &table)).map_err(Fatal::failed)?;
+    let Outbox { writer, reader, committer, told } = Outbox::open(host.outbox(&config, &table)); // the store comes later
     let counters = Arc::new(health::Counters::default());
     let meters = Arc::new(Meters::new(
         (config.sources.len(), config.channels.len()),
@@ -169,7 +168,7 @@ pub async fn run(
     let (stop_link, link_stop) = watch::channel(false);
     let (lines, mut ends) = wiring::lines(&config); // orders from the broker to control, and back
     if let Some(edges) = ends.edges.take() {
-        let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), &ends, gone.topics());
+        let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), (&ends, gone.topics()));
         crew.task("link", |beat| link::run(setup, edges, link_stop, beat));
     }
     tokio::spawn(gone.settle(ends.news.subscribe())); // ends with the run
@@ -226,7 +225,9 @@ pub async fn run(
     wrong.extend(crew.join(&["control"], limits::DRAIN).await);
     close_outbox();
     scribe.close();
-    wrong.extend(crew.join(&["outbox", "scribe"], limits::DRAIN).await);
+    let opening = events.stats().opening; // what is in RAM goes into the store once it is open
+    let most = if opening { limits::DRAIN_OPENING } else { limits::DRAIN };
+    wrong.extend(crew.join(&["outbox", "scribe"], most).await);
     wrong.extend(reason.err());
     if wrong.is_empty() { Ok(ending) } else { Err(Fatal::failed(wrong.join("; "))) }
 }

@@ -103,7 +103,8 @@ impl Status {
                 "stored_records": stats.stored_records, "stored_bytes": stats.stored_bytes,
                 "max_bytes": config.outbox.max_bytes,
                 "oldest_s": stats.oldest_ns.map(|ns| ns / 1_000_000_000),
-                "delivered": stats.delivered, "disk_ok": stats.disk_ok, "quarantines": stats.quarantines,
+                "delivered": stats.delivered, "disk_ok": stats.disk_ok, "opening": stats.opening,
+                "quarantines": stats.quarantines,
                 "commit": latency(&self.meters.commit),
             },
             "lost": lost,
@@ -173,7 +174,9 @@ impl Status {
         if self.counters.slots()["stale"] == true {
             why.push("the word on the newest models is out of date".into());
         }
-        if !stats.disk_ok {
+        if stats.opening {
+            why.push("the stored records are being opened".into());
+        } else if !stats.disk_ok {
             why.push("the disk takes nothing".into());
         } else if self.counters.is_disk_hanging() {
             why.push("the disk does not answer".into());
@@ -196,8 +199,9 @@ impl Status {
             0 => limits::LOST_FIRST_NS,
             period_ns => limits::SCORE_NS.max(period_ns.saturating_mul(limits::LOST_PERIODS)),
         };
-        let lost = self.lacks_source(&self.config.pipelines[pipeline]);
-        last_ns > 0 && (lost || now_ns.saturating_sub(last_ns) > most_ns)
+        // What goes on without a source that is lost, over what it had last, says so by its coverage.
+        let most_ns = if self.lacks_source(&self.config.pipelines[pipeline]) { limits::SCORE_NS } else { most_ns };
+        last_ns > 0 && now_ns.saturating_sub(last_ns) > most_ns
     }
 
     /// A source that this pipeline needs is lost.

@@ -134,7 +134,6 @@ impl Host {
             max_bytes: outbox.max_bytes,
             expiry: Expiry(ages.collect()),
             program: Some(self.program.clone()),
-            now,
             now_s: now.wall_ms.unwrap_or(0).max(self.clock.floor_ms()) as u64 / 1000,
         }
     }
@@ -172,8 +171,7 @@ impl Host {
         writer: &Writer,
         table: &Table,
         (counters, meters): (&Arc<Counters>, &Arc<Meters>),
-        ends: &Ends,
-        gone: Vec<String>,
+        (ends, gone): (&Ends, Vec<String>),
     ) -> link::Setup {
         let (writer, events, clock) = (writer.clone(), table.events.clone(), self.clock.clone());
         let counters = counters.clone();

@@ -23,6 +23,8 @@ pub struct Feed {
     excused: BTreeSet<u64>,
     /// When the daemon was seen to have opened the port, in its present life.
     opened: Option<Instant>,
+    /// And the store: before it nothing is accepted but by the broker.
+    stores: Option<Instant>,
     /// Rows before this one were read in an earlier life of the daemon, at the latest.
     read: usize,
 }
@@ -40,6 +42,9 @@ impl Feed {
             if self.opened.is_none() && daemon.own_log().contains("serial port open") {
                 self.opened = Some(Instant::now());
             }
+            if self.stores.is_none() && daemon.own_log().contains("the outbox's store is open") {
+                self.stores = Some(Instant::now());
+            }
             if passed >= how_long {
                 return;
             }
@@ -51,8 +56,9 @@ impl Feed {
     pub fn ended(&mut self, at: Instant) {
         // A row is made when it is read: at once while the port is open, else when it is opened.
         let opened = self.opened.take().unwrap_or(at);
+        let stores = self.stores.take().unwrap_or(at);
         for (row, given) in self.times.iter().enumerate().skip(self.read) {
-            let age = at.saturating_duration_since(opened.max(*given));
+            let age = at.saturating_duration_since(opened.max(stores).max(*given));
             if age < ACCEPTED {
                 self.excused.insert(row as u64);
             }

@@ -114,7 +114,8 @@ fn torn_and_delivered(what: &str, cases: usize, tear: impl Fn(&Path)) {
             let messages = sub.messages();
             let health = messages.iter().rev().find(|m| m.stream == "h" && m.payload["hist"] == false)?;
             let health = health.payload["data"].as_array()?.last()?.clone();
-            (health["stored_records"] == 0 && health["uptime_s"].as_u64()? >= 1).then_some(())
+            let open = health["disk_ok"] == true && health["stored_records"] == 0;
+            (open && health["uptime_s"].as_u64()? >= 1).then_some(())
         });
         assert_eq!(daemon.stop(), Some(0));
         let tally = feed.tally(&sub);

@@ -228,9 +228,14 @@ fn modbus_tcp_reads_the_same_map() {
     wait_registers(&sub, "device_failure");
     drop(device);
     eventually("the end is noticed", || daemon.log().contains("closed: ").then_some(()));
+    rig::within(std::time::Duration::from_secs(20), "the source is lost", || !sub.records("e/source.lost").is_empty());
+    let (lost, _) = sub.records("e/source.lost").remove(0);
+    let text = lost["text"].as_str().expect("text");
+    assert!(lost["subject"] == "m" && text.ends_with("its device does not answer"), "{lost}");
     let _device = Device::start(&["modbus-tcp", &port.to_string()]);
     let before = sub.records("m/u").len();
     sub.wait_records("m/u", before + 3);
+    sub.wait_records("e/source.back", 1);
     assert_eq!(daemon.stop(), Some(0));
 }
 

@@ -12,6 +12,7 @@ mod damage;
 mod disk;
 mod drain;
 mod erase;
+mod faults;
 mod field;
 mod gpio;
 mod installs;

@@ -106,3 +106,35 @@ fn raised_alarm_whose_model_is_gone_becomes_unknown_and_goes_on_when_it_serves_a
     assert!(records.iter().all(|(record, _)| record["id"] == records[0].0["id"]), "one episode");
     assert_eq!(daemon.stop(), Some(0));
 }
+
+#[test]
+fn raised_alarm_whose_model_learns_anew_is_unknown_until_there_is_a_score_again() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
+    let site = Site::new(broker.port).with(&operator.table()).with(&format!(
+        "[source.s]\npath = \"{}\"\ncolumns = [\"n\", \"x\", \"y\", \"z\"]\nseq = \"n\"\n\
+         [channel.accelerometer1rms]\ncolumn = \"x\"\n[channel.accelerometer2rms]\ncolumn = \"y\"\n[channel.volume_flow_raterms]\ncolumn = \"z\"\n\
+         [pipeline.p]\nmodel = \"{}\"\n[alarm.odd]\npipeline = \"p\"\n",
+        tty.path().display(),
+        rig::root().join("models/pump-anomaly").display()
+    ));
+    let row = |i: u64| format!("{i},{},{},{}", i * 7919 % 13, i * 104_729 % 17, i * 1_299_709 % 19);
+    let daemon = site.run();
+    sub.wait_state("online");
+    tty.rows(0..420, row);
+    sub.wait_event("model.calibrated", "380 windows");
+    tty.rows(420..440, |i| format!("{i},900,900,900"));
+    sub.wait_records("a/odd", 1);
+    operator.order(&sub, "model.calibrate", "c-1", &json!({"pipeline": "p"}));
+    assert_eq!(end(&sub, "model.calibrate", "c-1")["state"], "success");
+    tty.rows(440..450, row);
+    let records = sub.wait_records("a/odd", 2);
+    assert_eq!(
+        (phases(&sub, "odd"), &records[1].0["reason"]),
+        (vec!["raised".into(), "unknown".into()], &json!("learning"))
+    );
+    tty.rows(450..900, row);
+    sub.wait_records("a/odd", 3);
+    assert_eq!(phases(&sub, "odd"), ["raised", "unknown", "cleared"]);
+    assert_eq!(daemon.stop(), Some(0));
+}

@@ -80,6 +80,34 @@ fn check_of_a_key_that_does_not_match_its_certificate_exits_78_and_names_both() 
 }
 
 #[test]
+fn provision_file_with_a_key_of_another_certificate_is_rejected_and_stays() {
+    let dir = tempfile::tempdir().expect("folder");
+    let ca = tls::authority(dir.path(), "ca");
+    tls::certificate(dir.path(), "device", &ca);
+    tls::certificate(dir.path(), "other", &ca);
+    let read = |name: &str| fs::read_to_string(dir.path().join(name)).expect("PEM");
+    let state = dir.path().join("state");
+    // What the daemon takes over at its start; the folders of the machine play no part.
+    let config = dir.path().join("c.toml");
+    fs::write(&config, format!("[device]\nstate_dir = \"{}\"\nbus = \"off\"\n", state.display())).expect("write");
+    let text = format!(
+        "site = \"plant\"\n[broker]\nurl = \"mqtts://127.0.0.1:1\"\nca = '''{}'''\ncert = '''{}'''\nkey = '''{}'''\n",
+        read("ca.pem"),
+        read("device.pem"),
+        read("other.key")
+    );
+    fs::create_dir_all(&state).expect("folder");
+    fs::write(state.join("provision.toml"), text).expect("write");
+    let site = Site::offline();
+    let daemon = site.spawn(daemon::command().args(["run", "--config"]).arg(&config));
+    eventually("it says what is wrong", || {
+        daemon.log().contains("key.pem is not the key of the certificate").then_some(())
+    });
+    assert_eq!(daemon.stop(), Some(0));
+    assert!(state.join("provision.toml").exists(), "it stays to be mended");
+}
+
+#[test]
 fn metrics_answers_while_silent_connections_are_held_open() {
     let port = rig::free_port();
     let site = Site::offline().with_metrics(&format!("listen = \"{port}\""));

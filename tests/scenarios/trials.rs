@@ -134,6 +134,25 @@ fn first_install_into_an_empty_pipeline_is_on_trial_by_the_clock_and_not_without
     assert_eq!(daemon.stop(), Some(0));
 }
 
+#[test]
+fn trial_that_waits_for_windows_survives_restarts_by_command() {
+    let mut world = World::new("trial_s = 0\ntrial_windows = 100\n");
+    let mut daemon = world.run();
+    world.install("waits", &world.maker.bundle(&Draft::mean(2)));
+    for n in 1..=4 {
+        let records = || world.sub.records("res/model.install/waits");
+        let on_trial =
+            |r: &&(serde_json::Value, bool)| r.0["text"].as_str().is_some_and(|text| text.contains("on trial"));
+        world.sub.wait("it is on trial", |_| (records().iter().filter(on_trial).count() == n).then_some(()));
+        world.operator.order(&world.sub, "restart", &format!("restart-{n}"), &json!({}));
+        assert_eq!(daemon.wait(), Some(0));
+        daemon = world.run();
+    }
+    let ended = world.rows_until_end("waits", 0);
+    assert_eq!(ended["state"], "success", "{ended}");
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 /// Rows come faster than the model takes them.
 fn flood(world: &mut World) {
     world.rows(20, 0);

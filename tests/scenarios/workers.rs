@@ -162,28 +162,28 @@ fn worker_with_a_driver_that_was_taken_over_is_let_through_what_drivers_need() {
 }
 
 #[track_caller]
-fn answer_is_rejected(crime: Crime) {
+fn answer_is_rejected(crime: Crime, why: &str) {
     let (broker, tty) = (Mosquitto::start(), Tty::default());
     let sub = Sub::new(broker.port);
     let mut daemon = taken_over(crime, &sub, &tty, broker.port);
-    sub.wait_event("model.failed", "reject the worker's answer");
+    sub.wait_event("model.failed", why);
     assert!(daemon.is_alive());
     assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]
 fn worker_answer_without_sizes_is_rejected_and_the_daemon_goes_on() {
-    answer_is_rejected(Crime::NoSizes);
+    answer_is_rejected(Crime::NoSizes, "sizes of 0 outputs, and 1 are wanted");
 }
 
 #[test]
 fn worker_answer_with_a_wrapping_size_is_rejected_and_the_daemon_goes_on() {
-    answer_is_rejected(Crime::WrappingSizes);
+    answer_is_rejected(Crime::WrappingSizes, "more than 8192 values");
 }
 
 #[test]
 fn worker_answer_with_a_wrapping_shape_is_rejected_and_the_daemon_goes_on() {
-    answer_is_rejected(Crime::HugeShape);
+    answer_is_rejected(Crime::HugeShape, "reject the worker's answer: a tensor has more than");
 }
 
 /// The worker gains neither time nor a prediction that no model made, and is lost for this reason.

@@ -159,7 +159,11 @@ pub fn show(status: &Value) -> String {
             bytes(&outbox["stored_bytes"]),
             bytes(&outbox["max_bytes"]),
             outbox["delivered"],
-            if outbox["disk_ok"] == true { "ok" } else { "TAKES NOTHING" }
+            match (outbox["disk_ok"] == true, outbox["opening"] == true) {
+                (true, _) => "ok",
+                (_, true) => "being opened",
+                _ => "TAKES NOTHING",
+            }
         ),
     );
     let lost = list(&status["lost"]);

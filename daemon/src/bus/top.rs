@@ -244,6 +244,18 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn stale_score_is_not_shown_as_current() {
+        let mut status: Value = serde_json::from_str(include_str!("top_status.json")).expect("status");
+        status["pipelines"][0]["stale"] = true.into();
+        status["alarms"][0]["stale"] = true.into();
+        let mut terminal = Terminal::new(TestBackend::new(80, 24)).expect("terminal");
+        terminal.draw(|frame| draw(frame, &Ok(status))).expect("draw");
+        let picture = terminal.backend().to_string();
+        assert!(picture.contains("score STALE of 5.97") && !picture.contains("8.23"), "{picture}");
+        assert!(picture.contains("RAISED  critical  as of the last score"), "{picture}");
+    }
+
     /// KENTLEDGE_UPDATE=1 writes the picture anew.
     #[test]
     fn the_picture_in_80_by_24_is_as_it_was() {

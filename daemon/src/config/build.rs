@@ -221,6 +221,12 @@ fn mqtt(mut t: Table<'_>, paths: &Paths) -> Mqtt {
     if !secure && !allow_plaintext && !is_loopback(&host) {
         t.problem("url", "plain text is allowed to this machine only; use `mqtts://`, or set `allow_plaintext = true`");
     }
+    if !secure && !is_loopback(&host) && t.has("password_file") && t.is_remote("allow_plaintext") {
+        t.problem(
+            "allow_plaintext",
+            "cannot be set remotely where there is a password: it would be sent in plain text",
+        );
+    }
     let ca_file = paths.file(&mut t, "ca_file");
     let client = match (paths.file(&mut t, "cert_file"), paths.file(&mut t, "key_file")) {
         (Some(cert), Some(key)) => Some((cert, key)),

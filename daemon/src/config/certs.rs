@@ -87,14 +87,14 @@ fn client(chain: &Path, key: &Path, now_s: Option<i64>) -> Vec<(&'static str, St
     let Some(private) = private else { return wrong };
     match ring::default_provider().key_provider.load_private_key(private) {
         Err(why) => wrong.push(("key_file", format!("{}: the key cannot be used: {why}", key.display()))),
-        Ok(signing) => match CertifiedKey::new(all, signing).keys_match() {
-            Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {
+        // Whether they belong together is not known of every kind of key.
+        Ok(signing) => {
+            let matched = CertifiedKey::new(all, signing).keys_match();
+            if matched == Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) {
                 let why = format!("{} is not the key of the certificate {}", key.display(), chain.display());
                 wrong.push(("key_file", why));
             }
-            // Whether they belong together is not known of every kind of key.
-            _ => {}
-        },
+        }
     }
     wrong
 }

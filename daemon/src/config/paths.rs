@@ -251,6 +251,24 @@ mod tests {
         assert_eq!(device.problems("[source.x]\nkind = \"thermal\"\ndevice = \"cpu\"\n"), "");
     }
 
+    #[test]
+    fn remote_layer_that_would_send_the_local_password_in_plain_text_is_rejected() {
+        let dir = tempfile::tempdir().expect("folder");
+        let password = dir.path().join("password");
+        fs::write(&password, "s3cret").expect("write");
+        let local = |plain: &str| {
+            let file = password.display();
+            format!("[mqtt]\nurl = \"mqtts://a.example\"\nusername = \"u\"\npassword_file = \"{file}\"\n{plain}")
+        };
+        let thief = "[mqtt]\nurl = \"mqtt://b.example\"\nallow_plaintext = true\n";
+        let told = Device::new(&local("")).problems(thief);
+        assert!(told.contains("mqtt.allow_plaintext: cannot be set remotely where there is a password"), "{told}");
+        // Whoever has the device in hand may have allowed it.
+        let device = Device::new(&local("allow_plaintext = true\n"));
+        assert_eq!(device.problems("[mqtt]\nurl = \"mqtt://b.example\"\n"), "");
+        assert_eq!(device.problems("[mqtt]\nurl = \"mqtts://b.example\"\n"), "");
+    }
+
     /// A key that is a path and is read elsewhere would have no rule for what is set remotely.
     #[test]
     fn config_reads_paths_in_one_file_only() {

@@ -288,6 +288,7 @@ impl Control {
             self.answer();
         }
         self.look_at_answers();
+        self.leave_models();
         if let Err(why) = self.memory.save() {
             tracing::warn!("{why}");
         }

@@ -230,6 +230,17 @@ impl Control {
         self.show_models();
     }
 
+    /// At the end: a restart or reload that was asked for here is no sign against what is being installed.
+    pub(super) fn leave_models(&mut self) {
+        let Some(mut job) = self.models.store.job().filter(|job| self.leaving && job.target.is_some()).cloned() else {
+            return;
+        };
+        job.begun = job.begun.saturating_sub(1);
+        if let Err(why) = self.models.store.set_job(Some(job)) {
+            tracing::warn!("{why}");
+        }
+    }
+
     /// `model.install`. `None`: it is under way.
     pub(super) fn install(&mut self, id: &str, install: Install, respond: Option<Respond>) -> Refused<Option<Outcome>> {
         self.make_way()?;

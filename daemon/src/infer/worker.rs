@@ -264,6 +264,10 @@ fn lay_out(prepare: &Prepare, prepared: &Prepared) -> Result<Layout, String> {
     if wanted != sized {
         return Err(format!("reject the worker's answer: sizes of {sized} outputs, and {wanted} are wanted"));
     }
+    // Not a plain sum: two large sizes must not wrap into a small one.
+    if prepared.outputs.iter().fold(0usize, |all, n| all.saturating_add(*n)) > limits::OUTPUT_VALUES_MAX {
+        return Err(format!("the wanted outputs have more than {} values", limits::OUTPUT_VALUES_MAX));
+    }
     let values = |shape: &Vec<i64>| shape.iter().try_fold(1usize, |n, d| n.checked_mul(usize::try_from(*d).ok()?));
     let sizes: Option<Vec<usize>> = prepare.inputs.iter().map(|(_, shape)| values(shape)).collect();
     let sizes = sizes.ok_or("an input has no size")?;
@@ -313,6 +317,20 @@ mod tests {
         assert_eq!(resident("900 100 30 1 0 50 0", 16 * 1024), Some(1_638_400));
         assert_eq!(resident("900", 4096), None);
         assert_eq!(resident(&format!("1 {} 3", u64::MAX), 4096), None);
+    }
+
+    #[test]
+    fn sizes_that_are_too_few_or_wrap_are_rejected() {
+        let name = |i: i32| format!("y{i}");
+        let prepare = Prepare {
+            inputs: vec![("x".into(), vec![1, 8])],
+            outputs: (0..2).map(name).collect(),
+            known: std::collections::BTreeMap::default(),
+        };
+        let lay = |outputs: &[usize]| lay_out(&prepare, &Prepared { outputs: outputs.to_vec() });
+        assert!(lay(&[1, 9]).is_ok());
+        assert!(lay(&[]).is_err_and(|why| why.contains("2 are wanted")) && lay(&[1, 1, 1]).is_err());
+        assert!(lay(&[usize::MAX, 2]).is_err_and(|why| why.contains("more than 8192")) && lay(&[8192, 1]).is_err());
     }
 
     fn json_numbers(len: std::ops::Range<usize>) -> impl Strategy<Value = Vec<i64>> {

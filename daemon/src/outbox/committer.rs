@@ -3,16 +3,19 @@
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, PoisonError},
+    sync::{Arc, PoisonError, atomic::Ordering::Relaxed},
+    time::Instant,
 };
 
 use super::{
     Shared,
+    key::Key,
     ledger::{Ledger, Sums},
-    opening::Opening,
+    opening::{Opened, Opening},
     sealed::Item,
-    store::{Key, Packed, Store, Unread},
+    store::{Packed, Store},
     tail::ToStore,
+    trouble::Unread,
 };
 use crate::{
     flow::{Class, Clk, Draft, Stamp, StreamId, event::Kind},
@@ -45,8 +48,17 @@ pub type Event = Box<dyn Fn(Kind, Stamp, &str) -> Draft + Send>;
 pub struct Committer {
     shared: Arc<Shared>,
     opening: Opening,
-    /// `None` after the disk failed: sled answers nothing any more then, not even reads, until it is opened anew.
+    /// `None` before the first opening, and after the disk failed: sled answers nothing any more then, not even reads,
+    /// until it is opened anew.
     store: Option<Store>,
+    /// Why it could not be opened.
+    waiting: String,
+    /// The first opening came to its end: it is known which numbers are in the store.
+    opened: bool,
+    /// What the last run left unknown is not on disk yet.
+    untold: bool,
+    /// When it is looked again at stores that were set aside, ns since boot.
+    salvage_ns: u64,
     /// When it is opened anew, ns since boot.
     reopen_ns: u64,
     /// Acknowledged messages that are still stored.
@@ -80,7 +92,6 @@ impl Committer {
     pub(super) fn new(
         shared: Arc<Shared>,
         opening: Opening,
-        store: Option<Store>,
         loss: StreamId,
         boot: &str,
         (max_bytes, expiry): (u64, Expiry),
@@ -88,7 +99,11 @@ impl Committer {
         Self {
             shared,
             opening,
-            store,
+            store: None,
+            waiting: String::new(),
+            opened: false,
+            untold: false,
+            salvage_ns: 0,
             reopen_ns: 0,
             doomed: BTreeSet::new(),
             loss,
@@ -123,8 +138,12 @@ impl Committer {
         }
     }
 
-    /// The stage as a thread. Fails when what was left could not be stored.
+    /// The stage as a thread.
+    ///
+    /// # Errors
+    /// What was left could not be stored, though it was tried as long as a stop may take.
     pub fn run(mut self, around: Around) -> Result<(), String> {
+        let mut stopping = None;
         loop {
             (around.beat)();
             let closing = self.wait();
@@ -132,7 +151,13 @@ impl Committer {
             let now_ms = stamp.wall_ms.filter(|_| stamp.clk == Clk::Sync).unwrap_or(0).max(around.floor_ms);
             let done = self.turn(stamp, now_ms, closing, &around);
             if closing {
-                return done.and_then(|()| self.end());
+                let began = *stopping.get_or_insert_with(Instant::now);
+                let done = done.and_then(|()| self.end());
+                if done.is_ok() || began.elapsed() >= limits::STOP_RETRY {
+                    return done;
+                }
+                std::thread::sleep(limits::OUTBOX_TURN);
+                continue;
             }
             match done {
                 Ok(()) => self.said.clear(),
@@ -160,14 +185,26 @@ impl Committer {
 
     /// One turn; also what a test plays step by step. `now_ms`: wall time, or a bound below it.
     pub(super) fn turn(&mut self, stamp: Stamp, now_ms: i64, closing: bool, around: &Around) -> Result<(), String> {
+        self.on_disk();
         let reserved = self.reserve();
+        if closing {
+            self.reopen_ns = 0;
+        }
         self.reopen(stamp, around);
         self.tell_losses(stamp);
         let mut to_store = {
             let mut state = self.shared.lock();
             self.doomed.extend(state.tail.take_doomed());
-            state.tail.take_to_store(stamp.boot_ns, closing)
+            let mut to_store = state.tail.take_to_store(stamp.boot_ns, closing);
+            if self.untold && self.store.is_some() {
+                let more = state.tail.take_ledger_to_store();
+                let is_new = |parcel: &ToStore| to_store.iter().all(|taken| taken.id != parcel.id);
+                let more: Vec<_> = more.into_iter().filter(is_new).collect();
+                to_store.extend(more);
+            }
+            to_store
         };
+        self.on_disk();
         let began_ns = (!to_store.is_empty()).then(Clock::boot_ns);
         let mut result = self.write(&mut to_store, stamp, now_ms);
         if let Some(began_ns) = began_ns.filter(|_| result.is_ok()) {
@@ -184,13 +221,19 @@ impl Committer {
         }
         let mut state = self.shared.lock();
         match &result {
-            Ok(keys) => to_store.iter().zip(keys).for_each(|(parcel, key)| state.tail.stored(parcel.id, *key)),
+            Ok(keys) => {
+                to_store.iter().zip(keys).for_each(|(parcel, key)| state.tail.stored(parcel.id, *key));
+                if std::mem::take(&mut self.untold) {
+                    state.seqs.told();
+                }
+            }
             Err(_) => to_store.iter().for_each(|parcel| state.tail.not_stored(parcel.id)),
         }
-        state.disk_failed = result.is_err() || reserved.is_err();
+        (state.disk_failed, state.opening) = (result.is_err() || reserved.is_err(), false);
         drop(state);
         self.shared.room.notify_all();
-        let result = result.and_then(|_| if closing { Ok(()) } else { self.read_ahead() });
+        let result = result
+            .and_then(|_| if closing { Ok(()) } else { self.salvage(stamp, around).and_then(|()| self.read_ahead()) });
         if result.is_err() {
             self.close(stamp);
         } else {
@@ -203,7 +246,14 @@ impl Committer {
             state.stored_bytes = store.bytes();
             state.oldest_stored_ns = self.oldest_ns;
         }
+        drop(state);
+        self.shared.on_disk_ns.store(0, Relaxed);
         result.and(reserved)
+    }
+
+    /// Something on disk begins: who waits for the disk sees when it hangs.
+    fn on_disk(&self) {
+        self.shared.on_disk_ns.store(Clock::boot_ns(), Relaxed);
     }
 
     /// When the oldest stored message was made; it is read when it is another one.
@@ -222,7 +272,8 @@ impl Committer {
         if stamp.boot_ns >= self.ballast_ns {
             self.ballast_ns = stamp.boot_ns + limits::BALLAST_EVERY.as_nanos() as u64;
             self.can_ballast = self.can_ballast && self.opening.disk.keep_ballast();
-            self.shared.lock().quarantines = self.opening.disk.quarantines().len() as u64;
+            let quarantines = self.opening.disk.quarantines().len() as u64;
+            self.shared.lock().quarantines = quarantines;
         }
         if stamp.boot_ns >= self.ledger_ns {
             self.ledger_ns = stamp.boot_ns + limits::LEDGER_SAVE.as_nanos() as u64;
@@ -253,28 +304,73 @@ impl Committer {
 
     /// Lets go of a store whose disk failed.
     fn close(&mut self, stamp: Stamp) {
-        if self.store.take().is_some() {
+        if let Some(store) = self.store.take() {
+            self.opening.close(store);
             self.reopen_ns = stamp.boot_ns + limits::STORE_REOPEN.as_nanos() as u64;
             self.cursor = None;
         }
     }
 
-    /// Opens the store again, a while after its disk failed.
+    /// Opens the store, at the start and a while after its disk failed.
     fn reopen(&mut self, stamp: Stamp, around: &Around) {
         if self.store.is_some() || stamp.boot_ns < self.reopen_ns {
             return;
         }
         self.reopen_ns = stamp.boot_ns + limits::STORE_REOPEN.as_nanos() as u64;
-        let opened = self.opening.open(&around.beat);
+        let mut opened = self.opening.open(&around.beat);
+        self.waiting = opened.waiting.take().unwrap_or_default();
+        if let Some(store) = opened.store.take() {
+            if std::mem::replace(&mut self.opened, true) {
+                tracing::info!(records = store.records(), "the outbox's disk works again");
+            } else {
+                tracing::info!(records = store.records(), "the outbox's store is open");
+                self.settle_numbers(&store, stamp);
+            }
+            self.store = Some(store);
+        }
+        self.tell_opened(opened, stamp, around);
+    }
+
+    /// The first opening shows which numbers of the last run are known; the others are told before anything else.
+    fn settle_numbers(&mut self, store: &Store, stamp: Stamp) {
+        let mut state = self.shared.lock();
+        let (unknown, left_out) = state.seqs.settle(&store.found.highest);
+        self.untold = !unknown.is_empty();
+        for (stream, first, last) in unknown {
+            state.tail.ledger.unknown(&stream, (first, last), last - first + 1, "unclean_stop");
+        }
+        for (stream, first, last) in left_out {
+            state.tail.ledger.enter(&stream, (first, last), 0, "renumbered");
+        }
+        for entry in state.tail.ledger.take() {
+            let seq = state.seqs.take_next(usize::from(self.loss.0), 1);
+            state.tail.push(entry.draft(self.loss, stamp), seq, stamp.boot_ns);
+        }
+        self.shared.ready.notify_one();
+    }
+
+    /// What an opening, or a salvage, found.
+    fn tell_opened(&self, opened: Opened, stamp: Stamp, around: &Around) {
         for (kind, text) in &opened.told {
             self.tell((around.event)(*kind, stamp, text), stamp);
         }
         let mut state = self.shared.lock();
         opened.lost.iter().for_each(|(n, reason)| state.tail.ledger.enter("store", (0, 0), *n, reason));
-        if let Some(store) = opened.store {
-            tracing::info!(records = store.records(), "the outbox's disk works again");
-            self.store = Some(store);
+    }
+
+    /// Looks again at stores that were set aside, of which something could not be read or found no room.
+    fn salvage(&mut self, stamp: Stamp, around: &Around) -> Result<(), String> {
+        let Some(store) = self.store.as_mut().filter(|_| stamp.boot_ns >= self.salvage_ns) else { return Ok(()) };
+        self.salvage_ns = stamp.boot_ns + limits::SALVAGE_EVERY.as_nanos() as u64;
+        if !self.opening.has_unsalvaged() {
+            return Ok(());
         }
+        let mut opened = Opened::default();
+        let done = self.opening.salvage_quarantines(store, &around.beat, &mut opened);
+        // What was taken over lies before what was read ahead.
+        self.cursor = None;
+        self.tell_opened(opened, stamp, around);
+        done
     }
 
     /// An event of the outbox itself.
@@ -284,7 +380,10 @@ impl Committer {
     }
 
     fn write(&mut self, to_store: &mut Vec<ToStore>, stamp: Stamp, now_ms: i64) -> Result<Vec<Key>, String> {
-        let Some(store) = &mut self.store else { return Err("waiting for the disk to work again".into()) };
+        let Some(store) = &mut self.store else {
+            let why = Some(self.waiting.as_str()).filter(|why| !why.is_empty()).unwrap_or("its disk failed");
+            return Err(format!("the store is not open: {why}"));
+        };
         let mut gone = Gone::default();
         store.remove(self.doomed.iter().copied())?;
         if stamp.boot_ns >= self.expiry_ns {
@@ -376,6 +475,7 @@ impl Committer {
                     continue;
                 }
             }
+            self.shared.on_disk_ns.store(Clock::boot_ns(), Relaxed);
             match store.read(key) {
                 Ok(sealed) => {
                     let mut state = self.shared.lock();

@@ -1,9 +1,9 @@
 //! The partition the outbox lies on: how much of it may be used, and what is given up before any record is: a ballast
-//! file first, then stores that were set aside. Owns both; knows nothing of what is stored.
+//! file first, then stores that were set aside and salvaged. Owns both; knows nothing of what is stored.
 
 use std::{
     fs::{self, File},
-    io,
+    io::{self, Write},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
@@ -13,6 +13,7 @@ use nix::{
     sys::statvfs::statvfs,
 };
 
+use super::quarantine;
 use crate::{host::Defence, limits};
 
 const QUARANTINE: &str = "quarantine-";
@@ -45,12 +46,27 @@ impl Disk {
         used(&self.folder).saturating_sub(used(&self.ballast()))
     }
 
-    /// Room for so many more bytes within the quota; stores that were set aside leave for it, oldest first.
+    /// Whether it takes a write and gives it back: an error elsewhere is not an error of the whole disk then.
+    ///
+    /// # Errors
+    /// What the disk, or the lack of a descriptor, says.
+    pub fn works(&self) -> io::Result<()> {
+        let path = self.folder.join("check");
+        let bytes = [0x5A; 4096];
+        let mut file = File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
+        file.write_all(&bytes).and_then(|()| file.sync_all())?;
+        let same = fs::read(&path)? == bytes;
+        fs::remove_file(&path)?;
+        if same { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
+    }
+
+    /// Room for so many more bytes within the quota; stores that were set aside leave for it, oldest first, but for those
+    /// that are not salvaged yet.
     pub fn has_room(&self, more: u64) -> bool {
         let quota = self.quota();
         while self.used().saturating_add(more) > quota {
-            let Some(oldest) = self.quarantines().into_iter().next() else { return false };
-            let path = self.folder.join(format!("{QUARANTINE}{oldest}"));
+            let Some(oldest) = self.salvaged().into_iter().next() else { return false };
+            let path = self.quarantine(oldest);
             tracing::warn!(path = path.display().to_string(), "no room: an old damaged store is removed");
             if fs::remove_dir_all(&path).is_err() {
                 return false;
@@ -92,16 +108,39 @@ impl Disk {
         given
     }
 
-    /// Moves a store that cannot be used out of the way, beside it; only so many are kept.
-    pub fn set_aside(&self, store: &Path) -> io::Result<PathBuf> {
-        let taken = self.quarantines();
-        let aside = self.folder.join(format!("{QUARANTINE}{}", taken.last().map_or(1, |n| n + 1)));
-        fs::rename(store, &aside)?;
-        for old in taken.iter().take((taken.len() + 1).saturating_sub(limits::QUARANTINES)) {
-            fs::remove_dir_all(self.folder.join(format!("{QUARANTINE}{old}")))?;
-        }
+    /// Moves a store that cannot be used out of the way, beside it; only so many are kept, but for those that are not
+    /// salvaged yet. Returns its number.
+    ///
+    /// # Errors
+    /// The store could not be moved, or that is not safe on disk.
+    pub fn set_aside(&self, store: &Path) -> io::Result<u64> {
+        let number = self.quarantines().last().map_or(1, |n| n + 1);
+        fs::rename(store, self.quarantine(number))?;
         File::open(&self.folder)?.sync_all()?;
-        Ok(aside)
+        let over = (self.quarantines().len()).saturating_sub(limits::QUARANTINES);
+        for old in self.salvaged().into_iter().filter(|old| *old != number).take(over) {
+            if let Err(why) = fs::remove_dir_all(self.quarantine(old)) {
+                tracing::warn!("remove {QUARANTINE}{old}: {why}");
+            }
+        }
+        Ok(number)
+    }
+
+    /// Where a store that was set aside lies.
+    pub fn quarantine(&self, number: u64) -> PathBuf {
+        self.folder.join(format!("{QUARANTINE}{number}"))
+    }
+
+    /// Those that were salvaged as far as they can be, oldest first.
+    fn salvaged(&self) -> Vec<u64> {
+        let all = self.quarantines().into_iter();
+        all.filter(|number| !quarantine::is_unsalvaged(&self.quarantine(*number))).collect()
+    }
+
+    /// Those that are still to be salvaged, oldest first.
+    pub fn unsalvaged(&self) -> Vec<u64> {
+        let all = self.quarantines().into_iter();
+        all.filter(|number| quarantine::is_unsalvaged(&self.quarantine(*number))).collect()
     }
 
     /// Numbers of the stores that were set aside, oldest first.
@@ -146,5 +185,22 @@ mod tests {
         assert!(!disk.give_up_ballast());
         assert!(!disk.has_room(u64::MAX), "what was set aside leaves for room");
         assert!(disk.quarantines().is_empty());
+    }
+
+    #[test]
+    fn stores_that_are_not_salvaged_yet_are_never_removed() {
+        let dir = tempfile::tempdir().expect("folder");
+        let disk = Disk::new(dir.path().into());
+        for n in 0..limits::QUARANTINES + 2 {
+            let store = dir.path().join("store");
+            fs::create_dir(&store).expect("store");
+            if n == 0 {
+                quarantine::Todo::new(0, 0).save(&store).expect("marker");
+            }
+            disk.set_aside(&store).expect("set aside");
+        }
+        assert_eq!((disk.quarantines().len(), disk.unsalvaged()), (limits::QUARANTINES, vec![1]));
+        assert!(!disk.has_room(u64::MAX));
+        assert_eq!(disk.quarantines(), [1]);
     }
 }

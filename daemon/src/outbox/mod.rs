@@ -14,23 +14,32 @@
 //!                ledger.json       sums of all losses; two copies
 //!                ballast           given up first when the disk is full
 //!                store.attempt     an opening of the store that has not come to an end
-//!                quarantine-N/     stores that could not be opened
+//!                quarantine-N/     stores that could not be opened, see `quarantine`
 //! ```
+//!
+//! The store is opened by the outbox's own thread, which may take minutes after an unclean stop. Until then all is in RAM,
+//! and nobody waits for it. Nor does anybody wait for a disk that fails or hangs.
 
 mod committer;
 mod disk;
+mod key;
 mod ledger;
 mod opening;
+mod quarantine;
 mod salvage;
 mod sealed;
 mod seqs;
 mod store;
 mod tail;
+mod trouble;
 mod watermark;
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Condvar, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -43,7 +52,6 @@ pub use sealed::Sealed;
 pub use tail::{ParcelId, ToSend};
 
 use self::{
-    disk::Disk,
     ledger::{Entry, Ledger},
     opening::Opening,
     sealed::Item,
@@ -61,6 +69,8 @@ struct State {
     seqs: Seqs,
     /// The disk does not take anything: pushes shed instead of waiting.
     disk_failed: bool,
+    /// The store is being opened for the first time: pushes shed instead of waiting, but later.
+    opening: bool,
     closing: bool,
     stored_records: u64,
     stored_bytes: u64,
@@ -71,6 +81,13 @@ struct State {
 }
 
 impl State {
+    /// How many bytes the tail may hold before a record of this class is let in. Alarms wait for nothing, and while the
+    /// store is being opened there is room for more.
+    fn room_bytes(&self, class: Class) -> usize {
+        let room = if self.opening { limits::TAIL_OPENING_BYTES } else { limits::TAIL_BYTES };
+        if class == Class::Event { room + limits::TAIL_ALARM_BYTES } else { room }
+    }
+
     /// Takes a record in without waiting for room: what the outbox and the link say of themselves, which is little.
     /// Returns its number.
     fn push_now(&mut self, draft: Draft, now_ns: u64) -> u64 {
@@ -119,11 +136,19 @@ struct Shared {
     work: Condvar,
     /// Something for the link.
     ready: Notify,
+    /// When the committer began what it does on disk now, ns since boot; 0: nothing.
+    on_disk_ns: AtomicU64,
 }
 
 impl Shared {
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The disk neither takes what it was given nor fails.
+    fn hangs(&self) -> bool {
+        let since_ns = self.on_disk_ns.load(Relaxed);
+        since_ns > 0 && Clock::boot_ns().saturating_sub(since_ns) >= limits::DISK_PATIENCE.as_nanos() as u64
     }
 }
 
@@ -156,8 +181,6 @@ pub struct Setup {
     pub expiry: Expiry,
     /// This program, to try the store in a process of its own.
     pub program: Option<PathBuf>,
-    /// The time.
-    pub now: Stamp,
     /// Wall time, or a bound below it, s since 1970.
     pub now_s: u64,
 }
@@ -179,6 +202,8 @@ pub struct Stats {
     pub online: bool,
     /// The disk takes records.
     pub disk_ok: bool,
+    /// What is stored is being opened; until then only RAM is counted.
+    pub opening: bool,
     /// Damaged stores that are kept for a look.
     pub quarantines: u64,
     /// How long the oldest record has been unacknowledged, ns; at least, where it is of another boot.
@@ -188,60 +213,42 @@ pub struct Stats {
 }
 
 impl Outbox {
-    /// Opens what is in the state directory. Whatever is damaged is set aside and told; where nothing can be written it all
-    /// stays in RAM until it can.
-    pub fn open(setup: Setup) -> Result<Self, String> {
-        let Setup { state_dir, boot, streams, loss, max_bytes, expiry, program, now, now_s } = setup;
+    /// Opens the numbers and the ledger, which is quick; the store is opened by the committer's first turn. Whatever is
+    /// damaged is told; a disk that does not work is waited for.
+    pub fn open(setup: Setup) -> Self {
+        let Setup { state_dir, boot, streams, loss, max_bytes, expiry, program, now_s } = setup;
         let folder = state_dir.join("outbox");
-        let keep = Keep::at(folder.clone());
-        let disk = Disk::new(folder.clone());
-        let opening = Opening { folder: folder.join("store"), disk: disk.clone(), keep: keep.clone(), program };
-        let mut opened = opening.open(&|| {});
-        let mut told = opened.told;
-        if let Some(why) = opened.waiting {
-            tracing::error!("the store cannot be opened: {why}; keeping in memory until it can");
-            told.push((Kind::DiskFailed, why));
+        if let Err(why) = std::fs::create_dir_all(&folder) {
+            tracing::error!("make {}: {why}; keeping in memory until it can be made", folder.display());
         }
-        let highest = opened.store.as_ref().map(|store| store.found.highest.clone()).unwrap_or_default();
-        let (mut seqs, found) = Seqs::open(keep.clone(), streams.clone(), &highest, now_s);
-        if found.lost {
+        let keep = Keep::at(folder.clone());
+        let opening = Opening::new(&folder, keep.clone(), program);
+        let mut told = Vec::new();
+        let (mut seqs, lost) = Seqs::open(keep.clone(), streams.clone(), opening.is_there(), now_s);
+        if lost {
             let text = "the sequence numbers in use could not be read; they go on far above all that were used";
             tracing::error!("{text}");
             told.push((Kind::StoreDamaged, text.into()));
         }
-        let (mut ledger, damaged) = Ledger::load(&keep);
+        let (ledger, damaged) = Ledger::load(&keep);
         if damaged {
             let text = "the loss ledger's sums could not be read; they begin anew";
             tracing::error!("{text}");
             told.push((Kind::StoreDamaged, text.into()));
         }
-        for (stream, first, last) in found.unknown {
-            ledger.unknown(&stream, (first, last), last - first + 1, "unclean_stop");
-        }
-        opened.lost.iter().for_each(|(n, reason)| ledger.enter("store", (0, 0), *n, reason));
-        let mut tail = Tail::new(&boot, streams, usize::from(loss.0), ledger);
-        // What the last run left unknown is on disk before the blocks that tell of it are renewed.
-        for entry in tail.ledger.take() {
-            let seq = seqs.take_next(usize::from(loss.0), 1);
-            tail.push(entry.draft(loss, now), seq, now.boot_ns);
-        }
-        if let Some(store) = &mut opened.store
-            && let Err(why) = keep_all(&mut tail, store)
-        {
-            tracing::warn!("store the ledger: {why}");
-        }
         let mut reserved = seqs.reserve();
-        if reserved.is_err() && disk.give_up_ballast() {
+        if reserved.is_err() && opening.disk.give_up_ballast() {
             reserved = seqs.reserve();
         }
         let state = State {
-            tail,
+            tail: Tail::new(&boot, streams, usize::from(loss.0), ledger),
             seqs,
-            disk_failed: opened.store.is_none() || reserved.is_err(),
+            disk_failed: reserved.is_err(),
+            opening: true,
             closing: false,
-            stored_records: opened.store.as_ref().map_or(0, store::Store::records),
-            stored_bytes: opened.store.as_ref().map_or(0, store::Store::bytes),
-            quarantines: disk.quarantines().len() as u64,
+            stored_records: 0,
+            stored_bytes: 0,
+            quarantines: 0,
             oldest_stored_ns: None,
         };
         let shared = Arc::new(Shared {
@@ -249,41 +256,31 @@ impl Outbox {
             room: Condvar::new(),
             work: Condvar::new(),
             ready: Notify::new(),
+            on_disk_ns: AtomicU64::new(0),
         });
-        Ok(Self {
+        Self {
             writer: Writer(shared.clone()),
             reader: Reader(shared.clone()),
-            committer: Committer::new(shared, opening, opened.store, loss, &boot, (max_bytes, expiry)),
+            committer: Committer::new(shared, opening, loss, &boot, (max_bytes, expiry)),
             told,
-        })
-    }
-}
-
-/// Stores all that waits.
-fn keep_all(tail: &mut Tail, store: &mut store::Store) -> Result<(), String> {
-    let waiting = tail.take_to_store(0, true);
-    let packed: Result<Vec<_>, _> = waiting.iter().map(|message| store::Packed::new(&message.sealed)).collect();
-    let stored = packed.and_then(|packed| store.insert(&packed)).and_then(|keys| store.commit().map(|()| keys));
-    match stored {
-        Ok(keys) => waiting.iter().zip(keys).for_each(|(message, key)| tail.stored(message.id, key)),
-        Err(why) => {
-            waiting.iter().for_each(|message| tail.not_stored(message.id));
-            return Err(why);
         }
     }
-    Ok(())
 }
 
-/// Takes records. Waits when there is no room, and sheds only when the disk takes nothing either.
+/// Takes records. Waits when there is no room, and sheds only when the disk takes nothing either; then it never waits.
 #[derive(Clone)]
 pub struct Writer(Arc<Shared>);
 
 impl Sink for Writer {
     fn put(&mut self, drafts: &mut Vec<Draft>) {
         let now_ns = Clock::boot_ns();
+        // An alarm does not wait behind the prediction that raised it.
+        if drafts.len() > 1 && drafts.iter().any(|draft| draft.class == Class::Event) {
+            drafts.sort_by_key(|draft| draft.class != Class::Event);
+        }
         let mut state = self.0.lock();
         for draft in drafts.drain(..) {
-            state = self.make_room(state);
+            state = self.make_room(state, draft.class);
             let (guard, seq) = self.number(state, draft.stream, 1);
             state = guard;
             state.tail.push(draft, seq, now_ns);
@@ -312,7 +309,8 @@ impl Writer {
             stored_bytes: state.stored_bytes,
             delivered: state.tail.delivered,
             online: state.tail.is_online(),
-            disk_ok: !state.disk_failed,
+            disk_ok: !state.disk_failed && !state.opening && !self.0.hangs(),
+            opening: state.opening,
             quarantines: state.quarantines,
             lost: state.tail.ledger.sums().clone(),
         }
@@ -326,10 +324,12 @@ impl Writer {
         seq
     }
 
-    fn make_room<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
-        while state.tail.bytes() >= limits::TAIL_BYTES {
-            if state.disk_failed || state.closing {
-                state.tail.shed("no_room");
+    fn make_room<'a>(&'a self, mut state: MutexGuard<'a, State>, class: Class) -> MutexGuard<'a, State> {
+        while state.tail.bytes() >= state.room_bytes(class) {
+            if state.disk_failed || state.opening || state.closing || self.0.hangs() {
+                if !state.tail.shed("no_room") {
+                    break;
+                }
             } else {
                 self.0.work.notify_one();
                 let waited = self.0.room.wait_timeout(state, Duration::from_millis(100));
@@ -350,7 +350,7 @@ impl Writer {
             if let Some(first) = state.seqs.take(usize::from(stream.0), n) {
                 return (state, first);
             }
-            if state.disk_failed {
+            if state.disk_failed || state.opening || self.0.hangs() {
                 let first = state.unreserved(usize::from(stream.0), n);
                 return (state, first);
             }

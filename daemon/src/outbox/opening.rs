@@ -1,19 +1,30 @@
 //! How a store is opened: behind an attempt marker, tried in a process of its own first, set aside when it is damaged,
 //! and what still checks in it taken over into a new one. The daemon always gets on: at worst without a store, until
 //! the disk works.
+//!
+//! An error that may pass (see `trouble`) is no damage: the store stays where it is and is tried again. Damage is believed
+//! when it was found twice while every byte of the store could be read and the disk worked. Before sled opens a store, what
+//! it holds is read into memory, for sled wipes what follows a place that it cannot read; that is kept until the store is
+//! whole again.
 
 use std::{
-    collections::BTreeSet,
-    io::Read,
+    fs::{self, File},
+    io::{self, Read},
+    os::unix::{fs::FileExt, process::ExitStatusExt},
     path::{Path, PathBuf},
     process::{Command, Stdio},
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
+
 use super::{
     disk::Disk,
-    salvage::Salvage,
-    store::{Packed, Store, Unopened, watermark_path},
+    key::Key,
+    quarantine::{self, Outcome, Todo},
+    salvage::{Before, Salvage, files},
+    store::{Packed, Store, watermark_path},
+    trouble::{Unopened, is_full, passes, unopened},
     watermark::{Mark, Watermark},
 };
 use crate::{
@@ -22,17 +33,31 @@ use crate::{
     limits,
 };
 
-/// What opening needs.
+/// The store's place, and what is remembered of it between two openings.
 #[derive(Debug)]
 pub struct Opening {
     /// The store's folder.
-    pub folder: PathBuf,
+    folder: PathBuf,
     /// The partition it lies on.
     pub disk: Disk,
     /// For the marker.
     pub keep: Keep,
     /// This program, which also tries the store; `None`: the store is not tried in a process of its own.
-    pub program: Option<PathBuf>,
+    program: Option<PathBuf>,
+    /// What the store held before it was first opened, until it is whole.
+    before: Option<Before>,
+    /// The same of a store that was set aside, until it is salvaged.
+    aside: Option<(u64, Salvage)>,
+    /// Since when an error keeps the store shut while the disk works otherwise.
+    failing: Option<Instant>,
+    /// Openings that ended though their marker is still there.
+    ended: u32,
+    /// Opening it was begun too often: it is not tried any more.
+    deadly: bool,
+    /// First segment that no failed commit can have used.
+    unused_segment: u32,
+    /// A sync failed: what can be read may not be on the medium.
+    write_again: bool,
 }
 
 /// What came of it.
@@ -55,141 +80,286 @@ impl std::fmt::Debug for Store {
 }
 
 impl Opening {
-    /// Opens the store, whatever it takes; `alive` is called while it is tried.
-    pub fn open(&self, alive: &dyn Fn()) -> Opened {
-        let mark = Watermark::read(&watermark_path(&self.folder)).unwrap_or_default();
-        // sled wipes what follows a damaged place while it opens. A small store is read before, so that all of it that
-        // still checks can be found; of a large one no more than a segment of 512 KiB is wiped.
-        let db = self.folder.join("db");
-        let small = std::fs::metadata(&db).is_ok_and(|meta| meta.len() <= limits::SALVAGE_BYTES);
-        let mut before = small.then(|| std::fs::read(&db).ok()).flatten();
-        let first = self.attempt(alive);
-        let tried = match first {
-            // The ballast is what lets a full disk open it.
-            Err(Unopened::Disk(_)) if self.disk.give_up_ballast() => self.attempt(alive),
-            other => other,
-        };
-        let mut opened = Opened::default();
-        match tried {
-            Ok(store) => opened.store = Some(store),
-            Err(Unopened::Disk(why)) => opened.waiting = Some(why),
-            Err(Unopened::Damaged(why)) => self.begin_anew(&why, mark, before.take(), &mut opened),
+    /// Nothing was opened yet.
+    pub fn new(outbox: &Path, keep: Keep, program: Option<PathBuf>) -> Self {
+        Self {
+            folder: outbox.join("store"),
+            disk: Disk::new(outbox.to_owned()),
+            keep,
+            program,
+            before: None,
+            aside: None,
+            failing: None,
+            ended: 0,
+            deadly: false,
+            unused_segment: 0,
+            write_again: false,
         }
-        if let Some(store) = &mut opened.store {
-            if store.found.missing.is_some() {
-                let had = store.records();
-                let salvage = before.map_or_else(
-                    || Salvage::search(&self.folder, mark.oldest),
-                    |bytes| Salvage::search_bytes(bytes, mark.oldest),
-                );
-                let saved = take_over(store, &salvage, &mut store.places(), self.disk.quota() / 2);
-                let saved = saved.and_then(|()| store.settle());
-                let (found, gone) = (store.records() - had, mark.records.saturating_sub(store.records()));
-                let problem = saved.err().map(|why| format!("; {why}")).unwrap_or_default();
-                let text = format!(
-                    "the store was cut short: {found} records were salvaged, at least {gone} are gone{problem}"
-                );
-                opened.told.push((Kind::StoreDamaged, text));
-                opened.lost.extend((gone > 0).then_some((gone, "truncated")));
+    }
+
+    /// Whether there is something to open; what cannot be known is taken for there.
+    pub fn is_there(&self) -> bool {
+        !matches!(self.folder.join("db").try_exists(), Ok(false))
+    }
+
+    /// Lets go of a store whose disk failed.
+    pub fn close(&mut self, store: Store) {
+        self.unused_segment = self.unused_segment.max(store.unused_segment());
+        self.write_again |= store.close();
+    }
+
+    /// Opens the store, whatever it takes; `alive` is called meanwhile.
+    pub fn open(&mut self, alive: &dyn Fn()) -> Opened {
+        let mut opened = Opened::default();
+        match self.try_open(alive, &mut opened) {
+            Ok(store) => {
+                (self.before, self.failing) = (None, None);
+                opened.store = Some(store);
             }
-            if store.found.damaged > 0 {
-                let n = store.found.damaged;
-                let text = format!("{n} stored messages did not check and were removed");
-                opened.told.push((Kind::StoreDamaged, text));
-                opened.lost.push((n, "damaged"));
-            }
+            Err(why) => opened.waiting = Some(why),
         }
         opened.told.iter().for_each(|(_, text)| tracing::error!("{text}"));
         opened
     }
 
-    /// Tries it once, behind the marker.
-    fn attempt(&self, alive: &dyn Fn()) -> Result<Store, Unopened> {
-        if !self.folder.join("db").exists() {
-            // A state directory that came later than the daemon has no folder for it yet.
-            if let Some(outbox) = self.folder.parent() {
-                std::fs::create_dir_all(outbox)
-                    .map_err(|why| Unopened::Disk(format!("make {}: {why}", outbox.display())))?;
+    fn try_open(&mut self, alive: &dyn Fn(), opened: &mut Opened) -> Result<Store, String> {
+        let mark = match self.prepared(alive) {
+            Ok(mark) => mark,
+            Err(Unopened::Disk(why) | Unopened::Damaged(why)) => return self.lasting(why, alive, opened),
+        };
+        let mut tried = self.attempt(alive);
+        // The ballast is what lets a full disk open it.
+        if matches!(tried, Err(Unopened::Disk(_))) && self.disk.give_up_ballast() {
+            tried = self.attempt(alive);
+        }
+        if let Err(Unopened::Damaged(why)) = &tried
+            && !self.deadly
+        {
+            tracing::warn!("the store does not open: {why}; it is tried once more");
+            self.readable(alive)?;
+            tried = self.attempt(alive);
+        }
+        let mut store = match tried {
+            Ok(store) => store,
+            Err(Unopened::Disk(why)) => return self.lasting(why, alive, opened),
+            Err(Unopened::Damaged(why)) => {
+                self.readable(alive)?;
+                return self.begin_anew(&why, mark, alive, opened);
             }
-            return Store::open(&self.folder);
+        };
+        store.begin_at(self.unused_segment);
+        let done = self.mend(&mut store, mark, alive, opened);
+        let done = done.and_then(|()| self.salvage_quarantines(&mut store, alive, opened));
+        self.finished(store, done)
+    }
+
+    /// The store, or why it was let go again.
+    fn finished(&mut self, store: Store, done: Result<(), String>) -> Result<Store, String> {
+        match done {
+            Ok(()) => Ok(store),
+            Err(why) => {
+                self.close(store);
+                Err(why)
+            }
+        }
+    }
+
+    /// Everything before the database is touched. Returns what it is to hold.
+    fn prepared(&mut self, alive: &dyn Fn()) -> Result<Mark, Unopened> {
+        let outbox = self.folder.parent().unwrap_or(Path::new("/"));
+        fs::create_dir_all(outbox).map_err(|why| unopened("make the outbox's folder", &why))?;
+        let path = watermark_path(&self.folder);
+        let there = self.folder.join("db").try_exists().map_err(|why| unopened("look for the store", &why))?;
+        if !there && !self.disk.unsalvaged().is_empty() {
+            // It tells of the store that was set aside.
+            remove(&path).map_err(|why| unopened("remove the old watermark", &why))?;
+        }
+        let mark = Watermark::read(&path).map_err(|why| unopened("read the watermark", &why))?.unwrap_or_default();
+        if there && self.write_again {
+            self.write_again(alive).map_err(|why| unopened("write the store again after a failed sync", &why))?;
+        }
+        self.write_again = false;
+        if there && self.before.is_none() {
+            let before = Before::read(&self.folder, mark.oldest, alive);
+            self.before = Some(before.map_err(|why| unopened("read the store", &why))?);
+        }
+        Ok(mark)
+    }
+
+    /// An error keeps it shut. Where it lasts though the disk works otherwise (a bad sector, another owner), it does not
+    /// pass: what can be read is taken over.
+    fn lasting(&mut self, why: String, alive: &dyn Fn(), opened: &mut Opened) -> Result<Store, String> {
+        if is_full(&why) || self.disk.works().is_err() {
+            self.failing = None;
+            return Err(why);
+        }
+        if self.failing.get_or_insert_with(Instant::now).elapsed() < limits::PASSING {
+            return Err(why);
+        }
+        let mark = Watermark::read(&watermark_path(&self.folder)).ok().flatten().unwrap_or_default();
+        let why = format!("for {} s, though the disk works otherwise: {why}", limits::PASSING.as_secs());
+        self.begin_anew(&why, mark, alive, opened)
+    }
+
+    /// Every byte of the store can be read, and the disk works: only then its content can be to blame.
+    fn readable(&self, alive: &dyn Fn()) -> Result<(), String> {
+        self.disk.works().map_err(|why| format!("the store does not open, and the disk does not work: {why}"))?;
+        let all = || {
+            for path in files(&self.folder)? {
+                io::copy(&mut File::open(path)?, &mut io::sink())?;
+                alive();
+            }
+            Ok(())
+        };
+        all().map_err(|why: io::Error| format!("the store does not open, and cannot be read now: {why}"))
+    }
+
+    /// After a sync failed the kernel takes what it could not write for written. Written once more it is, or the disk says
+    /// so again.
+    fn write_again(&self, alive: &dyn Fn()) -> io::Result<()> {
+        tracing::warn!("a sync failed: the store is written again before it is used");
+        let mut buffer = vec![0; 1 << 20];
+        for path in files(&self.folder)?.into_iter().chain([watermark_path(&self.folder)]) {
+            let file = match File::options().read(true).write(true).open(&path) {
+                Err(why) if why.kind() == io::ErrorKind::NotFound => continue,
+                other => other?,
+            };
+            let mut at = 0;
+            loop {
+                alive();
+                let n = file.read_at(&mut buffer, at)?;
+                if n == 0 {
+                    break;
+                }
+                file.write_all_at(&buffer[..n], at)?;
+                at += n as u64;
+            }
+            file.sync_all()?;
+        }
+        for folder in [&self.folder.join("blobs"), &self.folder] {
+            File::open(folder)?.sync_all()?;
+        }
+        Ok(())
+    }
+
+    /// Tries it once, behind the marker.
+    fn attempt(&mut self, alive: &dyn Fn()) -> Result<Store, Unopened> {
+        if !self.is_there() {
+            return Store::open(&self.folder, alive);
         }
         // A disk that does not take the marker does not take anything: nothing is risked.
-        let attempt = Attempt::begin(&self.keep, "store").ok();
-        let before = attempt.as_ref().map_or(0, |(_, before)| *before);
-        let opened = if before >= limits::OPEN_ATTEMPTS {
+        let begun = Attempt::begin(&self.keep, "store");
+        let (attempt, before) = begun.map_err(|why| Unopened::Disk(format!("mark the attempt: {why}")))?;
+        let before = before.saturating_sub(self.ended);
+        self.deadly = before >= limits::OPEN_ATTEMPTS;
+        let opened = if self.deadly {
             Err(Unopened::Damaged(format!("opening it was begun {before} times and never came to an end")))
         } else {
             self.program.as_ref().map_or(Ok(()), |program| probe(program, &self.folder, alive))
         };
-        let opened = opened.and_then(|()| Store::open(&self.folder));
-        if let Some((attempt, _)) = attempt
-            && let Err(why) = attempt.ended()
-        {
-            tracing::warn!("remove the marker of opening the store: {why}");
+        let opened = opened.and_then(|()| Store::open(&self.folder, alive));
+        match attempt.ended() {
+            Ok(()) => self.ended = 0,
+            Err(why) => {
+                // The next marker counts this one, which came to an end.
+                self.ended += 1;
+                tracing::warn!("remove the marker of opening the store: {why}");
+            }
         }
         opened
     }
 
+    /// Puts back what is missing in a store that opened, and takes the rest for gone.
+    fn mend(&mut self, store: &mut Store, mark: Mark, alive: &dyn Fn(), opened: &mut Opened) -> Result<(), String> {
+        if store.found.missing.is_some() {
+            let before = self.before.as_ref().map_or_else(Salvage::default, |before| before.salvage(mark.oldest));
+            let salvage = before.join(Salvage::search(&self.folder, mark.oldest, alive));
+            let (had, there) = (store.records(), store.places());
+            for (place, message) in salvage.messages(|place| there.contains(&place)) {
+                alive();
+                store.restore(place, &Packed::new(&message?)?)?;
+            }
+            let (found, gone) = (store.records() - had, mark.records.saturating_sub(store.records()));
+            if let Some(why) = salvage.unread.filter(|_| gone > 0) {
+                return Err(format!("salvage what is missing in the store: {why}"));
+            }
+            store.settle()?;
+            let text = format!("the store was cut short: {found} records were salvaged, at least {gone} are gone");
+            opened.told.push((Kind::StoreDamaged, text));
+            opened.lost.extend((gone > 0).then_some((gone, "truncated")));
+        }
+        if store.found.damaged > 0 {
+            let n = store.found.damaged;
+            let text = format!("{n} stored messages did not check and were removed");
+            opened.told.push((Kind::StoreDamaged, text));
+            opened.lost.push((n, "damaged"));
+        }
+        Ok(())
+    }
+
     /// Sets the damaged store aside and takes over what still checks in it.
-    fn begin_anew(&self, why: &str, mark: Mark, before: Option<Vec<u8>>, opened: &mut Opened) {
-        let aside = match self.disk.set_aside(&self.folder) {
-            Ok(aside) => aside,
-            Err(e) => {
-                opened.waiting = Some(format!("{why}; set the store aside: {e}"));
-                return;
-            }
-        };
-        // It tells of the store that is gone.
-        let _ = std::fs::remove_file(watermark_path(&self.folder));
-        let mut store = match Store::open(&self.folder) {
-            Ok(store) => store,
-            Err(Unopened::Disk(e) | Unopened::Damaged(e)) => {
-                opened.waiting = Some(e);
-                return;
-            }
-        };
-        let found =
-            [before.map(|bytes| Salvage::search_bytes(bytes, mark.oldest)), Some(Salvage::search(&aside, mark.oldest))];
-        let (mut known, quota) = (BTreeSet::new(), self.disk.quota());
-        let saved = found.iter().flatten().try_for_each(|found| take_over(&mut store, found, &mut known, quota / 2));
-        let lost = mark.records.saturating_sub(store.records());
-        let text = format!(
-            "the store could not be opened ({why}); it was set aside as {}, {} records were salvaged from it, {lost} are missing",
-            aside.display(),
-            store.records(),
-        );
+    fn begin_anew(&mut self, why: &str, mark: Mark, alive: &dyn Fn(), opened: &mut Opened) -> Result<Store, String> {
+        Todo::new(mark.oldest, mark.records).save(&self.folder).map_err(|e| format!("{why}; {e}"))?;
+        let number = self.disk.set_aside(&self.folder).map_err(|e| format!("{why}; set the store aside: {e}"))?;
+        let aside = self.disk.quarantine(number);
+        let text = format!("the store could not be opened ({why}); it was set aside as {}", aside.display());
         opened.told.push((Kind::StoreSetAside, text));
-        if let Err(why) = saved {
-            opened.told.push((Kind::StoreDamaged, format!("not all that was salvaged could be stored: {why}")));
+        (self.aside, self.failing) = (self.before.take().map(|before| (number, before.salvage(mark.oldest))), None);
+        // It tells of the store that is gone.
+        remove(&watermark_path(&self.folder)).map_err(|why| format!("remove the old watermark: {why}"))?;
+        let mut store = Store::open(&self.folder, alive).map_err(|why| match why {
+            Unopened::Disk(why) | Unopened::Damaged(why) => why,
+        })?;
+        store.begin_at(self.unused_segment.max(Key::at(mark.oldest).segment));
+        let done = self.salvage_quarantines(&mut store, alive, opened);
+        self.finished(store, done)
+    }
+
+    /// Whether stores were set aside and are not salvaged yet.
+    pub fn has_unsalvaged(&self) -> bool {
+        !self.disk.unsalvaged().is_empty()
+    }
+
+    /// Takes over what can be had from stores that were set aside.
+    ///
+    /// # Errors
+    /// The store in use does not take it.
+    pub fn salvage_quarantines(
+        &mut self,
+        store: &mut Store,
+        alive: &dyn Fn(),
+        opened: &mut Opened,
+    ) -> Result<(), String> {
+        for number in self.disk.unsalvaged() {
+            let folder = self.disk.quarantine(number);
+            let held = self.aside.as_ref().filter(|(of, _)| *of == number).map(|(_, held)| held.clone());
+            let terms = (self.disk.quota() / 2, self.disk.works().is_ok());
+            let Outcome { saved, missing, why } = quarantine::salvage(&folder, held, store, terms, alive)?;
+            let shown = folder.display();
+            let Some(missing) = missing else {
+                let why = why.unwrap_or_default();
+                tracing::warn!("{saved} records were salvaged from {shown}, and more may be: {why}; it is tried again");
+                continue;
+            };
+            if self.aside.as_ref().is_some_and(|(of, _)| *of == number) {
+                self.aside = None;
+            }
+            let text = format!("{saved} records were salvaged from it, {missing} are missing");
+            match opened.told.last_mut().filter(|(kind, _)| *kind == Kind::StoreSetAside) {
+                Some((_, told)) => *told = format!("{told}, {text}"),
+                None => opened.told.push((Kind::StoreSetAside, format!("the store set aside as {shown}: {text}"))),
+            }
+            opened.lost.extend((missing > 0).then_some((missing, "damaged")));
         }
-        if lost > 0 {
-            opened.lost.push((lost, "damaged"));
-        }
-        opened.store = Some(store);
+        Ok(())
     }
 }
 
-/// Copies salvaged messages whose places are not known yet, a commit for each MiB.
-fn take_over(store: &mut Store, salvage: &Salvage, known: &mut BTreeSet<u64>, bytes_max: u64) -> Result<(), String> {
-    let (mut waiting, mut bytes) = (Vec::new(), 0);
-    for (place, message) in salvage.messages() {
-        if !known.insert(place) {
-            continue;
-        }
-        let packed = Packed::new(&message)?;
-        bytes += packed.size();
-        waiting.push(packed);
-        if bytes > 1 << 20 {
-            store.insert(&std::mem::take(&mut waiting))?;
-            store.commit()?;
-            bytes = 0;
-            if store.bytes() > bytes_max {
-                return Err("there is no room for more".into());
-            }
-        }
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
     }
-    store.insert(&waiting)?;
-    store.commit()
 }
 
 /// What `kentledge probe-store` prints when the store opens.
@@ -200,6 +370,8 @@ const DISK: &str = "disk: ";
 /// The probe process: opens the store and reads all of it. The answer is one line; a process that dies gives none.
 pub fn probe_main(folder: &Path) -> String {
     sys::limit_memory(limits::PROBE_BYTES);
+    // The panics are told in the answer.
+    std::panic::set_hook(Box::new(|_| {}));
     match Store::probe(folder) {
         Ok(()) => GOOD.into(),
         Err(Unopened::Disk(why)) => format!("{DISK}{why}"),
@@ -213,7 +385,8 @@ fn probe(program: &Path, folder: &Path, alive: &dyn Fn()) -> Result<(), Unopened
     command.arg("probe-store").arg(folder).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = match sys::die_with_parent(&mut command).spawn() {
         Ok(child) => child,
-        // Without a process to try it in, it is tried here: better than no store.
+        Err(why) if passes(&why) => return Err(Unopened::Disk(format!("start the store's probe: {why}"))),
+        // Without a program to try it with, it is tried here: better than no store.
         Err(why) => {
             tracing::warn!("start the store's probe: {why}");
             return Ok(());
@@ -237,7 +410,12 @@ fn probe(program: &Path, folder: &Path, alive: &dyn Fn()) -> Result<(), Unopened
     let read = child.stdout.take().map(|out| out.take(4096).read_to_string(&mut answer));
     let answer = answer.trim();
     match ended {
-        Err(why) => Err(Unopened::Damaged(why)),
+        // A disk that hangs looks like that; a store that makes sled loop does it again, see `lasting`.
+        Err(why) => Err(Unopened::Disk(why)),
+        // Another process ended it, or the kernel for want of memory.
+        Ok(status) if status.signal() == Some(Signal::SIGKILL as i32) => {
+            Err(Unopened::Disk(format!("the process that tried it was killed: {status}")))
+        }
         Ok(_) if answer == GOOD => Ok(()),
         Ok(_) if answer.starts_with(DISK) => Err(Unopened::Disk(answer[DISK.len()..].into())),
         Ok(status) if answer.is_empty() || !matches!(read, Some(Ok(_))) => {

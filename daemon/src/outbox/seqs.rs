@@ -1,6 +1,6 @@
 //! Sequence numbers: unsigned 64 bit for each stream, growing through restarts, never used twice. They are reserved on
 //! disk in blocks. A start after a stop in order goes on at the next number; one after a kill goes on at the next
-//! block, and says which numbers it cannot account for.
+//! block. Which numbers it cannot account for is known when the store was read; until that is told, it stays in the file.
 
 use std::collections::BTreeMap;
 
@@ -17,13 +17,22 @@ pub struct Seqs {
     keep: Keep,
     names: Vec<String>,
     next: Vec<u64>,
+    /// Where this run began.
+    first: Vec<u64>,
     /// End of the block that is reserved on disk, exclusive.
     reserved: Vec<u64>,
     /// Numbers from here on were used by no run that began in an earlier second.
     base: u64,
+    /// Numbers of earlier runs of which nothing is known, until that is told: stream, first, last.
+    unknown: Vec<Unknown>,
+    /// The file still names numbers that were told.
+    told: bool,
     /// Where streams begin that the file does not name.
     from: u64,
 }
+
+/// Numbers of a stream: its name, the first, the last.
+pub type Unknown = (String, u64, u64);
 
 /// The file.
 #[derive(Debug, Serialize, Deserialize)]
@@ -32,6 +41,9 @@ struct Kept {
     /// Written at a stop in order: `next` is exact.
     clean: bool,
     streams: BTreeMap<String, Block>,
+    /// Numbers of earlier runs of which nothing is known and nothing was told yet.
+    #[serde(default)]
+    unknown: Vec<Unknown>,
     /// Where a stream begins that is not named: above 1 where an earlier file was lost, for it may have named it.
     #[serde(default)]
     from: u64,
@@ -44,46 +56,63 @@ struct Block {
     end: u64,
 }
 
-/// What the start found.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub struct Found {
-    /// After an unclean stop: by stream the first and the last number of which nothing is known.
-    pub unknown: Vec<(String, u64, u64)>,
-    /// The file is damaged, gone or cannot be read; numbers begin far above those used.
-    pub lost: bool,
-}
-
 const FILE: &str = "sequences.json";
 const VERSION: u8 = 1;
 
 impl Seqs {
-    /// Goes on where the numbers ended; the next blocks are still to be reserved. `highest`: the highest number of each
-    /// stream in the store; `now_s`: wall time or the clock's floor, for a base above all numbers used when the file is
-    /// lost: second × block is more than any device has used that starts less than once a second.
-    pub fn open(keep: Keep, names: Vec<String>, highest: &BTreeMap<String, u64>, now_s: u64) -> (Self, Found) {
-        let mut found = Found::default();
+    /// Goes on where the numbers ended; the next blocks are still to be reserved. `is_used`: there is a store, so there were
+    /// numbers. `now_s`: wall time or the clock's floor, for a base above all numbers used when the file is lost: second ×
+    /// block is more than any device has used that starts less than once a second. Returns whether the file is lost.
+    pub fn open(keep: Keep, names: Vec<String>, is_used: bool, now_s: u64) -> (Self, bool) {
         let kept = keep.load_checked::<Kept>(FILE).ok().filter(|kept| kept.as_ref().is_none_or(|k| k.v == VERSION));
+        // Unreadable, or taken away from beside a store.
+        let lost = kept.as_ref().is_none_or(|kept| kept.is_none() && is_used);
         let base = now_s.saturating_mul(limits::SEQ_BLOCK);
-        // No file, but a store: it was taken away.
-        let gone = matches!(kept, Some(None)) && !highest.is_empty();
-        found.lost = kept.is_none() || gone;
-        let known = kept.as_ref().and_then(Option::as_ref);
-        let first = if found.lost { base } else { known.map_or(1, |kept| kept.from.max(1)) };
         let kept = kept.flatten();
+        let first = if lost { base } else { kept.as_ref().map_or(1, |kept| kept.from.max(1)) };
         let clean = kept.as_ref().is_none_or(|kept| kept.clean);
+        let mut unknown = kept.as_ref().map_or_else(Vec::new, |kept| kept.unknown.clone());
         let next = names.iter().map(|name| {
-            let stored = highest.get(name).map_or(1, |last| last.saturating_add(1));
             let Some(block) = kept.as_ref().and_then(|kept| kept.streams.get(name)) else {
-                return first.max(stored);
+                if lost {
+                    unknown.push((name.clone(), 1, first - 1));
+                }
+                return first;
             };
-            let known = block.next.max(stored);
-            if !clean && known < block.end {
-                found.unknown.push((name.clone(), known, block.end - 1));
+            if !clean && block.next < block.end {
+                unknown.push((name.clone(), block.next, block.end - 1));
             }
-            if clean { known } else { known.max(block.end) }
+            if clean { block.next } else { block.next.max(block.end) }
         });
         let next: Vec<u64> = next.collect();
-        (Self { keep, reserved: next.clone(), names, next, base, from: first }, found)
+        (Self { keep, reserved: next.clone(), first: next.clone(), names, next, base, unknown, told: false, from: first }, lost)
+    }
+
+    /// The store was read: `highest` is the highest number of each stream in it. What it has is not unknown. Returns what
+    /// is to be told: numbers of earlier runs of which nothing is known, and those left out now because they are used.
+    pub fn settle(&mut self, highest: &BTreeMap<String, u64>) -> (Vec<Unknown>, Vec<Unknown>) {
+        for (name, first, last) in &mut self.unknown {
+            if let Some(known) = highest.get(name).filter(|known| *first <= **known && **known <= *last) {
+                *first = known.saturating_add(1);
+            }
+        }
+        self.unknown.retain(|(_, first, last)| first <= last);
+        let mut left_out = Vec::new();
+        for ((name, next), first) in self.names.iter().zip(&mut self.next).zip(&mut self.first) {
+            // Numbers that an earlier run took from its base, and could not reserve any more.
+            if let Some(known) = highest.get(name).filter(|known| *next <= **known) {
+                left_out.push((name.clone(), *next, *known));
+                *next = known.saturating_add(1);
+                *first = *next;
+            }
+        }
+        (self.unknown.clone(), left_out)
+    }
+
+    /// What nothing is known of is told: by a record that is on disk.
+    pub fn told(&mut self) {
+        self.told = !self.unknown.is_empty();
+        self.unknown.clear();
     }
 
     /// Reserves the next blocks.
@@ -93,11 +122,16 @@ impl Seqs {
         Ok(())
     }
 
-    /// The next blocks, to be saved without holding up anyone who takes numbers.
+    /// The next blocks, to be saved without holding up anyone who takes numbers. Of the latest numbers, a block of them, it
+    /// is not known after a kill whether their records were still in RAM.
     pub fn renewal(&self) -> Renewal {
-        let end = |next: u64| next.saturating_add(limits::SEQ_BLOCK);
-        let blocks = self.next.iter().map(|next| Block { next: *next, end: end(*next) }).collect();
-        Renewal { keep: self.keep.clone(), names: self.names.clone(), blocks, clean: false, from: self.from }
+        let block = |(first, next): (&u64, &u64)| Block {
+            next: next.saturating_sub(limits::SEQ_BLOCK).max(*first),
+            end: next.saturating_add(limits::SEQ_BLOCK),
+        };
+        let blocks = self.first.iter().zip(&self.next).map(block).collect();
+        let unknown = self.unknown.clone();
+        Renewal { keep: self.keep.clone(), names: self.names.clone(), blocks, clean: false, unknown, from: self.from }
     }
 
     /// What is saved at a stop in order.
@@ -109,6 +143,7 @@ impl Seqs {
     /// What was saved may be used.
     pub fn apply(&mut self, ends: Vec<u64>) {
         self.reserved = ends;
+        self.told = false;
     }
 
     /// Takes `n` numbers of a stream, the first of them; `None` when the block does not hold them.
@@ -138,12 +173,10 @@ impl Seqs {
         (self.take_next(stream, n), jumps.then(|| (next, self.base - 1)))
     }
 
-    /// Half of some block is used up.
+    /// Half of some block is used up, or the file names what was told.
     pub fn is_low(&self) -> bool {
-        self.next
-            .iter()
-            .zip(&self.reserved)
-            .any(|(next, reserved)| reserved.saturating_sub(*next) < limits::SEQ_BLOCK / 2)
+        let mut blocks = self.next.iter().zip(&self.reserved);
+        self.told || blocks.any(|(next, reserved)| reserved.saturating_sub(*next) < limits::SEQ_BLOCK / 2)
     }
 }
 
@@ -153,6 +186,7 @@ pub struct Renewal {
     names: Vec<String>,
     blocks: Vec<Block>,
     clean: bool,
+    unknown: Vec<Unknown>,
     from: u64,
 }
 
@@ -171,7 +205,7 @@ impl Renewal {
         };
         let (mut streams, from) = kept.map_or_else(Default::default, |kept| (kept.streams, kept.from));
         streams.extend(self.names.into_iter().zip(self.blocks.iter().copied()));
-        let kept = Kept { v: VERSION, clean: self.clean, streams, from: self.from.max(from) };
+        let kept = Kept { v: VERSION, clean: self.clean, streams, unknown: self.unknown, from: self.from.max(from) };
         self.keep.save_checked(FILE, &kept).map_err(|why| format!("reserve sequence numbers: {why}"))?;
         Ok(self.blocks.iter().map(|block| block.end).collect())
     }
@@ -183,22 +217,24 @@ mod tests {
 
     const NOW_S: u64 = 1_800_000_000;
 
-    fn open(dir: &std::path::Path) -> (Seqs, Found) {
-        open_with(dir, &BTreeMap::new())
+    fn open(dir: &std::path::Path) -> (Seqs, bool) {
+        let keep = Keep::open(dir, "s").expect("keep");
+        let (mut seqs, lost) = Seqs::open(keep, vec!["a".into(), "b".into()], false, NOW_S);
+        seqs.reserve().expect("reserve");
+        (seqs, lost)
     }
 
-    fn open_with(dir: &std::path::Path, highest: &BTreeMap<String, u64>) -> (Seqs, Found) {
-        let keep = Keep::open(dir, "s").expect("keep");
-        let (mut seqs, found) = Seqs::open(keep, vec!["a".into(), "b".into()], highest, NOW_S);
-        seqs.reserve().expect("reserve");
-        (seqs, found)
+    fn unknown(seqs: &mut Seqs) -> Vec<Unknown> {
+        let (unknown, left_out) = seqs.settle(&BTreeMap::new());
+        assert!(left_out.is_empty());
+        unknown
     }
 
     #[test]
     fn after_a_kill_the_next_block_begins_and_the_numbers_between_are_said() {
         let dir = tempfile::tempdir().expect("folder");
-        let (mut seqs, found) = open(dir.path());
-        assert_eq!(found, Found::default());
+        let (mut seqs, lost) = open(dir.path());
+        assert!(!lost && unknown(&mut seqs).is_empty());
         assert_eq!(seqs.take(0, 10), Some(1));
         assert_eq!(seqs.take(0, limits::SEQ_BLOCK), None);
         assert_eq!(seqs.take(0, limits::SEQ_BLOCK / 2), Some(11));
@@ -209,11 +245,41 @@ mod tests {
         let used = seqs.take(0, 1).expect("number");
         drop(seqs);
         std::fs::write(dir.path().join("s").join(FILE), b"torn").expect("write");
-        let (mut seqs, found) = open_with(dir.path(), &BTreeMap::from([("a".to_owned(), used)]));
+        let (mut seqs, _) = open(dir.path());
         let next = seqs.take(0, 1).expect("number");
         assert!(next > used);
-        assert_eq!(found.unknown[0], ("a".into(), used + 1, next - 1));
-        assert_eq!(found.unknown[1], ("b".into(), 1, limits::SEQ_BLOCK));
+        let (unknown, left_out) = seqs.settle(&BTreeMap::from([("a".to_owned(), used)]));
+        assert_eq!(unknown, [("a".into(), used + 1, next - 1), ("b".into(), 1, limits::SEQ_BLOCK)]);
+        assert!(left_out.is_empty());
+    }
+
+    #[test]
+    fn unknown_numbers_stay_in_the_file_until_they_are_told() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut seqs, _) = open(dir.path());
+        assert_eq!(seqs.take(0, 10), Some(1));
+        drop(seqs);
+        // A run that ends before its store was opened tells nothing.
+        drop(open(dir.path()));
+        let (mut seqs, _) = open(dir.path());
+        let block = limits::SEQ_BLOCK;
+        let (unknown, _) = seqs.settle(&BTreeMap::from([("a".to_owned(), 10)]));
+        let of_a: Vec<_> = unknown.iter().filter(|(name, ..)| name == "a").map(|(_, a, b)| (*a, *b)).collect();
+        assert_eq!(of_a, [(11, block), (block + 1, 2 * block)]);
+        seqs.told();
+        assert!(seqs.is_low());
+        seqs.ending().save().expect("end");
+        let (mut seqs, _) = open(dir.path());
+        assert_eq!(seqs.settle(&BTreeMap::new()).0, []);
+    }
+
+    #[test]
+    fn numbers_in_the_store_above_the_block_are_not_used_again() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut seqs, _) = open(dir.path());
+        let (_, left_out) = seqs.settle(&BTreeMap::from([("b".to_owned(), 77)]));
+        assert_eq!(left_out, [("b".into(), 1, 77)]);
+        assert_eq!(seqs.take(1, 1), Some(78));
     }
 
     #[test]
@@ -222,12 +288,13 @@ mod tests {
         let (mut seqs, _) = open(dir.path());
         assert_eq!(seqs.take(0, 10), Some(1));
         seqs.ending().save().expect("end");
-        let (mut seqs, found) = open(dir.path());
-        assert_eq!(found, Found::default());
+        let (mut seqs, lost) = open(dir.path());
+        assert!(!lost && unknown(&mut seqs).is_empty());
         assert_eq!(seqs.take(0, 1), Some(11));
+        drop(seqs);
         // Only the ending counts, not that there was one before.
-        let (mut seqs, found) = open(dir.path());
-        assert_eq!(found.unknown[0], ("a".into(), 11, 10 + limits::SEQ_BLOCK));
+        let (mut seqs, _) = open(dir.path());
+        assert_eq!(unknown(&mut seqs)[0], ("a".into(), 11, 10 + limits::SEQ_BLOCK));
         assert_eq!(seqs.take(0, 1), Some(11 + limits::SEQ_BLOCK));
     }
 
@@ -247,8 +314,8 @@ mod tests {
         assert!(seqs.take_unreserved(0, 1).0 > base + 8);
     }
 
-    fn open_at(dir: &std::path::Path, now_s: u64) -> (Seqs, Found) {
-        Seqs::open(Keep::open(dir, "s").expect("keep"), vec!["a".into()], &BTreeMap::new(), now_s)
+    fn open_at(dir: &std::path::Path, now_s: u64) -> (Seqs, bool) {
+        Seqs::open(Keep::open(dir, "s").expect("keep"), vec!["a".into()], false, now_s)
     }
 
     #[test]
@@ -259,10 +326,17 @@ mod tests {
         for name in [FILE.to_owned(), format!("{FILE}.bak")] {
             std::fs::write(dir.path().join("s").join(name), b"torn").expect("write");
         }
-        let (mut seqs, found) = open(dir.path());
-        assert!(found.lost);
+        let (mut seqs, lost) = open(dir.path());
+        assert!(lost);
         let next = seqs.take(0, 1).expect("number");
         assert!(next > used && next < 1 << 53, "{next}");
+        drop(seqs);
+        for name in [FILE.to_owned(), format!("{FILE}.bak")] {
+            std::fs::remove_file(dir.path().join("s").join(name)).expect("taken away");
+        }
+        let keep = Keep::open(dir.path(), "s").expect("keep");
+        let (mut seqs, lost) = Seqs::open(keep, vec!["a".into()], true, NOW_S + 1);
+        assert!(lost && seqs.take_next(0, 1) > next);
     }
 
     #[test]
@@ -273,15 +347,15 @@ mod tests {
         seqs.ending().save().expect("end");
         let copies = [FILE.to_owned(), format!("{FILE}.bak")].map(|name| dir.path().join("s").join(name));
         copies.iter().for_each(|path| crate::host::keep::unreadable::make(path));
-        let (mut seqs, found) = open_at(dir.path(), NOW_S);
-        assert!(found.lost && seqs.reserve().is_err());
+        let (mut seqs, lost) = open_at(dir.path(), NOW_S);
+        assert!(lost && seqs.reserve().is_err());
         assert_eq!(seqs.take_unreserved(0, 1).0, NOW_S * limits::SEQ_BLOCK, "not 1 again");
         copies.iter().for_each(|path| crate::host::keep::unreadable::mend(path));
         seqs.reserve().expect("it can be read again");
         assert!(seqs.take(0, 1).is_some_and(|n| n > NOW_S * limits::SEQ_BLOCK));
         // The stream that this run did not name is still known.
-        let (mut seqs, found) = open(dir.path());
-        assert!(!found.lost);
+        let (mut seqs, lost) = open(dir.path());
+        assert!(!lost);
         assert!(seqs.take(1, 1).is_some_and(|n| n > 1), "b was used before");
     }
 

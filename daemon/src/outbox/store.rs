@@ -10,8 +10,10 @@
 //!
 //! sled's own `flush` is no fsync on Linux: after it the database file is synced here, and so are the files in `blobs/`,
 //! where sled puts large pages without ever syncing them. A commit ends with the watermark, which shows at the next
-//! opening whether all that was synced is still there. sled panics on a damaged store; `open` catches that, but the
-//! caller tries it in a process of its own first, for not every damage ends in a panic.
+//! opening whether all that was synced is still there.
+//!
+//! sled panics on a damaged store, and on errors of the disk that it unwraps, also when it is dropped: every call of it and
+//! its drop are guarded here. Not every damage ends in a panic, so the caller tries a store in a process of its own first.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -21,30 +23,12 @@ use std::{
 };
 
 use super::{
+    key::Key,
     sealed::Sealed,
+    trouble::{Unopened, Unread, guarded, is_full, panicked, passes, text_passes, unopened},
     watermark::{Mark, Watermark},
 };
 use crate::{flow::Class, host::Defence, limits};
-
-/// Place of a stored message: segment and number in it. Later ones are larger.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Key {
-    segment: u32,
-    n: u32,
-}
-
-impl Key {
-    /// As one number; later ones are larger.
-    pub fn place(self) -> u64 {
-        u64::from(self.segment) << 32 | u64::from(self.n)
-    }
-
-    /// A key for tests of what only passes keys on.
-    #[cfg(test)]
-    pub fn test(n: u32) -> Self {
-        Self { segment: 0, n }
-    }
-}
 
 /// What is known of a stored message without reading it.
 #[derive(Debug, Clone, Copy)]
@@ -75,24 +59,6 @@ impl Packed {
     }
 }
 
-/// Why a store could not be opened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unopened {
-    /// The disk does not let it: full, read-only. The store may be whole.
-    Disk(String),
-    /// The store itself.
-    Damaged(String),
-}
-
-/// Why a message could not be read.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Unread {
-    /// The disk, or sled after it met a failure of the disk: the message may be whole.
-    Disk(String),
-    /// The message itself.
-    Damaged(String),
-}
-
 struct Segment {
     tree: sled::Tree,
     records: u64,
@@ -102,7 +68,8 @@ struct Segment {
 /// The store.
 pub struct Store {
     folder: PathBuf,
-    db: sled::Db,
+    /// `None` only while it is dropped.
+    db: Option<sled::Db>,
     watermark: Watermark,
     segments: BTreeMap<u32, Segment>,
     /// Number of the next segment. It only grows while the store is open, so that a later message always has the
@@ -118,6 +85,8 @@ pub struct Store {
     /// Files in `blobs/` that were synced.
     blobs: BTreeSet<std::ffi::OsString>,
     dirty: bool,
+    /// The disk failed to sync: what was written since the last commit may be lost though it can be read.
+    unsynced: bool,
     /// What opening found.
     pub found: Found,
 }
@@ -142,30 +111,18 @@ const MARK: &[u8] = b"mark";
 const BEGUN: u8 = 1;
 const WHOLE: u8 = 2;
 
-fn disk(why: &std::io::Error) -> bool {
-    use std::io::ErrorKind as K;
-    matches!(
-        why.kind(),
-        K::StorageFull | K::QuotaExceeded | K::ReadOnlyFilesystem | K::PermissionDenied | K::OutOfMemory
-    )
+fn sorted(why: sled::Error) -> Unopened {
+    let passing = match &why {
+        sled::Error::Io(io) => passes(io),
+        other => text_passes(&other.to_string()),
+    };
+    if passing { Unopened::Disk(why.to_string()) } else { Unopened::Damaged(why.to_string()) }
 }
 
-fn unopened(why: sled::Error) -> Unopened {
-    match &why {
-        sled::Error::Io(io) if disk(io) || is_locked(&why) => Unopened::Disk(why.to_string()),
-        _ => Unopened::Damaged(why.to_string()),
-    }
-}
-
-/// Somebody still holds the database's file: a child between fork and exec, or a thread of the one just let go. sled says
-/// so in words only.
+/// Another process or thread still holds the database's file: a child between fork and exec, or a thread of the one just
+/// let go. sled says so in words only.
 fn is_locked(why: &sled::Error) -> bool {
     matches!(why, sled::Error::Io(io) if io.to_string().contains("could not acquire lock"))
-}
-
-fn io(what: &str, why: std::io::Error) -> Unopened {
-    let text = format!("{what}: {why}");
-    if disk(&why) { Unopened::Disk(text) } else { Unopened::Damaged(text) }
 }
 
 fn sync(path: &Path) -> std::io::Result<()> {
@@ -173,28 +130,40 @@ fn sync(path: &Path) -> std::io::Result<()> {
 }
 
 impl Store {
-    /// Opens or makes the store. The error says why it cannot be used.
-    pub fn open(folder: &Path) -> Result<Self, Unopened> {
-        let opened = catch_unwind(AssertUnwindSafe(|| Self::try_open(folder)));
-        opened.unwrap_or_else(|_| Err(Unopened::Damaged("the database panicked while it was opened".into())))
+    /// Opens or makes the store; `alive` is called now and then.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
+    pub fn open(folder: &Path, alive: &dyn Fn()) -> Result<Self, Unopened> {
+        Self::caught(|| Self::try_open(folder, alive))
     }
 
     /// Only looks whether it opens and can be read to its end; says nothing of what is missing, and mends nothing.
+    ///
+    /// # Errors
+    /// Why it cannot be used.
     pub fn probe(folder: &Path) -> Result<(), Unopened> {
-        Self::unmarked(folder)?.scan().map(|_| ())
+        Self::caught(|| Self::unmarked(folder)?.scan(&|| {}).map(|_| ()))
     }
 
-    fn try_open(folder: &Path) -> Result<Self, Unopened> {
-        let fresh = !folder.join("db").exists();
-        let mark = Watermark::read(&watermark_path(folder));
+    fn caught<T>(act: impl FnOnce() -> Result<T, Unopened>) -> Result<T, Unopened> {
+        catch_unwind(AssertUnwindSafe(act)).unwrap_or_else(|payload| {
+            let text = panicked(payload.as_ref());
+            Err(if text_passes(&text) { Unopened::Disk(text) } else { Unopened::Damaged(text) })
+        })
+    }
+
+    fn try_open(folder: &Path, alive: &dyn Fn()) -> Result<Self, Unopened> {
+        let fresh = !folder.join("db").try_exists().map_err(|why| unopened("look for the store", &why))?;
+        let mark = Watermark::read(&watermark_path(folder)).map_err(|why| unopened("read the watermark", &why))?;
         let mut store = Self::unmarked(folder)?;
-        let damaged = store.scan()?;
+        let damaged = store.scan(alive)?;
         let whole = store.compare(mark)?;
         for key in damaged {
             store.begin().map_err(Unopened::Disk)?;
             let segment = store.segments.get(&key.segment);
-            segment.map_or(Ok(None), |s| s.tree.remove(key.n.to_be_bytes())).map_err(unopened)?;
-            store.digest ^= fold(key);
+            segment.map_or(Ok(None), |s| s.tree.remove(key.n.to_be_bytes())).map_err(sorted)?;
+            store.digest ^= key.fold();
         }
         // The mark that tells of missing records stays until the caller has salvaged what can be, and settles.
         if store.found.missing.is_none() && (!whole || store.dirty) {
@@ -202,8 +171,9 @@ impl Store {
         }
         if fresh {
             let parent = folder.parent().unwrap_or(Path::new("/"));
-            for folder in [&folder.join("blobs"), folder, parent] {
-                sync(folder).map_err(|why| io("sync the store's folders", why))?;
+            // sled syncs neither its folders nor its configuration, without which it does not open again.
+            for path in [&folder.join("conf"), &folder.join("blobs"), folder, parent] {
+                sync(path).map_err(|why| unopened("sync the new store", &why))?;
             }
         }
         Ok(store)
@@ -217,6 +187,8 @@ impl Store {
             // Commits are ours alone: no thread of sled's writes behind our back.
             .flush_every_ms(None)
             .mode(sled::Mode::LowSpace);
+        // Before the database: what fails after it is open drops it.
+        let watermark = Watermark::open(&watermark_path(folder)).map_err(|why| unopened("open the watermark", &why))?;
         let mut tries = limits::STORE_LOCK_TRIES;
         let db = loop {
             match config.open() {
@@ -224,13 +196,13 @@ impl Store {
                     tries -= 1;
                     std::thread::sleep(limits::STORE_LOCK_WAIT);
                 }
-                other => break other.map_err(unopened)?,
+                other => break other.map_err(sorted)?,
             }
         };
         Ok(Self {
             folder: folder.to_owned(),
-            db,
-            watermark: Watermark::open(&watermark_path(folder)).map_err(|why| io("open the watermark", why))?,
+            db: Some(db),
+            watermark,
             segments: BTreeMap::new(),
             next_segment: 0,
             index: BTreeMap::new(),
@@ -241,15 +213,18 @@ impl Store {
             generation: 0,
             blobs: BTreeSet::new(),
             dirty: false,
+            unsynced: false,
             found: Found::default(),
         })
     }
 
     /// Reads every message once; returns the keys of those that do not check.
-    fn scan(&mut self) -> Result<Vec<Key>, Unopened> {
+    fn scan(&mut self, alive: &dyn Fn()) -> Result<Vec<Key>, Unopened> {
         let broken = |what: &str| Unopened::Damaged(format!("{what} is damaged"));
         let mut damaged = Vec::new();
-        for name in self.db.tree_names() {
+        let db = self.db().map_err(Unopened::Disk)?.clone();
+        for name in db.tree_names() {
+            alive();
             let Some(number) = std::str::from_utf8(&name)
                 .ok()
                 .and_then(|n| n.strip_prefix("seg-"))
@@ -257,10 +232,10 @@ impl Store {
             else {
                 continue;
             };
-            let tree = self.db.open_tree(&name).map_err(unopened)?;
+            let tree = db.open_tree(&name).map_err(sorted)?;
             let mut segment = Segment { tree, records: 0, next: 0 };
             for item in segment.tree.iter() {
-                let (key, value) = item.map_err(unopened)?;
+                let (key, value) = item.map_err(sorted)?;
                 let n = key.as_ref().try_into().map(u32::from_be_bytes).map_err(|_| broken("a key"))?;
                 segment.next = n.checked_add(1).ok_or_else(|| broken("a key"))?;
                 let key = Key { segment: number, n };
@@ -281,7 +256,7 @@ impl Store {
                             return Err(Unopened::Damaged(text));
                         }
                         damaged.push(key);
-                        self.digest ^= fold(key);
+                        self.digest ^= key.fold();
                     }
                 }
             }
@@ -294,7 +269,7 @@ impl Store {
 
     /// Compares what is there with what was synced. Returns whether the last commit is whole and marked.
     fn compare(&mut self, mark: Option<Mark>) -> Result<bool, Unopened> {
-        let value = self.db.get(MARK).map_err(unopened)?;
+        let value = self.db().map_err(Unopened::Disk)?.get(MARK).map_err(sorted)?;
         let own: Option<[u8; 9]> = value.as_ref().and_then(|v| v.as_ref().try_into().ok());
         let (state, generation) = own.map_or((WHOLE, 0), |own| {
             let [state, generation @ ..] = own;
@@ -344,11 +319,18 @@ impl Store {
     fn put_mark(&self, state: u8) -> Result<(), String> {
         let mut value = [state; 9];
         value[1..].copy_from_slice(&self.generation.to_be_bytes());
-        self.db.insert(MARK, &value).map(|_| ()).map_err(|why| why.to_string())
+        self.db()?.insert(MARK, &value).map(|_| ()).map_err(|why| why.to_string())
     }
 
     /// Puts messages in; they are safe after `commit`.
+    ///
+    /// # Errors
+    /// What the disk or the database said; the store is to be closed then.
     pub fn insert(&mut self, messages: &[Packed]) -> Result<Vec<Key>, String> {
+        guarded(|| self.put_in(messages))
+    }
+
+    fn put_in(&mut self, messages: &[Packed]) -> Result<Vec<Key>, String> {
         let mut keys = Vec::new();
         for message in messages {
             self.begin()?;
@@ -367,10 +349,59 @@ impl Store {
         Ok(keys)
     }
 
+    /// Puts a salvaged message back at its place, so that it keeps its turn; at another one where that is taken.
+    ///
+    /// # Errors
+    /// As with `insert`.
+    pub fn restore(&mut self, place: u64, message: &Packed) -> Result<(), String> {
+        let key = Key::at(place);
+        let (Some(next), Some(next_segment), false) =
+            (key.n.checked_add(1), key.segment.checked_add(1), self.index.contains_key(&key))
+        else {
+            return self.insert(std::slice::from_ref(message)).map(|_| ());
+        };
+        guarded(|| {
+            self.begin()?;
+            if !self.segments.contains_key(&key.segment) {
+                let tree = self.tree(key.segment)?;
+                self.segments.insert(key.segment, Segment { tree, records: 0, next: 0 });
+            }
+            self.next_segment = self.next_segment.max(next_segment);
+            let Some(segment) = self.segments.get_mut(&key.segment) else { return Err("no segment".into()) };
+            segment
+                .tree
+                .insert(key.n.to_be_bytes(), Sealed::frame(place, &message.bytes))
+                .map_err(|why| why.to_string())?;
+            segment.next = segment.next.max(next);
+            segment.records += u64::from(message.entry.records);
+            self.enter(key, message.entry);
+            Ok(())
+        })
+    }
+
+    /// New messages begin a segment of at least this number: places that a failed commit may have used, or that are still
+    /// to be salvaged, are not used again.
+    pub fn begin_at(&mut self, segment: u32) {
+        self.next_segment = self.next_segment.max(segment);
+    }
+
+    /// The first segment number that was never used.
+    pub fn unused_segment(&self) -> u32 {
+        self.next_segment
+    }
+
+    fn db(&self) -> Result<&sled::Db, String> {
+        self.db.as_ref().ok_or_else(|| "the store is closed".into())
+    }
+
+    fn tree(&self, segment: u32) -> Result<sled::Tree, String> {
+        self.db()?.open_tree(format!("seg-{segment:08x}")).map_err(|why| why.to_string())
+    }
+
     fn enter(&mut self, key: Key, entry: Entry) {
         self.bytes += u64::from(entry.bytes);
         self.records += u64::from(entry.records);
-        self.digest ^= fold(key);
+        self.digest ^= key.fold();
         self.classes.entry(entry.class).or_default().insert(key);
         self.index.insert(key, entry);
     }
@@ -382,14 +413,21 @@ impl Store {
             return Ok(newest);
         }
         let number = self.next_segment;
-        let tree = self.db.open_tree(format!("seg-{number:08x}")).map_err(|why| why.to_string())?;
+        let tree = self.tree(number)?;
         self.segments.insert(number, Segment { tree, records: 0, next: 0 });
         self.next_segment = number.checked_add(1).ok_or("the store is used up")?;
         Ok(number)
     }
 
     /// Forgets messages. A segment is dropped whole when its last one goes.
+    ///
+    /// # Errors
+    /// As with `insert`.
     pub fn remove(&mut self, keys: impl IntoIterator<Item = Key>) -> Result<(), String> {
+        guarded(|| self.take_out(keys))
+    }
+
+    fn take_out(&mut self, keys: impl IntoIterator<Item = Key>) -> Result<(), String> {
         for key in keys {
             if !self.index.contains_key(&key) {
                 continue;
@@ -398,7 +436,7 @@ impl Store {
             let Some(entry) = self.index.remove(&key) else { continue };
             self.bytes -= u64::from(entry.bytes);
             self.records -= u64::from(entry.records);
-            self.digest ^= fold(key);
+            self.digest ^= key.fold();
             if let Some(keys) = self.classes.get_mut(&entry.class) {
                 keys.remove(&key);
             }
@@ -407,7 +445,7 @@ impl Store {
             let empty = self.index.range(first..=last).next().is_none();
             if empty {
                 self.segments.remove(&key.segment);
-                self.db.drop_tree(format!("seg-{:08x}", key.segment)).map_err(|why| why.to_string())?;
+                self.db()?.drop_tree(format!("seg-{:08x}", key.segment)).map_err(|why| why.to_string())?;
             } else if let Some(segment) = self.segments.get(&key.segment) {
                 segment.tree.remove(key.n.to_be_bytes()).map_err(|why| why.to_string())?;
             }
@@ -416,21 +454,49 @@ impl Store {
     }
 
     /// Makes everything before it safe against a power cut.
+    ///
+    /// # Errors
+    /// As with `insert`; nothing of this commit counts as stored.
     pub fn commit(&mut self) -> Result<(), String> {
         if !self.dirty {
             return Ok(());
         }
-        self.put_mark(WHOLE)?;
-        self.db.flush().map_err(|why| why.to_string())?;
+        guarded(|| self.put_mark(WHOLE))?;
+        // After one failed sync the next one may succeed although pages are gone.
+        self.unsynced = true;
+        let synced = guarded(|| self.sync());
+        // A full disk takes nothing, and loses nothing either.
+        self.unsynced = synced.as_ref().is_err_and(|why| !is_full(why));
+        synced?;
+        self.dirty = false;
+        Ok(())
+    }
+
+    fn sync(&mut self) -> Result<(), String> {
+        self.db()?.flush().map_err(|why| why.to_string())?;
         if Defence::SyncData.stands() {
             let file = self.folder.join("db");
             let what = |why: std::io::Error| format!("sync {}: {why}", file.display());
             File::open(&file).and_then(|f| f.sync_data()).map_err(what)?;
             self.sync_blobs().map_err(what)?;
         }
-        self.watermark.write(self.mark()).map_err(|why| format!("write the watermark: {why}"))?;
-        self.dirty = false;
-        Ok(())
+        self.watermark.write(self.mark()).map_err(|why| format!("write the watermark: {why}"))
+    }
+
+    /// Lets go of the database. Returns whether its files must be written again before they are trusted: a sync failed, of
+    /// a commit or at the end.
+    pub fn close(mut self) -> bool {
+        let ended = self.let_go();
+        self.unsynced || ended.is_err_and(|why| !is_full(&why))
+    }
+
+    /// sled unwraps its last sync: a drop that panics.
+    fn let_go(&mut self) -> Result<(), String> {
+        let (db, segments) = (self.db.take(), std::mem::take(&mut self.segments));
+        guarded(move || {
+            drop((segments, db));
+            Ok(())
+        })
     }
 
     /// Pages larger than a quarter of sled's segment lie in files of their own, which sled never syncs.
@@ -467,7 +533,15 @@ impl Store {
     }
 
     /// Reads a message.
+    ///
+    /// # Errors
+    /// Whether the disk or the message is to blame.
     pub fn read(&self, key: Key) -> Result<Sealed, Unread> {
+        let read = catch_unwind(AssertUnwindSafe(|| self.look_up(key)));
+        read.unwrap_or_else(|payload| Err(Unread::Disk(panicked(payload.as_ref()))))
+    }
+
+    fn look_up(&self, key: Key) -> Result<Sealed, Unread> {
         let gone = |what: &str| Unread::Damaged(format!("no such {what}"));
         let segment = self.segments.get(&key.segment).ok_or_else(|| gone("segment"))?;
         let value = segment.tree.get(key.n.to_be_bytes()).map_err(|why| Unread::Disk(why.to_string()))?;
@@ -509,12 +583,12 @@ impl Store {
     }
 }
 
-/// One place's share of the digest (the finalizer of splitmix64): every bit of it depends on every bit of the place.
-fn fold(key: Key) -> u64 {
-    let mut x = key.place().wrapping_add(0x9E37_79B9_7F4A_7C15);
-    x = (x ^ x >> 30).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-    x = (x ^ x >> 27).wrapping_mul(0x94D0_49BB_1331_11EB);
-    x ^ x >> 31
+impl Drop for Store {
+    fn drop(&mut self) {
+        if let Err(why) = self.let_go() {
+            tracing::warn!("close the store: {why}");
+        }
+    }
 }
 
 #[cfg(test)]

@@ -7,9 +7,9 @@ use std::{
 };
 
 use super::{
+    key::Key,
     ledger::{Ledger, Loss},
     sealed::{Item, Sealed},
-    store::Key,
 };
 use crate::{
     flow::{Class, Clk, Draft, Retain},
@@ -526,12 +526,19 @@ impl Tail {
         std::mem::take(&mut self.doomed)
     }
 
-    /// No room and no disk: the oldest record of the least class leaves, and is booked.
-    pub fn shed(&mut self, reason: &'static str) {
+    /// No room and no disk: what is on disk as well leaves RAM without a loss; else the oldest of the least class leaves,
+    /// whatever becomes of it now, and is booked: what is in flight or being stored may arrive all the same. Returns whether
+    /// anything left.
+    pub fn shed(&mut self, reason: &'static str) -> bool {
+        let spare = |(_, p): &(&ParcelId, &Parcel)| p.stored.is_some() && p.place == Place::Waiting;
+        if let Some(id) = self.parcels.iter().find(spare).map(|(id, _)| *id) {
+            self.forget(id);
+            return true;
+        }
         let least = (0..self.waiting.len())
             .filter_map(|s| self.waiting[s].front().map(|r| ((r.class, std::cmp::Reverse(r.since_ns)), s)))
             .max();
-        let parcel = self.parcels.iter().filter(|(_, p)| p.place == Place::Waiting && !p.backlog);
+        let parcel = self.parcels.iter().filter(|(_, p)| p.stored.is_none());
         let parcel = parcel.map(|(id, p)| ((p.sealed.class, std::cmp::Reverse(p.since_ns)), *id)).max();
         match (least, parcel) {
             (Some((a, stream)), b) if b.is_none_or(|(b, _)| a >= b) => {
@@ -545,8 +552,10 @@ impl Tail {
                 self.leave_lane(stream);
             }
             (_, Some((_, id))) => self.refused(id, reason),
-            _ => {}
+            // All that is left is stored and in flight.
+            _ => return self.parcels.keys().next().copied().and_then(|id| self.forget(id)).is_some(),
         }
+        true
     }
 }
 

@@ -164,3 +164,46 @@ fn without_room_and_disk_the_oldest_of_the_least_class_leaves_and_is_booked() {
     let lost: Vec<_> = t.ledger.take().into_iter().map(|e| (e.stream, e.first, e.last)).collect();
     assert_eq!(lost, [("m/y".into(), 1, 2), ("p/x".into(), 1, 1)]);
 }
+
+#[test]
+fn full_tail_sheds_least_class_first_while_the_committer_writes() {
+    let mut t = tail();
+    push(&mut t, 1, 1, 0);
+    push(&mut t, 0, 1, 1);
+    push(&mut t, 3, 1, 2);
+    // The committer has all of them; the disk hangs, and only alarms come.
+    let writing = t.take_to_store(S, true);
+    assert_eq!(writing.len(), 3);
+    push(&mut t, 2, 1, 3);
+    push(&mut t, 2, 2, 4);
+    let order: Vec<_> = (0..5)
+        .map(|_| {
+            assert!(t.shed("no_room"));
+            t.ledger.take().into_iter().map(|e| e.stream).collect::<String>()
+        })
+        .collect();
+    assert_eq!(order, ["m/y", "p/x", "res/w", "a/z", "a/z"]);
+    assert!(!t.shed("no_room"), "there is nothing left to shed");
+    assert_eq!((t.bytes(), t.records(), t.at_risk), (0, 0, 0));
+    // It was booked, so what the commit stored of it is removed again.
+    writing.iter().zip(0..).for_each(|(parcel, n)| t.stored(parcel.id, Key::test(n)));
+    assert_eq!(t.take_doomed().len(), 3);
+}
+
+#[test]
+fn full_tail_in_flight_sheds_without_end_and_keeps_what_is_stored() {
+    let mut t = tail();
+    t.went_online();
+    push(&mut t, 2, 1, 0);
+    push(&mut t, 0, 1, 0);
+    let (alarm, score) = (t.take(true).expect("alarm"), t.take(true).expect("score"));
+    let stored = t.take_to_store(0, false);
+    t.stored(stored[0].id, Key::test(5));
+    assert!(t.shed("no_room"));
+    assert_eq!(t.ledger.take().into_iter().map(|e| e.stream).collect::<Vec<_>>(), ["p/x"]);
+    assert!(t.shed("no_room") && !t.shed("no_room"));
+    assert!(t.ledger.take().is_empty() && t.take_doomed().is_empty(), "a stored alarm only leaves RAM");
+    t.acked(alarm.id);
+    t.acked(score.id);
+    assert_eq!((t.bytes(), t.records(), t.at_risk), (0, 0, 0));
+}

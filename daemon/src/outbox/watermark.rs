@@ -79,14 +79,22 @@ impl Watermark {
     }
 
     /// The newest mark; `None` where there is none that checks.
-    pub fn read(path: &Path) -> Option<Mark> {
-        let file = File::open(path).ok()?;
+    ///
+    /// # Errors
+    /// It cannot be read now: that is not the same as none, which would hide what is missing.
+    pub fn read(path: &Path) -> io::Result<Option<Mark>> {
+        let file = match File::open(path) {
+            Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
         let slot = |at| {
             let mut bytes = [0; SLOT];
-            file.read_exact_at(&mut bytes, at).ok()?;
-            Mark::from_bytes(&bytes)
+            match file.read_exact_at(&mut bytes, at) {
+                Err(why) if why.kind() == io::ErrorKind::UnexpectedEof => Ok(None),
+                other => other.map(|()| Mark::from_bytes(&bytes)),
+            }
         };
-        [slot(0), slot(PAGE)].into_iter().flatten().max_by_key(|mark| mark.generation)
+        Ok([slot(0)?, slot(PAGE)?].into_iter().flatten().max_by_key(|mark| mark.generation))
     }
 
     /// Writes a mark and syncs it.
@@ -104,21 +112,21 @@ mod tests {
     fn a_torn_slot_leaves_the_one_before_it() {
         let dir = tempfile::tempdir().expect("folder");
         let path = dir.path().join("watermark");
-        assert_eq!(Watermark::read(&path), None);
+        assert_eq!(Watermark::read(&path).expect("read"), None);
         let file = Watermark::open(&path).expect("open");
-        assert_eq!(Watermark::read(&path), None);
+        assert_eq!(Watermark::read(&path).expect("read"), None);
         let mark = |generation| Mark { generation, messages: 2, records: 30, digest: 7, oldest: 1 << 32 };
         file.write(mark(4)).expect("write");
         file.write(mark(5)).expect("write");
-        assert_eq!(Watermark::read(&path), Some(mark(5)));
+        assert_eq!(Watermark::read(&path).expect("read"), Some(mark(5)));
         for at in 0..SLOT as u64 {
             let mut byte = [0];
             file.file.read_exact_at(&mut byte, PAGE + at).expect("read");
             file.file.write_all_at(&[byte[0] ^ 16], PAGE + at).expect("tear");
-            assert_eq!(Watermark::read(&path), Some(mark(4)), "byte {at}");
+            assert_eq!(Watermark::read(&path).expect("read"), Some(mark(4)), "byte {at}");
             file.file.write_all_at(&byte, PAGE + at).expect("mend");
         }
         file.file.set_len(PAGE).expect("cut");
-        assert_eq!(Watermark::read(&path), Some(mark(4)));
+        assert_eq!(Watermark::read(&path).expect("read"), Some(mark(4)));
     }
 }

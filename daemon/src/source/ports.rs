@@ -281,12 +281,13 @@ fn text_lines(lines: &[&str]) -> Speech {
             let (address, fields) = inner.split_once(',')?;
             let name = address.get(2..).filter(|_| address.len() == 5).unwrap_or(address);
             let is_name = !name.is_empty() && name.len() <= 16 && name.bytes().all(|b| b.is_ascii_alphanumeric());
+            let is_name = is_name && fields.split(',').count() <= limits::PORTS_COLUMNS;
             (is_name && told == inner.bytes().fold(0, |x, b| x ^ b))
                 .then(|| (name.to_owned(), fields.split(',').count()))
         })
         .collect();
     if !nmea.is_empty() && most(lines.iter().filter(|line| line.starts_with(['$', '!'])).count()) {
-        return Speech::Nmea(nmea);
+        return Speech::Nmea(nmea.into_iter().take(limits::PORTS_COLUMNS).collect());
     }
     let object = |line: &&str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).ok();
     let objects: Vec<_> = lines.iter().filter_map(object).collect();
@@ -297,7 +298,9 @@ fn text_lines(lines: &[&str]) -> Speech {
         let count = |line: &&str| line.split(delimiter).count();
         let n = lines.iter().map(count).max().unwrap_or(0);
         let numbers = |line: &&str| line.split(delimiter).filter(|f| f.trim().parse::<f64>().is_ok()).count() * 2 > n;
-        if n > 1 && most(lines.iter().filter(|line| count(line) == n && numbers(line)).count()) {
+        if (2..=limits::PORTS_COLUMNS).contains(&n)
+            && most(lines.iter().filter(|line| count(line) == n && numbers(line)).count())
+        {
             return Speech::Csv(delimiter, n);
         }
     }
@@ -449,6 +452,8 @@ mod tests {
             Speech::Frames("cobs", 4)
         );
         assert_eq!(guess(b"\xc0\x01\x02\x03\xc0\x01\xdb\xdc\xc0\x01\x05\x03\xc0"), Speech::Frames("slip", 3));
+        // Lines that are no rows, however long.
+        assert_eq!(guess(format!("x\n{0}\n{0}\n", "1,".repeat(5000)).as_bytes()), Speech::Lines);
         assert_eq!(guess(&[0xfe, 0x81, 0x33, 0x7f, 0x80, 0xaa, 0x91]), Speech::Unknown);
     }
 
