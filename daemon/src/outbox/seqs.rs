@@ -85,7 +85,20 @@ impl Seqs {
             if clean { block.next } else { block.next.max(block.end) }
         });
         let next: Vec<u64> = next.collect();
-        (Self { keep, reserved: next.clone(), first: next.clone(), names, next, base, unknown, told: false, from: first }, lost)
+        (
+            Self {
+                keep,
+                reserved: next.clone(),
+                first: next.clone(),
+                names,
+                next,
+                base,
+                unknown,
+                told: false,
+                from: first,
+            },
+            lost,
+        )
     }
 
     /// The store was read: `highest` is the highest number of each stream in it. What it has is not unknown. Returns what
