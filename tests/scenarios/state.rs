@@ -86,7 +86,10 @@ fn state_directory_read_only_or_full_from_the_first_start_stops_neither_sampling
             Some(filler) => fs::remove_file(filler).expect("space"),
             None => disk.read_only(false),
         }
-        eventually("the disk is used", || daemon.log().contains("the outbox's disk works again").then_some(()));
+        eventually("the disk is used", || {
+            let (last, _) = sub.records("h").pop()?;
+            (last["disk_ok"] == true).then_some(())
+        });
         eventually("a command is remembered again", || {
             let id = format!("again-{}", fastrand::u64(..));
             operator.order(&sub, "log.pull", &id, &json!({}));

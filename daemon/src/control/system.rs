@@ -511,3 +511,30 @@ fn is_it(path: &std::path::Path, sha256: &str, size: u64) -> Result<(), String> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::host::keep::unreadable;
+
+    #[test]
+    fn unreadable_update_is_not_forgotten_and_not_written_over() {
+        let dir = tempfile::tempdir().expect("folder");
+        let keep = Keep::at(dir.path().join("control"));
+        let failed = VecDeque::from([("digest".to_owned(), "why".to_owned())]);
+        keep.save_checked(FILE, &Saved { job: None, failed: failed.clone() }).expect("save");
+        let copies = [FILE.to_owned(), format!("{FILE}.bak")].map(|name| dir.path().join("control").join(name));
+        copies.iter().for_each(|path| unreadable::make(path));
+        let mut system = System::open(keep);
+        assert!(system.is_unread() && system.trouble.is_none() && system.save().is_err());
+        copies.iter().for_each(|path| unreadable::mend(path));
+        assert_eq!(system.read(), Ok(()));
+        assert_eq!((system.is_unread(), &system.saved.failed), (false, &failed));
+        for path in &copies {
+            fs::write(path, "torn").expect("tear");
+        }
+        assert!(
+            System::open(Keep::at(dir.path().join("control"))).trouble.is_some_and(|why| why.contains("is damaged"))
+        );
+    }
+}
