@@ -40,11 +40,6 @@ fn outbox_survives_descriptors_running_out() {
 }
 
 #[test]
-fn outbox_survives_read_errors() {
-    passes(What::Read, Errno::EIO);
-}
-
-#[test]
 fn outbox_survives_write_errors() {
     passes(What::Write, Errno::EIO);
 }

@@ -95,7 +95,7 @@ pub fn salvage(
     };
     let mut taken: BTreeSet<u64> = todo.taken.iter().flat_map(|(first, last)| *first..=*last).collect();
     let files = Salvage::search(folder, todo.oldest, alive);
-    let found = held.map_or_else(Salvage::default, |held| held).join(files);
+    let found = held.unwrap_or_default().join(files);
     let last = found.last().unwrap_or(todo.oldest);
     let margin = if found.unread.is_some() { MARGIN } else { 1 };
     store.begin_at(Key::at(last).segment.saturating_add(margin));
