@@ -192,7 +192,10 @@ mod tests {
     #[test]
     fn file_that_cannot_be_written_does_not_hold_up_the_others_and_is_kept() {
         let (dir, scribe, keep) = scribe();
-        let bad = scribe.folder(Keep::at(dir.path().join("nowhere")));
+        // A file stands where its folder would be.
+        let folder = dir.path().join("nowhere");
+        std::fs::write(&folder, "").expect("file");
+        let bad = scribe.folder(Keep::at(folder.clone()));
         let good = scribe.folder(keep.clone());
         bad.save("a", b"1".to_vec());
         good.save("z", b"2".to_vec());
@@ -206,9 +209,9 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
         assert_eq!(bad.load_patiently("a").expect("read"), Some(b"1".to_vec()), "it is tried again");
-        std::fs::create_dir(dir.path().join("nowhere")).expect("folder");
+        std::fs::remove_file(&folder).expect("file");
         scribe.close();
         thread.join().expect("no panic");
-        assert!(dir.path().join("nowhere/a").exists());
+        assert!(folder.join("a").exists());
     }
 }

@@ -117,7 +117,7 @@ fn accepted_records_survive_disk_errors() {
             let (more, set_aside) = play(seed, &control, &under);
             (accepted, aside) = (accepted + more, aside + set_aside);
         }
-        println!(
+        eprintln!(
             "MEASURED: {n} histories from {first}, {} errors, {accepted} records accepted, {aside} stores set aside",
             control.given()
         );
