@@ -448,9 +448,14 @@ impl Committer {
         let mut state = self.shared.lock();
         let mut entries = state.tail.ledger.take().into_iter();
         while let Some(entry) = entries.next() {
-            let Some(seq) = state.seqs.take(usize::from(self.loss.0), 1) else {
-                state.tail.ledger.put_back(std::iter::once(entry).chain(entries).collect());
-                return;
+            let loss = usize::from(self.loss.0);
+            let seq = match state.seqs.take(loss, 1) {
+                Some(seq) => seq,
+                None if state.disk_failed => state.unreserved(loss, 1),
+                None => {
+                    state.tail.ledger.put_back(std::iter::once(entry).chain(entries).collect());
+                    return;
+                }
             };
             state.tail.push(entry.draft(self.loss, stamp), seq, stamp.boot_ns);
             self.shared.ready.notify_one();

@@ -117,10 +117,11 @@ fn accepted_records_survive_disk_errors() {
             let (more, set_aside) = play(seed, &control, &under);
             (accepted, aside) = (accepted + more, aside + set_aside);
         }
-        eprintln!(
-            "MEASURED: {n} histories from {first}, {} errors, {accepted} records accepted, {aside} stores set aside",
+        let text = format!(
+            "MEASURED: {n} histories from {first}, {} errors, {accepted} records accepted, {aside} stores set aside\n",
             control.given()
         );
+        std::io::Write::write_all(&mut std::io::stdout(), text.as_bytes()).expect("stdout");
         return;
     }
     let dir = tempfile::tempdir().expect("folder");
