@@ -1,5 +1,5 @@
 //! The system calls a worker may make, as data: allow lists for each step of its life, with conditions on arguments. What
-//! is not listed fails with EPERM (clone3: ENOSYS), so that a runtime with a fallback goes on.
+//! is not listed fails with EPERM (but see `ANSWERED`), so that a runtime with a fallback goes on.
 //!
 //! ```text
 //! processor:    LOAD + MODEL + SERVE ─ library loaded ─▶ MODEL + SERVE ─ session built ─▶ SERVE
@@ -7,7 +7,7 @@
 //! ```
 //!
 //! Invariants, for every list: no other process is named (a process id is 0 or the worker's own), nothing is forked or
-//! executed, no socket is made, no file is created, and nothing outlives the worker. seccomp compares registers, not memory:
+//! executed, nobody is connected to, and nothing outlives the worker. The processor's lists create no file and no socket. seccomp compares registers, not memory:
 //! clone3 has its flags in memory, so it does not exist here, and the C library falls back to clone, whose flags are checked.
 
 use std::collections::BTreeMap;
@@ -57,6 +57,8 @@ const NO_CODE: When = Has(2, libc::PROT_EXEC, 0);
 const FILE: When = Has(3, libc::MAP_ANONYMOUS, 0);
 /// What would create or shorten a file. O_TMPFILE has O_DIRECTORY in it, which is no harm by itself.
 const CREATE: i32 = libc::O_CREAT | libc::O_TRUNC | (libc::O_TMPFILE & !libc::O_DIRECTORY);
+/// The kind of a socket, without its flags.
+const SOCKET_KIND: i32 = 0x0f;
 /// From linux/prctl.h: names of mappings, set by the C library's allocator.
 const PR_SET_VMA: i32 = 0x5356_4d41;
 
@@ -179,8 +181,9 @@ const LOAD: &[Call] = &[
 
 /// What a driver's library takes beside that, when it likes: its devices, threads of this process, waiting for events.
 const DRIVER: &[Call] = &[
-    // Landlock says which devices may be written; nothing is created.
-    (libc::SYS_openat, &[&[Has(2, CREATE, 0)]]),
+    // Landlock says which devices may be written, and that nothing is created. CUDA names its threads through
+    // /proc/self/task with O_CREAT and O_TRUNC, and gives up where it cannot.
+    (libc::SYS_openat, ALWAYS),
     // Not what writes into a terminal's input, nor what makes the kernel signal another process.
     (
         libc::SYS_ioctl,
@@ -193,6 +196,12 @@ const DRIVER: &[Call] = &[
             IsNot(1, libc::FIOASYNC as i32),
         ]],
     ),
+    // CUDA also makes a socket with an abstract name and listens on it, and gives up where it cannot. Nobody is answered:
+    // connect, accept and sendmsg are in no list.
+    (libc::SYS_socket, &[&[Is(0, libc::AF_UNIX), Has(1, SOCKET_KIND, libc::SOCK_SEQPACKET)]]),
+    (libc::SYS_setsockopt, &[&[Is(1, libc::SOL_SOCKET), Is(2, libc::SO_PASSCRED)]]),
+    (libc::SYS_bind, ALWAYS),
+    (libc::SYS_listen, ALWAYS),
     // Memory shared between threads: resident as long as it is mapped, and looked at from outside like the rest.
     (libc::SYS_mmap, ALWAYS),
     (libc::SYS_clone, &[&[Has(0, THREAD | NAMESPACES, THREAD)]]),
@@ -221,7 +230,7 @@ const DRIVER: &[Call] = &[
     (libc::SYS_set_mempolicy, ALWAYS),
     (libc::SYS_mbind, ALWAYS),
     #[cfg(target_arch = "x86_64")]
-    (libc::SYS_open, &[&[Has(1, CREATE, 0)]]),
+    (libc::SYS_open, ALWAYS),
     #[cfg(target_arch = "x86_64")]
     (libc::SYS_pipe, ALWAYS),
     #[cfg(target_arch = "x86_64")]
@@ -275,15 +284,29 @@ pub fn leave_only(step: Step) -> Result<(), String> {
     }
     // No rules means no conditions.
     always.iter().for_each(|call| drop(rules.insert(*call, Vec::new())));
-    // Two filters stand, and the stricter answer counts: this list lets clone3 pass to the filter that says what it is.
-    rules.insert(libc::SYS_clone3, Vec::new());
+    // Two filters stand, and the stricter answer counts: this list lets pass what the other one answers with its own error.
+    let answered = if step == Step::Driver { ANSWERED } else { &ANSWERED[..1] };
+    answered.iter().for_each(|(call, _)| drop(rules.insert(*call, Vec::new())));
     apply(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
 }
 
-/// Makes clone3 a call that this kernel does not have.
-pub fn without_clone3() -> Result<(), String> {
-    let rules = BTreeMap::from([(libc::SYS_clone3, Vec::new())]);
-    apply(rules, SeccompAction::Allow, SeccompAction::Errno(libc::ENOSYS as u32))
+/// Refused with an error of their own. clone3: this kernel does not have it, and the C library takes clone. The others are for
+/// drivers: CUDA looks for a server of its own and removes an old socket, and gives up unless the answer is that nothing is
+/// there.
+const ANSWERED: &[(i64, i32)] = &[
+    (libc::SYS_clone3, libc::ENOSYS),
+    (libc::SYS_connect, libc::ENOENT),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_unlink, libc::ENOENT),
+    #[cfg(not(target_arch = "x86_64"))]
+    (libc::SYS_unlinkat, libc::ENOENT),
+];
+
+/// Refuses these calls with their own errors, for good; `leave_only` refuses the others.
+pub fn leave_out_answered() -> Result<(), String> {
+    ANSWERED.iter().try_for_each(|(call, error)| {
+        apply(BTreeMap::from([(*call, Vec::new())]), SeccompAction::Allow, SeccompAction::Errno(*error as u32))
+    })
 }
 
 fn condition(when: When, own: u32) -> Result<SeccompCondition, String> {
@@ -320,7 +343,15 @@ mod tests {
         let (driver, load, model, serve) =
             (calls(Step::Driver), calls(Step::Load), calls(Step::Model), calls(Step::Serve));
         assert!(load.len() < driver.len() && model.len() < load.len() && serve.len() < model.len());
-        for call in [libc::SYS_kill, libc::SYS_execve, libc::SYS_socket, libc::SYS_sendmsg, libc::SYS_memfd_create] {
+        for call in [
+            libc::SYS_kill,
+            libc::SYS_execve,
+            libc::SYS_connect,
+            libc::SYS_accept,
+            libc::SYS_accept4,
+            libc::SYS_sendmsg,
+            libc::SYS_memfd_create,
+        ] {
             assert!(!driver.contains(&call), "{call}");
         }
         // Calls whose first argument is a process id let through 0 and the own one alone.

@@ -11,7 +11,7 @@ use landlock::{
 };
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::calls::{Step, leave_only, without_clone3};
+use super::calls::{Step, leave_only, leave_out_answered};
 use crate::{host::defence::Defence, limits};
 
 /// What a worker is for.
@@ -46,11 +46,12 @@ const READABLE: [&str; 12] = [
     "/dev/urandom",
 ];
 /// What a driver's library reads beside that.
-const READABLE_BY_DRIVERS: [&str; 11] = [
+const READABLE_BY_DRIVERS: [&str; 12] = [
     "/usr/local",
     "/etc/OpenCL",
     "/etc/ld.so.conf.d",
     "/proc/driver",
+    "/proc/sys/vm/mmap_min_addr",
     "/proc/devices",
     "/proc/modules",
     "/sys/module",
@@ -84,7 +85,7 @@ pub fn before_library(profile: Profile, folders: &[PathBuf], memory_bytes: u64) 
     };
     let fences = Fences { profile, landlock };
     if Defence::WorkerCalls.stands() {
-        without_clone3()?;
+        leave_out_answered()?;
     }
     fences.narrow(if profile == Profile::Cpu { Step::Load } else { Step::Driver })?;
     Ok(fences)
@@ -130,6 +131,10 @@ fn landlock(profile: Profile, folders: &[PathBuf]) -> Result<&'static str, landl
         }
     }
     if profile == Profile::Accelerator {
+        // CUDA's library names its threads there, and gives up where it cannot.
+        if let Ok(fd) = PathFd::new("/proc/self/task") {
+            rules = rules.add_rule(PathBeneath::new(fd, read | AccessFs::WriteFile | AccessFs::Truncate))?;
+        }
         let use_it = AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev;
         for path in devices() {
             if let Ok(fd) = PathFd::new(&path) {
