@@ -98,7 +98,8 @@ mod tests {
             assert!(passes(&why), "{why}");
             // How sled clones an error, and how a panic over one reads.
             assert!(passes(&io::Error::other(format!("{why:?}"))), "{why:?}");
-            let unwrapped = catch_unwind(|| Err::<(), _>(sled_like(io::Error::from(errno))).unwrap());
+            let fails = || -> Result<(), String> { Err(sled_like(io::Error::from(errno))) };
+            let unwrapped = catch_unwind(|| fails().unwrap());
             assert!(text_passes(&panicked(unwrapped.expect_err("a panic").as_ref())), "{errno}");
         }
         for text in ["Corruption { at: None }", "called `Option::unwrap()` on a `None` value", "failed to fill buffer"]
