@@ -14,6 +14,7 @@
 //!                ledger.json       sums of all losses; two copies
 //!                ballast           given up first when the disk is full
 //!                store.attempt     an opening of the store that has not come to an end
+//!                store.unsynced    a sync failed: the store is written again before it is opened
 //!                quarantine-N/     stores that could not be opened, see `quarantine`
 //! ```
 //!

@@ -106,6 +106,16 @@ impl Opening {
     pub fn close(&mut self, store: Store) {
         self.unused_segment = self.unused_segment.max(store.unused_segment());
         self.write_again |= store.close();
+        if self.write_again
+            && let Err(why) = File::create(self.unsynced()).and_then(|file| file.sync_all())
+        {
+            tracing::warn!("mark the store as not synced: {why}");
+        }
+    }
+
+    /// There while a sync failed and the store was not written again: the next process has to know.
+    fn unsynced(&self) -> PathBuf {
+        self.folder.with_file_name("store.unsynced")
     }
 
     /// Opens the store, whatever it takes; `alive` is called meanwhile.
@@ -175,8 +185,13 @@ impl Opening {
             remove(&path).map_err(|why| unopened("remove the old watermark", &why))?;
         }
         let mark = Watermark::read(&path).map_err(|why| unopened("read the watermark", &why))?.unwrap_or_default();
-        if there && self.write_again {
-            self.write_again(alive).map_err(|why| unopened("write the store again after a failed sync", &why))?;
+        let unsynced = self.unsynced();
+        self.write_again |= unsynced.try_exists().map_err(|why| unopened("look for a failed sync", &why))?;
+        if self.write_again {
+            if there {
+                self.write_again(alive).map_err(|why| unopened("write the store again after a failed sync", &why))?;
+            }
+            remove(&unsynced).map_err(|why| unopened("forget the failed sync", &why))?;
         }
         self.write_again = false;
         if there && self.before.is_none() {

@@ -454,6 +454,8 @@ impl Tail {
         match self.parcels.get_mut(&id) {
             // Acknowledged while it was being stored.
             None => self.doomed.push(key),
+            // Entries of the ledger in flight may be taken twice for one commit.
+            Some(parcel) if parcel.stored.is_some() => self.doomed.push(key),
             Some(parcel) if parcel.place == Place::Committing => {
                 self.forget(id);
             }

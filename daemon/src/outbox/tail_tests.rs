@@ -207,3 +207,14 @@ fn full_tail_in_flight_sheds_without_end_and_keeps_what_is_stored() {
     t.acked(score.id);
     assert_eq!((t.bytes(), t.records(), t.at_risk), (0, 0, 0));
 }
+
+#[test]
+fn message_stored_twice_in_one_commit_is_counted_once() {
+    let mut t = tail();
+    t.went_online();
+    push(&mut t, 4, 1, 0);
+    let sent = t.take(true).expect("in flight");
+    t.stored(sent.id, Key::test(0));
+    t.stored(sent.id, Key::test(1));
+    assert_eq!((t.at_risk, t.take_doomed()), (0, vec![Key::test(1)]));
+}
