@@ -212,7 +212,11 @@ impl Setup {
             [] => "running: online".to_owned(),
             why => format!("degraded: {}", why.join("; ")),
         };
-        let _ = write!(line, "; {serving} of {} models serving", self.status.models());
+        let models = self.status.models();
+        // Where they differ, that is among the reasons.
+        if serving == models {
+            let _ = write!(line, "; {serving} of {models} models serving");
+        }
         if !stats.online && stats.ram_records + stats.stored_records > 0 {
             line.push_str("; keeping records");
         }

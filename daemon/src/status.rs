@@ -176,10 +176,10 @@ impl Status {
         }
         if stats.opening {
             why.push("the stored records are being opened".into());
-        } else if !stats.disk_ok {
-            why.push("the disk takes nothing".into());
         } else if self.counters.is_disk_hanging() {
             why.push("the disk does not answer".into());
+        } else if !stats.disk_ok {
+            why.push("the disk is not writable".into());
         }
         if stats.quarantines > 0 {
             why.push(format!("{} damaged stores set aside", stats.quarantines));

@@ -26,7 +26,7 @@ pub enum Kind {
     StoreSetAside,
     /// Something that was safe on disk is gone, or does not check.
     StoreDamaged,
-    /// The disk takes nothing: full, read-only, broken.
+    /// The disk is not writable: full, read-only, broken.
     DiskFailed,
     /// The connection to the broker was away and is back.
     Outage,

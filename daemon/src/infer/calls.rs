@@ -7,8 +7,9 @@
 //! ```
 //!
 //! Invariants, for every list: no other process is named (a process id is 0 or the worker's own), nothing is forked or
-//! executed, nobody is connected to, and nothing outlives the worker. The processor's lists create no file and no socket. seccomp compares registers, not memory:
-//! clone3 has its flags in memory, so it does not exist here, and the C library falls back to clone, whose flags are checked.
+//! executed, nobody is connected to, and nothing outlives the worker. The processor's lists create no file and no socket.
+//! seccomp compares registers, not memory: clone3 has its flags in memory, so it does not exist here, and the C library
+//! falls back to clone, whose flags are checked.
 
 use std::collections::BTreeMap;
 
