@@ -2,7 +2,7 @@
 // folder. Faults are set in a control file of 32-bit numbers that the test writes while the program runs:
 //
 //   0 open errno · 1 of 1000 · 2 read errno · 3 of 1000 · 4 write errno · 5 of 1000 · 6 sync errno · 7 of 1000
-//   8 hang, ms · 9 of 1000 · 10 syncs that fail next · 11 faults given so far
+//   8 hang, ms · 9 of 1000 · 10 syncs that fail next · 11 faults given so far · 12 the dice begin anew from this
 //
 // It remembers what each page held on the medium: before a sync that succeeds, a written page is not on it; after a sync
 // that failed, the page is clean for the kernel and still not on it, until it is written again and synced (what Linux does).
@@ -28,7 +28,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OPEN, READ = 2, WRITE = 4, SYNC = 6, HANG = 8, BAD_SYNCS = 10, GIVEN = 11, NUMBERS = 16 };
+enum { OPEN, READ = 2, WRITE = 4, SYNC = 6, HANG = 8, BAD_SYNCS = 10, GIVEN = 11, SEED = 12, NUMBERS = 16 };
 enum { PAGE = 4096, FDS = 4096, PATHS = 1 << 16, BUCKETS = 1 << 12 };
 
 struct page {
@@ -61,6 +61,7 @@ static int below(const char *path) { return control && path && !strncmp(path, un
 static int rolls(uint32_t of_1000) {
     if (!of_1000) return 0;
     pthread_mutex_lock(&lock);
+    if (control[SEED]) dice = 0x9E3779B97F4A7C15 * control[SEED], control[SEED] = 0;
     dice ^= dice << 13, dice ^= dice >> 7, dice ^= dice << 17;
     int hit = dice % 1000 < of_1000;
     pthread_mutex_unlock(&lock);
