@@ -562,9 +562,9 @@ impl Store {
         self.index.keys().map(|key| key.place()).collect()
     }
 
-    /// The oldest message of a class.
-    pub fn oldest(&self, class: Class) -> Option<Key> {
-        self.classes.get(&class)?.first().copied()
+    /// The messages of a class, the oldest first.
+    pub fn of_class(&self, class: Class) -> impl Iterator<Item = Key> + '_ {
+        self.classes.get(&class).into_iter().flatten().copied()
     }
 
     /// Bytes of a message, packed.
