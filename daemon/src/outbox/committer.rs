@@ -318,7 +318,12 @@ impl Committer {
     pub(super) fn end(&mut self) -> Result<(), String> {
         self.save_ledger()?;
         let ending = self.shared.lock().seqs.ending();
-        ending.save().map(|_| ())
+        ending.save().map(|_| ())?;
+        // sled syncs once more when it is let go.
+        if let Some(store) = self.store.take() {
+            self.opening.close(store);
+        }
+        Ok(())
     }
 
     /// Lets go of a store whose disk failed.

@@ -24,7 +24,7 @@ use super::{
     quarantine::{self, Outcome, Todo},
     salvage::{Before, Salvage, files},
     store::{Packed, Store, watermark_path},
-    trouble::{Unopened, is_full, passes, unopened},
+    trouble::{Unopened, is_full, is_of_medium, passes, unopened},
     watermark::{Mark, Watermark},
 };
 use crate::{
@@ -105,10 +105,15 @@ impl Opening {
     /// Lets go of a store whose disk failed.
     pub fn close(&mut self, store: Store) {
         self.unused_segment = self.unused_segment.max(store.unused_segment());
-        self.write_again |= store.close();
-        if self.write_again
-            && let Err(why) = File::create(self.unsynced()).and_then(|file| file.sync_all())
-        {
+        if store.close() {
+            self.distrust();
+        }
+    }
+
+    /// A sync failed, or may have: the store is written again before it is used.
+    fn distrust(&mut self) {
+        self.write_again = true;
+        if let Err(why) = File::create(self.unsynced()).and_then(|file| file.sync_all()) {
             tracing::warn!("mark the store as not synced: {why}");
         }
     }
@@ -273,6 +278,10 @@ impl Opening {
             self.program.as_ref().map_or(Ok(()), |program| probe(program, &self.folder, alive))
         };
         let opened = opened.and_then(|()| Store::open(&self.folder, alive));
+        // sled syncs while it opens, and does not say that it was a sync that failed.
+        if matches!(&opened, Err(Unopened::Disk(why)) if is_of_medium(why)) {
+            self.distrust();
+        }
         match attempt.ended() {
             Ok(()) => self.ended = 0,
             Err(why) => {
