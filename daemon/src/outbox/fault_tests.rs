@@ -183,8 +183,8 @@ fn accepted_records_survive_disk_errors() {
         let first = std::env::var("KL_SEED").ok().and_then(|n| n.parse().ok());
         let first = first.unwrap_or_else(|| fastrand::u64(..1 << 32));
         let mut parts: Vec<_> = (0..workers).map(|worker| (first + worker * each, each)).collect();
-        // Seeds that failed once: what told of evicted messages was not on disk when they had left.
-        parts.push((30122, 1));
+        // A seed that failed once: a store that was wiped by an opening that failed was known to the process alone, which ended.
+        parts.push((50643, 1));
         outside("accepted_records_survive_disk_errors", &parts);
     }
 }

@@ -190,6 +190,9 @@ impl Opening {
             remove(&path).map_err(|why| unopened("remove the old watermark", &why))?;
         }
         let mark = Watermark::read(&path).map_err(|why| unopened("read the watermark", &why))?.unwrap_or_default();
+        if there {
+            self.put_back().map_err(|why| unopened("put the store back", &why))?;
+        }
         let unsynced = self.unsynced();
         self.write_again |= unsynced.try_exists().map_err(|why| unopened("look for a failed sync", &why))?;
         if self.write_again {
@@ -262,6 +265,11 @@ impl Opening {
         Ok(())
     }
 
+    /// What sled wiped in an opening that failed is put back.
+    fn put_back(&self) -> io::Result<()> {
+        self.before.as_ref().map_or(Ok(()), |before| before.put_back(&self.folder))
+    }
+
     /// Tries it once, behind the marker.
     fn attempt(&mut self, alive: &dyn Fn()) -> Result<Store, Unopened> {
         if !self.is_there() {
@@ -281,6 +289,11 @@ impl Opening {
         // sled syncs while it opens, and does not say that it was a sync that failed.
         if matches!(&opened, Err(Unopened::Disk(why)) if is_of_medium(why)) {
             self.distrust();
+        }
+        if opened.is_err()
+            && let Err(why) = self.put_back()
+        {
+            tracing::warn!("put back the store as it was before it was opened: {why}; it is tried again");
         }
         match attempt.ended() {
             Ok(()) => self.ended = 0,
