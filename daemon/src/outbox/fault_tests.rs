@@ -75,7 +75,7 @@ impl World {
     /// What a power cut leaves of a copy of a life.
     pub(super) fn faults_cut(&mut self, from: &std::path::Path) {
         let word = format!("__cut__:{}:{}", from.display(), self.state_dir().display());
-        if std::env::var_os(FAULTS).is_some() && (self.cuts || fastrand::bool()) {
+        if std::env::var_os(FAULTS).is_some() && fastrand::bool() {
             self.tell("power cut".into());
             assert!(File::open(self.dir.path().join(word)).is_err());
         }
@@ -92,14 +92,14 @@ struct Sum {
 }
 
 /// One history.
-fn play(seed: u64, control: &Control, under: &std::path::Path, sum: &mut Sum, steps: Steps) {
+fn play(seed: u64, control: &Control, under: &std::path::Path, sum: &mut Sum) {
     fastrand::seed(seed);
     control.clear();
     control.throw_anew(seed);
     let dir = tempfile::tempdir_in(under).expect("folder");
     let mut world = World::on(dir, if fastrand::u8(..4) == 0 { 4 << 10 } else { 1 << 30 }, true);
     let played = catch_unwind(AssertUnwindSafe(|| {
-        steps(&mut world, control, seed);
+        random_steps(&mut world, control);
         control.clear();
         world.tell("the disk works".into());
         let outbox = world.state_dir().join("outbox");
@@ -118,35 +118,7 @@ fn play(seed: u64, control: &Control, under: &std::path::Path, sum: &mut Sum, st
     }
 }
 
-/// Plays the steps of a history.
-type Steps = fn(&mut World, &Control, u64);
-
-/// The same history each time, in which one sync fails: the one that comes after `at / 2` others. Where `at` is odd, a commit
-/// was begun and not finished before, which the next opening settles. Then the power fails.
-fn one_bad_sync(world: &mut World, control: &Control, at: u64) {
-    let (at, begun) = (at / 2, at % 2 == 1);
-    (world.max_bytes, world.cuts, world.bulk_bytes) = (1 << 30, true, 2000);
-    let play = |world: &mut World, steps: &[Step]| steps.iter().for_each(|step| world.play(step));
-    play(world, &[Step::Restart, Step::Put { stream: 0, n: 400 }, Step::Wait { turns: 10 }]);
-    if begun {
-        control.begin(Fault::ReadOnly);
-        play(world, &[Step::Put { stream: 0, n: 100 }, Step::Wait { turns: 8 }]);
-        control.clear();
-    }
-    control.set(&[(13, at as i32), (10, 1)]);
-    play(world, &[Step::Wait { turns: 60 }]);
-    for _ in 0..2 {
-        let live = [Step::Online, Step::Wait { turns: 3 }, Step::Send { n: 255 }, Step::Ack { from: 0, n: 255 }];
-        play(world, &live);
-        play(world, &[Step::Send { n: 3 }, Step::Wait { turns: 2 }, Step::Offline]);
-        play(world, &[Step::Put { stream: 0, n: 300 }, Step::Put { stream: 2, n: 3 }, Step::Wait { turns: 10 }]);
-    }
-    play(world, &[Step::Restart, Step::Wait { turns: 10 }, Step::Put { stream: 1, n: 100 }, Step::Wait { turns: 40 }]);
-    control.clear();
-    play(world, &[Step::Put { stream: 3, n: 50 }, Step::Wait { turns: 40 }, Step::Kill, Step::Wait { turns: 10 }]);
-}
-
-fn random_steps(world: &mut World, control: &Control, _seed: u64) {
+fn random_steps(world: &mut World, control: &Control) {
     for _ in 0..fastrand::usize(10..60) {
         let step = match fastrand::u8(..20) {
             0..6 => Step::Put { stream: fastrand::u16(..4), n: fastrand::u16(1..300) },
@@ -177,7 +149,7 @@ fn random_steps(world: &mut World, control: &Control, _seed: u64) {
 
 #[test]
 fn accepted_records_survive_disk_errors() {
-    if !inside(random_steps) {
+    if !inside() {
         // Several at once: they wait for the disk, not for the processor.
         let (each, workers) = if is_long() { (250, 4) } else { (12, 2) };
         let first = std::env::var("KL_SEED").ok().and_then(|n| n.parse().ok());
@@ -189,20 +161,12 @@ fn accepted_records_survive_disk_errors() {
     }
 }
 
-#[test]
-fn accepted_records_survive_one_failed_sync_wherever_it_is() {
-    if !inside(one_bad_sync) {
-        let parts = if is_long() { vec![(0, 60), (60, 60)] } else { vec![(fastrand::u64(..117), 3)] };
-        outside("accepted_records_survive_one_failed_sync_wherever_it_is", &parts);
-    }
-}
-
 fn is_long() -> bool {
     std::env::var_os("KENTLEDGE_LONG").is_some()
 }
 
 /// In a process with the faults in it: plays the histories that it was told to. Whether it is one.
-fn inside(steps: Steps) -> bool {
+fn inside() -> bool {
     let Some(control) = std::env::var_os(FAULTS) else { return false };
     let under = PathBuf::from(std::env::var_os(UNDER).expect("a folder"));
     let control = Control(File::options().read(true).write(true).open(control).expect("control"));
@@ -211,7 +175,7 @@ fn inside(steps: Steps) -> bool {
     let (mut sum, mut played) = (Sum::default(), 0);
     for seed in first..first + n {
         let _ = std::fs::write(under.join("seed"), seed.to_string());
-        play(seed, &control, &under, &mut sum, steps);
+        play(seed, &control, &under, &mut sum);
         played += 1;
         // The short form ends at the first that fails.
         if !sum.failing.is_empty() && !is_long() {

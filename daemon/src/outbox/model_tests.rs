@@ -163,10 +163,6 @@ struct World {
     lost_accepted: usize,
     /// What happened, for a look at a failure.
     story: Vec<String>,
-    /// Every kill is a power cut.
-    cuts: bool,
-    /// Each record has so many bytes besides.
-    bulk_bytes: usize,
 }
 
 impl World {
@@ -195,8 +191,6 @@ impl World {
             numbers: Default::default(),
             lost_accepted: 0,
             story: Vec::new(),
-            cuts: false,
-            bulk_bytes: 0,
         };
         world.open();
         world
@@ -276,8 +270,7 @@ impl World {
                 let (class, stamp) = (STREAMS[usize::from(stream)].0, self.stamp());
                 let n = if class == Class::Event { n.min(3) } else { n };
                 for _ in 0..n {
-                    let bulk: String = (0..self.bulk_bytes).map(|_| fastrand::alphanumeric()).collect();
-                    let body = format!("\"i\":{}{bulk}", self.made.len());
+                    let body = format!("\"i\":{}", self.made.len());
                     self.made.insert(body.clone(), self.now_ns);
                     let bytes = bytes::Bytes::from(body.clone());
                     let draft = Draft {
