@@ -2,7 +2,10 @@
 // folder. Faults are set in a control file of 32-bit numbers that the test writes while the program runs:
 //
 //   0 open errno · 1 of 1000 · 2 read errno · 3 of 1000 · 4 write errno · 5 of 1000 · 6 sync errno · 7 of 1000
-//   8 hang, ms · 9 of 1000 · 10 syncs that fail next · 11 faults given so far
+//   8 hang, ms · 9 of 1000 · 10 syncs that fail next · 11 faults given so far · 12 the dice begin anew from this
+//   13 syncs that go well before those that fail next
+//
+// As with Linux, each descriptor that was open on a file when a sync of it failed is told once; one opened later is not.
 //
 // It remembers what each page held on the medium: before a sync that succeeds, a written page is not on it; after a sync
 // that failed, the page is clean for the kernel and still not on it, until it is written again and synced (what Linux does).
@@ -28,7 +31,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { OPEN, READ = 2, WRITE = 4, SYNC = 6, HANG = 8, BAD_SYNCS = 10, GIVEN = 11, NUMBERS = 16 };
+enum { OPEN, READ = 2, WRITE = 4, SYNC = 6, HANG = 8, BAD_SYNCS = 10, GIVEN = 11, SEED = 12, GOOD_SYNCS = 13, NUMBERS = 16 };
 enum { PAGE = 4096, FDS = 4096, PATHS = 1 << 16, BUCKETS = 1 << 12 };
 
 struct page {
@@ -43,6 +46,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static volatile uint32_t *control;
 static const char *under;
 static char *names[FDS]; // path of an open file below the folder
+static int owed[FDS];    // error of a sync of this file that another descriptor was told
 static struct page *pages[BUCKETS];
 static uint64_t dice = 0x9E3779B97F4A7C15;
 
@@ -61,6 +65,7 @@ static int below(const char *path) { return control && path && !strncmp(path, un
 static int rolls(uint32_t of_1000) {
     if (!of_1000) return 0;
     pthread_mutex_lock(&lock);
+    if (control[SEED]) dice = 0x9E3779B97F4A7C15 * control[SEED], control[SEED] = 0;
     dice ^= dice << 13, dice ^= dice >> 7, dice ^= dice << 17;
     int hit = dice % 1000 < of_1000;
     pthread_mutex_unlock(&lock);
@@ -154,7 +159,7 @@ static int open_at(int dir, const char *path, int flags, mode_t mode) {
     if (fd >= 0 && fd < FDS && below(path)) {
         if (flags & O_TRUNC) each(path, forget, 0);
         pthread_mutex_lock(&lock);
-        free(names[fd]), names[fd] = strdup(path);
+        free(names[fd]), names[fd] = strdup(path), owed[fd] = 0;
         pthread_mutex_unlock(&lock);
     }
     return fd;
@@ -214,15 +219,23 @@ int fallocate(int fd, int mode, off_t at, off_t n) { return fallocate64(fd, mode
 static int sync_file(int fd, long number) {
     if (!KNOWN(fd)) return syscall(number, fd);
     int bad = faulty(SYNC);
-    if (!bad && control[BAD_SYNCS]) {
+    if (!bad && control[BAD_SYNCS] && control[GOOD_SYNCS]) {
+        __sync_fetch_and_sub(&control[GOOD_SYNCS], 1);
+    } else if (!bad && control[BAD_SYNCS]) {
         __sync_fetch_and_sub(&control[BAD_SYNCS], 1), __sync_fetch_and_add(&control[GIVEN], 1);
         errno = EIO, bad = 1;
     }
     if (bad) {
         int why = errno;
         each(names[fd], fails, 0);
+        pthread_mutex_lock(&lock);
+        for (int other = 0; other < FDS; other++)
+            if (other != fd && names[other] && !strcmp(names[other], names[fd])) owed[other] = why;
+        owed[fd] = 0;
+        pthread_mutex_unlock(&lock);
         return errno = why, -1;
     }
+    if (owed[fd]) return errno = owed[fd], owed[fd] = 0, -1;
     int done = syscall(number, fd);
     if (!done) each(names[fd], synced, 0);
     return done;

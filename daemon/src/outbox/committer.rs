@@ -85,8 +85,27 @@ pub struct Committer {
     said: String,
 }
 
-/// What left the store: booked in the very commit that removes it, so that no kill comes between the two.
-type Gone = Ledger;
+/// What leaves the store with the next commit. What tells of it goes into the store before it leaves: of a commit that was
+/// not finished the beginning may be on disk, and then nothing has left of which nothing tells.
+#[derive(Default)]
+struct Leaving {
+    keys: BTreeSet<Key>,
+    bytes: u64,
+    ledger: Ledger,
+}
+
+impl Leaving {
+    fn take(&mut self, store: &Store, key: Key, reason: &'static str) -> Result<(), String> {
+        match store.read(key) {
+            Ok(sealed) => self.ledger.enter(&sealed.stream, sealed.seqs(), sealed.items.len() as u64, reason),
+            Err(Unread::Damaged(_)) => self.ledger.enter("store", (0, 0), 1, reason),
+            Err(Unread::Disk(why)) => return Err(why),
+        }
+        self.bytes += store.size(key);
+        self.keys.insert(key);
+        Ok(())
+    }
+}
 
 impl Committer {
     pub(super) fn new(
@@ -299,7 +318,12 @@ impl Committer {
     pub(super) fn end(&mut self) -> Result<(), String> {
         self.save_ledger()?;
         let ending = self.shared.lock().seqs.ending();
-        ending.save().map(|_| ())
+        ending.save().map(|_| ())?;
+        // sled syncs once more when it is let go.
+        if let Some(store) = self.store.take() {
+            self.opening.close(store);
+        }
+        Ok(())
     }
 
     /// Lets go of a store whose disk failed.
@@ -384,10 +408,10 @@ impl Committer {
             let why = Some(self.waiting.as_str()).filter(|why| !why.is_empty()).unwrap_or("its disk failed");
             return Err(format!("the store is not open: {why}"));
         };
-        let mut gone = Gone::default();
+        let mut leaving = Leaving::default();
         store.remove(self.doomed.iter().copied())?;
         if stamp.boot_ns >= self.expiry_ns {
-            expire(&self.shared, store, &self.expiry, (stamp, now_ms, &self.boot), &mut gone)?;
+            expire(&self.shared, store, &self.expiry, (stamp, now_ms, &self.boot), &mut leaving)?;
             self.expiry_ns = stamp.boot_ns + limits::EXPIRY_EVERY.as_nanos() as u64;
         }
         let mut packed: Vec<Packed> = to_store.iter().map(|p| Packed::new(&p.sealed)).collect::<Result<_, _>>()?;
@@ -395,9 +419,10 @@ impl Committer {
             let more = packed.iter().map(Packed::size).sum();
             // At the quota what is stored may not grow: as much leaves as comes.
             let cap = if self.opening.disk.has_room(more) { self.max_bytes } else { store.bytes().min(self.max_bytes) };
-            evict(&self.shared, store, cap.saturating_sub(more), &mut gone)?;
+            evict(&self.shared, store, cap.saturating_sub(more), &mut leaving)?;
         }
-        let booked = gone.take();
+        let Leaving { keys: leaving, mut ledger, .. } = leaving;
+        let booked = ledger.take();
         let mut told = None;
         if !booked.is_empty() {
             let mut state = self.shared.lock();
@@ -411,6 +436,7 @@ impl Committer {
         }
         let written = store.insert(&packed).and_then(|keys| {
             told.iter().try_for_each(|told| store.insert(&[Packed::new(told)?]).map(|_| ()))?;
+            store.remove(leaving)?;
             store.commit().map(|()| keys)
         });
         match written {
@@ -505,36 +531,34 @@ impl Committer {
 }
 
 /// Full: the oldest of the least class leaves first. What is in RAM as well is on its way out anyway.
-fn evict(shared: &Shared, store: &mut Store, most: u64, gone: &mut Gone) -> Result<(), String> {
-    if store.bytes() <= most {
-        return Ok(());
-    }
-    let mut over = store.bytes() - most;
+fn evict(shared: &Shared, store: &Store, most: u64, leaving: &mut Leaving) -> Result<(), String> {
+    let mut over = store.bytes().saturating_sub(leaving.bytes).saturating_sub(most);
     let mut keys = Vec::new();
     {
         let state = shared.lock();
-        for key in store.least().filter(|key| !state.tail.holds(*key)) {
+        let mut least = store.least().filter(|key| !leaving.keys.contains(key) && !state.tail.holds(*key));
+        while over > 0 {
+            let Some(key) = least.next() else { break };
             keys.push(key);
-            let size = store.size(key);
-            if size >= over {
-                break;
-            }
-            over -= size;
+            over = over.saturating_sub(store.size(key));
         }
     }
-    leave(store, keys, "evicted", gone)
+    keys.into_iter().try_for_each(|key| leaving.take(store, key, "evicted"))
 }
 
 /// What became too old leaves: the age is exact within this boot, and a bound below it across boots.
 fn expire(
     shared: &Shared,
-    store: &mut Store,
+    store: &Store,
     expiry: &Expiry,
     (stamp, now_ms, boot): (Stamp, i64, &str),
-    gone: &mut Gone,
+    leaving: &mut Leaving,
 ) -> Result<(), String> {
     for (class, most_ns) in &expiry.0 {
-        while let Some(key) = store.oldest(*class).filter(|key| !shared.lock().tail.holds(*key)) {
+        for key in store.of_class(*class) {
+            if shared.lock().tail.holds(key) {
+                break;
+            }
             let Ok(sealed) = store.read(key) else { break };
             let made_ns = sealed.items.first().map_or(0, |item| item.at_ns);
             let age_ns = if sealed.boot == boot {
@@ -547,20 +571,8 @@ fn expire(
             if age_ns <= *most_ns {
                 break;
             }
-            leave(store, vec![key], "expired", gone)?;
+            leaving.take(store, key, "expired")?;
         }
-    }
-    Ok(())
-}
-
-fn leave(store: &mut Store, keys: Vec<Key>, reason: &'static str, gone: &mut Gone) -> Result<(), String> {
-    for key in keys {
-        match store.read(key) {
-            Ok(sealed) => gone.enter(&sealed.stream, sealed.seqs(), sealed.items.len() as u64, reason),
-            Err(Unread::Damaged(_)) => gone.enter("store", (0, 0), 1, reason),
-            Err(Unread::Disk(why)) => return Err(why),
-        }
-        store.remove([key])?;
     }
     Ok(())
 }

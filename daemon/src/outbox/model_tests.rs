@@ -157,6 +157,12 @@ struct World {
     /// The disk may fail.
     faulty: bool,
     max_bytes: u64,
+    /// Stream and number of what was put, by its body.
+    numbers: std::collections::BTreeMap<String, (&'static str, u64)>,
+    /// Accepted records that did not arrive and were not evicted: known at the end.
+    lost_accepted: usize,
+    /// What happened, for a look at a failure.
+    story: Vec<String>,
 }
 
 impl World {
@@ -182,6 +188,9 @@ impl World {
             killed: false,
             faulty,
             max_bytes,
+            numbers: Default::default(),
+            lost_accepted: 0,
+            story: Vec::new(),
         };
         world.open();
         world
@@ -234,6 +243,7 @@ impl World {
             event: event(self.faulty),
         };
         let done = self.parts().2.turn(stamp, 0, closing, &around);
+        self.tell(done.as_ref().map_or_else(|why| format!("turn: {why}"), |()| "turn: ok".into()));
         if self.faulty && done.is_ok() {
             let old = self.now_ns.saturating_sub(1_200_000_000);
             let safe = self.made.iter().filter(|(body, at)| **at <= old && !self.excused.contains(*body));
@@ -242,7 +252,19 @@ impl World {
         done
     }
 
+    /// Writes down what happened; the same thing again is counted.
+    fn tell(&mut self, what: String) {
+        match self.story.last_mut() {
+            Some(last) if *last == what || last.starts_with(&format!("{what} × ")) => {
+                let times = last.rsplit_once(" × ").and_then(|(_, n)| n.parse().ok()).unwrap_or(1u32);
+                *last = format!("{what} × {}", times + 1);
+            }
+            _ => self.story.push(what),
+        }
+    }
+
     fn play(&mut self, step: &Step) {
+        self.tell(format!("{step:?}"));
         match *step {
             Step::Put { stream, n } => {
                 let (class, stamp) = (STREAMS[usize::from(stream)].0, self.stamp());
@@ -250,10 +272,18 @@ impl World {
                 for _ in 0..n {
                     let body = format!("\"i\":{}", self.made.len());
                     self.made.insert(body.clone(), self.now_ns);
-                    let (stream, body) = (StreamId(stream), body.into());
-                    let draft = Draft { stream, class, stamp, lineage: None, body, retain: Retain::No };
+                    let bytes = bytes::Bytes::from(body.clone());
+                    let draft = Draft {
+                        stream: StreamId(stream),
+                        class,
+                        stamp,
+                        lineage: None,
+                        body: bytes,
+                        retain: Retain::No,
+                    };
                     let now_ns = self.now_ns;
-                    self.parts().0.0.lock().push_now(draft, now_ns);
+                    let seq = self.parts().0.0.lock().push_now(draft, now_ns);
+                    self.numbers.insert(body, (STREAMS[usize::from(stream)].1, seq));
                 }
             }
             Step::Lost { stream, n } => self.parts().0.lost(StreamId(stream), u64::from(n), "gap"),
@@ -357,8 +387,30 @@ impl World {
         }
     }
 
+    /// Records that did not arrive: of which stream, which numbers, and whether an entry of the ledger names them.
+    fn shown(&self, bodies: &[&String]) -> String {
+        let mut ranges: Vec<(&str, u64, u64, u64, String)> = Vec::new();
+        let mut numbers: Vec<_> = bodies.iter().map(|body| (self.numbers[*body], self.made[*body])).collect();
+        numbers.sort_unstable();
+        for ((stream, seq), at_ns) in numbers {
+            let names =
+                |(of, first, last, _): &&(String, u64, u64, String)| of == stream && (*first..=*last).contains(&seq);
+            let why = self.lost.iter().find(names).map_or("in no ledger", |(.., why)| why).to_owned();
+            match ranges.last_mut() {
+                Some((of, _, last, at, reason)) if (*of, *last + 1, *at, &*reason) == (stream, seq, at_ns, &why) => {
+                    *last = seq
+                }
+                _ => ranges.push((stream, seq, seq, at_ns, why)),
+            }
+        }
+        let shown = ranges.iter().map(|(stream, first, last, at_ns, why)| {
+            format!("{stream} {first}..={last} of {:.2} s: {why}", *at_ns as f64 / 1e9)
+        });
+        shown.collect::<Vec<_>>().join("; ")
+    }
+
     /// Everything is sent and acknowledged; then every number is accounted for, once.
-    fn end(mut self) {
+    fn end(&mut self) {
         if self.faulty {
             // The disk works again: it is opened, and what was set aside is looked at.
             (0..60).for_each(|_| self.turn(false));
@@ -416,23 +468,34 @@ impl World {
             }
         }
         let arrived: std::collections::BTreeSet<&String> = self.sent.values().collect();
-        let booked: u64 =
-            exact.iter().filter(|(.., why)| why != "gap").map(|(_, first, last, _)| last - first + 1).sum();
-        let missing = self.made.keys().filter(|body| !arrived.contains(body) && !self.excused.contains(*body)).count();
-        assert!(entries_left || missing as u64 <= booked, "{missing} missing, {booked} booked");
+        let sum = |reasons: &dyn Fn(&str) -> bool| {
+            let of = exact.iter().filter(|(.., why)| reasons(why));
+            of.map(|(_, first, last, _)| last - first + 1).sum::<u64>()
+        };
+        let booked = sum(&|why| why != "gap");
+        let missing: Vec<&String> =
+            self.made.keys().filter(|body| !arrived.contains(body) && !self.excused.contains(*body)).collect();
+        let lost: Vec<&String> = self.accepted.iter().filter(|body| !arrived.contains(body)).collect();
+        let left = sum(&|why| ["evicted", "refused_by_broker"].contains(&why));
+        if !entries_left && lost.len() as u64 > left {
+            self.lost_accepted = lost.len() - left as usize;
+        }
+        // An accepted loss is worse than one of what was in RAM, which is worse than numbers that no entry names.
+        assert!(
+            !self.faulty || self.lost_accepted == 0,
+            "ACCEPTED records are lost: {}, {left} booked; {}",
+            lost.len(),
+            self.shown(&lost)
+        );
+        assert!(
+            entries_left || missing.len() as u64 <= booked,
+            "{} missing that were only in RAM, {booked} booked; {}",
+            missing.len(),
+            self.shown(&missing)
+        );
         if self.faulty {
             let damage: Vec<_> = exact.iter().filter(|(stream, ..)| stream == "store").collect();
             assert!(damage.is_empty(), "errors that pass are no damage: {damage:?}");
-            let left =
-                |(.., why): &&&(String, u64, u64, String)| ["evicted", "refused_by_broker"].contains(&why.as_str());
-            let left: u64 = exact.iter().filter(left).map(|(_, first, last, _)| last - first + 1).sum();
-            let lost: Vec<_> = self.accepted.iter().filter(|body| !arrived.contains(body)).collect();
-            assert!(
-                entries_left || lost.len() as u64 <= left,
-                "{} accepted records are lost, {left} booked: {:?} …",
-                lost.len(),
-                &lost[..9.min(lost.len())]
-            );
         }
         assert!(self.killed || self.faulty || unknown.is_empty(), "only a kill leaves anything unknown");
     }

@@ -24,7 +24,7 @@ use super::{
     quarantine::{self, Outcome, Todo},
     salvage::{Before, Salvage, files},
     store::{Packed, Store, watermark_path},
-    trouble::{Unopened, is_full, passes, unopened},
+    trouble::{Unopened, is_full, is_of_medium, passes, unopened},
     watermark::{Mark, Watermark},
 };
 use crate::{
@@ -105,10 +105,15 @@ impl Opening {
     /// Lets go of a store whose disk failed.
     pub fn close(&mut self, store: Store) {
         self.unused_segment = self.unused_segment.max(store.unused_segment());
-        self.write_again |= store.close();
-        if self.write_again
-            && let Err(why) = File::create(self.unsynced()).and_then(|file| file.sync_all())
-        {
+        if store.close() {
+            self.distrust();
+        }
+    }
+
+    /// A sync failed, or may have: the store is written again before it is used.
+    fn distrust(&mut self) {
+        self.write_again = true;
+        if let Err(why) = File::create(self.unsynced()).and_then(|file| file.sync_all()) {
             tracing::warn!("mark the store as not synced: {why}");
         }
     }
@@ -185,6 +190,9 @@ impl Opening {
             remove(&path).map_err(|why| unopened("remove the old watermark", &why))?;
         }
         let mark = Watermark::read(&path).map_err(|why| unopened("read the watermark", &why))?.unwrap_or_default();
+        if there {
+            self.put_back().map_err(|why| unopened("put the store back", &why))?;
+        }
         let unsynced = self.unsynced();
         self.write_again |= unsynced.try_exists().map_err(|why| unopened("look for a failed sync", &why))?;
         if self.write_again {
@@ -257,6 +265,11 @@ impl Opening {
         Ok(())
     }
 
+    /// What sled wiped in an opening that failed is put back.
+    fn put_back(&self) -> io::Result<()> {
+        self.before.as_ref().map_or(Ok(()), |before| before.put_back(&self.folder))
+    }
+
     /// Tries it once, behind the marker.
     fn attempt(&mut self, alive: &dyn Fn()) -> Result<Store, Unopened> {
         if !self.is_there() {
@@ -273,6 +286,15 @@ impl Opening {
             self.program.as_ref().map_or(Ok(()), |program| probe(program, &self.folder, alive))
         };
         let opened = opened.and_then(|()| Store::open(&self.folder, alive));
+        // sled syncs while it opens, and does not say that it was a sync that failed.
+        if matches!(&opened, Err(Unopened::Disk(why)) if is_of_medium(why)) {
+            self.distrust();
+        }
+        if opened.is_err()
+            && let Err(why) = self.put_back()
+        {
+            tracing::warn!("put back the store as it was before it was opened: {why}; it is tried again");
+        }
         match attempt.ended() {
             Ok(()) => self.ended = 0,
             Err(why) => {

@@ -5,7 +5,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io,
+    io::{self, Write},
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     sync::Arc,
@@ -50,7 +50,7 @@ struct Where {
 #[derive(Debug)]
 pub enum Before {
     /// All files.
-    Whole(Vec<Arc<Vec<u8>>>),
+    Whole(Vec<(PathBuf, Arc<Vec<u8>>)>),
     /// The newest messages.
     Newest(Salvage),
 }
@@ -64,7 +64,8 @@ impl Before {
         let files = files(folder)?;
         let size = files.iter().map(|path| fs::metadata(path).map(|meta| meta.len())).sum::<io::Result<u64>>()?;
         if size <= limits::SALVAGE_BYTES {
-            return Ok(Self::Whole(files.iter().map(|path| fs::read(path).map(Arc::new)).collect::<io::Result<_>>()?));
+            let read = |path: PathBuf| fs::read(&path).map(|bytes| (path, Arc::new(bytes)));
+            return Ok(Self::Whole(files.into_iter().map(read).collect::<io::Result<_>>()?));
         }
         let all = Salvage::search_in(files.into_iter().map(Source::File).collect(), oldest, alive);
         match &all.unread {
@@ -75,11 +76,39 @@ impl Before {
         }
     }
 
+    /// Puts the files back as they were, after an opening that failed: what it wiped would else be lost with the process. Of
+    /// a large store only the process has it.
+    ///
+    /// # Errors
+    /// The disk does not take it.
+    pub fn put_back(&self, folder: &Path) -> io::Result<()> {
+        let Self::Whole(before) = self else { return Ok(()) };
+        for (path, bytes) in before {
+            if fs::read(path).ok().as_ref() == Some(&**bytes) {
+                continue;
+            }
+            // A file of its own: a thread of the database may still write to the old one.
+            let fresh = path.with_extension("back");
+            let mut file = File::create(&fresh)?;
+            file.write_all(bytes)?;
+            file.sync_all()?;
+            fs::rename(&fresh, path)?;
+            File::open(path.parent().unwrap_or(folder))?.sync_all()?;
+        }
+        for path in files(folder)? {
+            if before.iter().all(|(known, _)| *known != path) {
+                fs::remove_file(&path)?;
+            }
+        }
+        Ok(())
+    }
+
     /// The messages in it from `oldest` on.
     pub fn salvage(&self, oldest: u64) -> Salvage {
         match self {
             Self::Whole(files) => {
-                Salvage::search_in(files.iter().cloned().map(Source::Bytes).collect(), oldest, &|| {})
+                let sources = files.iter().map(|(_, bytes)| Source::Bytes(bytes.clone()));
+                Salvage::search_in(sources.collect(), oldest, &|| {})
             }
             Self::Newest(salvage) => salvage.clone(),
         }
@@ -274,6 +303,25 @@ mod tests {
         assert!(before.salvage(3000).messages(|_| false).eq(whole()));
         let newest: Vec<u64> = found.held(10_000).expect("held").places.keys().copied().collect();
         assert!(newest.len() < expected.len() && expected.ends_with(&newest), "{newest:?}");
+    }
+
+    #[test]
+    fn files_are_put_back_as_they_were_before_a_failed_opening() {
+        let dir = tempfile::tempdir().expect("folder");
+        let path = |name| dir.path().join(name);
+        fs::create_dir(path("blobs")).expect("folder");
+        for name in ["db", "conf", "blobs/7"] {
+            fs::write(path(name), name).expect("write");
+        }
+        let before = Before::read(dir.path(), 0, &|| {}).expect("read");
+        fs::write(path("db"), "wiped").expect("write");
+        fs::write(path("snap.1"), "of what was wiped").expect("write");
+        fs::remove_file(path("blobs/7")).expect("remove");
+        before.put_back(dir.path()).expect("put back");
+        let mut there: Vec<_> = files(dir.path()).expect("files");
+        there.sort();
+        assert_eq!(there, ["blobs/7", "conf", "db"].map(path));
+        assert!(["blobs/7", "conf", "db"].iter().all(|name| fs::read(path(*name)).expect("read") == name.as_bytes()));
     }
 
     #[test]

@@ -70,6 +70,9 @@ pub struct Store {
     folder: PathBuf,
     /// `None` only while it is dropped.
     db: Option<sled::Db>,
+    /// The database's file, open as long as the database: where a sync of sled's fails unseen, Linux reports that once to
+    /// each descriptor that was open then, and to none that is opened later.
+    file: File,
     watermark: Watermark,
     segments: BTreeMap<u32, Segment>,
     /// Number of the next segment. It only grows while the store is open, so that a later message always has the
@@ -85,7 +88,7 @@ pub struct Store {
     /// Files in `blobs/` that were synced.
     blobs: BTreeSet<std::ffi::OsString>,
     dirty: bool,
-    /// The disk failed to sync: what was written since the last commit may be lost though it can be read.
+    /// The disk failed in a write or a sync: what was written since the last commit may be lost though it can be read.
     unsynced: bool,
     /// What opening found.
     pub found: Found,
@@ -189,6 +192,8 @@ impl Store {
             .mode(sled::Mode::LowSpace);
         // Before the database: what fails after it is open drops it.
         let watermark = Watermark::open(&watermark_path(folder)).map_err(|why| unopened("open the watermark", &why))?;
+        let own = || File::open(folder.join("db")).map_err(|why| unopened("open the store's file", &why));
+        let file = own();
         let mut tries = limits::STORE_LOCK_TRIES;
         let db = loop {
             match config.open() {
@@ -202,6 +207,7 @@ impl Store {
         Ok(Self {
             folder: folder.to_owned(),
             db: Some(db),
+            file: file.or_else(|_| own())?,
             watermark,
             segments: BTreeMap::new(),
             next_segment: 0,
@@ -327,7 +333,7 @@ impl Store {
     /// # Errors
     /// What the disk or the database said; the store is to be closed then.
     pub fn insert(&mut self, messages: &[Packed]) -> Result<Vec<Key>, String> {
-        guarded(|| self.put_in(messages))
+        self.noted(|store| store.put_in(messages))
     }
 
     fn put_in(&mut self, messages: &[Packed]) -> Result<Vec<Key>, String> {
@@ -360,21 +366,21 @@ impl Store {
         else {
             return self.insert(std::slice::from_ref(message)).map(|_| ());
         };
-        guarded(|| {
-            self.begin()?;
-            if !self.segments.contains_key(&key.segment) {
-                let tree = self.tree(key.segment)?;
-                self.segments.insert(key.segment, Segment { tree, records: 0, next: 0 });
+        self.noted(|store| {
+            store.begin()?;
+            if !store.segments.contains_key(&key.segment) {
+                let tree = store.tree(key.segment)?;
+                store.segments.insert(key.segment, Segment { tree, records: 0, next: 0 });
             }
-            self.next_segment = self.next_segment.max(next_segment);
-            let Some(segment) = self.segments.get_mut(&key.segment) else { return Err("no segment".into()) };
+            store.next_segment = store.next_segment.max(next_segment);
+            let Some(segment) = store.segments.get_mut(&key.segment) else { return Err("no segment".into()) };
             segment
                 .tree
                 .insert(key.n.to_be_bytes(), Sealed::frame(place, &message.bytes))
                 .map_err(|why| why.to_string())?;
             segment.next = segment.next.max(next);
             segment.records += u64::from(message.entry.records);
-            self.enter(key, message.entry);
+            store.enter(key, message.entry);
             Ok(())
         })
     }
@@ -424,7 +430,7 @@ impl Store {
     /// # Errors
     /// As with `insert`.
     pub fn remove(&mut self, keys: impl IntoIterator<Item = Key>) -> Result<(), String> {
-        guarded(|| self.take_out(keys))
+        self.noted(|store| store.take_out(keys))
     }
 
     fn take_out(&mut self, keys: impl IntoIterator<Item = Key>) -> Result<(), String> {
@@ -461,15 +467,17 @@ impl Store {
         if !self.dirty {
             return Ok(());
         }
-        guarded(|| self.put_mark(WHOLE))?;
-        // After one failed sync the next one may succeed although pages are gone.
-        self.unsynced = true;
-        let synced = guarded(|| self.sync());
-        // A full disk takes nothing, and loses nothing either.
-        self.unsynced = synced.as_ref().is_err_and(|why| !is_full(why));
-        synced?;
+        self.noted(|store| store.put_mark(WHOLE).and_then(|()| store.sync()))?;
         self.dirty = false;
         Ok(())
+    }
+
+    /// After one failed sync the next may succeed although pages are gone, and the first that sled says may come of a sync
+    /// of its own threads. A full disk takes nothing, and loses nothing either.
+    fn noted<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
+        let done = guarded(|| act(self));
+        self.unsynced |= done.as_ref().is_err_and(|why| !is_full(why));
+        done
     }
 
     fn sync(&mut self) -> Result<(), String> {
@@ -477,7 +485,7 @@ impl Store {
         if Defence::SyncData.stands() {
             let file = self.folder.join("db");
             let what = |why: std::io::Error| format!("sync {}: {why}", file.display());
-            File::open(&file).and_then(|f| f.sync_data()).map_err(what)?;
+            self.file.sync_data().map_err(what)?;
             self.sync_blobs().map_err(what)?;
         }
         self.watermark.write(self.mark()).map_err(|why| format!("write the watermark: {why}"))
@@ -523,13 +531,9 @@ impl Store {
 
     /// The next message after `after`.
     pub fn next(&self, after: Option<Key>) -> Option<Key> {
-        match after {
-            None => self.index.keys().next().copied(),
-            Some(after) => {
-                use std::ops::Bound::{Excluded, Unbounded};
-                self.index.range((Excluded(after), Unbounded)).next().map(|(key, _)| *key)
-            }
-        }
+        use std::ops::Bound::{Excluded, Unbounded};
+        let from = after.map_or(Unbounded, Excluded);
+        self.index.range((from, Unbounded)).next().map(|(key, _)| *key)
     }
 
     /// Reads a message.
@@ -562,9 +566,9 @@ impl Store {
         self.index.keys().map(|key| key.place()).collect()
     }
 
-    /// The oldest message of a class.
-    pub fn oldest(&self, class: Class) -> Option<Key> {
-        self.classes.get(&class)?.first().copied()
+    /// The messages of a class, the oldest first.
+    pub fn of_class(&self, class: Class) -> impl Iterator<Item = Key> + '_ {
+        self.classes.get(&class).into_iter().flatten().copied()
     }
 
     /// Bytes of a message, packed.

@@ -55,6 +55,11 @@ pub fn is_full(text: &str) -> bool {
     number(text).is_some_and(|number| [Errno::ENOSPC, Errno::EDQUOT].contains(&Errno::from_raw(number)))
 }
 
+/// The medium itself failed.
+pub fn is_of_medium(text: &str) -> bool {
+    number(text).is_some_and(|number| Errno::from_raw(number) == Errno::EIO)
+}
+
 fn number(text: &str) -> Option<i32> {
     let after = |mark: &str| {
         let rest = text.split_once(mark)?.1;
