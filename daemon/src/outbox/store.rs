@@ -465,7 +465,7 @@ impl Store {
         // After one failed sync the next one may succeed although pages are gone.
         self.unsynced = true;
         let synced = guarded(|| self.sync());
-        // A full disk takes nothing, and loses nothing either.
+        // A sync that failed because the disk is full has lost no pages.
         self.unsynced = synced.as_ref().is_err_and(|why| !is_full(why));
         synced?;
         self.dirty = false;
