@@ -124,7 +124,7 @@ impl Crew {
         self.alive.insert(name.to_owned());
         std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
             let result = catch_unwind(AssertUnwindSafe(|| stage(beat))).unwrap_or_else(|_| Err("it panicked".into()));
-            // Nobody listens any more only when the daemon is already gone.
+            // The receiver is closed only when the daemon has already ended.
             let _ = report.blocking_send(End { name: own, result });
         })?;
         Ok(())
@@ -156,7 +156,7 @@ impl Crew {
                 self.gone(&end);
                 end
             }
-            None => End { name: "crew".into(), result: Err("nobody is left".into()) },
+            None => End { name: "crew".into(), result: Err("no stage is left".into()) },
         }
     }
 

@@ -1,5 +1,5 @@
-//! What the daemon knows of itself: told to systemd (STATUS, WATCHDOG) and published under `up/h`. Nothing here waits for
-//! the disk or for room in the outbox: the watchdog must not.
+//! The daemon's own health: reported to systemd (STATUS, WATCHDOG) and published under `up/h`. Nothing here waits for the
+//! disk or for room in the outbox: the watchdog must not.
 
 use std::{
     collections::BTreeMap,
@@ -86,7 +86,7 @@ impl Counters {
         broker.clone_into(&mut self.broker.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// The broker that is wanted now; `None`: there is none.
+    /// The broker to connect to now; `None`: no broker is configured.
     pub fn broker(&self) -> Option<String> {
         let broker = self.broker.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Some(broker).filter(|broker| !broker.is_empty())
@@ -148,7 +148,7 @@ pub fn run(setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(
     let began = now().boot_ns;
     let mut rates = Rates::default();
     let watchdog = notify::watchdog_interval().map(|interval| interval / 2);
-    // At once: where a reload began this stage anew, the last word is already old.
+    // At once: when a reload restarts this stage, the last report is already old.
     let (mut next_health, mut next_watchdog) = (Duration::ZERO, watchdog.map(|_| Duration::ZERO));
     let (mut since, mut status) = (Duration::ZERO, String::new());
     let mut sleepers = Sleepers::default();

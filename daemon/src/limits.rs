@@ -54,7 +54,7 @@ pub const BAD_SHARE: f64 = 0.5;
 pub const GOOD_SHARE: f64 = 0.25;
 /// Bytes of a frame that an event shows as an example; escaped they are four times as many characters at most.
 pub const EXAMPLE_BYTES: usize = 120;
-/// Levels are told and counters read this often unless configured, ms.
+/// Default interval at which levels are reported and counters read, ms.
 pub const GPIO_SAMPLE_MS: u64 = 100;
 /// Edges a second of one line that are a storm unless configured: 1,000 × 48 bytes are 3 % of one core of a Pi.
 pub const GPIO_STORM_HZ: u32 = 1000;
@@ -76,11 +76,11 @@ pub const GUARD_START: Duration = Duration::from_secs(5);
 pub const GUARD_RETRY: Duration = Duration::from_secs(1);
 /// The stages that decide beat every second; one that did not move for so long hangs, and outputs go to their safe state.
 pub const GUARD_STALL: Duration = Duration::from_secs(4);
-/// Outputs of one device: a bit each in what the guard is told.
+/// Outputs of one device: one bit each in a message to the guard.
 pub const OUTPUTS: usize = 64;
 /// The first message to the guard: 64 lines of 200 bytes.
 pub const GUARD_BYTES: usize = 16 * 1024;
-/// Files of readings are opened anew after this when they could not be read.
+/// Files of readings that could not be read are reopened after this.
 pub const SYSFS_RETRY: Duration = Duration::from_secs(4);
 
 /// Frame lane: batches. At the slowest tick (100 ms) of 16 ports this is 25 s; under flood a batch is one 4 KiB
@@ -145,7 +145,7 @@ pub const ONNX_NODES_MAX: usize = 200_000;
 pub const ONNX_RANK_MAX: usize = 32;
 /// Values of one tensor that a file declares: the largest model file holds 2^28 bytes.
 pub const ONNX_VALUES_MAX: u64 = 1 << 28;
-/// Values of an input that are told to the worker for its trial run: 4,096 × 12 characters fit its start message.
+/// Values of an input that the worker gets for its trial run: 4,096 × 12 characters fit its start message.
 pub const TRIAL_VALUES: usize = 4096;
 /// How long a worker may take to load the library and the model. A Pi 4 with a cold SD card reads 25 MB/s, so the
 /// library alone takes 1.2 s.
@@ -239,8 +239,8 @@ pub const TAIL_ALARM_BYTES: usize = TAIL_BYTES / 8;
 /// RAM tail while the store is being opened, which takes two minutes for the largest on a slow card: 400 records/s × 120 s
 /// × 330 B.
 pub const TAIL_OPENING_BYTES: usize = 16 * 1024 * 1024;
-/// A disk that has not taken a write for so long hangs, and nobody waits for it any more: an SD card that cleans up takes
-/// half a second.
+/// A disk that has not completed a write for so long counts as hanging, and the callers stop waiting: an SD card that cleans
+/// up takes half a second.
 pub const DISK_PATIENCE: Duration = Duration::from_secs(1);
 /// Alarms and events kept in RAM through an outage so that they go first after it; 256 × 0.5 KiB. Older ones are in
 /// the store.
@@ -267,10 +267,10 @@ pub const BACKLOG_RAM_BYTES: usize = 4 * MESSAGE_BYTES;
 pub const SEGMENT_RECORDS: u64 = 4096;
 /// sled's page cache, bytes: its default is 1 GiB.
 pub const STORE_CACHE_BYTES: u64 = 8 * 1024 * 1024;
-/// After its disk failed the store is opened anew this often: space that was freed is used within 10 s.
+/// After a disk failure the store is reopened this often: freed space is used within 10 s.
 pub const STORE_REOPEN: Duration = Duration::from_secs(4);
-/// Somebody else may hold the store's file for as long as a fork takes to exec, some ms: it is asked for this often, a
-/// second and a half in all.
+/// A forked child holds the lock of the store's file until it calls exec, some ms: the lock is tried this many times, in
+/// 1.5 s.
 pub const STORE_LOCK_TRIES: u32 = 150;
 /// The pause between two of these tries.
 pub const STORE_LOCK_WAIT: Duration = Duration::from_millis(10);
@@ -278,7 +278,7 @@ pub const STORE_LOCK_WAIT: Duration = Duration::from_millis(10);
 /// JSON of this kind to about a fifth: 104 MB. sled's plateau is about 6 times the live bytes (24 MB for 4 MB).
 pub const STORE_MIB: u64 = 128;
 /// Messages made while there is no connection close at this size: 16 of them, packed to a fifth, are a page of sled's
-/// (100 KiB); above 128 KiB a page goes into a file of its own, written anew with every change.
+/// (100 KiB); above 128 KiB a page goes into a file of its own, rewritten with every change.
 pub const STORED_MESSAGE_BYTES: usize = 32 * 1024;
 /// Share of the partition that all of the outbox may take, stores set aside included.
 pub const DISK_SHARE_PERCENT: u64 = 35;
@@ -311,7 +311,7 @@ pub const PROBE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 pub const EXPIRY_EVERY: Duration = Duration::from_secs(10);
 /// Health, quality and losses are of use for a week unless configured.
 pub const EXPIRE_STATUS_H: u64 = 7 * 24;
-/// Whoever asked no longer waits after a day unless configured.
+/// Responses expire after a day unless configured: the requester no longer waits.
 pub const EXPIRE_REPLY_H: u64 = 24;
 /// The ledger's sums are saved at most this often: 3 × 4 KiB a minute is 17 MB a day, and only while losses go on.
 pub const LEDGER_SAVE: Duration = Duration::from_secs(60);
@@ -339,7 +339,7 @@ pub const RECONNECT_SHORT: Duration = Duration::from_secs(120);
 pub const RECONNECT_SPREAD: Duration = Duration::from_secs(5);
 /// Longest wait between two connects.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
-/// Another client uses our client id: whoever connects throws the other out. Ours waits so long, doubling.
+/// Another client uses our client id: each connect ends the other's session. Ours waits so long, doubling.
 pub const TWIN_WAIT: Duration = Duration::from_secs(30);
 /// The longest of these waits.
 pub const TWIN_WAIT_MAX: Duration = Duration::from_secs(900);
@@ -373,7 +373,7 @@ pub const LINK_TICK: Duration = Duration::from_millis(500);
 /// A broker that answers pings but acknowledges nothing for so long, or two keep-alives, is left: its queue may be full,
 /// and a slow one of 64 KiB/s has taken 2 MiB by then.
 pub const ACK_WAIT: Duration = Duration::from_secs(30);
-/// An outage is told of when it was at least this long.
+/// Outages of at least this length are reported.
 pub const OUTAGE_TOLD: Duration = Duration::from_secs(1);
 /// How often the clock is looked at while TLS waits for it.
 pub const CLOCK_WAIT: Duration = Duration::from_secs(1);
@@ -483,7 +483,7 @@ pub const BLOB_CHUNK: usize = 48 * 1024;
 pub const BRING_SILENCE: Duration = Duration::from_secs(24 * 3600);
 /// And any that is not here after so long: the broker's session lives no longer. 272 MiB in a week are 472 B/s.
 pub const BRING_MOST: Duration = Duration::from_secs(SESSION_EXPIRY_S as u64);
-/// What is missing of a bundle is told so often at most, ns.
+/// Shortest interval between two reports of what is missing of a bundle, ns.
 pub const BLOB_TOLD_NS: u64 = 1_000_000_000;
 /// Orders that a broker may have on their way to us at once: 16 chunks of 60 KiB fit the queue above.
 pub const RECEIVE_MAXIMUM: u16 = 16;
@@ -501,7 +501,7 @@ pub const BOOT_CHECK: Duration = Duration::from_secs(180);
 pub const RESTART_AGAIN: Duration = Duration::from_secs(30);
 /// Processes that may begin with an install before it is given up.
 pub const INSTALL_STARTS: u32 = 3;
-/// That no model serves is told so often at most, ns.
+/// Shortest interval between two reports that no model serves, ns.
 pub const NO_MODEL_TOLD_NS: u64 = 3_600_000_000_000;
 /// Words of threads and engines waiting for control.
 pub const MODEL_NEWS: usize = 64;

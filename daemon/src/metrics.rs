@@ -1,5 +1,5 @@
 //! What stages count, for Prometheus: `GET /metrics` on a port of this machine. The names are frozen in
-//! `docs/metrics.md`; counts begin anew with each start of the daemon, but for `lost`.
+//! `docs/metrics.md`. Counts restart at 0 with the daemon, except `lost`.
 
 use std::{collections::VecDeque, fmt::Write, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
@@ -19,8 +19,8 @@ use crate::{
     status::Status,
 };
 
-/// The stage as a task: answers for ever, several at a time. One that is slow or silent has its time and holds up nobody;
-/// where there are too many, the one that came first is closed.
+/// The stage as a task: answers for ever, several at a time. A client that is slow or silent is closed at its deadline and
+/// delays no other; where there are too many, the oldest connection is closed.
 pub async fn serve(address: SocketAddr, status: Status, beat: Beat) {
     let mut said = false;
     loop {
@@ -82,7 +82,7 @@ async fn answer(mut stream: TcpStream, status: &Status) -> std::io::Result<()> {
 
 type OfChannel = (&'static str, &'static str, &'static str, fn(&ChannelMeter) -> f64);
 
-/// What is told of each channel.
+/// The metrics of each channel.
 const CHANNELS: [OfChannel; 4] = [
     ("channel_values_total", "counter", "Values that came.", |m| m.values.get() as f64),
     ("channel_bad_total", "counter", "Values that cannot be used.", |m| m.bad.get() as f64),
@@ -238,9 +238,14 @@ pub fn text(status: &Status) -> String {
     let outbox = &json["outbox"];
     let of = |key: &str| f(&outbox[key]).unwrap_or(0.0);
     let both = |what: &str| [("ram", of(&format!("ram_{what}"))), ("stored", of(&format!("stored_{what}")))];
-    page.each("outbox_records", "gauge", "Records nobody acknowledged yet.", "place", both("records").into_iter());
+    page.each("outbox_records", "gauge", "Records not acknowledged yet.", "place", both("records").into_iter());
     page.each("outbox_bytes", "gauge", "Bytes of them.", "place", both("bytes").into_iter());
-    page.one("outbox_oldest_seconds", "gauge", "Age of the oldest of them; 0: there is none.", of("oldest_s"));
+    page.one(
+        "outbox_oldest_seconds",
+        "gauge",
+        "Age of the oldest of them; 0: no record is unacknowledged.",
+        of("oldest_s"),
+    );
     page.one("outbox_disk_ok", "gauge", "1: the disk takes records.", flag(outbox["disk_ok"] == true));
     page.one("delivered_total", "counter", "Records acknowledged.", of("delivered"));
     page.family("lost_total", "counter", "Records lost since the device was set up.");

@@ -107,7 +107,9 @@ impl Gone {
         let forgotten = self.alarms.iter().try_for_each(|(name, _)| alarms.remove(name));
         let listed = || retained.as_ref().map_or(Ok(()), |retained| retained.save_checked(FILE, &self.announced));
         if let Err(why) = forgotten.and_then(|()| listed()) {
-            tracing::error!("forget what is not configured any more: {why}");
+            tracing::error!(
+                "forget removed alarms and streams: {why}; the next start removes them at the broker again"
+            );
         }
     }
 }

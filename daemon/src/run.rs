@@ -34,7 +34,7 @@ use crate::{
 /// How a run ended, where nothing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending {
-    /// As told from outside, or by a command: the process ends.
+    /// On a signal, by D-Bus, or by a command: the process ends.
     Stopped,
     /// Another configuration is to be used: the next run begins.
     Reload,
@@ -50,7 +50,7 @@ pub async fn run(
     let state = &config.device.state_dir;
     let lock = host.lock_state(state)?; // one daemon for each state directory
     let mut table = Table::new(&config);
-    let gone = Gone::find(state, &config, &mut table); // what the broker keeps and nobody configures any more
+    let gone = Gone::find(state, &config, &mut table); // retained at the broker, not configured any more
     let scribe = Scribe::default(); // the one who waits for the disk when a small file is written
     let keeps = host.keeps(state, &scribe);
     let times = host.times(state);
@@ -100,7 +100,7 @@ pub async fn run(
     // A device without sources runs on as well: it is there to be managed.
     let idle = config.sources.is_empty().then_some(frames_tx);
 
-    // windows: one lane and one worker for each model; full, it waits 50 ms and then sheds its oldest, booked
+    // windows: one lane and one worker for each model; full, it waits 50 ms, then sheds its oldest into the loss ledger
     let (store, damaged) = Store::open(state); // which bundle serves, of those installed
     let (installed, trouble) = host.installed(&config, &store);
     damaged.iter().chain(&trouble).for_each(|why| events.put(&mut event(Kind::StoreDamaged, "models", why)));
@@ -197,7 +197,7 @@ pub async fn run(
         reason = stop => Ok(reason),
         Some(leave) = ends.leave.recv() => {
             ending = if leave == Leave::Reload { Ending::Reload } else { Ending::Stopped };
-            Ok(if leave == Leave::Reload { "another configuration is to be used" } else { "told to restart" }.into())
+            Ok(if leave == Leave::Reload { "another configuration is to be used" } else { "a restart was requested" }.into())
         }
         end = crew.first_end() => Err(format!("{}: {}", end.name, end.result.err().unwrap_or_else(|| "it ended".into()))),
     };
@@ -207,7 +207,7 @@ pub async fn run(
     tracing::info!("stopping: {why}");
     match ending {
         Ending::Stopped => notify::stopping(&format!("draining: {why}")),
-        // Nobody looks at the stages until they were drained and began anew.
+        // The stages do not report until they are drained and restarted.
         Ending::Reload => notify::watchdog(),
     }
     events.put(&mut vec![table.events.draft(Kind::Stopping, clock.now(), "kentledge", why)]);

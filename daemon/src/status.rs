@@ -121,7 +121,7 @@ impl Status {
         })
     }
 
-    /// What is not as it should be, in words; empty: all is well.
+    /// Everything that is not as it should be, one sentence each; empty: healthy.
     pub fn degraded(&self) -> Vec<String> {
         let stats = self.writer.stats();
         let mut why = Vec::new();
@@ -215,8 +215,8 @@ impl Status {
         infer::group_of(&self.config, pipeline).is_some_and(|group| self.counters.serving(group).is_some())
     }
 
-    /// Why a system that has just started is not well, beyond the broker; empty: it is. What an operating system can break:
-    /// not that a sensor is silent or a bundle is still waited for.
+    /// Why a system that has just started is unhealthy, beyond the broker; empty: healthy. Only what an operating system can
+    /// break: not a silent sensor, nor a bundle that is still awaited.
     fn unwell(&self) -> Vec<String> {
         let mut why = Vec::new();
         let groups = infer::groups(&self.config).into_iter().enumerate();

@@ -110,7 +110,7 @@ def main():
     threading.Thread(target=pump, args=(work / "sensor", began, say), daemon=True).start()
     if args.seconds:
         end = threading.Timer(args.seconds, sub.terminate)
-        end.daemon = True  # where the alarm was cleared before, nobody waits for it
+        end.daemon = True  # not needed any more if the alarm was cleared before
         end.start()
     raised = cleared = False
     shown_s = 0

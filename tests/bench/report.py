@@ -264,7 +264,7 @@ for lbl in (LBL, "kill100loaded"):
                 "lost before outage",
                 "lost after restart",
                 "dup",
-                "frames with nobody reading",
+                "frames with no reader",
             ],
             rows,
         )

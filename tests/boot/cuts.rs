@@ -34,7 +34,7 @@ fn a_plug_pulled_at_any_moment_of_an_update_leaves_the_old_or_the_new_system() {
         let bundle = bundle(&dir, &next, &[]);
         let id = format!("u{n}");
         device.update(&id, &bundle);
-        // Whoever starts next goes on with the order: it is cut again until it has come to its end.
+        // The system that starts next resumes the order: it is cut again until the order ends.
         let mut of_this = 0;
         while !device.is_over(&id) {
             std::thread::sleep(Duration::from_millis(fastrand::u64(2_000..100_000)));
@@ -120,7 +120,7 @@ fn what_was_kept_in_an_outage_survives_a_plug_pulled_at_any_moment() {
         device.good();
     }
     let messages = device.sub.messages();
-    assert_eq!(rig::feed::unbooked(&messages, "m/raw"), 0, "numbers that are neither delivered nor booked");
+    assert_eq!(rig::feed::unbooked(&messages, "m/raw"), 0, "numbers that are neither delivered nor in the loss ledger");
     let aside = rig::sub::records(&messages, "e/store.set_aside").len();
     assert_eq!(aside, 0, "stores that did not open");
     measured(&format!(

@@ -37,15 +37,15 @@ fn a_device_lives_through_1970_a_hung_daemon_a_hung_kernel_and_a_full_disk() {
     ));
     assert_eq!(restarts, "1");
 
-    // /data is full: it starts all the same, and says so.
+    // /data is full: the daemon starts, and reports it.
     device.machine.run("fallocate -l $(df --output=avail -B1 /data | tail -n 1) /data/filler; sync");
     device.machine.try_run("dd if=/dev/zero of=/data/filler2 bs=4k; sync");
-    // The kernel hangs: the hardware starts it anew.
+    // The kernel hangs: the hardware watchdog restarts it.
     let began = Instant::now();
     device.machine.run("echo 0 >/proc/sys/kernel/panic");
     device.machine.send("echo c >/proc/sysrq-trigger");
     device.machine.says("starting slot A", START);
-    measured(&format!("a hung kernel: started anew after {:.0} s", began.elapsed().as_secs_f64()));
+    measured(&format!("a hung kernel: restarted after {:.0} s", began.elapsed().as_secs_f64()));
     device.machine.shell();
     let line = "for i in $(seq 120); do systemctl is-active -q kentledge && break; sleep 1; done; systemctl is-active kentledge";
     assert_eq!(device.machine.run(line), "active");

@@ -44,7 +44,7 @@ fn a_release_has_no_console_and_lets_in_the_owner_of_the_key_alone() {
     device.machine.start();
     device.online_after(before);
     std::thread::sleep(Duration::from_secs(10));
-    assert!(!accepts_ssh(&device), "SSH runs, and nobody asked for it");
+    assert!(!accepts_ssh(&device), "SSH runs without a provisioned key");
     device.machine.type_at_console("root\n\nid\n");
     std::thread::sleep(Duration::from_secs(5));
     let said = device.machine.console();

@@ -54,8 +54,9 @@ fn another_model_serves(device: &mut Device) -> (Value, String) {
     (lineage, boot)
 }
 
-/// The same model with the same calibration serves in another boot, and no number of its stream is missing: delivered, kept
-/// and delivered late, or booked. What serves now, and how many predictions of the boot before came late.
+/// The same model with the same calibration serves in another boot, and no number of its stream is missing: delivered,
+/// stored and delivered late, or in the loss ledger. Returns what serves now, and how many predictions of the previous boot
+/// came late.
 #[track_caller]
 fn survived(device: &Device, before: &(Value, String), what: &str) -> ((Value, String), u64) {
     let now = device.sub.wait_most(Duration::from_secs(120), "predictions in another boot", |_| {
@@ -67,7 +68,11 @@ fn survived(device: &Device, before: &(Value, String), what: &str) -> ((Value, S
     };
     let late: u64 = messages.iter().filter(kept).filter_map(|m| m.payload["seq"]["n"].as_u64()).sum();
     let booked = rig::sub::records(&messages, "loss").len();
-    assert_eq!(rig::feed::unbooked(&messages, "p/anomaly"), 0, "numbers that nobody accounts for after the {what}");
+    assert_eq!(
+        rig::feed::unbooked(&messages, "p/anomaly"),
+        0,
+        "numbers neither delivered nor in the loss ledger after the {what}"
+    );
     measured(&format!(
         "{what}: {} serves with its calibration; {late} predictions were kept over it, {booked} entries in the ledger, \
          0 numbers in neither",
@@ -161,7 +166,7 @@ fn a_system_is_updated_by_command_what_is_not_for_it_is_refused_and_one_without_
     let told = device.told("u1");
     assert_eq!(end["state"], "success", "{told:#?}");
     measured(&format!("update: {:.0} s from the order to `success`: {told:?}", began.elapsed().as_secs_f64()));
-    assert!(told.iter().any(|t| t.contains(" %: ")), "how far it is was told: {told:#?}");
+    assert!(told.iter().any(|t| t.contains(" %: ")), "no progress was reported: {told:#?}");
     device.machine.since_its_start();
     device.machine.shell();
     assert_eq!(device.runs(), ("B".to_owned(), "0.2.0".to_owned()));
@@ -192,7 +197,7 @@ fn a_system_is_updated_by_command_what_is_not_for_it_is_refused_and_one_without_
     device.machine.since_its_start();
     device.machine.shell();
     assert_eq!(device.runs(), ("B".to_owned(), "0.2.0".to_owned()));
-    survived(&device, &before, "way back");
+    survived(&device, &before, "rollback");
     // It is not tried again.
     device.update("u3", &without);
     assert_eq!(device.end("u3", Duration::from_secs(60))["state"], "rejected");
@@ -239,7 +244,7 @@ fn a_system_that_crashes_is_left_after_three_starts_and_one_without_a_network_af
 #[test]
 fn a_system_whose_model_cannot_run_is_left_and_one_that_missed_a_broker_that_was_away_may_come_again() {
     if !rig::long() {
-        return rig::skipped("a system that is not well: its three starts take a quarter of an hour, in the long form");
+        return rig::skipped("an unhealthy system: its three starts take a quarter of an hour, in the long form");
     }
     let mut device = Device::new();
     let dir = device.dir.path().to_owned();

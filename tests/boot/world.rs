@@ -116,7 +116,7 @@ impl Device {
         Some((live.payload["lineage"].clone(), live.payload["boot"].as_str()?.to_owned()))
     }
 
-    /// Until the check after the start told the boot loader.
+    /// Waits until the check after the start marked the slot good.
     #[track_caller]
     pub fn good(&mut self) {
         let line = "for i in $(seq 240); do test -e /run/kentledge-boot/good && break; sleep 1; done; cat /run/kentledge-boot/good";
@@ -169,13 +169,13 @@ impl Device {
         self.operator.order(&self.sub, kind, id, &args);
     }
 
-    /// What became of an update.
+    /// The result of an update.
     #[track_caller]
     pub fn end(&self, id: &str, most: Duration) -> Value {
         self.end_of("os.install", id, most)
     }
 
-    /// What became of an order.
+    /// The result of an order.
     #[track_caller]
     pub fn end_of(&self, kind: &str, id: &str, most: Duration) -> Value {
         let stream = format!("res/{kind}/{id}");
@@ -192,7 +192,7 @@ impl Device {
         records.iter().any(|(r, _)| !["accepted", "running"].contains(&r["state"].as_str().unwrap_or("")))
     }
 
-    /// Every text that was told of it.
+    /// State and text of each report of the update.
     pub fn told(&self, id: &str) -> Vec<String> {
         let records = self.sub.records(&format!("res/os.install/{id}"));
         records.iter().map(|(r, _)| format!("{} {}", r["state"], r["text"].as_str().unwrap_or(""))).collect()

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Sends one command to a kentledge device and prints what became of it. An example: copy it and change it.
+"""Sends one command to a kentledge device and prints its result. An example: copy it and change it.
 
     kentledge_command.py --host broker --port 8883 --ca ca.pem --cert ops.pem --key ops.key \\
         --to plant/pump-1 --issuer ops --secret ops.sec config.set '{"toml": "[metrics]\\ninterval_s = 10\\n"}'

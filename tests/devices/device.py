@@ -122,7 +122,7 @@ async def modbus(args):
 
     context = ModbusServerContext(devices={1: device(100), 2: device(200)}, single=False)
     if args.act == "modbus-rtu":
-        # Nobody answers for a device that is not there.
+        # A device that does not exist sends no response.
         await StartAsyncSerialServer(
             context,
             framer=FramerType.RTU,

@@ -60,7 +60,7 @@ impl Mosquitto {
         broker
     }
 
-    /// Started, in plain text on its port and with TLS on another, which is returned; nobody needs a certificate there.
+    /// Started, in plain text on its port and with TLS on another, which is returned; clients need no certificate there.
     pub fn with_tls_port(ca: &Path, cert: &Path, key: &Path) -> (Self, u16) {
         let (mut broker, port) = (Self::down(), free_port());
         let show = |p: &Path| p.display().to_string();

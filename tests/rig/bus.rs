@@ -20,13 +20,13 @@ pub struct Bus {
 }
 
 impl Bus {
-    /// Started. Like a system's: nobody may own or call anything, but for what our policy says.
+    /// Started. Like a system bus: only what our policy allows may be owned or called.
     pub fn start() -> Self {
         let policy = root().join("systemd/org.kentledge.Daemon.conf");
         Self::with(&format!("<include>{}</include>", policy.display()))
     }
 
-    /// Without a policy: whoever is on it may do what he likes.
+    /// Without a policy: any client may own and call everything.
     pub fn open_to_all() -> Self {
         Self::with("<policy context=\"default\"><allow own=\"*\"/><allow send_type=\"method_call\"/></policy>")
     }

@@ -37,7 +37,7 @@ impl Site {
         let dir = Arc::new(TempDir::new().expect("folder"));
         let state = dir.path().join("state");
         let body = "[models]\nallow_unsigned = true\n[metrics]\ninterval_s = 1\n".into();
-        // Whoever wants a D-Bus says which.
+        // No D-Bus, unless the test sets one.
         let device = "site = \"plant\"\nid = \"pump-1\"\nbus = \"off\"\n".into();
         Self { dir, state, device, mqtt: String::new(), body, env: Vec::new() }
     }
@@ -158,7 +158,7 @@ impl Site {
 
 /// The binary under test, beside this test's own.
 pub fn binary() -> PathBuf {
-    // `tests/defences` plays scenarios with a binary that can be told to leave a defence out.
+    // `tests/defences` plays scenarios with a binary that can leave out a defence.
     if let Some(other) = std::env::var_os("KENTLEDGE_BINARY") {
         return other.into();
     }

@@ -97,7 +97,7 @@ impl Disk {
         text.split(' ').map(|n| n.parse::<u64>().expect("number")).product()
     }
 
-    /// The file system meets an error, as ext4 does on a broken card, and turns read-only for good.
+    /// The file system meets an error, as ext4 does on a broken card, and turns read-only until it is mounted again.
     pub fn fail(&self) {
         let name = self.device.trim_start_matches("/dev/");
         fs::write(format!("/sys/fs/ext4/{name}/trigger_fs_error"), "broken").expect("an ext4 error");
@@ -110,7 +110,7 @@ impl Disk {
         Frozen(path)
     }
 
-    /// Read-only, or not; nobody may have a file open for writing.
+    /// Read-only, or not; no file may be open for writing.
     pub fn read_only(&self, yes: bool) {
         let how = if yes { "remount,ro" } else { "remount,rw" };
         let done = run("mount", &["-o", how, self.path().to_str().expect("path")]);

@@ -1,5 +1,5 @@
 //! A broker of our own that misbehaves on purpose, speaking MQTT 5 through rumqttc's codec. It keeps what it was given,
-//! and whether it said so. Faults: forgets sessions, refuses by reason (for a while, or for good), takes one message at
+//! and whether it said so. Faults: forgets sessions, rejects by reason (for a while, or always), takes one message at
 //! a time, answers out of order, answers late, answers nothing (while it still answers pings), closes on messages of a
 //! stream, takes few subscriptions at once or grants none of some, asks for a keep-alive of 0.
 
@@ -94,13 +94,13 @@ impl Evil {
         evil
     }
 
-    /// Takes so many at once; told at the next connection.
+    /// Receive maximum; sent in the next CONNACK.
     pub fn with_receive_max(self, n: u16) -> Self {
         self.lock().receive_max = Some(n);
         self
     }
 
-    /// Asks for this keep-alive; told at the next connection.
+    /// Server keep-alive; sent in the next CONNACK.
     pub fn with_keep_alive(self, seconds: u16) -> Self {
         self.lock().keep_alive = Some(seconds);
         self

@@ -124,7 +124,7 @@ impl Feed {
     }
 }
 
-/// Numbers of a stream, up to the last that came, that were neither delivered nor booked in the ledger.
+/// Numbers of a stream, up to the last that came, that were neither delivered nor recorded in the loss ledger.
 pub fn unbooked(messages: &[crate::Message], stream: &str) -> u64 {
     let seqs: BTreeSet<u64> =
         crate::sub::records(messages, stream).iter().filter_map(|(record, _)| record["seq"].as_u64()).collect();
@@ -136,7 +136,7 @@ pub fn unbooked(messages: &[crate::Message], stream: &str) -> u64 {
     booked.sort_unstable();
     let (mut next, mut unbooked) = (1, 0);
     for seq in seqs {
-        // Gaps may be wide: what is booked of one is taken off range by range.
+        // Gaps may be wide: the ledger's ranges are subtracted one by one.
         let mut open = next;
         for (first, last) in booked.iter().filter(|(_, last)| *last >= next) {
             if *first >= seq {
@@ -151,7 +151,7 @@ pub fn unbooked(messages: &[crate::Message], stream: &str) -> u64 {
     unbooked
 }
 
-/// What became of all rows.
+/// The outcome of all rows.
 #[derive(Debug, Default)]
 pub struct Tally {
     pub made: u64,

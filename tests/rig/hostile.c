@@ -112,7 +112,7 @@ static void try_everything(void) {
     TRY_CALL("socket AF_ALG", SYS_socket, 38, SOCK_SEQPACKET, 0);
     int pair[2];
     TRY_CALL("socketpair", SYS_socketpair, AF_UNIX, SOCK_DGRAM, 0, pair);
-    // A descriptor that is none: where the call is let through, the answer is EBADF.
+    // An invalid descriptor: if the filter lets the call through, the error is EBADF.
     if (sendto(-1, "x", 1, 0, (void *)&journal, sizeof journal) >= 0 || errno != EPERM) note("sendto with an address", 0);
     char control[CMSG_SPACE(sizeof(int))] = {0};
     struct iovec one = {"{}", 2};

@@ -49,7 +49,7 @@ use std::{
 /// How long anything that must happen may take: generous, for a machine that is busy with other tests.
 pub const SOON: Duration = Duration::from_secs(12);
 
-/// A listener on a port that nobody had before in this process, and that no outgoing connection is given: a daemon that
+/// A listener on a port that was not used before in this process, and is no port of an outgoing connection: a daemon that
 /// still looks for the broker of another test must not find this one. Linux gives out 32768 and above.
 pub fn listen() -> TcpListener {
     static USED: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
@@ -64,7 +64,7 @@ pub fn listen() -> TcpListener {
     }
 }
 
-/// Such a port, free for somebody else to listen on.
+/// Such a port, free for another process to listen on.
 pub fn free_port() -> u16 {
     listen().local_addr().expect("its address").port()
 }

@@ -1,4 +1,4 @@
-//! A serial line with a device at its other end that somebody else wrote (`tests/devices/device.py`). Faults: the daemon's
+//! A serial line with a device of third-party code at its other end (`tests/devices/device.py`). Faults: the daemon's
 //! end is pulled and plugged in again; the device's own (noise, cut frames, deafness).
 
 use std::{
@@ -74,7 +74,7 @@ impl Line {
         self.daemon.lock().expect("line").plug_in();
     }
 
-    /// Bytes from the device's end, by nobody's library.
+    /// Raw bytes from the device's end, without a library.
     pub fn write(&self, bytes: &[u8]) {
         self.daemon.lock().expect("line").write(bytes);
     }

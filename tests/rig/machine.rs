@@ -51,7 +51,7 @@ pub struct Machine {
     pub ssh_port: u16,
     qemu: Option<Child>,
     console: Option<UnixStream>,
-    /// All that the console said since it was switched on: a thread reads it always, for QEMU stands still where nobody does.
+    /// All console output since it was switched on. A thread reads it all the time: QEMU stalls when its console is not read.
     heard: Arc<Mutex<String>>,
     /// The same as it was looked at last, and how far it was read.
     said: String,
@@ -208,7 +208,7 @@ impl Machine {
                 let vib = if is_odd.load(Ordering::Relaxed) { 0.9 } else { 0.027 + (i * 7 % 13) as f64 / 5000.0 };
                 let flow = 32.0 + (i * 5 % 11) as f64 / 50.0;
                 let row = format!("{i},{},{vib:.4},{:.4},2.4,0.1,68.0,25.1,231.0,{flow:.4}\n", i * 50, vib + 0.013);
-                // A machine that is off, or starts anew, does not take it.
+                // A machine that is off, or restarts, does not take it.
                 let _ = line.write_all(row.as_bytes());
                 at.store(i + 1, Ordering::Relaxed);
                 std::thread::sleep((ROW * (i - first + 1) as u32).saturating_sub(began.elapsed()));
@@ -330,7 +330,7 @@ impl Machine {
         self.console.as_mut().expect("on").write_all(format!("{line}\n").as_bytes()).expect("console");
     }
 
-    /// Types what a stranger would, who sits down at it; nobody may be listening.
+    /// Types at the console, as a stranger would; no process may be reading it.
     pub fn type_at_console(&mut self, text: &str) {
         let _ = self.console.as_mut().expect("on").write_all(text.as_bytes());
     }
@@ -340,7 +340,7 @@ impl Machine {
         self.ssh_as("admin", &["-o", "LogLevel=ERROR", "-i", &key.display().to_string()], line)
     }
 
-    /// The same as somebody, with more words for ssh.
+    /// The same as another user, with more arguments for ssh.
     pub fn ssh_as(&self, user: &str, words: &[&str], line: &str) -> Output {
         let mut ssh = Command::new("ssh");
         ssh.args(["-F", "none", "-p", &self.ssh_port.to_string()]).args(words);
@@ -386,7 +386,7 @@ impl Machine {
         self.hush();
     }
 
-    /// Pulls the plug; the sensor sends to nobody.
+    /// Pulls the plug; what the sensor sends is lost.
     pub fn cut_power(&mut self) {
         if let Some(mut qemu) = self.qemu.take() {
             let _ = qemu.kill();

@@ -184,7 +184,7 @@ impl Operator {
     }
 }
 
-/// Connections so far: each has a nonce of its own. A birth is told again where another model serves.
+/// Connections so far: each has a nonce of its own. A birth is published again when another model serves.
 pub fn connections(sub: &Sub) -> usize {
     let messages = sub.messages();
     let births = messages.iter().filter(|m| m.stream == "birth");

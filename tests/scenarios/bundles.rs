@@ -198,7 +198,7 @@ fn a_prepared_bundle_with_a_baseline_is_quiet_on_its_own_rows_and_tells_drift_on
     let dir = world.site.dir.path().join("my-model");
     fs::create_dir(&dir).expect("folder");
     fs::write(dir.join("model.onnx"), onnx::mean(&SHAPE)).expect("model");
-    // The few keys that nobody else can know.
+    // Only the keys that cannot be derived from the model file.
     let manifest = json!({"model": "mean", "version": "2.0.0", "seq": 9, "thresholds": {"raise": 1000.0},
                           "window": {"channels": ["a", "b"], "length": 4}});
     fs::write(dir.join("manifest.json"), manifest.to_string()).expect("manifest");
@@ -278,12 +278,12 @@ fn a_model_that_is_fitted_to_its_machine_learns_beside_the_one_before_and_no_win
     let ended = world.rows_until_end("two", 0);
     assert_eq!(ended["state"], "success", "{ended}");
     world.settled(1);
-    // From the first score on there is one for each window, whoever it is by.
+    // From the first score on each window has one, by either model.
     let predictions = world.sub.records("p/x");
     let blind = predictions.iter().filter(|(p, _)| p["score"].is_null()).count();
     assert_eq!(blind, 40, "only the first model's own learning");
     assert_eq!((&world.slot_now()["slot"], &world.slot_now()["model"]), (&json!("a"), &json!("mean@1.2.0")));
-    // Back, and neither learns anew: each keeps what it has learnt.
+    // After the rollback no model learns again: each keeps its calibration.
     world.operator.order(&world.sub, "model.rollback", "back", &json!({}));
     assert_eq!(end(&world.sub, "model.rollback", "back")["state"], "success");
     world.rows(20, 0);

@@ -41,7 +41,7 @@ fn the_interface_is_the_frozen_one_and_says_how_the_device_is() {
     let seen = bus.busctl(0, &["introspect", "--xml-interface", NAME, PATH]);
     let seen = String::from_utf8(seen.stdout).expect("XML");
     let frozen = rig::root().join("daemon/dbus/org.kentledge.Daemon1.xml");
-    // KENTLEDGE_UPDATE=1 freezes it anew.
+    // KENTLEDGE_UPDATE=1 rewrites it.
     if std::env::var_os("KENTLEDGE_UPDATE").is_some() {
         fs::write(&frozen, &seen).expect("write");
     }

@@ -112,7 +112,7 @@ fn a_captured_command_is_refused_also_as_another_type_for_another_device_or_coho
     };
     refused("f", &stranger.command("restart", "f", &nonce(&sub), &json!({})), "bad_signature");
     refused("g", &json!({"id": "g", "expires_at": time(60), "args": {}}).to_string(), "unsigned");
-    // A forged sequence on a command that needs no signature locks nobody out.
+    // A forged sequence on a command that needs no signature locks no operator out.
     let mut forged = operator.inner("plant/pump-1", "ping", "forged", "", &json!({}));
     forged["iseq"] = 9_007_199_254_740_991u64.into();
     operator.send("pump-1/dn/cmd/ping/forged", &stranger.sign(&forged.to_string()));

@@ -1,5 +1,5 @@
-//! The configuration from afar: what is set, what is put back because nobody could reach the device with it, and that a
-//! device is never cut off.
+//! Remote configuration: what is set, what is rolled back because the device cannot be reached with it, and that a device is
+//! never cut off.
 
 use std::{fs, time::Duration};
 
@@ -156,7 +156,7 @@ fn a_kill_at_any_moment_of_a_change_leaves_the_old_or_the_new_one() {
         daemon.kill();
         daemon = site.run();
         sub.wait("another birth, with another nonce", |_| (births(&sub) > before_kill).then_some(()));
-        let last = sub.wait(&format!("what became of {id}"), |_| {
+        let last = sub.wait(&format!("the result of {id}"), |_| {
             let mut states = states(&sub, "config.set", &id);
             let last = states.pop()?;
             // A kill before it was taken in brings it again, to a connection with another nonce.
@@ -203,7 +203,7 @@ fn a_power_cut_at_any_moment_of_a_wrong_change_ends_on_the_old_broker() {
         daemon = site(&disk).run();
         sub.wait("it is back on the old broker", |_| (births(&sub) > before).then_some(()));
         assert!(!disk.path().join("state/config/remote.toml").exists(), "what was set is put back");
-        eventually("the trial is told and over", || {
+        eventually("the trial is reported and over", || {
             (!disk.path().join("state/control/trial.json").exists()).then_some(())
         });
     }
@@ -316,7 +316,7 @@ fn remote_layer_that_names_the_devices_private_key_as_password_is_rejected_and_n
     let provision = site.state().join("provision");
     fs::create_dir_all(&provision).expect("folder");
     fs::write(provision.join("key.pem"), "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIA==\n").expect("write");
-    // Whoever listens there would get the key in the CONNECT.
+    // A listener at that address would get the key in the CONNECT.
     let thief = std::net::TcpListener::bind("127.0.0.1:0").expect("port");
     let port = thief.local_addr().expect("port").port();
     let daemon = site.run();
@@ -345,7 +345,7 @@ fn a_remote_layer_that_does_not_validate_any_more_is_set_aside_and_the_daemon_st
     fs::write(folder.join("previous"), STREAM).expect("write");
     let daemon = site.run();
     sub.wait_event("config.set_aside", "remote.toml:1: newer: unknown key");
-    let meta = sub.wait("the one before is in use", |m| m.iter().find(|m| m.stream == "meta/raw").cloned());
+    let meta = sub.wait("the previous configuration is in use", |m| m.iter().find(|m| m.stream == "meta/raw").cloned());
     assert_eq!(meta.payload["stream"], "raw");
     operator.plain("status", "s-1", &json!({}));
     assert_eq!(end(&sub, "status", "s-1")["result"]["state"], "degraded");

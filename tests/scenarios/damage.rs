@@ -1,4 +1,4 @@
-//! Files torn in every way: the daemon starts, says what it set aside, and takes nothing wrong for right.
+//! Files torn in every way: the daemon starts, reports what it quarantined, and never uses damaged data.
 
 use std::{
     fs,
@@ -96,7 +96,7 @@ fn torn_files_never_keep_the_daemon_from_starting() {
     assert!(aside > 0 && aside + mended + unnoticed > cases / 2);
 }
 
-/// Torn copies of one store, each delivered to a broker of its own: what arrives is right, and what does not is told.
+/// Torn copies of one store, each delivered to a broker of its own: what arrives is right, and what does not is reported.
 fn torn_and_delivered(what: &str, cases: usize, tear: impl Fn(&Path)) {
     let (broker, mut tty) = (Mosquitto::down(), Tty::default());
     let site = Site::new(broker.port).with_sensor(&tty).with(RAW);

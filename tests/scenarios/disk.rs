@@ -117,7 +117,7 @@ fn a_disk_full_to_the_last_byte_stops_neither_sampling_nor_alarms_and_is_used_ag
     broker.stop();
     let mut feed = 1000;
     // What the ballast gave free is used up by the filler or by the outbox; then nothing can be written.
-    eventually("the disk takes nothing any more", || {
+    eventually("the disk is not writable", || {
         // sled holds half a MiB of its file in reserve; numbers like these pack to about 10 bytes.
         daemon.read_rows(&mut tty, feed..feed + 2000, |i| format!("{i},{},0", fastrand::f64()));
         feed += 2000;

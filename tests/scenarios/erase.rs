@@ -74,7 +74,7 @@ fn what_was_on_data_is_gone_from_the_raw_partition_and_only_where_it_was_asked_f
     let before = image.markers();
     assert!(before >= 60_000, "{before} markers of 80,000: deleted ones as well");
     script(&image.device);
-    assert_eq!(image.markers(), before, "nobody asked");
+    assert_eq!(image.markers(), before, "erased without a request");
     image.mounted(|at| assert!(at.join("live").exists()));
     image.mounted(|at| fs::write(at.join("kentledge/erase.request"), "erase\n").expect("ask"));
     script(&image.device);

@@ -45,7 +45,7 @@ fn site(broker: &Mosquitto, line: &Line, source: &str) -> Site {
     ))
 }
 
-/// Values of `a` and `b` by row, told by `a`.
+/// Values of `a` and `b` by row; `a` is the row's number.
 fn rows(sub: &Sub) -> BTreeMap<u64, f64> {
     let value = |record: &Value, name: &str| record["v"][name].as_f64();
     let records = sub.records("m/raw");
@@ -119,7 +119,7 @@ fn noise_cuts_and_hang_ups_cost_no_clean_frame_and_make_no_wrong_value() {
         // documentation. The others must be clean.
         let allowed = if kind == "delimited" || kind == "nmea" { 2 } else { 0 };
         assert!(wrong.len() <= allowed, "{kind}: {wrong:?}");
-        let told = sub.wait("what was spoilt is told", |_| {
+        let told = sub.wait("damaged frames are reported", |_| {
             let (q, _) = sub.records("q/s").pop()?;
             (q["refused"].as_object().is_some_and(|all| !all.is_empty())).then_some(q)
         });
@@ -143,7 +143,7 @@ fn a_polled_device_is_asked_and_its_silence_is_named() {
     let records = sub.wait_records("m/raw", 12);
     let n: Vec<u64> = records.iter().map(|(r, _)| (r["v"]["a"].as_f64().expect("a") * 2.0) as u64).collect();
     assert!(n.iter().all(|n| n % 4 != 0) && n.windows(2).all(|pair| pair[1] > pair[0]), "{n:?}");
-    sub.wait("silence is told", |_| {
+    sub.wait("silence is reported", |_| {
         let (q, _) = sub.records("q/s").pop()?;
         (q["faults"]["no_answer"].as_u64()? >= 2).then_some(())
     });
@@ -287,7 +287,7 @@ fn the_kernels_sensors_are_read_in_their_units() {
     }
     write("temp1_input", "none\n");
     let faults = || sub.records("q/hwmon").pop().and_then(|(q, _)| q["faults"]["unreadable"].as_u64()).map(drop);
-    eventually("a reading that cannot be read is told", faults);
+    eventually("an unreadable reading is reported", faults);
     let before = sub.records("m/c4").len();
     sub.wait_records("m/c4", before + 2);
     assert_eq!(daemon.stop(), Some(0));

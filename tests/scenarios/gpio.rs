@@ -52,13 +52,13 @@ fn edges_are_counted_timed_and_told_lost_ones_named_and_a_storm_ends_in_sampling
     chip.lose(4, 3);
     chip.edge(4, true, monotonic_ns());
     let faults = |word: &str| last(&sub, "q/pins").and_then(|q| q["faults"][word].as_u64());
-    eventually("three lost edges are told", || (faults("lost_edges") == Some(3)).then_some(()));
+    eventually("three lost edges are reported", || (faults("lost_edges") == Some(3)).then_some(()));
 
     let t0 = monotonic_ns();
     for i in 0..1500 {
         chip.edge(4, i % 2 == 0, t0 + i * MS / 2);
     }
-    eventually("the storm is told", || (faults("storm") == Some(1)).then_some(()));
+    eventually("the storm is reported", || (faults("storm") == Some(1)).then_some(()));
     eventually("meanwhile nothing is said of what is not seen", || {
         last(&sub, "m/counts").filter(|r| r["v"]["flow"].is_null() && r["q"]["flow"] == "missing").map(drop)
     });
@@ -131,7 +131,7 @@ fn an_alarm_turns_a_line_on_without_a_broker_and_whatever_ends_the_daemon_makes_
     let before = lamp.seen().len();
     guard.signal(Signal::SIGKILL);
     eventually("another guard", || guard.pid().filter(|pid| *pid != first));
-    eventually("which sets it anew", || {
+    eventually("which sets it again", || {
         let seen = lamp.seen();
         (seen.len() >= before + 2 && lamp.is_on() == Some(true)).then_some(())
     });
@@ -140,7 +140,7 @@ fn an_alarm_turns_a_line_on_without_a_broker_and_whatever_ends_the_daemon_makes_
     assert_ne!(third, second);
     lamp.wait(true, "on");
 
-    // Both at once: nobody is left to act but the kernel; the next daemon makes it safe first.
+    // Both at once: only the kernel is left to act; the next daemon makes it safe first.
     let before = lamp.seen().len();
     guard.signal(Signal::SIGKILL);
     daemon.kill();
@@ -259,7 +259,7 @@ fn lines_that_are_no_longer_wanted_are_safe_and_let_go() {
     lamp.wait(true, "the alarm still stands");
     assert_eq!(daemon.zombies(), 0);
     set("c3", "");
-    lamp.wait(false, "nobody wants it on");
+    lamp.wait(false, "no alarm or command turns it on");
     assert_eq!((guard.pid(), daemon.zombies()), (None, 0), "{}", daemon.log());
     // One that a killed daemon left behind, too.
     set("c4", &output("lamp"));
@@ -282,7 +282,7 @@ fn a_line_that_cannot_be_had_is_told_and_costs_nothing_else() {
     let _guard = Guard(site.state());
     let daemon = site.run();
     sub.wait_state("online");
-    eventually("it is told", || {
+    eventually("it is reported", || {
         daemon.log().contains("output `siren` on nowhere: no chip is called nowhere").then_some(())
     });
     tty.rows(0..4, |i| format!("{i},50,50"));
@@ -304,7 +304,7 @@ fn outputs_work_without_a_writable_state_directory() {
     lamp.wait(true, "on");
     daemon.kill();
     lamp.wait(false, "the daemon is gone");
-    // The next daemon finds the guard of the one before.
+    // The next daemon finds the guard of the previous one.
     let pid = guard.pid().expect("a guard");
     let daemon = site.run();
     eventually("the guard holds the lamp", || daemon.own_log().contains("the guard holds the outputs").then_some(()));

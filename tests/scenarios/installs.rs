@@ -144,7 +144,7 @@ fn kill_9_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
         let serves = something_serves(&mut world);
         let new = format!("mean@1.{seq}.0");
         assert!(serves == before || serves == new, "{serves} serves, neither {before} nor {new}");
-        // Whoever asked hears of an end, and that is what is.
+        // The requester gets a result, and it is true.
         let ended = world.rows_until_end(&id, 0);
         let state = ended["state"].as_str().expect("state").to_owned();
         let now = something_serves(&mut world);
@@ -259,7 +259,7 @@ fn a_power_cut_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
         std::thread::sleep(Duration::from_millis(fastrand::u64(0..200)));
         world.rows(fastrand::u64(10..80), 0);
         if round % 3 == 2 {
-            // The moment after the end is one of them: what was told must be on the disk.
+            // One of the cuts comes right after the end: what was reported must be on the disk.
             assert_eq!(world.rows_until_end(&format!("cut-{round}"), 0)["state"], "success");
         }
         std::thread::sleep(Duration::from_millis(fastrand::u64(0..60)));
@@ -281,7 +281,7 @@ fn a_power_cut_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
             Some(log[at..].split_whitespace().next()?.to_owned())
         });
         assert!(serving == before || serving == after, "{serving} serves, neither {before} nor {after}");
-        assert!(!told || serving == after, "success was told, and {serving} serves");
+        assert!(!told || serving == after, "success was reported, and {serving} serves");
         if serving == after {
             new += 1;
         } else {
@@ -390,7 +390,7 @@ fn the_channels_word_goes_out_of_date_aloud_and_an_older_word_is_not_believed() 
     let send = |text: &str| world.operator.send_retained("pump-1/dn/channel", &world.operator.sign(text));
     send(&word(2, 3));
     world.sub.wait_event("model.update_stale", "out of date");
-    // An attacker sends the word of before, which would be good for longer; then the maker the next one.
+    // An attacker replays the previous channel message, which expires later; then the maker sends the next one.
     send(&word(1, 3600));
     std::thread::sleep(Duration::from_millis(300));
     let stale = |word: &str| daemon.own_log().contains(word);

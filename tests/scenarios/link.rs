@@ -60,7 +60,7 @@ fn what_a_broker_will_never_take_is_in_the_ledger_and_holds_up_nothing() {
         rows(&mut tty, n * 10..(n + 1) * 10);
         std::thread::sleep(Duration::from_millis(100));
     }
-    let refused = eventually("all refused rows are booked", || {
+    let refused = eventually("all rejected rows are in the loss ledger", || {
         let entries = evil.records("loss");
         let n: u64 = entries.iter().filter_map(|e| e["n"].as_u64()).sum();
         (n == 100).then_some(entries)

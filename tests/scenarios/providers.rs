@@ -1,5 +1,5 @@
-//! What runs a model: asked for aloud, reported as the runtime reports it, and never the processor in silence. And the fence
-//! around the worker, tried from inside.
+//! What runs a model: the provider that is configured, reported as the runtime reports it, never a silent fallback to the
+//! processor. And the worker's sandbox, tried from inside.
 
 use std::{fs, path::PathBuf};
 
@@ -51,7 +51,7 @@ fn a_delegate_runs_its_part_and_the_placement_says_which() {
     tty.rows(0..20, |i| format!("{i},{},{}", i % 7, i % 5));
     sub.wait_records("p/x", 17);
     assert_eq!(lineage(&sub)["provider"], "openvino");
-    // And whoever comes later finds it in the birth.
+    // A client that connects later finds it in the birth.
     let placement = sub.wait("a birth with the placement", |messages| {
         let birth = messages.iter().rev().find(|m| m.stream == "birth")?;
         birth.payload["models"][0].get("placement").cloned()

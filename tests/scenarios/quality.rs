@@ -1,4 +1,4 @@
-//! What is said of a sensor's data: rates, values that stand still, repeats, noise, gaps; and what becomes of windows.
+//! The quality of a sensor's data: rates, constant values, repeats, noise, gaps; and which windows are made.
 
 use rig::{Line, Mosquitto, Site, Sub, Tty, eventually};
 use serde_json::Value;
@@ -111,7 +111,7 @@ fn a_wrong_baud_is_named_and_so_is_noise() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// Recordings that nobody here made: gaps of up to 247 s in shared/data/skab, one time stamp that goes back in nab.
+/// Third-party recordings: gaps of up to 247 s in shared/data/skab, one time stamp that goes back in nab.
 #[test]
 fn gaps_and_the_backward_step_of_real_recordings_are_found_and_named() {
     let (Some(skab), Some(nab)) = (rig::recordings("skab"), rig::recordings("nab")) else { return };
@@ -126,7 +126,7 @@ fn gaps_and_the_backward_step_of_real_recordings_are_found_and_named() {
         let text = std::fs::read_to_string(&file).expect("recording");
         let mut lines = text.lines();
         let columns: Vec<&str> = lines.next().expect("head").split(delimiter).collect();
-        // The recording's own time stamps, looked at by nobody's code but this.
+        // The recording's own time stamps, evaluated only by this test.
         let stamps: Vec<i64> = lines.filter_map(|line| seconds(line.split(delimiter).next()?)).collect();
         let gaps = stamps.windows(2).filter(|pair| pair[1] - pair[0] > longest_s).count();
         let back = stamps.windows(2).filter(|pair| pair[1] < pair[0]).count();

@@ -171,7 +171,7 @@ fn every_command_goes_through_a_broker_with_tls_and_acls_and_the_example_client_
 fn the_log_is_pulled_by_unit_time_and_priority() {
     let broker = Mosquitto::start();
     let (sub, operator) = (rig::Sub::new(broker.port), Operator::new(broker.port, "ops"));
-    // A real journal with entries of two units, read by the real journalctl: only told which file.
+    // A real journal with entries of two units, read by the real journalctl: only its file is given.
     let dir = tempfile::tempdir().expect("folder");
     let (export, journal) = (dir.path().join("export"), dir.path().join("test.journal"));
     let entry = |i: u64, unit: &str, priority: u8| {

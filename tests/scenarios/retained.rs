@@ -68,7 +68,7 @@ fn alarm_and_stream_not_configured_any_more_are_removed_at_the_broker_after_a_re
     let known = sub.messages().len();
     let daemon = site.run();
     sub.wait("it is online again", |m| m[known..].iter().any(|m| m.stream == "birth").then_some(()));
-    assert_eq!((phases(&sub, "high").len(), phases(&sub, "far").len()), (2, 2), "it is told once");
+    assert_eq!((phases(&sub, "high").len(), phases(&sub, "far").len()), (2, 2), "each is reported once");
     assert_eq!(daemon.stop(), Some(0));
 }
 

@@ -128,7 +128,7 @@ fn silence_is_told() {
     sub.wait_state("online");
     tty.write(b"1\n");
     sub.wait("stale", |_| Some(quality(&sub)).filter(|q| q["state"] == "stale"));
-    // A change is told once a second at most, so it must last.
+    // Changes are reported once a second at most, so it must last.
     let until = std::time::Instant::now() + std::time::Duration::from_millis(1500);
     while std::time::Instant::now() < until {
         tty.write(b"2\n");
@@ -223,11 +223,11 @@ fn unplugged_source_is_lost_and_its_score_is_no_longer_shown() {
     sub.wait_records("p/x", 17);
     let score = || metric(port, "kentledge_score{");
     eventually("a score", || (score().as_deref() == Some("1")).then_some(()));
-    eventually("all is well", || (metric(port, "kentledge_degraded").as_deref() == Some("0")).then_some(()));
+    eventually("not degraded", || (metric(port, "kentledge_degraded").as_deref() == Some("0")).then_some(()));
     eventually("and up/h says so", || degraded(&sub).is_empty().then_some(()));
     tty.pull();
     let pulled = std::time::Instant::now();
-    // A hang-up of a few seconds is none: half of the bound.
+    // A hang-up of half the bound does not count as lost.
     std::thread::sleep(std::time::Duration::from_secs(5));
     assert_eq!((sub.records("e/source.lost").len(), score().as_deref()), (0, Some("1")));
     let lost = "source s is lost: its port is not there or cannot be opened".to_owned();
@@ -245,7 +245,7 @@ fn unplugged_source_is_lost_and_its_score_is_no_longer_shown() {
         std::thread::sleep(std::time::Duration::from_millis(200));
         (!sub.records("e/source.back").is_empty()).then_some(())
     });
-    eventually("all is well", || degraded(&sub).is_empty().then_some(()));
+    eventually("not degraded again", || degraded(&sub).is_empty().then_some(()));
     assert_eq!(metric(port, "kentledge_source_lost{").as_deref(), Some("0"));
     assert_eq!((sub.records("e/source.lost").len(), sub.records("e/source.back").len()), (1, 1));
     assert_eq!(daemon.stop(), Some(0));

@@ -178,14 +178,14 @@ fn unreadable_sequence_numbers_are_not_begun_again() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
-/// A device that obeyed `log.pull` with id `a`, captured on its way, and was killed; without a synchronised clock there is none.
+/// A device that obeyed `log.pull` with id `a`, which was captured in flight, and was then killed. Needs a synchronised clock.
 struct Captured {
     broker: Mosquitto,
     sub: Sub,
     operator: Operator,
     site: Site,
     payload: String,
-    /// What became of it the first time.
+    /// Its result the first time.
     state: Value,
 }
 

@@ -152,7 +152,7 @@ fn a_file_on_the_machine_is_installed_and_taken_back_by_the_command_line() {
         rig::Done::from(child.wait_with_output().expect("output"))
     };
     let path = bundle.display().to_string();
-    // Whoever stopped sending chunks is not waited for.
+    // A requester that stopped sending chunks is not waited for.
     let args = json!({"sha256": "0".repeat(64), "size": 1000});
     world.operator.order(&world.sub, "model.install", "stopped", &args);
     world.sub.wait("it waits for chunks", |m| m.iter().any(|m| m.stream.starts_with("blob/0000")).then_some(()));

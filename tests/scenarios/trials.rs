@@ -1,4 +1,4 @@
-//! What an install must not do: hold up the way back, pass its trial before it was on trial, or serve what falls behind.
+//! What an install must not do: delay a rollback, pass its trial before it was on trial, or serve a model that falls behind.
 
 use std::time::{Duration, Instant};
 
@@ -204,7 +204,7 @@ fn pipeline_that_falls_behind_is_reported_and_so_is_that_it_caught_up() {
             }
             (seen, at) = (now, Instant::now());
         }
-        assert!(Instant::now() < until, "it is not told");
+        assert!(Instant::now() < until, "it is not reported");
     }
     world.operator.plain("status", "how", &json!({}));
     let status = end(&world.sub, "status", "how").to_string();

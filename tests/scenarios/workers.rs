@@ -15,11 +15,11 @@ fn account(sub: &Sub) -> (Vec<u64>, u64) {
     (firsts, lost)
 }
 
-/// Waits until every window of `rows` rows was predicted or booked; returns those that were not predicted.
+/// Waits until every window of `rows` rows was predicted or recorded as lost; returns those that were not predicted.
 #[track_caller]
 fn settled(sub: &Sub, rows: u64) -> Vec<u64> {
     let all = rows - 3;
-    let (firsts, _) = sub.wait("every window predicted or booked", |_| {
+    let (firsts, _) = sub.wait("every window predicted or recorded as lost", |_| {
         let (firsts, lost) = account(sub);
         (firsts.len() as u64 + lost == all).then_some((firsts, lost))
     });

@@ -18,7 +18,7 @@ kentledge_rootfs() {
     install -d ${IMAGE_ROOTFS}/data ${IMAGE_ROOTFS}/home/admin
     : > ${IMAGE_ROOTFS}${sysconfdir}/machine-id
     rm -f ${IMAGE_ROOTFS}${sysconfdir}/ssh/ssh_host_*
-    # Told apart by what is in it.
+    # The build id is a digest of the content.
     build=$(cd ${IMAGE_ROOTFS} && find . -xdev -type f -print0 | sort -z | xargs -0 sha256sum | sha256sum | cut -c1-16)
     {
         echo "IMAGE_ID=kentledge"
@@ -29,7 +29,7 @@ kentledge_rootfs() {
 }
 ROOTFS_POSTPROCESS_COMMAND += "kentledge_rootfs"
 
-# A release without keys is none, and one with a password or a host key is another's.
+# Rejects a release without keys, and one that has a password or a host key in it.
 python kentledge_release_checks() {
     import os, re, stat
     if d.getVar("KENTLEDGE_RELEASE") != "1":
@@ -47,7 +47,7 @@ python kentledge_release_checks() {
             if not re.fullmatch(r"[!*]+", password):
                 problems.append("%s can log in with a password" % name)
     if os.path.lexists(os.path.join(root, "etc/systemd/system/sockets.target.wants/sshd.socket")):
-        problems.append("SSH listens where nobody asked for it")
+        problems.append("sshd.socket is enabled: a release must not listen for SSH by default")
     for folder, _, files in os.walk(root):
         for name in files:
             path = os.path.join(folder, name)

@@ -57,7 +57,7 @@ def machines():
 
 
 def one_layout():
-    """Labels and sizes stand in one file; whoever needs them takes them from there."""
+    """Labels and sizes are in one file; every user of them reads them from there."""
     words = layout()
     labels = [v for k, v in words.items() if k.startswith("LABEL_")]
     users = ["yocto-layer/files/wic/kentledge-ab-rpi.wks.in", "yocto-layer/files/wic/kentledge-ab-qemu.wks.in",
@@ -73,7 +73,7 @@ def one_layout():
         unknown |= {w for w in re.findall(r"\$\{KENTLEDGE_(\w+)\}", text) if w not in words}
         problems += [f"{user} wants {word}, which the layout does not have" for word in unknown]
         if not re.search(r"@\w+@|\$\{KENTLEDGE_", text):
-            problems.append(f"{user} takes nothing from the layout")
+            problems.append(f"{user} uses no value of the layout")
     check("labels and sizes stand in the layout alone", problems)
     # Where a script cannot be filled in, it says the same.
     problems = []

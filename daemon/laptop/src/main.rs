@@ -134,13 +134,13 @@ fn play(
     for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
         signal_hook::flag::register(signal, stop.clone()).context("listen for signals")?;
     }
-    let (stop_daemon, told) = tokio::sync::oneshot::channel::<()>();
+    let (stop_daemon, stopped) = tokio::sync::oneshot::channel::<()>();
     let daemon = std::thread::spawn(move || {
-        let mut told = Box::pin(async {
-            let _ = told.await;
+        let mut stop = Box::pin(async {
+            let _ = stopped.await;
             "the demo is over".to_owned()
         });
-        runtime()?.block_on(run::run(&host, config, &mut told)).map(|_| ())
+        runtime()?.block_on(run::run(&host, config, &mut stop)).map(|_| ())
     });
     let sensor = {
         let (stop, speed) = (stop.clone(), args.speed);
@@ -154,7 +154,7 @@ fn play(
     }
     stop.store(true, Ordering::Relaxed);
     let (rows, _line) = sensor.join().map_err(|_| Fatal::failed("the sensor panicked"))??;
-    // What is on the way arrives before the daemon is told to stop.
+    // Messages in flight arrive before the daemon is stopped.
     let mut quiet = Instant::now();
     while quiet.elapsed() < SETTLE {
         if show(&heard, &mut view, Duration::from_millis(50))? {

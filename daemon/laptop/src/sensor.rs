@@ -30,10 +30,10 @@ use kentledge::{
     signal::parse_time,
 };
 
-/// A pseudo-terminal whose other end is a serial port to whoever opens `path`.
+/// A pseudo-terminal. Its other end, `path`, is a serial port to any program that opens it.
 pub struct Pty {
     master: PtyMaster,
-    /// Held open, so that the port does not hang up while nobody reads it yet.
+    /// Held open, so that the port does not hang up before its first reader opens it.
     _slave: File,
     /// The port.
     pub path: PathBuf,
@@ -125,7 +125,7 @@ fn csv(pty: &mut Pty, file: &Path, shape: &Shape, speed: f64, stop: &AtomicBool)
             Some((last, now)) => ((now - last) as f64 / 1e9).max(0.0),
             None => 1.0,
         };
-        // A gap of minutes in the file need not be sat out: its clock tells it to the daemon all the same.
+        // A gap of minutes in the file is cut to 1 s: the daemon sees the gap in the file's own time stamps.
         due += Duration::from_secs_f64((step_s / speed).min(1.0));
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
         last = now.or(last);

@@ -11,7 +11,7 @@ use kentledge::{
     error::{Context, Fatal},
 };
 
-/// What the view is told.
+/// An input of the view.
 #[derive(Debug)]
 pub enum Heard {
     /// A message from the broker.

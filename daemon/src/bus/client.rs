@@ -22,7 +22,7 @@ trait Daemon1 {
 pub struct Asked(Daemon1Proxy<'static>);
 
 impl Asked {
-    /// Over this bus; `None` as in the configuration: there is none.
+    /// Connects over this bus. `None`: the configuration has no bus (`device.bus = "off"`).
     pub async fn connect(bus: Option<&str>) -> Result<Self, String> {
         let bus = bus.ok_or("there is no D-Bus to ask over: `device.bus` is `off`")?;
         let connection = logind::connect_soon(bus).await?;
@@ -162,7 +162,7 @@ pub fn show(status: &Value) -> String {
             match (outbox["disk_ok"] == true, outbox["opening"] == true) {
                 (true, _) => "ok",
                 (_, true) => "being opened",
-                _ => "TAKES NOTHING",
+                _ => "NOT WRITABLE",
             }
         ),
     );

@@ -1,5 +1,5 @@
-//! Our name and our object on D-Bus, for whoever is on the machine. `dbus/org.kentledge.Daemon1.xml` is its frozen
-//! interface. An edge: without a bus the daemon runs, and it is looked for again and again.
+//! Our name and our object on D-Bus, for local clients. `dbus/org.kentledge.Daemon1.xml` is the frozen interface. An edge:
+//! the daemon runs without a bus, and retries the connection.
 //!
 //! Reading is for whom the bus's policy lets in; `Restart` looks at the caller as well.
 
@@ -28,7 +28,7 @@ pub struct Shown {
     pub status: Arc<dyn Fn() -> Value + Send + Sync>,
     /// Ends the daemon in order; systemd starts it again.
     pub restart: Arc<dyn Fn() + Send + Sync>,
-    /// Installs the bundle in this file; what becomes of it stands in the status document.
+    /// Installs the bundle in this file. The status document has the result.
     pub install: Arc<dyn Fn(OwnedFd) -> Result<(), String> + Send + Sync>,
     /// Back to the model before.
     pub roll_back: Arc<dyn Fn(String) -> Result<(), String> + Send + Sync>,
@@ -43,7 +43,9 @@ pub async fn serve(bus: String, shown: Shown, beat: Beat) {
             Err(why) => why,
         };
         if why != said {
-            tracing::warn!("not on the D-Bus: {why}; `kentledge status` cannot ask; trying again");
+            tracing::warn!(
+                "D-Bus connection failed: {why}; `kentledge status` does not work until it is back; retrying"
+            );
             said = why;
         }
         beat.during(tokio::time::sleep(limits::BUS_RETRY.mul_f64(0.5 + fastrand::f64() / 2.0))).await;
@@ -80,7 +82,7 @@ async fn alive(connection: &Connection) -> bool {
     matches!(tokio::time::timeout(limits::BUS_ANSWER, ask).await, Ok(Ok(_)))
 }
 
-/// What is told when it changes.
+/// The properties whose changes are signalled.
 #[derive(Debug, Clone, PartialEq)]
 struct Seen {
     state: String,
@@ -146,7 +148,7 @@ impl Daemon {
             done.push(self.alarms_changed(to).await);
         }
         for why in done.into_iter().filter_map(Result::err) {
-            tracing::warn!("tell a change on the D-Bus: {why}");
+            tracing::warn!("signal a changed property on the D-Bus: {why}");
         }
     }
 
@@ -181,7 +183,7 @@ impl Daemon {
         Ok(())
     }
 
-    /// Installs the model bundle in this file; `Status` tells under `models.job` what becomes of it.
+    /// Installs the model bundle in this file; `Status` has the result under `models.job`.
     async fn install_model(
         &self,
         file: zbus::OwnedFd,
@@ -245,7 +247,7 @@ impl Daemon {
         self.seen.outbox_records
     }
 
-    /// Age of the oldest of them, s; -1: there is none.
+    /// Age of the oldest of them, s; -1: no record is unsent.
     #[zbus(property(emits_changed_signal = "false"))]
     fn oldest_unsent_s(&self) -> i64 {
         self.seen.oldest_unsent_s

@@ -197,7 +197,7 @@ fn alarm_lines(alarms: &[Value]) -> Vec<Line<'static>> {
 fn outbox_lines(status: &Value) -> Vec<Line<'static>> {
     let outbox = &status["outbox"];
     let disk =
-        if outbox["disk_ok"] == true { Span::raw("disk ok") } else { Span::styled("DISK TAKES NOTHING", alert()) };
+        if outbox["disk_ok"] == true { Span::raw("disk ok") } else { Span::styled("DISK NOT WRITABLE", alert()) };
     let (stored, most) = (bytes(&outbox["stored_bytes"]), bytes(&outbox["max_bytes"]));
     let kept = format!(
         "OUTBOX  {} in RAM  {} stored ({stored} of {most})  oldest {}",
@@ -256,7 +256,7 @@ mod tests {
         assert!(picture.contains("RAISED  critical  as of the last score"), "{picture}");
     }
 
-    /// KENTLEDGE_UPDATE=1 writes the picture anew.
+    /// KENTLEDGE_UPDATE=1 rewrites the picture.
     #[test]
     fn the_picture_in_80_by_24_is_as_it_was() {
         let status = serde_json::from_str(include_str!("top_status.json")).expect("status");

@@ -12,13 +12,13 @@ use super::{
 pub enum Kind {
     /// The daemon started.
     Boot,
-    /// The daemon stops because it was told to.
+    /// The daemon stops on request: a signal, a command or D-Bus.
     Stopping,
     /// A configuration layer does not validate and is not used.
     ConfigSetAside,
     /// Another configuration is in use.
     ConfigChanged,
-    /// A configuration was not confirmed; the one before is back.
+    /// A configuration was not confirmed; the previous one is in use again.
     ConfigRolledBack,
     /// Commands were refused without an answer.
     CommandsRefused,
@@ -50,13 +50,13 @@ pub enum Kind {
     ModelCalibrated,
     /// A new model serves; it is watched.
     ModelSwapped,
-    /// A model was not well; the one before serves.
+    /// A model was unhealthy; the previous one serves.
     ModelRolledBack,
     /// What is known of the newest models is out of date.
     ModelUpdateStale,
-    /// Another operating system runs and is well.
+    /// Another operating system runs and is healthy.
     SystemUpdated,
-    /// Another operating system was not well; the one before runs.
+    /// Another operating system was unhealthy; the previous one runs.
     SystemRolledBack,
     /// A pipeline's windows wait for longer and longer: its model is too slow for what comes.
     PipelineBehind,

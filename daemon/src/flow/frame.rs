@@ -26,7 +26,7 @@ impl Flaw {
     /// Every flaw, by number.
     pub const ALL: [Flaw; 4] = [Self::Oversize, Self::Checksum, Self::Encoding, Self::Garbage];
 
-    /// Stands for a frame among ranges: no range has its start behind its end.
+    /// Marks a flawed frame in a list of ranges: no valid range has its start behind its end.
     pub fn mark(self) -> (u32, u32) {
         (u32::MAX, self as u32)
     }
@@ -38,7 +38,7 @@ impl Flaw {
 pub enum Fault {
     /// A device that was asked did not answer in time.
     NoAnswer,
-    /// It answered what nobody asked, or with a wrong checksum.
+    /// Its response does not match the request, or has a wrong checksum.
     WrongAnswer,
     /// Modbus exception 1.
     IllegalFunction,

@@ -2,7 +2,7 @@
 //!
 //! A full lane first makes the producer wait, for as long as its patience: a consumer that is merely busy makes room
 //! in that time, and a sensor with flow control then loses nothing. A consumer that took nothing during a whole
-//! patience is held to be stuck; until it takes again every push sheds at once, so that it stops nobody upstream.
+//! patience counts as stalled. Until it takes again every push sheds at once, so that the stages upstream go on.
 //! Closing is by dropping the senders: the receiver then empties what is left and ends.
 //!
 //! Producers that must not delay one another have lots: each lot is a queue of its own, the consumer takes from them in
@@ -370,7 +370,7 @@ mod tests {
         let (good, mut shed, mut got) = (flood.of_lot(1), Vec::new(), Vec::new());
         (0..1000).for_each(|_| flood.push(0, &mut shed));
         (1..=3).for_each(|i| good.push(i, &mut shed));
-        assert_eq!(shed, vec![0; 992], "the good one costs nobody anything, and loses nothing");
+        assert_eq!(shed, vec![0; 992], "the good lot sheds only the flood, and loses nothing");
         for _ in 0..6 {
             rx.take(&mut got, 1, Duration::ZERO);
         }
@@ -382,7 +382,7 @@ mod tests {
         let (flood, rx) = lane::<u32>(Bounds { items: 100, bytes: 40, patience: Some(Duration::ZERO) });
         let (good, mut shed) = (flood.of_lot(1), Vec::new());
         (0..20).for_each(|i| flood.push(i, &mut shed));
-        assert_eq!((shed.len(), rx.depth()), (10, 10), "all of it, while nobody else wants it");
+        assert_eq!((shed.len(), rx.depth()), (10, 10), "the whole bound, while no other lot needs it");
         (100..120).for_each(|i| good.push(i, &mut shed));
         assert_eq!(shed.iter().filter(|i| **i >= 100).count(), 15, "half of the bound for the other one");
         assert_eq!(rx.depth(), 15);

@@ -1,5 +1,5 @@
-//! What stages count for whoever looks at the device: plain atomics, written by one stage and read by many, never waited
-//! for. The shape is fixed at the start by the configuration.
+//! Counters of the stages, for the status document and metrics: plain atomics, written by one stage and read by many
+//! without a lock. The configuration fixes the shape at the start.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
@@ -46,7 +46,7 @@ impl Histogram {
         self.took(u64::try_from(time.as_micros()).unwrap_or(u64::MAX / 2));
     }
 
-    /// Each bucket's count; the bound of bucket i is 2^i µs, the last one's is none.
+    /// Each bucket's count. The upper bound of bucket i is 2^i µs; the last bucket has no bound.
     pub fn counts(&self) -> [u64; BUCKETS] {
         std::array::from_fn(|i| self.counts[i].load(Relaxed))
     }
@@ -222,7 +222,7 @@ pub struct PipelineMeter {
     pub infer: Histogram,
     /// Its windows wait for too long, and that gets no better.
     pub behind: AtomicBool,
-    /// Asked to learn anew.
+    /// Set when a recalibration was requested.
     pub recalibrate: AtomicBool,
     /// When the last window that was answered arrived, ns since boot; 0: none was.
     pub last_ns: AtomicU64,
@@ -258,7 +258,7 @@ impl PipelineMeter {
 pub struct Bell(std::sync::Mutex<bool>, std::sync::Condvar);
 
 impl Bell {
-    /// Wakes whoever waits, or who will wait next.
+    /// Wakes the thread that waits, or the next one that will wait.
     pub fn ring(&self) {
         *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = true;
         self.1.notify_one();
@@ -297,7 +297,7 @@ pub struct Meters {
     pub commands_accepted: Count,
     /// Commands that were refused, with an answer or without.
     pub commands_refused: Count,
-    /// Commands nobody took in time.
+    /// Commands that control did not take in time.
     pub commands_dropped: Count,
     /// Highest sequence of a command's result that was acknowledged.
     pub result_acked: AtomicU64,

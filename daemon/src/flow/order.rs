@@ -63,7 +63,7 @@ pub struct Ticket {
     pub id: u16,
 }
 
-/// A message as it arrived; nobody has looked into it.
+/// A message as it arrived, not parsed yet.
 #[derive(Debug, Clone)]
 pub struct Arrived {
     /// Whom it was sent to.

@@ -1,4 +1,4 @@
-//! When something happened. Made only by the source that read the bytes (or by a tape); nobody later asks a clock.
+//! When something happened. Only the source that read the bytes (or a tape) makes a stamp; later stages read no clock.
 
 /// What the wall clock is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]

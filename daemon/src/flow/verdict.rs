@@ -1,5 +1,5 @@
-//! What becomes of a model that was offered to a device, told by the stage that runs it to the one that owns the slots;
-//! and what serves now, for whoever looks.
+//! The verdict on a model that was offered to a device: the stage that runs it reports it to the stage that owns the
+//! slots. And what serves now, for the status document.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ pub struct Serving {
     pub sha256: String,
     /// `a`, `b`, or `factory`: what the configuration names.
     pub slot: &'static str,
-    /// Nobody signed it.
+    /// It has no signature.
     pub unsigned: bool,
     /// What runs it.
     pub provider: String,
@@ -27,9 +27,9 @@ pub struct Serving {
 pub enum Said {
     /// It serves now, and is watched.
     Swapped(String),
-    /// It was well for as long as it had to be.
+    /// It was healthy for the whole trial.
     Passed(String),
-    /// It was not; the one before serves again.
+    /// It was unhealthy; the previous model serves again.
     Bad(String),
     /// What serves dies again and again.
     Failing(String),

@@ -1,5 +1,5 @@
-//! A marker on disk before a risky act: whoever finds it there knows that the act was begun and never came to an end,
-//! because the process was killed over it or the power failed.
+//! A marker on disk before a risky act. A process that finds it knows that the act was begun and did not end: the process
+//! was killed during it, or the power failed.
 
 use std::io;
 

@@ -88,7 +88,7 @@ impl Clock {
         if let (Clk::Sync, Some(now_ms)) = (now.clk, now.wall_ms)
             && let Err(why) = keep.save_checked(FLOOR_FILE, &now_ms)
         {
-            tracing::warn!("save the time: {why}");
+            tracing::warn!("save the time to {FLOOR_FILE}: {why}; retried at the next save");
         }
     }
 

@@ -4,7 +4,7 @@
 /// What stands between a fault and lost data.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Defence {
-    /// fsync of the store after sled's flush, which is none.
+    /// fsync of the store: sled's flush does not call it.
     SyncData,
     /// Each stored message's own checksum.
     Crc,

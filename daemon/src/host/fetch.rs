@@ -30,15 +30,15 @@ pub struct Wanted {
     pub ca_file: Option<PathBuf>,
     /// Who may sign the broker's. What is brought is signed itself: this is about the line alone.
     pub broker_ca: Option<PathBuf>,
-    /// Nobody waits for it any more.
+    /// Set when the fetch is not needed any more.
     pub stopped: Stopped,
 }
 
-/// Says to a fetch that nobody waits for it any more, when the last one who holds `Waits` is gone.
+/// Tells a fetch to stop: true after the last `Waits` was dropped.
 #[derive(Debug, Clone, Default)]
 pub struct Stopped(Arc<AtomicBool>);
 
-/// Somebody waits.
+/// The fetch is needed while this exists.
 #[derive(Debug, Default)]
 pub struct Waits(Arc<AtomicBool>);
 
@@ -75,7 +75,7 @@ pub fn fetch(wanted: &Wanted, to: &Path) -> Result<(), String> {
     let _ = rustls::crypto::ring::default_provider().install_default();
     let began = Instant::now();
     let mut file = OpenOptions::new().create(true).append(true).open(to).map_err(|why| what(why.to_string()))?;
-    // Another run of this process may still be at it, until it notices that nobody waits.
+    // Another run of this process may still fetch, until it sees `stopped`.
     file.lock().map_err(|why| what(why.to_string()))?;
     let (mut tries, mut waited) = (0u32, Duration::ZERO);
     loop {

@@ -50,7 +50,7 @@ pub struct Input {
     pub pull: Option<Pull>,
     /// Changes shorter than this are passed over, µs.
     pub debounce_us: u32,
-    /// Its edges are told.
+    /// Report its edges.
     pub edges: bool,
 }
 

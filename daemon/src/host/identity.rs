@@ -1,5 +1,5 @@
-//! Who this device is, where nobody told it: the board's serial number, else a name that is made once and kept. Never the
-//! machine-id: an image that was booted before it was copied gives the same one to many.
+//! The device id when none is configured: the board's serial number, else a name that is made once and saved. Never the
+//! machine-id: copies of an image that was booted before share it.
 
 use std::path::Path;
 
@@ -24,13 +24,13 @@ pub fn device_id(state_dir: &Path) -> String {
     // A name that cannot be read now is not written over: it comes back with the next start.
     match loaded.map(|_| keep.save(FILE, id.as_bytes())) {
         Ok(Ok(())) => tracing::info!(id, "this device has named itself"),
-        Ok(Err(why)) => tracing::error!(id, "save this device's name: {why}; the next start may choose another one"),
-        Err(why) => tracing::error!(id, "read this device's name: {why}; it is called so until the next start"),
+        Ok(Err(why)) => tracing::error!(id, "save the device id: {why}; the next start may choose another id"),
+        Err(why) => tracing::error!(id, "read the saved device id: {why}; this id is used until the next start"),
     }
     id
 }
 
-/// What of a serial number can stand in a topic; `None`: it is none, or that of every board (all zeroes).
+/// The part of a serial number that is valid in a topic. `None`: nothing is left, or it is all zeroes as on every board.
 fn segment(text: &str) -> Option<String> {
     let text = text.trim_matches(|c: char| c == '\0' || c.is_whitespace()).to_ascii_lowercase();
     let id: String =

@@ -36,7 +36,7 @@ impl fmt::Display for Unloaded {
 }
 
 impl Keep {
-    /// A folder under the state directory. Never fails: a state directory that cannot be written stops nobody from starting.
+    /// A folder under the state directory. Never fails: the daemon starts without a writable state directory.
     pub fn at(folder: PathBuf) -> Self {
         Self(folder)
     }

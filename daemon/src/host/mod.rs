@@ -49,7 +49,7 @@ impl Default for Host {
     }
 }
 
-/// 128 bits nobody can guess, as hex.
+/// 128 unpredictable bits, as hex.
 pub fn nonce() -> String {
     use std::io::Read;
     let mut bytes = [0u8; 16];
@@ -74,7 +74,7 @@ const TRACES: [&str; 5] =
     ["lock", "outbox/sequences.json", "outbox/sequences.json.bak", "clock/floor.json", "models/high.json"];
 
 impl Host {
-    /// Makes the state directory and locks it. One that cannot be written, or cannot be made, keeps nobody from starting.
+    /// Makes the state directory and locks it. The daemon starts even if it cannot be made or written.
     ///
     /// # Errors
     /// Another process has locked it.
@@ -92,7 +92,9 @@ impl Host {
             Some(Err(std::fs::TryLockError::WouldBlock)) => {
                 return Err(Fatal::failed(format!("{}: another kentledge uses it", what())));
             }
-            Some(Err(std::fs::TryLockError::Error(why))) => tracing::warn!("{}: lock it: {why}", what()),
+            Some(Err(std::fs::TryLockError::Error(why))) => {
+                tracing::warn!("lock {}: {why}; another daemon on it is not detected", what())
+            }
             Some(Ok(())) | None => {}
         }
         Ok(StateLock { ran_before, trouble, _file: lock })

@@ -1,4 +1,4 @@
-//! What systemd is told: READY, STATUS, WATCHDOG, STOPPING. Silent where no NOTIFY_SOCKET is given.
+//! Notifications to systemd: READY, STATUS, WATCHDOG, STOPPING. Sends nothing without NOTIFY_SOCKET.
 
 use std::time::Duration;
 

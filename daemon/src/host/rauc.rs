@@ -7,7 +7,7 @@ use zbus::{Connection, OwnedVariant, Variant, proxy};
 
 use super::logind;
 
-/// Made by `kentledge-slot good`, with the slot in it: this system is well, and the boot loader knows it.
+/// Made by `kentledge-slot good`, with the slot in it: this system is healthy, and marked good in the boot loader.
 const GOOD: &str = "/run/kentledge-boot/good";
 /// Between two looks at how far an installation is.
 const LOOK: Duration = Duration::from_millis(500);
@@ -50,7 +50,7 @@ pub fn version() -> Option<String> {
     text.lines().find_map(|line| line.strip_prefix("IMAGE_VERSION=")).map(|v| v.trim_matches('"').to_owned())
 }
 
-/// The boot loader was told that this system is well.
+/// Whether this system was marked good in the boot loader.
 pub fn marked_good() -> bool {
     Path::new(GOOD).exists()
 }
@@ -138,7 +138,9 @@ fn text(value: &Variant<'_>, path: &[&str]) -> Option<String> {
 }
 
 fn not_older(next: &str, now: &str) -> Result<(), String> {
-    let parse = |text: &str| Version::parse(text).map_err(|why| format!("its version `{text}` is none: {why}"));
+    let parse = |text: &str| {
+        Version::parse(text).map_err(|why| format!("invalid version `{text}`: expected MAJOR.MINOR.PATCH: {why}"))
+    };
     let next_version = parse(next)?;
     // A system without a version of its own takes any.
     match Version::parse(now) {

@@ -180,7 +180,7 @@ mod tests {
         assert_eq!(
             (later.load_patiently("a").expect("read"), keep.load("a").expect("read")),
             (Some(b"2".to_vec()), None),
-            "nobody waits for the disk"
+            "the caller does not wait for the disk"
         );
         later.remove("b");
         assert_eq!(later.load_patiently("b").expect("read"), None);

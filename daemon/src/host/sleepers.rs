@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, fs};
 pub struct Sleepers(BTreeMap<i32, (u64, u32)>);
 
 impl Sleepers {
-    /// Looks at all threads. Returns for how many looks the longest of these sleeps has lasted; 0: there is none.
+    /// Looks at all threads. Returns for how many looks the longest of these sleeps has lasted; 0: no thread sleeps so.
     pub fn look(&mut self) -> u32 {
         let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
         let status = |entry: fs::DirEntry| {

@@ -75,7 +75,7 @@ pub fn tty_overruns(tty: RawFd) -> Option<u64> {
     }
 }
 
-/// Whether somebody took a tty for itself (TIOCEXCL), which keeps out all but root.
+/// Whether a process set a tty exclusive (TIOCEXCL): then only root can open it.
 pub fn tty_is_exclusive(tty: &File) -> bool {
     // SAFETY: the kernel writes one int or nothing; the descriptor is open for as long as `tty` is borrowed.
     unsafe {
@@ -133,7 +133,7 @@ pub fn attempt(call: i64, arguments: [Argument<'_>; 6]) -> Result<i64, i32> {
         libc::SYS_fork => true,
         _ => false,
     };
-    // An address given as a number could be anything's; small numbers are none.
+    // A number could be an address of anything; small numbers are no addresses.
     let wild = (0..6).any(|at| is_number(at) && !(-4096..1 << 32).contains(&numbers[at]));
     if wild || NOT_ATTEMPTED.contains(&call) || (call == libc::SYS_clone && !forks) {
         return Err(libc::EINVAL);
@@ -165,7 +165,7 @@ const NOT_ATTEMPTED: [i64; 9] = [
 
 /// Takes ownership of a descriptor that the kernel just made for us (SCM_RIGHTS).
 pub fn adopt_fd(fd: RawFd) -> OwnedFd {
-    // SAFETY: called with a descriptor from a control message only; nobody else has it.
+    // SAFETY: called with a descriptor from a control message only; it has no other owner.
     unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
@@ -181,8 +181,8 @@ pub struct SharedMemory {
 // and `&mut self` is needed to write plain bytes.
 unsafe impl Send for SharedMemory {}
 
-/// Bytes in memory that nobody can change any more, in this process or any other (a memfd with all seals): what was
-/// checked is what is handed on.
+/// Immutable bytes in memory: no process can change them (a memfd with all seals). The bytes that were checked are the
+/// bytes that are used.
 #[derive(Debug)]
 pub struct Sealed {
     fd: OwnedFd,
@@ -236,7 +236,7 @@ impl Sealed {
         self.len
     }
 
-    /// There are none.
+    /// Whether the length is 0.
     pub fn is_empty(&self) -> bool {
         self.len == 0
     }
@@ -260,7 +260,7 @@ impl std::ops::Deref for Mapped {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: mapped with this length for as long as `self` lives, and sealed: nobody writes, nobody shortens it.
+        // SAFETY: mapped with this length for as long as `self` lives, and sealed against writing and shrinking.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 }
@@ -344,7 +344,7 @@ impl SharedMemory {
 
 impl Drop for SharedMemory {
     fn drop(&mut self) {
-        // SAFETY: mapped by us with this length, and nobody holds a pointer into it.
+        // SAFETY: mapped by us with this length, and no pointer into it is left.
         if let Err(why) = unsafe { munmap(self.start.cast(), self.len) } {
             tracing::error!("unmap shared memory: {why}");
         }

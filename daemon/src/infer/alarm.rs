@@ -41,7 +41,7 @@ pub struct Alarm {
     changed_ns: Option<u64>,
 }
 
-/// A change to be told.
+/// A change of the alarm's state, to be published.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Change {
     /// What it is now.

@@ -16,7 +16,7 @@ pub struct Artifact {
     files: Arc<BTreeMap<String, ModelFile>>,
     /// Where it comes from.
     pub origin: Origin,
-    /// Nobody signed it.
+    /// It has no signature.
     pub unsigned: bool,
     /// SHA-256 of the bundle; empty for a bare file.
     pub bundle: Arc<str>,

@@ -3,11 +3,11 @@
 //!
 //! ```text
 //! processor:    LOAD + MODEL + SERVE ─ library loaded ─▶ MODEL + SERVE ─ session built ─▶ SERVE
-//! accelerator:  DRIVER + LOAD + MODEL + SERVE, for good: drivers open devices and start threads when they like
+//! accelerator:  DRIVER + LOAD + MODEL + SERVE, until it ends: drivers open devices and start threads at any time
 //! ```
 //!
 //! Invariants, for every list: no other process is named (a process id is 0 or the worker's own), nothing is forked or
-//! executed, nobody is connected to, and nothing outlives the worker. The processor's lists create no file and no socket.
+//! executed, no connection is made, and nothing outlives the worker. The processor's lists create no file and no socket.
 //! seccomp compares registers, not memory: clone3 has its flags in memory, so it does not exist here, and the C library
 //! falls back to clone, whose flags are checked.
 
@@ -71,7 +71,7 @@ const SERVE: &[Call] = &[
     (libc::SYS_writev, ALWAYS),
     (libc::SYS_close, ALWAYS),
     (libc::SYS_recvfrom, ALWAYS),
-    // To nobody but who is connected: with an address it could reach sockets in the file system.
+    // Only to the connected peer: with an address it could reach sockets in the file system.
     (libc::SYS_sendto, &[&[Zero(4)]]),
     (libc::SYS_ppoll, ALWAYS),
     // Private memory counts towards RLIMIT_DATA, and no new code is made. Shared memory would count nowhere.
@@ -197,7 +197,7 @@ const DRIVER: &[Call] = &[
             IsNot(1, libc::FIOASYNC as i32),
         ]],
     ),
-    // CUDA also makes a socket with an abstract name and listens on it, and gives up where it cannot. Nobody is answered:
+    // CUDA also makes a socket with an abstract name and listens on it, and gives up where it cannot. It gets no peer:
     // connect, accept and sendmsg are in no list.
     (libc::SYS_socket, &[&[Is(0, libc::AF_UNIX), Has(1, SOCKET_KIND, libc::SOCK_SEQPACKET)]]),
     (libc::SYS_setsockopt, &[&[Is(1, libc::SOL_SOCKET), Is(2, libc::SO_PASSCRED)]]),
@@ -268,7 +268,7 @@ impl Step {
     }
 }
 
-/// Leaves this process nothing but the calls of this step, for good.
+/// Limits this process to the calls of this step. This cannot be undone.
 pub fn leave_only(step: Step) -> Result<(), String> {
     let own = std::process::id();
     let mut rules: BTreeMap<i64, Vec<SeccompRule>> = BTreeMap::new();
@@ -303,7 +303,7 @@ const ANSWERED: &[(i64, i32)] = &[
     (libc::SYS_unlinkat, libc::ENOENT),
 ];
 
-/// Refuses these calls with their own errors, for good; `leave_only` refuses the others.
+/// Rejects these calls with their own errors. This cannot be undone. `leave_only` rejects the others.
 pub fn leave_out_answered() -> Result<(), String> {
     ANSWERED.iter().try_for_each(|(call, error)| {
         apply(BTreeMap::from([(*call, Vec::new())]), SeccompAction::Allow, SeccompAction::Errno(*error as u32))

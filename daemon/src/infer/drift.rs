@@ -68,7 +68,7 @@ impl Inputs {
         let began_ns = *self.began_ns.get_or_insert(now_ns);
         if !alarmed && window.tag.coverage >= 1.0 {
             let rows = window.values.len() / self.width.max(1);
-            // Each row once: a window brings as many new ones as it is away from the one before.
+            // Each row once: a window has as many new rows as it starts after the previous window.
             let fresh = if self.windows == 0 { rows } else { self.hop.min(rows) };
             for row in window.values.chunks(self.width.max(1)).skip(rows - fresh) {
                 self.channels.iter_mut().for_each(|column| column.take(f64::from(row[column.at])));
@@ -121,21 +121,21 @@ mod tests {
             .expect("inputs")
     }
 
-    /// The state told after 300 s of these rows.
+    /// The last state reported in 300 s of these rows.
     fn state(row: impl Fn(u64) -> (f32, f32), alarmed: bool) -> Option<String> {
         let mut inputs = inputs();
-        let told = (0..=300).filter_map(|n| {
+        let reported = (0..=300).filter_map(|n| {
             let ((a, b), (c, d)) = (row(n), row(n + 1));
             inputs.take(&window(n, [a, b, c, d], 1.0), alarmed)
         });
-        told.last()
+        reported.last()
     }
 
     #[test]
     fn one_channel_away_is_a_sensor_two_are_drift_and_alarms_are_left_out() {
         let x = |n: u64| (n * 37 % 100) as f32;
         let word =
-            |told: Option<String>, word: &str| assert!(told.as_ref().is_some_and(|t| t.contains(word)), "{told:?}");
+            |state: Option<String>, word: &str| assert!(state.as_ref().is_some_and(|t| t.contains(word)), "{state:?}");
         word(state(|n| (x(n), x(n + 50)), false), "\"none\"");
         word(state(|n| (x(n) + 60.0, x(n + 50)), false), "\"sensor_suspect\"");
         word(state(|n| (x(n) + 60.0, x(n + 50) - 60.0), false), "\"drift\"");

@@ -1,6 +1,6 @@
-//! One model and the pipelines that use it: windows in, records out. Owns the worker; starts it again when it dies. The
-//! window that was in the worker is lost and booked; those behind it are served by the next worker. What a new model goes
-//! through before and after it takes over is in `trial`.
+//! One model and the pipelines that use it: windows in, records out. Owns the worker and restarts it when it dies. The
+//! window that was in the worker is recorded in the loss ledger; the next worker serves those behind it. `trial` has the
+//! steps of a new model before and after it takes over.
 
 use std::{
     collections::VecDeque,
@@ -38,7 +38,7 @@ pub struct Setup {
     pub patient: bool,
     /// Models that are offered; without it, it stays as it is.
     pub mailbox: Option<mpsc::Receiver<Message>>,
-    /// What became of a bundle.
+    /// Reports the verdict on a bundle.
     pub report: Box<dyn Fn(Arc<str>, Said) + Send>,
 }
 
@@ -62,7 +62,8 @@ pub struct Engine {
     pub(super) shadowed: Vec<(Window, Option<bool>)>,
     /// Longest wait before the next start.
     retry: Duration,
-    told: String,
+    /// Last reason or description that was reported, so that each is reported once.
+    reported: String,
     drafts: Vec<Draft>,
     /// Alarms that were raised in this ring: their places among the drafts, and the window that raised them.
     to_explain: Vec<(Vec<usize>, usize, Window, Answered)>,
@@ -93,7 +94,7 @@ impl Engine {
             waiting: VecDeque::new(),
             shadowed: Vec::new(),
             retry: Duration::ZERO,
-            told: String::new(),
+            reported: String::new(),
             drafts: Vec::new(),
             to_explain: Vec::new(),
             last: None,
@@ -123,19 +124,19 @@ impl Engine {
         wait
     }
 
-    /// Starts a worker. On failure the reason is told once, and the daemon lives on without the model.
+    /// Starts a worker. A failure is reported once per reason, and the daemon goes on without the model.
     pub fn start(&mut self, stamp: Option<Stamp>, sink: &mut dyn Sink, beat: &dyn Fn()) -> Result<(), String> {
         match self.try_start(beat) {
             Ok(text) => {
-                if std::mem::take(&mut self.told) != text || self.told.is_empty() {
+                if std::mem::take(&mut self.reported) != text || self.reported.is_empty() {
                     self.tell(Kind::ModelServing, stamp, &text, sink);
                 }
                 Ok(())
             }
             Err(why) => {
-                if self.told != why {
+                if self.reported != why {
                     self.tell(Kind::ModelFailed, stamp, &why, sink);
-                    self.told.clone_from(&why);
+                    self.reported.clone_from(&why);
                 }
                 // That there is no library, or no model yet, is no fault of a model's.
                 if self.setup.launching.runtime.is_ok() && self.source.is_some() {
@@ -166,7 +167,7 @@ impl Engine {
         }
     }
 
-    /// A worker was lost, or could not be started. What dies again and again is told to whoever owns the slots.
+    /// A worker was lost, or could not be started. Repeated deaths are reported to control, which owns the slots.
     fn died(&mut self, stamp: Option<Stamp>, why: &str) {
         let now_ns = stamp.map_or(0, |stamp| stamp.boot_ns);
         self.deaths.push_back(now_ns);
@@ -365,7 +366,7 @@ impl Engine {
         self.last = Some(window.tag.last);
         let outcome = running.answer(slot, at, &window);
         if let Some(why) = self.trial.as_mut().and_then(|trial| trial.sign(&outcome, &running.fits[at], &window)) {
-            // What the model on trial could not answer, the one before does.
+            // The previous model answers the window that the model on trial could not.
             self.waiting.push_front(window);
             return Err(Broken::Sign(why));
         }

@@ -61,7 +61,7 @@ impl Fit {
         fit
     }
 
-    /// Each model keeps its own, so that going back to the one before needs no learning.
+    /// One file per model, so that a rollback to the previous model needs no calibration.
     fn file(&self) -> String {
         format!("{}.{}", self.pipeline, &self.sha256[..16.min(self.sha256.len())])
     }
@@ -77,13 +77,19 @@ impl Fit {
             Ok(bytes) => bytes,
             Err(why) => {
                 let pipeline = &self.pipeline;
-                tracing::error!(pipeline, "the calibration cannot be read: {why}; it is learnt again and written over");
+                tracing::error!(
+                    pipeline,
+                    "read the saved calibration: {why}; calibrating again, and the file is overwritten"
+                );
                 return None;
             }
         };
         let learnt = Learnt::read(&bytes, &self.sha256, features);
         if learnt.is_none() {
-            tracing::warn!(pipeline = self.pipeline, "the kept calibration is not of this model; calibrating anew");
+            tracing::warn!(
+                pipeline = self.pipeline,
+                "the saved calibration does not fit this model: it is discarded; calibrating again"
+            );
         }
         learnt
     }
@@ -98,10 +104,10 @@ impl Fit {
         out.into()
     }
 
-    /// Learns anew.
+    /// Discards the calibration, in memory and on disk, and starts another one.
     pub fn recalibrate(&mut self) {
         let Some(config) = self.source.manifest.calibration.clone() else { return };
-        tracing::info!(pipeline = self.pipeline, "learning anew what is normal");
+        tracing::info!(pipeline = self.pipeline, "recalibrating: the previous calibration is discarded");
         for name in [self.file(), self.pipeline.clone()] {
             if let Some(keep) = &self.keep {
                 keep.remove(&name);

@@ -1,5 +1,5 @@
-//! Whether a model that serves on trial is well. Pure: it is shown each answer, and says the first bad sign, or that the
-//! trial is over. What cannot be answered at all (a crash, a hang, an error) is seen by the engine, and one is enough.
+//! Whether a model on trial is healthy. Pure: it sees each answer, and returns the first bad sign, or that the trial is
+//! over. The engine sees what cannot be answered at all (a crash, a hang, an error); one of them ends the trial.
 
 use std::collections::VecDeque;
 
@@ -87,10 +87,10 @@ impl Gate {
     pub fn unanswered(&mut self, why: &str, coverage: f32) -> Option<String> {
         self.unanswered_run += 1;
         (coverage >= 1.0 || self.unanswered_run >= limits::GATE_UNANSWERED)
-            .then(|| format!("a window came to nothing: {why}"))
+            .then(|| format!("inference failed for one window: {why}"))
     }
 
-    /// Why it may not stay after all, `None` as long as it is not over, or that it was well.
+    /// The verdict: why it is rejected, or that it was healthy. `None` until the trial is over.
     pub fn over(&mut self) -> Option<Result<String, String>> {
         let began = self.began_ns?;
         let (took_ns, seen) = (self.now_ns.saturating_sub(began), self.seen);

@@ -36,8 +36,8 @@ const EITHER: &[i32] = &[libc::EPERM, libc::EACCES];
 /// The answer to what must look as if this kernel did not have it.
 const ABSENT: &[i32] = &[libc::ENOSYS];
 
-/// The answer of the filter: that nobody is there, where a driver looks for a server. Without it the kernel says EBADF.
-const NOBODY: &[i32] = &[libc::EPERM, libc::ENOENT];
+/// The answer of the filter where a driver looks for a server: no such peer. Without the filter the kernel returns EBADF.
+const NO_PEER: &[i32] = &[libc::EPERM, libc::ENOENT];
 
 const AT_CWD: Arg = N(libc::AT_FDCWD as i64);
 const WRITE: Arg = N((libc::O_WRONLY | libc::O_APPEND | libc::O_CLOEXEC) as i64);
@@ -113,7 +113,7 @@ const ATTEMPTS: &[Attempt] = &[
     ("make a pair of sockets", "socketpair", libc::SYS_socketpair, &[UNIX, DGRAM, N(0), Zeroes], FILTER),
     ("send to a socket by its path", "sendto", libc::SYS_sendto, &[N(0), N(0), N(0), N(0), Zeroes, N(110)], FILTER),
     ("send a descriptor", "sendmsg", libc::SYS_sendmsg, &[N(-1), Zeroes, N(0)], FILTER),
-    ("connect", "connect", libc::SYS_connect, &[N(-1), Zeroes, N(16)], NOBODY),
+    ("connect", "connect", libc::SYS_connect, &[N(-1), Zeroes, N(16)], NO_PEER),
     ("open a file for writing", "openat", libc::SYS_openat, &[AT_CWD, Text(c"/etc/passwd"), WRITE], EITHER),
     ("open a file for reading", "openat", libc::SYS_openat, &[AT_CWD, Text(c"/etc/passwd"), READ], EITHER),
     ("read keys", "openat", libc::SYS_openat, &[AT_CWD, Keys, READ], EITHER),

@@ -65,7 +65,7 @@ pub fn group_of(config: &Config, pipeline: usize) -> Option<usize> {
     groups(config).iter().position(|group| group.contains(&pipeline))
 }
 
-/// The stage as a thread, for one model: ends when its lane is closed and everything in it was served or booked.
+/// The stage as a thread, for one model. Ends when its lane is closed and each window in it was served or recorded as lost.
 /// `beat` is called at least every `limits::BEAT`, `tell` with what serves and how many workers were lost.
 pub fn run(
     mut engine: Engine,

@@ -1,5 +1,5 @@
 //! Whether a model answers as it must, on this device and on the provider that would serve: its golden cases within their
-//! tolerances and the deadline, in a worker of its own, while the one before goes on serving.
+//! tolerances and the deadline, in a worker of its own, while the previous model goes on serving.
 
 use std::time::Duration;
 

@@ -24,7 +24,7 @@ use crate::{
 pub struct Launching {
     /// This program, which is also the worker.
     pub program: PathBuf,
-    /// ONNX Runtime's library, or why there is none.
+    /// ONNX Runtime's library, or why it cannot be used.
     pub runtime: Result<PathBuf, String>,
     /// What is to run models.
     pub models: Models,
@@ -58,7 +58,7 @@ pub struct Running {
     usual: Vec<Usual>,
     /// What it was started from.
     pub source: Artifact,
-    /// For whoever looks.
+    /// For the status document.
     pub serving: Serving,
     /// What the library says of itself.
     pub runtime: String,
@@ -83,7 +83,7 @@ impl Running {
                     running.passed_over = passed_over;
                     return Ok(running);
                 }
-                // What is wrong with the model or the library is wrong on every provider; the last one's word is told.
+                // A fault of the model or the library shows on every provider; the last provider's error is reported.
                 Err(why) => passed_over.push(format!("{}: {why}", provider.name)),
             }
         }
@@ -321,7 +321,7 @@ impl Running {
         }
         let mut left = Vec::new();
         for (slot, name) in names.iter().enumerate().take(n) {
-            // What is in a slot that did not run is nobody's answer.
+            // A slot that did not run has no answer in it.
             if !self.worker.outcome(slot).0 {
                 return Ok(String::new());
             }
@@ -343,7 +343,7 @@ impl Running {
         deadline: Option<Duration>,
         beat: &dyn Fn(),
     ) -> Result<Vec<(usize, String)>, String> {
-        let mut told = Vec::new();
+        let mut finished = Vec::new();
         for at in 0..self.fits.len() {
             let Some(learning) = self.fits[at].learning().filter(|learning| learning.needed() == 0) else {
                 continue;
@@ -357,14 +357,14 @@ impl Running {
                 learning.windows = windows;
             }
             match highest {
-                Ok(highest) => told.push((at, fit.learnt(highest))),
+                Ok(highest) => finished.push((at, fit.learnt(highest))),
                 Err(why) => {
                     fit.set_statistics(None);
                     return Err(why);
                 }
             }
         }
-        Ok(told)
+        Ok(finished)
     }
 
     fn highest_score(
@@ -401,7 +401,7 @@ fn declared(tensors: &[Tensor]) -> Declared {
     tensors.iter().map(|t| (t.name.clone(), t.kind.clone(), t.shape.clone())).collect()
 }
 
-/// A provider that was asked for and runs nothing is none: ONNX Runtime says nothing of it by itself.
+/// Rejects a provider that was requested and runs no node: ONNX Runtime does not report this by itself.
 fn taken(provider: &Provider, loaded: &Loaded) -> Result<(), String> {
     let on_it =
         loaded.placement.iter().filter(|p| p.provider != "CPUExecutionProvider").map(|p| p.nodes).sum::<usize>();

@@ -131,7 +131,7 @@ impl Served {
         self.meters.pipelines[usize::from(self.index)].behind.store(behind, Relaxed);
     }
 
-    /// Asked to learn anew?
+    /// Takes a pending request to recalibrate.
     pub fn take_recalibrate(&self) -> bool {
         self.meters.pipelines[usize::from(self.index)].recalibrate.swap(false, Relaxed)
     }
@@ -208,7 +208,7 @@ impl Served {
         match change.phase {
             Phase::Raised => tracing::warn!(message_id = ALARM_RAISED, alarm = alarm.name(), score, "alarm raised"),
             Phase::Cleared => tracing::info!(message_id = ALARM_CLEARED, alarm = alarm.name(), score, "alarm cleared"),
-            Phase::Unknown => tracing::warn!(alarm = alarm.name(), "alarm unknown: no model looks at it any more"),
+            Phase::Unknown => tracing::warn!(alarm = alarm.name(), "alarm unknown: no model evaluates it any more"),
         }
         let retain = if change.phase == Phase::Cleared { Retain::Remove } else { Retain::Keep };
         Draft { stream: *stream, class: Class::Event, stamp, lineage, body: change.body, retain }

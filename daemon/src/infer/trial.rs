@@ -1,5 +1,5 @@
-//! What a new model goes through on live windows: it learns beside the one that serves, takes over between two windows,
-//! and is watched; at the first bad sign the one before serves again, with the very window that was the sign.
+//! The steps of a new model on live windows: it learns beside the one that serves, takes over between two windows, and is
+//! watched. At the first bad sign the previous model serves again, from the window that was the sign.
 
 use std::sync::Arc;
 
@@ -29,7 +29,7 @@ pub enum Message {
 pub struct Offer {
     /// In its worker.
     pub running: Running,
-    /// How long it is watched; `None`: it was well before, and takes over for good.
+    /// How long it is watched; `None`: it passed its trial before, and is committed at once.
     pub terms: Option<Terms>,
     /// It runs beside the other one for at least this long before, ns.
     pub shadow_ns: u64,
@@ -143,7 +143,7 @@ impl Engine {
             for (slot, ((window, above), at)) in left.iter().zip(&places).take(count).enumerate() {
                 match running.answer(slot, *at, window) {
                     Outcome::None(why) if window.tag.coverage >= 1.0 => {
-                        return Err(format!("a window came to nothing: {why}"));
+                        return Err(format!("inference failed for one window: {why}"));
                     }
                     Outcome::None(_) => {}
                     Outcome::Answer(answered) => {
@@ -188,7 +188,7 @@ impl Engine {
     }
 
     pub(super) fn end_trial_if_over(&mut self, sink: &mut dyn Sink) {
-        // What is still behind is not well yet; either it catches up or that becomes a bad sign.
+        // A model that is still behind is not healthy yet: it catches up, or being behind becomes a bad sign.
         if self.lag.is_over() {
             return;
         }
@@ -196,7 +196,7 @@ impl Engine {
         match over {
             Err(why) => self.go_back(&why, sink),
             Ok(text) => {
-                // The one before is not needed any more: its memory goes back.
+                // The previous model is not needed any more: dropping it frees its memory.
                 self.trial = None;
                 let bundle = self.source.as_ref().map_or_else(|| "".into(), |source| source.bundle.clone());
                 (self.setup.report)(bundle, Said::Passed(text));
@@ -204,7 +204,7 @@ impl Engine {
         }
     }
 
-    /// The model on trial showed a bad sign: the one before serves again.
+    /// The model on trial showed a bad sign: the previous model serves again.
     pub(super) fn go_back(&mut self, why: &str, sink: &mut dyn Sink) {
         let Some(trial) = self.trial.take() else { return };
         (self.took_us, self.lag) = (0, Lag::default());

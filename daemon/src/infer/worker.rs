@@ -220,8 +220,8 @@ impl Process {
         let (stderr, errors) = Stderr::new(launch.name.clone()).map_err(|why| format!("make a pipe: {why}"))?;
         let mut command = Command::new(&launch.program);
         command.arg("infer-worker").stdin(Stdio::from(theirs)).stdout(Stdio::null()).stderr(errors).env_clear();
-        // Since 1.31 the library writes a database into the user's cache and sends it home over HTTPS, unless told not
-        // to before it is loaded; switching telemetry off by its API comes too late.
+        // Since 1.31 the library writes a database into the user's cache and uploads it over HTTPS, unless this is set
+        // before it is loaded; switching telemetry off by its API comes too late.
         command.env("ORT_DISABLE_TELEMETRY", "1");
         command.envs(defence::taken_out().map(|words| ("KENTLEDGE_WITHOUT", words)));
         let child = sys::die_with_parent(&mut command).spawn().map_err(|why| format!("start the worker: {why}"))?;
@@ -281,7 +281,7 @@ fn resident(statm: &str, page_bytes: u64) -> Option<u64> {
 
 /// Ends a child and says how it ended.
 fn end(child: &mut Child) -> String {
-    // A worker that crashed is given a moment to be gone by itself, so that its own end is the one that is told.
+    // A worker that crashed gets a moment to exit by itself, so that its own exit status is reported.
     for _ in 0..20 {
         if let Ok(Some(status)) = child.try_wait() {
             return match (status.signal(), status.code()) {

@@ -1,8 +1,8 @@
 //! How long to wait before the next connect. Pure. Full jitter (a random share of a bound).
 //!
 //! Where the broker went away, all its devices lost it together: the first attempt is spread over seconds already, and the
-//! bound grows with the outage and with connections that end soon. Where only this device's own network is gone, nobody
-//! else comes back with it, and an attempt that fails reaches no broker: a short gap is over at once.
+//! bound grows with the outage and with connections that end soon. Where only this device's own network is gone, no other
+//! device reconnects with it, and a failed attempt reaches no broker: after a short gap it reconnects at once.
 
 use std::time::Duration;
 

@@ -15,7 +15,7 @@ pub(super) enum Settles {
     Subscriptions(usize),
     /// That what is not configured any more is removed.
     Gone,
-    /// Nothing: announcements are made anew with each connection, and an answer is sent once.
+    /// Nothing: announcements are repeated with each connection, and a response is sent once.
     Nothing,
 }
 

@@ -124,7 +124,7 @@ pub struct Edges {
 
 /// Why a connection ended.
 enum Ended {
-    /// As told; everything that could be sent was.
+    /// On request; everything that could be sent was.
     Stopped,
     /// It broke, or was not made.
     Failed(Failed),
@@ -216,7 +216,7 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
     }
 }
 
-/// Waits until what is watched is so, or nobody can change it any more.
+/// Waits until the watched value fits, or its sender is dropped.
 async fn until<T>(watched: &mut watch::Receiver<T>, so: impl FnMut(&T) -> bool) {
     // What `wait_for` gives is a lock; it must not live on in a select.
     let _ = watched.wait_for(so).await;
@@ -354,7 +354,7 @@ impl<'a> Link<'a> {
                         self.settled.push_back(ticket.id);
                     }
                 },
-                // Few, and somebody waits for them: before the data, which may go on for ever.
+                // Few, and a requester waits for them: before the data, which may go on for ever.
                 Some(response) = edges.responses.recv(), if room => self.respond(response),
                 () = setup.reader.ready(backlog), if room => if let Some(message) = setup.reader.take(backlog) {
                     self.send(&message);

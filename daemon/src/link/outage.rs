@@ -1,5 +1,5 @@
-//! What outlives a connection: why there is none, what is said of it, who has the broker meanwhile, and what was learnt of
-//! this broker.
+//! State that outlives a connection: why the link is down, what was reported of it, whether another client has our client
+//! id, and what was learnt about this broker.
 
 use std::time::Duration;
 
@@ -18,9 +18,9 @@ use crate::{config::Mqtt, flow::event::Kind, limits};
 pub struct Outage {
     /// Connections tried so far.
     pub session: u64,
-    /// Since when there is none.
+    /// Since when the link is down.
     pub since: Instant,
-    /// What was said last of why there is none.
+    /// The last reason that was reported.
     pub why: String,
     /// How many times in a row a twin threw us out.
     pub twins: u32,
@@ -40,7 +40,7 @@ pub struct Outage {
 /// What happens often.
 #[derive(Default)]
 pub struct Tallies {
-    /// Messages that the broker refused for good, and the last one's reason.
+    /// Messages that the broker rejected permanently, and the last one's reason.
     pub refused: (Tally, String),
     /// Records that do not fit the broker's largest packet, and the last one.
     pub large: (Tally, String),
@@ -115,7 +115,7 @@ impl Outage {
         let now = self.began.elapsed();
         let tallies = &mut self.tallies;
         if let Some(n) = tallies.refused.0.due(now) {
-            tracing::error!("the broker refused {n} messages for good ({}): counted as lost", tallies.refused.1);
+            tracing::error!("the broker rejected {n} messages permanently ({}): counted as lost", tallies.refused.1);
         }
         if let Some(n) = tallies.large.0.due(now) {
             tracing::error!("{n} records do not fit the broker's largest packet: counted as lost; {}", tallies.large.1);

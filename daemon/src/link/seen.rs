@@ -92,7 +92,7 @@ mod tests {
         seen.settled(ticket(2));
         assert_eq!(seen.came(order, true, ticket(3), NOW), Incoming::Handled);
         assert_eq!(seen.came((b"t", b"q"), true, ticket(3), NOW), Incoming::New);
-        assert_eq!(seen.came(order, false, ticket(4), NOW), Incoming::New, "somebody asks once more");
+        assert_eq!(seen.came(order, false, ticket(4), NOW), Incoming::New, "the same request again");
     }
 
     #[test]

@@ -175,7 +175,7 @@ impl Link<'_> {
         } else {
             let all = self.setup.topics.wishes().len();
             let text = format!("the broker refuses {} of {all} subscriptions", self.subscriptions_refused);
-            tracing::error!("{text}");
+            tracing::error!("MQTT session: {text}: messages on these topics do not arrive; publishing goes on");
             (self.setup.note)(&text);
         }
     }
@@ -355,13 +355,13 @@ impl Link<'_> {
         self.hand.push_back(Handed::nothing(topic, payload, true));
     }
 
-    /// Gives the client library the next message when it is done with the one before.
+    /// Gives the client library the next message when it is done with the previous one.
     pub(super) fn hand_over(&mut self, client: &AsyncClient) -> Result<(), Failed> {
         let failed = |what: &str, why: String| Failed::broker(format!("hand {what} to the client: {why}"));
         while self.acks < limits::ACKS_QUEUED
             && let Some(id) = self.settled.pop_front()
         {
-            // What came with QoS 0 has no id, and nobody waits for its acknowledgement.
+            // A QoS 0 message has no id and needs no acknowledgement.
             if id > 0 {
                 let publish = Publish { qos: QoS::AtLeastOnce, pkid: id, ..Publish::default() };
                 client.try_ack(&publish).map_err(|why| failed("an acknowledgement", why.to_string()))?;

@@ -24,7 +24,7 @@ use crate::{
     limits,
 };
 
-/// Options of one connection. Files are read anew each time, so that a renewed certificate is taken up.
+/// Options of one connection. Files are re-read each time, so that a renewed certificate is used.
 pub fn options(config: &Mqtt, will_topic: &str, will: String) -> Result<MqttOptions, String> {
     let host = if config.host.contains(':') { format!("[{}]", config.host) } else { config.host.clone() };
     let mut options = MqttOptions::new(&config.client_id, host, config.port);
@@ -57,7 +57,7 @@ pub fn options(config: &Mqtt, will_topic: &str, will: String) -> Result<MqttOpti
     Ok(options)
 }
 
-/// What is subscribed: commands that were kept for whoever comes are not for us, the desired state is.
+/// The subscriptions. Of retained messages the broker sends only the desired state, never a command.
 pub fn filters(wishes: Vec<Wish>) -> Vec<Filter> {
     let filter = |wish: Wish| Filter {
         path: wish.filter,
@@ -104,7 +104,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let what = |why: String| format!("read certificates {}: {why}", path.display());
     let read = CertificateDer::pem_file_iter(path).map_err(|why| what(why.to_string()))?;
     let all: Vec<_> = read.collect::<Result<_, _>>().map_err(|why| what(why.to_string()))?;
-    if all.is_empty() { Err(what("there is none in it".into())) } else { Ok(all) }
+    if all.is_empty() { Err(what("the file has no certificate".into())) } else { Ok(all) }
 }
 
 /// JSON text as it is, or as CBOR.

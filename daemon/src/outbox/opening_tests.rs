@@ -24,7 +24,7 @@ fn filled(dir: &Path) {
 fn a_store_that_kills_whoever_opens_it_is_set_aside_and_what_is_in_it_is_taken_over() {
     let dir = tempfile::tempdir().expect("folder");
     filled(dir.path());
-    // `false` stands for a probe that dies.
+    // The probe is `false`: it exits with an error at once.
     let opened = opening(dir.path(), Some("false")).open(&|| {});
     assert!(opened.told[0].1.contains("the process that tried it died"), "{opened:?}");
     assert!(opened.lost.is_empty());

@@ -70,7 +70,7 @@ impl Before {
         let all = Salvage::search_in(files.into_iter().map(Source::File).collect(), oldest, alive);
         match &all.unread {
             Some(why) => Err(io::Error::from_raw_os_error(nix::errno::Errno::EIO as i32)).inspect_err(|_| {
-                tracing::warn!("the store cannot be read now: {why}");
+                tracing::warn!("read the store before opening it: {why}; it is not opened now");
             }),
             None => Ok(Self::Newest(all.held(limits::SALVAGE_BYTES)?)),
         }

@@ -185,7 +185,7 @@ fn full_tail_sheds_least_class_first_while_the_committer_writes() {
     assert_eq!(order, ["m/y", "p/x", "res/w", "a/z", "a/z"]);
     assert!(!t.shed("no_room"), "there is nothing left to shed");
     assert_eq!((t.bytes(), t.records(), t.at_risk), (0, 0, 0));
-    // It was booked, so what the commit stored of it is removed again.
+    // It is in the loss ledger, so what the commit stored of it is removed again.
     writing.iter().zip(0..).for_each(|(parcel, n)| t.stored(parcel.id, Key::test(n)));
     assert_eq!(t.take_doomed().len(), 3);
 }

@@ -1,5 +1,5 @@
 //! What the store held when it was last synced, in a file of its own: sled opens a truncated database in silence, and
-//! this is how it is noticed. Two slots on two pages are written in turn, so a torn write leaves the one before it.
+//! this is how it is noticed. Two slots on two pages are written in turn, so a torn write leaves the previous mark.
 //!
 //! ```text
 //! slot (64 B at 0 and at 4096):
@@ -78,7 +78,7 @@ impl Watermark {
         Ok(Self { file })
     }
 
-    /// The newest mark; `None` where there is none that checks.
+    /// The newest valid mark; `None` if neither slot is valid.
     ///
     /// # Errors
     /// It cannot be read now: that is not the same as none, which would hide what is missing.

@@ -37,7 +37,7 @@ pub const VERSION: u32 = 1;
 pub const HOLDS: u8 = 1;
 /// They are not; why follows.
 pub const REFUSES: u8 = 2;
-/// They are as told.
+/// The lines are set as requested.
 pub const SET: u8 = 3;
 
 /// What the guard is to hold.
@@ -62,7 +62,7 @@ pub struct Line {
     pub name: Option<String>,
     /// Low is on.
     pub active_low: bool,
-    /// What it is where nobody says otherwise.
+    /// Its safe state: where it is set without a message from the daemon.
     pub safe_on: bool,
 }
 
@@ -90,7 +90,7 @@ fn listen(socket: &Path) -> io::Result<UnixListener> {
 /// Reaches a guard that listens for this socket, wherever it does.
 ///
 /// # Errors
-/// Nobody of our own user listens.
+/// No process of our own user listens.
 pub fn reach(socket: &Path) -> io::Result<UnixStream> {
     let stream = UnixStream::connect(socket).or_else(|_| UnixStream::connect_addr(&unwritten(socket)?))?;
     if is_ours(&stream) { Ok(stream) } else { Err(ErrorKind::PermissionDenied.into()) }
@@ -107,7 +107,7 @@ pub fn main(socket: &Path) -> Result<(), Fatal> {
         }
         let Ok(order) = read_order(&mut stream) else { continue };
         if let Some(held) = held.as_ref().filter(|held| held.order != order) {
-            tracing::info!(lines = held.order.lines.len(), "other lines are wanted: the guard ends");
+            tracing::info!(lines = held.order.lines.len(), "the configuration has other lines: the guard ends");
             // The name is free for the next one before the daemon hears of it.
             let _ = fs::remove_file(socket);
             return Ok(());
@@ -187,7 +187,7 @@ impl Held {
         order.lines.iter().enumerate().fold(0, |bits, (i, line)| bits | u64::from(line.safe_on) << i)
     }
 
-    /// Does what it is told until the connection ends; silence makes it safe, and the next word goes on.
+    /// Sets the lines as requested until the connection ends. Silence makes them safe; the next message sets them again.
     fn follow(&mut self, mut stream: UnixStream) {
         let mut heard = Instant::now();
         let (mut word, mut have) = ([0u8; 8], 0);
@@ -233,7 +233,7 @@ impl Held {
                 match line.set(on) {
                     Ok(()) => self.bits = self.bits & !(1 << i) | u64::from(on) << i,
                     Err(why) => {
-                        tracing::error!(output = self.order.lines[i].output, "set it: {why}");
+                        tracing::error!(output = self.order.lines[i].output, "set output: {why}");
                         done = false;
                     }
                 }

@@ -109,7 +109,7 @@ impl Stage {
                 }
                 Err(why) => {
                     if why != self.said {
-                        tracing::error!("outputs: {why}");
+                        tracing::error!("start the output guard: {why}; outputs do not follow their alarms; retrying");
                         self.said = why;
                     }
                     self.retry_at = now + limits::GUARD_RETRY;
@@ -120,7 +120,7 @@ impl Stage {
         if let Some(guard) = &mut self.guard
             && let Err(why) = guard.tell(bits)
         {
-            tracing::error!("outputs: the guard: {why}; another one is started");
+            tracing::error!("the output guard does not respond: {why}; starting another guard");
             if let Some(mut guard) = self.guard.take() {
                 guard.kill();
             }
@@ -139,8 +139,8 @@ impl Stage {
         if stalled != self.stalled {
             self.stalled = stalled;
             match stalled {
-                true => tracing::error!("outputs: a stage does not move; they go to their safe state"),
-                false => tracing::info!("outputs: all stages move again"),
+                true => tracing::error!("a stage is stalled: outputs go to their safe state"),
+                false => tracing::info!("no stage is stalled any more: outputs follow their alarms again"),
             }
         }
         stalled
@@ -246,8 +246,8 @@ impl Guard {
     /// What all lines are to be; answered when they are.
     fn tell(&mut self, bits: u64) -> Result<(), String> {
         let mut answer = [0u8; 1];
-        let told = self.stream.write_all(&bits.to_le_bytes()).and_then(|()| self.stream.read_exact(&mut answer));
-        told.map_err(|why| why.to_string().to_lowercase())?;
+        let exchanged = self.stream.write_all(&bits.to_le_bytes()).and_then(|()| self.stream.read_exact(&mut answer));
+        exchanged.map_err(|why| why.to_string().to_lowercase())?;
         if answer[0] == guard::SET { Ok(()) } else { Err("a line cannot be set".into()) }
     }
 
@@ -267,7 +267,7 @@ fn end(child: &mut Option<Child>) {
 
 /// Why a guard is not to be had.
 enum Refusal {
-    /// Nobody listens.
+    /// No guard listens.
     NotThere,
     /// It says why.
     Not(String),

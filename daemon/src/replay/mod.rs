@@ -96,7 +96,7 @@ fn tape_arrivals(path: &Path, config: &Config) -> Result<impl Iterator<Item = Re
     let mut player = tape::Player::open(path)?;
     if player.head.program != env!("CARGO_PKG_VERSION") {
         let by = if player.head.program.is_empty() { "an older program" } else { &player.head.program };
-        tracing::warn!("{} was recorded by {by}; what this one makes of it may differ", path.display());
+        tracing::warn!("tape {} was recorded by {by}: this version may compute other results", path.display());
     }
     let place = |name: &String| {
         let at = config.sources.iter().position(|s| s.name == *name);
@@ -245,7 +245,9 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
             source: SourceId(i as u16),
             clock: host.clock.clone(),
             frames: frames_tx.clone(),
-            shed: Arc::new(|_, frames| tracing::warn!(frames, "the tape's disk is too slow; frames are shed")),
+            shed: Arc::new(|_, frames| {
+                tracing::warn!(frames, "write the tape: the disk is too slow: frames are dropped")
+            }),
             beat: Beat::default(),
         };
         ports.push(tokio::spawn(source::run(port.port.clone(), outlet)));
@@ -293,7 +295,7 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
         other => other?,
     };
     for name in closed(&opened) {
-        tracing::warn!(source = name, "the source was never open: nothing of it is on the tape");
+        tracing::warn!(source = name, "the source was never open: the tape has no data of it");
     }
     tracing::info!(frames, "tape {} is complete", path.display());
     Ok(())

@@ -20,7 +20,7 @@ pub struct Grid {
     step_ns: i64,
     late_ns: i64,
     width: usize,
-    /// A silence longer than this many cells starts anew instead of being filled.
+    /// After a silence longer than this many cells the grid restarts; the gap is not filled.
     cells_max: i64,
     open: VecDeque<Cell>,
     next: Option<i64>,

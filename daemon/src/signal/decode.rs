@@ -86,7 +86,7 @@ pub struct Row {
     pub seq: Option<u64>,
     /// The sensor's own time, ns.
     pub t_ns: Option<i64>,
-    /// One value for each channel of the source, engineering units; NaN where there is none.
+    /// One value for each channel of the source, engineering units; NaN: no value.
     pub values: Vec<f64>,
     /// One word for each value.
     pub quality: Vec<Quality>,

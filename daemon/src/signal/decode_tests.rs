@@ -133,7 +133,7 @@ fn nmea_sentences_are_checked_and_angles_have_their_sign() {
     let (made, value, _) = read(&with_sum("GPGLL,4916.45,S,3,W")).expect("read");
     assert!(made && (value - (1.0 - 2.0 * (49.0 + 16.45 / 60.0))).abs() < 1e-9, "{value}");
     assert_eq!(read(&with_sum("GPGLL,4916.45,N,")).map(|r| r.2), Ok(Quality::Missing));
-    assert_eq!(read(&with_sum("GPRMC,1,2,3")).map(|r| r.0), Ok(false), "a sentence that nobody asked for");
+    assert_eq!(read(&with_sum("GPRMC,1,2,3")).map(|r| r.0), Ok(false), "a sentence that is not configured");
     assert_eq!(read("$GPGLL,4916.45,N,3,W*00"), Err(Refused::Checksum));
     for text in ["GPGLL,1", "$GPGLL,1,N,3", "$GPGLL*", "$*0", "$", "*00", "$GPGLL,1,N,3*zz"] {
         assert_eq!(read(text), Err(Refused::NotNmea), "{text}");

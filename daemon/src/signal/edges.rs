@@ -1,8 +1,7 @@
 //! Edges and levels of GPIO lines into rows: level, counter, frequency, pulse width, position. Pure; time is the kernel's
 //! own stamp of each edge. A frame is `0 bit rising t_ns` (an edge, 11 bytes) or `1 levels` (all levels, 9 bytes), least
-//! significant byte first; the second kind comes with every sample, after every loss, and makes a row of all that is
-//! not told edge by edge. `2 levels` is the same where edges were not
-//! seen.
+//! significant byte first; the second kind comes with every sample, after every loss, and makes a row of all
+//! channels that are not reported edge by edge. `2 levels` is the same, but edges may have been missed.
 
 use super::decode::{Refused, Row, Scales};
 use crate::{
@@ -85,13 +84,13 @@ impl Edges {
         } else if let Some(from) = line.rising_ns {
             line.pulse_us = Some(t_ns.saturating_sub(from) as f64 / 1000.0);
         }
-        let mut told = false;
+        let mut reported = false;
         for column in self.columns.iter().filter(|c| c.read == GpioRead::Edges && c.bit == bit) {
             column.channels.iter().for_each(|channel| scales.set(row, *channel, Some(f64::from(rising))));
-            told = true;
+            reported = true;
         }
         row.t_ns = Some(t_ns as i64);
-        told
+        reported
     }
 
     /// A line's new level: positions go on.

@@ -1,5 +1,5 @@
-//! Frames into checked samples, windows and measurements. Pure but for `run`: no clock, no I/O; all it knows of time
-//! are the stamps and the sensors' own clocks.
+//! Frames into checked samples, windows and measurements. Pure but for `run`: no clock, no I/O. Time comes only
+//! from the stamps and the sensors' own clocks.
 
 mod align;
 pub mod decode;
@@ -43,7 +43,7 @@ pub struct Streams {
     pub quality: Vec<StreamId>,
     /// `up/m/STREAM`, by stream.
     pub measurement: Vec<StreamId>,
-    /// `up/p/PIPELINE`, by pipeline: windows that could not be made are booked there.
+    /// `up/p/PIPELINE`, by pipeline: windows that could not be made are counted as lost there.
     pub prediction: Vec<StreamId>,
     /// `up/e/KIND`.
     pub events: EventStreams,
@@ -277,7 +277,7 @@ impl Signal {
         let (state, events) = (&mut self.sources[source], &self.streams.events);
         let now_ns = stamp.boot_ns;
         if let Some(news) = state.quality.presence.look(now_ns) {
-            let (kind, silent_ns, text) = news.told();
+            let (kind, silent_ns, text) = news.report();
             let members = format!(",\"silent_ms\":{},\"affects\":[{}]", silent_ns / 1_000_000, state.affects);
             made.drafts.push(events.draft_with(kind, stamp, (&state.name, &text), &members));
         }
@@ -285,7 +285,7 @@ impl Signal {
         self.meters.sources[source].set_lost(lost);
         let began_ns = state.quality.presence.began_ns();
         for news in state.values.look(now_ns, began_ns, lost.text().is_some()) {
-            let (kind, text) = news.told(&state.name);
+            let (kind, text) = news.report(&state.name);
             let mut members = format!(",\"share\":{:.3}", news.share);
             if let Some((example, _)) = &news.example {
                 members.push_str(",\"example\":");
@@ -307,7 +307,7 @@ impl Signal {
 }
 
 impl SourceState {
-    /// How a row follows the one before: the rows that are missing in between, at least; `None`: it came already.
+    /// Rows that are missing between the previous row and this one, at least; `None`: this row came already.
     fn follows(&mut self, row: &mut Row, t_ns: i64) -> Option<u64> {
         let mut missing = match row.seq {
             Some(raw) => {

@@ -31,12 +31,12 @@ impl Nmea {
         Self { sentences: sentences.iter().map(sentence).collect() }
     }
 
-    /// One line. `false`: a sentence nobody asked for.
+    /// Decodes one line. `false`: the sentence is not configured.
     pub fn decode(&self, text: &str, scales: &Scales, row: &mut Row) -> Result<bool, Refused> {
         let inner = text.trim_ascii().strip_prefix(['$', '!']).ok_or(Refused::NotNmea)?;
-        let (inner, told) = inner.rsplit_once('*').ok_or(Refused::NotNmea)?;
-        let told = Some(told).filter(|told| told.len() == 2).and_then(|told| u8::from_str_radix(told, 16).ok());
-        if told.ok_or(Refused::NotNmea)? != inner.bytes().fold(0, |sum, byte| sum ^ byte) {
+        let (inner, sum) = inner.rsplit_once('*').ok_or(Refused::NotNmea)?;
+        let sum = Some(sum).filter(|sum| sum.len() == 2).and_then(|sum| u8::from_str_radix(sum, 16).ok());
+        if sum.ok_or(Refused::NotNmea)? != inner.bytes().fold(0, |sum, byte| sum ^ byte) {
             return Err(Refused::Checksum);
         }
         let mut fields = inner.split(',').map(str::trim_ascii);

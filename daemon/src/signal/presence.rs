@@ -54,7 +54,7 @@ pub enum News {
 
 impl News {
     /// The event, how long the silence was, ns, and what happened in words.
-    pub fn told(self) -> (Kind, u64, String) {
+    pub fn report(self) -> (Kind, u64, String) {
         match self {
             News::Lost(silent_ns, why) => {
                 let (s, why) = (silent_ns / 1_000_000_000, why.text().unwrap_or_default());

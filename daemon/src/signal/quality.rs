@@ -1,4 +1,4 @@
-//! What is known of a source's data: counted, and told when it changes. Pure; runs on stamps.
+//! The quality of a source's data: counted, and reported when it changes. Pure; runs on stamps.
 
 use std::{collections::BTreeMap, fmt::Write};
 
@@ -138,13 +138,13 @@ impl SourceQuality {
         self.changed = true;
     }
 
-    /// A row is older than the one before it by the sensor's sequence.
+    /// A row is older than the previous one by the sensor's sequence.
     pub fn reordered(&mut self) {
         self.reordered += 1;
         self.changed = true;
     }
 
-    /// A row is older than the one before it by the sensor's clock.
+    /// A row is older than the previous one by the sensor's clock.
     pub fn backward(&mut self) {
         self.backward += 1;
         self.changed = true;
@@ -295,9 +295,9 @@ mod tests {
         q.sample(1, Quality::Bad(Why::Range));
         q.refused(Refused::Columns);
         q.refused(Refused::Columns);
-        let told = q.tell(at(2001)).expect("changed");
+        let reported = q.tell(at(2001)).expect("changed");
         let json: serde_json::Value =
-            serde_json::from_str(&format!("{{{}}}", String::from_utf8_lossy(&told))).expect("json");
+            serde_json::from_str(&format!("{{{}}}", String::from_utf8_lossy(&reported))).expect("json");
         assert_eq!(json["state"], "ok");
         assert_eq!(json["refused"]["columns"], 2);
         assert_eq!(json["bad"]["b"]["bad:range"], 1);

@@ -63,7 +63,7 @@ impl ChannelRules {
     }
 }
 
-/// How a row follows the one before by the sensor's own sequence.
+/// How a row follows the previous one by the sensor's own sequence.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// It is the next one, or the first.
@@ -72,7 +72,7 @@ pub enum Step {
     Missing(u64),
     /// The same row came before.
     Duplicate,
-    /// It is older than the one before, and did not come yet; or the sensor began anew.
+    /// It is older than the previous row, and did not come yet; or the sensor restarted.
     Back,
 }
 

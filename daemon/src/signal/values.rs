@@ -22,7 +22,7 @@ pub struct News {
 
 impl News {
     /// The event, and what happened in words, to a channel of this source.
-    pub fn told(&self, source: &str) -> (Kind, String) {
+    pub fn report(&self, source: &str) -> (Kind, String) {
         let percent = self.share * 100.0;
         match (self.state, &self.example) {
             (ChannelState::Good, _) => (Kind::ChannelGood, "its values can be used again".into()),

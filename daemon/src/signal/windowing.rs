@@ -93,7 +93,7 @@ impl Windower {
         }
     }
 
-    /// Takes a row that follows the one before after `missing` rows that never came (0: it joins).
+    /// Takes a row. `missing` rows between the previous one and this one never came (0: it is the next one).
     pub fn push(&mut self, row: RowRef<'_>, missing: u64) -> Result<Option<Window>, Dropped> {
         if missing > 0 {
             match self.on_bad {

@@ -184,7 +184,7 @@ impl<'a> Reading<'a> {
             let line = &self.settings.lines[bit].line;
             tracing::warn!(
                 chip = self.settings.chip,
-                "more than {} edges a second on line {line}: it is only sampled for a while",
+                "more than {} edges a second on line {line}: edges are ignored for a while, levels are still sampled",
                 self.settings.storm_hz
             );
             self.outlet.fault(Fault::Storm, 1).await;

@@ -121,8 +121,8 @@ impl Packets {
         self.mark(n, Flaw::Garbage, out);
     }
 
-    /// One mark for each stretch between two frames, and for each length of a frame in it. The half frame that a
-    /// connection began in is none.
+    /// One mark for each stretch between two frames, and for each length of a frame in it. The half frame at the start
+    /// of a connection gets no mark.
     fn mark(&mut self, n: usize, flaw: Flaw, out: &mut Out) {
         self.skipped += n;
         let frame = if let Framing::Fixed { bytes, .. } = self.framing { bytes } else { self.frame_max };
@@ -153,8 +153,8 @@ impl Packets {
                 if carry.len() < head {
                     return Front::More;
                 }
-                let told = number.0.bits(number.1, &carry[start.len()..head]) as usize;
-                let whole = told + beside;
+                let length = number.0.bits(number.1, &carry[start.len()..head]) as usize;
+                let whole = length + beside;
                 if whole <= head + check || whole > head + check + self.frame_max {
                     // No length that can be: this was no start.
                     return Front::Garbage(1);
@@ -186,7 +186,7 @@ impl Packets {
         match &self.framing {
             Framing::Cobs => {
                 out.bytes.resize(from + inner.len() + 1, 0);
-                // Without its end, which was cut off: a report with all of it parsed is a whole frame all the same.
+                // The frame's end was cut off: if all the rest was parsed, the report is still that of a whole frame.
                 let n = cobs::decode(inner, &mut out.bytes[from..]).map(|report| report.frame_size());
                 out.bytes.truncate(from + *n.as_ref().unwrap_or(&0));
                 n.map_err(|_| Flaw::Encoding)?;
@@ -257,7 +257,7 @@ fn begins(carry: &[u8], start: &[u8]) -> Result<(), Front> {
     Err(Front::Garbage(memchr::memchr(first, &carry[1..]).map_or(carry.len(), |at| at + 1)))
 }
 
-/// From a start byte to the stop byte behind it. Another start byte in between begins anew.
+/// From a start byte to the stop byte behind it. Another start byte in between starts the frame again.
 fn between(carry: &[u8], (start, stop, escape): (u8, u8, Option<u8>), most: usize) -> Front {
     if carry[0] != start {
         return Front::Garbage(memchr::memchr(start, carry).unwrap_or(carry.len()));
@@ -297,12 +297,12 @@ fn unstuff(inner: &[u8], out: &mut Vec<u8>) -> Result<(), Flaw> {
     Ok(())
 }
 
-fn checks(check: Check, covered: &[u8], told: &[u8]) -> bool {
+fn checks(check: Check, covered: &[u8], sent: &[u8]) -> bool {
     let covered = covered.get(check.skip..).unwrap_or_default();
-    let fold = |told: &[u8]| told.iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
-    let told =
-        if check.little { told.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte)) } else { fold(told) };
-    told == sum(check.kind, covered)
+    let fold = |sent: &[u8]| sent.iter().fold(0u64, |n, byte| n << 8 | u64::from(*byte));
+    let sent =
+        if check.little { sent.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte)) } else { fold(sent) };
+    sent == sum(check.kind, covered)
 }
 
 /// The checksum of some bytes. Polynomials: the catalogue of parametrised CRC algorithms, by the crate `crc`.

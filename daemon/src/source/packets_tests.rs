@@ -63,9 +63,9 @@ fn encode(framing: &Framing, check: Option<Check>, content: &[u8]) -> Vec<u8> {
         Framing::Fixed { start, .. } => with_sum([start.as_slice(), content].concat()),
         Framing::Length { start, number, beside } => {
             let sum = check.map_or(0, |c| c.kind.bytes());
-            let told = start.len() + number.0.bytes() + content.len() + sum - beside;
-            let told = (told as u64).to_be_bytes();
-            with_sum([start.as_slice(), &told[8 - number.0.bytes()..], content].concat())
+            let length = start.len() + number.0.bytes() + content.len() + sum - beside;
+            let length = (length as u64).to_be_bytes();
+            with_sum([start.as_slice(), &length[8 - number.0.bytes()..], content].concat())
         }
         Framing::Delimited { start, stop, escape } => {
             let mut out = vec![*start];

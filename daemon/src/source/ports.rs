@@ -1,6 +1,6 @@
 //! What is plugged in: serial ports by their stable names and what they seem to speak, gpiochips, the kernel's sensors;
 //! each with the lines a configuration needs for it, which `kentledge check` takes as they are. Opening a port may reset
-//! what hangs on it; one that another process has open is left alone.
+//! the device on it; a port that another process has open is not opened.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -99,10 +99,10 @@ fn quoted(text: &str) -> String {
 /// would open, and take half of the other's bytes.
 pub fn in_use(path: &Path) -> Option<String> {
     let flags = (OFlag::O_NOCTTY | OFlag::O_NONBLOCK).bits();
-    let somebody = || user_of(path).unwrap_or_else(|| "another process".into());
+    let user = || user_of(path).unwrap_or_else(|| "another process".into());
     match fs::OpenOptions::new().read(true).write(true).custom_flags(flags).open(path) {
-        Err(why) => (why.kind() == ErrorKind::ResourceBusy).then(somebody),
-        // The mark may be older than whoever has the port open now.
+        Err(why) => (why.kind() == ErrorKind::ResourceBusy).then(user),
+        // The mark may be older than the process that has the port open now.
         Ok(port) if sys::tty_is_exclusive(&port) => user_of(path),
         Ok(_) => None,
     }
@@ -277,12 +277,12 @@ fn text_lines(lines: &[&str]) -> Speech {
         .iter()
         .filter_map(|line| {
             let (inner, sum) = line.strip_prefix(['$', '!'])?.rsplit_once('*')?;
-            let told = u8::from_str_radix(sum, 16).ok()?;
+            let sum = u8::from_str_radix(sum, 16).ok()?;
             let (address, fields) = inner.split_once(',')?;
             let name = address.get(2..).filter(|_| address.len() == 5).unwrap_or(address);
             let is_name = !name.is_empty() && name.len() <= 16 && name.bytes().all(|b| b.is_ascii_alphanumeric());
             let is_name = is_name && fields.split(',').count() <= limits::PORTS_COLUMNS;
-            (is_name && told == inner.bytes().fold(0, |x, b| x ^ b))
+            (is_name && sum == inner.bytes().fold(0, |x, b| x ^ b))
                 .then(|| (name.to_owned(), fields.split(',').count()))
         })
         .collect();

@@ -98,7 +98,7 @@ impl Ring {
                 self.blocks.push_back((self.now_ns, packed));
             }
             Ok(None) => {}
-            Err(why) => tracing::error!("pack what the sources delivered: {why}"),
+            Err(why) => tracing::error!("compress a block of source data: {why}; alarm tapes lack this block"),
         }
         let oldest = self.now_ns.saturating_sub((self.setup.tapes.before_s + self.setup.tapes.after_s) * 1_000_000_000);
         while self.blocks.front().is_some_and(|(at, _)| *at < oldest) || self.bytes > self.setup.tapes.ring_bytes {
@@ -130,8 +130,8 @@ impl Ring {
         let saved = tape::whole(&self.setup.head, self.blocks.iter().map(|(_, block)| block.as_slice()))
             .and_then(|bytes| self.setup.keep.save(&name, &bytes));
         match saved {
-            Ok(()) => tracing::info!(alarm, "its tape is saved: tapes/{name}"),
-            Err(why) => tracing::error!(alarm, "save its tape: {why}"),
+            Ok(()) => tracing::info!(alarm, "alarm tape saved: tapes/{name}"),
+            Err(why) => tracing::error!(alarm, "save the alarm tape: {why}; the tape is lost"),
         }
         let mut names = self.setup.keep.names();
         names.retain(|name| name.ends_with(".tape"));

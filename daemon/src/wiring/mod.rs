@@ -244,12 +244,12 @@ impl Host {
             events: table.events.clone(),
             put: Box::new(move |draft| writer.put_now(draft)),
             settled: Box::new(move |ticket| {
-                // As many as orders fit; without a link nobody waits for it.
+                // It has room for as many tickets as there are orders; without a link they are not needed.
                 let _ = settled.try_send(ticket);
             }),
             respond: Box::new(move |response| {
                 if responses.try_send(response).is_err() {
-                    tracing::warn!("an answer for a response topic is dropped: too many at once");
+                    tracing::warn!("drop a response: the queue of responses to the link is full");
                 }
             }),
             link: news,

@@ -169,7 +169,7 @@ impl Engines {
         self.mail.push(mail);
         let report = move |bundle, said| {
             if news.try_send(News::Verdict(Verdict { group, bundle, said })).is_err() {
-                tracing::error!("control does not hear what became of a model");
+                tracing::error!(group, "drop a model's verdict: control's queue is full or closed");
             }
         };
         // Given out once: a large model must not lie in memory for ever after another took its place.

@@ -26,7 +26,7 @@ for s in ${BOOT_ORDER}; do
 done
 if test "x${slot}" = "x"; then
   if test "x${BOOT_SPENT}" = "x1"; then
-    echo "KENTLEDGE: neither slot starts. Stopped: flash this device anew (README, Flashing)."
+    echo "KENTLEDGE: neither slot starts. Stopped: flash this device again (README, Flashing)."
     while true; do sleep 3600; done
   fi
   echo "KENTLEDGE: both slots are spent; each gets its starts once more"

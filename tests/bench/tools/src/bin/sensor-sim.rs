@@ -351,7 +351,7 @@ fn main() {
     }
     println!("STATS {}", serde_json::json!({"ports": out}));
     std::io::stdout().flush().unwrap();
-    // keep the ptys open until told to stop, so that the reader can drain what is left
+    // keep the ptys open until SIGTERM, so that the reader can drain what is left
     if !a.flag("exit") {
         while !STOP.load(Ordering::Relaxed) {
             std::thread::sleep(std::time::Duration::from_millis(5));
