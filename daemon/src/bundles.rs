@@ -1,4 +1,4 @@
-//! `kentledge model …`: makes, checks, applies and measures bundles. Signing is minisign's: no secret key enters here.
+//! `kentledge model …`: makes, checks, installs and measures bundles. minisign signs; no secret key is read here.
 
 use std::{
     collections::BTreeMap,
@@ -30,17 +30,17 @@ use crate::{
     },
 };
 
-/// What can be done with bundles.
+/// The subcommands of `kentledge model`.
 #[derive(Debug, Subcommand)]
 pub enum Act {
-    /// Completes a folder: files with their digests, what the model declares, golden cases where there are none
+    /// Completes a folder: file digests, what the model declares, and golden cases if it has no golden.jsonl
     Prepare {
         /// The folder: manifest.json (a few keys of it) and model.onnx
         dir: PathBuf,
-        /// Rows of the manifest's channels the model was made with: makes baseline.json
+        /// CSV rows of the manifest's channels that the model was made with; writes baseline.json
         #[arg(long)]
         rows: Option<PathBuf>,
-        /// A distance from them above this is drift
+        /// The distance from the baseline above which drift is reported
         #[arg(long, default_value_t = 0.5)]
         drift: f64,
     },
@@ -56,46 +56,46 @@ pub enum Act {
     Verify {
         /// The bundle
         file: PathBuf,
-        /// Whose signatures count; without it, as in the configuration
+        /// The keyset to verify with; without it, the keyset of the configuration
         #[arg(long)]
         keyset: Option<PathBuf>,
-        /// This file alone
+        /// Only this configuration file
         #[arg(long)]
         config: Option<PathBuf>,
     },
-    /// What lies in which slot
+    /// Shows what each slot holds
     List {
-        /// This file alone
+        /// Only this configuration file
         #[arg(long)]
         config: Option<PathBuf>,
     },
-    /// Installs a bundle in the running daemon: verified, proven, tried, kept or put back
+    /// Installs a bundle in the running daemon: verify, prove, trial, then commit or roll back
     Install {
         /// The bundle
         file: PathBuf,
-        /// Which daemon
+        /// The daemon to use
         #[command(flatten)]
         whom: Whom,
     },
-    /// Goes back to the model before
+    /// Rolls back to the previous model
     Rollback {
-        /// Which, where several were installed
+        /// The model; needed if several were installed
         model: Option<String>,
-        /// Which daemon
+        /// The daemon to use
         #[command(flatten)]
         whom: Whom,
     },
-    /// Latency, memory, placement and sandbox on each provider that is there
+    /// Measures latency, memory, placement and sandbox on each provider of this machine
     Bench {
         /// A bundle, a folder with a manifest, or an ONNX file with a manifest beside it
         file: PathBuf,
-        /// Runs on each
+        /// Runs on each provider
         #[arg(long, default_value_t = 1000)]
         runs: usize,
-        /// Providers, ONNX Runtime and plugins as in this file
+        /// Providers, ONNX Runtime and plugins of this configuration file
         #[arg(long)]
         config: Option<PathBuf>,
-        /// These providers
+        /// Only these providers
         #[arg(long, value_delimiter = ',')]
         providers: Vec<String>,
         /// As JSON
@@ -105,7 +105,7 @@ pub enum Act {
 }
 
 impl Act {
-    /// Does it.
+    /// Runs the subcommand.
     pub fn act(self) -> Result<(), Fatal> {
         match self {
             Self::Prepare { dir, rows, drift } => prepare(&dir, rows.as_deref(), drift).map_err(Fatal::failed),
@@ -167,7 +167,7 @@ fn list(config: &Config) -> Result<(), Fatal> {
     config.pipelines.iter().for_each(|p| {
         models.insert(&p.model.manifest.model, p);
     });
-    // Nobody's state directory is made by looking at it.
+    // Listing must not create a state directory.
     let store = match config.device.state_dir.join("models").is_dir() {
         true => Some(Store::open(&config.device.state_dir).0),
         false => None,
@@ -196,7 +196,7 @@ fn list(config: &Config) -> Result<(), Fatal> {
     Ok(())
 }
 
-/// A pipeline that makes just the windows a manifest asks for.
+/// A pipeline that makes the windows that the manifest describes.
 fn pipeline_of(manifest: &Manifest, file: &Path) -> Result<config::Pipeline, String> {
     let channels = manifest.channels.as_ref().ok_or("the manifest says no `window`")?;
     Ok(config::Pipeline {
@@ -226,7 +226,7 @@ fn launching(models: &Models, manifest: &Manifest, file: &Path) -> Result<Launch
     })
 }
 
-/// Completes what someone began: the manifest of a folder, and what can be derived from the model and from rows.
+/// Completes the manifest of a folder, and writes what can be derived from the model and from rows.
 fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
     bundle::is_folder(dir).map_err(|why| format!("prepare {}: {why}", dir.display()))?;
     let path = dir.join("manifest.json");
@@ -304,7 +304,7 @@ fn names(json: &Value, key: &str) -> Vec<String> {
     all.filter_map(|io| Some(io["name"].as_str()?.to_owned())).collect()
 }
 
-/// What the model declares, beside what the maker wrote of it.
+/// Completes the declared inputs or outputs of a manifest from those of the model.
 fn describe(all: &mut Value, declared: Vec<(String, String, Vec<i64>)>) {
     let Some(list) = all.as_array_mut() else { return };
     for (name, kind, shape) in declared {
@@ -334,7 +334,7 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     fs::write(path, bytes).map_err(|why| format!("write {}: {why}", path.display()))
 }
 
-/// Cases recorded from the model: all ones, a ramp, and noise that is the same on every machine.
+/// Golden cases recorded from the model: all ones, a ramp, and noise that is the same on every machine.
 fn golden(running: &mut Running, deadline: Duration) -> Result<String, String> {
     let mut noise = fastrand::Rng::with_seed(7);
     let mut text = String::new();
@@ -344,7 +344,7 @@ fn golden(running: &mut Running, deadline: Duration) -> Result<String, String> {
             let value = |i: usize, noise: &mut fastrand::Rng| match case {
                 0 => 1.0,
                 1 => (i + 1) as f32 / len as f32,
-                // Above 0, for it may be fed as a scale.
+                // Above 0, because the input may be a scale.
                 _ => noise.f32() * 2.0 + 0.5,
             };
             let values: Vec<f32> = (0..len).map(|i| value(i, &mut noise)).collect();
@@ -381,7 +381,7 @@ fn baseline(rows: &Path, channels: &[String], drift: f64) -> Result<Baseline, St
     Ok(baseline)
 }
 
-/// A column's title as the name of a channel: `Volume Flow RateRMS` → `volume_flow_raterms`.
+/// A channel name from a column's title: `Volume Flow RateRMS` → `volume_flow_raterms`.
 fn channel_name(title: &str) -> String {
     title.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
@@ -442,7 +442,7 @@ fn bench(path: &Path, runs: usize, config: Option<&Path>, only: &[String], as_js
     if worked { Ok(()) } else { Err(what("no provider runs it".into())) }
 }
 
-/// What was tried from inside the worker, a line each.
+/// The attempts from inside the worker, one line each.
 fn attempts(tried: &Value) -> String {
     let tried = tried.as_object().into_iter().flatten();
     tried.map(|(what, came)| format!("\n             {what}: {}", came.as_str().unwrap_or(""))).collect()

@@ -1,4 +1,4 @@
-//! The command line: what may be written, and which part of the program does it.
+//! The command line: its arguments, and the part of the program that handles each command.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -29,19 +29,19 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// The daemon, in the foreground
+    /// Runs the daemon in the foreground
     Run {
-        /// This file alone, instead of /usr/lib/kentledge, /etc/kentledge and /data/kentledge/config
+        /// Only this file, instead of /usr/lib/kentledge, /etc/kentledge and /data/kentledge/config
         #[arg(long)]
         config: Option<PathBuf>,
     },
-    /// All problems of the configuration at once
+    /// Reports all problems of the configuration at once
     Check {
-        /// This file alone
+        /// Only this file
         #[arg(long)]
         config: Option<PathBuf>,
     },
-    /// What the running daemon is doing
+    /// Shows the status of the running daemon
     Status {
         /// As JSON
         #[arg(long)]
@@ -49,50 +49,50 @@ enum Command {
         #[command(flatten)]
         whom: Whom,
     },
-    /// The same, live; q quits
+    /// Shows the same live; q quits
     Top {
         #[command(flatten)]
         whom: Whom,
     },
-    /// Takes over a provision.toml: who the device is and how it reaches its broker; the file is removed
+    /// Reads a provision.toml (device identity and broker) into the state directory, then removes the file
     Provision {
         /// The file
         file: PathBuf,
         /// The state directory
         #[arg(long, default_value = "/data/kentledge")]
         state: PathBuf,
-        /// The user the daemon runs as
+        /// The user that the daemon runs as
         #[arg(long)]
         owner: Option<String>,
-        /// Where the machine's own settings go: network, time servers, SSH keys
+        /// Folder for the machine's own settings: network, time servers, SSH keys
         #[arg(long)]
         settings: Option<PathBuf>,
     },
-    /// A recorded tape or a CSV file through the same stages, deterministic; JSON lines on standard output
+    /// Replays a tape or a CSV file through the same stages, deterministically; JSON lines on standard output
     Replay(replay::Args),
-    /// Whether the system that just started is well; the image's own unit asks before it tells the boot loader
+    /// Checks whether the system that just started is healthy; the image's unit runs it before it marks the slot good
     BootCheck {
         #[command(flatten)]
         whom: Whom,
     },
-    /// Model bundles: make, check, apply, measure
+    /// Makes, checks, installs and measures model bundles
     Model {
         #[command(subcommand)]
         act: bundles::Act,
     },
-    /// Records what the configured sources deliver onto a tape
+    /// Records the rows of the configured sources on a tape
     Record {
-        /// Which sources
+        /// Only these sources
         #[arg(long)]
         config: Option<PathBuf>,
         /// The tape; must not exist yet
         #[arg(long, short)]
         out: PathBuf,
-        /// Ends after this many seconds
+        /// Stop after this many seconds
         #[arg(long = "for", value_name = "SECONDS")]
         seconds: Option<f64>,
     },
-    /// What is plugged in: serial ports and what they speak, gpiochips, the kernel's sensors; with configuration lines
+    /// Lists serial ports and their protocols, gpiochips and the kernel's sensors, with configuration lines
     Ports(ports::Args),
     /// The worker process; started by the daemon only
     #[command(hide = true)]
@@ -100,37 +100,37 @@ enum Command {
     /// Holds output lines; started by the daemon only
     #[command(hide = true)]
     GpioGuard {
-        /// Where it is found
+        /// The guard's socket
         socket: PathBuf,
     },
     /// Tries to open a store; started by the daemon only
     #[command(hide = true)]
     ProbeStore {
-        /// Its folder
+        /// The store's folder
         folder: PathBuf,
     },
 }
 
-/// Which daemon is asked.
+/// The daemon to use.
 #[derive(Debug, clap::Args)]
 pub struct Whom {
-    /// The daemon that runs with this file
+    /// The daemon that uses this configuration file
     #[arg(long)]
     config: Option<PathBuf>,
-    /// The D-Bus it is on: system, session, unix:…; without it, as in the configuration
+    /// The D-Bus of the daemon: system, session, unix:…; without it, as in the configuration
     #[arg(long)]
     bus: Option<String>,
 }
 
 impl Whom {
-    /// The bus.
+    /// The address of the bus; `None`: the daemon is on no bus.
     pub fn bus(&self) -> Result<Option<String>, Fatal> {
         if self.bus.is_some() {
             return Ok(self.bus.clone());
         }
         match Config::local(self.config.as_deref()) {
             Ok(config) => Ok(config.device.bus),
-            // Whoever asks for status may not read every file the configuration names.
+            // The caller of `status` may lack the rights to read every file that the configuration names.
             Err(problems) if self.config.is_some() => Err(Fatal::problems(&problems)),
             Err(_) => Ok(Some("system".into())),
         }
@@ -138,7 +138,7 @@ impl Whom {
 }
 
 impl Cli {
-    /// Does what was asked for.
+    /// Runs the command.
     pub fn act(self) -> Result<(), Fatal> {
         match self.command {
             Command::Run { config } => {
@@ -148,11 +148,13 @@ impl Cli {
                     let mut stop = Box::pin(run::signals()?);
                     let mut current = open(config.as_deref(), &host)?;
                     while run::run(&host, current.clone(), &mut stop).await? == Ending::Reload {
-                        // A file that somebody broke on the device meanwhile must not take it down now.
+                        // A configuration file that became invalid meanwhile must not stop the daemon.
                         match open(config.as_deref(), &host) {
                             Ok(next) => current = next,
                             Err(why) => {
-                                tracing::error!("read the configuration anew: {why}; going on with the one before")
+                                tracing::error!(
+                                    "reload the configuration: {why}; the previous configuration stays in use"
+                                )
                             }
                         }
                     }
@@ -178,7 +180,7 @@ impl Cli {
                 let asked = async { bus::Asked::connect(bus.as_deref()).await?.status().await };
                 let status = runtime()?.block_on(asked).map_err(Fatal::failed)?;
                 let shown = if json { status.to_string() } else { bus::show(&status) };
-                // Names of models and what went wrong with them were written by others.
+                // Names of models and error texts come from others: escape them.
                 let lines = shown.trim_end().lines().map(|line| escaped(line, usize::MAX));
                 say(&lines.collect::<Vec<_>>().join("\n"))
             }
@@ -210,8 +212,8 @@ impl Cli {
                 runtime()?.block_on(replay::record(Host::default(), config, &out, seconds))
             }
             Command::Ports(args) => {
-                let told = runtime()?.block_on(async { ports::tell(&args).await });
-                say(told.trim_end())
+                let report = runtime()?.block_on(async { ports::tell(&args).await });
+                say(report.trim_end())
             }
             Command::GpioGuard { socket } => {
                 journal::start("info");
@@ -227,8 +229,8 @@ impl Cli {
     }
 }
 
-/// The configuration to run with: a change that another process left unconfirmed is put back first, and a device that
-/// was given no name has its own.
+/// Loads the configuration. First rolls back a change that another process left unconfirmed. A device without a name in
+/// its configuration gets its own.
 fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     let local = Config::local(file).map_err(|problems| Fatal::problems(&problems))?;
     let state = &local.device.state_dir;
@@ -237,7 +239,7 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     if provision.exists()
         && let Err(why) = provision::take(&provision, state, None, None, || config_or_text(file))
     {
-        tracing::error!("{why}");
+        tracing::error!("{why}; the device runs without it");
         not_provisioned = Some(why);
     }
     if let Err(why) = Trials::open(state).recover(&host.process) {
@@ -251,7 +253,7 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     Ok(config.named(&identity::device_id(state)))
 }
 
-/// What provisioning checks. Dates of certificates are not looked at: a board without a battery does not know the time yet.
+/// The check of `provision`. It ignores dates of certificates: a board without a battery does not know the time yet.
 fn config_or_text(file: Option<&std::path::Path>) -> Result<Config, String> {
     let lines =
         |problems: Vec<config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
@@ -260,7 +262,7 @@ fn config_or_text(file: Option<&std::path::Path>) -> Result<Config, String> {
     if problems.is_empty() { Ok(config) } else { Err(lines(problems)) }
 }
 
-/// Reads the configuration, or tells all its problems.
+/// Reads the configuration, or reports all its problems.
 pub fn load(file: Option<&std::path::Path>) -> Result<Config, Fatal> {
     Config::load(file).map_err(|problems| Fatal::problems(&problems))
 }
@@ -270,7 +272,7 @@ pub fn runtime() -> Result<tokio::runtime::Runtime, Fatal> {
     tokio::runtime::Builder::new_current_thread().enable_all().build().context("start the runtime")
 }
 
-/// A line on standard output. A reader that went away is not an error of ours.
+/// Prints a line on standard output. A reader that closed the pipe is not an error.
 pub fn say(line: &str) -> Result<(), Fatal> {
     use std::io::{ErrorKind, Write};
     match writeln!(std::io::stdout().lock(), "{line}") {
@@ -279,10 +281,10 @@ pub fn say(line: &str) -> Result<(), Fatal> {
     }
 }
 
-/// Prints why `program` failed, if it did, and gives its exit code.
+/// Prints why `program` failed, if it did, and returns its exit code.
 pub fn exit(program: &str, result: Result<(), Fatal>) -> ExitCode {
     let Err(fatal) = result else { return ExitCode::SUCCESS };
-    // Problems of a configuration stand alone, so that an editor can jump to them.
+    // Problems of a configuration have no prefix, so that an editor can jump to them.
     let before = if fatal.code == Code::Config { String::new() } else { format!("{program}: ") };
     let lines: Vec<_> = fatal.text.lines().map(|line| escaped(line, limits::LOG_LINE)).collect();
     eprintln!("{before}{}", lines.join("\n"));

@@ -1,4 +1,4 @@
-//! From the merged tables to a valid `Config`. Every function reads one kind of table and reports all it finds.
+//! Builds a valid `Config` from the merged tables. Each function reads one kind of table and reports every problem in it.
 
 use std::{
     collections::BTreeMap,
@@ -17,12 +17,12 @@ use super::{
 };
 use crate::{flow::SourceId, limits, model::keyset::Keyset};
 
-/// Names already resolved, for the tables that refer to them.
+/// Resolved names, for the tables that refer to them.
 pub(super) struct Names {
     pub sources: BTreeMap<String, SourceId>,
     pub channels: BTreeMap<String, usize>,
     pub channel_source: Vec<SourceId>,
-    /// Sources whose rows do not hold all their columns.
+    /// Sources whose rows do not have all columns.
     pub partial: Vec<bool>,
     pub pipelines: BTreeMap<String, usize>,
     pub allow_unsigned: bool,
@@ -120,7 +120,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     Ok(if id.is_empty() { config } else { config.named(&id) })
 }
 
-/// Reads all tables of one kind, checking the names they were given.
+/// Reads all tables of one kind, and checks their names.
 fn each<T>(root: &mut Table<'_>, kind: &'static str, mut read: impl FnMut(&str, Table<'_>) -> Option<T>) -> Vec<T> {
     let mut all = Vec::new();
     for (name, node) in root.tables(kind) {
@@ -144,7 +144,7 @@ pub(super) fn is_segment(text: &str) -> bool {
 
 fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
     let Some(node) = node else {
-        // A device nobody has told anything yet runs, keeps, and says what it lacks.
+        // A device without any configuration runs, stores, and reports what is missing.
         return Device::default();
     };
     let mut t = root.sub("device".into(), node);
@@ -164,7 +164,7 @@ fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
     }
     let bus = t.str("bus").unwrap_or_else(|| "system".into());
     if !["system", "session", "off"].contains(&bus.as_str()) && !bus.starts_with("unix:") {
-        t.problem("bus", format!("`{bus}` is none of `system`, `session`, `off`, `unix:…`"));
+        t.problem("bus", format!("invalid bus `{bus}`: expected `system`, `session`, `off` or `unix:…`"));
     }
     let bus = Some(bus).filter(|bus| bus != "off");
     let class = t.str("class").unwrap_or_default();
@@ -213,7 +213,7 @@ fn mqtt(mut t: Table<'_>, paths: &Paths) -> Mqtt {
     let (host, port) = match host_port(rest.trim_end_matches('/'), default_port) {
         Some(pair) => pair,
         None => {
-            t.problem("url", format!("`{rest}` is no host, or its port is none"));
+            t.problem("url", format!("invalid address `{rest}`: expected HOST or HOST:PORT"));
             (String::new(), default_port)
         }
     };
@@ -322,7 +322,7 @@ fn metrics(root: &mut Table<'_>, node: Option<Node>) -> Metrics {
     let mut t = root.sub("metrics".into(), node);
     metrics.interval_s = t.int("interval_s", 1..=86_400).map_or(limits::HEALTH_S, |n| n as u64);
     if let Some(text) = t.str("listen") {
-        // A port alone is one on this machine only.
+        // A port without an address: listen on this machine only.
         let address = if text.contains(':') { text.clone() } else { format!("127.0.0.1:{text}") };
         metrics.listen = address.parse().ok();
         if metrics.listen.is_none() {
@@ -333,7 +333,7 @@ fn metrics(root: &mut Table<'_>, node: Option<Node>) -> Metrics {
     metrics
 }
 
-/// Channel names to indices; says which are unknown.
+/// Channel names to indices; reports unknown names.
 pub(super) fn channels(t: &mut Table<'_>, key: &'static str, list: &[String], names: &Names) -> Vec<usize> {
     let unknown: Vec<_> = list.iter().filter(|name| !names.channels.contains_key(*name)).cloned().collect();
     for name in unknown {
@@ -382,7 +382,7 @@ fn alarm(name: &str, mut t: Table<'_>, names: &Names, pipelines: &[Pipeline]) ->
         && raise_above.is_none()
         && pipelines[p].threshold.or(pipelines[p].model.manifest.threshold).is_none()
         && pipelines[p].model.manifest.calibration.is_none()
-        // A bundle that is still to come may say it.
+        // A bundle that is not installed yet may have it.
         && !pipelines[p].model.file.as_os_str().is_empty()
     {
         t.problem("raise_above", "is needed: the pipeline has neither a threshold nor a calibration");

@@ -1,6 +1,6 @@
-//! Looks at the certificates and the key of `[mqtt]` before a connection needs them. The daemon itself does not: a device
-//! whose certificate is out of date still samples, and the link reports why it has no connection. `kentledge check` does,
-//! and `config.set`, before it tries another broker.
+//! Checks the certificates and the key of `[mqtt]` before a connection needs them. The daemon does not do that at its start: a
+//! device with an expired certificate still samples, and the link reports why it has no connection. `kentledge check` does,
+//! and `config.set` before it tries another broker.
 
 use std::path::Path;
 
@@ -20,8 +20,8 @@ use super::{
 };
 
 impl Config {
-    /// What is wrong with the files that the connection to the broker needs. `now_s` is the time, s since 1970; without it
-    /// nothing is said of certificates that are out of date.
+    /// Problems of the files for the connection to the broker. `now_s` is the time, s since 1970; without it the expiry of
+    /// certificates is not checked.
     pub fn problems_of_files(&self, now_s: Option<i64>) -> Vec<Problem> {
         let Some(mqtt) = &self.mqtt else { return Vec::new() };
         let root = layers::read(&self.layers, &mut Problems::default());
@@ -42,7 +42,7 @@ impl Config {
     }
 }
 
-/// Where a key of `[mqtt]` stands.
+/// The position of a key of `[mqtt]`.
 fn place(root: &Node, key: &str) -> At {
     let below = |node: &Node, key: &str| match &node.value {
         Value::Table(map) => map.get(key).cloned(),
@@ -51,7 +51,7 @@ fn place(root: &Node, key: &str) -> At {
     below(root, "mqtt").and_then(|mqtt| below(&mqtt, key)).map_or_else(|| root.at.clone(), |node| node.at)
 }
 
-/// Whether the file holds certificates that may sign the broker's.
+/// Checks that the file has certificates that may sign the broker's.
 fn authorities(path: &Path) -> Result<(), String> {
     for (i, certificate) in certificates(path)?.into_iter().enumerate() {
         let added = RootCertStore::empty().add(certificate);
@@ -60,7 +60,7 @@ fn authorities(path: &Path) -> Result<(), String> {
     Ok(())
 }
 
-/// What is wrong with our own certificate and its key, by key of the configuration.
+/// Problems of the device's certificate and key, by configuration key.
 fn client(chain: &Path, key: &Path, now_s: Option<i64>) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
     let private = PrivateKeyDer::from_pem_file(key).map_err(|why| format!("{}: no private key: {why}", key.display()));
@@ -87,7 +87,7 @@ fn client(chain: &Path, key: &Path, now_s: Option<i64>) -> Vec<(&'static str, St
     let Some(private) = private else { return wrong };
     match ring::default_provider().key_provider.load_private_key(private) {
         Err(why) => wrong.push(("key_file", format!("{}: the key cannot be used: {why}", key.display()))),
-        // Whether they belong together is not known of every kind of key.
+        // For some kinds of key it is unknown whether key and certificate match.
         Ok(signing) => {
             let matched = CertifiedKey::new(all, signing).keys_match();
             if matched == Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) {
@@ -106,7 +106,7 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     if all.is_empty() { Err(what("there is no PEM certificate in it".into())) } else { Ok(all) }
 }
 
-/// One element of DER: its tag, what is in it, and what follows it.
+/// One DER element: its tag, its content, and the bytes after it.
 fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let (&tag, rest) = bytes.split_first()?;
     let (&first, rest) = rest.split_first()?;
@@ -122,7 +122,7 @@ fn element(bytes: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     Some((tag, inner, rest))
 }
 
-/// What is signed in a certificate, from its serial number on, and its version: 1 where none is written.
+/// The signed part of a certificate, from its serial number on, and its version (1 if absent).
 fn signed(certificate: &[u8]) -> Option<(u8, &[u8])> {
     let (_, whole, _) = element(certificate)?;
     let (_, signed, _) = element(whole)?;
@@ -136,10 +136,10 @@ fn version(certificate: &[u8]) -> Option<u8> {
     signed(certificate).map(|(version, _)| version)
 }
 
-/// From when to when, s since 1970.
+/// The validity period, s since 1970.
 fn validity(certificate: &[u8]) -> Option<(i64, i64)> {
     let (_, mut rest) = signed(certificate)?;
-    // Behind the serial number, the algorithm and the issuer.
+    // After the serial number, the algorithm and the issuer.
     for _ in 0..3 {
         rest = element(rest)?.2;
     }
@@ -170,7 +170,7 @@ mod tests {
 
     use super::*;
 
-    /// Made by openssl, valid for ten years from 2026-11-26 on; keys of nothing else.
+    /// Made by openssl, valid for ten years from 2026-11-26. Its key is used nowhere else.
     const CERT: &str = "-----BEGIN CERTIFICATE-----\n\
         MIIBbTCCAROgAwIBAgIUYuSjrQY0L3dPOVV/SF4xC6AeZJQwCgYIKoZIzj0EAwIw\n\
         DDEKMAgGA1UEAwwBZDAeFw0yNjExMjYxODAzMzVaFw0zNjExMjMxODAzMzVaMAwx\n\
@@ -202,8 +202,8 @@ mod tests {
         -----END CERTIFICATE-----";
     const NOW_S: i64 = 1_800_000_000;
 
-    /// What `kentledge check` says of a device with these files.
-    fn told(ca: &str, cert: &str, key: &str, now_s: Option<i64>) -> Vec<String> {
+    /// What `kentledge check` reports for a device with these files.
+    fn problems(ca: &str, cert: &str, key: &str, now_s: Option<i64>) -> Vec<String> {
         let dir = tempfile::tempdir().expect("folder");
         for (name, text) in [("ca.pem", ca), ("cert.pem", cert), ("key.pem", key)] {
             fs::write(dir.path().join(name), text).expect("write");
@@ -221,7 +221,7 @@ mod tests {
 
     #[test]
     fn check_of_certificates_that_cannot_be_used_names_file_line_and_reason() {
-        assert_eq!(told(CERT, CERT, KEY, Some(NOW_S)), Vec::<String>::new());
+        assert_eq!(problems(CERT, CERT, KEY, Some(NOW_S)), Vec::<String>::new());
         for (ca, cert, key, now_s, expected) in [
             (
                 CERT,
@@ -244,14 +244,14 @@ mod tests {
             ("no PEM", CERT, KEY, NOW_S, "c.toml:5: mqtt.ca_file: ca.pem: there is no PEM certificate in it"),
             (CERT, "", KEY, NOW_S, "c.toml:6: mqtt.cert_file: cert.pem: there is no PEM certificate in it"),
         ] {
-            let told = told(ca, cert, key, Some(now_s));
-            assert!(told.len() == 1 && told[0].starts_with(expected), "{told:#?} is not {expected}");
+            let problems = problems(ca, cert, key, Some(now_s));
+            assert!(problems.len() == 1 && problems[0].starts_with(expected), "{problems:#?} is not {expected}");
         }
         let torn = CERT.replace("MIIB", "MIIC");
-        assert!(told(&torn, CERT, KEY, Some(NOW_S))[0].contains("ca.pem: certificate 1 cannot sign others"));
-        assert!(told(CERT, &torn, KEY, Some(NOW_S))[0].contains("cert.pem: it cannot be used"));
-        // A clock that is not set says nothing of dates.
-        assert_eq!(told(CERT, CERT, KEY, None), Vec::<String>::new());
+        assert!(problems(&torn, CERT, KEY, Some(NOW_S))[0].contains("ca.pem: certificate 1 cannot sign others"));
+        assert!(problems(CERT, &torn, KEY, Some(NOW_S))[0].contains("cert.pem: it cannot be used"));
+        // With a clock that is not set, dates are not checked.
+        assert_eq!(problems(CERT, CERT, KEY, None), Vec::<String>::new());
     }
 
     #[test]

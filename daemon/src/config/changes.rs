@@ -1,4 +1,4 @@
-//! What another remote layer changes in the configuration as a whole, by dotted keys; and how one is laid over another.
+//! The effect of another remote layer on the whole configuration, by dotted keys; and the merge of two layers.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use toml::{Table, Value};
 use super::{Config, Layer, layers, problem::Problems};
 use crate::limits;
 
-/// What differs between two configurations. A table that comes or goes as a whole is one key.
+/// The differences between two configurations. A table that is added or removed as a whole is one key.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Changes {
     /// Keys that only the new one has.
@@ -20,12 +20,12 @@ pub struct Changes {
 }
 
 impl Changes {
-    /// As results carry it: bounded, with the number of keys that found no room.
+    /// For results: bounded lists, and the number of keys that were left out.
     pub fn json(&self) -> Map<String, Json> {
         let (mut out, mut more) = (Map::new(), 0);
         for (name, keys) in [("added", &self.added), ("changed", &self.changed), ("removed", &self.removed)] {
-            let told = keys.iter().take(limits::CHANGES_TOLD).map(|key| short(key));
-            out.insert(name.into(), told.collect());
+            let shown = keys.iter().take(limits::CHANGES_TOLD).map(|key| short(key));
+            out.insert(name.into(), shown.collect());
             more += keys.len().saturating_sub(limits::CHANGES_TOLD);
         }
         out.insert("more".into(), json!(more));
@@ -59,7 +59,7 @@ impl Changes {
     }
 }
 
-/// `pipeline` holds nothing but tables, each a thing of its own; `pipeline.pump` is one.
+/// `pipeline` only has tables, one per pipeline; `pipeline.pump` is one of them.
 fn whole(path: &str, value: &Json, list: &mut Vec<String>) {
     match value {
         Json::Object(map) if !map.is_empty() && map.values().all(Json::is_object) => {
@@ -74,7 +74,7 @@ fn short(key: &str) -> String {
 }
 
 impl Config {
-    /// What another remote layer changes.
+    /// The effect of another remote layer.
     pub fn changes(&self, before: Option<&str>, after: Option<&str>) -> Changes {
         let written = |text: Option<&str>| {
             let mut layers = self.local_layers();
@@ -90,10 +90,10 @@ impl Config {
     }
 }
 
-/// Lays one remote layer over another, key by key; comments are not kept.
+/// Merges one remote layer into another, key by key; comments are lost.
 ///
 /// # Errors
-/// Where one of them is no TOML.
+/// One of them is not TOML.
 pub fn merge(under: &str, over: &str) -> Result<String, String> {
     let parse = |what: &str, text: &str| text.parse::<Table>().map_err(|why| format!("{what}: {}", why.message()));
     let mut merged = parse("the layer that is set", under)?;

@@ -1,4 +1,4 @@
-//! Which files make up the configuration, and in which order they are laid over one another.
+//! The files of the configuration, and the order in which they are merged.
 
 use std::path::{Path, PathBuf};
 
@@ -10,23 +10,23 @@ use super::{
 };
 use crate::limits;
 
-/// The image's own, read-only.
+/// The folder of the image, read-only.
 pub const VENDOR: &str = "/usr/lib/kentledge";
-/// The administrator's.
+/// The folder of the administrator.
 pub const ADMIN: &str = "/etc/kentledge";
 
-/// One text that is laid over those before it.
+/// One text of the configuration; it overrides the layers before it.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Layer {
-    /// Written by someone with the device in hand.
+    /// A file written on the device.
     Local(PathBuf),
-    /// A file that was set over the network.
+    /// A file that was set remotely.
     Remote(PathBuf),
-    /// What is about to be set over the network.
+    /// A text that is about to be set remotely.
     Given(String),
 }
 
-/// The `*.toml` files of a folder, by name; a missing folder has none.
+/// The `*.toml` files of a folder, by name; none if the folder is missing.
 pub fn files_in(folder: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else {
         return Vec::new();
@@ -39,7 +39,7 @@ pub fn files_in(folder: &Path) -> Vec<PathBuf> {
     files
 }
 
-/// The layers below what is set remotely: one file, or those of the image and the administrator.
+/// The local layers: one file, or those of the image and the administrator.
 pub fn local(file: Option<&Path>) -> Vec<Layer> {
     let files = match file {
         Some(file) => vec![file.to_owned()],
@@ -48,7 +48,7 @@ pub fn local(file: Option<&Path>) -> Vec<Layer> {
     files.into_iter().map(Layer::Local).collect()
 }
 
-/// Reads layers and lays each over those before it.
+/// Reads layers and merges each over those before it.
 pub fn read(layers: &[Layer], problems: &mut Problems) -> Node {
     let whole = At { file: "configuration".into(), line: 0, remote: false };
     let mut merged = Node { at: whole, value: Value::Table(Default::default()) };
@@ -74,7 +74,7 @@ pub fn read(layers: &[Layer], problems: &mut Problems) -> Node {
     merged
 }
 
-/// What was written, as JSON. Secrets are not among it: they are given by path.
+/// The merged configuration as JSON. It has no secrets, because secrets are given by path.
 pub fn json(node: &Node) -> Json {
     match &node.value {
         Value::Str(text) => text.as_str().into(),

@@ -1,4 +1,4 @@
-//! Maps of registers, fields of binary frames, NMEA sentences, GPIO lines: what a source's columns are.
+//! The columns of a source: register maps, fields of binary frames, NMEA sentences, GPIO lines.
 
 use super::{
     Bias, Bus, Field, Format, Gpio, GpioLine, GpioRead, Layout, Modbus, Number, Pin, PinName, Port, Read, Registers,
@@ -154,7 +154,7 @@ fn register(column: String, mut t: Table<'_>, usual_ms: u64, tcp: bool) -> Optio
     Some(Register { slave, table, address: address? as u16, every_ms, field })
 }
 
-/// Neighbours of one device, table and pace are read at once, as far as one answer holds them.
+/// Neighbouring registers of one device, table and interval are read together, as far as one response can hold them.
 fn group(all: Vec<Register>, join: u16) -> (Vec<Read>, Vec<Layout>) {
     let (mut reads, mut layouts): (Vec<Read>, Vec<Layout>) = (Vec::new(), Vec::new());
     for mut r in all {
@@ -244,7 +244,7 @@ pub(super) fn gpio(t: &mut Table<'_>) -> (Port, Format) {
     (Port::Gpio(gpio), Format::Edges(lines))
 }
 
-/// A line that is read in two ways is asked for once.
+/// A line that is read in two ways is requested once.
 fn bit(lines: &mut Vec<Pin>, pin: Pin) -> u32 {
     let at = lines.iter().position(|p| p.line == pin.line).unwrap_or(lines.len());
     match lines.get_mut(at) {
@@ -292,5 +292,5 @@ pub(super) fn sysfs(t: &mut Table<'_>, kind: &str) -> (Port, Format) {
     (Port::Sysfs(Sysfs { device, class, readings, every_ms }), format)
 }
 
-/// Registers of two bytes hold nothing else than these.
+/// One Modbus response holds at most 125 registers or 2000 bits.
 const _: () = assert!(limits::MODBUS_WORDS <= 125 && limits::MODBUS_BITS <= 2000);

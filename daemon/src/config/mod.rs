@@ -1,5 +1,5 @@
-//! The configuration as the daemon uses it: valid, defaults filled in, names resolved to indices. `raw` is its shape on
-//! disk, `layers` which files it comes from, `build` turns one into the other and finds every problem on the way.
+//! The configuration as the daemon uses it: valid, with defaults and resolved names. `raw` has its shape on
+//! disk, `layers` the files it comes from, and `build` makes one from the other and reports every problem.
 
 mod build;
 mod certs;
@@ -35,9 +35,9 @@ use crate::{flow::SourceId, model::manifest::Manifest};
 /// A valid configuration.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
-    /// Who this device is and where it keeps its state.
+    /// Identity of the device and its state directory.
     pub device: Device,
-    /// The broker; without it the daemon runs and keeps.
+    /// The broker; without it the daemon runs and stores.
     pub mqtt: Option<Mqtt>,
     /// Ports, by index `SourceId`.
     pub sources: Vec<Source>,
@@ -49,23 +49,23 @@ pub struct Config {
     pub pipelines: Vec<Pipeline>,
     /// Alarms on scores.
     pub alarms: Vec<Alarm>,
-    /// Lines that alarms drive.
+    /// Output lines that alarms drive.
     pub outputs: Vec<Output>,
-    /// What alarms save of the sources.
+    /// Tapes that alarms save of the sources.
     pub tapes: Tapes,
     /// The store's settings.
     pub outbox: Outbox,
     /// Where ONNX Runtime is, and which models may run.
     pub models: Models,
-    /// What may be asked of the device from afar.
+    /// Remote commands.
     pub commands: Commands,
-    /// How it tells how it is.
+    /// Health messages and the metrics port.
     pub metrics: Metrics,
-    /// What it was read from, in order.
+    /// The layers it was read from, in order.
     pub layers: Vec<Layer>,
-    /// Why the layer that was set remotely does not validate and is not in use.
+    /// Why the remote layer does not validate and is not in use.
     pub set_aside: Vec<String>,
-    /// Why a provision.toml was not taken over.
+    /// Why a provision.toml was rejected.
     pub not_provisioned: Option<String>,
 }
 
@@ -74,15 +74,15 @@ pub struct Config {
 pub struct Device {
     /// First part of the topic.
     pub site: String,
-    /// Second part of the topic; empty until `Config::named`, where nobody gave one.
+    /// Second part of the topic. If the configuration has none, it is empty until `Config::named`.
     pub id: String,
     /// Folder for everything that outlives the process.
     pub state_dir: PathBuf,
-    /// Groups of devices this one obeys with.
+    /// Cohorts: groups of devices that share commands.
     pub cohorts: Vec<String>,
-    /// What kind of board it is, as bundles name it; empty: not said.
+    /// Device class, as bundles name it; empty: not configured.
     pub class: String,
-    /// The D-Bus we are on: `system`, `session`, or an address; `None`: none.
+    /// The D-Bus of the daemon: `system`, `session`, or an address; `None`: none.
     pub bus: Option<String>,
 }
 
@@ -96,24 +96,24 @@ impl Default for Device {
 /// `[commands]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Commands {
-    /// Whose signatures count; `None`: nobody's.
+    /// The file with the keys that may sign commands; `None`: no signed command is accepted.
     pub keyset: Option<PathBuf>,
-    /// For the bench: commands need no signature.
+    /// For tests: commands need no signature.
     pub allow_unsigned: bool,
-    /// A change that could cut the device off is confirmed within this, or put back.
+    /// Deadline to confirm a change that could cut the device off, s; after it the change is rolled back.
     pub confirm_s: u64,
-    /// Another operating system reaches the broker within this after its start, or is left, s.
+    /// Deadline for another operating system to reach the broker after its start, s; after it the system is rolled back.
     pub os_confirm_s: u64,
-    /// Devices that are asked together begin within this.
+    /// Devices that get a command together start it within this, s.
     pub jitter_s: u64,
 }
 
 /// `[metrics]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Metrics {
-    /// How often health is published.
+    /// Interval of health messages, s.
     pub interval_s: u64,
-    /// Where Prometheus may ask.
+    /// Address of the metrics port.
     pub listen: Option<std::net::SocketAddr>,
 }
 
@@ -124,13 +124,13 @@ pub struct Mqtt {
     pub host: String,
     /// TCP port.
     pub port: u16,
-    /// TLS, with what it needs; `None` is plain text.
+    /// TLS with its files; `None`: plain text.
     pub tls: Option<Tls>,
     /// User name.
     pub username: Option<String>,
     /// File with the password.
     pub password_file: Option<PathBuf>,
-    /// Seconds of silence after which a ping is sent.
+    /// Keep-alive, s.
     pub keep_alive_s: u64,
     /// CBOR instead of JSON.
     pub cbor: bool,
@@ -143,14 +143,14 @@ pub struct Mqtt {
 pub struct Tls {
     /// Certificates that may sign the broker's; `None`: those of the system.
     pub ca_file: Option<PathBuf>,
-    /// Our certificate chain and key.
+    /// The device's certificate chain and key.
     pub client: Option<(PathBuf, PathBuf)>,
 }
 
-/// How a sensor writes its clock.
+/// The format of a sensor's clock.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum TimeFormat {
-    /// A number; this many nanoseconds each.
+    /// A number of units; nanoseconds per unit.
     Unit(u64),
     /// `2020-03-09 10:14:33` or RFC 3339; taken as UTC where it has no offset.
     Civil,
@@ -161,7 +161,7 @@ pub enum TimeFormat {
 pub struct Channel {
     /// Name.
     pub name: String,
-    /// Where it comes from.
+    /// Its source.
     pub source: SourceId,
     /// Column name or JSON key.
     pub column: String,
@@ -171,15 +171,15 @@ pub struct Channel {
     pub scale: f64,
     /// See `scale`.
     pub offset: f64,
-    /// Least value that can be true.
+    /// Lowest plausible value.
     pub min: Option<f64>,
-    /// Largest value that can be true.
+    /// Highest plausible value.
     pub max: Option<f64>,
-    /// Fastest change that can be true, units a second.
+    /// Fastest plausible change, units a second.
     pub rate_max_per_s: Option<f64>,
-    /// A value that has not moved for so long is stuck, ms.
+    /// A value that does not change for so long is stuck, ms.
     pub stuck_ms: Option<u64>,
-    /// What counts as not moved: within this, units.
+    /// A change within this counts as none, units.
     pub stuck_band: f64,
 }
 
@@ -190,24 +190,24 @@ pub struct Stream {
     pub name: String,
     /// Indices of channels, all of one source.
     pub channels: Vec<usize>,
-    /// That source.
+    /// The source of these channels.
     pub source: SourceId,
-    /// What is published of them.
+    /// Which rows are published.
     pub mode: StreamMode,
 }
 
-/// What a stream publishes.
+/// The rows that a stream publishes.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum StreamMode {
     /// Every row.
     Raw,
     /// Every n-th row.
     Decimate(u32),
-    /// Least, mean and largest of each interval, ms.
+    /// Minimum, mean and maximum of each interval, ms.
     Stats(u64),
 }
 
-/// `[pipeline.NAME]`, joined with what the model's manifest says.
+/// `[pipeline.NAME]`, merged with the model's manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pipeline {
     /// Name; published under `up/p/NAME`.
@@ -224,13 +224,13 @@ pub struct Pipeline {
     pub late_ms: u64,
     /// A step above this between two rows is a gap, ms.
     pub gap_max_ms: Option<u64>,
-    /// What a bad sample or a gap does to a window.
+    /// The effect of a bad sample or a gap on a window.
     pub on_bad: OnBad,
-    /// Least coverage of a flagged window that is still inferred, 0–1.
+    /// Minimum coverage of a flagged window for inference, 0–1.
     pub coverage_min: f32,
     /// The model.
     pub model: Model,
-    /// Score above this is an anomaly; `None`: as the model's manifest says, from calibration, or none.
+    /// A score above this is an anomaly; `None`: from the model's manifest, from calibration, or none.
     pub threshold: Option<f32>,
     /// Outputs published beside the score.
     pub outputs: Vec<String>,
@@ -238,27 +238,27 @@ pub struct Pipeline {
     pub lineage_full: bool,
 }
 
-/// What a bad sample or a gap does to a window.
+/// The effect of a bad sample or a gap on a window.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum OnBad {
     /// The window is dropped and counted.
     Drop,
-    /// The last good value is held and the window carries its coverage.
+    /// The last good value is held, and the window carries its coverage.
     Flag,
-    /// The last good value is held for so many rows at most, and the window carries its coverage; beyond, as `Drop`.
+    /// As `Flag`, for at most so many rows; longer gaps as `Drop`.
     Hold(u32),
 }
 
-/// A model file and how it is fed.
+/// A model file and its manifest.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Model {
     /// The bundle, or the ONNX file; empty: a bundle is to be installed first.
     pub file: PathBuf,
-    /// What it says of itself, or what the configuration says for a bare file.
+    /// Its manifest, or one made from the configuration for a bare file.
     pub manifest: Manifest,
-    /// The sequence of the bundle: nothing older is installed, or serves. 0: nobody signed it.
+    /// The sequence of the bundle: nothing older is installed, or serves. 0: not signed.
     pub floor: u64,
-    /// Its signatures were not looked at.
+    /// Its signatures were not verified.
     pub unsigned: bool,
 }
 
@@ -277,9 +277,9 @@ pub struct Alarm {
     pub clear_factor: f32,
     /// Windows in a row above the level before it is raised.
     pub raise_windows: u32,
-    /// After a change the next one is held off for this long, ms.
+    /// Hold-off after a change, ms.
     pub hold_off_ms: u64,
-    /// It saves what the sources delivered before it and after it.
+    /// Saves a tape of the sources before and after the alarm.
     pub tape: bool,
 }
 
@@ -288,39 +288,39 @@ pub struct Alarm {
 pub struct Tapes {
     /// Seconds before the alarm.
     pub before_s: u64,
-    /// And after it.
+    /// Seconds after the alarm.
     pub after_s: u64,
-    /// Packed bytes in memory.
+    /// Memory for compressed rows, bytes.
     pub ring_bytes: usize,
-    /// Tapes that are kept; the oldest leaves first.
+    /// Maximum number of saved tapes; the oldest is deleted first.
     pub kept: usize,
 }
 
 /// `[outbox]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outbox {
-    /// Cap of what is kept, bytes of sealed messages.
+    /// Maximum size of stored messages, bytes.
     pub max_bytes: u64,
-    /// Replies are of use for so many hours.
+    /// Replies expire after so many hours.
     pub expire_reply_h: u64,
-    /// Health, quality and losses are.
+    /// Health, quality and losses expire after so many hours.
     pub expire_status_h: u64,
-    /// Predictions and measurements are; 0: for ever.
+    /// Predictions and measurements expire after so many hours; 0: never.
     pub expire_data_h: u64,
-    /// How fast what was kept is sent, KiB/s; 0: as fast as it goes.
+    /// Rate of the backlog, KiB/s; 0: unlimited.
     pub backlog_kib_s: u64,
 }
 
 /// `[models]`
 #[derive(Debug, Clone, PartialEq)]
 pub struct Models {
-    /// ONNX Runtime's library; `None`: looked for in the usual places.
+    /// ONNX Runtime's library; `None`: searched in the usual places.
     pub runtime: Option<PathBuf>,
     /// Bare files and unsigned bundles may run.
     pub allow_unsigned: bool,
-    /// What is to run models, the best first; empty: as the model's manifest says, else the processor.
+    /// Execution providers, the best first; empty: those of the model's manifest, else the processor.
     pub providers: Vec<String>,
-    /// One of them must run it; otherwise the processor does where none can.
+    /// One of the providers must run the model; otherwise the processor is the fallback.
     pub require: bool,
     /// Plugins and options, by provider.
     pub provider: BTreeMap<String, Provider>,
@@ -328,24 +328,24 @@ pub struct Models {
     pub channel: String,
     /// Certificates that may sign a server that bundles are fetched from; `None`: those of the system.
     pub ca_file: Option<PathBuf>,
-    /// Memory a worker may take, bytes.
+    /// Memory limit of a worker, bytes.
     pub memory_bytes: u64,
-    /// A new model runs beside the old one for at least this long before it serves.
+    /// A candidate runs beside the serving model for at least this long before it serves.
     pub shadow_s: u64,
-    /// A new model is on trial for at least this long.
+    /// Minimum duration of a trial.
     pub trial_s: u64,
-    /// And for so many windows.
+    /// Minimum number of windows of a trial.
     pub trial_windows: u64,
 }
 
-/// What runs a model.
+/// An execution provider.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Provider {
     /// `cpu`, `openvino`, `cuda`, …, or the name of a plugin.
     pub name: String,
-    /// A vendor's library.
+    /// The vendor's library.
     pub plugin: Option<PathBuf>,
-    /// Handed to it.
+    /// Options of the provider.
     pub options: BTreeMap<String, String>,
 }
 
@@ -357,7 +357,7 @@ impl Provider {
 }
 
 impl Models {
-    /// What is tried for a model, in this order.
+    /// The providers to try for a model, in this order.
     pub fn providers_for(&self, manifest: &Manifest) -> Vec<Provider> {
         let wanted = if self.providers.is_empty() { &manifest.providers } else { &self.providers };
         let find = |name: &String| match self.provider.get(name) {
@@ -372,30 +372,30 @@ impl Models {
     }
 }
 
-/// The file that is set remotely, below the state directory.
+/// The file of the remote layer, below the state directory.
 pub fn remote_file(state_dir: &Path) -> PathBuf {
     state_dir.join("config").join("remote.toml")
 }
 
 impl Config {
-    /// What someone with the device in hand wrote: `file`, or the layers of the image and of the administrator. On
+    /// The local configuration: `file`, or the layers of the image and of the administrator. On
     /// failure every problem is returned.
     pub fn local(file: Option<&Path>) -> Result<Self, Vec<Problem>> {
         Self::provisioned(layers::local(file))
     }
 
-    /// The same for a device nobody wrote a file on.
+    /// The same without the folders of the image and the administrator: only the provisioned layer.
     pub fn local_in(state_dir: &Path) -> Result<Self, Vec<Problem>> {
         let provision = state_dir.join("provision").join("kentledge.toml");
         build::build(&[Layer::Local(provision)])
     }
 
-    /// Nothing written: what holds unless somebody says otherwise.
+    /// The defaults: the configuration without any file.
     pub fn unwritten() -> Result<Self, Vec<Problem>> {
         build::build(&[])
     }
 
-    /// With what was taken over at the first boot laid over it.
+    /// Adds the layer of the first boot.
     fn provisioned(mut layers: Vec<Layer>) -> Result<Self, Vec<Problem>> {
         let config = build::build(&layers)?;
         let provision = config.device.state_dir.join("provision").join("kentledge.toml");
@@ -406,15 +406,15 @@ impl Config {
         build::build(&layers)
     }
 
-    /// The same with what was set remotely laid over it, where that validates: what was set remotely must never keep
-    /// the daemon from starting, for an older daemon may meet a newer key.
+    /// Adds the remote layer, if it validates. A remote layer must never prevent a start, because an older daemon
+    /// may meet a newer key.
     pub fn load(file: Option<&Path>) -> Result<Self, Vec<Problem>> {
         let local = Self::local(file)?;
         let mut why = Vec::new();
         for name in ["remote.toml", "previous"] {
             let path = local.device.state_dir.join("config").join(name);
             if !path.exists() {
-                // A device that has never been set remotely has no previous state of that either.
+                // Without a remote layer there is no previous one either.
                 return Ok(Self { set_aside: why, ..local });
             }
             match local.with(Layer::Remote(path)) {
@@ -425,21 +425,21 @@ impl Config {
         Ok(Self { set_aside: why, ..local })
     }
 
-    /// This configuration with another remote layer, or with none.
+    /// This configuration with another remote layer, or without one.
     pub fn with_remote(&self, text: Option<&str>) -> Result<Self, Vec<Problem>> {
         let mut layers = self.local_layers();
         layers.extend(text.map(|text| Layer::Given(text.to_owned())));
-        // A device that named itself keeps that name.
+        // A device with a generated name keeps it.
         let config = build::build(&layers)?.named(&self.device.id);
         Ok(Self { not_provisioned: self.not_provisioned.clone(), ..config })
     }
 
-    /// What is written, all layers laid over one another, as JSON.
+    /// The merged configuration as JSON.
     pub fn written(&self) -> serde_json::Value {
         layers::json(&layers::read(&self.layers, &mut problem::Problems::default()))
     }
 
-    /// Where a key such as `pipeline.x.model` was written; for one that was not, the nearest table around it.
+    /// The position of a key such as `pipeline.x.model`; if it is absent, of the nearest table around it.
     pub fn at(&self, key: &str) -> problem::At {
         let mut node = layers::read(&self.layers, &mut problem::Problems::default());
         for part in key.split('.') {
@@ -460,7 +460,7 @@ impl Config {
         self.layers.iter().filter(|layer| matches!(layer, Layer::Local(_))).cloned().collect()
     }
 
-    /// Gives the device its name, where the configuration does not.
+    /// Sets the device's name, if the configuration has none.
     pub fn named(mut self, id: &str) -> Self {
         if self.device.id.is_empty() {
             id.clone_into(&mut self.device.id);
@@ -471,12 +471,12 @@ impl Config {
         self
     }
 
-    /// Whether a device that goes over to `other` might not be reached any more.
+    /// Whether a change to `other` could make the device unreachable.
     pub fn could_cut_off(&self, other: &Self) -> bool {
         self.mqtt != other.mqtt || self.device != other.device || self.commands != other.commands
     }
 
-    /// Whether `other` differs in nothing but the connection to the broker.
+    /// Whether `other` differs only in the connection to the broker.
     pub fn differs_in_link_only(&self, other: &Self) -> bool {
         let same = Self {
             mqtt: self.mqtt.clone(),
@@ -492,8 +492,8 @@ impl Config {
         (0..self.channels.len()).filter(|i| self.channels[*i].source == source).collect()
     }
 
-    /// By source: its place in the frame lane. Sources that meet in one pipeline share one, for they are needed in the
-    /// order in which they arrive.
+    /// By source: its queue in the frame lane. Sources that meet in one pipeline share a queue, because they are needed in the
+    /// order of arrival.
     pub fn lots(&self) -> Vec<usize> {
         let mut lots: Vec<usize> = (0..self.sources.len()).collect();
         for pipeline in &self.pipelines {

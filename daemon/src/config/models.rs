@@ -1,4 +1,4 @@
-//! `[models]`: what runs models, and which are taken.
+//! `[models]`: ONNX Runtime, execution providers, and which models are accepted.
 
 use std::collections::BTreeMap;
 
@@ -38,8 +38,10 @@ pub(super) fn models(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) ->
     for name in models.providers.clone() {
         let plugin = models.provider.get(&name).is_some_and(|p| p.plugin.is_some());
         if !plugin && !KNOWN.contains(&name.as_str()) {
-            let why =
-                format!("`{name}` is none of {}, and no `models.provider.{name}` names a plugin", KNOWN.join(", "));
+            let why = format!(
+                "unknown provider `{name}`: expected {}, or a plugin in `models.provider.{name}`",
+                KNOWN.join(", ")
+            );
             t.problem("providers", why);
         }
     }
@@ -62,12 +64,12 @@ pub(super) fn models(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) ->
     models
 }
 
-/// Plugins are native code: only those that the image brings, unless this is a bench.
+/// Plugins are native code: only those of the image are accepted, except in tests.
 fn provider(name: &str, mut t: Table<'_>, bench: bool) -> Provider {
     const FOLDERS: [&str; 3] = ["/usr/lib/kentledge", "/usr/lib", "/opt/kentledge/lib"];
     let mut provider = Provider { name: name.to_owned(), ..Provider::cpu() };
     if let Some(path) = paths::local(&mut t, "plugin") {
-        // What a link points to counts, not where it lies.
+        // The target of a link counts, not its place.
         match path.canonicalize() {
             Err(why) => t.problem("plugin", format!("{}: {why}", path.display())),
             Ok(real) if bench || FOLDERS.iter().any(|folder| real.starts_with(folder)) => {}

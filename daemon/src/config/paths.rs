@@ -1,10 +1,10 @@
-//! Which files a configuration may name. Every key whose value is a path is read here, so that each of them has a rule
-//! for what is set over the network: whoever holds a command key may not have any file of the device opened, read or sent.
+//! Checks which files a configuration may name. Every key whose value is a path is read here, so each has a rule for the
+//! remote layer: the holder of a command key must not make the daemon open, read or send an arbitrary file of the device.
 //!
 //! ```text
 //! file, secret   STATE/provision, /etc/kentledge, or credential:NAME       certificates, keys, passwords
 //! model          the same, /usr/lib/kentledge, or beside the first file    bundles and ONNX files
-//! device         /dev; of the kernel's sensors /sys                        what a source opens
+//! device         /dev; for the kernel's sensors /sys                       what a source opens
 //! local          nothing                                                   cannot be set remotely
 //! ```
 
@@ -35,7 +35,7 @@ impl Paths {
         Self { base: base.to_owned(), files, models }
     }
 
-    /// A file that must be there; `credential:NAME` is one that systemd hands over.
+    /// A file that must exist; `credential:NAME` is one that systemd provides.
     pub fn file(&self, t: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
         let text = t.str(key)?;
         let path = match text.strip_prefix("credential:") {
@@ -67,7 +67,7 @@ impl Paths {
     /// A file with a secret that is sent to the broker.
     pub fn secret(&self, t: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
         let path = self.file(t, key)?;
-        // One that cannot be read now may be readable when the connection is made.
+        // A file that is unreadable now may be readable when the connection is made.
         if let Ok(bytes) = read(&path)
             && let Err(why) = line(&bytes)
         {
@@ -76,7 +76,7 @@ impl Paths {
         Some(path)
     }
 
-    /// A model's path as it was written, and from where it is read. The file need not be there.
+    /// A model's path as written, and the path to read. The file may be missing.
     pub fn model(&self, t: &mut Table<'_>, key: &'static str) -> (String, PathBuf) {
         let given = t.need_str(key);
         let path = self.base.join(&given);
@@ -97,7 +97,7 @@ impl Paths {
     }
 }
 
-/// What a source opens: a name without `/`, or a path that a remote layer may name only below `root`.
+/// What a source opens: a name without `/`, or a path, which a remote layer may name only below `root`.
 pub(super) fn device(t: &mut Table<'_>, key: &'static str, root: &str) -> String {
     let text = t.need_str(key);
     if text.contains('/') && t.is_remote(key) && !is_below(Path::new(&text), &[PathBuf::from(root)]) {
@@ -106,13 +106,13 @@ pub(super) fn device(t: &mut Table<'_>, key: &'static str, root: &str) -> String
     text
 }
 
-/// A path that only someone with the device in hand may write.
+/// A path that only a local layer may set.
 pub(super) fn local(t: &mut Table<'_>, key: &'static str) -> Option<PathBuf> {
     t.only_local(&[key]);
     t.str(key).map(PathBuf::from)
 }
 
-/// What a link points to counts, not where it lies.
+/// The target of a link counts, not its place.
 fn is_below(path: &Path, folders: &[PathBuf]) -> bool {
     let real = |path: &Path| path.canonicalize();
     match real(path) {
@@ -122,10 +122,10 @@ fn is_below(path: &Path, folders: &[PathBuf]) -> bool {
     }
 }
 
-/// Reads a password: one printable line. Anything else is no password, and a private key must not be sent as one.
+/// Reads a password: one printable line. Anything else is rejected, so that a private key is never sent as a password.
 ///
 /// # Errors
-/// What cannot be read, and what is no such line; the text names the file.
+/// The file cannot be read, or is not such a line; the text names the file.
 pub fn secret(path: &Path) -> Result<String, String> {
     let text = read(path).map_err(|why| format!("read password {}: {why}", path.display()))?;
     line(&text).map(str::to_owned).map_err(|why| format!("{} is no password: {why}", path.display()))
@@ -133,7 +133,7 @@ pub fn secret(path: &Path) -> Result<String, String> {
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    // One byte and a line end more than may be: enough to see that it is too long.
+    // One byte and a line end more than the limit: enough to detect an overlong line.
     File::open(path)?.take(limits::SECRET_BYTES as u64 + 3).read_to_end(&mut bytes)?;
     Ok(bytes)
 }
@@ -160,7 +160,7 @@ mod tests {
     use super::*;
     use crate::config::{Config, Problem};
 
-    /// A device with a certificate of its own, and what comes of a remote layer on it.
+    /// A device with its own certificate, and the problems of a remote layer on it.
     struct Device(tempfile::TempDir);
 
     impl Device {
@@ -199,8 +199,8 @@ mod tests {
         let device = Device::new("");
         let with = |path: &str| device.problems(&format!("{BROKER}password_file = \"{path}\"\n"));
         assert_eq!(with("DIR/state/provision/password"), "");
-        let told = with("DIR/state/provision/key.pem");
-        assert!(told.contains("must be one line of printable text"), "{told:?}");
+        let problems = with("DIR/state/provision/key.pem");
+        assert!(problems.contains("must be one line of printable text"), "{problems:?}");
         fs::write(device.path("state/provision/line"), "-----BEGIN PRIVATE KEY-----MC4=").expect("write");
         assert!(with("DIR/state/provision/line").contains("it is a PEM file"));
         fs::write(device.path("state/provision/long"), "x".repeat(limits::SECRET_BYTES + 1)).expect("write");
@@ -217,14 +217,23 @@ mod tests {
         for file in ["DIR/outside", "DIR/state/provision/../../outside", "DIR/state/provision/link", "/nowhere/at/all"]
         {
             for key in ["password_file", "ca_file", "cert_file", "key_file"] {
-                let told = device.problems(&format!("{tls}{key} = \"{file}\"\n"));
-                assert!(told.contains(&format!("mqtt.{key}: ")) && told.contains("cannot be named remotely"), "{told}");
-                assert!(!told.contains("no such file"), "nobody learns which files there are: {told}");
+                let problems = device.problems(&format!("{tls}{key} = \"{file}\"\n"));
+                assert!(
+                    problems.contains(&format!("mqtt.{key}: ")) && problems.contains("cannot be named remotely"),
+                    "{problems}"
+                );
+                assert!(!problems.contains("no such file"), "the error reveals which files exist: {problems}");
             }
-            let told = device.problems(&format!("[models]\nca_file = \"{file}\"\n"));
-            assert!(told.contains("models.ca_file: ") && told.contains("cannot be named remotely"), "{told}");
-            let told = device.problems(&format!("[pipeline.x]\nmodel = \"{file}\"\n"));
-            assert!(told.contains("pipeline.x.model: ") && told.contains("cannot be named remotely"), "{told}");
+            let problems = device.problems(&format!("[models]\nca_file = \"{file}\"\n"));
+            assert!(
+                problems.contains("models.ca_file: ") && problems.contains("cannot be named remotely"),
+                "{problems}"
+            );
+            let problems = device.problems(&format!("[pipeline.x]\nmodel = \"{file}\"\n"));
+            assert!(
+                problems.contains("pipeline.x.model: ") && problems.contains("cannot be named remotely"),
+                "{problems}"
+            );
             for (table, key) in [
                 ("[source.x]\ncolumns = [\"a\"]\n", "path"),
                 ("[source.x]\nkind = \"modbus-rtu\"\n", "path"),
@@ -232,11 +241,14 @@ mod tests {
                 ("[source.x]\nkind = \"thermal\"\n", "device"),
                 ("[output.x]\nline = 1\nalarms = [\"a\"]\n", "chip"),
             ] {
-                let told = device.problems(&format!("{table}{key} = \"{file}\"\n"));
-                assert!(told.contains(&format!(".x.{key}: ")) && told.contains("cannot be named remotely"), "{told}");
+                let problems = device.problems(&format!("{table}{key} = \"{file}\"\n"));
+                assert!(
+                    problems.contains(&format!(".x.{key}: ")) && problems.contains("cannot be named remotely"),
+                    "{problems}"
+                );
             }
         }
-        // Nested in a table that is there already.
+        // Nested in an existing table.
         for (table, key) in [
             ("device", "state_dir = \"/tmp\""),
             ("commands", "keyset = \"/tmp\""),
@@ -244,8 +256,8 @@ mod tests {
             ("models.provider.npu", "plugin = \"/usr/lib/x.so\""),
             ("models.provider.other", "plugin = \"/usr/lib/x.so\""),
         ] {
-            let told = device.problems(&format!("[{table}]\n{key}\n"));
-            assert!(told.contains("cannot be set remotely"), "{table}.{key}: {told}");
+            let problems = device.problems(&format!("[{table}]\n{key}\n"));
+            assert!(problems.contains("cannot be set remotely"), "{table}.{key}: {problems}");
         }
         assert_eq!(device.problems("[source.x]\npath = \"/dev/ttyUSB7\"\ncolumns = [\"a\"]\n"), "");
         assert_eq!(device.problems("[source.x]\nkind = \"thermal\"\ndevice = \"cpu\"\n"), "");
@@ -261,15 +273,18 @@ mod tests {
             format!("[mqtt]\nurl = \"mqtts://a.example\"\nusername = \"u\"\npassword_file = \"{file}\"\n{plain}")
         };
         let thief = "[mqtt]\nurl = \"mqtt://b.example\"\nallow_plaintext = true\n";
-        let told = Device::new(&local("")).problems(thief);
-        assert!(told.contains("mqtt.allow_plaintext: cannot be set remotely where there is a password"), "{told}");
-        // Whoever has the device in hand may have allowed it.
+        let problems = Device::new(&local("")).problems(thief);
+        assert!(
+            problems.contains("mqtt.allow_plaintext: cannot be set remotely where there is a password"),
+            "{problems}"
+        );
+        // A local file may allow it.
         let device = Device::new(&local("allow_plaintext = true\n"));
         assert_eq!(device.problems("[mqtt]\nurl = \"mqtt://b.example\"\n"), "");
         assert_eq!(device.problems("[mqtt]\nurl = \"mqtts://b.example\"\n"), "");
     }
 
-    /// A key that is a path and is read elsewhere would have no rule for what is set remotely.
+    /// A path key that is read elsewhere would have no rule for the remote layer.
     #[test]
     fn config_reads_paths_in_one_file_only() {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config");

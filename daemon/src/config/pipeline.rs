@@ -1,4 +1,4 @@
-//! `[pipeline.NAME]`: what the configuration says, over what the model's manifest says.
+//! `[pipeline.NAME]`: the configuration's keys override the model's manifest.
 
 use std::{
     fs::File,
@@ -19,7 +19,7 @@ use crate::{
     },
 };
 
-/// What a bad sample or a gap does to a window.
+/// The effect of a bad sample or a gap on a window.
 fn on_bad(t: &mut Table<'_>, steps: usize) -> OnBad {
     let rows = t.int("hold_rows", 1..=limits::WINDOW_STEPS_MAX as i64).map(|n| n as u32);
     match t.word("on_bad", &[("drop", 0), ("flag", 1), ("hold", 2)]) {
@@ -107,7 +107,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     })
 }
 
-/// The bundle, or the model file with its manifest; a bare file's manifest is made from the pipeline's own keys.
+/// The bundle, or the model file with its manifest; the manifest of a bare file is made from the pipeline's keys.
 fn model(t: &mut Table<'_>, names: &Names) -> Model {
     if let Some(name) = t.str("bundle") {
         return to_be_installed(t, &name);
@@ -154,7 +154,7 @@ fn model(t: &mut Table<'_>, names: &Names) -> Model {
     Model { file, manifest, floor: 0, unsigned: true }
 }
 
-/// Nothing serves until a bundle of this name is installed.
+/// A pipeline without a model until a bundle of this name is installed.
 fn to_be_installed(t: &mut Table<'_>, name: &str) -> Model {
     for key in ["model", "input", "layout", "score", "deadline_ms", "param", "calibration"] {
         if t.has(key) {
@@ -168,7 +168,7 @@ fn to_be_installed(t: &mut Table<'_>, name: &str) -> Model {
     Model { file: PathBuf::new(), manifest, floor: 0, unsigned: false }
 }
 
-/// A bundle is believed by the keyset that the image or the administrator brought: it lies beside it.
+/// Reads a configured bundle. It is verified with the configured keyset, which is installed beside it, not with a successor.
 fn bundle(t: &mut Table<'_>, path: PathBuf, names: &Names) -> Model {
     for key in ["input", "layout", "score", "deadline_ms", "param", "calibration"] {
         if t.has(key) {

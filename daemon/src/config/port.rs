@@ -1,4 +1,4 @@
-//! Where rows come from, and how they look on the wire: the words of `[source.NAME]`.
+//! The types of `[source.NAME]`: where rows come from, and their format on the wire.
 
 use super::TimeFormat;
 
@@ -7,19 +7,19 @@ use super::TimeFormat;
 pub struct Source {
     /// Name.
     pub name: String,
-    /// Where the bytes come from.
+    /// What is opened.
     pub port: Port,
-    /// What a frame looks like.
+    /// The format of a frame.
     pub format: Format,
     /// Column or key with the sensor's own sequence number.
     pub seq: Option<String>,
-    /// That number starts again at 0 after this many; 0: never.
+    /// That number wraps to 0 after this many; 0: never.
     pub seq_modulo: u64,
-    /// Column or key with the sensor's own clock, and how it is written.
+    /// Column or key with the sensor's own clock, and its format.
     pub time: Option<(String, TimeFormat)>,
-    /// No frame for this long makes its channels stale.
+    /// Without a frame for this long, its channels are stale, ms.
     pub stale_ms: u64,
-    /// A longer step of the sensor's clock (or ours) from row to row is a gap.
+    /// A longer step of the sensor's clock (or ours) between two rows is a gap.
     pub gap_max_ms: Option<u64>,
 }
 
@@ -28,16 +28,16 @@ pub struct Source {
 pub enum Port {
     /// A tty.
     Serial(Serial),
-    /// Devices that are asked by Modbus.
+    /// Modbus devices.
     Modbus(Modbus),
     /// Lines of a gpiochip.
     Gpio(Gpio),
-    /// Readings the kernel keeps in files: IIO, hwmon, thermal.
+    /// Readings in files of the kernel: IIO, hwmon, thermal.
     Sysfs(Sysfs),
 }
 
 impl Port {
-    /// What it is called where people look.
+    /// The name for people.
     pub fn shown(&self) -> &str {
         match self {
             Port::Serial(serial) => &serial.path,
@@ -48,7 +48,7 @@ impl Port {
         }
     }
 
-    /// What two sources may not share, as a path.
+    /// The resource that two sources cannot share, as a path.
     pub fn path(&self) -> Option<&str> {
         match self {
             Port::Serial(serial) => Some(&serial.path),
@@ -61,7 +61,7 @@ impl Port {
 /// One serial port's settings.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Serial {
-    /// Path of the device node, best a stable one under /dev/serial.
+    /// Path of the device node, preferably a stable one under /dev/serial.
     pub path: String,
     /// Bits per second.
     pub baud: u32,
@@ -69,37 +69,37 @@ pub struct Serial {
     pub line: Line,
     /// Longest frame, bytes.
     pub frame_max: usize,
-    /// How frames are told apart.
+    /// How frames are delimited.
     pub framing: Framing,
-    /// What stands at the end of each frame to check it by; not for lines.
+    /// The checksum at the end of each frame; not for lines.
     pub check: Option<Check>,
-    /// The device speaks only when it is asked.
+    /// A device that must be polled.
     pub poll: Option<Poll>,
 }
 
-/// How frames are told apart.
+/// How frames are delimited.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Framing {
     /// Text lines, ended by LF or CR LF.
     Lines,
     /// Consistent overhead byte stuffing, ended by a zero byte.
     Cobs,
-    /// RFC 1055.
+    /// SLIP, RFC 1055.
     Slip,
-    /// All of one length, start bytes and check included.
+    /// Fixed length, start bytes and check included.
     Fixed {
-        /// What each begins with; may be empty where there is a check.
+        /// Start bytes; may be empty if there is a check.
         start: Vec<u8>,
         /// Length, bytes.
         bytes: usize,
     },
     /// Start bytes, a length, so many bytes, the check.
     Length {
-        /// What each begins with; may be empty where there is a check.
+        /// Start bytes; may be empty if there is a check.
         start: Vec<u8>,
-        /// How the length is written.
+        /// Type of the length.
         number: (Number, Order),
-        /// Bytes of the whole frame that the length does not count; where it counts them all, 0.
+        /// Bytes of the whole frame that the length does not count; 0: it counts all.
         beside: usize,
     },
     /// Between a start and a stop byte.
@@ -108,7 +108,7 @@ pub enum Framing {
         start: u8,
         /// Last byte.
         stop: u8,
-        /// The byte after this one is data, whatever it is.
+        /// The byte after this one is data, whatever its value.
         escape: Option<u8>,
     },
 }
@@ -116,11 +116,11 @@ pub enum Framing {
 /// A checksum at the end of a frame.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Check {
-    /// Which.
+    /// Which checksum.
     pub kind: CheckKind,
     /// Least significant byte first.
     pub little: bool,
-    /// So many bytes at the frame's start are not covered.
+    /// Number of bytes at the frame's start that are not covered.
     pub skip: usize,
 }
 
@@ -129,7 +129,7 @@ pub struct Check {
 pub enum CheckKind {
     /// Sum of all bytes.
     Sum8,
-    /// All bytes by exclusive or.
+    /// XOR of all bytes.
     Xor8,
     /// CRC-8, polynomial 07.
     Crc8,
@@ -156,7 +156,7 @@ pub enum CheckKind {
 }
 
 impl CheckKind {
-    /// As the configuration names them.
+    /// Names in the configuration.
     pub const NAMES: [(&str, CheckKind); 13] = [
         ("sum8", Self::Sum8),
         ("xor8", Self::Xor8),
@@ -173,7 +173,7 @@ impl CheckKind {
         ("crc32-mpeg2", Self::Crc32Mpeg2),
     ];
 
-    /// Its length, bytes.
+    /// Length, bytes.
     pub fn bytes(self) -> usize {
         match self {
             Self::Sum8 | Self::Xor8 | Self::Crc8 | Self::Crc8Maxim => 1,
@@ -183,14 +183,14 @@ impl CheckKind {
     }
 }
 
-/// A device that speaks only when it is asked.
+/// A device that must be polled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Poll {
-    /// What it is asked.
+    /// The request.
     pub request: Vec<u8>,
-    /// How often, ms.
+    /// Interval, ms.
     pub every_ms: u64,
-    /// How long it may take to answer, ms.
+    /// Response timeout, ms.
     pub answer_ms: u64,
 }
 
@@ -206,7 +206,7 @@ pub struct Line {
 }
 
 impl Line {
-    /// Reads `8N1`; `None` if it is no such word.
+    /// Parses `8N1`; `None` if the text is invalid.
     pub fn parse(text: &str) -> Option<Self> {
         match *text.as_bytes() {
             [d @ b'5'..=b'8', p @ (b'N' | b'E' | b'O'), s @ (b'1' | b'2')] => {
@@ -217,7 +217,7 @@ impl Line {
     }
 }
 
-/// What a frame looks like.
+/// The format of a frame.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Format {
     /// Separated values.
@@ -229,18 +229,18 @@ pub enum Format {
     },
     /// One JSON object a line; keys are columns.
     Json,
-    /// NMEA 0183: `$` talker sentence, fields, `*` checksum. Sentences that are not named here are passed over.
+    /// NMEA 0183: `$` talker sentence, fields, `*` checksum. Sentences that are not named here are skipped.
     Nmea(Vec<Sentence>),
-    /// Numbers at fixed places.
+    /// Numbers at fixed positions.
     Binary(Layout),
-    /// The same, several of them: the first two bytes, least significant first, say which.
+    /// Several layouts; the first two bytes, least significant first, select one.
     Tagged(Vec<Layout>),
     /// Edges and levels of GPIO lines, as `source/gpio.rs` writes them.
     Edges(Vec<GpioLine>),
 }
 
 impl Format {
-    /// The names of all columns, where the frame does not bring them along.
+    /// The names of all columns, if the frame does not contain them.
     pub fn columns(&self) -> Option<Vec<&str>> {
         match self {
             Format::Csv { columns, .. } => Some(columns.iter().map(String::as_str).collect()),
@@ -254,7 +254,7 @@ impl Format {
         }
     }
 
-    /// Not every row holds every column.
+    /// Whether a row may lack columns.
     pub fn is_partial(&self) -> bool {
         match self {
             Format::Nmea(all) => all.len() > 1,
@@ -270,11 +270,11 @@ impl Format {
 pub struct Sentence {
     /// Three letters, such as `RMC`, or the whole address.
     pub name: String,
-    /// Its fields: name, and whether it is an angle in degrees and minutes with its hemisphere in the field behind.
+    /// Its fields: name, and whether it is an angle in degrees and minutes with its hemisphere in the next field.
     pub columns: Vec<Option<(String, bool)>>,
 }
 
-/// Numbers at fixed places.
+/// Numbers at fixed positions.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Layout {
     /// The numbers.
@@ -283,32 +283,32 @@ pub struct Layout {
     pub bytes: usize,
 }
 
-/// One of them.
+/// One number.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Field {
-    /// Its column.
+    /// Column.
     pub column: String,
-    /// First byte.
+    /// Offset, bytes.
     pub at: usize,
-    /// What it is.
+    /// Type.
     pub number: Number,
-    /// How its bytes are ordered.
+    /// Byte order.
     pub order: Order,
 }
 
-/// What a number is.
+/// The type of a number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Number {
-    /// Unsigned, so many bytes.
+    /// Unsigned; number of bytes.
     U(u8),
-    /// Two's complement, so many bytes.
+    /// Two's complement; number of bytes.
     I(u8),
     /// IEEE 754, 4 or 8 bytes.
     F(u8),
 }
 
 impl Number {
-    /// As the configuration names them.
+    /// Names in the configuration.
     pub const NAMES: [(&str, Number); 12] = [
         ("u8", Self::U(1)),
         ("i8", Self::I(1)),
@@ -324,7 +324,7 @@ impl Number {
         ("f64", Self::F(8)),
     ];
 
-    /// Its length, bytes.
+    /// Length, bytes.
     pub fn bytes(self) -> usize {
         let (Self::U(n) | Self::I(n) | Self::F(n)) = self;
         usize::from(n)
@@ -341,7 +341,7 @@ impl Number {
         (0..bytes.len()).fold(0, |bits, i| bits << 8 | u64::from(bytes.get(place(i)).copied().unwrap_or(0)))
     }
 
-    /// Its value; beyond 2^53 rounded to what a double holds.
+    /// Its value; beyond 2^53 rounded to a double.
     pub fn value(self, order: Order, bytes: &[u8]) -> f64 {
         let bits = self.bits(order, bytes);
         match self {
@@ -356,14 +356,14 @@ impl Number {
     }
 }
 
-/// How the bytes of a number are ordered; `A` is the most significant one.
+/// The byte order of a number; `A` is the most significant byte.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// `ABCD`
     Big,
     /// `DCBA`
     Little,
-    /// `CDAB`: registers of two bytes, the least significant first.
+    /// `CDAB`: two-byte registers, the least significant first.
     WordsSwapped,
     /// `BADC`: bytes swapped within registers.
     BytesSwapped,
@@ -372,15 +372,15 @@ pub enum Order {
 /// `kind = "modbus-rtu"` and `"modbus-tcp"`.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Modbus {
-    /// What the devices hang on.
+    /// The bus of the devices.
     pub bus: Bus,
-    /// How long one may take to answer, ms.
+    /// Response timeout, ms.
     pub answer_ms: u64,
-    /// What is read, grouped; the place in this list is the tag of its rows.
+    /// The reads; the index in this list is the tag of their rows.
     pub reads: Vec<Read>,
 }
 
-/// What the devices hang on.
+/// The bus of the devices.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Bus {
     /// RTU on a tty.
@@ -394,13 +394,13 @@ pub enum Bus {
 pub struct Read {
     /// The device, 1–247; by TCP also 0 and 255.
     pub slave: u8,
-    /// What is read.
+    /// Which table.
     pub table: Registers,
     /// First address, from 0.
     pub address: u16,
-    /// How many.
+    /// Number of registers or bits.
     pub count: u16,
-    /// How often, ms.
+    /// Interval, ms.
     pub every_ms: u64,
 }
 
@@ -422,26 +422,26 @@ pub enum Registers {
 pub struct Gpio {
     /// Path, name or label of the chip.
     pub chip: String,
-    /// How often levels are told and counters read, ms.
+    /// Interval at which levels are reported and counters read, ms.
     pub sample_ms: u64,
-    /// More edges of one line in a second are a storm.
+    /// More edges than this of one line in a second are a storm.
     pub storm_hz: u32,
-    /// The lines asked of the kernel, in the order of their bits.
+    /// The requested lines, in the order of their bits.
     pub lines: Vec<Pin>,
 }
 
-/// A line as it is asked of the kernel.
+/// A requested line.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Pin {
     /// Its number, or its name.
     pub line: PinName,
     /// A contact to ground: low is active.
     pub active_low: bool,
-    /// `up`, `down`, `off`, or as it is.
+    /// `up`, `down`, `off`, or unchanged.
     pub bias: Bias,
-    /// The kernel passes over changes shorter than this, µs.
+    /// Debounce: the kernel ignores changes shorter than this, µs.
     pub debounce_us: u32,
-    /// Its edges are of use, not only its level.
+    /// Its edges are read, not only its level.
     pub edges: bool,
 }
 
@@ -463,10 +463,10 @@ impl std::fmt::Display for PinName {
     }
 }
 
-/// The resistor of a line.
+/// The bias resistor of a line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Bias {
-    /// As it is.
+    /// Unchanged.
     AsIs,
     /// To the supply.
     Up,
@@ -476,18 +476,18 @@ pub enum Bias {
     Off,
 }
 
-/// What is made of a line's edges.
+/// A column made from a line's edges.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GpioLine {
     /// The column.
     pub column: String,
     /// Bit of the line in `Gpio::lines`.
     pub bit: u32,
-    /// What is made of it.
+    /// What it measures.
     pub read: GpioRead,
 }
 
-/// What is made of a line's edges.
+/// What a column measures.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum GpioRead {
     /// 0 or 1, at each sample.
@@ -498,9 +498,9 @@ pub enum GpioRead {
     Counter,
     /// Edges into the active level in a second.
     Frequency,
-    /// How long the last active pulse was, µs.
+    /// Duration of the last active pulse, µs.
     PulseWidth,
-    /// Position by two lines, this one and the one with that bit; four counts a period.
+    /// Position from two lines, this one and the one with that bit; four counts a period.
     Quadrature(u32),
 }
 
@@ -511,9 +511,9 @@ pub struct Sysfs {
     pub device: String,
     /// Which class of device.
     pub class: SysfsClass,
-    /// What is read, as the kernel names it without `_raw` or `_input`.
+    /// The readings, as the kernel names them without `_raw` or `_input`.
     pub readings: Vec<String>,
-    /// How often, ms.
+    /// Interval, ms.
     pub every_ms: u64,
 }
 
@@ -535,14 +535,14 @@ pub struct Output {
     pub name: String,
     /// Path, name or label of the chip.
     pub chip: String,
-    /// The line.
+    /// Number or name of the line.
     pub line: PinName,
-    /// Low is on.
+    /// Active low.
     pub active_low: bool,
     /// On while one of these alarms is raised; indices.
     pub alarms: Vec<usize>,
-    /// What it is set to at start, stop, hang and crash.
+    /// The safe state: its level at start, stop, hang and crash.
     pub safe_on: bool,
-    /// It stays so long at least, ms.
+    /// Minimum time in one state, ms.
     pub dwell_ms: u64,
 }

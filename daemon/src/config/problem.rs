@@ -1,28 +1,28 @@
-//! What is wrong with a configuration, all of it at once: `file:line: key: why`.
+//! The problems of a configuration, all at once: `file:line: key: why`.
 
 use std::fmt;
 
 use crate::limits;
 
-/// Where a key stands.
+/// The position of a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct At {
-    /// The file as it was named.
+    /// The file, as given.
     pub file: std::sync::Arc<str>,
     /// Line, from 1; 0 for the file as a whole.
     pub line: usize,
-    /// It was set over the network.
+    /// It was set remotely.
     pub remote: bool,
 }
 
 /// One problem.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Problem {
-    /// Where.
+    /// Position.
     pub at: At,
     /// The whole key: `source.pump.baud`.
     pub key: String,
-    /// Why it cannot be used.
+    /// Why it is invalid.
     pub why: String,
 }
 
@@ -32,26 +32,26 @@ impl fmt::Display for Problem {
     }
 }
 
-/// All problems, collected while reading.
+/// The problems found while reading.
 #[derive(Debug, Default)]
 pub struct Problems {
     list: Vec<Problem>,
 }
 
 impl Problems {
-    /// Adds one.
+    /// Adds a problem.
     pub fn add(&mut self, at: &At, key: impl Into<String>, why: impl Into<String>) {
         if self.list.len() < limits::PROBLEMS {
             self.list.push(Problem { at: at.clone(), key: key.into(), why: why.into() });
         }
     }
 
-    /// None found.
+    /// Whether there are no problems.
     pub fn is_empty(&self) -> bool {
         self.list.is_empty()
     }
 
-    /// In the order of file and line.
+    /// All problems, by file and line.
     pub fn into_sorted(mut self) -> Vec<Problem> {
         self.list.sort();
         self.list.dedup();

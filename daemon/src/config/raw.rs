@@ -1,5 +1,5 @@
-//! The shape of the TOML: values that know where they stand, and typed reading of tables that notices every key
-//! nobody asked for.
+//! The shape of the TOML: values with their position in the file, and typed reading of tables that reports every unknown
+//! key.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,12 +14,12 @@ use toml::{
 
 use super::problem::{At, Problems};
 
-/// A value and where it was written.
+/// A value and its position.
 #[derive(Debug, Clone)]
 pub struct Node {
-    /// Where.
+    /// Position.
     pub at: At,
-    /// What.
+    /// The value.
     pub value: Value,
 }
 
@@ -30,9 +30,9 @@ pub enum Value {
     Str(String),
     /// Integer.
     Int(i64),
-    /// Number with a point.
+    /// Float.
     Float(f64),
-    /// Yes or no.
+    /// Boolean.
     Bool(bool),
     /// List.
     List(Vec<Node>),
@@ -71,7 +71,7 @@ pub fn parse(file: &str, text: &str, remote: bool, problems: &mut Problems) -> O
     }
 }
 
-/// Which file a node comes from.
+/// The file of a node.
 struct From {
     file: Arc<str>,
     remote: bool,
@@ -123,7 +123,7 @@ fn node(
     Node { at, value }
 }
 
-/// Lays `over` onto `under`, key by key; where both are tables they are joined.
+/// Merges `over` into `under`, key by key; two tables are merged, anything else is replaced.
 pub fn overlay(under: &mut Node, over: Node) {
     match (&mut under.value, over) {
         (Value::Table(below), Node { value: Value::Table(above), .. }) => {
@@ -140,10 +140,10 @@ pub fn overlay(under: &mut Node, over: Node) {
     }
 }
 
-/// Reads a table key by key; `finish` reports keys that were never asked for.
+/// Reads a table key by key; `finish` reports keys that were not read.
 pub struct Table<'a> {
     path: String,
-    /// Where the table stands.
+    /// Position of the table.
     pub at: At,
     map: BTreeMap<String, Node>,
     known: BTreeSet<&'static str>,
@@ -175,7 +175,7 @@ impl<'a> Table<'a> {
         self.problems.add(&at, key, why);
     }
 
-    /// Some keys may not be set over the network: what one writes could let a stranger in.
+    /// Reports a key that must not be set remotely, because it could let an attacker in.
     pub fn only_local(&mut self, keys: &[&'static str]) {
         for key in keys {
             if self.is_remote(key) {
@@ -184,13 +184,13 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The key, or anything below it, was set over the network.
+    /// Whether the key, or anything below it, was set remotely.
     pub fn is_remote(&self, key: &str) -> bool {
         fn any(node: &Node) -> bool {
             node.at.remote
                 || match &node.value {
                     Value::List(items) => items.iter().any(any),
-                    // A table keeps the place it was first written at; what was laid over it has its own.
+                    // A merged table keeps its first position; keys from another layer have their own.
                     Value::Table(map) => map.values().any(any),
                     _ => false,
                 }
@@ -198,18 +198,18 @@ impl<'a> Table<'a> {
         self.map.get(key).is_some_and(any)
     }
 
-    /// Is the key there?
+    /// Whether the key exists.
     pub fn has(&self, key: &str) -> bool {
         self.map.contains_key(key)
     }
 
-    /// Takes the key's node as it is.
+    /// Takes the key's node unchanged.
     pub fn node(&mut self, key: &'static str) -> Option<Node> {
         self.known.insert(key);
         self.map.get(key).cloned()
     }
 
-    /// The tables below `key`, by name, each to be read with `sub`.
+    /// The tables below `key`, by name; read each with `sub`.
     pub fn tables(&mut self, key: &'static str) -> Vec<(String, Node)> {
         match self.node(key) {
             None => Vec::new(),
@@ -227,7 +227,7 @@ impl<'a> Table<'a> {
         Table::new(path, node, self.problems)
     }
 
-    /// Text.
+    /// A text.
     pub fn str(&mut self, key: &'static str) -> Option<String> {
         match self.node(key)?.value {
             Value::Str(text) => Some(text),
@@ -235,7 +235,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// Text that must be there.
+    /// A required text.
     pub fn need_str(&mut self, key: &'static str) -> String {
         let there = self.has(key);
         let text = self.str(key);
@@ -245,7 +245,7 @@ impl<'a> Table<'a> {
         text.unwrap_or_default()
     }
 
-    /// Yes or no.
+    /// A boolean.
     pub fn bool(&mut self, key: &'static str) -> Option<bool> {
         match self.node(key)?.value {
             Value::Bool(yes) => Some(yes),
@@ -278,7 +278,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// One of some words.
+    /// One of several words.
     pub fn word<T: Copy>(&mut self, key: &'static str, words: &[(&str, T)]) -> Option<T> {
         let text = self.str(key)?;
         let found = words.iter().find(|(word, _)| *word == text);
@@ -326,7 +326,7 @@ impl<'a> Table<'a> {
         None
     }
 
-    /// Reports every key nobody asked for, with the nearest known name.
+    /// Reports every unknown key, with the nearest known name.
     pub fn finish(self) {
         let Table { path, map, known, problems, .. } = self;
         for (key, node) in &map {

@@ -1,4 +1,4 @@
-//! `[source.NAME]`, `[channel.NAME]` and `[output.NAME]`: from tables to what is opened and how it is read.
+//! `[source.NAME]`, `[channel.NAME]` and `[output.NAME]`: builds what is opened and how it is read from the tables.
 
 use super::{
     Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Line, Number, Order, Output, Poll, Port, Serial, Source,
@@ -241,12 +241,12 @@ fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
     }
 }
 
-/// The first name that stands twice.
+/// The first name that occurs twice.
 pub(super) fn twice(names: &[String]) -> Option<&String> {
     names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)).map(|(_, name)| name)
 }
 
-/// `u16le`, `f32be`, `i32cdab`; big-endian where nothing is said.
+/// `u16le`, `f32be`, `i32cdab`; big-endian by default.
 pub(super) fn number(text: &str) -> Option<(Number, Order)> {
     let orders = [
         ("", Order::Big),
@@ -299,7 +299,7 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
     (seq, modulo.map_or(wraps, |n| n as u64), time)
 }
 
-/// Two sources on one port would each see half of the bytes.
+/// Two sources on one port would each get half of the bytes.
 pub(super) fn overlapping(root: &mut Table<'_>, sources: &[Source]) {
     let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let ports = || sources.iter().filter_map(|s| Some((s, s.port.path()?)));
@@ -352,7 +352,7 @@ pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[So
         && !columns.contains(&column.as_str())
     {
         let known = if columns.is_empty() { "none".into() } else { columns.join(", ") };
-        t.problem("column", format!("`{column}` is none of the source's columns: {known}"));
+        t.problem("column", format!("unknown column `{column}`: the source has {known}"));
     }
     let channel = Channel {
         name: name.to_owned(),

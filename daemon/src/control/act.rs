@@ -1,4 +1,4 @@
-//! What commands do, and how a change of the configuration is tried, kept or put back.
+//! Executes commands. Puts a change of the configuration on trial, then commits it or rolls it back.
 
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -22,7 +22,7 @@ pub fn digest(text: &str) -> String {
     hex(&Sha256::digest(text))
 }
 
-/// A change that is asked for.
+/// A requested change of the remote configuration layer.
 struct Change {
     asker: Asker,
     toml: String,
@@ -33,7 +33,7 @@ struct Change {
 }
 
 impl Control {
-    /// Does it. What takes longer, or ends the process, comes to its end elsewhere.
+    /// Executes one command. A command that takes longer, or that ends the process, publishes its result elsewhere.
     pub(super) fn act(&mut self, job: Job) {
         let Job { request, respond, .. } = job;
         let (kind, id) = (request.kind.as_str(), request.id.as_str());
@@ -50,7 +50,7 @@ impl Control {
             Command::Status => self.large((self.setup.machine.status)()),
             Command::Report => {
                 self.report();
-                Outcome::new(State::Success, "up/reported is told again")
+                Outcome::new(State::Success, "up/reported is published again")
             }
             Command::ConfigGet { merged: true } => self.large(json!({"config": self.setup.config.written()})),
             Command::ConfigGet { merged: false } => {
@@ -74,7 +74,7 @@ impl Control {
                 Err(why) => Outcome::new(State::Failed, why),
             },
             Command::Restart => {
-                // The one who waits at a response topic is answered now: the next process does not know of it.
+                // Answer on the response topic now: the next process does not know that topic.
                 self.result(kind, id, respond.as_ref(), &Outcome::new(State::Running, "draining"));
                 return self.leave(Leave::Restart);
             }
@@ -109,7 +109,7 @@ impl Control {
         self.finish(kind, id, respond.as_ref(), &outcome);
     }
 
-    /// A result that may be too large for a record.
+    /// The outcome with this result, or `Failed` if the result is too large for a record.
     fn large(&self, result: Value) -> Outcome {
         let size = result.to_string().len();
         if size > limits::RESULT_BYTES {
@@ -127,10 +127,10 @@ impl Control {
             return Outcome::rejected(Why::Invalid, format!("the model of `{name}` is not calibrated"));
         }
         self.setup.meters.pipelines[place].recalibrate.store(true, super::Ordering::Relaxed);
-        Outcome::new(State::Success, "learning anew; up/e/model.calibrated tells when it is done")
+        Outcome::new(State::Success, "the model learns again; up/e/model.calibrated reports the end")
     }
 
-    /// The request is found by the oneshot that runs before /data is mounted.
+    /// Writes the request that `kentledge-erase` reads before /data is mounted, then restarts the machine.
     fn erase(&self, confirm: &str) -> Outcome {
         if confirm != self.device {
             return Outcome::rejected(Why::Invalid, format!("`confirm` is not `{}`", self.device));
@@ -144,26 +144,28 @@ impl Control {
         match (self.setup.machine.reboot)() {
             Ok(()) => Outcome::new(
                 State::Success,
-                "the request is written and the system restarts; it erases before /data is mounted",
+                "the request is written and the system restarts; /data is erased before it is mounted",
             ),
             Err(why) => {
-                let removed =
-                    keep.remove(limits::ERASE_REQUEST).err().map(|why| format!("; and the request stays: {why}"));
+                let removed = keep
+                    .remove(limits::ERASE_REQUEST)
+                    .err()
+                    .map(|why| format!("; and the request could not be removed: {why}"));
                 Outcome::new(State::Failed, format!("{why}{}", removed.unwrap_or_default()))
             }
         }
     }
 
-    /// Begins a change of what is set remotely. `None`: it is on trial now.
+    /// Starts a change of the remote configuration layer. `None`: the change is on trial.
     fn change(&mut self, change: Change) -> Result<Option<Outcome>, Refusal> {
         let invalid = |text: String| Refusal(Why::Invalid, text);
         if self.live.is_some() {
             return Err(Refusal(Why::Busy, "another change is not confirmed yet".into()));
         }
-        // One that could not be put back when it was due, for the disk was full: it goes back before anything else.
+        // An earlier change that could not be rolled back because the disk was full: roll it back first.
         if let Some(owed) = self.setup.trials.found().map_err(|why| Refusal(Why::Busy, why))? {
             let back = self.setup.trials.put_back(&owed, "the disk works again");
-            back.and_then(|()| self.setup.trials.told()).map_err(|why| Refusal(Why::Busy, why))?;
+            back.and_then(|()| self.setup.trials.end()).map_err(|why| Refusal(Why::Busy, why))?;
         }
         let previous = self.setup.trials.current().map_err(|why| Refusal(Why::Busy, why))?;
         let is_set = previous.as_ref().map_or_else(|| "none".to_owned(), |text| format!("sha256:{}", digest(text)));
@@ -187,7 +189,7 @@ impl Control {
             return Err(invalid("it would leave the device without a broker".into()));
         }
         if next.mqtt != self.setup.config.mqtt {
-            // What can be seen now need not cost a trial.
+            // Reject now what can be checked without a trial.
             let problems: Vec<String> = next.problems_of_files(None).iter().map(ToString::to_string).collect();
             if !problems.is_empty() {
                 return Err(invalid(problems.join("\n")));
@@ -214,19 +216,19 @@ impl Control {
             respond: change.respond.map(|r| (r.topic, r.correlation.map(|bytes| bytes.to_vec()))),
         };
         if let Err(why) = self.setup.trials.begin(&trial) {
-            let back = self.setup.trials.put_back(&trial, &why).and_then(|()| self.setup.trials.told());
+            let back = self.setup.trials.put_back(&trial, &why).and_then(|()| self.setup.trials.end());
             let text = format!("{why}{}", back.err().map(|why| format!("; {why}")).unwrap_or_default());
             return Ok(Some(Outcome::new(State::Failed, text)));
         }
-        let told = changes.text();
-        tracing::info!(digest = trial.digest, confirm_s = trial.confirm_s, "a configuration is on trial: {told}");
+        let list = changes.text();
+        tracing::info!(digest = trial.digest, confirm_s = trial.confirm_s, "a configuration is on trial: {list}");
         if self.setup.config.differs_in_link_only(&next) {
-            self.tell_asker(&trial, &Outcome::new(State::Running, "the connection is made anew"));
+            self.tell_asker(&trial, &Outcome::new(State::Running, "the connection restarts"));
             self.generation += 1;
             self.want(&next, trial.confirm_s);
             self.go_live(trial, next);
         } else {
-            self.tell_asker(&trial, &Outcome::new(State::Running, "the stages are started anew"));
+            self.tell_asker(&trial, &Outcome::new(State::Running, "the stages restart"));
             self.leave(Leave::Reload);
         }
         Ok(None)
@@ -247,14 +249,14 @@ impl Control {
             generation: self.generation,
             began_ns,
             deadline_ns: began_ns + wait_s * 1_000_000_000,
-            told: None,
+            proof_seq: None,
         });
     }
 
-    /// At the start: what the last process, or the last run of this one, left.
+    /// At the start: continues with what the previous process, or the previous run of this process, left.
     pub(super) fn take_up(&mut self) {
         let found = self.setup.trials.found().unwrap_or_else(|why| {
-            tracing::error!("{why}; it is looked at again");
+            tracing::error!("{why}; it is read again later");
             self.trial_unread_ns = Some(Clock::boot_ns());
             None
         });
@@ -278,7 +280,7 @@ impl Control {
         self.report();
     }
 
-    /// Commands that the last process left unfinished, or whose end the broker may not have.
+    /// Finishes commands that the previous process left unfinished. Publishes results again that the broker may not have.
     pub(super) fn take_up_commands(&mut self, found: Option<&Trial>) {
         let command = |trial: &Trial| match &trial.asker {
             Asker::Command(id) => Some(id.clone()),
@@ -286,12 +288,12 @@ impl Control {
         };
         let tried = found.and_then(command);
         let installing = [self.models.command(), self.system.command()].map(|id| id.map(str::to_owned));
-        for known in self.memory.untold() {
+        for known in self.memory.unacked() {
             let outcome = Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) };
             self.result(&known.kind, &known.id, None, &outcome);
         }
         let goes_on = |id: &String| tried.as_ref() == Some(id) || installing.contains(&Some(id.clone()));
-        // What cannot be read yet may be the job of one of them.
+        // A file that is still unreadable may hold the job of one of these commands.
         let unread = [
             ("config.set", self.trial_unread_ns.is_some()),
             ("os.install", self.system.is_unread()),
@@ -317,7 +319,7 @@ impl Control {
             let found = self.setup.trials.found();
             self.trial_unread_ns = found.is_err().then_some(now_ns);
             if matches!(found, Ok(Some(_))) {
-                // Whoever reads the configuration again puts it back first, or goes on with it.
+                // The reload rolls the trial back, or continues it.
                 return self.leave(Leave::Reload);
             }
         }
@@ -325,9 +327,9 @@ impl Control {
         let news = *self.setup.link.borrow();
         let here = news.taken == live.generation;
         let confirmed = match live.trial.confirm_s {
-            // It is in use, and the stages live.
+            // No confirmation is needed: commit once the stages have run for `SETTLE`.
             None => now_ns >= live.began_ns + limits::SETTLE.as_nanos() as u64,
-            Some(_) => here && news.subscribed && live.told.is_some_and(|seq| news.acked >= seq),
+            Some(_) => here && news.subscribed && live.proof_seq.is_some_and(|seq| news.acked >= seq),
         };
         if confirmed {
             return self.keep_change();
@@ -335,19 +337,19 @@ impl Control {
         if now_ns >= live.deadline_ns {
             return self.put_back("it was not confirmed in time");
         }
-        if here && live.told.is_none() && live.trial.confirm_s.is_some() {
+        if here && live.proof_seq.is_none() && live.trial.confirm_s.is_some() {
             let trial = live.trial.clone();
             let seq = self.tell_asker(&trial, &Outcome::new(State::Running, "in use, not confirmed yet"));
-            self.live.iter_mut().for_each(|live| live.told = Some(seq));
+            self.live.iter_mut().for_each(|live| live.proof_seq = Some(seq));
         }
     }
 
     fn keep_change(&mut self) {
         let Some(live) = self.live.take() else { return };
-        // Remembered first: were it kept first, a power cut in between would leave a change that nobody finished.
+        // Save the result first: after a power cut between the two writes, no command would finish a committed change.
         self.remember(&live.trial, State::Success, "");
         if let Err(why) = self.setup.trials.keep(&live.trial) {
-            tracing::error!("{why}");
+            tracing::error!("{why}; rolling back to the previous configuration");
             self.live = Some(live);
             return self.put_back(&why);
         }
@@ -368,11 +370,11 @@ impl Control {
         let Some(live) = self.live.take() else { return };
         let done = self.setup.trials.put_back(&live.trial, why);
         if let Err(why) = &done {
-            // What tells how to go back stays on the disk: another process does it, or this one after its next try.
-            tracing::error!("{why}");
+            // The trial's file stays on the disk: another process rolls back, or this one does at the next attempt.
+            tracing::error!("{why}; the next change or the next start tries again");
         }
         if live.generation > 0 {
-            // Only the connection was another one.
+            // Only the connection differed.
             self.generation += 1;
             self.want(&self.setup.config.clone(), None);
             self.tell_put_back(&live.trial, why);
@@ -393,8 +395,8 @@ impl Control {
     }
 
     fn forget_trial(&self) {
-        if let Err(why) = self.setup.trials.told() {
-            tracing::error!("{why}");
+        if let Err(why) = self.setup.trials.end() {
+            tracing::error!("{why}; the next start reports the rollback again");
         }
     }
 
@@ -408,7 +410,7 @@ impl Control {
             Asker::Desired(version) => self.memory.wished(*version, "rolled_back", text),
         }
         if let Err(why) = self.memory.save() {
-            tracing::error!("{why}");
+            tracing::error!("{why}; a restart may lose the result of a configuration change");
         }
     }
 
@@ -417,12 +419,12 @@ impl Control {
         let respond = respond.map(|(topic, bytes)| Respond { topic, correlation: bytes.map(Into::into) });
         match &trial.asker {
             Asker::Command(id) => self.result("config.set", id, respond.as_ref(), outcome),
-            // What confirms a desired state is the acknowledgement of a result as well.
+            // A desired state is confirmed by the acknowledgement of a result record too.
             Asker::Desired(version) => self.result("desired", &version.to_string(), None, outcome),
         }
     }
 
-    /// It has no result; a flood of them is told by `commands.refused`.
+    /// Rejects a `dn/desired` message. It has no result; `commands.refused` reports a flood.
     fn refuse_desired(&mut self, why: &str) {
         if self.others.refusals.take(Clock::boot_ns()) {
             tracing::warn!("a desired state is refused: {why}");
@@ -431,7 +433,7 @@ impl Control {
         }
     }
 
-    /// A desired state arrived: retained, and with each connection again.
+    /// Handles `dn/desired`: retained, so each connection delivers it again.
     pub(super) fn desired(&mut self, to: &str, arrived: Arrived) {
         let desired = match request::guarded(|| request::desired(to, &arrived.payload)) {
             Ok(desired) => desired,
@@ -441,8 +443,8 @@ impl Control {
             self.later = Some(arrived);
             return;
         }
-        // One whose change was not even begun when the process ended is looked at again, and so is the one that counts after
-        // a later one's key was dropped.
+        // Handle a version again if its change had not started when the process ended, or if it counts again because the key
+        // of a later version was dropped.
         let wish = self.memory.wish();
         let again = matches!(wish.state.as_str(), "applying" | LOWERED);
         let unbegun = desired.version == wish.version && again && self.live.is_none();
@@ -465,19 +467,19 @@ impl Control {
         let version = desired.version;
         self.memory.looked_at_desired(&desired.signed.issuer, &key, version);
         self.memory.wished(version, "applying", "");
-        let told = |control: &mut Self, state: &str, text: &str| {
+        let end = |control: &mut Self, state: &str, text: &str| {
             control.memory.wished(version, state, text);
             if let Err(why) = control.memory.save() {
-                tracing::error!("{why}");
+                tracing::error!("{why}; a restart may lose the result of desired state {version}");
             }
             control.report();
         };
         if desired.expires_ms.is_some_and(|at| self.now_ms() >= at) {
-            return told(self, "rejected", "it came too late");
+            return end(self, "rejected", "it came too late");
         }
         if let Err(why) = self.memory.save() {
-            // Not remembered, not done; as it is not begun either, it is looked at again with the next connection.
-            return tracing::error!("{why}");
+            // Not saved, so not applied. The next connection delivers the retained message again.
+            return tracing::error!("desired state {version} is not applied: {why}; the next connection tries again");
         }
         self.report();
         let asker = Asker::Desired(version);
@@ -488,15 +490,15 @@ impl Control {
             Ok(None) => {}
             Ok(Some(outcome)) if outcome.state == State::Success => {
                 self.memory.applied(version, &digest);
-                told(self, "applied", &outcome.text);
+                end(self, "applied", &outcome.text);
             }
-            Ok(Some(outcome)) => told(self, "rejected", &outcome.text),
-            Err(Refusal(_, why)) => told(self, "rejected", &why),
+            Ok(Some(outcome)) => end(self, "rejected", &outcome.text),
+            Err(Refusal(_, why)) => end(self, "rejected", &why),
         }
     }
 }
 
-/// What a change of the configuration did, as its result says it.
+/// The result of a configuration change: the changed keys and the digest of the layer.
 fn changed(changes: &Changes, digest: &str) -> Value {
     let mut result = changes.json();
     let none = self::digest("") == digest;
@@ -504,7 +506,7 @@ fn changed(changes: &Changes, digest: &str) -> Value {
     Value::Object(result)
 }
 
-/// Digest of the remote layer that a configuration was read with; of an empty one where there is none.
+/// Digest of the remote layer that this configuration contains; without a remote layer, the digest of an empty text.
 pub(super) fn in_use(config: &Config) -> String {
     let text = config.layers.iter().rev().find_map(|layer| match layer {
         config::Layer::Remote(file) => std::fs::read_to_string(file).ok(),
@@ -514,7 +516,7 @@ pub(super) fn in_use(config: &Config) -> String {
 }
 
 impl Config {
-    /// What is set remotely is in use now: its file is the last layer, or there is none.
+    /// Updates `layers` for the remote layer in use: its file is the last layer, or no remote file exists.
     fn set_remote_layer(&mut self) {
         self.layers.retain(|layer| matches!(layer, config::Layer::Local(_)));
         let file = config::remote_file(&self.device.state_dir);

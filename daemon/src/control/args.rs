@@ -1,4 +1,4 @@
-//! What each command takes, and within which bounds. Pure. The shapes are those of `docs/schema/dn.args.*.json`.
+//! Reads and bounds the arguments of each command. Pure. The shapes are those of `docs/schema/dn.args.*.json`.
 
 use std::path::PathBuf;
 
@@ -107,7 +107,7 @@ pub(super) fn read_args(kind: &str, args: &str) -> Result<Command, Refusal> {
         "config.get" => match args_of::<ConfigGetArgs>(args)?.layer.as_deref() {
             None | Some("merged") => Ok(Command::ConfigGet { merged: true }),
             Some("remote") => Ok(Command::ConfigGet { merged: false }),
-            Some(other) => Err(malformed(format!("args: layer `{other}` is none of `merged`, `remote`"))),
+            Some(other) => Err(malformed(format!("args: invalid layer `{other}`: expected `merged` or `remote`"))),
         },
         "config.set" => {
             let ConfigChangeArgs { toml, confirm_s, mode, if_digest } = args_of(args)?;
@@ -115,7 +115,9 @@ pub(super) fn read_args(kind: &str, args: &str) -> Result<Command, Refusal> {
             let merge = match mode.as_deref() {
                 None | Some("replace") => false,
                 Some("merge") => true,
-                Some(other) => return Err(malformed(format!("args: mode `{other}` is none of `merge`, `replace`"))),
+                Some(other) => {
+                    return Err(malformed(format!("args: invalid mode `{other}`: expected `merge` or `replace`")));
+                }
             };
             let digest = |text: &String| {
                 let hex = text.strip_prefix("sha256:").unwrap_or("");
@@ -152,7 +154,7 @@ pub(super) fn bounded(args: ConfigSetArgs) -> Result<ConfigSetArgs, Refusal> {
     Ok(args)
 }
 
-/// Digest, size and address of something to be brought.
+/// Digest, size and URL of a bundle.
 fn wanted(sha256: &str, size: u64, most: u64, url: Option<&String>) -> Result<(), Refusal> {
     let hex = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
     if sha256.len() != 64 || !sha256.bytes().all(hex) {

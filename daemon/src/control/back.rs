@@ -1,5 +1,5 @@
-//! Rollback by command, fallback when the worker of the serving model dies again and again, and the end of an install that
-//! does not come to serve. A rollback never waits for an install: it cancels it.
+//! Rollback by command, fallback when the worker of the serving model fails repeatedly, and the end of a failed install.
+//! A rollback never waits for an install: it cancels it.
 
 use std::sync::Arc;
 
@@ -18,16 +18,16 @@ use crate::{
     },
 };
 
-/// What a rollback changes.
+/// The object of a rollback.
 enum Back {
     /// The serving slot of this model.
     Model(String),
-    /// Only the install under way.
+    /// Only the install in progress.
     Install,
 }
 
 impl Control {
-    /// `model.rollback`. `None`: it is under way.
+    /// `model.rollback`. `None`: it is in progress.
     pub(super) fn roll_back(
         &mut self,
         id: &str,
@@ -69,7 +69,7 @@ impl Control {
         }
     }
 
-    /// Cancels the install under way, if there is one. Returns what was done, for a result.
+    /// Cancels the install in progress, if there is one. Returns what was done, for a result.
     fn cancel_install(&mut self, why: &str) -> &'static str {
         let text = match self.models.work.as_ref().map(|work| &work.phase) {
             Some(Phase::Watched { .. }) => "the trial is ended",
@@ -80,14 +80,14 @@ impl Control {
         text
     }
 
-    /// Begins the way to what was well before.
+    /// Starts a rollback to a model that served without a fault before.
     fn go_to(&mut self, job: Job, model: &str, to: Origin) {
         let line = self.models.store.line(model);
-        tracing::info!(model, to = to.word(), "going back to a model that was well");
+        tracing::info!(model, to = to.word(), "roll back to a model that served without a fault");
         self.models.ended = None;
         match to {
             Origin::Factory => {
-                // The slot that is left; it names the model.
+                // The slot that stops serving; it names the model.
                 let job = Job { target: Some((model.into(), line.spare())), ..job };
                 let number = self.models.begin(job, Phase::Proving, Some(to));
                 (self.setup.stage.prove)(number, What::Factory(model.into()), false);
@@ -101,7 +101,7 @@ impl Control {
         self.show_models();
     }
 
-    /// What serves dies again and again: back to the one before, if there is one.
+    /// The model that serves fails repeatedly: rolls back to the previous model, if there is one.
     pub(super) fn failing(&mut self, bundle: &Arc<str>, why: &str) {
         if self.models.work.as_ref().is_some_and(|work| work.back_to.is_some()) {
             return;
@@ -109,7 +109,7 @@ impl Control {
         let of = |line: &Line| line.held().is_some_and(|held| *held.sha256 == **bundle);
         let found = self.models.store.lines().find(|(_, line)| of(line)).map(|(name, _)| name.clone());
         let Some(model) = found else {
-            // It is what the configuration names: there is nothing before it, and it is tried again now and then.
+            // The configuration names this model: no previous model exists, and its worker is started again from time to time.
             let now_ns = Clock::boot_ns();
             if self.models.none_told_ns.is_some_and(|at| now_ns - at < limits::NO_MODEL_TOLD_NS) {
                 return;
@@ -118,7 +118,7 @@ impl Control {
             return self.event(
                 Kind::ModelFailed,
                 "models",
-                &format!("no model serves, and there is none to go back to: {why}"),
+                &format!("no model serves, and no previous model exists: {why}"),
             );
         };
         self.cancel_install(&format!(
@@ -129,23 +129,23 @@ impl Control {
         let to = line.previous();
         line.reject(id, why);
         self.models.store.failed(bundle, why);
-        // Written first: whoever starts next must not start it again.
+        // Save first: the next start must not start this model again.
         if let Err(why) = self.models.store.change(&model, line, None) {
-            tracing::error!("{why}");
+            tracing::error!("model {model}: {why}; a restart may start the failing model again");
         }
-        self.event(Kind::ModelRolledBack, &model, &format!("{why}, again and again; going back to {}", to.word()));
+        self.event(Kind::ModelRolledBack, &model, &format!("{why}, again and again; rolling back to {}", to.word()));
         self.go_to(way_back(format!("failing-{}", Clock::boot_ns()), None), &model, to);
     }
 
-    /// It will not serve, or does not any more.
+    /// The job failed: its model does not serve, or no longer serves.
     pub(super) fn job_failed(&mut self, state: State, why: &str) {
         let Some(work) = &mut self.models.work else { return };
-        // Only what was tried here counts as failed here; a disk that was full is no fault of the bundle's.
+        // Only a bundle that was tried here counts as failed here; a full disk is not the bundle's fault.
         let tried = !matches!(work.phase, Phase::Bringing { .. } | Phase::Opening) || state == State::RolledBack;
         self.end_install(state, why, tried);
     }
 
-    /// The same where that is no fault of the bundle's: it may come again.
+    /// Ends the job for a reason that is not the bundle's fault: the same bundle may be installed again.
     pub(super) fn leave_job(&mut self, why: &str) {
         let on_trial = self.models.work.as_ref().is_some_and(|work| matches!(work.phase, Phase::Watched { .. }));
         self.end_install(if on_trial { State::RolledBack } else { State::Failed }, why, false);
@@ -153,7 +153,7 @@ impl Control {
 
     fn end_install(&mut self, state: State, why: &str, tried: bool) {
         let Some(work) = self.models.work.take() else { return };
-        // A fetch ends.
+        // Ends a fetch in progress.
         self.models.waits = Waits::default();
         let job = &work.job;
         if let Some((model, id)) = &job.target {
@@ -166,7 +166,7 @@ impl Control {
                 line.reject(*id, why);
             }
             if let Err(why) = self.models.store.change(model, line, None) {
-                tracing::error!("{why}");
+                tracing::error!("model {model}: {why}; a restart repeats job {}", job.command);
             }
         } else {
             let path = self.models.store.incoming(&job.sha256);
@@ -176,11 +176,11 @@ impl Control {
                 tracing::warn!("remove {}: {why}", path.display());
             }
             if let Err(why) = self.models.store.set_job(None) {
-                tracing::error!("{why}");
+                tracing::error!("{why}; a restart repeats job {}", job.command);
             }
             self.models.store.sweep();
         }
-        tracing::warn!(id = job.command, state = state.word(), "a model is not taken: {why}");
+        tracing::warn!(id = job.command, state = state.word(), "model rejected: {why}");
         self.end_job(job, state, why);
         self.report();
     }

@@ -1,5 +1,5 @@
-//! How a bundle comes onto the device: by HTTPS, by chunks over MQTT, or from a file on the machine. Chunks are taken in
-//! their order and synced before they are acknowledged; whoever sends is told from where to go on.
+//! Brings a bundle onto the device: by HTTPS, by chunks over MQTT, or from a file on the machine. Chunks are accepted in
+//! order only and synced before they are acknowledged. After a gap the sender gets the offset to continue from.
 
 use std::{
     fs::{File, OpenOptions},
@@ -29,11 +29,11 @@ use crate::{
     },
 };
 
-/// Where a file of somebody on the machine is copied to.
+/// The name in the incoming folder of the store for the copy of a local file.
 const COPY: &str = "copy";
 
 impl Control {
-    /// One at a time; but whoever stopped sending chunks must not be waited for.
+    /// Allows one install at a time. An install whose sender stopped sending chunks is cancelled.
     pub(super) fn make_way(&mut self) -> Refused<()> {
         match &self.models.work {
             None => Ok(()),
@@ -45,7 +45,7 @@ impl Control {
         }
     }
 
-    /// Copies a file of somebody on the machine, in a thread: a large one takes a slow card seconds.
+    /// Copies the file of a local caller, in a thread: a large file takes seconds on a slow card.
     pub(super) fn copy_file(&mut self, id: &str, mut file: File) -> Refused<Option<Outcome>> {
         self.make_way()?;
         let invalid = |why: String| Refusal(Why::Invalid, why);
@@ -62,7 +62,7 @@ impl Control {
         Ok(None)
     }
 
-    /// The copy is there.
+    /// The copy is complete.
     pub(super) fn install_copy(&mut self, id: &str, (sha256, size): (String, u64)) -> Refused<Option<Outcome>> {
         let (from, to) = (self.models.store.incoming(COPY), self.models.store.incoming(&sha256));
         std::fs::rename(from, to).map_err(|why| Refusal(Why::Invalid, format!("copy it: {why}")))?;
@@ -75,18 +75,18 @@ impl Control {
         }
         let disk = nix::sys::statvfs::statvfs(&self.setup.config.device.state_dir).map_err(|why| why.to_string())?;
         let free = disk.blocks_available() * disk.fragment_size();
-        // The outbox must not lose its room to a model.
+        // The bundle must leave the outbox its room on the disk.
         let needed = size + limits::BUNDLE_LEAVES_BYTES;
         if free < needed { Err(format!("{free} bytes are free on the disk, and {needed} are needed")) } else { Ok(()) }
     }
 
-    /// The file comes.
+    /// Receives the bundle of a job.
     pub(super) fn bring(&mut self, job: Job) {
         let path = self.models.store.incoming(&job.sha256);
         let have = path.metadata().map_or(0, |meta| meta.len());
         let (brings, sha256, size) = (job.brings.clone(), job.sha256.clone(), job.size);
         if self.models.store.has(&sha256) {
-            // It was here before, or the last process had just moved it to its place.
+            // The bundle is in the store already, or the previous process had just moved it there.
             self.models.begin(job, Phase::Opening, None);
             self.open_stored(&sha256);
             return self.show_models();
@@ -104,14 +104,14 @@ impl Control {
         self.show_models();
     }
 
-    /// What is fetched from there.
+    /// The arguments of a fetch: URL, size, and the certificates to trust.
     pub(super) fn wanted(&self, url: String, size: u64, stopped: Stopped) -> Wanted {
         let config = &self.setup.config;
         let broker_ca = config.mqtt.as_ref().and_then(|mqtt| mqtt.tls.as_ref()?.ca_file.clone());
         Wanted { url, size, ca_file: config.models.ca_file.clone(), broker_ca, stopped }
     }
 
-    /// Runs what takes long in a thread; what came of it, a panic too, comes as news.
+    /// Runs a slow step in a thread; its result, a panic too, comes as `News`.
     pub(super) fn long<T: 'static>(
         &self,
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
@@ -120,7 +120,7 @@ impl Control {
         let (out, unborn) = (self.setup.stage.news.0.clone(), news.clone());
         let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
             let done = crew::caught(work);
-            // The room is for every word of every group; a full one means control is gone.
+            // The channel has room for every report of every group; a full one means control is gone.
             let _ = out.try_send(news(done));
         });
         if let Err(why) = thread {
@@ -136,7 +136,7 @@ impl Control {
         self.long(move || open(&path, &asked, &keys?), move |opened| News::Opened(number, opened));
     }
 
-    /// A chunk came.
+    /// Handles a chunk.
     pub(super) fn chunk(&mut self, sha256: &str, offset: u64, bytes: &[u8]) {
         let Some(Work { job, phase: Phase::Bringing { have, told_ns, moved_ns, .. }, .. }) = &mut self.models.work
         else {
@@ -148,7 +148,7 @@ impl Control {
         let (size, now_ns) = (job.size, Clock::boot_ns());
         let end = offset.saturating_add(bytes.len() as u64);
         if end > size || offset > *have {
-            // A hole, or what does not belong there: whoever sends is told from where to go on, once a second.
+            // A gap, or a chunk beyond the end: tell the sender the offset to continue from, once a second at most.
             if now_ns.saturating_sub(*told_ns) > limits::BLOB_TOLD_NS {
                 *told_ns = now_ns;
                 self.tell_missing(sha256);
@@ -160,7 +160,7 @@ impl Control {
         }
         let fresh = &bytes[(*have - offset) as usize..];
         let path = self.models.store.incoming(sha256);
-        // Synced before the broker may forget it.
+        // Sync before the broker may delete the chunk.
         let written = OpenOptions::new().create(true).append(true).open(&path).and_then(|mut file| {
             file.write_all(fresh)?;
             file.sync_data()

@@ -1,11 +1,11 @@
-//! What must be remembered of commands so that none is done twice: ids, and of each issuer its key and the highest sequence
-//! and versions that this key signed. Saved before the act, in two copies with checksums.
+//! The memory of commands, so that none is executed twice: ids, and for each issuer its key and the highest sequence
+//! and versions that this key signed. Saved before a command is executed, in two copies with checksums.
 //!
-//! What an issuer signed counts for its key alone: when a rotation gives the name another key, or none, nothing that the old
-//! key signed holds up the keys that remain.
+//! Sequences and versions count for the key that signed them: after a rotation that replaces or drops a key, nothing that
+//! the old key signed blocks the remaining keys.
 //!
-//! A memory that cannot be read is waited for: nothing signed is obeyed and nothing is written over it. One that is damaged,
-//! or gone although this device has run before, is begun again with distrust: each issuer's first command must echo the nonce.
+//! While the memory cannot be read, no signed command is executed and the file is not overwritten. If it is damaged, or
+//! missing on a device that ran before, a new one begins with distrust: each issuer's first command must echo the nonce.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -18,31 +18,31 @@ use crate::{
 };
 
 const FILE: &str = "memory.json";
-/// The desired state's state after `lower`: nothing that counts was looked at.
+/// The desired state's state after `lower`: no version of a trusted key was handled.
 pub const LOWERED: &str = "none";
 
-/// What became of a command.
+/// The state of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
-    /// It will be done.
+    /// Accepted, not started.
     Accepted,
-    /// It is being done.
+    /// In progress.
     Running,
-    /// It was done, and is well.
+    /// Done.
     Success,
-    /// It could not be done.
+    /// It could not be executed.
     Failed,
-    /// It will not be done.
+    /// Not executed; the outcome has the reason.
     Rejected,
-    /// It came too late.
+    /// Not executed: it expired.
     Expired,
-    /// It was done, was not well, and was undone.
+    /// Executed, then undone.
     RolledBack,
 }
 
 impl State {
-    /// As the result says it.
+    /// The word in the result.
     pub fn word(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
@@ -55,40 +55,39 @@ impl State {
         }
     }
 
-    /// Nothing comes after it.
+    /// Whether no other state follows.
     pub fn is_final(self) -> bool {
         !matches!(self, Self::Accepted | Self::Running)
     }
 }
 
-/// A command that was taken in.
+/// An accepted command.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Known {
-    /// Its id.
+    /// Id of the command.
     pub id: String,
-    /// Its type.
+    /// The type of the command.
     pub kind: String,
-    /// Of type and arguments.
+    /// Digest of type and arguments.
     pub digest: String,
-    /// What became of it.
     pub state: State,
-    /// The same for people.
+    /// The text of the result, for people.
     pub text: String,
-    /// The boot it began in.
+    /// The boot in which it began.
     pub boot: String,
-    /// The broker has its end.
-    #[serde(default)]
-    pub told: bool,
+    /// The broker acknowledged its final result.
+    #[serde(default, rename = "told")]
+    pub acked: bool,
 }
 
-/// The desired state that was last looked at.
+/// The desired state that was handled last.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct Wish {
     /// Highest version seen.
     pub version: u64,
     /// `none`, `applying`, `applied`, `rejected`, `rolled_back`.
     pub state: String,
-    /// The same for people.
+    /// The text of the result, for people.
     pub text: String,
     /// The last one that was applied.
     #[serde(default)]
@@ -98,22 +97,22 @@ pub struct Wish {
 /// A desired state that was applied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Applied {
-    /// Its version.
+    /// Version of the desired state.
     pub version: u64,
-    /// Of its remote layer.
+    /// Digest of its remote layer.
     pub digest: String,
 }
 
-/// What one issuer's key signed.
+/// The highest numbers that one issuer's key signed.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 struct Issuer {
-    /// The key, as its keyset writes it.
+    /// The public key, as the keyset writes it.
     key: String,
-    /// Highest sequence of its commands; 0: none was obeyed.
+    /// Highest sequence of its commands; 0: none was executed.
     iseq: u64,
     /// Highest version of its desired states.
     desired: u64,
-    /// Highest version of its words on the channel, and until when that one is believed, ms since 1970.
+    /// Highest version of its `dn/channel` messages, and the expiry of that one, ms since 1970.
     channel: Option<(u64, i64)>,
 }
 
@@ -122,18 +121,18 @@ struct Saved {
     commands: VecDeque<Known>,
     issuers: BTreeMap<String, Issuer>,
     wish: Wish,
-    /// Digests of configurations that were put back, for desired states.
+    /// Digests of configurations that were rolled back; a desired state does not try them again.
     put_back: VecDeque<String>,
-    /// The memory was lost once: an issuer that is not in it must show that its command is fresh.
+    /// The memory was lost once: an issuer that it does not hold must prove that its command is fresh.
     #[serde(default)]
     lost: bool,
 }
 
-/// The memory.
+/// The memory of commands and its file.
 pub struct Memory {
     keep: Keep,
     saved: Saved,
-    /// It cannot be read so far.
+    /// The saved memory cannot be read so far.
     unread: Option<Unread>,
 }
 
@@ -143,22 +142,22 @@ struct Unread {
     tried_ns: u64,
 }
 
-/// What opening the memory, or another try to read it, found.
+/// The result of reading the memory.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Found {
-    /// What was saved, or nothing on a device that never ran.
+    /// The saved memory, or an empty one on a device that never ran.
     Memory,
-    /// It cannot be read yet; why.
+    /// The memory cannot be read yet; why.
     Unread(String),
-    /// It is lost and begun again, with distrust; why.
+    /// The memory is lost; a new one begins with distrust; why.
     Lost(String),
 }
 
-/// Whether a name stands for this key now.
+/// Whether the keyset in use holds this key under this name.
 pub type Believed<'a> = &'a dyn Fn(&str, &str) -> bool;
 
 impl Memory {
-    /// What was saved. `ran_before`: this device ran before, so it must have a memory.
+    /// Reads the saved memory. `ran_before`: this device ran before, so it must have a memory.
     pub fn open(keep: Keep, ran_before: bool, now_ns: u64) -> (Self, Found) {
         let mut memory = Self { keep, saved: Saved::default(), unread: None };
         let found = memory.read(ran_before, now_ns);
@@ -182,14 +181,14 @@ impl Memory {
             }
         };
         (self.saved, self.unread) = (saved, None);
-        // A device that ran has one: were it first saved with the first command, its loss before that would not be seen.
+        // Save it at the first start: otherwise a loss before the first command would not be detected.
         if let Err(why) = self.save() {
-            tracing::warn!("{why}");
+            tracing::warn!("{why}; until it is saved, its loss is not detected");
         }
         found
     }
 
-    /// Tries again to read what could not be read; `None`: nothing is due.
+    /// Reads an unreadable memory again; `None`: no attempt is due.
     pub fn try_again(&mut self, now_ns: u64) -> Option<Found> {
         let tried_ns = self.unread.as_ref()?.tried_ns;
         let due = now_ns.saturating_sub(tried_ns) >= limits::UNREADABLE_TRY.as_nanos() as u64;
@@ -206,20 +205,20 @@ impl Memory {
         self.saved.commands.iter().rev().find(|known| known.id == id)
     }
 
-    /// Commands that were begun and did not come to an end.
+    /// Commands without a final result.
     pub fn unfinished(&self) -> Vec<Known> {
         self.saved.commands.iter().filter(|known| !known.state.is_final()).cloned().collect()
     }
 
-    /// Commands that ended, and nobody may have heard of it.
-    pub fn untold(&self) -> Vec<Known> {
-        let ended = self.saved.commands.iter().filter(|known| known.state.is_final() && !known.told);
+    /// Signed commands with a final result that the broker has not acknowledged.
+    pub fn unacked(&self) -> Vec<Known> {
+        let ended = self.saved.commands.iter().filter(|known| known.state.is_final() && !known.acked);
         ended.filter(|known| needs_signature(&known.kind)).cloned().collect()
     }
 
-    /// The broker has its end.
-    pub fn told(&mut self, id: &str) {
-        self.saved.commands.iter_mut().filter(|known| known.id == id).for_each(|known| known.told = true);
+    /// The broker acknowledged the final result of this command.
+    pub fn acked(&mut self, id: &str) {
+        self.saved.commands.iter_mut().filter(|known| known.id == id).for_each(|known| known.acked = true);
     }
 
     /// The highest sequence that this key of the issuer signed.
@@ -227,7 +226,7 @@ impl Memory {
         self.saved.issuers.get(issuer).filter(|known| known.key == key).map_or(0, |known| known.iseq)
     }
 
-    /// What this issuer sent before may have been forgotten.
+    /// The memory was lost, and this issuer has not sent a verified command since.
     pub fn distrusts(&self, issuer: &str, key: &str) -> bool {
         self.saved.lost && self.issuer(issuer, key) == 0
     }
@@ -240,23 +239,23 @@ impl Memory {
         known
     }
 
-    /// The highest version of a desired state, of the keys that are believed now.
+    /// The highest version of a desired state that a trusted key signed.
     pub fn desired_high(&self, believed: Believed<'_>) -> u64 {
         self.of_believed(believed).map(|issuer| issuer.desired).max().unwrap_or(0)
     }
 
-    /// This desired state is looked at.
+    /// Records the version of a verified desired state.
     pub fn looked_at_desired(&mut self, issuer: &str, key: &str, version: u64) {
         let known = self.of(issuer, key);
         known.desired = version.max(known.desired);
     }
 
-    /// The channel's newest word, of the keys that are believed now: its version, and until when it is believed.
+    /// The newest `dn/channel` of the trusted keys: its version, and its expiry in ms.
     pub fn channel(&self, believed: Believed<'_>) -> Option<(u64, i64)> {
         self.of_believed(believed).filter_map(|issuer| issuer.channel).max()
     }
 
-    /// The channel's word was heard.
+    /// Records a verified `dn/channel` message: its version, and its expiry in ms.
     pub fn heard_channel(&mut self, issuer: &str, key: &str, word: (u64, i64)) {
         let known = self.of(issuer, key);
         known.channel = known.channel.max(Some(word));
@@ -267,8 +266,8 @@ impl Memory {
         all.filter(move |(name, issuer)| believed(name, &issuer.key)).map(|(_, issuer)| issuer)
     }
 
-    /// Where the key that signed the desired state's version is no longer believed, the version falls to what the keys that
-    /// remain have signed, and that one may come again. Returns the version that fell.
+    /// Lowers the desired state's version if its key is no longer trusted: to the highest version that the remaining keys
+    /// signed, which then may come again. Returns the version that was lowered.
     pub fn lower(&mut self, believed: Believed<'_>) -> Option<u64> {
         let (high, fell) = (self.desired_high(believed), self.saved.wish.version);
         let signed = self.saved.issuers.values().any(|issuer| issuer.desired == fell);
@@ -276,18 +275,18 @@ impl Memory {
             return None;
         }
         let text = format!("version {fell} was signed by a key that is no longer believed");
-        // What it set is still in use.
+        // The layer that it set is still in use.
         let applied = self.saved.wish.applied.take();
         self.saved.wish = Wish { version: high, state: LOWERED.into(), text, applied };
         Some(fell)
     }
 
-    /// Remembers a new command, and its issuer's key and sequence.
+    /// Adds a new command, and raises its issuer's sequence.
     pub fn take(&mut self, known: Known, issuer: Option<(&str, &str, u64)>) {
-        // A verified command may take an id that one without a signature had: ids stay unique.
+        // A verified command may reuse the id of an unsigned command: ids stay unique.
         self.saved.commands.retain(|before| before.id != known.id);
         while self.saved.commands.len() >= limits::COMMANDS_KNOWN {
-            // What changes nothing may come twice: it is forgotten first.
+            // Forget commands without a signature first: they change nothing, so executing one twice does no harm.
             let least = self.saved.commands.iter().position(|known| !needs_signature(&known.kind));
             self.saved.commands.remove(least.unwrap_or(0));
         }
@@ -298,38 +297,38 @@ impl Memory {
         }
     }
 
-    /// What became of a command.
+    /// Sets the state of a command.
     pub fn became(&mut self, id: &str, state: State, text: &str) {
         if let Some(known) = self.saved.commands.iter_mut().rev().find(|known| known.id == id) {
             known.state = state;
-            known.told = false;
+            known.acked = false;
             known.text = text.chars().take(limits::RESULT_TEXT).collect();
         }
     }
 
-    /// The desired state.
+    /// The desired state that was handled last.
     pub fn wish(&self) -> &Wish {
         &self.saved.wish
     }
 
-    /// Another desired state.
+    /// Sets version, state and text of the desired state.
     pub fn wished(&mut self, version: u64, state: &str, text: &str) {
         let version = version.max(self.saved.wish.version);
         let applied = self.saved.wish.applied.take();
         self.saved.wish = Wish { version, state: state.into(), text: text.into(), applied };
     }
 
-    /// The desired state of this version is in use: a remote layer with this digest.
+    /// Records that the desired state of this version is in use: a remote layer with this digest.
     pub fn applied(&mut self, version: u64, digest: &str) {
         self.saved.wish.applied = Some(Applied { version, digest: digest.into() });
     }
 
-    /// This configuration was put back once.
+    /// Whether this configuration was rolled back.
     pub fn was_put_back(&self, digest: &str) -> bool {
         self.saved.put_back.iter().any(|d| d == digest)
     }
 
-    /// This configuration was put back.
+    /// Records that this configuration was rolled back.
     pub fn put_back(&mut self, digest: &str) {
         if !self.was_put_back(digest) {
             while self.saved.put_back.len() >= limits::PUT_BACK_KNOWN {
@@ -339,12 +338,12 @@ impl Memory {
         }
     }
 
-    /// Onto the disk; never over what could not be read.
+    /// Saves the memory. A file that could not be read is never overwritten.
     pub fn save(&self) -> Result<(), String> {
         if let Some(why) = self.unread() {
-            return Err(format!("remember the command: what was remembered before cannot be read: {why}"));
+            return Err(format!("save the memory of commands: the saved memory cannot be read: {why}"));
         }
-        self.keep.save_checked(FILE, &self.saved).map_err(|why| format!("remember the command: {why}"))
+        self.keep.save_checked(FILE, &self.saved).map_err(|why| format!("save the memory of commands: {why}"))
     }
 }
 
@@ -357,14 +356,22 @@ mod tests {
 
     fn known(id: &str) -> Known {
         let (kind, digest) = ("restart".into(), "d".into());
-        Known { id: id.into(), kind, digest, state: State::Running, text: String::new(), boot: "b".into(), told: false }
+        Known {
+            id: id.into(),
+            kind,
+            digest,
+            state: State::Running,
+            text: String::new(),
+            boot: "b".into(),
+            acked: false,
+        }
     }
 
     fn open(dir: &std::path::Path, ran_before: bool) -> (Memory, Found) {
         Memory::open(Keep::at(dir.join("control")), ran_before, 0)
     }
 
-    /// A memory that knows sequence 9 of `ops`.
+    /// Saves a memory with sequence 9 of `ops`.
     fn saved(dir: &std::path::Path) {
         let (mut memory, found) = open(dir, false);
         assert_eq!(found, Found::Memory);
@@ -435,7 +442,7 @@ mod tests {
         std::fs::remove_dir_all(dir.path().join("control")).expect("delete");
         let (memory, found) = open(dir.path(), true);
         assert!(matches!(found, Found::Lost(_)) && memory.distrusts("ops", KEY), "{found:?}");
-        // The distrust stays until the issuer has shown itself, also when the device stops before that.
+        // The distrust persists until the issuer sent a command with the nonce, also over a restart.
         assert!(open(dir.path(), true).0.distrusts("ops", KEY));
         let fresh = tempfile::tempdir().expect("folder");
         assert!(!open(fresh.path(), false).0.distrusts("ops", KEY));
@@ -462,7 +469,7 @@ mod tests {
         assert_eq!((memory.desired_high(&one), memory.channel(&one)), (7, Some((3, 1000))));
         assert_eq!(memory.lower(&one), Some(1 << 40));
         assert_eq!((memory.wish().version, memory.wish().state.as_str()), (7, LOWERED));
-        // The same name with another key begins at nothing.
+        // The same name with another key begins at 0.
         memory.take(known("a"), Some(("ops", KEY, 1 << 40)));
         assert_eq!((memory.issuer("ops", KEY), memory.issuer("ops", "RWQ3")), (1 << 40, 0));
         memory.take(known("b"), Some(("ops", "RWQ3", 1)));

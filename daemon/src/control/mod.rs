@@ -1,12 +1,12 @@
-//! Commands, the desired state, configurations on trial: one loop (take an order, or look what is due) owns what they
-//! change. It is a thread, because it writes to the disk before it acts.
+//! Commands, the desired state, configurations on trial. One loop (handle an order, or check deadlines) owns the state
+//! that they change. It runs in a thread, because it writes to the disk before it acts.
 //!
 //! ```text
 //! accepted ─▶ running ─▶ success │ failed │ rolled_back          and at once: rejected │ expired
 //! ```
 //!
-//! An id and its issuer's sequence are on the disk before anything is done. What ends the process (`restart`, `reboot`,
-//! a configuration that needs other stages) is finished by the next one, which finds what the last one had begun.
+//! An id and its issuer's sequence are saved before a command is executed. A command that ends the process (`restart`,
+//! `reboot`, a configuration that needs other stages) is finished by the next process, from the saved state.
 
 mod act;
 mod args;
@@ -55,41 +55,41 @@ use crate::{
     model::{keyset::Keyset, store::Store},
 };
 
-/// How the process goes on.
+/// How this run of the process ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Leave {
-    /// With the configuration read anew, in the same process.
+    /// Reload: read the configuration again, in the same process.
     Reload,
-    /// It ends, and systemd starts it again.
+    /// Restart: the process ends, and systemd starts it again.
     Restart,
 }
 
-/// Asks for another connection: the broker, the count of such changes, and the longest wait between two connects while
-/// it is on trial.
+/// Requests another connection: the broker, the count of such changes, and the longest wait between two connects while
+/// the change is on trial.
 pub type Want = Box<dyn Fn(Mqtt, u64, Option<Duration>) + Send>;
 
-/// Reads a part of the log.
+/// Reads a part of the journal.
 pub type ReadLog = Box<dyn Fn(&LogQuery) -> Result<Value, String> + Send>;
 
-/// What is asked of the machine.
+/// Access to the machine.
 pub struct Machine {
-    /// Restarts it.
+    /// Restarts the machine.
     pub reboot: Box<dyn Fn() -> Result<(), String> + Send>,
-    /// Reads the log.
+    /// Reads the journal.
     pub log: ReadLog,
-    /// How the device is.
+    /// The status document.
     pub status: Box<dyn Fn() -> Value + Send>,
 }
 
-/// What control works with.
+/// The surroundings of the stage.
 pub struct Setup {
-    /// What is in use.
+    /// The configuration in use.
     pub config: Config,
-    /// The time.
+    /// The clock.
     pub clock: Arc<Clock>,
-    /// This boot.
+    /// Id of this boot.
     pub boot: String,
-    /// This process.
+    /// Id of this process.
     pub process: String,
     /// `STATE/control`.
     pub keep: Keep,
@@ -97,7 +97,7 @@ pub struct Setup {
     pub ran_before: bool,
     /// Configurations on trial.
     pub trials: Trials,
-    /// What arrives; closed: the stop.
+    /// Orders from the link; closed: the process stops.
     pub orders: Orders,
     /// `up/res` and `up/reported`.
     pub streams: (StreamId, StreamId),
@@ -107,23 +107,23 @@ pub struct Setup {
     pub events: EventStreams,
     /// To the outbox; never waits. Returns the record's number.
     pub put: Box<dyn Fn(Draft) -> u64 + Send>,
-    /// Says that an order is settled: the broker may forget it.
+    /// Reports that an order is settled: the link then acknowledges it to the broker.
     pub settled: Box<dyn Fn(Ticket) + Send>,
     /// To a response topic; never waits.
     pub respond: Box<dyn Fn(Response) + Send>,
-    /// How the connection stands.
+    /// State of the connection.
     pub link: watch::Receiver<LinkNews>,
-    /// Which connection is wanted.
+    /// Requests another connection.
     pub want: Want,
-    /// What is counted, and which pipelines are to learn anew.
+    /// Counters, and which pipelines are to learn again.
     pub meters: Arc<Meters>,
-    /// The machine.
+    /// Access to the machine.
     pub machine: Machine,
-    /// How the process goes on.
+    /// Ends this run of the process.
     pub leave: Box<dyn Fn(Leave) + Send>,
-    /// What models are run by.
+    /// Access to the stage that runs models.
     pub stage: Stage,
-    /// What systems are run by.
+    /// Access to the system's slots.
     pub slots: Slots,
 }
 
@@ -135,23 +135,23 @@ struct Job {
     due_ns: u64,
 }
 
-/// A good signature of a command that needs one, or why there is none.
+/// The key that signed a command, or why the signature is missing or invalid.
 type Verified = Result<String, Refusal>;
 
 /// A change in use, not confirmed yet.
 struct Live {
     trial: Trial,
-    /// What is in use when it stays.
+    /// The configuration to use once the change is committed.
     next: Config,
-    /// The link must have taken up this change.
+    /// The change that the link must have applied.
     generation: u64,
     began_ns: u64,
     deadline_ns: u64,
     /// Number of the record whose acknowledgement confirms it.
-    told: Option<u64>,
+    proof_seq: Option<u64>,
 }
 
-/// How many may come: `per_s` each second, `burst` at once.
+/// A token bucket: `per_s` tokens each second, at most `burst`.
 struct Bucket {
     per_s: f64,
     burst: f64,
@@ -164,7 +164,7 @@ impl Bucket {
         Self { per_s, burst, tokens: burst, at_ns: 0 }
     }
 
-    /// What time has brought.
+    /// Adds the tokens of the time since the last call.
     fn fill(&mut self, now_ns: u64) {
         let passed_s = now_ns.saturating_sub(self.at_ns) as f64 / 1e9;
         self.at_ns = now_ns;
@@ -179,7 +179,7 @@ impl Bucket {
     }
 }
 
-/// What is taken in of one kind of sender.
+/// The rate limits for one kind of sender: commands, and rejections.
 struct Intake {
     commands: Bucket,
     refusals: Bucket,
@@ -192,42 +192,42 @@ impl Intake {
     }
 }
 
-/// The stage.
+/// The control stage.
 pub struct Control {
     setup: Setup,
     keyset: Result<Keyset, String>,
-    /// When it was tried last to read one that cannot be read, ns since boot.
+    /// When an unreadable keyset was read last, ns since boot.
     keyset_ns: u64,
-    /// What is wrong with the keysets that followed the first one.
+    /// Why a keyset after the first one is not in use.
     keys_trouble: Option<String>,
     models: Models,
     system: System,
     memory: Memory,
-    /// Commands that are verified, and others: what a stranger sends takes nothing from them.
+    /// Rate limits, separate for verified and for other commands: a flood of unsigned commands does not delay signed ones.
     verified: Intake,
     others: Intake,
-    /// For response topics; handed over when the order is settled.
+    /// Messages for response topics; handed over when the order is settled.
     answers: Vec<Response>,
-    /// Refused without an answer since it was last logged.
+    /// Commands rejected without a result since the last event.
     unanswered: u64,
     waiting: Vec<Job>,
-    /// Ends of commands that the broker does not have yet: number of the record, id.
-    untold: VecDeque<(u64, String)>,
+    /// Final results that the broker has not acknowledged: number of the record, id.
+    unacked: VecDeque<(u64, String)>,
     live: Option<Live>,
-    /// The configuration's trial could not be read at the start; when it was looked at last.
+    /// The configuration's trial could not be read at the start; when it was read last.
     trial_unread_ns: Option<u64>,
-    /// A desired state that came while another change was on trial.
+    /// A desired state that arrived while another change was on trial.
     later: Option<Arrived>,
     generation: u64,
-    /// Digest of the remote layer in use, of an empty one where there is none.
+    /// Digest of the remote layer in use; without one, the digest of an empty text.
     in_use: String,
-    /// The process, or this run of it, is about to end: what still arrives is the next one's.
+    /// The process, or this run of it, is about to end: later orders are left to the next one.
     leaving: bool,
     device: String,
 }
 
 impl Control {
-    /// Takes up what the last process left.
+    /// Continues with what the previous process left.
     pub fn new(setup: Setup, mut store: Store) -> Self {
         let (keyset, keys_trouble) = trust::keyset(&setup.config, &mut store);
         let (memory, found) = Memory::open(setup.keep.clone(), setup.ran_before, Clock::boot_ns());
@@ -244,7 +244,7 @@ impl Control {
             answers: Vec::new(),
             unanswered: 0,
             waiting: Vec::new(),
-            untold: VecDeque::new(),
+            unacked: VecDeque::new(),
             live: None,
             trial_unread_ns: None,
             later: None,
@@ -256,7 +256,7 @@ impl Control {
         };
         control.tell_memory(found);
         if let Some(why) = control.keys_trouble.clone() {
-            control.event(Kind::StoreDamaged, "keys", &format!("{why}; nothing is installed until it is put right"));
+            control.event(Kind::StoreDamaged, "keys", &format!("{why}; nothing is installed until it is repaired"));
         }
         control.lower_versions();
         control.take_up();
@@ -265,15 +265,15 @@ impl Control {
         control
     }
 
-    /// The stage as a thread: ends when nobody can order any more.
+    /// The stage as a thread. It ends when every sender of orders is gone.
     pub fn run(mut self, beat: impl Fn()) {
         loop {
             beat();
             match self.setup.orders.take(limits::CONTROL_TURN) {
-                // It stays unsettled, and the broker sends it again.
+                // The order stays unsettled, and the broker sends it again.
                 Ok(_) if self.leaving => {}
                 Ok(arrived) => {
-                    // What was taken in is on the disk, what was refused is answered; a kill before this brings it again.
+                    // An accepted command is saved, a rejected one has a result. After a kill before this the broker sends it again.
                     let ticket = arrived.ticket;
                     self.arrived(arrived);
                     (self.setup.settled)(ticket);
@@ -290,7 +290,7 @@ impl Control {
         self.look_at_answers();
         self.leave_models();
         if let Err(why) = self.memory.save() {
-            tracing::warn!("{why}");
+            tracing::warn!("{why}; the next start may publish acknowledged results again");
         }
     }
 
@@ -299,7 +299,7 @@ impl Control {
         let to = match &arrived.to {
             Addressee::Device => self.device.clone(),
             Addressee::All => format!("{site}/_all"),
-            // A subscription of a cohort that was left lives on at the broker.
+            // The subscription of a cohort that the device left still exists at the broker.
             Addressee::Cohort(name) if !self.setup.config.device.cohorts.contains(name) => return,
             Addressee::Cohort(name) => format!("{site}/_c-{name}"),
         };
@@ -320,12 +320,12 @@ impl Control {
         }
     }
 
-    /// What was settled first is answered now.
+    /// Sends the responses of settled orders.
     fn answer(&mut self) {
         self.answers.drain(..).for_each(&self.setup.respond);
     }
 
-    /// A response topic elsewhere would let a requester speak in this device's name, or make the broker close on it.
+    /// Another response topic would let a requester publish in this device's name, or make the broker close the connection.
     fn respond_to(&self, arrived: &Arrived) -> Option<Respond> {
         let respond = arrived.respond.clone()?;
         if Defence::ResponseTopic.stands() && !request::is_response_topic(&self.device, &respond.topic) {
@@ -336,7 +336,7 @@ impl Control {
         Some(respond)
     }
 
-    /// Reads a command, and whether its signature is good.
+    /// Parses a command and verifies its signature.
     fn read(&self, to: &str, kind: &str, id: &str, arrived: &Arrived) -> Result<(Request, Verified), Outcome> {
         let refuse = |Refusal(why, text)| Outcome::rejected(why, text);
         if arrived.retained {
@@ -358,7 +358,7 @@ impl Control {
     ) -> Result<(), Outcome> {
         let (kind, id) = (request.kind.as_str(), request.id.as_str());
         let known = self.memory.known(id);
-        // An id that a stranger used is free for a command with a good signature.
+        // A command with a valid signature may use an id that an unsigned command used.
         let free = |known: &&Known| verified.is_ok() && !request::needs_signature(&known.kind);
         if let Some(known) = known.filter(|known| !free(known)) {
             return Err(if (known.kind.as_str(), &known.digest) == (kind, &request.digest) {
@@ -392,15 +392,15 @@ impl Control {
             state: State::Accepted,
             text: String::new(),
             boot: self.setup.boot.clone(),
-            told: false,
+            acked: false,
         };
-        // Only what was verified counts: a forged sequence on a command that needs no signature would lock its issuer out.
+        // Only a verified sequence counts: a forged one on a command without a signature would lock its issuer out.
         let signed = request.signed.as_ref().filter(|_| verified.is_ok());
         let issuer = signed.map(|signed| (signed.issuer.as_str(), signed.iseq));
         let key = verified.as_deref().unwrap_or_default();
         self.memory.take(known, issuer.map(|(name, iseq)| (name, key, iseq)));
         if request::needs_signature(kind) {
-            // What cannot be remembered is not done: it could be done twice.
+            // A command that cannot be saved is not executed, because it could be executed twice.
             if let Err(why) = self.memory.save() {
                 self.memory.became(id, State::Failed, &why);
                 return Err(Outcome::new(State::Failed, why));
@@ -419,7 +419,7 @@ impl Control {
         Ok(())
     }
 
-    /// Who may ask, and whether it is fresh.
+    /// Checks signature, issuer, sequence and freshness.
     fn authorise(&self, request: &Request, verified: &Verified, nonce: &str) -> Result<(), Refusal> {
         if !request::needs_signature(&request.kind) {
             return Ok(());
@@ -464,14 +464,14 @@ impl Control {
         self.setup.clock.now().wall_ms.unwrap_or(0).max(self.setup.clock.floor_ms())
     }
 
-    /// Answers what is not done, as long as that is not too much of it.
+    /// Publishes the result of a command that is not executed, within the rate limit.
     fn refuse(&mut self, kind: &str, id: &str, respond: Option<&Respond>, outcome: &Outcome, verified: bool) {
         self.setup.meters.commands_refused.add(u64::from(!outcome.repeated));
-        // A response topic is answered once: a repeat is answered by its record alone.
+        // The response topic gets one result: a repeat only gets its record.
         let respond = respond.filter(|_| !outcome.repeated);
         let intake = if verified { &mut self.verified } else { &mut self.others };
         if intake.refusals.take(Clock::boot_ns()) {
-            // A flood is told by `commands.refused`, not by a line for each.
+            // `commands.refused` reports a flood, instead of one line for each command.
             if let Some(why) = outcome.why.filter(|why| *why != Why::Busy) {
                 tracing::warn!(kind, id, why = why.word(), "command rejected: {}", outcome.text);
             }
@@ -481,7 +481,7 @@ impl Control {
         }
     }
 
-    /// What is due: jobs that waited, a trial that is confirmed or over, what was not answered.
+    /// Handles what is due: waiting jobs, the deadline of a trial, the event about commands without a result.
     fn look(&mut self) {
         let now_ns = Clock::boot_ns();
         while let Some(at) = self.waiting.iter().position(|job| job.due_ns <= now_ns) {
@@ -512,12 +512,12 @@ impl Control {
         }
     }
 
-    /// Which ends of commands the broker has by now. Saved with what comes next; an end that is told twice says so.
+    /// Marks results that the broker acknowledged. The mark is saved with the next change of the memory.
     fn look_at_answers(&mut self) {
         let acked = self.setup.meters.result_acked.load(Ordering::Relaxed);
-        while let Some((_, id)) = self.untold.front().filter(|(seq, _)| *seq <= acked) {
-            self.memory.told(id);
-            self.untold.pop_front();
+        while let Some((_, id)) = self.unacked.front().filter(|(seq, _)| *seq <= acked) {
+            self.memory.acked(id);
+            self.unacked.pop_front();
         }
     }
 
@@ -526,28 +526,28 @@ impl Control {
         (self.setup.leave)(how);
     }
 
-    /// A command came to its end: remembered, then told.
+    /// Ends a command: saves its final state, then publishes the result.
     fn finish(&mut self, kind: &str, id: &str, respond: Option<&Respond>, outcome: &Outcome) {
         self.memory.became(id, outcome.state, &outcome.text);
         if request::needs_signature(kind)
             && let Err(why) = self.memory.save()
         {
-            tracing::error!("{why}");
+            tracing::error!("command {kind} {id}: {why}; a restart may publish another result");
         }
         let (message_id, state) = (COMMAND_FINISHED, outcome.state.word());
         tracing::info!(message_id, kind, id, state, "command finished {}", outcome.text);
         self.result(kind, id, respond, outcome);
     }
 
-    /// Tells what became of a command. Returns the record's number.
+    /// Publishes the result of a command. Returns the record's number.
     fn result(&mut self, kind: &str, id: &str, respond: Option<&Respond>, outcome: &Outcome) -> u64 {
         let members = outcome.members(kind, id);
         let seq = self.put(self.setup.streams.0, Class::Reply, tell::body(&members), Retain::No);
         if outcome.state.is_final() && request::needs_signature(kind) {
-            while self.untold.len() >= limits::COMMANDS_KNOWN {
-                self.untold.pop_front();
+            while self.unacked.len() >= limits::COMMANDS_KNOWN {
+                self.unacked.pop_front();
             }
-            self.untold.push_back((seq, id.to_owned()));
+            self.unacked.push_back((seq, id.to_owned()));
         }
         if let Some(respond) = respond {
             let now = self.setup.clock.now();

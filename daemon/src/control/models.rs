@@ -1,12 +1,12 @@
-//! Bundles from the moment they are asked for to the moment they serve for good: brought, verified, proven, tried on live
-//! windows, kept or put back. One at a time. What is written is written before it counts, so that whoever starts next
-//! goes on from there, and until the very end what served before serves after a start.
+//! Installs model bundles: brings, verifies and proves a bundle, tries it on live windows, then commits it or rolls it back.
+//! One job at a time. Each step is saved before it takes effect, so the next process continues from there. Until the commit,
+//! a restart serves the previous model.
 //!
 //! ```text
 //! bring (file │ HTTPS │ chunks by MQTT) ─▶ open ─▶ [Verified] ─▶ prove ─▶ [Proven] ─▶ [Trial] ─▶ swap ─▶ watch ─▶ [Steady]
 //! ```
 //!
-//! What takes long (bringing, opening, proving) is done by a thread that ends with it; its word comes back as `News`.
+//! Slow steps (bring, open, prove) run in a thread each, which reports its result as `News`.
 
 use std::{collections::BTreeSet, fs::File, os::fd::OwnedFd, sync::mpsc};
 
@@ -28,109 +28,109 @@ use crate::{
     },
 };
 
-/// What a thread, or the stage that runs models, has to say.
+/// A report of a thread, or of the stage that runs models.
 pub enum News {
-    /// The file is there, or will not be. These begin with the number of the work they are about: another one may be under
-    /// way by now.
+    /// The bundle is received, or will not be. These reports begin with the number of their work: another one may have
+    /// started meanwhile.
     Brought(u64, Result<(), String>),
-    /// A file of somebody on the machine was copied, for this job: its digest and size.
+    /// The file of a local caller was copied, for this job: its digest and size.
     Copied(String, Result<(String, u64), String>),
-    /// A bundle was looked at from the first byte to the last.
+    /// A bundle was read and verified from the first byte to the last.
     Opened(u64, Result<Box<Bundle>, String>),
-    /// It answered as it must; called, it takes over.
+    /// The model passed its golden cases; called, the proof makes it serve.
     Proven(u64, Result<Proof, String>),
-    /// What became of it on live windows.
+    /// The verdict on live windows.
     Verdict(Verdict),
-    /// Of an operating system.
+    /// A report about an operating system.
     System(super::system::Word),
 }
 
-/// A model that proved itself.
+/// A model that passed its golden cases.
 pub struct Proof {
-    /// The figures.
+    /// Measured figures.
     pub text: String,
     /// Groups of pipelines that it serves.
     pub groups: BTreeSet<usize>,
-    /// Hands it to them.
+    /// Offers the model to these groups.
     pub go: Box<dyn FnOnce() + Send>,
 }
 
-/// What is proven.
+/// A model to prove.
 pub enum What {
     /// A bundle in a slot.
     Slot(Box<Bundle>, SlotId),
-    /// What the configuration names.
+    /// The model that the configuration names.
     Factory(String),
 }
 
-/// Someone on the machine asks.
+/// A request of a local caller, by D-Bus.
 pub enum Local {
-    /// To install this file.
+    /// Install this file.
     Install(OwnedFd),
-    /// To go back.
+    /// Roll back.
     RollBack(String),
 }
 
-/// Tells whoever runs this model to go back, and why.
+/// Tells the engines of this model to roll back; arguments: the model, and why.
 pub type Back = Box<dyn Fn(&str, &str) + Send>;
 
-/// What models are run by.
+/// Access to the stage that runs models.
 pub struct Stage {
-    /// Proves in a thread of its own, for the work of this number; with whether it is watched afterwards. The word comes as
-    /// `News::Proven`. What was proven before that is left.
+    /// Proves a model in its own thread, for the work of this number; the flag: it is watched afterwards. The result comes
+    /// as `News::Proven`. An earlier proof that was not used is dropped.
     pub prove: Box<dyn Fn(u64, What, bool) + Send>,
-    /// Whoever runs this model goes back.
+    /// Makes the engines of this model roll back.
     pub back: Back,
-    /// What they say.
+    /// Reports of threads and of the stage.
     pub news: (mpsc::SyncSender<News>, mpsc::Receiver<News>),
-    /// Who asks on the machine.
+    /// Requests of local callers.
     pub asks: mpsc::Receiver<Local>,
-    /// For whoever looks.
+    /// Publishes the state of model installs for status and D-Bus.
     pub show: Box<dyn Fn(Value) + Send>,
 }
 
-/// How far the job is.
+/// The phase of a job.
 pub(super) enum Phase {
-    /// The file comes; by chunks, so many bytes of it are there, the last of them since `moved_ns`.
+    /// The bundle is being received; by chunks: bytes received so far, the last of them at `moved_ns`.
     Bringing { have: u64, told_ns: u64, began_ns: u64, moved_ns: u64 },
-    /// It is looked at.
+    /// The bundle is verified.
     Opening,
-    /// It answers golden cases.
+    /// The model answers golden cases.
     Proving,
-    /// These groups of pipelines have not said their last word.
+    /// The trial runs; these groups of pipelines have not sent a verdict.
     Watched { groups: BTreeSet<usize>, since_ns: u64 },
 }
 
-/// The job under way.
+/// The job in progress.
 pub(super) struct Work {
     pub(super) job: Job,
-    /// No other work of this process has it.
+    /// Unique in this process.
     pub(super) number: u64,
     pub(super) phase: Phase,
-    /// A way back to what was well: not watched, and not a new release.
+    /// The target of a rollback: not watched, and not a new release.
     pub(super) back_to: Option<Origin>,
 }
 
-/// The owner's part.
+/// Control's state for models.
 pub(super) struct Models {
     pub(super) store: Store,
     pub(super) work: Option<Work>,
-    /// The last job's end, for those who look.
+    /// The result of the last job, for status and D-Bus.
     pub(super) ended: Option<(String, State, String)>,
-    /// It was told that the channel's word is out of date.
+    /// `model.update_stale` was published.
     pub(super) stale_told: bool,
-    /// When it was told that no model serves and none is there to go back to.
+    /// When `model.failed` was published last for a model without a previous one.
     pub(super) none_told_ns: Option<u64>,
-    /// Work that was begun in this process.
+    /// Jobs started in this process.
     begun: u64,
-    /// A fetch ends when this is gone.
+    /// Dropping it ends a fetch.
     pub(super) waits: Waits,
 }
 
-/// What `model.install` asks for.
+/// Arguments of `model.install`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Install {
-    /// Of the whole bundle.
+    /// SHA-256 of the whole bundle.
     pub sha256: String,
     /// Bytes.
     pub size: u64,
@@ -144,14 +144,14 @@ impl Models {
         Self { store, work, ended, stale_told: false, none_told_ns: None, begun: 0, waits }
     }
 
-    /// A job begins, in this phase.
+    /// Starts a job, in this phase.
     pub(super) fn begin(&mut self, job: Job, phase: Phase, back_to: Option<Origin>) -> u64 {
         self.begun += 1;
         self.work = Some(Work { job, number: self.begun, phase, back_to });
         self.begun
     }
 
-    /// The command whose job goes on.
+    /// The command of the job in progress.
     pub(super) fn command(&self) -> Option<&str> {
         self.store.job().map(|job| job.command.as_str())
     }
@@ -164,7 +164,7 @@ pub(super) fn refuse<T>(why: Why, text: impl Into<String>) -> Refused<T> {
 }
 
 impl Phase {
-    /// Why the phase is overdue, if it is; `trial_ns` is the least time of a trial.
+    /// Why the phase is overdue, if it is; `trial_ns` is the minimum time of a trial.
     fn overdue(&self, trial_ns: u64, now_ns: u64) -> Option<String> {
         let over = |since_ns: u64, most: std::time::Duration| now_ns.saturating_sub(since_ns) > most.as_nanos() as u64;
         let hours = |most: std::time::Duration| most.as_secs() / 3600;
@@ -184,7 +184,7 @@ impl Phase {
 }
 
 impl Work {
-    /// Whether a verdict on this bundle belongs to this work: the last one of a cancelled trial does not.
+    /// Whether a verdict on this bundle belongs to this work; the last one of a cancelled trial does not.
     fn is_about(&self, bundle: &str, store: &Store) -> bool {
         let line = self.job.target.as_ref().map(|(model, _)| store.line(model)).unwrap_or_default();
         match self.back_to {
@@ -196,10 +196,10 @@ impl Work {
 }
 
 impl Control {
-    /// At the start: the job that the last process did not end.
+    /// At the start: continues the job that the previous process did not end.
     pub(super) fn take_up_models(&mut self) {
         if let Some(mut job) = self.models.store.job().cloned() {
-            // A file that is still on its way to us keeps nobody from starting.
+            // A bundle that is still being received cannot prevent a start, so only later steps are counted.
             job.begun += u32::from(job.target.is_some());
             if job.begun > limits::INSTALL_STARTS {
                 let why = format!("the daemon ended {} times while it was installed", job.begun - 1);
@@ -208,7 +208,7 @@ impl Control {
             } else {
                 tracing::info!(job = job.command, "going on with the installation of a model");
                 if let Err(why) = self.models.store.set_job(Some(job.clone())) {
-                    tracing::error!("{why}");
+                    tracing::error!("{why}; this attempt of job {} is not counted", job.command);
                 }
                 match job.target.clone() {
                     None => self.bring(job),
@@ -217,7 +217,7 @@ impl Control {
                         let mut line = self.models.store.line(&model);
                         line.again(id);
                         if let Err(why) = self.models.store.change(&model, line, Some(job.clone())) {
-                            tracing::error!("{why}");
+                            tracing::error!("model {model}: {why}; this attempt of the install is not counted");
                         }
                         self.models.begin(job, Phase::Opening, None);
                         self.open_stored(&sha256);
@@ -230,18 +230,18 @@ impl Control {
         self.show_models();
     }
 
-    /// At the end: a restart or reload that was asked for here is no sign against what is being installed.
+    /// At the end of the process: a requested restart or reload does not count as a failed attempt of the install.
     pub(super) fn leave_models(&mut self) {
         let Some(mut job) = self.models.store.job().filter(|job| self.leaving && job.target.is_some()).cloned() else {
             return;
         };
         job.begun = job.begun.saturating_sub(1);
         if let Err(why) = self.models.store.set_job(Some(job)) {
-            tracing::warn!("{why}");
+            tracing::warn!("{why}; this restart counts as a failed attempt of the install");
         }
     }
 
-    /// `model.install`. `None`: it is under way.
+    /// `model.install`. `None`: it is in progress.
     pub(super) fn install(&mut self, id: &str, install: Install, respond: Option<Respond>) -> Refused<Option<Outcome>> {
         self.make_way()?;
         self.keys_for_models().map_err(|why| Refusal(Why::Invalid, why))?;
@@ -277,7 +277,7 @@ impl Control {
         Ok(None)
     }
 
-    /// Someone on the machine, or a thread, or the stage that runs models, said something.
+    /// Handles a request of a local caller, or a report of a thread or of the stage that runs models.
     pub(super) fn look_at_models(&mut self, now_ns: u64) {
         while let Ok(ask) = self.setup.stage.asks.try_recv() {
             self.asked_locally(ask);
@@ -317,7 +317,7 @@ impl Control {
         let Some(Work { number, back_to, .. }) = &self.models.work else { return };
         let (number, sha256) = (*number, sha256.to_owned());
         let file = self.models.store.open_bundle(&sha256);
-        // What was well here goes on being believed; what is on its way is looked at with today's keys.
+        // A bundle that served here before stays trusted. A new bundle is verified with the keyset in use.
         let keys = if back_to.is_none() { self.keys_for_models().cloned().map(Some) } else { Ok(None) };
         self.long(
             move || Bundle::open_asked(&file?, &sha256, keys?.as_ref()).map(Box::new),
@@ -334,7 +334,7 @@ impl Control {
 
     fn heard(&mut self, news: News, now_ns: u64) {
         match news {
-            // Of work that was cancelled meanwhile.
+            // A report about work that was cancelled meanwhile.
             News::Brought(number, _) | News::Opened(number, _) | News::Proven(number, _)
                 if !self.is_current(number) => {}
             News::Brought(_, Ok(())) => {
@@ -370,7 +370,7 @@ impl Control {
         self.models.work.as_ref().is_some_and(|work| work.number == number)
     }
 
-    /// It is what it says it is: may it be installed?
+    /// The bundle is verified: checks whether it may be installed.
     fn opened(&mut self, bundle: Box<Bundle>) -> Result<(), String> {
         let Some(work) = &mut self.models.work else { return Ok(()) };
         if let Some(Origin::Slot(id)) = work.back_to {
@@ -411,7 +411,7 @@ impl Control {
         Ok(())
     }
 
-    /// The sequence that the read-only root brings for a model; `None`: no pipeline uses it.
+    /// The sequence of the read-only root for a model; `None`: no pipeline uses it.
     pub(super) fn floor(&self, model: &str) -> Option<u64> {
         floor(&self.setup.config, model)
     }
@@ -449,7 +449,7 @@ impl Control {
         }
         let Some(work) = &self.models.work else { return };
         if !work.is_about(&bundle, &self.models.store) {
-            // A late word on the one before.
+            // A late verdict on the previous job.
             return;
         }
         let Some(Work { phase: Phase::Watched { groups, .. }, .. }) = &mut self.models.work else { return };
@@ -465,7 +465,7 @@ impl Control {
         }
     }
 
-    /// It was well: it serves for good.
+    /// The trial passed: commits the model.
     fn job_done(&mut self, text: &str) {
         let Some(work) = self.models.work.take() else { return };
         let Some((model, id)) = work.job.target.clone() else { return };
@@ -480,19 +480,19 @@ impl Control {
             }
             None => {
                 if let Err(why) = line.step(id, Step::Steady) {
-                    tracing::error!("{why}");
+                    tracing::error!("model {model}: commit its slot: {why}");
                 }
             }
         }
         if let Err(why) = self.models.store.change(&model, line, None) {
-            // The one before is gone from memory already. What is on the disk still has the job: a start tries it again.
-            let text = format!("it serves, but that could not be saved ({why}); a start begins with the one before");
-            tracing::error!("{text}");
+            // The previous model is no longer in memory. The job is still on the disk: a restart tries it again.
+            let text = format!("the new model serves, but is not saved ({why}); a restart serves the previous model");
+            tracing::error!("model {model}: {text}");
             return self.end_job(&work.job, State::Failed, &text);
         }
         if let Some(held) = held {
             if let Err(why) = self.models.store.raise(&model, held.seq) {
-                tracing::error!("{why}");
+                tracing::error!("model {model}: {why}; only its slot records sequence {}", held.seq);
             }
             tracing::info!(model, version = held.version, "a new model stays: {text}");
         }
@@ -517,7 +517,7 @@ impl Control {
     }
 }
 
-/// The sequence that the read-only root brings for a model; `None`: no pipeline uses it.
+/// The sequence of the read-only root for a model; `None`: no pipeline uses it.
 pub fn floor(config: &Config, model: &str) -> Option<u64> {
     let mut of = config.pipelines.iter().filter(|p| p.model.manifest.model == model).map(|p| p.model.floor);
     let first = of.next()?;

@@ -1,4 +1,4 @@
-//! From a message to a request, or to a refusal that says why. Pure. The shapes are those of `docs/schema/dn.*.json`.
+//! Parses a message into a request, or rejects it with a reason. Pure. The shapes are those of `docs/schema/dn.*.json`.
 
 use std::collections::BTreeMap;
 
@@ -30,41 +30,41 @@ pub const TYPES: [(&str, bool); 14] = [
     ("restart", true),
     ("reboot", true),
     ("erase", true),
-    // It is signed itself, by more keys than one command could be.
+    // The keyset itself is signed, by more keys than one command could be.
     ("keyset.update", false),
 ];
 
-/// Why a command is rejected, as a word to script against.
+/// Why a command is rejected, as a word for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Why {
-    /// No JSON of the right shape.
+    /// Not JSON of the right shape.
     Malformed,
-    /// Not known, or not in this version.
+    /// Unknown type, or not in this version.
     Unsupported,
-    /// The broker had kept it.
+    /// A retained message.
     Retained,
-    /// It needs a signature.
+    /// The signature is missing.
     Unsigned,
-    /// The signature does not count here.
+    /// The signature is invalid, or of a key that is not trusted.
     BadSignature,
     /// The signed part names another addressee, type or id than the topic.
     NotAddressed,
-    /// The id was used for something else.
+    /// The id was used for another command.
     RepeatedId,
-    /// The issuer's sequence does not grow.
+    /// The issuer's sequence does not increase.
     Replayed,
-    /// The clock is not trusted, and it does not echo `up/birth`'s nonce.
+    /// The clock is not trusted, and the command does not echo the nonce of `up/birth`.
     Nonce,
-    /// Too many.
+    /// Too many commands, or a job is in progress.
     Busy,
-    /// What it asks for cannot be.
+    /// Invalid arguments, or not possible on this device.
     Invalid,
-    /// It was made for another state than this one.
+    /// It was made for another state of the device.
     Conflict,
 }
 
 impl Why {
-    /// As the result says it.
+    /// The word in the result.
     pub fn word(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -83,98 +83,98 @@ impl Why {
     }
 }
 
-/// A refusal: the word, and the same for people.
+/// A rejection: the word, and a text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal(pub Why, pub String);
 
-/// What is asked.
+/// A command with its arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Command {
-    /// Are you there?
+    /// Return version and boot.
     Ping,
-    /// How are you?
+    /// Return the status document.
     Status,
-    /// Say again what you are.
+    /// Publish `up/reported` again.
     Report,
-    /// What is your configuration? All of it, or what was set remotely.
+    /// Return the configuration: all layers, or the remote one.
     ConfigGet {
         /// All layers.
         merged: bool,
     },
-    /// Take this as what is set remotely.
+    /// Set the remote layer.
     ConfigSet {
         /// TOML.
         toml: String,
-        /// Put back unless confirmed within.
+        /// Seconds until it is rolled back unless confirmed.
         confirm_s: Option<u64>,
-        /// Laid over what is set, instead of in its place.
+        /// Merge into the remote layer, instead of replacing it.
         merge: bool,
-        /// Only where this is the digest of what is set; `none`: where nothing is.
+        /// Only if this is the digest of the remote layer; `none`: only without a remote layer.
         if_digest: Option<String>,
     },
-    /// Learn anew what is normal.
+    /// Learn again what is normal.
     Calibrate {
-        /// Of this pipeline.
+        /// Name of the pipeline.
         pipeline: String,
     },
-    /// Give out a part of the log.
+    /// Return a part of the journal.
     LogPull(LogQuery),
-    /// End and be started again.
+    /// End the process; systemd starts it again.
     Restart,
     /// Restart the machine.
     Reboot,
-    /// Forget everything.
+    /// Erase /data.
     Erase {
         /// SITE/DEVICE.
         confirm: String,
     },
-    /// Bring a bundle, prove it, try it.
+    /// Install a model bundle.
     Install(Install),
-    /// Back to the model before.
+    /// Roll back to the previous model.
     RollBack {
-        /// Which, where there are several.
+        /// The model; needed if there are several.
         model: Option<String>,
     },
-    /// Believe these keys from now on.
+    /// Use another keyset.
     Keyset {
-        /// The keyset that follows.
+        /// The next keyset.
         text: String,
         /// Its signatures.
         minisigs: Vec<String>,
     },
-    /// Another operating system.
+    /// Install another operating system.
     InstallSystem(InstallSystem),
 }
 
-/// A signature that came with a request; not verified yet.
+/// The signature of a request, not verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Signed {
-    /// What it covers.
+    /// The signed text.
     pub text: String,
     /// The `.minisig` file.
     pub minisig: String,
-    /// Whose it is said to be.
+    /// The claimed issuer.
     pub issuer: String,
-    /// The issuer's own count.
+    /// The issuer's sequence.
     pub iseq: u64,
 }
 
-/// A request that is well formed.
+/// A well-formed request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
-    /// Type.
+    /// Type of the command.
     pub kind: String,
-    /// Id.
+    /// Id of the command.
     pub id: String,
-    /// What is asked.
+    /// The command with its arguments.
     pub command: Command,
-    /// Of type and arguments: the same id with another digest is another command.
+    /// Digest of type and arguments: the same id with another digest is another command.
     pub digest: String,
     /// When it was signed, ms since 1970.
     pub issued_ms: Option<i64>,
-    /// Of no use from here on, ms since 1970.
+    /// Expires at, ms since 1970.
     pub expires_ms: Option<i64>,
-    /// What `up/birth` said.
+    /// The echoed nonce of `up/birth`.
     pub nonce: Option<String>,
     /// Its signature, if it has one.
     pub signed: Option<Signed>,
@@ -183,15 +183,15 @@ pub struct Request {
 /// A desired state.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Desired {
-    /// Grows.
+    /// Increases with each desired state.
     pub version: u64,
     /// The remote layer.
     pub toml: String,
-    /// Put back unless confirmed within.
+    /// Seconds until it is rolled back unless confirmed.
     pub confirm_s: Option<u64>,
     /// When it was signed, ms since 1970.
     pub issued_ms: i64,
-    /// Of no use from here on.
+    /// Expires at, ms since 1970.
     pub expires_ms: Option<i64>,
     /// Its signature; `iseq` is the version.
     pub signed: Signed,
@@ -232,16 +232,16 @@ struct Inner<'a> {
     args: Option<&'a RawValue>,
 }
 
-/// The channel's word on the newest models.
+/// A `dn/channel` message: the newest model releases.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Channel {
-    /// Grows.
+    /// Increases with each message.
     pub version: u64,
     /// When it was signed, ms since 1970.
     pub issued_ms: i64,
-    /// To be believed until, ms since 1970.
+    /// Expires at, ms since 1970.
     pub expires_ms: i64,
-    /// The newest sequence of each.
+    /// The newest sequence of each model.
     pub models: BTreeMap<String, u64>,
     /// Its signature; `iseq` is the version.
     pub signed: Signed,
@@ -279,16 +279,16 @@ pub(super) fn malformed(why: impl std::fmt::Display) -> Refusal {
     Refusal(Why::Malformed, why.to_string())
 }
 
-/// A payload that makes the reader panic would come again with each start: it is refused instead.
+/// Rejects a payload that makes the parser panic: otherwise it would come again with each start.
 pub fn guarded<T>(read: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
     let read = read.unwrap_or_else(|_| Err(malformed("it cannot be read")));
-    // What is refused is told in its own words, and those are a stranger's.
+    // The error text quotes the message of an untrusted sender: limit its length.
     read.map_err(|Refusal(why, text)| Refusal(why, text.chars().take(limits::RESULT_TEXT).collect()))
 }
 
-/// Whether an answer may go to this topic: strictly below `kl/{site}/{device}/up/_r/`, printable ASCII without wildcards,
-/// short. A broker closes the connection on some others, and one of the device's own streams would pass for a record of it.
+/// Whether a response may go to this topic: strictly below `kl/{site}/{device}/up/_r/`, printable ASCII without wildcards,
+/// short. A broker closes the connection on some others. A response on a stream of the device would look like a record.
 pub fn is_response_topic(device: &str, topic: &str) -> bool {
     let below = topic.strip_prefix("kl/").and_then(|rest| rest.strip_prefix(device)?.strip_prefix("/up/_r/"));
     topic.len() <= limits::TOPIC_BYTES
@@ -300,7 +300,7 @@ pub fn is_response_topic(device: &str, topic: &str) -> bool {
         })
 }
 
-/// Reads what came to `dn/cmd/{kind}/{id}` of `to` (`site/device`, `site/_all`, `site/_c-x`).
+/// Parses a message on `dn/cmd/{kind}/{id}` of `to` (`site/device`, `site/_all`, `site/_c-x`).
 pub fn command(to: &str, kind: &str, id: &str, payload: &[u8]) -> Result<Request, Refusal> {
     let text = checked(payload)?;
     if !TYPES.iter().any(|(name, _)| *name == kind) {
@@ -331,7 +331,7 @@ pub fn command(to: &str, kind: &str, id: &str, payload: &[u8]) -> Result<Request
     request(fields.args, (Some(fields.issued), Some(fields.expires_at)), fields.nonce, Some(signed))
 }
 
-/// Reads what came to `dn/desired` of `to`.
+/// Parses a message on `dn/desired` of `to`.
 pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
     let text = checked(payload)?;
     let Some((inner, minisig)) = unwrap(text)? else {
@@ -346,7 +346,7 @@ pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
     Ok(Desired { version: fields.version, toml, confirm_s, issued_ms, expires_ms, signed })
 }
 
-/// Reads what came to `dn/channel` of `to`.
+/// Parses a message on `dn/channel` of `to`.
 pub fn channel(to: &str, payload: &[u8]) -> Result<Channel, Refusal> {
     let text = checked(payload)?;
     let Some((inner, minisig)) = unwrap(text)? else {
@@ -360,7 +360,7 @@ pub fn channel(to: &str, payload: &[u8]) -> Result<Channel, Refusal> {
     Ok(Channel { version: fields.version, issued_ms, expires_ms, models: fields.models, signed })
 }
 
-/// What is signed, type and addressee, must be what it was sent as.
+/// Checks that the signed type and addressee are those of the topic.
 fn addressed(signed: (&str, &str), sent: (&str, &str)) -> Result<(), Refusal> {
     if signed == sent {
         return Ok(());
@@ -374,7 +374,7 @@ pub fn needs_signature(kind: &str) -> bool {
     TYPES.iter().any(|(name, signed)| *name == kind && *signed)
 }
 
-/// Size, text, depth.
+/// Checks size, text and depth.
 fn checked(payload: &[u8]) -> Result<&str, Refusal> {
     if payload.len() > limits::COMMAND_BYTES {
         return Err(malformed(format!("{} bytes are more than {}", payload.len(), limits::COMMAND_BYTES)));
@@ -384,9 +384,9 @@ fn checked(payload: &[u8]) -> Result<&str, Refusal> {
     Ok(text)
 }
 
-/// Refuses what is no object or is nested too deep, before anything recursive looks at it.
+/// Rejects text that is not a JSON object or is nested too deeply, before a recursive parser reads it.
 fn shallow(text: &str) -> Result<(), Refusal> {
-    // serde would read a list as the members in their order.
+    // serde would accept a list as the members in their order.
     if !text.trim_start().starts_with('{') {
         return Err(malformed("it is no JSON object"));
     }
@@ -409,7 +409,7 @@ fn shallow(text: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The inner text and the signature's file, if it is a signed one.
+/// The inner text and the signature file of a signed message.
 fn unwrap(text: &str) -> Result<Option<(String, String)>, Refusal> {
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(malformed)?;
     if !object.contains_key("signed") && !object.contains_key("sig") {
@@ -426,7 +426,7 @@ fn signature(v: u64, text: &str, minisig: String, issuer: String, iseq: u64) -> 
     if v != 1 {
         return Err(Refusal(Why::Unsupported, format!("version {v} is not known here")));
     }
-    // A larger one would lock its issuer out: no JSON writer counts on from there.
+    // A larger one would lock its issuer out: JSON numbers are exact only up to it.
     if iseq == 0 || iseq > limits::ISEQ_MAX {
         return Err(malformed(format!("{iseq} is not within 1 to {}", limits::ISEQ_MAX)));
     }
@@ -442,7 +442,7 @@ pub(super) fn time_ms(text: &str) -> Result<i64, Refusal> {
     Ok(time.as_millisecond())
 }
 
-/// When it was issued and until when it counts; between the two lie `most_ms` at most.
+/// Reads when it was issued and when it expires; at most `most_ms` apart.
 fn lifetime(issued: Option<&str>, expires: Option<&str>, most_ms: i64) -> Result<(Option<i64>, Option<i64>), Refusal> {
     let (issued, expires) = (issued.map(time_ms).transpose()?, expires.map(time_ms).transpose()?);
     if let (Some(issued), Some(expires)) = (issued, expires) {
@@ -454,7 +454,7 @@ fn lifetime(issued: Option<&str>, expires: Option<&str>, most_ms: i64) -> Result
     Ok((issued, expires))
 }
 
-/// Base64 with or without padding; line ends are skipped, for `base64` breaks lines unless told not to.
+/// Base64 with or without padding. Line ends are skipped, because `base64` breaks lines by default.
 pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
     const LENIENT: GeneralPurposeConfig =
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);

@@ -1,4 +1,4 @@
-//! What becomes a request, and what is refused.
+//! Which messages become a request, and which are rejected.
 
 use super::*;
 
@@ -76,8 +76,8 @@ fn channel_and_desired_state_that_live_too_long_are_malformed() {
 
 #[test]
 fn a_response_topic_is_answered_only_below_the_devices_own_place_for_answers() {
-    for good in ["kl/s/d/up/_r/a", "kl/s/d/up/_r/ops/7f3a-1", "kl/s/d/up/_r/$a"] {
-        assert!(is_response_topic("s/d", good), "{good}");
+    for topic in ["kl/s/d/up/_r/a", "kl/s/d/up/_r/ops/7f3a-1", "kl/s/d/up/_r/$a"] {
+        assert!(is_response_topic("s/d", topic), "{topic}");
     }
     let (deep, long) = (format!("kl/s/d/up/_r/{}", ["a"; 300].join("/")), format!("kl/s/d/up/_r/{}", "a".repeat(600)));
     for bad in [
@@ -104,7 +104,7 @@ fn a_response_topic_is_answered_only_below_the_devices_own_place_for_answers() {
     }
 }
 
-/// What `fuzz/fuzz_targets/command.rs` does with a fuzzer, a little of it with each run of the tests.
+/// What `fuzz/fuzz_targets/command.rs` does with a fuzzer, in small, with each run of the tests.
 #[test]
 fn whatever_arrives_is_a_request_or_a_refusal() {
     let seeds = [

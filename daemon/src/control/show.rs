@@ -1,4 +1,4 @@
-//! What control shows of models: slots, and the job under way, for status and `up/reported`.
+//! The view of models for status and `up/reported`: slots, and the job in progress.
 
 use std::collections::BTreeMap;
 
@@ -30,7 +30,7 @@ impl Control {
         );
     }
 
-    /// What lies in which slot.
+    /// The content of each slot.
     pub(super) fn models_now(&self) -> Value {
         let slot = |slot: &Slot| match slot {
             Slot::Empty => json!({"state": "empty"}),

@@ -1,11 +1,11 @@
-//! Another operating system, from the moment it is asked for to the moment the boot loader knows that it is well, or the one
-//! before runs again. The job lies on the disk before each step, so that whoever starts next, in either slot, goes on from
-//! there and tells the end.
+//! Installs another operating system: from `os.install` until the boot loader marks the new slot good, or the previous system
+//! runs again. The job is saved before each step, so the next process, in either slot, continues from there and publishes
+//! the result.
 //!
 //! ```text
 //! bring (HTTPS │ file) ─▶ [Bringing] ─▶ RAUC writes the other slot ─▶ [Installing] ─▶ restart ─▶ [Restarting]
-//!     in the new slot: kentledge-boot-check finds it well, marks it good ─▶ success
-//!     in the old slot: the boot loader, or the check, came back          ─▶ rolled_back
+//!     in the new slot: kentledge-boot-check finds it healthy, marks it good ─▶ success
+//!     in the old slot: the boot loader, or the check, rolled back           ─▶ rolled_back
 //! ```
 
 use std::{
@@ -33,30 +33,30 @@ use crate::{
 };
 
 const FILE: &str = "system.json";
-/// Why the check leaves a system without an uplink; looked for by the one that runs afterwards.
+/// Why the check leaves a system without an uplink; the system that runs afterwards compares with it.
 pub const NO_UPLINK: &str = "no uplink";
 
-/// Writes the bundle into the other slot: tells percent and words, returns the version.
+/// Writes the bundle into the other slot. Reports percent and text; returns the version.
 pub type Write = dyn Fn(&std::path::Path, &mut dyn FnMut(i32, &str)) -> Result<String, String> + Send + Sync;
 
-/// What the machine knows of its slots.
+/// Access to the machine's slots.
 pub struct Slots {
-    /// Started from this one; `None`: this machine has no slots.
+    /// The slot that runs; `None`: this machine has no slots.
     pub slot: Option<String>,
-    /// Of the system that runs.
+    /// Version of the system that runs.
     pub version: Option<String>,
-    /// The boot loader was told that it is well.
+    /// Whether the slot that runs is marked good in the boot loader's environment.
     pub good: Box<dyn Fn() -> bool + Send>,
-    /// Writes the other one.
+    /// Writes the other slot.
     pub write: std::sync::Arc<Write>,
-    /// For whoever looks.
+    /// Publishes the state of the update for status and D-Bus.
     pub show: Box<dyn Fn(Value) + Send>,
 }
 
-/// What `os.install` asks for.
+/// Arguments of `os.install`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InstallSystem {
-    /// Of the whole bundle.
+    /// SHA-256 of the whole bundle.
     pub sha256: String,
     /// Bytes.
     pub size: u64,
@@ -74,13 +74,13 @@ pub enum From {
     File(PathBuf),
 }
 
-/// What the thread of a job says.
+/// A report of a job's thread.
 pub enum Word {
-    /// The bundle is here, whole.
+    /// The bundle is received.
     Brought(Result<(), String>),
-    /// RAUC is so far.
+    /// RAUC's progress.
     Progress(i32, String),
-    /// It is in the other slot.
+    /// The other slot is written.
     Written(Result<String, String>),
 }
 
@@ -102,17 +102,17 @@ struct Job {
     step: Step,
     /// Processes that began with this step.
     begun: u32,
-    /// The boot it was written in.
+    /// The boot in which the step was saved.
     boot: String,
-    /// The slot it was written from.
+    /// The slot that ran when the step was saved.
     slot: String,
-    /// Of the bundle, once RAUC has read it.
+    /// Version of the bundle, once RAUC has read it.
     #[serde(default)]
     version: String,
-    /// The broker was reached in the day before.
+    /// The broker was reached within the day before the install.
     #[serde(default)]
     uplink: bool,
-    /// Why the new one is not well so far; said by itself.
+    /// Why the new system is not healthy so far; the new system writes it.
     #[serde(default)]
     why: String,
 }
@@ -120,26 +120,26 @@ struct Job {
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Saved {
     job: Option<Job>,
-    /// Digests of bundles that were left again, and why.
+    /// Digests of bundles that were rolled back, and why.
     failed: VecDeque<(String, String)>,
 }
 
-/// The owner's part.
+/// Control's state for systems.
 pub(super) struct System {
     keep: Keep,
     saved: Saved,
-    /// What was saved cannot be read so far: why, and since when.
+    /// The saved state cannot be read so far: why, and since when.
     unread: Option<(String, u64)>,
-    /// Percent that were told last.
-    told: i32,
+    /// Progress that was published last, in percent.
+    percent: i32,
     looked_ns: u64,
     began_ns: u64,
-    /// When a restart was asked for last, and why it did not come.
+    /// When a restart was requested last, and why it was refused.
     asked_ns: u64,
     refused: String,
-    /// What was lost at the start, to be told.
+    /// A loss found at the start, to be published as an event.
     trouble: Option<String>,
-    /// A fetch ends when this is gone.
+    /// Dropping it ends a fetch.
     waits: Waits,
 }
 
@@ -149,7 +149,7 @@ impl System {
             keep,
             saved: Saved::default(),
             unread: None,
-            told: -1,
+            percent: -1,
             looked_ns: 0,
             began_ns: Clock::boot_ns(),
             asked_ns: 0,
@@ -161,7 +161,7 @@ impl System {
         system
     }
 
-    /// Reads what was saved. `Err`: it is lost and begun again; why. What cannot be read is waited for for a minute.
+    /// Reads the saved state. `Err`: it is lost, and an empty one begins; why. An unreadable file is read again for a minute.
     fn read(&mut self) -> Result<(), String> {
         let saved = self.keep.load_checked(FILE);
         let since_ns = self.unread.take().map_or(self.began_ns, |(_, since_ns)| since_ns);
@@ -179,17 +179,17 @@ impl System {
 
     fn save(&self) -> Result<(), String> {
         if let Some((why, _)) = &self.unread {
-            return Err(format!("remember the update: what was known of one cannot be read: {why}"));
+            return Err(format!("save the state of the system update: the saved state cannot be read: {why}"));
         }
-        self.keep.save_checked(FILE, &self.saved).map_err(|why| format!("remember the update: {why}"))
+        self.keep.save_checked(FILE, &self.saved).map_err(|why| format!("save the state of the system update: {why}"))
     }
 
-    /// What was saved cannot be read so far.
+    /// The saved state cannot be read so far.
     pub(super) fn is_unread(&self) -> bool {
         self.unread.is_some()
     }
 
-    /// The command whose job goes on.
+    /// The command of the job in progress.
     pub(super) fn command(&self) -> Option<&str> {
         self.saved.job.as_ref().map(|job| job.command.as_str())
     }
@@ -200,7 +200,7 @@ impl Control {
         self.setup.config.device.state_dir.join("system").join("incoming.raucb")
     }
 
-    /// `os.install`. `None`: it is under way.
+    /// `os.install`. `None`: it is in progress.
     pub(super) fn install_system(
         &mut self,
         id: &str,
@@ -214,7 +214,10 @@ impl Control {
             return refuse(Why::Busy, "another system is on its way");
         }
         if !(self.setup.slots.good)() {
-            return refuse(Why::Busy, "the system that runs was not found well yet; the other slot is its way back");
+            return refuse(
+                Why::Busy,
+                "the system that runs is not marked good yet; the other slot is needed for a rollback",
+            );
         }
         if let Some((_, why)) = self.system.saved.failed.iter().find(|(sha256, _)| *sha256 == install.sha256) {
             return refuse(Why::Invalid, format!("it was left again before ({why}); a new bundle is needed"));
@@ -275,10 +278,10 @@ impl Control {
         let Some(job) = &self.system.saved.job else { return };
         let path = self.bundle_of(job);
         let (write, news) = (self.setup.slots.write.clone(), self.setup.stage.news.0.clone());
-        self.system.told = -1;
+        self.system.percent = -1;
         let work = move || {
             let mut tell = |percent: i32, words: &str| {
-                // How far it is may be lost; what became of it may not.
+                // A progress report may be lost, the result may not.
                 let _ = news.try_send(News::System(Word::Progress(percent, words.to_owned())));
             };
             write(&path, &mut tell)
@@ -286,7 +289,7 @@ impl Control {
         self.long(work, |written| News::System(Word::Written(written)));
     }
 
-    /// The job's thread said something.
+    /// Handles a report of the job's thread.
     pub(super) fn heard_of_system(&mut self, word: Word) {
         match word {
             Word::Brought(Ok(())) => {
@@ -302,8 +305,8 @@ impl Control {
                 self.write_system();
             }
             Word::Progress(percent, words) => {
-                if percent >= self.system.told + 10 || (percent == 100 && self.system.told < 100) {
-                    self.system.told = percent;
+                if percent >= self.system.percent + 10 || (percent == 100 && self.system.percent < 100) {
+                    self.system.percent = percent;
                     self.tell_system(State::Running, &format!("{percent} %: {words}"));
                 }
             }
@@ -318,7 +321,7 @@ impl Control {
         self.system.save()
     }
 
-    /// The broker acknowledged something in the day before.
+    /// Whether the broker acknowledged anything within the last day.
     fn reached_lately(&self) -> bool {
         let acked_ns = self.setup.meters.acked_ns.load(super::Ordering::Relaxed);
         acked_ns > 0 && Clock::boot_ns().saturating_sub(acked_ns) < limits::UPLINK_BEFORE.as_nanos() as u64
@@ -334,7 +337,7 @@ impl Control {
             job.boot = boot;
         });
         if let Err(why) = done {
-            // The other slot is already the wanted one: whoever restarts gets it, and finds no job. Said as it is.
+            // The boot loader already starts the other slot next, but no job is saved there. The result says so.
             return self.end_system(State::Failed, &format!("{why}; {version} runs after the next restart"), false);
         }
         let _ = fs::remove_file(self.incoming_system());
@@ -342,8 +345,8 @@ impl Control {
         self.ask_for_restart();
     }
 
-    /// Asks logind, which asks polkit, which may have to be started for it: on a slow machine that takes longer than an
-    /// answer may. So it is asked again until the system restarts; why it does not is told once.
+    /// Asks logind to restart the machine. logind asks polkit, which may have to start first: on a slow machine that exceeds
+    /// the call's timeout. So the request is repeated until the system restarts; each new reason is reported once.
     fn ask_for_restart(&mut self) {
         self.system.asked_ns = Clock::boot_ns();
         let Err(why) = (self.setup.machine.reboot)() else { return };
@@ -354,14 +357,14 @@ impl Control {
         }
     }
 
-    /// At the start: what the last process, in whichever slot, left.
+    /// At the start: continues with what the previous process, in either slot, left.
     pub(super) fn take_up_system(&mut self) {
         if let Some(why) = self.system.trouble.take() {
             self.event(Kind::StoreDamaged, "system", &why);
         }
         let Some(mut job) = self.system.saved.job.clone() else { return self.show_system() };
         if job.step == Step::Installing && self.setup.slots.slot.as_ref() != Some(&job.slot) {
-            // RAUC was done and the machine restarted before we knew: this is the new system, and the other slot the way back.
+            // RAUC finished and the machine restarted before its result was saved: this is the new system.
             job.step = Step::Restarting;
             job.version = self.setup.slots.version.clone().unwrap_or_default();
             self.system.saved.job = Some(job.clone());
@@ -379,14 +382,14 @@ impl Control {
         tracing::info!(job = job.command, "going on with the installation of a system");
         self.system.saved.job = Some(Job { begun: job.begun + 1, ..job });
         if let Err(why) = self.system.save() {
-            tracing::error!("{why}");
+            tracing::error!("{why}; this attempt is not counted");
         }
-        // RAUC never leaves half a slot startable: it is written from the beginning.
+        // RAUC never leaves a half-written slot bootable: write the slot from the beginning.
         self.bring_system();
         self.show_system();
     }
 
-    /// After a restart: is it over?
+    /// After a restart: ends the job if its result is known.
     pub(super) fn look_at_system(&mut self, now_ns: u64) {
         if now_ns.saturating_sub(self.system.looked_ns) < 1_000_000_000 {
             return;
@@ -417,7 +420,7 @@ impl Control {
         if (self.setup.slots.good)() {
             return self.end_system(State::Success, &format!("{} runs in slot {slot}", job.version), false);
         }
-        // What it says of itself is all that the one before will know.
+        // The previous system learns only from this text why the new one was not healthy.
         let status = (self.setup.machine.status)();
         let unwell = status["unwell"].as_array().and_then(|all| all.first()).and_then(Value::as_str).unwrap_or("");
         let why = if unwell.is_empty() && job.uplink && !acked { NO_UPLINK } else { unwell };
@@ -425,13 +428,13 @@ impl Control {
             let why = why.to_owned();
             self.system.saved.job.iter_mut().for_each(|job| job.why.clone_from(&why));
             if let Err(why) = self.system.save() {
-                tracing::error!("{why}");
+                tracing::error!("{why}; after a rollback the result may lack the reason");
             }
             self.show_system();
         }
     }
 
-    /// The one before runs again.
+    /// The previous system runs again: ends the job.
     fn came_back(&mut self, job: &Job, acked: bool, now_ns: u64) {
         let version = &job.version;
         if job.why == NO_UPLINK {
@@ -440,7 +443,7 @@ impl Control {
                 let text = format!("{version} did not reach the broker, and this one does");
                 self.end_system(State::RolledBack, &text, true);
             } else if waited_s > self.setup.config.commands.os_confirm_s {
-                // No fault of the bundle's: it may come again.
+                // Not the bundle's fault: it may be installed again.
                 self.end_system(State::RolledBack, NO_UPLINK, false);
             }
             return;
@@ -458,7 +461,7 @@ impl Control {
             self.system.saved.failed.push_back((job.sha256.clone(), why.chars().take(200).collect()));
         }
         if let Err(why) = self.system.save() {
-            tracing::error!("{why}");
+            tracing::error!("{why}; a restart handles this update again");
         }
         let _ = fs::remove_file(self.incoming_system());
         match state {
@@ -493,7 +496,7 @@ impl Control {
     }
 }
 
-/// The file is the one that was asked for.
+/// Checks that the file has the requested digest and size.
 fn is_it(path: &std::path::Path, sha256: &str, size: u64) -> Result<(), String> {
     let file = File::open(path).map_err(|why| format!("open {}: {why}", path.display()))?;
     let is = file.metadata().map_err(|why| why.to_string())?.len();
@@ -503,7 +506,7 @@ fn is_it(path: &std::path::Path, sha256: &str, size: u64) -> Result<(), String> 
     match bundle::digest(&file)? {
         is if is == sha256 => Ok(()),
         is => {
-            // Fetched anew next time.
+            // Fetch the whole file again next time.
             if path.ends_with("incoming.raucb") {
                 let _ = fs::remove_file(path);
             }

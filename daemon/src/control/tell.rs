@@ -1,4 +1,4 @@
-//! What control says: results of commands, and the reported state. Pure.
+//! The messages of control: results of commands, and `up/reported`. Pure.
 
 use serde_json::{Map, Value, json};
 
@@ -8,25 +8,24 @@ use crate::limits;
 /// One result.
 #[derive(Debug, Clone)]
 pub struct Outcome {
-    /// What became of it.
     pub state: State,
-    /// With a rejection.
+    /// For a rejection.
     pub why: Option<Why>,
-    /// For people.
+    /// Text for people.
     pub text: String,
-    /// What was asked for.
+    /// The requested data.
     pub result: Option<Value>,
     /// The same command came before.
     pub repeated: bool,
 }
 
 impl Outcome {
-    /// A state with words.
+    /// An outcome with a text.
     pub fn new(state: State, text: impl Into<String>) -> Self {
         Self { state, why: None, text: text.into(), result: None, repeated: false }
     }
 
-    /// Done, with what was asked for.
+    /// Success, with the requested data.
     pub fn done(result: Value) -> Self {
         Self { result: Some(result), ..Self::new(State::Success, "") }
     }
@@ -65,11 +64,11 @@ pub fn body(members: &Map<String, Value>) -> String {
     text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or("").to_owned()
 }
 
-/// The members of `up/reported`. `in_use` is the digest of the remote layer in use, of an empty one where there is none.
+/// The members of `up/reported`. `in_use` is the digest of the remote layer in use; without one, of an empty text.
 pub fn reported(wish: &Wish, in_use: &str, set_aside: &[String]) -> Map<String, Value> {
     let reflects = wish.applied.as_ref().filter(|applied| applied.digest == in_use).map(|applied| applied.version);
     let overridden = wish.applied.is_some() && reflects.is_none();
-    // What was applied and is not in use any more must not look as if it were.
+    // A layer that was applied and is no longer in use must not look as if it were.
     let (state, text) = match wish.state.as_str() {
         "" => ("none", wish.text.as_str()),
         "applied" if overridden && set_aside.is_empty() => ("overridden", "config.set replaced it"),
@@ -99,18 +98,18 @@ mod tests {
             let applied = applied.map(|(version, text)| Applied { version, digest: digest(text) });
             Wish { version, state: state.into(), text: String::new(), applied }
         };
-        let told = |wish: &Wish, text: &str, set_aside: &[String]| {
+        let summary = |wish: &Wish, text: &str, set_aside: &[String]| {
             let members = reported(wish, &digest(text), set_aside);
             (members["state"].clone(), members["config"]["desired"].clone(), members["config"]["overridden"].clone())
         };
-        assert_eq!(told(&wish(0, "", None), "", &[]), ("none".into(), Value::Null, false.into()));
+        assert_eq!(summary(&wish(0, "", None), "", &[]), ("none".into(), Value::Null, false.into()));
         let applied = wish(1, "applied", Some((1, "x")));
-        assert_eq!(told(&applied, "x", &[]), ("applied".into(), 1.into(), false.into()));
-        assert_eq!(told(&applied, "y", &[]), ("overridden".into(), Value::Null, true.into()));
-        assert_eq!(told(&applied, "", &["why".into()]), ("overridden".into(), Value::Null, true.into()));
+        assert_eq!(summary(&applied, "x", &[]), ("applied".into(), 1.into(), false.into()));
+        assert_eq!(summary(&applied, "y", &[]), ("overridden".into(), Value::Null, true.into()));
+        assert_eq!(summary(&applied, "", &["why".into()]), ("overridden".into(), Value::Null, true.into()));
         // Version 2 was rejected: version 1 is still what is in use.
         let rejected = wish(2, "rejected", Some((1, "x")));
-        assert_eq!(told(&rejected, "x", &[]), ("rejected".into(), 1.into(), false.into()));
+        assert_eq!(summary(&rejected, "x", &[]), ("rejected".into(), 1.into(), false.into()));
         assert_eq!(reported(&wish(0, "", None), &digest(""), &[])["config"]["digest"], Value::Null);
     }
 }

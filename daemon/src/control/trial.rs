@@ -1,14 +1,14 @@
-//! A configuration on trial: it is in use, and is put back unless it is confirmed. What is needed to put it back lies on
-//! the disk before anything is changed, so a power cut at any moment leaves the old or the new one, and a process that
-//! finds another's trial puts it back.
+//! A configuration on trial: it is in use, and is rolled back unless it is confirmed. The previous layer is saved before
+//! anything changes, so after a power cut at any moment the old or the new layer is in use. A process that finds the trial of
+//! another process rolls it back.
 //!
 //! ```text
-//! STATE/config/remote.toml      what is set remotely
-//!              previous         what it was before the last change that stayed
-//! STATE/control/trial.json      the trial that goes on; two copies with checksums
+//! STATE/config/remote.toml      the remote layer
+//!              previous         the remote layer before the last committed change
+//! STATE/control/trial.json      the trial in progress; two copies with checksums
 //! ```
 //!
-//! begin: trial.json → remote.toml.  stays: previous → trial.json removed.  put back: remote.toml → trial.json removed.
+//! begin: trial.json → remote.toml.  commit: previous → trial.json removed.  roll back: remote.toml → trial.json removed.
 
 use std::{path::Path, time::Duration};
 
@@ -20,7 +20,7 @@ const FILE: &str = "trial.json";
 const CONFIG: &str = "remote.toml";
 const PREVIOUS: &str = "previous";
 
-/// Who asked for the change.
+/// The requester of the change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Asker {
@@ -33,25 +33,25 @@ pub enum Asker {
 /// The change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Trial {
-    /// Who asked.
+    /// The requester.
     pub asker: Asker,
-    /// What was set before, if anything.
+    /// The previous layer, if there was one.
     pub previous: Option<String>,
-    /// What is set now; `None`: nothing.
+    /// The new layer; `None`: none.
     pub text: Option<String>,
-    /// Digest of that.
+    /// Digest of the new layer.
     pub digest: String,
-    /// It is put back unless it is confirmed through the broker.
+    /// It is rolled back unless it is confirmed through the broker within so many seconds.
     pub confirm_s: Option<u64>,
-    /// The process that began it; another one that finds it puts it back.
+    /// The process that began it; another process rolls it back.
     pub process: String,
-    /// It was put back already, for this reason; what remains is to tell.
+    /// It was rolled back already, for this reason; the report is pending.
     pub put_back: Option<String>,
-    /// Topic and correlation data of whoever waits for the answer.
+    /// Response topic and correlation data of the requester.
     pub respond: Option<(String, Option<Vec<u8>>)>,
 }
 
-/// Where trials and what they change lie.
+/// The files of a trial.
 #[derive(Debug, Clone)]
 pub struct Trials {
     control: Keep,
@@ -70,54 +70,54 @@ impl Trials {
         Some(wait_most(trial.confirm_s?))
     }
 
-    /// What is set remotely.
+    /// The remote layer.
     ///
     /// # Errors
-    /// It cannot be read, so nobody knows what a change would have to put back.
+    /// The file cannot be read; without it, a change could not be rolled back.
     pub fn current(&self) -> Result<Option<String>, String> {
         let bytes = self.config.load(CONFIG).map_err(|why| format!("read {CONFIG}: {why}"))?;
         Ok(bytes.and_then(|bytes| String::from_utf8(bytes).ok()))
     }
 
-    /// The trial that goes on, or was put back and not told yet.
+    /// The trial in progress, or one that was rolled back and not reported yet.
     ///
     /// # Errors
-    /// It cannot be read; whether there is one is not known.
+    /// The file cannot be read; whether a trial exists is unknown.
     pub fn found(&self) -> Result<Option<Trial>, String> {
         match self.control.load_checked(FILE) {
             Ok(found) => Ok(found),
-            // One that is damaged in both copies cannot be put back; the layer it left is validated like any other.
+            // A trial that is damaged in both copies cannot be rolled back; the layer is validated like any other.
             Err(Unloaded::Damaged) => Ok(None),
             Err(Unloaded::Unreadable(why)) => Err(format!("read the configuration's trial: {why}")),
         }
     }
 
-    /// Writes down how to go back, then the new text.
+    /// Saves the trial, which holds the previous layer, then writes the new layer.
     pub fn begin(&self, trial: &Trial) -> Result<(), String> {
         let done = self.control.save_checked(FILE, trial).and_then(|()| self.write(CONFIG, trial.text.as_deref()));
         done.map_err(|why| format!("write the configuration: {why}"))
     }
 
-    /// It stays.
+    /// Commits the change: saves the previous layer as a copy and removes the trial.
     pub fn keep(&self, trial: &Trial) -> Result<(), String> {
         let done = self.write(PREVIOUS, trial.previous.as_deref()).and_then(|()| self.forget());
-        done.map_err(|why| format!("keep the configuration: {why}"))
+        done.map_err(|why| format!("commit the configuration: {why}"))
     }
 
-    /// Puts back what was set before. What is to be told of it stays until `told`.
+    /// Restores the previous layer. The trial stays on the disk, marked as rolled back, until `end`.
     pub fn put_back(&self, trial: &Trial, why: &str) -> Result<(), String> {
         let mark = Trial { put_back: Some(why.into()), ..trial.clone() };
         let done = self.write(CONFIG, trial.previous.as_deref());
         let done = done.and_then(|()| self.control.save_checked(FILE, &mark));
-        done.map_err(|why| format!("put the configuration back: {why}"))
+        done.map_err(|why| format!("restore the previous configuration: {why}"))
     }
 
-    /// It was told that it was put back.
-    pub fn told(&self) -> Result<(), String> {
-        self.forget().map_err(|why| format!("forget the trial: {why}"))
+    /// Removes a trial whose rollback was reported.
+    pub fn end(&self) -> Result<(), String> {
+        self.forget().map_err(|why| format!("remove the trial of a configuration: {why}"))
     }
 
-    /// At the start of a process, before the configuration is read: a trial of another process never came to its end.
+    /// At the start of a process, before the configuration is read: rolls back the trial of another process.
     pub fn recover(&self, process: &str) -> Result<(), String> {
         match self.found()? {
             Some(trial) if trial.put_back.is_none() && trial.process != process => {
@@ -162,7 +162,7 @@ mod tests {
         }
     }
 
-    /// The steps are file writes; a power cut falls between two of them. Each state it can leave is made here.
+    /// The steps are file writes; a power cut falls between two of them. The test makes each state that it can leave.
     #[test]
     fn a_power_cut_at_each_step_leaves_the_old_or_the_new_one_and_says_so() {
         for (steps, expected) in [(1, "old"), (2, "old"), (3, "new")] {
@@ -184,7 +184,7 @@ mod tests {
             trials.recover("yet another").expect("recover");
             assert_eq!(trials.current().expect("read").as_deref(), Some(expected));
             assert_eq!(trials.found().expect("read").is_some_and(|t| t.put_back.is_some()), steps < 3);
-            trials.told().expect("told");
+            trials.end().expect("end");
             assert_eq!(trials.found(), Ok(None));
         }
     }

@@ -1,5 +1,5 @@
-//! Whom and what is believed: the keyset and the one that follows it, signatures and the bounds of what they cover, the
-//! memory of what was signed, and the channel's word on what is newest.
+//! Decides which keys and messages are trusted: the keyset and its successors, signatures and the bounds of what they cover,
+//! the memory of what was signed, and `dn/channel`.
 
 use super::{
     Control, Outcome, State,
@@ -17,7 +17,7 @@ use crate::{
     },
 };
 
-/// The keyset in use, and what is wrong with those that followed the first one.
+/// The keyset in use, and why a successor is not in use.
 pub(super) fn keyset(config: &Config, store: &mut Store) -> (Result<Keyset, String>, Option<String>) {
     match &config.commands.keyset {
         Some(path) => match store.keyset(path) {
@@ -29,7 +29,7 @@ pub(super) fn keyset(config: &Config, store: &mut Store) -> (Result<Keyset, Stri
 }
 
 /// The highest sequence or version that may follow `known`: a counter grows by a bounded step, a time (s or ms since 1970) up
-/// to now. So one message of a stolen key cannot use up all numbers, and the time in ms goes on whatever came before.
+/// to now. So one message of a stolen key cannot use up all numbers, and the time in ms always remains usable.
 fn version_most(known: u64, now_ms: i64, clk: Clk) -> u64 {
     if !Defence::VersionBound.stands() {
         return limits::ISEQ_MAX;
@@ -40,7 +40,7 @@ fn version_most(known: u64, now_ms: i64, clk: Clk) -> u64 {
 }
 
 impl Control {
-    /// Checks a signature. Returns the issuer's key, as the keyset writes it.
+    /// Verifies a signature. Returns the issuer's key, as the keyset writes it.
     pub(super) fn verify(&self, signed: &request::Signed) -> Result<String, Refusal> {
         let keyset = self.keyset.as_ref().map_err(|why| Refusal(Why::BadSignature, why.clone()))?;
         let signer = keyset.signer(Role::Command, signed.text.as_bytes(), &signed.minisig);
@@ -50,7 +50,7 @@ impl Control {
         }
     }
 
-    /// The key that a name stands for now, as the keyset writes it.
+    /// The public key of this name in the keyset in use, as minisign writes it.
     pub(super) fn key_of(&self, name: &str) -> Option<&str> {
         self.keyset.as_ref().ok()?.public(name)
     }
@@ -77,7 +77,7 @@ impl Control {
         Ok(())
     }
 
-    /// Reports what became of the memory of commands.
+    /// Publishes an event when the memory of commands is unreadable or lost.
     pub(super) fn tell_memory(&mut self, found: Found) {
         match found {
             Found::Memory => {}
@@ -96,11 +96,11 @@ impl Control {
         }
     }
 
-    /// Tries again to read what could not be read: the memory of commands, the keyset.
+    /// Reads the memory of commands and the keyset again, if they could not be read.
     pub(super) fn look_at_memory(&mut self, now_ns: u64) {
         let found = self.memory.try_again(now_ns);
         if let Some(found) = found.filter(|found| !matches!(found, Found::Unread(_))) {
-            tracing::info!("the memory of commands is looked at again");
+            tracing::info!("the memory of commands was read again");
             self.tell_memory(found);
             let trial = self.setup.trials.found().ok().flatten();
             self.take_up_commands(trial.as_ref());
@@ -116,7 +116,7 @@ impl Control {
         }
     }
 
-    /// What a key signed that is no longer believed does not hold up the keys that are.
+    /// Lowers versions that a key signed that is no longer in the keyset: they must not block the remaining keys.
     pub(super) fn lower_versions(&mut self) {
         if self.keyset.is_err() || self.memory.unread().is_some() {
             return;
@@ -131,7 +131,7 @@ impl Control {
             );
             self.event(Kind::ConfigChanged, "config", &text);
             if let Err(why) = self.memory.save() {
-                tracing::error!("{why}");
+                tracing::error!("{why}; a restart lowers the version again");
             }
             self.report();
         }
@@ -144,14 +144,14 @@ impl Control {
         }
     }
 
-    /// `dn/channel`: the newest sequence of each model, retained, and true for a short time only.
+    /// `dn/channel`: the newest sequence of each model; retained, and valid for a limited time.
     pub(super) fn channel(&mut self, to: &str, arrived: &Arrived) {
         let channel = match request::guarded(|| request::channel(to, &arrived.payload)) {
             Ok(channel) => channel,
             Err(Refusal(_, why)) => return tracing::warn!("reject dn/channel message: {why}"),
         };
         if let Some(why) = self.memory.unread() {
-            // It is retained, and comes again with the next connection.
+            // The message is retained, and comes again with the next connection.
             return tracing::warn!("reject dn/channel message: the memory of commands cannot be read: {why}");
         }
         let known = self.memory.channel(&|name, key| self.key_of(name) == Some(key)).map_or(0, |(version, _)| version);
@@ -166,7 +166,7 @@ impl Control {
         if channel.version > known {
             self.memory.heard_channel(&channel.signed.issuer, &key, (channel.version, channel.expires_ms));
             if let Err(why) = self.memory.save() {
-                tracing::error!("{why}");
+                tracing::error!("{why}; a restart forgets dn/channel version {}", channel.version);
             }
         }
         for (model, seq) in &channel.models {
@@ -177,7 +177,7 @@ impl Control {
         }
     }
 
-    /// `keyset.update`: the keyset that follows, with its signatures.
+    /// `keyset.update`: the next keyset, with its signatures.
     pub(super) fn update_keyset(&mut self, text: &str, minisigs: &[String]) -> Outcome {
         let now = match &self.keyset {
             Ok(keyset) => keyset.clone(),
@@ -197,13 +197,14 @@ impl Control {
         }
     }
 
-    /// Freshness: what is known of the newest models goes out of date.
+    /// Reports once when the newest `dn/channel` message expires.
     pub(super) fn look_at_channel(&mut self) {
-        // Without a word of a key that is believed nothing is known, and nothing is out of date.
+        // Without a message of a trusted key there is nothing that could expire.
         let word = self.memory.channel(&|name, key| self.key_of(name) == Some(key));
         let stale = word.is_some_and(|(_, expires_ms)| self.now_ms() >= expires_ms);
         if stale && !std::mem::replace(&mut self.models.stale_told, true) {
-            let text = "the channel's word on the newest models is out of date; is somebody holding updates back?";
+            let text =
+                "dn/channel is out of date: the newest releases are unknown; check whether updates are held back";
             self.event(Kind::ModelUpdateStale, "models", text);
             self.show_models();
         }
@@ -222,17 +223,17 @@ mod tests {
         let now_ms = 1_795_166_043_120i64;
         let most = |known| version_most(known, now_ms, Clk::Sync);
         let (now_ms, soon) = (now_ms as u64, now_ms as u64 + limits::ISSUED_AHEAD_MS as u64);
-        for good in [1, 500, now_ms / 1000, now_ms, soon] {
-            assert!(good <= most(0), "{good}");
+        for version in [1, 500, now_ms / 1000, now_ms, soon] {
+            assert!(version <= most(0), "{version}");
         }
         for bad in [soon + 1, now_ms * 1000, limits::ISEQ_MAX] {
             assert!(bad > most(0), "{bad}");
         }
         assert_eq!(most(now_ms), now_ms + limits::VERSION_JUMP, "another message, another step");
-        // Whatever one message of a stolen key said, the time in ms is above it five minutes later.
+        // After any message of a stolen key, the time in ms is higher five minutes later.
         assert!(version_most(most(7), now_ms as i64 + limits::ISSUED_AHEAD_MS, Clk::Sync) > most(7));
         assert!(most(limits::ISEQ_MAX) == limits::ISEQ_MAX);
-        // A clock that is years behind keeps nobody out who counts in ms.
+        // A clock that is years behind does not reject an issuer whose versions are times in ms.
         assert!(version_most(0, crate::host::clock::BUILT_S * 1000, Clk::Unset) > now_ms);
     }
 }

@@ -1,4 +1,4 @@
-//! Whether what comes in still looks like what a model was made for: `baseline.json` of a bundle. Pure.
+//! Drift: compares inputs with the data that a model was made with (`baseline.json` of a bundle). Pure.
 //!
 //! For each channel 33 quantiles (0, 1/32 … 1) and the interdecile range of the values the model was made with, and a
 //! threshold. The distance of a set of values from them is the first Wasserstein distance, W1 = ∫ |F⁻¹(p) − G⁻¹(p)| dp
@@ -11,34 +11,34 @@ use serde::{Deserialize, Serialize};
 
 use crate::limits;
 
-/// Quantiles kept of each channel.
+/// Quantiles per channel.
 pub const QUANTILES: usize = 33;
 
 /// One channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Channel {
-    /// At 0, 1/32 … 1.
+    /// Values at 0, 1/32 … 1.
     pub quantiles: Vec<f64>,
-    /// Between the first and the last decile.
+    /// Difference between the last and the first decile.
     pub idr: f64,
     /// A distance above this is drift.
     pub threshold: f64,
 }
 
-/// All of them, by channel; `score` is the model's own answer, where it is among them.
+/// The baseline of all channels; `score`: of the model's output, if the file has it.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
     /// By channel name.
     pub channels: BTreeMap<String, Channel>,
-    /// Of the score.
+    /// Baseline of the score.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub score: Option<Channel>,
 }
 
 impl Baseline {
-    /// Reads and checks.
+    /// Parses and checks the file.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let baseline: Self = serde_json::from_slice(bytes).map_err(|why| format!("baseline.json: {why}"))?;
         if baseline.channels.len() > limits::CHANNELS_MAX {
@@ -65,7 +65,7 @@ impl Baseline {
     }
 }
 
-/// The 33 quantiles of values, by linear interpolation (type 7 of Hyndman and Fan 1996). Sorts them; `None`: there are none.
+/// The 33 quantiles of values, by linear interpolation (type 7 of Hyndman and Fan 1996). Sorts them. `None`: no values.
 pub fn quantiles(values: &mut [f64]) -> Option<Vec<f64>> {
     values.sort_unstable_by(f64::total_cmp);
     let last = values.len().checked_sub(1)?;
@@ -78,7 +78,7 @@ pub fn quantiles(values: &mut [f64]) -> Option<Vec<f64>> {
 }
 
 impl Channel {
-    /// Of the values a model was made with; the threshold is the maker's to choose.
+    /// A baseline of the values that a model was made with; the maker chooses the threshold.
     pub fn of(values: &mut [f64], threshold: f64) -> Option<Self> {
         let quantiles = quantiles(values)?;
         // Deciles by the same interpolation as the quantiles.
@@ -99,14 +99,14 @@ impl Channel {
     }
 }
 
-/// What the distances of one stretch of time say.
+/// The verdict on the distances of one period.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Drift {
-    /// All channels are as they were.
+    /// All channels are within their thresholds.
     None,
-    /// One channel is not: more likely its sensor than the world.
+    /// One channel is beyond its threshold: a sensor fault is more likely than a change of the process.
     SensorSuspect,
-    /// Two or more are not.
+    /// Two or more channels are beyond their thresholds.
     Drift,
 }
 
@@ -120,7 +120,7 @@ impl Drift {
         }
     }
 
-    /// As it is published.
+    /// The published word.
     pub fn word(self) -> &'static str {
         match self {
             Self::None => "none",

@@ -1,13 +1,13 @@
 //! A bundle, `NAME-VERSION.kmb`: a plain tar with the manifest, its signatures, and the files it names, in this order and
-//! nothing else. Nothing of it is believed before the signature over the manifest is, and no file before its digest.
+//! nothing else. The manifest is trusted only after its signature is verified, and a file only after its digest.
 //!
 //! ```text
 //! manifest.json │ manifest.json.minisig │ manifest.json.KEY.minisig … │ model.onnx │ model.int8.onnx … │ golden.jsonl
 //!               │ baseline.json │ card.md            (after the signatures: what manifest.json's `files` lists, as it lists it)
 //! ```
 //!
-//! There is no room in it for what nobody signed: the tar's heads and gaps are to the byte as `pack` writes them, and the
-//! one line of a signature that it does not cover says what minisign and rsign write there by themselves (`pack` puts it so).
+//! A bundle has no room for unsigned data: the tar's headers and gaps are byte for byte as `pack` writes them. The one line of
+//! a signature that the signature does not cover holds the default text of minisign or rsign (`pack` sets it).
 
 use std::{
     collections::BTreeMap,
@@ -33,45 +33,45 @@ use crate::{
 
 const MANIFEST: &str = "manifest.json";
 const BLOCK: u64 = 512;
-/// What the unsigned line of a signature may say.
+/// The allowed unsigned lines of a signature.
 const UNTRUSTED: [&str; 2] =
     ["untrusted comment: signature from minisign secret key", "untrusted comment: signature from rsign secret key"];
 
-/// A bundle whose signatures, digests and files were checked.
+/// A bundle with verified signatures, digests and files.
 #[derive(Debug, Clone)]
 pub struct Bundle {
     /// How to run it.
     pub manifest: Manifest,
     /// Whether it may be installed.
     pub release: Release,
-    /// Whose keys signed it; empty where nobody was to be asked.
+    /// The names of the keys that signed it; empty if the signatures were not checked.
     pub signed_by: Vec<String>,
     /// SHA-256 of the whole file, hex: its name in the store.
     pub sha256: String,
     /// The ONNX files, by name.
     pub models: BTreeMap<String, ModelFile>,
-    /// What it must answer.
+    /// Golden cases.
     pub golden: Vec<Case>,
-    /// What its inputs looked like, where it says.
+    /// Baseline of its inputs, if it has one.
     pub baseline: Option<Baseline>,
 }
 
 impl Bundle {
-    /// Reads and checks a whole bundle. Without a keyset (`pack` looks at its own work) signatures are not asked for.
+    /// Reads and checks a whole bundle. Without a keyset (`pack` checks its own result) signatures are not verified.
     ///
     /// # Errors
     ///
-    /// Why it is refused.
+    /// Why the bundle is rejected.
     pub fn open(file: &File, keys: Option<&Keyset>) -> Result<Self, String> {
         let sha256 = digest(file)?;
         Self::read(file, sha256, keys)
     }
 
-    /// The same where it is known which bundle it must be: nothing of another one is parsed.
+    /// Like `open`, with the expected digest: nothing of another bundle is parsed.
     ///
     /// # Errors
     ///
-    /// Why it is refused.
+    /// Why the bundle is rejected.
     pub fn open_asked(file: &File, asked: &str, keys: Option<&Keyset>) -> Result<Self, String> {
         match digest(file)? {
             sha256 if sha256 == asked => Self::read(file, sha256, keys),
@@ -102,7 +102,7 @@ impl Bundle {
         };
         let signed_by = signed_by.into_iter().map(str::to_owned).collect();
 
-        // Only from here on is the manifest's word worth anything.
+        // The manifest is trusted only from here on.
         let release = Release::parse(&manifest)?;
         let manifest = Manifest::parse(&manifest).map_err(|why| format!("manifest.json: {why}"))?;
         let mut bundle =
@@ -124,14 +124,14 @@ impl Bundle {
         Ok(bundle)
     }
 
-    /// One file that the manifest names.
+    /// Reads one file that the manifest names.
     fn take(&mut self, file: &File, part: &Part, entry: &FileEntry) -> Result<(), String> {
         if part.size != entry.size {
             return Err(format!("{} bytes, and the manifest says {}", part.size, entry.size));
         }
         let wrong = |sha256: &str| format!("its sha256 is {sha256}, and the manifest says {}", entry.sha256);
         if entry.name.ends_with(".onnx") {
-            // Digested before it is scanned, and scanned in the memory that is handed on.
+            // Check the digest before the scan, and scan the same memory that the worker gets.
             let found = part.digest(file)?;
             if found != entry.sha256 {
                 return Err(wrong(&found));
@@ -180,7 +180,7 @@ fn size_of(file: &File) -> Result<u64, String> {
 ///
 /// # Errors
 ///
-/// It is larger than a bundle may be, or cannot be read.
+/// The file is larger than a bundle may be, or cannot be read.
 pub fn digest(file: &File) -> Result<String, String> {
     size_of(file)?;
     let mut hash = Sha256::new();
@@ -201,16 +201,14 @@ fn is_signature(name: &str) -> bool {
     name.strip_prefix(MANIFEST).is_some_and(|rest| rest.starts_with('.') && rest.ends_with(".minisig"))
 }
 
-/// Refuses a signature's text with anything in it that the signature does not cover.
+/// Rejects a signature file with text that the signature does not cover, apart from the default comment.
 fn canonical(text: &str) -> Result<(), String> {
     let lines: Vec<&str> = text.split('\n').collect();
     let [untrusted, signature, trusted, global, ""] = lines[..] else {
         return Err("it is not the four lines that minisign writes".into());
     };
     if !UNTRUSTED.contains(&untrusted) || !trusted.starts_with("trusted comment: ") {
-        return Err(
-            "its unsigned comment is none that minisign or rsign write by themselves; `pack` puts it right".into()
-        );
+        return Err("its unsigned comment is not the default of minisign or rsign; `pack` restores it".into());
     }
     for (base64, bytes) in [(signature, 74), (global, 64)] {
         use base64::{Engine, engine::general_purpose::STANDARD};
@@ -222,7 +220,7 @@ fn canonical(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Where a file of the tar lies.
+/// Position of a file in the tar.
 #[derive(Debug, Clone)]
 struct Part {
     name: String,
@@ -266,8 +264,8 @@ impl Write for HashWriter<'_> {
     }
 }
 
-/// Every file of the tar, if that is all there is: heads to the byte as `pack` writes them (no links, no folders, no owners,
-/// no times), zeroes between, and the two empty blocks at the end.
+/// Lists every file of the tar. Headers must be byte for byte as `pack` writes them (no links, no folders, no owners, no
+/// times), with zeroes between the files and two empty blocks at the end.
 fn parts(file: &File, size: u64) -> Result<Vec<Part>, String> {
     is_tar(file)?;
     let (mut parts, mut at) = (Vec::<Part>::new(), 0);
@@ -290,11 +288,11 @@ fn parts(file: &File, size: u64) -> Result<Vec<Part>, String> {
     }
 }
 
-/// Whether it begins as a bundle does; the error says what it is instead.
+/// Checks that the file begins as a bundle does.
 ///
 /// # Errors
 ///
-/// What the file is, what is needed, and which command makes it.
+/// The error says what the file is, what is expected, and which command makes it.
 pub fn is_tar(file: &File) -> Result<(), String> {
     let mut block = Vec::new();
     let mut reader = file.try_clone().map_err(|why| why.to_string())?;
@@ -312,7 +310,7 @@ pub fn is_tar(file: &File) -> Result<(), String> {
     ))
 }
 
-/// What a head says, if it is just as `pack` would write it.
+/// Parses a header, if it is exactly as `pack` would write it.
 fn part(block: &[u8; BLOCK as usize], at: u64) -> Result<Part, String> {
     let head = tar::Header::from_byte_slice(block);
     let name = block[..100].split(|byte| *byte == 0).next().unwrap_or_default();
@@ -327,7 +325,7 @@ fn part(block: &[u8; BLOCK as usize], at: u64) -> Result<Part, String> {
     Ok(Part { name, at, size })
 }
 
-/// The head of a file, the only way it may be written.
+/// The header of a file, in the only accepted form.
 fn header(name: &str, size: u64) -> Result<tar::Header, String> {
     let mut header = tar::Header::new_ustar();
     header.set_path(name).map_err(|why| format!("{name}: {why}"))?;
@@ -344,11 +342,11 @@ fn zeroes(file: &File, from: u64, to: u64) -> Result<(), String> {
     if gap.iter().any(|byte| *byte != 0) { Err("there is something between its files".into()) } else { Ok(()) }
 }
 
-/// Whether it is a folder; the error says what it is instead.
+/// Checks that the path is a folder.
 ///
 /// # Errors
 ///
-/// It is none.
+/// The path is not a folder; the error says what it is.
 pub fn is_folder(path: &Path) -> Result<(), String> {
     if path.is_dir() {
         return Ok(());
@@ -358,7 +356,7 @@ pub fn is_folder(path: &Path) -> Result<(), String> {
     Err(format!("it is {}; expected a folder with manifest.json and model.onnx", looks::like(&head)))
 }
 
-/// Packs a folder: the manifest, its signatures, and what it names. Looks at its own work before it is done.
+/// Packs a folder: the manifest, its signatures, and the files it names. Checks the result as a device would.
 pub fn pack(folder: &Path, out: &Path) -> Result<Bundle, String> {
     is_folder(folder)?;
     let read = |name: &str| {

@@ -19,7 +19,7 @@ use super::{
     store::{Device, Store},
 };
 
-/// Someone with a key.
+/// A signer with a minisign key.
 struct Signer(TempDir);
 
 impl Signer {
@@ -161,7 +161,7 @@ fn bundle_head_that_pack_would_not_write_is_refused_though_its_checksum_is_right
         let why = open_bytes(&other, &keys).expect_err(what);
         assert!(why.contains("not what `kentledge model pack` writes"), "{what}: {why}");
     }
-    // What fills a tar's last record, as other tools write it.
+    // The padding of a tar's last record, as other tools write it.
     let why = open_bytes(&[&bytes[..], &[0; 8192]].concat(), &keys).expect_err("a longer end");
     assert!(why.contains("data follows its end"), "{why}");
 }
@@ -172,7 +172,7 @@ fn bundle_other_than_the_asked_one_is_refused_before_it_is_parsed() {
     file.write_all(b"not a tar").expect("write");
     let why = Bundle::open_asked(&file, "00", None).expect_err("refused");
     assert!(why.contains("sha256") && why.contains("00 was asked for"), "{why}");
-    // Without a digest that was asked for it says what the file is.
+    // Without an expected digest the error says what the file is.
     let why = Bundle::open(&file, None).expect_err("refused");
     assert!(why.contains("it is a text file") && why.contains("kentledge model pack"), "{why}");
     let mut model = tempfile::tempfile().expect("file");
@@ -205,7 +205,7 @@ fn nobody_elses_signature_counts_and_no_key_counts_for_another_role_or_twice() {
     assert!(why(&keyset(&[(&other, &["model"])], json!({}))).contains("no key of this device"));
     assert!(why(&keyset(&[(&maker, &["command"])], json!({}))).contains("may not sign"));
     assert!(why(&keyset(&[(&maker, &["model"])], json!({"revoked": [maker.public()]}))).contains("no key"));
-    // Two are needed: one is not enough, and one that signs twice is still one, under whatever name.
+    // The threshold is two: one signer is not enough, and one key that signs twice counts once, under any name.
     let two = keyset(&[(&maker, &["model"]), (&second, &["model"])], json!({"threshold": {"model": 2}}));
     assert!(why(&two).contains("1 of 2"));
     assert!(
@@ -224,7 +224,7 @@ fn tar_of(entries: &[(&str, tar::EntryType, Vec<u8>)]) -> Vec<u8> {
         }
         header.set_size(bytes.len() as u64);
         header.set_mode(0o644);
-        // What the library would refuse to write is written by hand.
+        // The library rejects such names, so the header is written by hand.
         header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         if *kind == tar::EntryType::Symlink {
             header.set_link_name("/etc/passwd").expect("link");
@@ -274,13 +274,13 @@ fn foreign_parts_crossed_parts_and_parts_in_another_order_are_refused() {
     refused(swapped, "is to come next");
     refused(entries(&one)[1..].to_vec(), "first file");
     refused(entries(&one).into_iter().enumerate().filter(|(i, _)| *i != 1).map(|(_, e)| e).collect(), "0 of 1");
-    // What the manifest itself names and a bundle has no place for.
+    // File names in the manifest that a bundle does not allow.
     let library = folder(&[&maker], 1, "score", |manifest| {
         let entry = json!({"name": "ops.so", "size": 0, "sha256": hex(&Sha256::digest(b""))});
         manifest["files"].as_array_mut().expect("files").push(entry);
     });
     refused([entries(&library), vec![("ops.so", Regular, Vec::new())]].concat(), "nothing else");
-    // Something behind the end of the tar.
+    // Data after the end of the tar.
     let mut longer = tar_of(&entries(&one));
     longer.extend_from_slice(&[7; 512]);
     assert!(open_bytes(&longer, &keys).is_err());
@@ -309,7 +309,7 @@ fn a_manifest_that_says_anything_is_read_or_refused() {
     }
 }
 
-/// A keyset that follows, with the signatures of these.
+/// The next keyset, with the signatures of these.
 fn follows(version: u64, signers: &[(&Signer, &[&str])], more: Value, by: &[&Signer]) -> (Vec<u8>, Vec<String>) {
     let bytes = keys(version, signers, more);
     let minisigs = by.iter().map(|signer| signer.sign(&bytes)).collect();
@@ -354,7 +354,7 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
     assert!(admit(&store, &now, &stolen, u64::MAX).is_err_and(|why| why.contains("more than")), "a jump is capped");
     let high = 12 + crate::limits::MODEL_SEQ_JUMP;
     assert_eq!(admit(&store, &now, &stolen, high), Ok(()));
-    // It was well, and its slot remembers it as well as the file does.
+    // It passed its trial: its slot holds the sequence, and so does the file.
     let mut line = store.line("m");
     let id = line.stage(Held { sha256: "x".into(), version: "9".into(), seq: high });
     for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
@@ -374,7 +374,7 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
     assert_eq!(admit(&store, &next, &fresh, 13), Ok(()));
     assert!(admit(&store, &next, &fresh, 11).is_err(), "down to min_seq and no further");
     assert!(admit(&store, &next, &stolen, 14).is_err_and(|why| why.contains("no key")));
-    // The chain is found again; the old keyset put back, or a gap in it, is noticed.
+    // The chain is found again. A restored old keyset, or a gap in the chain, is detected.
     let (mut store, _) = Store::open(dir.path());
     assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 2 && trouble.is_none()));
     fs::remove_file(dir.path().join("keys/2.json")).expect("remove");
@@ -388,7 +388,7 @@ fn packed_in(folder: &TempDir, keys: &Keyset) -> Result<Bundle, String> {
     open(&packed(folder), keys)
 }
 
-/// Each write of a rotation is made impossible once: what was written before it is what a power cut there leaves.
+/// Makes each write of a rotation fail once: the files written before it are what a power cut there leaves.
 #[test]
 fn keyset_rotation_cut_at_any_write_leaves_the_old_keyset_or_a_device_that_installs_with_the_new_one() {
     let (root, stolen, fresh) = (Signer::new(), Signer::new(), Signer::new());
@@ -446,7 +446,7 @@ fn keyset_rotation_cut_at_any_write_leaves_the_old_keyset_or_a_device_that_insta
         assert_eq!(store.admit(&bundle, &device, &now, 12), Ok(()), "cut at {cut:?}");
         let older = packed_in(&old, &now).expect("bundle");
         assert!(store.admit(&older, &device, &now, 12).is_err(), "cut at {cut:?}");
-        // What is installed from here on is not lowered once more by the next start.
+        // The next start does not lower again what is installed from here on.
         store.raise("m", 20).expect("raise");
         drop(store);
         let (mut store, _) = Store::open(dir.path());

@@ -1,5 +1,5 @@
-//! A model's bytes: read once into sealed memory, digested on the way, scanned there. The bytes that were checked are the
-//! bytes that are handed to the worker.
+//! A model's bytes: read once into sealed memory, digested while reading, scanned there. The worker gets the same bytes
+//! that were checked.
 
 use std::{fs::File, io::Read, path::Path, sync::Arc};
 
@@ -8,7 +8,7 @@ use sha2::{Digest, Sha256};
 use super::scan;
 use crate::{host::sys::Sealed, limits};
 
-/// A model that may be handed to the runtime.
+/// A checked model for the runtime.
 #[derive(Debug, Clone)]
 pub struct ModelFile {
     /// The ONNX bytes.
@@ -18,14 +18,14 @@ pub struct ModelFile {
 }
 
 impl ModelFile {
-    /// Reads and checks; the error says what was tried and why it failed.
+    /// Reads and checks the file; the error names the file and the reason.
     pub fn read(path: &Path) -> Result<Self, String> {
         let what = |why: String| format!("use model {}: {why}", path.display());
         let mut file = File::open(path).map_err(|why| what(why.to_string()))?;
         Self::take(&mut file).map_err(what)
     }
 
-    /// Takes in what a reader gives.
+    /// Reads the bytes of a reader.
     pub fn take(from: &mut dyn Read) -> Result<Self, String> {
         let mut hash = Sha256::new();
         let bytes = Sealed::copy(from, limits::MODEL_BYTES_MAX, |part| hash.update(part));

@@ -1,10 +1,10 @@
-//! What a model must answer: `golden.jsonl` of a bundle, one case a line. Pure.
+//! Golden cases: expected outputs of a model, `golden.jsonl` of a bundle, one case a line. Pure.
 //!
 //! ```json
 //! {"inputs":{"x":[…]}, "outputs":{"score":[0.42]}, "atol":1e-5, "rtol":1e-3}
 //! ```
 //!
-//! Values stand in the tensor's own order (row-major). |got − expected| ≤ atol + rtol × |expected| is agreement.
+//! Values are in row-major order. An output passes if |got − expected| ≤ atol + rtol × |expected|.
 
 use std::collections::BTreeMap;
 
@@ -18,7 +18,7 @@ use crate::limits;
 pub struct Case {
     /// Values of every input, by name.
     pub inputs: BTreeMap<String, Vec<f32>>,
-    /// Values of the outputs that are compared.
+    /// Expected values of the compared outputs.
     pub outputs: BTreeMap<String, Vec<f64>>,
     /// Absolute tolerance.
     #[serde(default = "atol")]
@@ -36,7 +36,7 @@ fn rtol() -> f64 {
     1e-3
 }
 
-/// Reads all cases; there must be one at least.
+/// Reads all cases; at least one is required.
 pub fn read(bytes: &[u8]) -> Result<Vec<Case>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "golden.jsonl is not UTF-8".to_owned())?;
     let mut cases = Vec::new();

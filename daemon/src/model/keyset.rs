@@ -1,4 +1,4 @@
-//! Whom this device believes: public keys, each with a name and what it may sign. `keyset.json`:
+//! The trusted public keys of this device, each with a name and its roles. `keyset.json`:
 //!
 //! ```json
 //! {"_type":"kentledge.keyset", "version":1, "expires":"2036-01-01T00:00:00Z",
@@ -7,8 +7,8 @@
 //! ```
 //!
 //! The keys are minisign's. `threshold` says how many different keys must sign (1 unless given). The first keyset lies in
-//! the read-only root, its successors in the state directory; each must be signed by enough keys of the one before and by
-//! enough of its own. An expired keyset goes on being believed for what runs: expiry blocks installing, never running.
+//! the read-only root, its successors in the state directory; each must be signed by enough keys of the previous keyset
+//! and by enough of its own. An expired keyset stays valid for what runs: expiry blocks installing, never running.
 
 use std::{collections::BTreeMap, path::Path};
 
@@ -56,7 +56,7 @@ struct Raw {
 #[derive(Debug, Clone)]
 struct Key {
     name: String,
-    /// `public` as the file writes it.
+    /// The public key, as the file writes it.
     text: String,
     public: PublicKey,
     roles: Vec<Role>,
@@ -65,11 +65,11 @@ struct Key {
 /// Keys and their roles.
 #[derive(Debug, Clone)]
 pub struct Keyset {
-    /// Counts up by one with each successor.
+    /// Version: increases by one with each successor.
     pub version: u64,
-    /// From here on nothing new is believed, ms since 1970.
+    /// Expiry: later, nothing new is accepted; ms since 1970.
     pub expires_ms: i64,
-    /// What a model's highest sequence falls to when this keyset takes over and drops a key for models.
+    /// The highest sequence of a model is lowered to this when this keyset takes effect and drops a key for models.
     pub min_seq: BTreeMap<String, u64>,
     keys: Vec<Key>,
     threshold: BTreeMap<Role, usize>,
@@ -120,7 +120,7 @@ impl Keyset {
         Ok(Self { version, expires_ms: expires.as_millisecond(), min_seq, keys, threshold })
     }
 
-    /// Nobody is believed.
+    /// The keyset holds no key: no signature is accepted.
     pub fn is_empty(&self) -> bool {
         self.keys.is_empty()
     }
@@ -131,7 +131,7 @@ impl Keyset {
         keys.find(|key| key.name == name).map(|key| key.text.as_str())
     }
 
-    /// Who signed this, with a key that may. `minisig` is the text of the whole `.minisig` file.
+    /// The name of the key that signed this. The key must have the role. `minisig` is the text of the whole `.minisig` file.
     pub fn signer(&self, role: Role, signed: &[u8], minisig: &str) -> Result<&str, String> {
         let signature = Signature::decode(minisig).map_err(|why| format!("the signature cannot be read: {why}"))?;
         let key = self.keys.iter().find(|key| key.public.verify(signed, &signature, false).is_ok());
@@ -142,8 +142,8 @@ impl Keyset {
         }
     }
 
-    /// Who signed this: as many different keys as the role asks for. Signatures of keys that are not known here, or that may
-    /// not sign this, say nothing: a bundle may carry those of the keys before and after a rotation.
+    /// The names of the keys that signed this: at least as many different keys as the role's threshold. Signatures of unknown
+    /// keys, or of keys without the role, are ignored: a bundle may carry those of the keys before and after a rotation.
     pub fn signers(&self, role: Role, signed: &[u8], minisigs: &[String]) -> Result<Vec<&str>, String> {
         let (mut names, mut why): (Vec<&str>, _) = (Vec::new(), String::new());
         for minisig in minisigs {
@@ -160,7 +160,7 @@ impl Keyset {
         Ok(names)
     }
 
-    /// The keyset that follows this one: signed by enough keys of both, and counted up by one.
+    /// Verifies the next keyset: signed by enough keys of both, and with the next version.
     pub fn successor(&self, bytes: &[u8], minisigs: &[String]) -> Result<Self, String> {
         self.signers(Role::Keyset, bytes, minisigs).map_err(|why| format!("by the keyset in use: {why}"))?;
         let next = Self::parse(bytes)?;

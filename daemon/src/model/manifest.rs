@@ -1,11 +1,11 @@
-//! What a model says of itself: `manifest.json`, in a bundle or in a folder. `Manifest` is what it takes to run it,
-//! `Release` what it takes to believe it.
+//! A model's `manifest.json`, in a bundle or in a folder. `Manifest` is what the daemon needs to run the model,
+//! `Release` what it needs to install the bundle.
 
 use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 
-/// In which order a window's values stand in the input tensor.
+/// The order of a window's values in the input tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Layout {
@@ -15,11 +15,11 @@ pub enum Layout {
     ChannelsFirst,
 }
 
-/// How a model is fitted to its machine without shipping anybody's data.
+/// Calibration: fits a model to its machine, without data of other machines.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Calibration {
-    /// Windows learnt from.
+    /// Number of windows to learn from.
     pub windows: usize,
     /// Output whose running statistics are taken.
     pub features: String,
@@ -27,9 +27,9 @@ pub struct Calibration {
     pub center: Option<String>,
     /// Input that gets their standard deviation.
     pub scale: Option<String>,
-    /// Threshold = factor × the largest score of the windows learnt from.
+    /// Threshold = factor × the largest score of the learned windows.
     pub factor: f64,
-    /// Least standard deviation of each feature (from the channel's resolution); one value serves all.
+    /// Minimum standard deviation of each feature (from the channel's resolution); one value serves all.
     #[serde(default)]
     pub scale_floor: Vec<f64>,
 }
@@ -49,58 +49,58 @@ pub struct Manifest {
     pub steps: Option<usize>,
     /// Rows between windows.
     pub hop: Option<usize>,
-    /// Time grid.
+    /// Time grid, ms.
     pub step_ms: Option<u64>,
-    /// A longer step between rows is a gap.
+    /// A longer step between rows is a gap, ms.
     pub gap_max_ms: Option<u64>,
-    /// Input that takes the window; `None`: the only one not bound otherwise.
+    /// Input for the window; `None`: the only input that is not bound otherwise.
     pub input: Option<String>,
     /// Order of its values; `None`: read from its shape.
     pub layout: Option<Layout>,
     /// Inputs with fixed values.
     pub params: BTreeMap<String, Vec<f64>>,
-    /// Output that is the score; `None`: an output called `score`, else the first.
+    /// Output with the score; `None`: an output called `score`, else the first.
     pub score: Option<String>,
-    /// Output that says by how much each channel drove the score.
+    /// Output with the contribution of each channel to the score.
     pub contributions: Option<String>,
-    /// How it is fitted.
+    /// How the model is calibrated.
     pub calibration: Option<Calibration>,
     /// A fixed threshold.
     pub threshold: Option<f32>,
     /// Alarms clear below this share of their level.
     pub clear_factor: Option<f32>,
-    /// One window may take this long.
+    /// Deadline of one window.
     pub deadline_ms: u64,
-    /// Execution providers, the best first; empty: whatever the device is configured for.
+    /// Execution providers, the best first; empty: those of the device's configuration.
     pub providers: Vec<String>,
     /// Other ONNX files of the same model, and the providers they are for.
     pub variants: Vec<(String, Vec<String>)>,
 }
 
-/// What a bundle's manifest says beside that: whether it may be installed here.
+/// The rest of a bundle's manifest: it decides whether the bundle may be installed here.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Release {
-    /// `stable`, `beta`, …
+    /// Release channel: `stable`, `beta`, …
     pub channel: String,
     /// Model name.
     pub model: String,
     /// Version, for people.
     pub version: String,
-    /// Only grows.
+    /// Sequence: increases with each release.
     pub seq: u64,
-    /// Not installed any more from here on, ms since 1970.
+    /// Expiry: not installed later, ms since 1970.
     pub expires_ms: i64,
     /// When it was made, ms since 1970.
     pub created_ms: i64,
-    /// Boards it was made for; `any` is every one.
+    /// Boards it was made for; `any`: all.
     pub device_class: Vec<String>,
-    /// The oldest daemon that knows what it says.
+    /// The oldest daemon that can run it.
     pub min_supervisor: semver::Version,
     /// All other files of the bundle, in their order.
     pub files: Vec<FileEntry>,
     /// Declared inputs and outputs: name, type, shape.
     pub inputs: Vec<(String, String, Vec<i64>)>,
-    /// See `inputs`.
+    /// Declared outputs: name, type, shape.
     pub outputs: Vec<(String, String, Vec<i64>)>,
 }
 
@@ -111,11 +111,11 @@ pub struct FileEntry {
     pub name: String,
     /// Bytes.
     pub size: u64,
-    /// Hex.
+    /// SHA-256, hex.
     pub sha256: String,
 }
 
-/// A second is three orders of magnitude above what small models take on a board.
+/// The default deadline of 1 s: a thousand times what small models take on a board.
 const DEADLINE_MS: u64 = 1000;
 
 #[derive(Deserialize)]
@@ -197,7 +197,7 @@ struct Thresholds {
 }
 
 impl Manifest {
-    /// What is known of a file without a manifest: nothing but its name.
+    /// The manifest of a bare file: only its name is known.
     pub fn bare(file: &Path) -> Self {
         let stem = file.file_stem().map_or_else(|| "model".into(), |stem| stem.to_string_lossy().into_owned());
         Self {
@@ -267,7 +267,7 @@ impl Manifest {
         })
     }
 
-    /// The ONNX file for a provider: a variant made for it, else the plain one.
+    /// The ONNX file for a provider: its variant, else the plain file.
     pub fn file_for(&self, provider: &str) -> &str {
         let variant = self.variants.iter().find(|(_, providers)| providers.iter().any(|p| p == provider));
         variant.map_or(&self.file, |(file, _)| file)
@@ -275,7 +275,7 @@ impl Manifest {
 }
 
 impl Release {
-    /// Reads what a bundle's manifest must say. The signature was checked before.
+    /// Parses the release part of a bundle's manifest. The signature was verified before.
     pub fn parse(text: &[u8]) -> Result<Self, String> {
         let json: ReleaseJson = serde_json::from_slice(text).map_err(|why| format!("manifest.json: {why}"))?;
         let wrong = |what: &str, why: &str| Err(format!("manifest.json: `{what}` {why}"));
@@ -326,7 +326,7 @@ impl Release {
     }
 }
 
-/// A name that can be a file's and a topic's.
+/// Whether a name is valid as a file name and as a topic segment.
 pub fn is_name(text: &str) -> bool {
     let ok = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
     (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(ok)

@@ -1,5 +1,5 @@
-//! Models as files: bundles, whose keys they are signed with, what they say of themselves, in which slot they lie, and
-//! whether they may be handed to the runtime. Knows no runtime.
+//! Models as files: bundles, keysets, manifests, slots and the store, and the checks before the runtime gets a file. Does
+//! not depend on a runtime.
 
 pub mod baseline;
 pub mod bundle;

@@ -1,6 +1,6 @@
-//! How an ONNX file is written: the fields of each message of `onnx.proto` (IR version 14), and a reader that takes them only
-//! as every tool writes them. A runtime's own protobuf reader is more generous: it cuts a field key above 32 bits, joins a
-//! message that stands twice, and goes on after what it does not know. Whatever could be read in two ways is refused here.
+//! The encoding of ONNX files: the fields of each message of `onnx.proto` (IR version 14), and a strict reader. A runtime's
+//! own protobuf reader is more tolerant: it cuts a field key above 32 bits, joins a message that occurs twice, and skips
+//! what it does not know. This reader rejects every encoding that could be read in two ways.
 
 use super::scan::Refused;
 use crate::host::Defence;
@@ -39,7 +39,7 @@ pub enum Message {
     Opaque,
 }
 
-/// What a field holds; the plural is a field that may stand more than once (numbers: or packed).
+/// The type of a field; the plural is a repeated field (numbers: or packed).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)]
 pub enum Kind {
@@ -250,7 +250,7 @@ impl Message {
     }
 }
 
-/// What stood in a field.
+/// The value of a field.
 #[derive(Debug, Clone, Copy)]
 pub enum Found<'a> {
     /// One whole number.
@@ -261,20 +261,20 @@ pub enum Found<'a> {
     Bytes(&'a [u8]),
     /// A message.
     Part(Message, &'a [u8]),
-    /// Numbers with a point; nothing here looks at them.
+    /// Floating-point numbers; not read here.
     Floats,
 }
 
-/// The fields of one message, in the order they stand.
+/// The fields of one message, in file order.
 pub struct Fields<'a> {
     rest: &'a [u8],
     message: Message,
-    /// Fields that may stand once and did, a bit each.
+    /// Non-repeated fields that occurred, a bit each.
     seen: u32,
 }
 
 impl<'a> Fields<'a> {
-    /// Of a message with this body.
+    /// Reads a message with this body.
     pub fn of(message: Message, body: &'a [u8]) -> Self {
         Self { rest: body, message, seen: 0 }
     }
@@ -355,7 +355,7 @@ fn take<'a>(rest: &mut &'a [u8], len: usize) -> Result<&'a [u8], Refused> {
     Ok(body)
 }
 
-/// A number of 32 bits, as it is written: with its sign stretched to 64.
+/// A 32-bit number: protobuf writes it sign-extended to 64 bits.
 fn narrow(n: u64) -> Result<u64, Refused> {
     match i32::try_from(n as i64) {
         Ok(_) => Ok(n),
@@ -363,7 +363,7 @@ fn narrow(n: u64) -> Result<u64, Refused> {
     }
 }
 
-/// One number of protobuf, in as few bytes as it needs.
+/// One protobuf number, in its shortest encoding.
 pub fn varint(rest: &mut &[u8]) -> Result<u64, Refused> {
     let mut value = 0u64;
     for shift in (0..70).step_by(7) {

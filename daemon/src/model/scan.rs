@@ -1,30 +1,30 @@
-//! Looks at an ONNX file before any runtime does: is it whole, does it stay within itself, does it use only operators
-//! of the standard? Walks the protobuf by hand, in bounds, without building anything from it. What the walk sees must be what
-//! the runtime sees: `onnx` refuses every encoding that could be read in two ways.
+//! Checks an ONNX file before a runtime reads it: it is complete, names no other file, and uses only standard operators.
+//! Walks the protobuf within bounds, without building anything from it. The walk must see what the runtime sees, so
+//! `onnx` rejects every encoding that could be read in two ways.
 
 use std::{collections::BTreeSet, fmt};
 
 use super::onnx::{Fields, Found, Message, varint};
 use crate::limits;
 
-/// Why a file is refused.
+/// Why a file is rejected.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refused {
-    /// Ends in the middle of something, or is no protobuf at all.
+    /// Truncated, or not protobuf.
     NotOnnx(&'static str),
-    /// Written as no tool writes it, so that another reader could see something else in it.
+    /// An unusual encoding that another reader could read differently.
     NotCanonical(String),
-    /// It is for another reader than the one for ONNX files.
+    /// A file for another reader than the ONNX one.
     OrtFormat,
-    /// Names another file to read weights from.
+    /// Names another file with weights.
     ExternalData,
-    /// Uses operators from outside the standard.
+    /// Uses operators outside the standard.
     Domain(String),
     /// Nested or large beyond the bound.
     TooLarge(&'static str),
-    /// Older than current runtimes still run.
+    /// An IR or operator version that current runtimes no longer run.
     Opset(u64),
-    /// It is for training.
+    /// A model for training.
     Training,
 }
 
@@ -45,19 +45,19 @@ impl fmt::Display for Refused {
     }
 }
 
-/// Domains whose operators the plain runtime brings. `com.microsoft` is what quantisation tools write.
+/// Domains of operators in the plain runtime. Quantisation tools write `com.microsoft`.
 const DOMAINS: [&[u8]; 4] = [b"", b"ai.onnx", b"ai.onnx.ml", b"com.microsoft"];
 
-/// Domains below these are the runtime's own as well: a function in one of them would open it to nodes.
+/// Domains below these belong to the runtime too: a function in one of them would allow nodes to use it.
 const RESERVED: [&[u8]; 2] = [b"ai.onnx.", b"com.microsoft."];
 
 /// Checks a whole file.
 ///
 /// # Errors
 ///
-/// Why it is refused.
+/// Why the file is rejected.
 pub fn scan(bytes: &[u8]) -> Result<(), Refused> {
-    // The runtime looks for this mark of its own format before it thinks of ONNX.
+    // The runtime looks for this mark of its own format before it parses ONNX.
     if bytes.get(4..8) == Some(b"ORTM") {
         return Err(Refused::OrtFormat);
     }
@@ -72,7 +72,7 @@ pub fn scan(bytes: &[u8]) -> Result<(), Refused> {
 /// Functions by domain and name.
 type Functions<'a> = BTreeSet<(&'a [u8], &'a [u8])>;
 
-/// Functions that the model brings itself: what they are made of is looked at like the rest.
+/// Functions that the model defines: their bodies are checked like the rest.
 fn own_functions(bytes: &[u8]) -> Result<Functions<'_>, Refused> {
     let mut own = BTreeSet::new();
     for field in Fields::of(Message::Model, bytes) {
@@ -108,7 +108,7 @@ struct Scan<'a> {
 }
 
 impl<'a> Scan<'a> {
-    /// Looks at one message and all in it; `level`: subgraphs around it, `depth`: messages around it.
+    /// Checks one message and all in it; `level`: enclosing subgraphs, `depth`: enclosing messages.
     fn message(&mut self, message: Message, body: &'a [u8], level: usize, depth: usize) -> Result<(), Refused> {
         if level > limits::ONNX_DEPTH_MAX || depth > limits::ONNX_NESTING_MAX {
             return Err(Refused::TooLarge("levels of subgraphs"));
@@ -244,14 +244,14 @@ mod tests {
         let caller = field(1, &[field(4, b"F"), field(7, b"mine")].concat());
         assert_eq!(scan(&[graph(&caller), long(25, &function)].concat()), Ok(()));
         assert_eq!(scan(&graph(&caller)), Err(Refused::Domain("mine".into())));
-        // A function opens its domain to itself alone, and none of the runtime's own.
+        // A function allows its own domain only, and none of the runtime's.
         let other = field(1, &[field(4, b"G"), field(7, b"mine")].concat());
         assert_eq!(scan(&[graph(&other), long(25, &function)].concat()), Err(Refused::Domain("mine".into())));
         let inside = [field(1, b"F"), field(10, b"com.microsoft.nchwc")].concat();
         assert!(matches!(scan(&[graph(&plain), long(25, &inside)].concat()), Err(Refused::Domain(_))));
     }
 
-    /// What protobuf readers take in more than one way: each hides external data, or could.
+    /// Encodings that protobuf readers read differently: each hides external data, or could.
     #[test]
     fn onnx_file_that_two_readers_could_read_differently_is_refused() {
         let tensor = field(13, b"");

@@ -1,18 +1,18 @@
-//! In which state a model's two slots are, and which of its bundles serves. Pure: every step is a function of the one
-//! before, and one that may not be taken is refused.
+//! The states of a model's two slots, and which bundle serves. Pure: each step is a function of the previous state, and an
+//! illegal step is rejected.
 //!
 //! ```text
 //! Empty ─▶ Staged ─▶ Verified ─▶ Proven ─▶ Trial ─▶ Steady
-//!             └──────────┴──────────┴────────┴──▶ Rejected       (a slot that does not serve is staged anew)
+//!             └──────────┴──────────┴────────┴──▶ Rejected       (a slot that does not serve can be staged again)
 //! ```
 //!
-//! What serves while a slot is on trial is still the one before: whoever starts in between starts that one.
+//! While a slot is on trial, `serving` still names the previous model: a restart starts that one.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// One of the two.
+/// One of the two slots.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum SlotId {
@@ -22,18 +22,18 @@ pub enum SlotId {
     B,
 }
 
-/// Where what serves comes from.
+/// The origin of the model that serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Origin {
-    /// What the configuration names.
+    /// The model that the configuration names.
     Factory,
     /// A slot.
     Slot(SlotId),
 }
 
 impl Origin {
-    /// As it is published.
+    /// The published word.
     pub fn word(self) -> &'static str {
         match self {
             Self::Factory => "factory",
@@ -46,41 +46,41 @@ impl Origin {
 /// A bundle in a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Held {
-    /// Of the whole bundle: its file in the store.
+    /// SHA-256 of the whole bundle: its file name in the store.
     pub sha256: String,
-    /// For people.
+    /// Version, for people.
     pub version: String,
-    /// Its place in the order of releases.
+    /// Sequence: its place in the order of releases.
     pub seq: u64,
 }
 
-/// How far a slot is.
+/// The state of a slot.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Slot {
-    /// Nothing.
+    /// Empty.
     #[default]
     Empty,
-    /// The file is there.
+    /// The bundle is in the store.
     Staged(Held),
-    /// Signature, digests, scan: it may be tried.
+    /// Signature, digests and scan passed: it may be tried.
     Verified(Held),
-    /// It answered as it must, on this device.
+    /// It passed its golden cases on this device.
     Proven(Held),
     /// It serves, and is watched.
     Trial(Held),
-    /// It was well.
+    /// It passed its trial.
     Steady(Held),
-    /// It was not.
+    /// It failed.
     Rejected {
-        /// What.
+        /// The bundle.
         held: Held,
         /// Why.
         why: String,
     },
 }
 
-/// The step a slot is to take.
+/// The next step of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
     /// Staged → Verified.
@@ -93,7 +93,7 @@ pub enum Step {
     Steady,
 }
 
-/// A step that may not be taken.
+/// An illegal step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Illegal(String);
 
@@ -104,7 +104,7 @@ impl fmt::Display for Illegal {
 }
 
 impl Slot {
-    /// What is in it.
+    /// The bundle in it.
     pub fn held(&self) -> Option<&Held> {
         match self {
             Self::Empty => None,
@@ -115,7 +115,7 @@ impl Slot {
         }
     }
 
-    /// As it is shown.
+    /// The word in status.
     pub fn word(&self) -> &'static str {
         match self {
             Self::Empty => "empty",
@@ -169,12 +169,12 @@ impl Line {
         }
     }
 
-    /// What serves, or would after a start.
+    /// The origin of the model that serves, or would after a start.
     pub fn serving(&self) -> Origin {
         self.serving
     }
 
-    /// The bundle that serves, where it is in a slot.
+    /// The bundle that serves, if it is in a slot.
     pub fn held(&self) -> Option<&Held> {
         match self.serving {
             Origin::Factory => None,
@@ -187,14 +187,14 @@ impl Line {
         if self.serving == Origin::Slot(SlotId::A) { SlotId::B } else { SlotId::A }
     }
 
-    /// Puts a bundle into the spare slot. One that is there already as something that was well keeps nothing of that.
+    /// Puts a bundle into the spare slot, as `Staged`, also if the slot holds the same bundle as `Steady`.
     pub fn stage(&mut self, held: Held) -> SlotId {
         let id = self.spare();
         *self.slot_mut(id) = Slot::Staged(held);
         id
     }
 
-    /// Takes a step.
+    /// Takes a step; `Steady` makes the slot serve.
     pub fn step(&mut self, id: SlotId, step: Step) -> Result<(), Illegal> {
         let next = self.slot(id).clone().step(step)?;
         *self.slot_mut(id) = next;
@@ -204,7 +204,7 @@ impl Line {
         Ok(())
     }
 
-    /// It is not to serve; if it did, the other one does.
+    /// Rejects the bundle of a slot. If it serves, the previous model serves instead.
     pub fn reject(&mut self, id: SlotId, why: &str) {
         if let Some(held) = self.slot(id).held().cloned() {
             *self.slot_mut(id) = Slot::Rejected { held, why: why.to_owned() };
@@ -214,7 +214,7 @@ impl Line {
         }
     }
 
-    /// Slots that were on their way when the process ended.
+    /// A slot whose install was interrupted when the process ended.
     pub fn interrupted(&self) -> Option<SlotId> {
         let on_its_way = |id: &SlotId| {
             matches!(self.slot(*id), Slot::Staged(_) | Slot::Verified(_) | Slot::Proven(_) | Slot::Trial(_))
@@ -222,19 +222,19 @@ impl Line {
         [SlotId::A, SlotId::B].into_iter().find(on_its_way)
     }
 
-    /// Begins anew with what lies in a slot: it is looked at again from the first byte.
+    /// Sets a slot back to `Staged`: its bundle is verified again from the first byte.
     pub fn again(&mut self, id: SlotId) {
         if let Some(held) = self.slot(id).held().cloned() {
             *self.slot_mut(id) = Slot::Staged(held);
         }
     }
 
-    /// What was well there counts as this.
+    /// Replaces what the slot holds, as `Steady`.
     pub(super) fn set_steady(&mut self, id: SlotId, held: Held) {
         *self.slot_mut(id) = Slot::Steady(held);
     }
 
-    /// What would serve instead: the other slot if it was well, else what the configuration names.
+    /// The target of a rollback: the other slot if it is `Steady`, else the model that the configuration names.
     pub fn previous(&self) -> Origin {
         let other = self.spare();
         match self.slot(other) {
@@ -243,13 +243,13 @@ impl Line {
         }
     }
 
-    /// Goes back to the previous one; both stay as they are.
+    /// Rolls back to the previous model; both slots keep their state.
     pub fn roll_back(&mut self) -> Origin {
         self.serving = self.previous();
         self.serving
     }
 
-    /// The bundles that are still of use.
+    /// The bundles in the slots, in any state.
     pub fn held_bundles(&self) -> impl Iterator<Item = &str> {
         [&self.a, &self.b].into_iter().filter_map(|slot| slot.held().map(|held| held.sha256.as_str()))
     }
@@ -306,7 +306,7 @@ mod tests {
         assert_eq!(line.held().map(|h| h.seq), Some(2));
         let Origin::Slot(serving) = line.serving() else { panic!("a slot serves") };
         line.reject(serving, "bad");
-        assert_eq!(line.held().map(|h| h.seq), Some(3), "the other one was well");
+        assert_eq!(line.held().map(|h| h.seq), Some(3), "the other slot is steady");
         let Origin::Slot(serving) = line.serving() else { panic!("a slot serves") };
         line.reject(serving, "bad");
         assert_eq!(line.serving(), Origin::Factory);

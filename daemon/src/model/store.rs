@@ -1,19 +1,19 @@
-//! Bundles on the device: `STATE/models/bundles/SHA256.kmb`, what became of them, the highest sequence of each model, and
+//! Bundles on the device: `STATE/models/bundles/SHA256.kmb`, their slots, the highest sequence of each model, and
 //! the keysets that followed the one in the read-only root (`STATE/keys/N.json`, `N.minisig…`). One owner: control.
 //!
 //! ```text
-//! models/bundles/SHA256.kmb   named by what is in it, moved there whole
+//! models/bundles/SHA256.kmb   named by its digest, moved there when complete
 //! models/slots.json           {v, lines: {MODEL: {a, b, serving}}, failed: [[SHA256, why], …], job, keyset}   two copies, CRC
 //! models/high.json            {v, seqs: {MODEL: N}, keyset: N}                                                two copies, CRC
 //! keys/2.json, 2.0.minisig    the keyset of version 2 and its signatures
 //! ```
 //!
-//! A keyset takes over with one write: that of `keys/N.json`, after its signatures. What it lowers follows from it: each copy
-//! of the other files says under which keyset it was written, and what a later one lowers is lowered whenever it is read. So
-//! a power cut between two of these writes leaves nothing half done.
+//! A keyset takes effect with one write: that of `keys/N.json`, after its signatures. What it lowers follows from it: each copy
+//! of the other files records under which keyset it was written, and reading it applies what a later keyset lowers. So
+//! a power cut between two of these writes leaves a consistent state.
 //!
-//! The highest sequence is the largest that any of its copies, a slot that was well, or the configured bundle knows: an
-//! old copy put back lowers nothing.
+//! The highest sequence is the largest in any of its copies, in a steady slot, or in the configured bundle: restoring an
+//! old copy does not lower it.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -37,34 +37,34 @@ use crate::{
 const SLOTS: &str = "slots.json";
 const HIGH: &str = "high.json";
 
-/// How a bundle comes.
+/// How a bundle is received.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Brings {
-    /// From this address.
+    /// From this URL.
     Https(String),
-    /// Chunk by chunk, by MQTT.
+    /// By chunks over MQTT.
     Chunks,
-    /// It is there.
+    /// It is complete.
     Nothing,
 }
 
-/// An install on its way, so that another process can go on with it.
+/// An install in progress, saved so that another process can continue it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Job {
-    /// The command that asked for it.
+    /// The command that requested it.
     pub command: String,
-    /// Where the answer goes as well: topic, correlation data.
+    /// Response topic and correlation data of the requester.
     pub respond: Option<(String, Option<Vec<u8>>)>,
-    /// Of the whole bundle.
+    /// SHA-256 of the whole bundle.
     pub sha256: String,
     /// Bytes.
     pub size: u64,
-    /// How it comes.
+    /// How it is received.
     pub brings: Brings,
-    /// Model and slot, once it is known.
+    /// Model and slot, once known.
     pub target: Option<(String, SlotId)>,
-    /// Processes that began with it and did not see its end.
+    /// Processes that began with it and did not finish it.
     pub begun: u32,
 }
 
@@ -72,10 +72,10 @@ pub struct Job {
 struct Saved {
     v: u32,
     lines: BTreeMap<String, Line>,
-    /// Bundles that failed here, and why: not tried again.
+    /// Bundles that failed here, and why: they are not tried again.
     failed: VecDeque<(String, String)>,
     job: Option<Job>,
-    /// The keyset in use when this was written; `None`: written before this was noted.
+    /// The keyset in use when this was written; `None`: written by a version that did not record it.
     #[serde(default)]
     keyset: Option<u64>,
 }
@@ -85,7 +85,7 @@ struct High {
     v: u32,
     seqs: BTreeMap<String, u64>,
     keyset: u64,
-    /// When the newest bundle that was verified here was made, ms since 1970: for expiry, it is not earlier than that.
+    /// When the newest bundle that was verified here was made, ms since 1970: for expiry, the time is not earlier than that.
     #[serde(default)]
     newest_ms: i64,
 }
@@ -93,16 +93,16 @@ struct High {
 /// A keyset's bytes and its signatures.
 type SignedKeyset = (Vec<u8>, Vec<String>);
 
-/// What a device is, as far as a bundle asks.
+/// The properties of a device that decide whether a bundle may be installed.
 #[derive(Debug, Clone)]
 pub struct Device {
-    /// Its class; empty: it was given none.
+    /// Device class; empty: not configured.
     pub class: String,
-    /// The channel it follows.
+    /// The release channel in use.
     pub channel: String,
     /// The time, or a bound below it, ms since 1970.
     pub now_ms: i64,
-    /// This daemon.
+    /// Version of this daemon.
     pub version: semver::Version,
 }
 
@@ -114,15 +114,15 @@ pub struct Store {
     keys: PathBuf,
     saved: Saved,
     high: High,
-    /// What is there cannot be read: it is neither written over, nor is anything removed that it may name.
+    /// The saved state cannot be read: it is not overwritten, and nothing is removed that it may name.
     unread: Option<String>,
-    /// As they were found.
+    /// The copies of `high.json`, as read.
     copies: Vec<High>,
 }
 
 impl Store {
-    /// Opens it. What is damaged is begun anew, and on a disk that takes nothing it is empty: the daemon starts all the same.
-    /// What cannot be read stays as it is until the next start. The second value says what is wrong.
+    /// Opens the store; the daemon always starts. A damaged file is replaced by an empty one. On a disk that is not writable
+    /// the store is empty. An unreadable file stays unchanged until the next start. The second value says what is wrong.
     pub fn open(state_dir: &Path) -> (Self, Option<String>) {
         let folder = state_dir.join("models");
         let (keep, keys) = (Keep::at(folder.clone()), state_dir.join("keys"));
@@ -162,23 +162,23 @@ impl Store {
         self.saved.lines.get(model).cloned().unwrap_or_default()
     }
 
-    /// All of them.
+    /// The slots of all models.
     pub fn lines(&self) -> impl Iterator<Item = (&String, &Line)> {
         self.saved.lines.iter()
     }
 
-    /// The install on its way.
+    /// The install in progress.
     pub fn job(&self) -> Option<&Job> {
         self.saved.job.as_ref()
     }
 
-    /// Changes the job alone.
+    /// Changes the job only.
     pub fn set_job(&mut self, job: Option<Job>) -> Result<(), String> {
         let before = std::mem::replace(&mut self.saved.job, job);
         self.save().inspect_err(|_| self.saved.job = before)
     }
 
-    /// Changes a model's slots and the job, on the disk before it counts.
+    /// Changes a model's slots and the job; saved before it takes effect.
     pub fn change(&mut self, model: &str, line: Line, job: Option<Job>) -> Result<(), String> {
         let before = (self.saved.lines.insert(model.to_owned(), line), std::mem::replace(&mut self.saved.job, job));
         self.save().inspect_err(|_| {
@@ -190,7 +190,7 @@ impl Store {
         })
     }
 
-    /// What is there cannot be read until the next start.
+    /// A file of the store is unreadable; it stays so until the next start.
     pub fn is_unread(&self) -> bool {
         self.unread.is_some()
     }
@@ -204,7 +204,7 @@ impl Store {
         self.keep.save_checked(SLOTS, &self.saved).map_err(|why| format!("save the model slots: {why}"))
     }
 
-    /// Remembers that a bundle failed here.
+    /// Records that a bundle failed here.
     pub fn failed(&mut self, sha256: &str, why: &str) {
         self.saved.failed.retain(|(known, _)| known != sha256);
         while self.saved.failed.len() >= limits::BUNDLES_FAILED_KNOWN {
@@ -218,7 +218,7 @@ impl Store {
         self.saved.failed.iter().find(|(known, _)| known == sha256).map(|(_, why)| why.as_str())
     }
 
-    /// The highest sequence of a model that this device has known; `floor` is what its read-only root says.
+    /// The highest known sequence of a model; `floor` is the sequence of the read-only root.
     pub fn high(&self, model: &str, floor: u64) -> u64 {
         let line = self.line(model);
         let steady = [SlotId::A, SlotId::B].into_iter().filter_map(|id| match line.slot(id) {
@@ -229,7 +229,7 @@ impl Store {
         steady.chain([kept, floor]).max().unwrap_or(0)
     }
 
-    /// A bundle of this sequence was well.
+    /// Raises the highest sequence of a model: a bundle of this sequence passed its trial.
     pub fn raise(&mut self, model: &str, seq: u64) -> Result<(), String> {
         let known = self.high.seqs.entry(model.to_owned()).or_default();
         *known = seq.max(*known);
@@ -238,15 +238,15 @@ impl Store {
 
     fn save_high(&self) -> Result<(), String> {
         self.may_save()?;
-        self.keep.save_checked(HIGH, &self.high).map_err(|why| format!("save the highest sequences: {why}"))
+        self.keep.save_checked(HIGH, &self.high).map_err(|why| format!("save the highest sequences of models: {why}"))
     }
 
-    /// The signed times of what was verified here are a bound for a clock that stepped back; only for expiry, for whoever
-    /// made the bundle may have had a wrong clock himself.
+    /// Records the signed time of a verified bundle, as a lower bound if the clock steps back. Used for expiry only, because
+    /// the clock of the machine that made the bundle may be wrong too.
     pub fn not_before(&mut self, made_ms: i64) {
         self.high.newest_ms = made_ms.max(self.high.newest_ms);
         if let Err(why) = self.save_high() {
-            tracing::warn!("{why}");
+            tracing::warn!("{why}; a restart forgets the time of the newest signed bundle");
         }
     }
 
@@ -255,7 +255,7 @@ impl Store {
         self.high.newest_ms
     }
 
-    /// Whether a bundle may be installed: what its manifest says against what this device is and has known.
+    /// Checks whether a bundle may be installed: its manifest against the properties and the known sequences of this device.
     pub fn admit(&self, bundle: &Bundle, device: &Device, keys: &Keyset, floor: u64) -> Result<(), String> {
         self.may_save()?;
         if keys.expires_ms <= device.now_ms {
@@ -265,17 +265,17 @@ impl Store {
             return Err(format!("it failed here before ({why}); a new release is needed"));
         }
         let line = self.line(&bundle.release.model);
-        // One that was well here may come back: the slots know it.
+        // A bundle that a slot holds may be installed again.
         let known = line.held_bundles().any(|sha256| sha256 == bundle.sha256);
         admit(&bundle.release, device, self.high(&bundle.release.model, floor), known)
     }
 
-    /// Where a bundle is put together.
+    /// The path of a bundle that is being received.
     pub fn incoming(&self, name: &str) -> PathBuf {
         self.folder.join("incoming").join(name)
     }
 
-    /// Moves a whole bundle to its place, where nothing is changed any more.
+    /// Moves a complete bundle to its final place.
     pub fn take_in(&self, from: &Path, sha256: &str) -> Result<(), String> {
         let to = self.path(sha256);
         let moved = File::open(from)
@@ -289,18 +289,18 @@ impl Store {
         self.folder.join("bundles").join(format!("{sha256}.kmb"))
     }
 
-    /// A bundle's file, to read.
+    /// Opens a bundle's file for reading.
     pub fn open_bundle(&self, sha256: &str) -> Result<File, String> {
         let path = self.path(sha256);
         File::open(&path).map_err(|why| format!("open {}: {why}", path.display()))
     }
 
-    /// Whether it is there.
+    /// Whether the bundle is in the store.
     pub fn has(&self, sha256: &str) -> bool {
         self.path(sha256).is_file()
     }
 
-    /// Removes bundles that no slot names, and parts of some that nobody goes on with.
+    /// Removes bundles that no slot names, and partial bundles that no job continues.
     pub fn sweep(&self) {
         if self.unread.is_some() {
             return;
@@ -317,8 +317,8 @@ impl Store {
         }
     }
 
-    /// What serves a model: the slot that serves, else the other, else what the configuration names (`None`). A slot whose
-    /// file is damaged or below the floor is passed over; the second value says why.
+    /// The bundle that serves a model: of the serving slot, else of the other one, else the configured model (`None`). A slot
+    /// whose file is damaged or below the floor is skipped; the second value says why.
     pub fn serving(&self, model: &str, floor: u64) -> (Option<(SlotId, Bundle)>, Vec<String>) {
         let line = self.line(model);
         let mut why = Vec::new();
@@ -329,7 +329,7 @@ impl Store {
                 why.push(format!("slot {} holds sequence {}, and the system brings {floor}", origin.word(), held.seq));
                 continue;
             }
-            // Expiry, revocation and the like block installing, never running: it was verified when it came.
+            // Expiry, revocation and the like block installing, never running: the bundle was verified when it was installed.
             match self.open_bundle(&held.sha256).and_then(|file| Bundle::open_asked(&file, &held.sha256, None)) {
                 Ok(bundle) => return (Some((id, bundle)), why),
                 Err(reason) => why.push(format!("slot {} cannot be used: {reason}", origin.word())),
@@ -338,8 +338,8 @@ impl Store {
         (None, why)
     }
 
-    /// The keyset in use: the one of the read-only root, and those that followed it; and what is wrong with these. Then
-    /// the last one that is right goes on being believed for commands, and nothing is installed.
+    /// The keyset in use: that of the read-only root, or the last valid successor; and why a later one is not used. In that
+    /// case the last valid one counts for commands, and nothing is installed.
     pub fn keyset(&mut self, base: &Path) -> Result<(Keyset, Option<String>), String> {
         let mut keys = Keyset::read(base)?;
         let mut lowered = Vec::new();
@@ -363,8 +363,8 @@ impl Store {
         Ok((keys, trouble))
     }
 
-    /// The keyset of this version, if it is there. One that cannot be read is not absent: a key that it revokes must not be
-    /// believed meanwhile.
+    /// The keyset of this version, if it exists. An unreadable keyset does not count as absent: a key that it revokes must
+    /// not be trusted meanwhile.
     fn kept_keyset(&self, version: u64) -> Result<Option<SignedKeyset>, String> {
         let keep = Keep::at(self.keys.clone());
         let read = |name: &str| keep.load(name).map_err(|why| format!("read keyset {version}: keys/{name}: {why}"));
@@ -377,7 +377,7 @@ impl Store {
         Ok(Some((bytes, minisigs)))
     }
 
-    /// Takes up the keyset that follows.
+    /// Saves the next keyset.
     pub fn take_keyset(&mut self, now: &Keyset, bytes: &[u8], minisigs: &[String]) -> Result<Keyset, String> {
         if bytes.len() as u64 > limits::KEYSET_BYTES || minisigs.len() > limits::KEYSET_SIGNATURES {
             return Err("it is larger than a keyset may be".into());
@@ -388,7 +388,7 @@ impl Store {
         for (n, minisig) in minisigs.iter().enumerate() {
             keep.save(&format!("{}.{n}.minisig", next.version), minisig.as_bytes()).map_err(what)?;
         }
-        // This write is the change. Whatever comes after it is done again by the next start if a power cut comes between.
+        // This write is the change. After a power cut, the next start repeats the steps that follow.
         keep.save(&format!("{}.json", next.version), bytes).map_err(what)?;
         let lowered: Vec<Lowered> = Lowered::by(now, &next).into_iter().collect();
         lowered.iter().for_each(|lowered| lowered.apply(&mut self.high.seqs));
@@ -401,9 +401,9 @@ impl Store {
         Ok(next)
     }
 
-    /// What lies in the slots counts as no newer than what keysets since then say.
+    /// Lowers the sequences of the slots to what later keysets allow.
     fn lower_lines(&mut self, lowered: &[Lowered]) {
-        // What was written before this was noted was lowered before the keyset was saved.
+        // A file without that record was lowered before the keyset was saved.
         let written = self.saved.keyset.unwrap_or(self.high.keyset);
         for Lowered { min_seq, .. } in lowered.iter().filter(|lowered| lowered.version > written) {
             for (model, seq) in min_seq {
@@ -415,7 +415,7 @@ impl Store {
     }
 }
 
-/// Tries again for a second what the disk does not give out.
+/// Repeats a failing read for a second.
 fn patiently<T>(load: impl Fn() -> Result<T, Unloaded>) -> Result<T, Unloaded> {
     for _ in 1..limits::READ_TRIES {
         match load() {
@@ -426,8 +426,8 @@ fn patiently<T>(load: impl Fn() -> Result<T, Unloaded>) -> Result<T, Unloaded> {
     load()
 }
 
-/// What a keyset lowers that dropped a key for models: what was signed with a key that is no longer believed says nothing of
-/// the order of releases.
+/// The sequences that a keyset lowers when it drops a key for models: a bundle that was signed with a key that is no longer
+/// trusted does not count for the order of releases.
 #[derive(Debug, Clone)]
 struct Lowered {
     version: u64,
@@ -448,7 +448,7 @@ impl Lowered {
     }
 }
 
-/// The largest that any copy knows, each lowered by the keysets that came after it was written.
+/// The largest sequence in any copy, each lowered by the keysets that came after it was written.
 fn merged(copies: &[High], lowered: &[Lowered]) -> High {
     let mut high = High { v: 1, ..High::default() };
     for copy in copies {
@@ -465,7 +465,7 @@ fn merged(copies: &[High], lowered: &[Lowered]) -> High {
 }
 
 impl Line {
-    /// What lies in the slots counts as no newer than this.
+    /// Lowers the sequences of the slots to this.
     fn lower(&mut self, seq: u64) {
         let serving = self.clone();
         for id in [SlotId::A, SlotId::B] {
@@ -476,7 +476,7 @@ impl Line {
     }
 }
 
-/// The same without a store.
+/// The same check without a store.
 fn admit(release: &Release, device: &Device, high: u64, known: bool) -> Result<(), String> {
     if release.expires_ms <= device.now_ms {
         return Err(format!("it expired at {}", crate::host::clock::rfc3339_ms(release.expires_ms)));

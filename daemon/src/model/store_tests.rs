@@ -1,4 +1,4 @@
-//! The store of models: sequences, slots and keysets, also where the disk does not give them out.
+//! Tests of the store: sequences, slots and keysets, also with unreadable files.
 
 use super::*;
 
@@ -29,7 +29,7 @@ fn what_is_old_expired_or_for_others_is_not_admitted() {
     for (seq, word) in [(5, "not above 5"), (4, "not above 5"), (u64::MAX, "more than")] {
         assert!(try_it(release(seq), device()).is_err_and(|why| why.contains(word)), "{seq}");
     }
-    assert_eq!(admit(&release(5), &device(), 5, true), Ok(()), "one that was well here may come back");
+    assert_eq!(admit(&release(5), &device(), 5, true), Ok(()), "a bundle that a slot holds may be installed again");
     assert!(try_it(Release { expires_ms: 1000, ..release(6) }, device()).is_err_and(|why| why.contains("expired")));
     let other = Release { device_class: vec!["jetson".into()], ..release(6) };
     assert!(try_it(other, device()).is_err_and(|why| why.contains("jetson")));
@@ -111,9 +111,9 @@ fn unreadable_successor_keyset_is_not_taken_for_absent() {
     fs::write(&base, text).expect("write");
     let (mut store, _) = Store::open(dir.path());
     assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 1 && trouble.is_none()));
-    // It may revoke the key that the one before still names.
+    // The unreadable keyset may revoke a key that the previous keyset still holds.
     let next = dir.path().join("keys/2.json");
     std::os::unix::fs::symlink(&next, &next).expect("link");
-    let why = store.keyset(&base).expect_err("nobody knows whom to believe");
+    let why = store.keyset(&base).expect_err("an unreadable keyset is not skipped");
     assert!(why.contains("read keyset 2"), "{why}");
 }

@@ -1,6 +1,6 @@
 //! Folders held by their descriptor. Provisioning runs as root in a state directory that belongs to the daemon's user, and that
-//! user may be an attacker: no link is followed on the way to a folder or in it, and only plain files with one name are read,
-//! given away or written over. What is new is made beside its place under a name that nobody has, then moved there.
+//! user may be an attacker. So no link is followed, on the path to a folder or in it, and only plain files with one hard link
+//! are read, chowned or overwritten. A new file is written under an unused name in the same folder, then renamed.
 
 use std::{
     ffi::{OsStr, OsString},
@@ -19,10 +19,10 @@ use nix::{
 
 use crate::host::Defence;
 
-/// Whom what is made here belongs to; `None`: whoever runs this.
+/// The owner of new files and folders; `None`: the user of this process.
 pub type Owner = Option<(Uid, Gid)>;
 
-/// A folder, wherever its name leads by now.
+/// A folder held by its descriptor, so a rename does not change which folder it is.
 #[derive(Debug)]
 pub struct Folder {
     fd: OwnedFd,
@@ -33,7 +33,7 @@ const HERE: OFlag = OFlag::O_PATH.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEX
 const READ: OFlag = OFlag::O_RDONLY.union(OFlag::O_DIRECTORY).union(OFlag::O_CLOEXEC);
 const FILE: OFlag = OFlag::O_CLOEXEC.union(OFlag::O_NONBLOCK).union(OFlag::O_NOCTTY);
 
-/// Opens a name in a folder, and no link.
+/// Opens a name in a folder; a link is not followed.
 fn open_in(folder: &OwnedFd, name: &OsStr, how: OFlag, mode: Mode) -> nix::Result<OwnedFd> {
     let no_link = if Defence::NoFollow.stands() { OFlag::O_NOFOLLOW } else { OFlag::empty() };
     openat(folder, name, how | no_link, mode)
@@ -43,7 +43,7 @@ fn private() -> Mode {
     Mode::from_bits_truncate(0o700)
 }
 
-/// What a path's component that is no folder is most likely to be.
+/// The likely kind of a path component that is not a folder.
 fn is_link(name: &OsStr, why: Errno) -> io::Error {
     match why {
         Errno::ENOTDIR | Errno::ELOOP => {
@@ -54,8 +54,8 @@ fn is_link(name: &OsStr, why: Errno) -> io::Error {
 }
 
 impl Folder {
-    /// Opens a folder. No component of its path may be a symbolic link. `make`: those that are missing are made, readable by
-    /// everyone, as the folders above a state directory are.
+    /// Opens a folder. No component of its path may be a symbolic link. `make`: missing folders are created, readable by
+    /// everyone, like the folders above a state directory.
     pub fn open(path: &Path, make: bool) -> io::Result<Self> {
         let from = if path.is_absolute() { "/" } else { "." };
         let mut fd = nix::fcntl::open(from, HERE, Mode::empty())?;
@@ -70,11 +70,11 @@ impl Folder {
             }
             fd = open_in(&fd, name, HERE, Mode::empty()).map_err(|why| is_link(name, why))?;
         }
-        // Only the last one must be readable.
+        // Only the last component must be readable.
         Ok(Self { fd: open_in(&fd, OsStr::new("."), READ, Mode::empty())?, owner: None })
     }
 
-    /// From now on it, and what is made in it, belongs to this owner.
+    /// Sets the owner of the folder and of what is created in it later.
     pub fn owned_by(mut self, owner: Owner) -> io::Result<Self> {
         self.owner = owner;
         if let Some((uid, gid)) = owner {
@@ -83,7 +83,7 @@ impl Folder {
         Ok(self)
     }
 
-    /// A folder in it, made if it is missing, for its owner only.
+    /// Opens a subfolder; a missing one is created, accessible by its owner only.
     pub fn folder(&self, name: &str) -> io::Result<Self> {
         made(mkdirat(&self.fd, name, private()))?;
         let name = OsStr::new(name);
@@ -91,7 +91,7 @@ impl Folder {
         Self { fd, owner: None }.owned_by(self.owner)
     }
 
-    /// A plain file in it, of one name and at most so many bytes; `None` where there is none.
+    /// Reads a plain file with one hard link and at most `most` bytes; `None` if it does not exist.
     pub fn read(&self, name: &OsStr, most: u64) -> io::Result<Option<Vec<u8>>> {
         let file = match self.plain(name, OFlag::O_RDONLY) {
             Err(why) if why.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -106,7 +106,7 @@ impl Folder {
         Ok(Some(bytes))
     }
 
-    /// Opens what must be a plain file with no other name.
+    /// Opens a plain file with one hard link.
     fn plain(&self, name: &OsStr, how: OFlag) -> io::Result<File> {
         let file: File = match open_in(&self.fd, name, how | FILE, Mode::empty()) {
             Ok(fd) => fd.into(),
@@ -123,7 +123,7 @@ impl Folder {
         Ok(file)
     }
 
-    /// Writes a file, whole or not at all, with this mode and its owner from the first moment on.
+    /// Writes a file atomically, with this mode and owner from the start.
     pub fn save(&self, name: &str, bytes: &[u8], mode: u32) -> io::Result<()> {
         let fresh = format!(".{name}.{}", crate::host::nonce());
         let new = OFlag::O_WRONLY | OFlag::O_CREAT | OFlag::O_EXCL | FILE;
@@ -156,7 +156,7 @@ impl Folder {
         self.sync()
     }
 
-    /// Removes what stands under this name, if anything: a folder with all in it, and of anything else the name alone.
+    /// Removes what has this name, if anything: a folder with its content; of a link only the link.
     pub fn remove(&self, name: &OsStr) -> io::Result<()> {
         match unlinkat(&self.fd, name, UnlinkatFlags::NoRemoveDir) {
             Err(Errno::EISDIR | Errno::EPERM) => {}
@@ -177,7 +177,7 @@ impl Folder {
     }
 
     fn entries(&self) -> io::Result<Vec<(OsString, bool)>> {
-        // By the descriptor's own name, which no rename changes.
+        // Use the descriptor's own path, which no rename changes.
         let dir = std::fs::read_dir(format!("/proc/self/fd/{}", self.fd.as_raw_fd()))?;
         dir.map(|entry| entry.and_then(|entry| Ok((entry.file_name(), entry.file_type()?.is_dir())))).collect()
     }
@@ -194,12 +194,12 @@ fn made(done: nix::Result<()>) -> io::Result<()> {
     }
 }
 
-/// Reads files with no more rights than the owner has while this lives: what the owner planted in the way of a file that is
-/// read as root must not end up in an error's text. Without the capability to change the user it is read as before.
+/// While this value lives, files are read with the rights of the owner only: the content of a file that only root may read
+/// must not end up in an error's text. Without the capability to change the user it has no effect.
 pub struct AsOwner(Option<(Uid, Gid)>);
 
 impl AsOwner {
-    /// From now on, in this thread.
+    /// Starts this, for the current thread.
     pub fn begin(owner: Owner) -> Self {
         let Some((uid, gid)) = owner.filter(|_| nix::unistd::geteuid().is_root()) else { return Self(None) };
         let before_gid = nix::unistd::setfsgid(gid);

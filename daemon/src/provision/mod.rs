@@ -1,12 +1,12 @@
-//! First boot: one file, `provision.toml`, says who the device is and how it reaches its broker. It is taken over once and
-//! then removed from where it lay, for it holds secrets. It runs as root where the image does it: nothing is reached through a
-//! link (`folder.rs`).
+//! First boot: one file, `provision.toml`, has the device's identity and how it reaches its broker. It is read once and
+//! then removed, because it holds secrets. In the image it runs as root, so it follows no link
+//! (`folder.rs`).
 //!
 //! ```text
 //! STATE/provision/kentledge.toml    a layer of the configuration, as if written on the device
 //!                 DIGEST/           ca.pem, cert.pem, key.pem, password; readable by the daemon only
-//! SETTINGS/provisioned.network, authorized_keys, ntp.conf     for the image's own units; root's, for who may log in, or how
-//!                                                             the machine reaches the net, is not the daemon's to change
+//! SETTINGS/provisioned.network, authorized_keys, ntp.conf     for the image's own units; owned by root: the daemon must not
+//!                                                             change who may log in, or how the machine reaches the network
 //! ```
 
 use std::{fmt::Write as _, io, path::Path};
@@ -49,14 +49,14 @@ struct Broker {
     password: Option<String>,
 }
 
-/// Takes over `file` into the state directory. On failure nothing is changed, and the file stays where it is.
+/// Reads `file` into the state directory and removes it. On failure nothing changes, and the file stays.
 ///
-/// `check` reads the configuration as it would be; `owner` is the user whose all of it becomes; `settings` is where the
-/// machine's own settings go, without it they are not taken.
+/// `check` reads the resulting configuration; `owner` is the user who gets the new files; `settings` is the folder for
+/// the machine's own settings; without it they are ignored.
 ///
 /// # Errors
-/// The file is not understood, the configuration would not be valid, a link or something that is no plain file is in the way,
-/// or the disk does not take it.
+/// The file is invalid, the configuration would be invalid, a link or something that is not a plain file is in the way, or
+/// the disk is not writable.
 pub fn take(
     file: &Path,
     state: &Path,
@@ -87,7 +87,7 @@ pub fn take(
         check().map(|_| ())
     });
     if let Err(why) = checked {
-        // What was there before is in use again.
+        // Restore the previous layer.
         let back = match &before {
             Some(bytes) => folder.save(LAYER, bytes, 0o600),
             None => folder.remove(LAYER.as_ref()),
@@ -98,15 +98,15 @@ pub fn take(
     if let Some(settings) = settings {
         let settings = Folder::open(settings, true).map_err(because)?;
         for (name, text) in &of_machine {
-            // Read by systemd's own users, and by SSH in the name of whoever logs in.
+            // systemd's own users read these files, and sshd reads them as the user who logs in.
             settings.save(name, text.as_bytes(), 0o644).map_err(because)?;
         }
     }
-    // Older secrets are forgotten.
+    // Remove the secrets of an earlier provisioning.
     for old in folder.folders().map_err(because)?.iter().filter(|old| old.as_os_str() != digest.as_str()) {
         folder.remove(old).map_err(because)?;
     }
-    // Its secrets shall not lie about on a card that anyone can take out.
+    // Do not leave its secrets on a card that can be taken out.
     from.wipe(name).map_err(because)?;
     tracing::info!(file = %file.display(), "taken over and removed");
     Ok(())
@@ -142,7 +142,7 @@ fn write(provision: &Provision, folder: &Folder, (state, digest): (&Path, &str))
             }
         }
     }
-    // Last: with it all of it is in use.
+    // Last: this write puts all of it in use.
     folder.save(LAYER, layer.as_bytes(), 0o600)
 }
 
@@ -181,12 +181,12 @@ mod tests {
             fs::write(&file, bad).expect("write");
             assert!(take(&file, &state, None, None, check).is_err(), "{bad}");
             assert_eq!(fs::read_to_string(&file).expect("stays"), bad);
-            assert_eq!(check().expect("the one before").device.id, "d");
+            assert_eq!(check().expect("the previous layer").device.id, "d");
         }
         assert!(password.exists());
     }
 
-    /// A hostile state directory, as root meets it: the daemon's user has put something in the way of each name.
+    /// A hostile state directory, as root meets it: the daemon's user has put a link, FIFO or hard link at each name.
     struct Hostile {
         dir: tempfile::TempDir,
         owner: nix::unistd::User,
@@ -211,7 +211,7 @@ mod tests {
             self.dir.path().join(name)
         }
 
-        /// Provisions, and looks whether root's file was touched.
+        /// Provisions, and checks that root's file is unchanged.
         fn take(&self) -> Result<(), String> {
             let text = "site = \"s\"\ndevice = \"d\"\nauthorized_keys = []\n[broker]\nurl = \"mqtt://127.0.0.1\"\npassword = \"p\"\n";
             fs::write(self.path("provision.toml"), text).expect("write");
@@ -239,7 +239,7 @@ mod tests {
         let layer = fs::metadata(clean.path("state/provision/kentledge.toml")).expect("there");
         assert_eq!((layer.uid(), layer.mode() & 0o777), (clean.owner.uid.as_raw(), 0o600));
         assert_eq!(fs::metadata(clean.path("settings/ntp.conf")).expect("there").uid(), 0);
-        // A link beside what is written is left alone; one in its place is replaced, not followed.
+        // A link beside a written file is not touched; a link at its place is replaced, not followed.
         for name in ["state/x", "state/provision/x", "state/provision/kentledge.toml"] {
             let hostile = Hostile::new().expect("root");
             fs::create_dir_all(hostile.path("state/provision")).expect("folder");
@@ -247,7 +247,7 @@ mod tests {
             let taken = hostile.take();
             assert_eq!(taken.is_err(), name.ends_with(".toml"), "{name}: {taken:?}");
         }
-        // One on the way is refused.
+        // A link on the path is rejected.
         for name in ["state", "state/provision", "settings"] {
             let hostile = Hostile::new().expect("root");
             if name.contains('/') {
@@ -257,7 +257,7 @@ mod tests {
             let why = hostile.take().expect_err(name);
             assert!(why.contains("symbolic link") && hostile.path("provision.toml").exists(), "{name}: {why}");
         }
-        // An older folder of secrets, which is removed, may hold a link; it leads nowhere.
+        // An older folder of secrets, which is removed, may hold a link; it is not followed.
         let hostile = Hostile::new().expect("root");
         fs::create_dir_all(hostile.path("state/provision/old/deep")).expect("folder");
         symlink(hostile.path("root"), hostile.path("state/provision/old/deep/link")).expect("link");
@@ -277,7 +277,7 @@ mod tests {
         nix::unistd::mkfifo(&layer, nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("fifo");
         assert!(hostile.take().is_err_and(|why| why.contains("no plain file")));
         fs::remove_file(&layer).expect("remove");
-        // The file itself: root is made to wipe what a link names.
+        // The file itself: root must not wipe what a link names.
         let link = hostile.path("state/link.toml");
         std::os::unix::fs::symlink(hostile.path("root/host_key"), &link).expect("link");
         let check = || Err("it is not asked".to_owned());
@@ -285,7 +285,7 @@ mod tests {
         assert_eq!(fs::read_to_string(hostile.path("root/host_key")).expect("read"), "secret");
     }
 
-    /// What the configuration reads while root checks it is read with its owner's rights.
+    /// While root checks the configuration, its files are read with the owner's rights.
     #[test]
     fn check_during_provisioning_reads_no_more_than_the_owner_may() {
         let Some(hostile) = Hostile::new() else { return };

@@ -1,11 +1,11 @@
-//! What `provision.toml` says of the machine itself, as the files of systemd-networkd, systemd-timesyncd and SSH. Pure: nothing
-//! that was not understood gets into them.
+//! The machine's own settings in `provision.toml`, as files of systemd-networkd, systemd-timesyncd and SSH. Pure: only
+//! validated values get into them.
 
 use std::{fmt::Write, net::IpAddr};
 
 use serde::Deserialize;
 
-/// `[network]`; without an address it is asked for by DHCP.
+/// `[network]`; without an address DHCP is used.
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Network {
@@ -16,7 +16,7 @@ pub struct Network {
     dns: Vec<String>,
 }
 
-/// The files, by name; empty ones say nothing.
+/// The files, by name; an empty text means no file.
 pub fn render(
     network: Option<&Network>,
     ntp: &[String],
@@ -68,7 +68,7 @@ fn unit(network: &Network) -> Result<String, String> {
 fn time_servers(servers: &[String]) -> Result<String, String> {
     let ok = |b: u8| b.is_ascii_alphanumeric() || b"-.:".contains(&b);
     if let Some(bad) = servers.iter().find(|s| s.is_empty() || s.len() > 253 || !s.bytes().all(ok)) {
-        return Err(format!("ntp: `{bad}` is no host"));
+        return Err(format!("ntp: invalid host `{bad}`"));
     }
     Ok(if servers.is_empty() { String::new() } else { format!("[Time]\nNTP={}\n", servers.join(" ")) })
 }
@@ -77,7 +77,7 @@ fn authorized(keys: &[String]) -> Result<String, String> {
     let mut text = String::new();
     for key in keys {
         let key = key.trim();
-        // The type first: options before it could run anything.
+        // The type comes first: options before it could run a command.
         let mut words = key.split(' ');
         let kind = words.next().unwrap_or("");
         let known = kind.starts_with("ssh-") || kind.starts_with("ecdsa-sha2-") || kind.starts_with("sk-");
