@@ -225,7 +225,7 @@ fn captured_command_is_not_obeyed_while_the_memory_of_commands_is_unreadable() {
     assert_eq!((&end["state"], &end["why"]), (&"rejected".into(), &"busy".into()), "{end}");
     captured.sub.wait_event("disk.failed", "the memory of commands cannot be read");
     show(&hidden);
-    eventually("it is read", || daemon.own_log().contains("the memory of commands is looked at again").then_some(()));
+    eventually("it is read", || daemon.own_log().contains("the memory of commands was read again").then_some(()));
     let end = captured.replay();
     assert_eq!((&end["state"], &end["repeated"]), (&captured.state, &true.into()), "{end}");
     assert_eq!(daemon.stop(), Some(0));
