@@ -185,8 +185,14 @@ fn short_connections_without_a_reason_are_reported_and_taken_for_no_twin() {
     let fights = Arc::new(AtomicBool::new(true));
     let twin = std::thread::spawn({
         let fights = fights.clone();
-        // It comes back at once, whenever it is thrown out itself.
-        move || connection.iter().take_while(|_| fights.load(Ordering::Relaxed)).count()
+        // It comes back soon, whenever it is thrown out itself; not at once, or ours could send nothing in between.
+        let soon = Duration::from_millis(500);
+        let pause = move |event: &Result<_, _>| {
+            if event.is_err() {
+                std::thread::sleep(soon);
+            }
+        };
+        move || connection.iter().inspect(pause).take_while(|_| fights.load(Ordering::Relaxed)).count()
     });
     within(Duration::from_secs(40), "it is reported", || {
         sub.records("e/outage").iter().any(|(e, _)| e["text"].as_str().is_some_and(|t| t.contains("short-lived")))

@@ -113,7 +113,7 @@ fn state_directory_that_cannot_be_made_stops_neither_sampling_nor_alarms() {
     // Without a name of its own either.
     let daemon = site.with_device("site = \"plant\"\nbus = \"off\"").run();
     eventually("it runs", || daemon.own_log().contains("running").then_some(()));
-    assert!(daemon.own_log().contains("this device's name"), "{}", daemon.own_log());
+    assert!(daemon.own_log().contains("save the device id"), "{}", daemon.own_log());
     daemon.kill();
 }
 
