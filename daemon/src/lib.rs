@@ -8,33 +8,24 @@
 //!                                     worker process: the only place ONNX Runtime is loaded
 //! ```
 //!
-//! Rooms stand side by side and share only the words in `flow`; `run` joins them. `docs/ARCHITECTURE.md` is the map.
+//! Rooms stand side by side and share only the words in `flow`; `system::run` joins them. `docs/ARCHITECTURE.md` is the map.
 
-pub mod boot_check;
-pub mod bundles;
 pub mod bus;
 pub mod cli;
 pub mod config;
 pub mod control;
-pub mod crew;
 pub mod error;
 pub mod flow;
-pub mod health;
 pub mod host;
 pub mod infer;
-pub mod journal;
 pub mod limits;
 pub mod link;
-pub mod metrics;
 pub mod model;
 pub mod outbox;
 pub mod output;
 pub mod provision;
 pub mod replay;
-mod retained;
-pub mod run;
+pub mod report;
 pub mod signal;
 pub mod source;
-pub mod status;
-pub mod streams;
-mod wiring;
+pub mod system;

@@ -29,9 +29,10 @@ use kentledge::{
     config::Config,
     error::{Context, Fatal},
     host::Host,
-    infer, journal,
+    infer,
     replay::{Folder, csv, sample_model},
-    run,
+    report::journal,
+    system::run,
 };
 
 /// The whole road on this machine: simulated pump or a CSV file → daemon → model → broker → what comes out

@@ -16,7 +16,6 @@ use super::{
     tell,
 };
 use crate::{
-    crew,
     host::{
         Clock,
         fetch::{self, Stopped, Wanted},
@@ -119,7 +118,7 @@ impl Control {
     ) {
         let (out, unborn) = (self.setup.stage.news.0.clone(), news.clone());
         let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
-            let done = crew::caught(work);
+            let done = crate::host::beats::caught(work);
             // The channel has room for every report of every group; a full one means control is gone.
             let _ = out.try_send(news(done));
         });

@@ -1,6 +1,7 @@
 //! All that lies outside the process and is not one stage's own edge: the clock, systemd, state files, raw system calls.
 
 pub mod attempt;
+pub mod beats;
 pub mod clock;
 pub mod defence;
 pub mod fetch;

@@ -20,10 +20,10 @@ use crate::{
     flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, beat::Beat, lane, meter::Meters},
     host::Host,
     infer::{self, Engine},
-    limits, run,
+    limits,
     signal::{Made, Signal, parse_time},
     source::{self, tape},
-    streams::Table,
+    system::{run, streams::Table},
 };
 
 /// `kentledge replay`

@@ -16,19 +16,22 @@ use crate::{
     bus,
     config::Config,
     control::{self, Control, Leave},
-    crew::Crew,
     error::{Context, Fatal},
     flow::{Sink, SourceId, event::Kind, lane, meter::Meters, verdict::Serving},
-    health,
     host::{Clock, Host, Scribe, notify},
-    infer, limits, link, metrics,
+    infer, limits, link,
     model::store::Store,
     outbox::Outbox,
     output,
-    retained::Gone,
+    report::{health, metrics},
     signal, source,
+};
+
+use super::{
+    connect::{self, Engines},
+    crew::Crew,
+    retained::Gone,
     streams::Table,
-    wiring::{self, Engines},
 };
 
 /// How a run ended, where nothing went wrong.
@@ -166,7 +169,7 @@ pub async fn run(
     let around = host.around(table.events.clone(), meters.clone());
     crew.thread("outbox", move |beat| committer.run(around(beat))).context("start a thread")?;
     let (stop_link, link_stop) = watch::channel(false);
-    let (lines, mut ends) = wiring::lines(&config); // orders from the broker to control, and back
+    let (lines, mut ends) = connect::lines(&config); // orders from the broker to control, and back
     if let Some(edges) = ends.edges.take() {
         let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), (&ends, gone.topics()));
         crew.task("link", |beat| link::run(setup, edges, link_stop, beat));
@@ -177,7 +180,7 @@ pub async fn run(
         crew.task("metrics", |beat| metrics::serve(address, status.clone(), beat));
     }
     if let Some(bus) = config.device.bus.clone() {
-        crew.task("bus", |beat| bus::serve(bus, wiring::shown(&status, &ends), beat));
+        crew.task("bus", |beat| bus::serve(bus, connect::shown(&status, &ends), beat));
     }
 
     // control: last, for it takes up what the last run left, and that all stages started is a part of it

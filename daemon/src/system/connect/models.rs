@@ -13,16 +13,16 @@ use std::{
 use crate::{
     config::Config,
     control::{self, Local, News, Proof},
-    crew::{self, Beat},
     error::{Context, Fatal},
-    flow::{meter::Meters, verdict::Verdict},
-    health::Counters,
-    host::Host,
+    flow::{beat::Beat, meter::Meters, verdict::Verdict},
+    host::{Host, beats::caught},
     infer::{self, Artifact, Keeps, Launching, Message, Offer, Served},
     limits,
     model::{manifest::Manifest, slot::Origin, store::Store},
-    streams::Table,
+    report::health::Counters,
 };
+
+use super::super::streams::Table;
 
 impl Host {
     /// How the workers of one group of pipelines are started.
@@ -38,7 +38,7 @@ impl Host {
 
     /// What control proves and swaps models by: each group of pipelines that uses the model starts a worker of its own for
     /// it; only when all of them are proven it is offered, and then to all.
-    pub(super) fn stage(
+    pub(in crate::system) fn stage(
         &self,
         config: &Config,
         engines: Engines,
@@ -78,7 +78,7 @@ impl Host {
                 };
                 let stopped = || newest.load(Ordering::Relaxed) != number;
                 // A panic is an answer too: without one control would wait for this bundle for ever.
-                let proof = crew::caught(|| {
+                let proof = caught(|| {
                     prove(&config, &host, &keeps, &uses(&config, &model), (what, watched), &mail, (&stopped, &beat))
                 });
                 // Waits for room: control waits for this, and only for this.

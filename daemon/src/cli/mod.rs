@@ -1,22 +1,26 @@
 //! The command line: its arguments, and the part of the program that handles each command.
 
+mod boot_check;
+mod bundles;
+
 use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
 use crate::{
-    boot_check, bundles, bus,
+    bus,
     config::{self, Config},
     control::Trials,
     error::{Code, Context, Fatal},
     host::{Clock, Host, identity, log::escaped},
     infer::{self, worker_main},
-    journal, limits,
+    limits,
     outbox::probe_main,
     output::guard,
     provision, replay,
-    run::{self, Ending},
+    report::journal,
     source::ports,
+    system::run::{self, Ending},
 };
 
 /// Turns sensor signals into decisions on the spot.

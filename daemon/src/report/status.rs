@@ -18,11 +18,12 @@ use crate::{
         meter::{ChannelMeter, ChannelState, Histogram, Lost, Meters, PipelineMeter, SourceMeter},
         verdict::Serving,
     },
-    health::Counters,
     host::{Clock, clock::rfc3339_ms},
     infer, limits,
     outbox::Writer,
 };
+
+use super::health::Counters;
 
 /// Scores of the last minutes, by pipeline: the highest of each half second.
 #[derive(Debug, Default)]
@@ -328,7 +329,7 @@ fn machine(counters: &Counters) -> Value {
     };
     let disk = counters.disk_bytes();
     json!({
-        "rss_kib": crate::health::rss_kib(),
+        "rss_kib": super::health::rss_kib(),
         "memory_free_kib": kib("MemAvailable:"), "memory_kib": kib("MemTotal:"),
         "temperature_c": temperature_c(),
         "disk_free_bytes": disk.map(|(free, _)| free),

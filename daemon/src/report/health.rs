@@ -13,12 +13,12 @@ use std::{
 };
 
 use crate::{
-    crew::{Beat, Beats},
-    flow::{Class, Draft, Retain, Stamp, StreamId, meter::Meters, record::json_str, verdict::Serving},
-    host::{notify, sleepers::Sleepers},
+    flow::{Class, Draft, Retain, Stamp, StreamId, beat::Beat, meter::Meters, record::json_str, verdict::Serving},
+    host::{beats::Beats, notify, sleepers::Sleepers},
     limits,
-    status::Status,
 };
+
+use super::status::Status;
 
 /// Counters that stages keep for health.
 #[derive(Debug, Default)]

@@ -14,24 +14,30 @@ use crate::{
     bus,
     config::Config,
     control::{self, Leave, Local, Trials},
-    crew::{Beat, Crew},
     error::{Context, Fatal},
     flow::{
         Arrival, Class,
+        beat::Beat,
         event::EventStreams,
         lane,
         meter::Meters,
         order::{self, Door, LinkNews, Orders, Response, Ticket},
     },
-    health::{self, Counters},
     host::{Clock, Host, Keep, Scribe, log, logind, rauc},
     infer::Keeps,
     limits,
     link::{self, Topics},
     outbox::{Around, Expiry, Reader, Setup, Writer},
     output,
+    report::{
+        health::{self, Counters},
+        status::Status,
+    },
     source::{ring, tape},
-    status::Status,
+};
+
+use super::{
+    crew::Crew,
     streams::{self, Table},
 };
 

@@ -20,8 +20,9 @@ use crate::{
     flow::{Class, Draft, Retain, Stamp, StreamId, order::LinkNews, record::json_str},
     host::{Keep, Unloaded},
     limits,
-    streams::Table,
 };
+
+use super::streams::Table;
 
 const FILE: &str = "streams.json";
 

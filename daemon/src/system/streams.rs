@@ -10,11 +10,11 @@ use crate::{
         event::{EventStreams, Kind},
         record::json_str,
     },
-    health::Counters,
     host::Host,
     infer,
     link::Announce,
-    signal, status,
+    report::{health::Counters, status},
+    signal,
 };
 
 /// Places of all streams.

@@ -16,8 +16,9 @@ use crate::{
         meter::{BUCKETS, ChannelMeter, ChannelState, Histogram},
     },
     limits,
-    status::Status,
 };
+
+use super::status::Status;
 
 /// The stage as a task: answers for ever, several at a time. A client that is slow or silent is closed at its deadline and
 /// delays no other; where there are too many, the oldest connection is closed.

@@ -1,0 +1,7 @@
+//! The whole system: `run` joins the rooms, `connect` builds what each stage works with, `crew` holds the threads.
+
+pub(crate) mod connect;
+pub mod crew;
+mod retained;
+pub mod run;
+pub mod streams;
