@@ -277,7 +277,7 @@ impl Control {
     fn write_system(&mut self) {
         let Some(job) = &self.system.saved.job else { return };
         let path = self.bundle_of(job);
-        let (write, news) = (self.setup.slots.write.clone(), self.setup.stage.news.0.clone());
+        let (write, news) = (self.setup.slots.write.clone(), self.news.0.clone());
         self.system.percent = -1;
         let work = move || {
             let mut tell = |percent: i32, words: &str| {

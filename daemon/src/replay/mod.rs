@@ -23,7 +23,7 @@ use crate::{
     limits,
     signal::{Made, Signal, parse_time},
     source::{self, tape},
-    system::{run, streams::Table},
+    system::{connect, run, streams::Table},
 };
 
 /// `kentledge replay`
@@ -135,7 +135,7 @@ fn play(
     let mut printer = Printer { out, names: &table.names, seqs: vec![1; table.names.len()], error: None };
     let mut engines = Vec::new();
     for group in infer::groups(&config) {
-        let mut engine = Engine::new(host.engine(&config, &table, &group, None, &meters));
+        let mut engine = Engine::new(connect::engine(&host, &config, &table, &group, None, &meters));
         engine.start(None, &mut printer, &|| {}).map_err(Fatal::failed)?;
         engines.push((group, engine));
     }

@@ -27,6 +27,7 @@ use crate::{
     infer::Keeps,
     limits,
     link::{self, Topics},
+    model::rollout::Desk,
     outbox::{Around, Expiry, Reader, Setup, Writer},
     output,
     report::{
@@ -41,7 +42,7 @@ use super::{
     streams::{self, Table},
 };
 
-pub use models::Engines;
+pub use models::{engine, installed};
 
 /// Control's ends of what lies between it and the edges.
 pub struct Lines {
@@ -228,15 +229,18 @@ impl Host {
         writer: &Writer,
         status: Status,
         lines: Lines,
-        (engines, proving): (Engines, Beat),
-    ) -> Result<control::Setup, Fatal> {
+        rollout: Desk,
+    ) -> control::Setup {
         let Lines { orders, responses, settled, wanted, news, leave, asks } = lines;
         let state = config.device.state_dir.clone();
         let (writer, meters) = (writer.clone(), status.meters.clone());
         let (bus, runtime) = (config.device.bus.clone(), tokio::runtime::Handle::current());
         let (bus_of_slots, counters) = (bus.clone(), status.counters.clone());
-        Ok(control::Setup {
-            stage: self.stage(&config, engines, asks, status.counters.clone(), proving)?,
+        let shown = counters.clone();
+        control::Setup {
+            rollout,
+            local: asks,
+            show_models: Box::new(move |models| shown.show_slots(models)),
             blob: table.blob,
             keep: Keep::at(state.join("control")),
             ran_before: false,
@@ -277,7 +281,7 @@ impl Host {
             leave: Box::new(move |how| {
                 let _ = leave.try_send(how);
             }),
-        })
+        }
     }
 
     /// What systems are run by.
