@@ -1,5 +1,5 @@
 //! What stages count, for Prometheus: `GET /metrics` on a port of this machine. The names are frozen in
-//! `docs/metrics.md`. Counts restart at 0 with the daemon, except `lost`.
+//! `docs/reference/metrics.md`. Counts restart at 0 with the daemon, except `lost`.
 
 use std::{collections::VecDeque, fmt::Write, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
