@@ -114,6 +114,7 @@ fn every_command_goes_through_a_broker_with_tls_and_acls_and_the_example_client_
         ("config.get", json!({}), "success"),
         ("config.set", json!({"toml": "[metrics]\ninterval_s = 2\n"}), "success"),
         ("model.calibrate", json!({"pipeline": "x"}), "rejected"),
+        ("alarm.ack", json!({"alarm": "high"}), "rejected"),
         ("model.install", json!({}), "rejected"),
         ("model.rollback", json!({}), "rejected"),
         ("os.install", json!({}), "rejected"),

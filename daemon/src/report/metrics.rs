@@ -228,12 +228,8 @@ pub fn text(status: &Status) -> String {
     let serving = json["pipelines"].as_array().into_iter().flatten().map(|p| flag(p["serving"] == true));
     page.each("model_serving", "gauge", "1: a worker serves it.", "pipeline", names().zip(serving));
     page.family("alarm_raised", "gauge", "1: raised.");
-    for (alarm, raised) in config.alarms.iter().zip(&meters.alarms) {
-        page.sample(
-            "alarm_raised",
-            &[("alarm", &alarm.name), ("severity", alarm.severity)],
-            flag(raised.load(Relaxed)),
-        );
+    for (alarm, sign) in config.alarms.iter().zip(&meters.alarms) {
+        page.sample("alarm_raised", &[("alarm", &alarm.name), ("severity", alarm.severity)], flag(sign.is_raised()));
     }
 
     let outbox = &json["outbox"];
