@@ -90,7 +90,7 @@ impl Candidate {
         if compared == 0 {
             return String::new();
         }
-        format!("; beside the one before it differed on {differed} of {compared} windows")
+        format!("; beside the previous model it differed on {differed} of {compared} windows")
     }
 }
 
