@@ -50,6 +50,7 @@ use crate::{
     config::{Config, Mqtt},
     flow::{
         Class, Clk, Draft, Retain, StreamId,
+        board::Board,
         event::{COMMAND_FINISHED, EventStreams, Kind},
         meter::Meters,
         order::{Addressee, Arrived, Asked, LinkNews, LogQuery, Orders, Respond, Response, Ticket},
@@ -119,8 +120,10 @@ pub struct Setup {
     pub link: watch::Receiver<LinkNews>,
     /// Requests another connection.
     pub want: Want,
-    /// Counters, and which pipelines are to learn again.
+    /// Counters.
     pub meters: Arc<Meters>,
+    /// What other stages show, and which pipelines are to learn again.
+    pub board: Arc<Board>,
     /// Access to the machine.
     pub machine: Machine,
     /// Ends this run of the process.
@@ -525,7 +528,7 @@ impl Control {
 
     /// Marks results that the broker acknowledged. The mark is saved with the next change of the memory.
     fn look_at_answers(&mut self) {
-        let acked = self.setup.meters.result_acked.load(Ordering::Relaxed);
+        let acked = self.setup.board.result_acked.load(Ordering::Relaxed);
         while let Some((_, id)) = self.unacked.front().filter(|(seq, _)| *seq <= acked) {
             self.memory.acked(id);
             self.unacked.pop_front();

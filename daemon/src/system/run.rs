@@ -17,7 +17,7 @@ use crate::{
     config::Config,
     control::{self, Control, Leave},
     error::{Context, Fatal},
-    flow::{Sink, SourceId, event::Kind, lane, meter::Meters, verdict::Serving},
+    flow::{Sink, SourceId, event::Kind, lane, verdict::Serving},
     host::{Clock, Host, Scribe, notify},
     infer::{self, rollout::Rollout},
     limits, link,
@@ -55,12 +55,8 @@ pub async fn run(
     let times = host.times(state);
     let Outbox { writer, reader, committer, reports } = Outbox::open(host.outbox(&config, &table)); // the store comes later
     let counters = Arc::new(health::Counters::default());
-    let meters = Arc::new(Meters::new(
-        (config.sources.len(), config.channels.len()),
-        config.pipelines.len(),
-        config.alarms.len(),
-    ));
-    let status = host.status(&config, &meters, &counters, &writer);
+    let (meters, board) = connect::meters(&config);
+    let status = host.status(&config, (&meters, &board), &counters, &writer);
     let mut crew = Crew::default();
     crew.scribe(host, &scribe, (state, times), &counters)?;
     let mut events = writer.clone();
@@ -112,7 +108,7 @@ pub async fn run(
             patience: Some(limits::LANE_PATIENCE),
         });
         lanes.extend(group.iter().enumerate().map(|(lot, pipeline)| (*pipeline, windows_tx.of_lot(lot))));
-        let setup = connect::engine(host, &config, &table, &group, Some(keeps.clone()), &meters);
+        let setup = connect::engine(host, &config, &table, &group, Some(keeps.clone()), (&meters, &board));
         let installed = installed.get(&config.pipelines[group[0]].model.manifest.model).cloned();
         let engine = infer::Engine::new(infer::Setup { installed, seat: Some(rollout.seat()), ..setup });
         let (sink, clock, counters) = (writer.clone(), host.clock.clone(), counters.clone());
@@ -127,7 +123,7 @@ pub async fn run(
     drop(installed); // a large model must not stay in memory after another one took its place
 
     // signal: between the two; what it makes for the broker waits for room in the outbox
-    let tap = crew.ring(host, &config, &meters)?; // and keeps the last minute for tapes of alarms
+    let tap = crew.ring(host, &config, &board)?; // and keeps the last minute for tapes of alarms
     let (stage, sink, lanes, count) = (
         signal::Signal::new(&config, table.signal.clone(), meters.clone()),
         writer.clone(),
@@ -152,7 +148,7 @@ pub async fn run(
 
     // outputs: alarms to lines, by a bell; a process of its own holds them
     let stop_outputs = Arc::new(AtomicBool::new(false));
-    let setup = host.outputs(&config, &meters, &crew);
+    let setup = host.outputs(&config, &board, &crew);
     if setup.outputs.is_empty() {
         output::release(&setup.socket);
     } else {
@@ -171,7 +167,7 @@ pub async fn run(
     let (stop_link, link_stop) = watch::channel(false);
     let (lines, mut ends) = connect::lines(&config); // orders from the broker to control, and back
     if let Some(edges) = ends.edges.take() {
-        let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), (&ends, gone.topics()));
+        let setup = host.link(&config, reader, &writer, &table, &status, (&ends, gone.topics()));
         crew.task("link", |beat| link::run(setup, edges, link_stop, beat));
     }
     tokio::spawn(gone.settle(ends.news.subscribe())); // ends with the run

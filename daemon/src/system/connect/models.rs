@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use crate::{
     config::Config,
     control,
-    flow::meter::Meters,
+    flow::{board::Board, meter::Meters},
     host::Host,
     infer::{self, Artifact, Keeps, Launching, Served},
     model::{slot::Origin, store::Store},
@@ -34,12 +34,12 @@ pub fn engine(
     table: &Table,
     group: &[usize],
     keeps: Option<Keeps>,
-    meters: &Arc<Meters>,
+    (meters, board): (&Arc<Meters>, &Arc<Board>),
 ) -> infer::Setup {
     let served = group.iter().map(|pipeline| {
         let streams = (table.signal.prediction[*pipeline], table.drift[*pipeline]);
         let index = *pipeline as u16;
-        Served::new(index, config, streams, &table.alarms, &host.boot, keeps.clone(), meters.clone())
+        Served::new(index, config, streams, &table.alarms, &host.boot, keeps.clone(), (meters.clone(), board.clone()))
     });
     infer::Setup {
         launching: Launching::new(host, config, group, keeps.as_ref()),
