@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     config::{self, Changes, Config},
-    flow::{event::Kind, order::Arrived},
+    flow::{alarm::NotAcknowledged, event::Kind, order::Arrived},
     host::Clock,
     limits,
     model::file::hex,
@@ -69,6 +69,7 @@ impl Control {
                 }
             }
             Command::Calibrate { pipeline } => self.calibrate(&pipeline),
+            Command::Acknowledge { alarm, id } => self.acknowledge(&alarm, id.as_deref()),
             Command::LogPull(query) => match (self.setup.machine.log)(&query) {
                 Ok(result) => self.large(result),
                 Err(why) => Outcome::new(State::Failed, why),
@@ -128,6 +129,27 @@ impl Control {
         }
         self.setup.meters.pipelines[place].recalibrate.store(true, super::Ordering::Relaxed);
         Outcome::new(State::Success, "the model learns again; up/e/model.calibrated reports the end")
+    }
+
+    /// The stage that evaluates the alarm takes the acknowledgement with its next look, within a second.
+    fn acknowledge(&self, name: &str, id: Option<&str>) -> Outcome {
+        let Some(place) = self.setup.config.alarms.iter().position(|alarm| alarm.name == name) else {
+            return Outcome::rejected(Why::Invalid, format!("no alarm is called `{name}`"));
+        };
+        match self.setup.meters.alarms[place].acknowledge(id) {
+            Ok(id) => Outcome {
+                result: Some(json!({"alarm": name, "id": id})),
+                ..Outcome::new(State::Success, "acknowledged; the alarm clears as soon as its condition has ended")
+            },
+            Err(NotAcknowledged::NotLatched) => {
+                let text =
+                    format!("alarm `{name}` is not latched: it is not raised, or clears without acknowledgement");
+                Outcome::rejected(Why::Invalid, text)
+            }
+            Err(NotAcknowledged::OtherEpisode(open)) => {
+                Outcome::rejected(Why::Conflict, format!("the open episode of alarm `{name}` is `{open}`"))
+            }
+        }
     }
 
     /// Writes the request that `kentledge-erase` reads before /data is mounted, then restarts the machine.

@@ -74,6 +74,13 @@ struct CalibrateArgs {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct AcknowledgeArgs {
+    alarm: String,
+    id: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EraseArgs {
     confirm: String,
 }
@@ -104,6 +111,7 @@ pub(super) fn read_args(kind: &str, args: &str) -> Result<Command, Refusal> {
         "reboot" => none(Command::Reboot),
         "erase" => args_of(args).map(|EraseArgs { confirm }| Command::Erase { confirm }),
         "model.calibrate" => args_of(args).map(|CalibrateArgs { pipeline }| Command::Calibrate { pipeline }),
+        "alarm.ack" => args_of(args).map(|AcknowledgeArgs { alarm, id }| Command::Acknowledge { alarm, id }),
         "config.get" => match args_of::<ConfigGetArgs>(args)?.layer.as_deref() {
             None | Some("merged") => Ok(Command::ConfigGet { merged: true }),
             Some("remote") => Ok(Command::ConfigGet { merged: false }),

@@ -16,7 +16,7 @@ use super::system::InstallSystem;
 use crate::{flow::order::LogQuery, limits, model::file::hex};
 
 /// Every type of command, with whether it needs a signature.
-pub const TYPES: [(&str, bool); 14] = [
+pub const TYPES: [(&str, bool); 15] = [
     ("ping", false),
     ("status", false),
     ("report", false),
@@ -25,6 +25,8 @@ pub const TYPES: [(&str, bool); 14] = [
     ("model.install", true),
     ("model.rollback", true),
     ("model.calibrate", true),
+    // It can switch an output off.
+    ("alarm.ack", true),
     ("os.install", true),
     ("log.pull", true),
     ("restart", true),
@@ -116,6 +118,13 @@ pub enum Command {
     Calibrate {
         /// Name of the pipeline.
         pipeline: String,
+    },
+    /// Acknowledge a latched alarm.
+    Acknowledge {
+        /// Name of the alarm.
+        alarm: String,
+        /// Only this episode.
+        id: Option<String>,
     },
     /// Return a part of the journal.
     LogPull(LogQuery),

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use super::alarm::AlarmSign;
+
 /// Buckets of a histogram: up to 1, 2, 4 … 2^23 µs (8.4 s), and all beyond.
 pub const BUCKETS: usize = 25;
 
@@ -281,8 +283,8 @@ pub struct Meters {
     pub channels: Vec<ChannelMeter>,
     /// By pipeline.
     pub pipelines: Vec<PipelineMeter>,
-    /// By alarm: it is raised.
-    pub alarms: Vec<AtomicBool>,
+    /// By alarm: whether it is raised, and what else is shown of it.
+    pub alarms: Vec<AlarmSign>,
     /// Rings when one of them changed.
     pub alarm_bell: Bell,
     /// The guard holds the outputs and answers.

@@ -1,5 +1,6 @@
 //! The ground floor: the words that travel between rooms, and the queues they travel in. Imports no room.
 
+pub mod alarm;
 pub mod beat;
 pub mod event;
 pub mod frame;

@@ -75,7 +75,7 @@ impl Served {
         let alarms = mine.map(|(place, (alarm, stream))| {
             let raised =
                 keeps.as_ref().and_then(|k| serde_json::from_slice::<Raised>(&saved(&k.alarms, &alarm.name)?).ok());
-            meters.alarms[place].store(raised.is_some(), Relaxed);
+            meters.alarms[place].set_raised(raised.is_some());
             (Alarm::new(alarm.clone(), boot, raised), *stream, place)
         });
         let alarms = alarms.collect();
@@ -196,7 +196,7 @@ impl Served {
         let (alarm, stream, place) = &self.alarms[at];
         // Nothing here waits for the disk: neither the lamp nor the record. The lamp of an alarm nothing looks at stays as it is.
         if change.phase != Phase::Unknown {
-            self.meters.alarms[*place].store(change.phase == Phase::Raised, Relaxed);
+            self.meters.alarms[*place].set_raised(change.phase == Phase::Raised);
             self.meters.alarm_bell.ring();
         }
         if let Some(keeps) = &self.keeps {

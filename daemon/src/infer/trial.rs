@@ -177,7 +177,7 @@ impl Engine {
         let mut text = format!("{} serves: {}", running.describe(), candidate.why);
         if candidate.compared > 0 {
             let (differed, compared) = (candidate.differed, candidate.compared);
-            text.push_str(&format!("; beside the one before it differed on {differed} of {compared} windows"));
+            text.push_str(&format!("; beside the previous model it differed on {differed} of {compared} windows"));
         }
         self.tell(Kind::ModelSwapped, Some(now), &text, sink);
         (self.setup.report)(bundle.clone(), Said::Swapped(text.clone()));

@@ -150,7 +150,7 @@ impl Stage {
     fn wanted(&mut self, now: Instant) -> u64 {
         let mut bits = 0;
         for (i, (output, (on, since))) in self.setup.outputs.iter().zip(&mut self.lines).enumerate() {
-            let raised = output.alarms.iter().any(|alarm| self.setup.meters.alarms[*alarm].load(Ordering::Relaxed));
+            let raised = output.alarms.iter().any(|alarm| self.setup.meters.alarms[*alarm].is_raised());
             let rested = now.duration_since(*since) >= Duration::from_millis(output.dwell_ms);
             if raised != *on && rested {
                 (*on, *since) = (raised, now);

@@ -4,10 +4,7 @@
 use std::{
     collections::VecDeque,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use serde_json::{Value, json};
@@ -15,6 +12,7 @@ use serde_json::{Value, json};
 use crate::{
     config::{self, Config},
     flow::{
+        alarm::AlarmSign,
         meter::{ChannelMeter, ChannelState, Histogram, Lost, Meters, PipelineMeter, SourceMeter},
         verdict::Serving,
     },
@@ -290,9 +288,9 @@ impl Status {
     }
 
     fn alarms(&self, now_ns: u64) -> Vec<Value> {
-        type One<'a> = (&'a config::Alarm, &'a AtomicBool);
-        let of = |(alarm, raised): One<'_>| {
-            let (raised, stale) = (raised.load(Relaxed), self.is_stale(alarm.pipeline, now_ns));
+        type One<'a> = (&'a config::Alarm, &'a AlarmSign);
+        let of = |(alarm, sign): One<'_>| {
+            let (raised, stale) = (sign.is_raised(), self.is_stale(alarm.pipeline, now_ns));
             json!({"name": alarm.name, "severity": alarm.severity, "raised": raised, "stale": stale})
         };
         self.config.alarms.iter().zip(&self.meters.alarms).map(of).collect()

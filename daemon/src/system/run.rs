@@ -57,7 +57,7 @@ pub async fn run(
     let scribe = Scribe::default(); // the one who waits for the disk when a small file is written
     let keeps = host.keeps(state, &scribe);
     let times = host.times(state);
-    let Outbox { writer, reader, committer, told } = Outbox::open(host.outbox(&config, &table)); // the store comes later
+    let Outbox { writer, reader, committer, reports } = Outbox::open(host.outbox(&config, &table)); // the store comes later
     let counters = Arc::new(health::Counters::default());
     let meters = Arc::new(Meters::new(
         (config.sources.len(), config.channels.len()),
@@ -70,7 +70,7 @@ pub async fn run(
     let mut events = writer.clone();
     let event = |kind, subject: &str, text: &str| vec![table.events.draft(kind, host.clock.now(), subject, text)];
     events.put(&mut event(Kind::Boot, "kentledge", concat!("version ", env!("CARGO_PKG_VERSION"))));
-    told.iter().for_each(|(kind, why)| events.put(&mut event(*kind, "store", why)));
+    reports.iter().for_each(|(kind, why)| events.put(&mut event(*kind, "store", why)));
     lock.trouble.iter().for_each(|why| events.put(&mut event(Kind::DiskFailed, "state", why)));
     config
         .set_aside

@@ -4,7 +4,7 @@ mod models;
 
 use std::{
     path::Path,
-    sync::{Arc, atomic::Ordering, mpsc},
+    sync::{Arc, mpsc},
     time::{Duration, Instant},
 };
 
@@ -201,7 +201,7 @@ impl Host {
                 let name = stream.strip_prefix("a/")?;
                 let place = alarms.iter().position(|alarm| alarm == name);
                 // One that is not configured any more is not raised.
-                Some(place.is_some_and(|place| raised.alarms[place].load(Ordering::Relaxed)))
+                Some(place.is_some_and(|place| raised.alarms[place].is_raised()))
             }),
         }
     }
