@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use crate::{
     bus,
     config::Config,
-    control::{self, Control, Leave},
+    control::{self, Effects, Leave},
     error::{Context, Fatal},
     flow::{Sink, SourceId, event::Kind, lane, meter::Meters, verdict::Serving},
     host::{Clock, Host, Scribe, notify},
@@ -186,7 +186,7 @@ pub async fn run(
     // control: last, for it takes up what the last run left, and that all stages started is a part of it
     let proving = crew.beats.add("prove");
     let setup = host.control(config, &table, &writer, status, lines, (engines, proving))?;
-    let control = Control::new(control::Setup { ran_before: lock.ran_before, ..setup }, store);
+    let control = Effects::new(control::Setup { ran_before: lock.ran_before, ..setup }, store);
     crew.thread("control", move |beat| {
         control.run(|| beat.beat());
         Ok(())
