@@ -164,10 +164,10 @@ fn the_schemas_of_commands_and_the_daemon_agree_on_what_is_well_formed() {
     let daemon = Site::new(broker.port).with(&operator.table()).run();
     sub.wait_state("online");
     let birth = sub.wait("birth", |m| m.iter().find(|m| m.stream == "birth").map(|m| m.payload.clone()));
-    let told: Vec<_> = birth["commands"].as_array().expect("commands").iter().filter_map(Value::as_str).collect();
+    let seen: Vec<_> = birth["commands"].as_array().expect("commands").iter().filter_map(Value::as_str).collect();
     let mut schemas: Vec<_> = rig::schema::commands();
     schemas.sort_unstable();
-    let mut types: Vec<_> = told.iter().map(|kind| (*kind).to_owned()).collect();
+    let mut types: Vec<_> = seen.iter().map(|kind| (*kind).to_owned()).collect();
     types.sort_unstable();
     assert_eq!(types, schemas);
     let cases = [
@@ -182,6 +182,10 @@ fn the_schemas_of_commands_and_the_daemon_agree_on_what_is_well_formed() {
         ("config.set", json!({"toml": "#".repeat(49_153)}), false),
         ("model.calibrate", json!({"pipeline": "x"}), true),
         ("model.calibrate", json!({}), false),
+        ("alarm.ack", json!({"alarm": "hot"}), true),
+        ("alarm.ack", json!({"alarm": "hot", "id": "b-1"}), true),
+        ("alarm.ack", json!({"id": "b-1"}), false),
+        ("alarm.ack", json!({"alarm": "hot", "force": true}), false),
         ("log.pull", json!({"lines": 1, "priority": 0, "since": "2026-01-01T00:00:00Z"}), true),
         ("log.pull", json!({"lines": 0}), false),
         ("log.pull", json!({"priority": 8}), false),

@@ -213,6 +213,8 @@ pub enum Ask {
     Log(LogQuery),
     /// A restart of the machine.
     Reboot,
+    /// That the alarm of this index is acknowledged; only this episode, if one is named.
+    Acknowledge(usize, Option<String>),
     /// That /data is erased at the next start, and a restart.
     Erase,
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::{
     Outcome, State,
     jobs::{JobNews, Jobs, respond_to},
-    models::{Phase, Refused, What, Work, refuse},
+    models::{Phase, Refused, Work, refuse},
     request::Why,
 };
 use crate::{
@@ -14,6 +14,7 @@ use crate::{
     host::{Clock, Defence, fetch::Waits},
     limits,
     model::{
+        rollout::{Request, Target},
         slot::{Line, Origin},
         store::{Brings, Job},
     },
@@ -91,7 +92,8 @@ impl Jobs {
                 // The slot that stops serving; it names the model.
                 let job = Job { target: Some((model.into(), line.spare())), ..job };
                 let number = self.models.begin(job, Phase::Proving, Some(to));
-                (self.stage.prove)(number, What::Factory(model.into()), false);
+                let target = Target::Factory(model.into());
+                self.rollout.request(Request::Prove { number, target, watched: false });
             }
             Origin::Slot(id) => {
                 let sha256 = line.slot(id).held().map(|held| held.sha256.clone()).unwrap_or_default();
@@ -158,7 +160,7 @@ impl Jobs {
         self.models.waits = Waits::default();
         let job = &work.job;
         if let Some((model, id)) = &job.target {
-            (self.stage.back)(model, why);
+            self.rollout.request(Request::Back { model: model.clone(), why: why.to_owned() });
             let mut line = self.models.store.line(model);
             if work.back_to.is_none() {
                 if tried {

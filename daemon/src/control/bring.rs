@@ -113,14 +113,14 @@ impl Jobs {
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
         news: impl FnOnce(Result<T, String>) -> News + Clone + Send + 'static,
     ) {
-        let (out, unborn) = (self.stage.news.0.clone(), news.clone());
+        let (out, unborn) = (self.reports.0.clone(), news.clone());
         let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
             let done = crate::host::beats::caught(work);
             // The channel has room for every report of every group; a full one means control is gone.
             let _ = out.try_send(news(done));
         });
         if let Err(why) = thread {
-            let _ = self.stage.news.0.try_send(unborn(Err(format!("start a thread: {why}"))));
+            let _ = self.reports.0.try_send(unborn(Err(format!("start a thread: {why}"))));
         }
     }
 

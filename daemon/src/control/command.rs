@@ -1,7 +1,7 @@
 //! Every command, in one table: its name, its arguments, whether it needs a signature, what handles it, and a help text.
 //!
 //! To add a command: a type for its arguments with `Args` below, one row in the table, its handler in `handlers.rs` (which
-//! returns actions, see `action.rs`), `docs/schema/dn.args.NAME.json` and a row in `docs/commands.md`. A test compares
+//! returns actions, see `action.rs`), `docs/schema/dn.args.NAME.json` and a row in `docs/reference/commands.md`. A test compares
 //! the table with both.
 
 use std::path::PathBuf;
@@ -77,6 +77,8 @@ commands! {
     "model.install"   Install(Install)              SIGNED   Control::model_install,  "Installs a model bundle.";
     "model.rollback"  RollBack(RollBack)            SIGNED   Control::model_rollback, "Rolls back to the previous model.";
     "model.calibrate" Calibrate(Calibrate)          SIGNED   Control::calibrate,      "Learns again what is normal.";
+    // It can switch an output off.
+    "alarm.ack"       Acknowledge(Acknowledge)      SIGNED   Control::acknowledge,    "Acknowledges a latched alarm.";
     "os.install"      InstallSystem(InstallSystem)  SIGNED   Control::os_install,     "Installs another operating system.";
     "log.pull"        LogPull(LogQuery)             SIGNED   Control::log_pull,       "Returns a part of the journal.";
     "restart"         Restart(NoArgs)               SIGNED   Control::restart,        "Ends the process; systemd starts it again.";
@@ -205,6 +207,22 @@ pub struct Calibrate {
 }
 
 impl Args for Calibrate {
+    fn read(text: &str) -> Result<Self, Refusal> {
+        parse(text)
+    }
+}
+
+/// Arguments of `alarm.ack`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acknowledge {
+    /// Name of the alarm.
+    pub alarm: String,
+    /// Only this episode.
+    pub id: Option<String>,
+}
+
+impl Args for Acknowledge {
     fn read(text: &str) -> Result<Self, Refusal> {
         parse(text)
     }
@@ -365,10 +383,14 @@ mod tests {
     #[test]
     fn every_command_of_the_table_has_a_schema_and_a_row_in_the_docs_and_nothing_else_has() {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
-        let page = fs::read_to_string(docs.join("commands.md")).expect("docs/commands.md");
+        let page = fs::read_to_string(docs.join("reference/commands.md")).expect("docs/reference/commands.md");
         for row in TABLE {
             assert!(docs.join(format!("schema/dn.args.{}.json", row.name)).is_file(), "{} has no schema", row.name);
-            assert!(page.contains(&format!("| `{}`", row.name)), "docs/commands.md has no row for {}", row.name);
+            assert!(
+                page.contains(&format!("| `{}`", row.name)),
+                "docs/reference/commands.md has no row for {}",
+                row.name
+            );
             assert!(row.help.ends_with('.'), "{}: the help is a sentence", row.name);
         }
         let schemas = fs::read_dir(docs.join("schema")).expect("docs/schema").flatten();

@@ -2,7 +2,11 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering, mpsc::RecvTimeoutError},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
@@ -10,7 +14,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::{
-    Control, Leave, Rules, Slots, Stage, Trials,
+    Control, Leave, Local, Rules, Slots, Trials,
     action::{About, Action, Ask, Change, Event, Left, Now, OnError, Record, Which},
     candidate::{Candidate, changed, compare, digest, in_use},
     jobs::{Jobs, keyset},
@@ -25,13 +29,15 @@ use crate::{
     config::{Config, Mqtt},
     flow::{
         Class, Draft, Retain, StreamId,
+        alarm::NotAcknowledged,
+        board::Board,
         event::EventStreams,
         meter::Meters,
         order::{LinkNews, LogQuery, Orders, Respond, Response, Ticket},
     },
     host::{Clock, Keep, clock::rfc3339_ms},
     limits,
-    model::store::Store,
+    model::{rollout::Desk, store::Store},
 };
 
 /// Requests another connection: the broker, the count of such changes, and the longest wait between two connects while
@@ -85,14 +91,20 @@ pub struct Setup {
     pub link: watch::Receiver<LinkNews>,
     /// Requests another connection.
     pub want: Want,
-    /// Counters, and which pipelines are to learn again.
+    /// Counters.
     pub meters: Arc<Meters>,
+    /// What other stages show, and which pipelines are to learn again.
+    pub board: Arc<Board>,
     /// Access to the machine.
     pub machine: Machine,
     /// Ends this run of the process.
     pub leave: Box<dyn Fn(Leave) + Send>,
-    /// Access to the stage that runs models.
-    pub stage: Stage,
+    /// Requests to the rollout of models, and its reports.
+    pub rollout: Desk,
+    /// Requests of local callers.
+    pub local: mpsc::Receiver<Local>,
+    /// Publishes the state of model installs for status and D-Bus.
+    pub show_models: Box<dyn Fn(Value) + Send>,
     /// Access to the system's slots.
     pub slots: Slots,
 }
@@ -118,6 +130,7 @@ pub struct Effects {
     link: watch::Receiver<LinkNews>,
     memory: MemoryFile,
     trials: Trials,
+    meters: Arc<Meters>,
     /// The configuration with the change that was compared last.
     candidate: Option<Config>,
     device: String,
@@ -144,10 +157,13 @@ impl Effects {
             config,
             clock,
             boot,
-            stage: setup.stage,
+            rollout: setup.rollout,
+            local: setup.local,
+            show_models: setup.show_models,
+            reports: mpsc::sync_channel(limits::MODEL_NEWS),
             slots: setup.slots,
             machine: setup.machine,
-            meters: setup.meters,
+            board: setup.board,
             keys,
             keys_trouble,
             stale: false,
@@ -157,8 +173,8 @@ impl Effects {
         };
         let doors = Doors { streams, blob, events, put, settled, respond, want, leave };
         let control = Control::new(rules, now, fastrand::u64(..));
-        let (memory, link) = (MemoryFile(keep), setup.link);
-        let mut effects = Self { control, jobs, doors, orders, link, memory, trials, candidate: None, device };
+        let (memory, link, meters) = (MemoryFile(keep), setup.link, setup.meters);
+        let mut effects = Self { control, jobs, doors, orders, link, memory, trials, meters, candidate: None, device };
         let (keys, in_use) = (effects.jobs.keys_now(), in_use(&effects.jobs.config));
         effects.handle(Event::Began { left: effects.left(), keys, in_use, ran_before });
         effects.jobs.take_up();
@@ -191,7 +207,7 @@ impl Effects {
     }
 
     fn tick(&mut self) {
-        let (link, acked) = (*self.link.borrow(), self.jobs.meters.result_acked.load(Ordering::Relaxed));
+        let (link, acked) = (*self.link.borrow(), self.jobs.board.result_acked.load(Ordering::Relaxed));
         self.handle(Event::Tick(link, acked));
     }
 
@@ -232,11 +248,11 @@ impl Effects {
                 None
             }
             Action::CountAccepted => {
-                self.jobs.meters.commands_accepted.add(1);
+                self.meters.commands_accepted.add(1);
                 None
             }
             Action::CountRefused => {
-                self.jobs.meters.commands_refused.add(1);
+                self.meters.commands_refused.add(1);
                 None
             }
             Action::Ask(call, ask) => {
@@ -244,7 +260,7 @@ impl Effects {
                 Some(Event::Done(call, outcome))
             }
             Action::Recalibrate(place) => {
-                self.jobs.meters.pipelines[place].recalibrate.store(true, Ordering::Relaxed);
+                self.jobs.board.recalibrate(place);
                 None
             }
             Action::Compare(change) => {
@@ -315,7 +331,7 @@ impl Effects {
                 None
             }
             Action::Again => {
-                let acked = self.jobs.meters.result_acked.load(Ordering::Relaxed);
+                let acked = self.jobs.board.result_acked.load(Ordering::Relaxed);
                 Some(Event::Tick(*self.link.borrow(), acked))
             }
             _ => None,
@@ -393,6 +409,26 @@ impl Effects {
                 Err(why) => Outcome::failed(why),
             },
             Ask::Erase => self.erase(),
+            Ask::Acknowledge(place, episode) => self.acknowledge(*place, episode.as_deref()),
+        }
+    }
+
+    /// The stage that evaluates the alarm takes the acknowledgement with its next look, within a second.
+    fn acknowledge(&self, place: usize, episode: Option<&str>) -> Outcome {
+        let name = &self.jobs.config.alarms[place].name;
+        match self.jobs.board.alarms[place].acknowledge(episode) {
+            Ok(id) => Outcome {
+                result: Some(json!({"alarm": name, "id": id})),
+                ..Outcome::new(State::Success, "acknowledged; the alarm clears as soon as its condition has ended")
+            },
+            Err(NotAcknowledged::NotLatched) => {
+                let text =
+                    format!("alarm `{name}` is not latched: it is not raised, or clears without acknowledgement");
+                Outcome::rejected(Why::Invalid, text)
+            }
+            Err(NotAcknowledged::OtherEpisode(open)) => {
+                Outcome::rejected(Why::Conflict, format!("the open episode of alarm `{name}` is `{open}`"))
+            }
         }
     }
 

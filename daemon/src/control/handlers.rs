@@ -4,7 +4,7 @@
 use super::{
     Control, State,
     action::{Action, Ask, Call, Change, Event, Leave},
-    command::{Calibrate, ConfigGet, ConfigSet, Erase, Install, KeysetUpdate, NoArgs, RollBack},
+    command::{Acknowledge, Calibrate, ConfigGet, ConfigSet, Erase, Install, KeysetUpdate, NoArgs, RollBack},
     jobs::JobNews,
     request::Why,
     system::InstallSystem,
@@ -54,6 +54,13 @@ impl Control {
             }
         };
         self.finish(call, &outcome);
+    }
+
+    pub(super) fn acknowledge(&mut self, call: Call, Acknowledge { alarm, id }: Acknowledge) {
+        match self.rules.alarms.iter().position(|name| *name == alarm) {
+            None => self.finish(call, &Outcome::rejected(Why::Invalid, format!("no alarm is called `{alarm}`"))),
+            Some(place) => self.act(Action::Ask(call, Ask::Acknowledge(place, id))),
+        }
     }
 
     pub(super) fn log_pull(&mut self, call: Call, query: LogQuery) {

@@ -2,17 +2,24 @@
 //! that are saved before they take effect; their slow steps run in threads. What they have to report goes to control
 //! (`JobNews`), which alone publishes and finishes commands.
 
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 
 use serde_json::{Map, Value};
 
-use super::{Machine, Slots, Stage, action::Going, memory::State, models::Models, system::System, trust::Trusted};
+use super::{
+    Local, Machine, Slots,
+    action::Going,
+    memory::State,
+    models::{Models, News},
+    system::System,
+    trust::Trusted,
+};
 use crate::{
     config::Config,
-    flow::{event::Kind, meter::Meters, order::Respond},
+    flow::{board::Board, event::Kind, order::Respond},
     host::Clock,
     limits,
-    model::{keyset::Keyset, store::Store},
+    model::{keyset::Keyset, rollout::Desk, store::Store},
 };
 
 /// A report of a job.
@@ -37,13 +44,19 @@ pub struct Jobs {
     pub(super) clock: Arc<Clock>,
     /// Id of this boot.
     pub(super) boot: String,
-    /// Access to the stage that runs models.
-    pub(super) stage: Stage,
+    /// Requests to the rollout of models, and its reports.
+    pub(super) rollout: Desk,
+    /// Requests of local callers.
+    pub(super) local: mpsc::Receiver<Local>,
+    /// Publishes the state of model installs for status and D-Bus.
+    pub(super) show_models: Box<dyn Fn(Value) + Send>,
+    /// Reports of the threads that bring and open.
+    pub(super) reports: (mpsc::SyncSender<News>, mpsc::Receiver<News>),
     /// Access to the system's slots.
     pub(super) slots: Slots,
     /// Access to the machine.
     pub(super) machine: Machine,
-    pub(super) meters: Arc<Meters>,
+    pub(super) board: Arc<Board>,
     /// The keyset in use, or why there is none.
     pub(super) keys: Result<Keyset, String>,
     /// Why a keyset after the first one is not in use.

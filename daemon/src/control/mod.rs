@@ -45,7 +45,7 @@ use std::collections::VecDeque;
 
 pub use action::Leave;
 pub use effects::{Effects, Machine, ReadLog, Setup, Want};
-pub use models::{Local, News, Proof, Stage, What, floor};
+pub use models::{Local, floor};
 pub use system::Slots;
 pub use trial::Trials;
 
@@ -79,6 +79,8 @@ pub struct Rules {
     pub allow_unsigned: bool,
     /// A command for many devices begins within so many seconds.
     pub jitter_s: u64,
+    /// Names of the alarms.
+    pub alarms: Vec<String>,
     /// Names of the pipelines, and whether their model is calibrated.
     pub pipelines: Vec<(String, bool)>,
     /// Why the remote layer is not in use.
@@ -100,6 +102,7 @@ impl Rules {
             cohorts: config.device.cohorts.clone(),
             allow_unsigned: config.commands.allow_unsigned,
             jitter_s: config.commands.jitter_s,
+            alarms: config.alarms.iter().map(|alarm| alarm.name.clone()).collect(),
             pipelines: config.pipelines.iter().map(calibrated).collect(),
             set_aside: config.set_aside.clone(),
             keyset: config.commands.keyset.is_some(),

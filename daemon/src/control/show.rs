@@ -25,7 +25,7 @@ impl Jobs {
         });
         let keyset = self.keys.as_ref().ok().map(|keys| keys.version);
         let stale = self.stale;
-        (self.stage.show)(
+        (self.show_models)(
             json!({"slots": self.models_now(), "job": phase.or(ended), "keyset": keyset, "stale": stale}),
         );
     }

@@ -170,7 +170,7 @@ fn accepts(action: &Action) -> bool {
 #[test]
 fn stories_find_each_order_of_actions_that_is_swapped() {
     let faults: [(&str, Swap, &str); 5] = [
-        ("settled before it is saved", (accepts, |action| matches!(action, Action::Settle(_))), "not settled"),
+        ("settled before it is saved", (accepts, |action| matches!(action, Action::Settle(_))), "is lost"),
         (
             "executed before it is saved",
             (accepts, |action| {

@@ -276,7 +276,7 @@ impl Jobs {
     fn write_system(&mut self) {
         let Some(job) = &self.system.saved.job else { return };
         let path = self.bundle_of(job);
-        let (write, news) = (self.slots.write.clone(), self.stage.news.0.clone());
+        let (write, news) = (self.slots.write.clone(), self.reports.0.clone());
         self.system.percent = -1;
         let work = move || {
             let mut tell = |percent: i32, words: &str| {
@@ -322,7 +322,7 @@ impl Jobs {
 
     /// Whether the broker acknowledged anything within the last day.
     fn reached_lately(&self) -> bool {
-        let acked_ns = self.meters.acked_ns.load(Ordering::Relaxed);
+        let acked_ns = self.board.acked_ns.load(Ordering::Relaxed);
         acked_ns > 0 && Clock::boot_ns().saturating_sub(acked_ns) < limits::UPLINK_BEFORE.as_nanos() as u64
     }
 
@@ -412,7 +412,7 @@ impl Jobs {
             return;
         }
         let slot = self.slots.slot.clone().unwrap_or_default();
-        let acked = self.meters.acked_ns.load(Ordering::Relaxed) > 0;
+        let acked = self.board.acked_ns.load(Ordering::Relaxed) > 0;
         if slot == job.slot {
             return self.came_back(&job, acked, now_ns);
         }

@@ -4,10 +4,7 @@
 use std::{
     collections::VecDeque,
     path::PathBuf,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, Mutex, PoisonError, atomic::Ordering::Relaxed},
 };
 
 use serde_json::{Value, json};
@@ -15,6 +12,8 @@ use serde_json::{Value, json};
 use crate::{
     config::{self, Config},
     flow::{
+        alarm::AlarmSign,
+        board::Board,
         meter::{ChannelMeter, ChannelState, Histogram, Lost, Meters, PipelineMeter, SourceMeter},
         verdict::Serving,
     },
@@ -55,6 +54,8 @@ pub struct Status {
     pub config: Arc<Config>,
     /// What stages count.
     pub meters: Arc<Meters>,
+    /// What stages show each other.
+    pub board: Arc<Board>,
     /// What stages tell.
     pub counters: Arc<Counters>,
     /// Scores of the last minutes.
@@ -159,7 +160,7 @@ impl Status {
                 why.push(format!("pipeline {}: no new prediction", pipeline.name));
             }
         }
-        if !self.config.outputs.is_empty() && !self.meters.outputs_held.load(Relaxed) {
+        if !self.config.outputs.is_empty() && !self.board.outputs_held.load(Relaxed) {
             why.push("the outputs are not held".into());
         }
         let (serving, models) = (self.counters.models().0, self.models());
@@ -290,12 +291,12 @@ impl Status {
     }
 
     fn alarms(&self, now_ns: u64) -> Vec<Value> {
-        type One<'a> = (&'a config::Alarm, &'a AtomicBool);
-        let of = |(alarm, raised): One<'_>| {
-            let (raised, stale) = (raised.load(Relaxed), self.is_stale(alarm.pipeline, now_ns));
+        type One<'a> = (&'a config::Alarm, &'a AlarmSign);
+        let of = |(alarm, sign): One<'_>| {
+            let (raised, stale) = (sign.is_raised(), self.is_stale(alarm.pipeline, now_ns));
             json!({"name": alarm.name, "severity": alarm.severity, "raised": raised, "stale": stale})
         };
-        self.config.alarms.iter().zip(&self.meters.alarms).map(of).collect()
+        self.config.alarms.iter().zip(&self.board.alarms).map(of).collect()
     }
 }
 

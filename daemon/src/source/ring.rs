@@ -1,18 +1,14 @@
 //! The last minute of all sources, packed, in memory: an alarm saves it, with what follows, as a tape.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::tape::{self, Block, Head};
 use crate::{
     config::Tapes,
     flow::{
         Arrival,
+        board::Board,
         lane::{self, Took},
-        meter::Meters,
     },
     host::Keep,
     limits,
@@ -27,7 +23,7 @@ pub struct Setup {
     /// Which alarms save one: index and name.
     pub alarms: Vec<(usize, String)>,
     /// Which are raised.
-    pub meters: Arc<Meters>,
+    pub board: Arc<Board>,
     /// Where tapes go.
     pub keep: Keep,
 }
@@ -73,7 +69,7 @@ struct Ring {
 impl Ring {
     fn new(setup: Setup) -> Self {
         // An alarm that was raised before the start is not of now.
-        let raised = setup.alarms.iter().map(|(i, _)| setup.meters.alarms[*i].load(Ordering::Relaxed)).collect();
+        let raised = setup.alarms.iter().map(|(i, _)| setup.board.alarms[*i].is_raised()).collect();
         let (block, blocks) = (Block::default(), VecDeque::new());
         Self { setup, block, block_from_ns: 0, now_ns: 0, now_ms: None, blocks, bytes: 0, raised, due: None }
     }
@@ -109,7 +105,7 @@ impl Ring {
 
     fn look(&mut self) {
         for ((i, name), was) in self.setup.alarms.iter().zip(&mut self.raised) {
-            let is = self.setup.meters.alarms[*i].load(Ordering::Relaxed);
+            let is = self.setup.board.alarms[*i].is_raised();
             if is && !*was && self.due.is_none() {
                 self.due = Some((name.clone(), self.now_ns + self.setup.tapes.after_s * 1_000_000_000));
             }
