@@ -7,13 +7,13 @@ use super::{
     artifact::Artifact,
     channel::{Loaded, Tensor},
     drift::Inputs,
-    explain::{self, Usual},
     fit::Fit,
     plan::{Plan, plan},
     served::{Answered, published},
     worker::{Launch, Rung, Worker},
 };
 use crate::{
+    alarm::explain::{self, Usual},
     config::{self, Models, Provider},
     flow::{Window, verdict::Serving},
     host::Later,

@@ -139,7 +139,8 @@ fn play(
         engine.start(None, &mut printer, &|| {}).map_err(Fatal::failed)?;
         engines.push((group, engine));
     }
-    let mut signal = Signal::new(&config, table.signal.clone(), meters);
+    let alarms = host.channel_alarms(&config, &table, None, &meters);
+    let mut signal = Signal::new(&config, table.signal.clone(), alarms, meters);
     let (mut made, mut last) = (Made::default(), None);
     for arrival in arrivals {
         let arrival = arrival?;

@@ -128,8 +128,9 @@ pub async fn run(
 
     // signal: between the two; what it makes for the broker waits for room in the outbox
     let tap = crew.ring(host, &config, &meters)?; // and keeps the last minute for tapes of alarms
+    let alarms = host.channel_alarms(&config, &table, Some(&keeps), &meters); // evaluated where the samples are
     let (stage, sink, lanes, count) = (
-        signal::Signal::new(&config, table.signal.clone(), meters.clone()),
+        signal::Signal::new(&config, table.signal.clone(), alarms, meters.clone()),
         writer.clone(),
         lanes.into_values().collect(),
         counters.clone(),

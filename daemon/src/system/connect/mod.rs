@@ -11,6 +11,7 @@ use std::{
 use tokio::sync::watch;
 
 use crate::{
+    alarm::{self, Desk},
     bus,
     config::Config,
     control::{self, Leave, Local, Trials},
@@ -114,6 +115,13 @@ impl Host {
         Keeps { calibration: folder("calibration"), alarms: folder("alarms") }
     }
 
+    /// The alarms on channels. Without `keeps` it is a replay.
+    pub fn channel_alarms(&self, config: &Config, table: &Table, keeps: Option<&Keeps>, meters: &Arc<Meters>) -> Desk {
+        let keep = keeps.map(|keeps| keeps.alarms.clone());
+        let (boot, meters) = (self.boot.as_str(), meters.clone());
+        Desk::of_channels(alarm::Setup { config, streams: &table.alarms, boot, keep, meters })
+    }
+
     /// The folder of the last known time, which is taken up.
     pub fn times(&self, state_dir: &Path) -> Keep {
         let keep = Keep::at(state_dir.join("clock"));
@@ -200,8 +208,8 @@ impl Host {
             raised: Box::new(move |stream| {
                 let name = stream.strip_prefix("a/")?;
                 let place = alarms.iter().position(|alarm| alarm == name);
-                // One that is not configured any more is not raised.
-                Some(place.is_some_and(|place| raised.alarms[place].is_raised()))
+                // One that is not configured any more has no open episode.
+                Some(place.is_some_and(|place| raised.alarms[place].shown().episode.is_some()))
             }),
         }
     }
