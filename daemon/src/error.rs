@@ -9,7 +9,7 @@ pub enum Code {
     Failed = 1,
     /// Wrong usage of the command line.
     Usage = 2,
-    /// `boot-check`: all is well but the broker, which was not reached.
+    /// `boot-check`: the system is healthy, but the broker was not reached.
     NoUplink = 3,
     /// Configuration refused; systemd does not restart on it.
     Config = 78,

@@ -8,7 +8,7 @@
 //!                                     worker process: the only place ONNX Runtime is loaded
 //! ```
 //!
-//! Rooms stand side by side and share only the words in `flow`; `system::run` joins them. `docs/ARCHITECTURE.md` is the map.
+//! Rooms stand side by side and share only the words in `flow`; `system::run` joins them. `docs/architecture.md` is the map.
 
 pub mod alarm;
 pub mod bus;

@@ -41,8 +41,8 @@ fn a_plug_pulled_at_any_moment_of_an_update_leaves_the_old_or_the_new_system() {
             if device.is_over(&id) {
                 break;
             }
-            let told = device.told(&id).last().cloned().unwrap_or_default();
-            *at.entry(told.replace(&next, "it").replace(char::is_numeric, "")).or_default() += 1;
+            let reported = device.texts(&id).last().cloned().unwrap_or_default();
+            *at.entry(reported.replace(&next, "it").replace(char::is_numeric, "")).or_default() += 1;
             device.machine.cut();
             (cuts, of_this) = (cuts + 1, of_this + 1);
             let before = device.onlines();
@@ -55,9 +55,9 @@ fn a_plug_pulled_at_any_moment_of_an_update_leaves_the_old_or_the_new_system() {
         let end = device.end(&id, UPDATE);
         let (now_slot, now_version) = device.running();
         match end["state"].as_str() {
-            Some("success") => assert_eq!(now_version, next, "{:#?}", device.told(&id)),
+            Some("success") => assert_eq!(now_version, next, "{:#?}", device.texts(&id)),
             Some("failed" | "rolled_back") => assert_eq!((&now_slot, &now_version), (&slot, &version)),
-            other => panic!("{other:?}: {:#?}", device.told(&id)),
+            other => panic!("{other:?}: {:#?}", device.texts(&id)),
         }
         measured(&format!("update {n}, cut {of_this} times: {}: {}", end["state"], end["text"]));
         *ends.entry(end["state"].to_string()).or_default() += 1;

@@ -153,12 +153,12 @@ fn lines(device: &mut Device) {
     };
     device.machine.run(&pulses(1, 50));
     device.machine.run(&pulses(2, 3));
-    let told = |m: &[rig::Message], stream: &str, name: &str, value: f64| {
+    let seen = |m: &[rig::Message], stream: &str, name: &str, value: f64| {
         rig::sub::records(m, stream).iter().filter(|(r, _)| r["v"][name] == value).count()
     };
-    device.sub.wait_most(Duration::from_secs(30), "50 pulses", |m| (told(m, "m/flow", "flow", 50.0) > 0).then_some(()));
+    device.sub.wait_most(Duration::from_secs(30), "50 pulses", |m| (seen(m, "m/flow", "flow", 50.0) > 0).then_some(()));
     device.sub.wait_most(Duration::from_secs(30), "three times open, three times shut", |m| {
-        (told(m, "m/door", "door", 1.0) == 3 && told(m, "m/door", "door", 0.0) == 3).then_some(())
+        (seen(m, "m/door", "door", 1.0) == 3 && seen(m, "m/door", "door", 0.0) == 3).then_some(())
     });
     // The lamp, by the kernel's word.
     let lamp = format!("cat {sim}/sim_gpio5/value");

@@ -67,14 +67,14 @@ fn survived(device: &Device, before: &(Value, String), what: &str) -> ((Value, S
         m.stream == "p/anomaly" && m.payload["hist"] == true && m.payload["boot"] == before.1.as_str()
     };
     let late: u64 = messages.iter().filter(kept).filter_map(|m| m.payload["seq"]["n"].as_u64()).sum();
-    let booked = rig::sub::records(&messages, "loss").len();
+    let entries = rig::sub::records(&messages, "loss").len();
     assert_eq!(
         rig::feed::unbooked(&messages, "p/anomaly"),
         0,
         "numbers neither delivered nor in the loss ledger after the {what}"
     );
     measured(&format!(
-        "{what}: {} serves with its calibration; {late} predictions were kept over it, {booked} entries in the ledger, \
+        "{what}: {} serves with its calibration; {late} predictions were kept over it, {entries} entries in the ledger, \
          0 numbers in neither",
         before.0["model"]
     ));
@@ -119,7 +119,7 @@ fn refuses(device: &mut Device) {
         let id = format!("no-{n}");
         device.update(&id, bundle);
         let end = device.end(&id, Duration::from_secs(120));
-        assert_eq!(end["state"], "failed", "{}: {:#?}", bundle.display(), device.told(&id));
+        assert_eq!(end["state"], "failed", "{}: {:#?}", bundle.display(), device.texts(&id));
         measured(&format!("refused: {}: {}", bundle.file_name().expect("name").to_string_lossy(), end["text"]));
     }
     assert_eq!(slot(device), untouched, "not a byte of the other slot was written");
@@ -157,16 +157,16 @@ fn a_system_is_updated_by_command_what_is_not_for_it_is_refused_and_one_without_
     device.update("u1", &good);
     // The broker is away from the first block written until the new system starts: what is decided meanwhile is kept.
     device.sub.wait_most(UPDATE, "the slot is written", |_| {
-        device.told("u1").iter().any(|t| t.contains(" %: ")).then_some(())
+        device.texts("u1").iter().any(|t| t.contains(" %: ")).then_some(())
     });
     device.broker.stop();
     device.machine.says("starting slot B", UPDATE);
     device.broker.up();
     let end = device.end("u1", UPDATE);
-    let told = device.told("u1");
-    assert_eq!(end["state"], "success", "{told:#?}");
-    measured(&format!("update: {:.0} s from the order to `success`: {told:?}", began.elapsed().as_secs_f64()));
-    assert!(told.iter().any(|t| t.contains(" %: ")), "no progress was reported: {told:#?}");
+    let texts = device.texts("u1");
+    assert_eq!(end["state"], "success", "{texts:#?}");
+    measured(&format!("update: {:.0} s from the order to `success`: {texts:?}", began.elapsed().as_secs_f64()));
+    assert!(texts.iter().any(|t| t.contains(" %: ")), "no progress was reported: {texts:#?}");
     device.machine.since_its_start();
     device.machine.shell();
     assert_eq!(device.runs(), ("B".to_owned(), "0.2.0".to_owned()));
@@ -187,13 +187,13 @@ fn a_system_is_updated_by_command_what_is_not_for_it_is_refused_and_one_without_
     let began = Instant::now();
     device.update("u2", &without);
     device.sub.wait_most(UPDATE, "it waits for a restart", |_| {
-        device.told("u2").iter().any(|t| t.contains("waits for a restart")).then_some(())
+        device.texts("u2").iter().any(|t| t.contains("waits for a restart")).then_some(())
     });
     device.machine.run(&format!("kill -CONT {polkit}"));
     let end = device.end("u2", UPDATE);
     let text = end["text"].as_str().unwrap_or("").to_owned();
     measured(&format!("no daemon: {} after {:.0} s: {text}", end["state"], began.elapsed().as_secs_f64()));
-    assert_eq!(end["state"], "rolled_back", "{:#?}", device.told("u2"));
+    assert_eq!(end["state"], "rolled_back", "{:#?}", device.texts("u2"));
     device.machine.since_its_start();
     device.machine.shell();
     assert_eq!(device.runs(), ("B".to_owned(), "0.2.0".to_owned()));
@@ -219,7 +219,7 @@ fn a_system_that_crashes_is_left_after_three_starts_and_one_without_a_network_af
     device.machine.says("starting slot A", START);
     let end = device.end("u1", START);
     measured(&format!("a kernel that crashes: {}: {}", end["state"], end["text"]));
-    assert_eq!(end["state"], "rolled_back", "{:#?}", device.told("u1"));
+    assert_eq!(end["state"], "rolled_back", "{:#?}", device.texts("u1"));
     device.machine.shell();
     assert_eq!(device.runs().0, "A");
     device.good();
@@ -237,7 +237,7 @@ fn a_system_that_crashes_is_left_after_three_starts_and_one_without_a_network_af
     device.machine.says("starting slot A", UPDATE);
     let end = device.end("u2", START);
     measured(&format!("no network: {} after {:.0} s: {}", end["state"], began.elapsed().as_secs_f64(), end["text"]));
-    assert_eq!(end["state"], "rolled_back", "{:#?}", device.told("u2"));
+    assert_eq!(end["state"], "rolled_back", "{:#?}", device.texts("u2"));
     assert!(end["text"].as_str().unwrap_or("").contains("did not reach the broker"), "{end}");
 }
 
@@ -267,7 +267,7 @@ fn a_system_whose_model_cannot_run_is_left_and_one_that_missed_a_broker_that_was
         began.elapsed().as_secs_f64(),
         end["text"]
     ));
-    assert_eq!(end["state"], "rolled_back", "{:#?}", device.told("u1"));
+    assert_eq!(end["state"], "rolled_back", "{:#?}", device.texts("u1"));
     device.machine.shell();
     device.good();
 
@@ -283,9 +283,14 @@ fn a_system_whose_model_cannot_run_is_left_and_one_that_missed_a_broker_that_was
     device.broker.up();
     let end = device.end("u2", START);
     measured(&format!("a broker that was away: {}: {}", end["state"], end["text"]));
-    assert_eq!((&end["state"], &end["text"]), (&json!("rolled_back"), &json!("no uplink")), "{:#?}", device.told("u2"));
+    assert_eq!(
+        (&end["state"], &end["text"]),
+        (&json!("rolled_back"), &json!("no uplink")),
+        "{:#?}",
+        device.texts("u2")
+    );
     device.good();
     device.update("u3", &good);
     let end = device.end("u3", UPDATE);
-    assert_eq!(end["state"], "success", "no fault of the bundle's: {:#?}", device.told("u3"));
+    assert_eq!(end["state"], "success", "no fault of the bundle's: {:#?}", device.texts("u3"));
 }

@@ -193,7 +193,7 @@ impl Device {
     }
 
     /// State and text of each report of the update.
-    pub fn told(&self, id: &str) -> Vec<String> {
+    pub fn texts(&self, id: &str) -> Vec<String> {
         let records = self.sub.records(&format!("res/os.install/{id}"));
         records.iter().map(|(r, _)| format!("{} {}", r["state"], r["text"].as_str().unwrap_or(""))).collect()
     }

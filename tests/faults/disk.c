@@ -2,10 +2,10 @@
 // folder. Faults are set in a control file of 32-bit numbers that the test writes while the program runs:
 //
 //   0 open errno · 1 of 1000 · 2 read errno · 3 of 1000 · 4 write errno · 5 of 1000 · 6 sync errno · 7 of 1000
-//   8 hang, ms · 9 of 1000 · 10 syncs that fail next · 11 faults given so far · 12 the dice begin anew from this
+//   8 hang, ms · 9 of 1000 · 10 syncs that fail next · 11 faults given so far · 12 the dice start again from this
 //   13 syncs that go well before those that fail next
 //
-// As with Linux, each descriptor that was open on a file when a sync of it failed is told once; one opened later is not.
+// As with Linux, each descriptor that was open on a file when a sync of it failed gets the error once; one opened later is not.
 //
 // It remembers what each page held on the medium: before a sync that succeeds, a written page is not on it; after a sync
 // that failed, the page is clean for the kernel and still not on it, until it is written again and synced (what Linux does).
@@ -46,7 +46,7 @@ static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static volatile uint32_t *control;
 static const char *under;
 static char *names[FDS]; // path of an open file below the folder
-static int owed[FDS];    // error of a sync of this file that another descriptor was told
+static int owed[FDS];    // error of a sync of this file that another descriptor was given
 static struct page *pages[BUCKETS];
 static uint64_t dice = 0x9E3779B97F4A7C15;
 

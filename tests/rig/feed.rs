@@ -130,15 +130,15 @@ pub fn unbooked(messages: &[crate::Message], stream: &str) -> u64 {
         crate::sub::records(messages, stream).iter().filter_map(|(record, _)| record["seq"].as_u64()).collect();
     let entries = crate::sub::records(messages, "loss");
     let of_stream = entries.iter().map(|(entry, _)| entry).filter(|entry| entry["stream"] == stream);
-    let mut booked: Vec<(u64, u64)> = of_stream
+    let mut entered: Vec<(u64, u64)> = of_stream
         .map(|entry| (entry["first"].as_u64().expect("first"), entry["last"].as_u64().expect("last")))
         .collect();
-    booked.sort_unstable();
+    entered.sort_unstable();
     let (mut next, mut unbooked) = (1, 0);
     for seq in seqs {
         // Gaps may be wide: the ledger's ranges are subtracted one by one.
         let mut open = next;
-        for (first, last) in booked.iter().filter(|(_, last)| *last >= next) {
+        for (first, last) in entered.iter().filter(|(_, last)| *last >= next) {
             if *first >= seq {
                 break;
             }

@@ -80,8 +80,8 @@ impl World {
             }
             let states = states(&self.sub, "model.install", id);
             let blob = |m: &&crate::Message| m.stream.starts_with("blob/");
-            let told = self.sub.messages().iter().rev().find(blob).map(|m| m.payload["data"].to_string());
-            assert!(Instant::now() < until, "no end of {id}: {states:?}; what was missing last: {told:?}");
+            let seen = self.sub.messages().iter().rev().find(blob).map(|m| m.payload["data"].to_string());
+            assert!(Instant::now() < until, "no end of {id}: {states:?}; what was missing last: {seen:?}");
             std::thread::sleep(Duration::from_millis(50));
         }
     }

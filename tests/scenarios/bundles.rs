@@ -27,8 +27,8 @@ fn a_bundle_comes_by_mqtt_alone_is_proven_tried_and_kept_and_a_bad_one_is_rolled
     world.operator.order(&world.sub, "model.install", "good", &json!({"sha256": sha256, "size": bytes.len()}));
     let missing = |world: &World| {
         world.sub.wait("what is missing", |messages| {
-            let told = messages.iter().rev().find(|m| m.stream == format!("blob/{sha256}"))?;
-            told.payload["data"][0]["missing"][0][0].as_u64()
+            let seen = messages.iter().rev().find(|m| m.stream == format!("blob/{sha256}"))?;
+            seen.payload["data"][0]["missing"][0][0].as_u64()
         }) as usize
     };
     assert_eq!(missing(&world), 0);
@@ -38,8 +38,8 @@ fn a_bundle_comes_by_mqtt_alone_is_proven_tried_and_kept_and_a_bad_one_is_rolled
     assert_eq!(daemon.stop(), Some(0));
     let daemon = world.run();
     let from = world.sub.wait("what is missing after the restart", |messages| {
-        let told = messages.iter().rev().find(|m| m.stream == format!("blob/{sha256}"))?;
-        told.payload["data"][0]["missing"][0][0].as_u64().filter(|from| *from > 0)
+        let seen = messages.iter().rev().find(|m| m.stream == format!("blob/{sha256}"))?;
+        seen.payload["data"][0]["missing"][0][0].as_u64().filter(|from| *from > 0)
     }) as usize;
     assert!(from >= bytes.len() / 2, "{from}");
     // A hole is answered with what is missing, and what came twice is taken once.
@@ -302,7 +302,7 @@ fn a_model_runs_beside_the_one_before_and_what_it_sees_otherwise_is_counted() {
     world.install("beside", &world.maker.bundle(&Draft::new(2, &onnx::mean_plus_50(&SHAPE), 54.5)));
     let ended = world.rows_until_end("beside", 0);
     assert_eq!(ended["state"], "success", "{ended}");
-    let event = world.sub.wait_event("model.swapped", "beside the one before it differed on");
+    let event = world.sub.wait_event("model.swapped", "beside the previous model it differed on");
     let text = event["text"].as_str().expect("text").to_owned();
     let counts: Vec<u64> =
         text.rsplit("differed on ").next().expect("counts").split(' ').filter_map(|w| w.parse().ok()).collect();

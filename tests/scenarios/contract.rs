@@ -164,10 +164,10 @@ fn the_schemas_of_commands_and_the_daemon_agree_on_what_is_well_formed() {
     let daemon = Site::new(broker.port).with(&operator.table()).run();
     sub.wait_state("online");
     let birth = sub.wait("birth", |m| m.iter().find(|m| m.stream == "birth").map(|m| m.payload.clone()));
-    let told: Vec<_> = birth["commands"].as_array().expect("commands").iter().filter_map(Value::as_str).collect();
+    let seen: Vec<_> = birth["commands"].as_array().expect("commands").iter().filter_map(Value::as_str).collect();
     let mut schemas: Vec<_> = rig::schema::commands();
     schemas.sort_unstable();
-    let mut types: Vec<_> = told.iter().map(|kind| (*kind).to_owned()).collect();
+    let mut types: Vec<_> = seen.iter().map(|kind| (*kind).to_owned()).collect();
     types.sort_unstable();
     assert_eq!(types, schemas);
     let cases = [

@@ -61,10 +61,10 @@ fn torn_files_never_keep_the_daemon_from_starting() {
     let site = Site::new(broker.port).with_sensor(&tty).with(RAW);
     filled(&site, &mut tty);
     let cases = if rig::long() { 1000 } else { 200 };
-    let told = std::sync::Mutex::new([0; 3]);
+    let seen = std::sync::Mutex::new([0; 3]);
     std::thread::scope(|scope| {
         for worker in 0..2 {
-            let (state, told) = (site.state(), &told);
+            let (state, seen) = (site.state(), &seen);
             scope.spawn(move || {
                 for case in (worker..cases).step_by(2) {
                     let dir = tempfile::TempDir::new().expect("folder");
@@ -82,14 +82,14 @@ fn torn_files_never_keep_the_daemon_from_starting() {
                     let aside = torn.join("outbox/quarantine-1").exists();
                     assert_eq!(aside, log.contains("it was set aside as"), "{tear:?} of {}:\n{log}", target.display());
                     let quiet = !log.contains("ERROR") && !aside;
-                    told.lock().expect("told")[usize::from(aside) + 2 * usize::from(quiet && !aside)] += 1;
+                    seen.lock().expect("seen")[usize::from(aside) + 2 * usize::from(quiet && !aside)] += 1;
                     // What was mended once is whole.
                     assert!(!starts(&torn).contains("set aside as"), "{tear:?} of {}", target.display());
                 }
             });
         }
     });
-    let [mended, aside, unnoticed] = told.into_inner().expect("told");
+    let [mended, aside, unnoticed] = seen.into_inner().expect("seen");
     rig::measured(&format!(
         "tearings: {aside} stores set aside, {mended} others reported, {unnoticed} without a consequence"
     ));

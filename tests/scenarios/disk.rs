@@ -53,8 +53,8 @@ fn cuts(cuts: usize, on_one: bool) {
     }
     let tally = feed.tally(&sub);
     rig::measured(&format!("{cuts} power cuts{}: {tally}", if on_one { " on one image" } else { "" }));
-    let told: Vec<_> = ["e/store.set_aside", "e/store.damaged"].iter().flat_map(|kind| sub.records(kind)).collect();
-    assert!(told.is_empty(), "a power cut damages nothing: {told:?}");
+    let seen: Vec<_> = ["e/store.set_aside", "e/store.damaged"].iter().flat_map(|kind| sub.records(kind)).collect();
+    assert!(seen.is_empty(), "a power cut damages nothing: {seen:?}");
     tally.check();
 }
 

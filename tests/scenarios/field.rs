@@ -119,7 +119,7 @@ fn noise_cuts_and_hang_ups_cost_no_clean_frame_and_make_no_wrong_value() {
         // documentation. The others must be clean.
         let allowed = if kind == "delimited" || kind == "nmea" { 2 } else { 0 };
         assert!(wrong.len() <= allowed, "{kind}: {wrong:?}");
-        let told = sub.wait("damaged frames are reported", |_| {
+        let seen = sub.wait("damaged frames are reported", |_| {
             let (q, _) = sub.records("q/s").pop()?;
             (q["refused"].as_object().is_some_and(|all| !all.is_empty())).then_some(q)
         });
@@ -127,7 +127,7 @@ fn noise_cuts_and_hang_ups_cost_no_clean_frame_and_make_no_wrong_value() {
             "{kind}: {} clean of 2000, {} delivered, refused {}",
             clean.len(),
             got.len(),
-            told["refused"]
+            seen["refused"]
         ));
         assert_eq!(daemon.stop(), Some(0));
     }
@@ -298,9 +298,13 @@ fn what_is_wrong_with_a_source_is_told_by_its_key() {
     let cases = [
         ("framing = \"fixed\"\nframe_bytes = 9\nfields = [\"a:u8\"]", "framing", "one lost byte would shift"),
         ("framing = \"cobs\"\nstart = \"aa\"\nfields = [\"a:u8\"]", "start", "does not belong to `framing = \"cobs\"`"),
-        ("framing = \"cobs\"\nfields = [\"a:u17\"]", "fields", "its type is none of u8"),
+        ("framing = \"cobs\"\nfields = [\"a:u17\"]", "fields", "invalid type: expected one of u8"),
         ("framing = \"cobs\"\nfields = [\"a:u8\", \"a:u8\"]", "fields", "`a` stands twice"),
-        ("framing = \"cobs\"\ncheck = \"crc17\"\nfields = [\"a:u8\"]", "check", "`crc17` is none of `sum8`"),
+        (
+            "framing = \"cobs\"\ncheck = \"crc17\"\nfields = [\"a:u8\"]",
+            "check",
+            "`crc17` is invalid: expected one of `sum8`",
+        ),
         ("framing = \"length\"\nstart = \"7e\"\nlength = \"f32\"\nfields = [\"a:u8\"]", "length", "none of `u8`"),
         ("framing = \"delimited\"\nstart = \"0203\"\nstop = \"03\"\nfields = [\"a:u8\"]", "start", "must be one byte"),
         ("format = \"binary\"\nfields = [\"a:u8\"]", "format", "needs a framing that is not lines"),
@@ -322,10 +326,10 @@ fn what_is_wrong_with_a_source_is_told_by_its_key() {
         (
             "kind = \"gpio\"\nchip = \"x\"\n[source.s.lines]\na = { line = 1, read = \"speed\" }",
             "read",
-            "`speed` is none of",
+            "`speed` is invalid: expected one of",
         ),
         ("kind = \"iio\"\ndevice = \"x\"\nreadings = [\"a\", \"../b\"]", "readings", "no reading's name"),
-        ("kind = \"tty\"\ncolumns = [\"a\"]", "kind", "`tty` is none of `serial`"),
+        ("kind = \"tty\"\ncolumns = [\"a\"]", "kind", "`tty` is invalid: expected one of `serial`"),
     ];
     for (text, key, why) in cases {
         let path = if text.contains("gpio") || text.contains("iio") { "" } else { "path = \"/dev/null\"\n" };

@@ -44,10 +44,10 @@ fn edges_are_counted_timed_and_told_lost_ones_named_and_a_storm_ends_in_sampling
     let hz: Vec<f64> = sub.records("m/counts").iter().filter_map(|(r, _)| r["v"]["hz"].as_f64()).collect();
     assert!(hz.iter().any(|hz| (hz - 200.0).abs() < 0.01), "{hz:?}");
     let door = sub.wait_records("m/door", 4);
-    let told: Vec<(f64, i64)> =
+    let seen: Vec<(f64, i64)> =
         door.iter().map(|(r, _)| (r["v"]["door"].as_f64().expect("v"), r["in_t_ns"][0].as_i64().expect("t"))).collect();
-    assert_eq!(told.iter().map(|(v, _)| *v).collect::<Vec<_>>(), [1.0, 0.0, 1.0, 0.0]);
-    assert!(told.windows(2).all(|pair| (pair[1].1 - pair[0].1 - 7_000_000).abs() < 100_000), "{told:?}");
+    assert_eq!(seen.iter().map(|(v, _)| *v).collect::<Vec<_>>(), [1.0, 0.0, 1.0, 0.0]);
+    assert!(seen.windows(2).all(|pair| (pair[1].1 - pair[0].1 - 7_000_000).abs() < 100_000), "{seen:?}");
 
     chip.lose(4, 3);
     chip.edge(4, true, monotonic_ns());

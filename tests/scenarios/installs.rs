@@ -270,7 +270,7 @@ fn a_power_cut_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
         copies.push((copy, before, format!("mean@1.{seq}.0"), round % 3 == 2));
     }
     assert_eq!(daemon.stop(), Some(0));
-    for (copy, before, after, told) in copies {
+    for (copy, before, after, seen) in copies {
         let site = world.site.clone().with_state(&copy.path().join("state"));
         let found = rig::daemon::run(&["model", "list", "--config", &site.config().display().to_string()]);
         assert_eq!(found.code, Some(0), "{}", found.err);
@@ -281,7 +281,7 @@ fn a_power_cut_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
             Some(log[at..].split_whitespace().next()?.to_owned())
         });
         assert!(serving == before || serving == after, "{serving} serves, neither {before} nor {after}");
-        assert!(!told || serving == after, "success was reported, and {serving} serves");
+        assert!(!seen || serving == after, "success was reported, and {serving} serves");
         if serving == after {
             new += 1;
         } else {

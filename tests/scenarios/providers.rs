@@ -123,8 +123,8 @@ fn a_plugin_runs_nodes_or_is_refused_and_none_from_outside_the_image_is_loaded()
     sub.wait_state("online");
     // OpenVINO's plugin offers a device on Intel's processors only.
     let word = sub.wait("the plugin's end", |messages| {
-        let told = messages.iter().find(|m| m.stream == "e/model.serving" || m.stream == "e/model.failed")?;
-        told.payload["data"][0]["text"].as_str().map(str::to_owned)
+        let seen = messages.iter().find(|m| m.stream == "e/model.serving" || m.stream == "e/model.failed")?;
+        seen.payload["data"][0]["text"].as_str().map(str::to_owned)
     });
     measured(&format!("plugin: {word}"));
     assert!(word.contains("OpenVINOExecutionProvider") || word.contains("finds no device"), "{word}");

@@ -45,10 +45,10 @@ fn a_spike_a_stuck_value_a_repeat_and_a_step_back_have_their_names() {
         .collect();
     let wanted = [(2, serde_json::json!({"a": "bad:rate"})), (7, serde_json::json!({"b": "bad:stuck"}))];
     assert_eq!(words, wanted);
-    let told = sub.wait("all of it", |_| Some(quality(&sub, "s")).filter(|q| q["reordered"] == 1));
-    assert_eq!(told["duplicates"], 1, "{told}");
-    assert_eq!(told["backward"], 1, "{told}");
-    assert_eq!(told["gaps"], 3, "{told}: the step back, the gap, the older number");
+    let seen = sub.wait("all of it", |_| Some(quality(&sub, "s")).filter(|q| q["reordered"] == 1));
+    assert_eq!(seen["duplicates"], 1, "{seen}");
+    assert_eq!(seen["backward"], 1, "{seen}");
+    assert_eq!(seen["gaps"], 3, "{seen}: the step back, the gap, the older number");
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -106,8 +106,8 @@ fn a_wrong_baud_is_named_and_so_is_noise() {
     until("wrong_baud", false, true);
     until("noisy", true, true);
     until("ok", true, false);
-    let told = sub.records("q/s");
-    assert!(told.iter().any(|(q, _)| q["noise"].as_f64() == Some(1.0)), "{told:?}");
+    let seen = sub.records("q/s");
+    assert!(seen.iter().any(|(q, _)| q["noise"].as_f64() == Some(1.0)), "{seen:?}");
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -139,9 +139,9 @@ fn gaps_and_the_backward_step_of_real_recordings_are_found_and_named() {
         let args = ["replay", "--csv", file.to_str().expect("path"), "--config", config.to_str().expect("path")];
         let done = rig::daemon::run(&args);
         assert_eq!(done.code, Some(0), "{done:?}");
-        let told = done.out.lines().rfind(|line| line.contains("\"stream\":\"q/rig\""));
-        let told: Value = serde_json::from_str(told.expect("quality")).expect("JSON");
-        let of = |key: &str| told[key].as_u64().expect("a count") as usize;
+        let seen = done.out.lines().rfind(|line| line.contains("\"stream\":\"q/rig\""));
+        let seen: Value = serde_json::from_str(seen.expect("quality")).expect("JSON");
+        let of = |key: &str| seen[key].as_u64().expect("a count") as usize;
         assert_eq!((of("gaps"), of("backward")), (gaps + back, back), "{file:?}");
         (gaps_all, back_all) = (gaps_all + gaps, back_all + back);
         if gaps + back > 0 {

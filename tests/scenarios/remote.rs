@@ -263,7 +263,7 @@ fn metrics_are_clean_their_names_documented_and_the_dashboards_queries_resolve()
     let docs = rig::root().join("daemon/docs");
     check
         .arg(format!("http://127.0.0.1:{port}/metrics"))
-        .arg(docs.join("metrics.md"))
+        .arg(docs.join("reference/metrics.md"))
         .arg(docs.join("grafana-dashboard.json"));
     let out = check.output().expect("python3");
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));

@@ -40,10 +40,10 @@ fn garbage_on_the_line_is_counted_and_costs_nothing_but_itself() {
     let seqs: Vec<u64> = rows.iter().map(|(r, _)| r["in_seq"][0].as_u64().expect("seq")).collect();
     assert_eq!(seqs, (0..n + 2).collect::<Vec<_>>(), "every good frame is delivered, in order");
     assert_eq!(rows[n as usize].0["q"], serde_json::json!({"a": "bad:not_a_number", "b": "bad:not_a_number"}));
-    let told =
+    let seen =
         sub.wait("quality of all of it", |_| Some(quality(&sub)).filter(|q| q["bad"]["b"]["bad:not_a_number"] == 1));
-    assert_eq!(told["refused"], serde_json::json!({"not_text": 1, "columns": 2, "sequence": 3, "oversize": 1}));
-    assert_eq!(told["gaps"], 0, "{told}: the sensor's own sequence shows that no row is missing");
+    assert_eq!(seen["refused"], serde_json::json!({"not_text": 1, "columns": 2, "sequence": 3, "oversize": 1}));
+    assert_eq!(seen["gaps"], 0, "{seen}: the sensor's own sequence shows that no row is missing");
     assert_eq!(daemon.stop(), Some(0));
 }
 
@@ -65,11 +65,11 @@ fn a_window_over_a_gap_is_never_published_as_if_it_were_whole() {
     let firsts: Vec<u64> = got.iter().map(|(p, _)| p["in_seq"][0].as_u64().expect("seq")).collect();
     assert_eq!(firsts, expected);
     // What was not made is in the ledger: three due windows after each gap, four with the bad row.
-    let booked = |reason: &str| -> u64 {
+    let entered = |reason: &str| -> u64 {
         let of = sub.records("loss").into_iter().filter(|(r, _)| r["reason"] == reason && r["stream"] == "p/x");
         of.map(|(r, _)| r["n"].as_u64().expect("n")).sum()
     };
-    sub.wait("the ledger", |_| (booked("gap") == 6 && booked("bad_sample") == 4).then_some(()));
+    sub.wait("the ledger", |_| (entered("gap") == 6 && entered("bad_sample") == 4).then_some(()));
     assert_eq!(daemon.stop(), Some(0));
 }
 

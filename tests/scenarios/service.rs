@@ -161,8 +161,8 @@ fn one_thread_that_hangs_silences_the_watchdog_whichever_it_is() {
         let held = Held::new(thread(name).unwrap_or_else(|| panic!("no thread {name}")));
         heard(Duration::from_millis(2200)); // what was said of the time before
         assert_eq!(heard(Duration::from_secs(3)), 0, "a sign of life while {name} hangs: {}", daemon.own_log());
-        let told = format!("stages make no progress: {stages}");
-        assert!(daemon.own_log().contains(&told), "{told}: {}", daemon.own_log());
+        let seen = format!("stages make no progress: {stages}");
+        assert!(daemon.own_log().contains(&seen), "{seen}: {}", daemon.own_log());
         drop(held);
         assert!(heard(Duration::from_secs(4)) > 0, "and it goes on after {name}");
     }

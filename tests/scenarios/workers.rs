@@ -83,8 +83,8 @@ fn a_model_that_answers_nan_costs_those_windows_only_and_they_are_booked() {
     let (_site, daemon) = start(site.with(pipeline), &sub);
     tty.rows(0..100, |i| format!("{i},{},1", u64::from(i != 50)));
     assert_eq!(settled(&sub, 100), [47, 48, 49, 50]);
-    let booked: Vec<_> = sub.records("loss").iter().map(|(l, _)| l["reason"].clone()).collect();
-    assert!(booked.iter().all(|reason| reason == "not_finite"), "{booked:?}");
+    let entered: Vec<_> = sub.records("loss").iter().map(|(l, _)| l["reason"].clone()).collect();
+    assert!(entered.iter().all(|reason| reason == "not_finite"), "{entered:?}");
     assert_eq!(daemon.workers().len(), 1, "the worker did nothing wrong");
     assert_eq!(daemon.stop(), Some(0));
 }

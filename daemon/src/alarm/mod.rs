@@ -20,15 +20,15 @@ pub use self::state::Origin;
 use self::{
     condition::{Seen, Verdict, Watch},
     record::Subject,
-    state::{Change, Episode, Rules, State},
+    state::{Change, Episode, Lifecycle, Rules},
 };
 use crate::{
     config::{self, Config, Watches},
     flow::{
         Class, Draft, Phase, Quality, Retain, Stamp, StreamId, WindowTag,
         alarm::{AlarmShown, Unwatched},
+        board::Board,
         event::{ALARM_ACKNOWLEDGED, ALARM_CLEARED, ALARM_RAISED},
-        meter::Meters,
     },
     host::Later,
 };
@@ -39,7 +39,7 @@ struct Alarm {
     /// Name of its channel; `None`: it watches a score.
     channel: Option<String>,
     watch: Watch,
-    state: State,
+    state: Lifecycle,
     stream: StreamId,
     /// Its place in the configuration.
     place: usize,
@@ -49,15 +49,15 @@ struct Alarm {
 }
 
 /// The alarms that one stage evaluates.
-pub struct Desk {
+pub struct Alarms {
     alarms: Vec<Alarm>,
     keep: Option<Later>,
-    meters: Arc<Meters>,
+    board: Arc<Board>,
 }
 
 /// What alarms are made with.
 #[derive(Clone)]
-pub struct Setup<'a> {
+pub struct Parts<'a> {
     /// The configuration.
     pub config: &'a Config,
     /// `up/a/NAME`, by alarm.
@@ -67,22 +67,22 @@ pub struct Setup<'a> {
     /// Where open episodes are kept; `None`: nowhere (replay).
     pub keep: Option<Later>,
     /// Where flags are shown.
-    pub meters: Arc<Meters>,
+    pub board: Arc<Board>,
 }
 
-impl Desk {
+impl Alarms {
     /// The alarms on channels, for the signal stage.
-    pub fn of_channels(setup: Setup<'_>) -> Self {
+    pub fn of_channels(setup: Parts<'_>) -> Self {
         Self::new(setup, |watches| matches!(watches, Watches::Channel(_)))
     }
 
     /// The alarms on the score of one pipeline.
-    pub fn of_pipeline(setup: Setup<'_>, pipeline: usize) -> Self {
+    pub fn of_pipeline(setup: Parts<'_>, pipeline: usize) -> Self {
         Self::new(setup, |watches| watches == Watches::Pipeline(pipeline))
     }
 
-    fn new(setup: Setup<'_>, mine: impl Fn(Watches) -> bool) -> Self {
-        let Setup { config, streams, boot, keep, meters } = setup;
+    fn new(setup: Parts<'_>, mine: impl Fn(Watches) -> bool) -> Self {
+        let Parts { config, streams, boot, keep, board } = setup;
         let all = config.alarms.iter().zip(streams).enumerate().filter(|(_, (alarm, _))| mine(alarm.watches));
         let alarms = all.map(|(place, (alarm, stream))| {
             let open =
@@ -100,20 +100,20 @@ impl Desk {
                 config: alarm.clone(),
                 channel,
                 watch: Watch::new(alarm.condition, stale_ns),
-                state: State::new(rules, boot, open),
+                state: Lifecycle::new(rules, boot, open),
                 stream: *stream,
                 place,
                 shown: AlarmShown::default(),
                 lineage: None,
             };
-            meters.alarms[place].set_raised(made.is_raised());
-            made.show(&meters, Some(unknown));
+            board.alarms[place].set_raised(made.is_raised());
+            made.show(&board, Some(unknown));
             made
         });
-        Self { alarms: alarms.collect(), keep, meters }
+        Self { alarms: alarms.collect(), keep, board }
     }
 
-    /// Places at this desk of alarms on a channel.
+    /// Places here of alarms on a channel.
     pub fn on_channel(&self, channel: usize) -> impl Iterator<Item = usize> {
         let mine = move |(_, alarm): &(usize, &Alarm)| alarm.config.watches == Watches::Channel(channel);
         self.alarms.iter().enumerate().filter(mine).map(|(at, _)| at)
@@ -194,7 +194,7 @@ impl Desk {
 
     fn take_acknowledged(&mut self, place: usize, stamp: Stamp, drafts: &mut Vec<Draft>) {
         let alarm = &mut self.alarms[place];
-        let Some(id) = self.meters.alarms[alarm.place].take_acknowledged() else { return };
+        let Some(id) = self.board.alarms[alarm.place].take_acknowledged() else { return };
         if let Some(change) = alarm.state.acknowledge(&id, stamp.boot_ns) {
             tracing::info!(
                 message_id = ALARM_ACKNOWLEDGED,
@@ -214,7 +214,7 @@ impl Desk {
             alarm.state.doubt();
         }
         if alarm.shown.unknown.is_some() {
-            alarm.show(&self.meters, None);
+            alarm.show(&self.board, None);
         }
         let change = change?;
         let phase = change.phase;
@@ -226,7 +226,7 @@ impl Desk {
         let alarm = &mut self.alarms[place];
         let change = alarm.state.unwatched(all.then_some(stamp.boot_ns));
         if alarm.shown.unknown != Some(why) {
-            alarm.show(&self.meters, Some(why));
+            alarm.show(&self.board, Some(why));
         }
         if let Some(change) = change {
             self.publish(place, change, stamp, drafts);
@@ -237,10 +237,10 @@ impl Desk {
     fn publish(&mut self, place: usize, change: Change, stamp: Stamp, drafts: &mut Vec<Draft>) {
         let alarm = &mut self.alarms[place];
         // The lamp of an alarm that nothing evaluates stays as it is.
-        let flag = &self.meters.alarms[alarm.place];
+        let flag = &self.board.alarms[alarm.place];
         if change.phase != Phase::Unknown && flag.is_raised() != alarm.is_raised() {
             flag.set_raised(alarm.is_raised());
-            self.meters.alarm_bell.ring();
+            self.board.alarm_bell.ring();
         }
         if let Some(keep) = &self.keep {
             let name = &alarm.config.name;
@@ -249,7 +249,7 @@ impl Desk {
                 None => keep.remove(name),
             }
         }
-        alarm.show(&self.meters, alarm.shown.unknown);
+        alarm.show(&self.board, alarm.shown.unknown);
         alarm.log(&change);
         let subject = alarm.channel.as_deref().map_or(Subject::Score, Subject::Channel);
         let body = record::members(&alarm.config, &subject, &change, alarm.state.last(), alarm.shown.unknown);
@@ -265,7 +265,7 @@ impl Alarm {
     }
 
     /// Shows others how it is now.
-    fn show(&mut self, meters: &Meters, unknown: Option<Unwatched>) {
+    fn show(&mut self, board: &Board, unknown: Option<Unwatched>) {
         let open = self.state.episode();
         let acknowledged = open.is_some_and(|open| open.acknowledged);
         self.shown = AlarmShown {
@@ -274,7 +274,7 @@ impl Alarm {
             latched: self.config.latch && self.is_raised() && !acknowledged,
             acknowledged,
         };
-        meters.alarms[self.place].show(self.shown.clone());
+        board.alarms[self.place].show(self.shown.clone());
     }
 
     fn log(&self, change: &Change) {

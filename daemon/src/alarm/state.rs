@@ -78,7 +78,7 @@ pub struct Change {
 
 /// One alarm's state.
 #[derive(Debug)]
-pub struct State {
+pub struct Lifecycle {
     rules: Rules,
     boot: String,
     episode: Option<Episode>,
@@ -92,7 +92,7 @@ pub struct State {
     holds: bool,
 }
 
-impl State {
+impl Lifecycle {
     /// No episode, or one that was open before the restart.
     pub fn new(rules: Rules, boot: &str, episode: Option<Episode>) -> Self {
         let boot = boot.to_owned();
@@ -225,12 +225,12 @@ mod tests {
         Origin { seq: (0, s), t_ns: (0, s as i64), stamp }
     }
 
-    fn rules(after: After, hold_off_s: u64, latch: bool) -> State {
-        State::new(Rules { after, hold_off_ns: hold_off_s * S, latch }, "b", None)
+    fn rules(after: After, hold_off_s: u64, latch: bool) -> Lifecycle {
+        Lifecycle::new(Rules { after, hold_off_ns: hold_off_s * S, latch }, "b", None)
     }
 
     /// A level of 10 that clears below 6, one value a second.
-    fn step(state: &mut State, s: u64, value: f64) -> Option<Phase> {
+    fn step(state: &mut Lifecycle, s: u64, value: f64) -> Option<Phase> {
         let verdict = match value {
             _ if value > 10.0 => Verdict::Met,
             _ if value >= 6.0 => Verdict::Held,
@@ -239,7 +239,7 @@ mod tests {
         state.step(Seen { verdict, value, level: 10.0 }, at(s), |a, b| a > b).map(|change| change.phase)
     }
 
-    fn run(mut state: State, values: &[f64]) -> Vec<(usize, Phase)> {
+    fn run(mut state: Lifecycle, values: &[f64]) -> Vec<(usize, Phase)> {
         let each = |(i, value): (usize, &f64)| step(&mut state, i as u64, *value).map(|phase| (i, phase));
         values.iter().enumerate().filter_map(each).collect()
     }
@@ -320,7 +320,7 @@ mod tests {
         // Also over a restart.
         let saved = serde_json::to_vec(state.episode().expect("raised")).expect("saved");
         let rules_again = Rules { after: After::Times(1), hold_off_ns: 0, latch: false };
-        let mut state = State::new(rules_again, "c", serde_json::from_slice(&saved).expect("read"));
+        let mut state = Lifecycle::new(rules_again, "c", serde_json::from_slice(&saved).expect("read"));
         assert_eq!(step(&mut state, 2, 9.0), Some(Phase::Raised));
         assert_eq!(state.episode().map(|open| open.id.clone()), Some(id), "the same episode");
         assert_eq!(step(&mut state, 3, 9.0), None);

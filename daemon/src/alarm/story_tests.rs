@@ -1,22 +1,22 @@
-//! The desk as a whole: what becomes of samples and scores, and random streams of samples with what must hold for every alarm.
+//! The room as a whole: what becomes of samples and scores, and random streams of samples with what must hold for every alarm.
 
 use std::sync::Arc;
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Desk, Origin, Setup};
+use super::{Alarms, Origin, Parts};
 use crate::{
     config::Config,
-    flow::{Clk, Draft, Quality, Retain, Stamp, StreamId, Why, alarm::AlarmSign, meter::Meters},
+    flow::{Clk, Draft, Quality, Retain, Stamp, StreamId, Why, alarm::AlarmSign, board::Board},
 };
 
 const MS: u64 = 1_000_000;
 
-/// The desk of one alarm on a channel, with its time.
+/// One alarm on a channel, with its time.
 struct Bench {
-    desk: Desk,
-    meters: Arc<Meters>,
+    alarms: Alarms,
+    board: Arc<Board>,
     now_ms: u64,
     rows: u64,
 }
@@ -28,14 +28,14 @@ impl Bench {
              [alarm.hot]\nchannel = \"temp\"\n{alarm}"
         );
         let config = Config::unwritten().expect("defaults").with_remote(Some(&text)).expect("valid");
-        let meters = Arc::new(Meters::new((1, 1), 0, 1));
+        let board = Arc::new(Board::new(0, 1));
         let streams = [StreamId(0)];
-        let setup = Setup { config: &config, streams: &streams, boot: "b", keep: None, meters: meters.clone() };
-        Self { desk: Desk::of_channels(setup), meters, now_ms: 1000, rows: 0 }
+        let setup = Parts { config: &config, streams: &streams, boot: "b", keep: None, board: board.clone() };
+        Self { alarms: Alarms::of_channels(setup), board, now_ms: 1000, rows: 0 }
     }
 
     fn sign(&self) -> &AlarmSign {
-        &self.meters.alarms[0]
+        &self.board.alarms[0]
     }
 
     fn stamp(&self) -> Stamp {
@@ -46,13 +46,13 @@ impl Bench {
         self.rows += 1;
         let origin = Origin { seq: (self.rows, self.rows), t_ns: (0, 0), stamp: self.stamp() };
         let mut drafts = Vec::new();
-        self.desk.sample(0, (value, quality), origin, &mut drafts);
+        self.alarms.sample(0, (value, quality), origin, &mut drafts);
         drafts.iter().map(record).collect()
     }
 
     fn look(&mut self) -> Vec<(Value, Retain)> {
         let mut drafts = Vec::new();
-        self.desk.look(0, self.stamp(), &mut drafts);
+        self.alarms.look(0, self.stamp(), &mut drafts);
         drafts.iter().map(record).collect()
     }
 }

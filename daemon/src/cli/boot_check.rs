@@ -1,4 +1,4 @@
-//! `kentledge boot-check`: whether the system that just started is well, asked before the boot loader is told so. A process of
+//! `kentledge boot-check`: checks whether the system that just started is healthy, before the boot loader marks its slot good. A process of
 //! its own, for the daemon itself is what may not be well.
 
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ enum Found {
     NoUplink(u64),
 }
 
-/// Asks over this bus until all is well, or too late.
+/// Asks over this bus until the system is healthy or the deadline has passed.
 pub async fn check(bus: Option<&str>) -> Result<(), Fatal> {
     let began = Instant::now();
     let mut said = String::new();
@@ -33,11 +33,11 @@ pub async fn check(bus: Option<&str>) -> Result<(), Fatal> {
         };
         let (why, most, code) = match found {
             Found::Well => {
-                tracing::info!("this system is well");
+                tracing::info!("this system is healthy");
                 return Ok(());
             }
             Found::Lacks(why) => (why, limits::BOOT_CHECK, Code::Failed),
-            // Another start of the same system would wait as long again: told apart by the exit code.
+            // Another start of the same system would wait as long again: the exit code tells the two apart.
             Found::NoUplink(s) => ("the broker was not reached".to_owned(), Duration::from_secs(s), Code::NoUplink),
         };
         if why != said {

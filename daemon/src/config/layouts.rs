@@ -32,7 +32,8 @@ pub(super) fn fields(t: &mut Table<'_>, texts: &[String]) -> Layout {
             }
             _ => {
                 let names: Vec<_> = Number::NAMES.iter().map(|(name, _)| *name).collect();
-                let text = format!("`{text}`: its type is none of {}, with `le` or `be` behind", names.join(", "));
+                let text =
+                    format!("`{text}`: invalid type: expected one of {}, with `le` or `be` behind", names.join(", "));
                 t.problem("fields", text);
             }
         }

@@ -288,7 +288,7 @@ impl<'a> Table<'a> {
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let all: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-            self.problem(key, format!("`{text}` is none of {}", all.join(", ")));
+            self.problem(key, format!("`{text}` is invalid: expected one of {}", all.join(", ")));
         }
         found.map(|(_, value)| *value)
     }

@@ -130,7 +130,7 @@ fn framing(t: &mut Table<'_>, check: Option<Check>) -> Framing {
         "length" => {
             let (text, number) = (length.clone().unwrap_or_default(), length.as_deref().and_then(number));
             if number.is_none_or(|(number, _)| !matches!(number, Number::U(1 | 2))) {
-                t.problem("length", format!("`{text}` is none of `u8`, `u16le`, `u16be`"));
+                t.problem("length", format!("`{text}` is invalid: expected one of `u8`, `u16le`, `u16be`"));
             }
             let number = number.unwrap_or((Number::U(1), Order::Big));
             let start = start.unwrap_or_default();
@@ -285,7 +285,7 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
         if !matches!(port, Port::Serial(_)) || matches!(format, Format::Nmea(_)) {
             t.problem(key, "belongs to a sensor that writes its rows itself");
         } else if format.columns().is_some_and(|columns| !columns.contains(&column.as_str())) {
-            t.problem(key, format!("`{column}` is none of the columns"));
+            t.problem(key, format!("`{column}` is not in `columns`"));
         }
     }
     let mut wraps = 0;

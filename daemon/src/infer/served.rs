@@ -7,11 +7,12 @@ use std::{
 
 use super::{fit::Fit, plan::Plan};
 use crate::{
-    alarm::{self, Desk},
+    alarm::{self, Alarms},
     config,
     flow::{
         Class, Draft, Retain, Stamp, StreamId, Window,
         alarm::Unwatched,
+        board::Board,
         meter::Meters,
         record::{json_list, json_num, json_str},
     },
@@ -36,10 +37,11 @@ pub struct Served {
     drift: StreamId,
     /// Channel names, in the model's order.
     names: Vec<String>,
-    alarms: Desk,
+    alarms: Alarms,
     keeps: Option<Keeps>,
     replay: bool,
     meters: Arc<Meters>,
+    board: Arc<Board>,
 }
 
 /// What a worker answered for one window.
@@ -64,15 +66,15 @@ impl Served {
         alarm_streams: &[StreamId],
         boot: &str,
         keeps: Option<Keeps>,
-        meters: Arc<Meters>,
+        (meters, board): (Arc<Meters>, Arc<Board>),
     ) -> Self {
         let pipeline = config.pipelines[usize::from(index)].clone();
         let keep = keeps.as_ref().map(|keeps| keeps.alarms.clone());
-        let setup = alarm::Setup { config, streams: alarm_streams, boot, keep, meters: meters.clone() };
-        let alarms = Desk::of_pipeline(setup, index.into());
+        let setup = alarm::Parts { config, streams: alarm_streams, boot, keep, board: board.clone() };
+        let alarms = Alarms::of_pipeline(setup, index.into());
         let replay = keeps.is_none();
         let names = pipeline.channels.iter().map(|c| config.channels[*c].name.clone()).collect();
-        Self { index, stream, drift, names, alarms, keeps, replay, meters, config: pipeline }
+        Self { index, stream, drift, names, alarms, keeps, replay, meters, board, config: pipeline }
     }
 
     /// Which pipeline this is.
@@ -124,7 +126,7 @@ impl Served {
 
     /// Takes a pending request to recalibrate.
     pub fn take_recalibrate(&self) -> bool {
-        self.meters.pipelines[usize::from(self.index)].recalibrate.swap(false, Relaxed)
+        self.board.take_recalibrate(usize::from(self.index))
     }
 
     /// The prediction's record, and those of alarms that changed by it. Returns the places of those that were raised.

@@ -49,17 +49,17 @@ pub struct Committer {
     shared: Arc<Shared>,
     opening: Opening,
     /// `None` before the first opening, and after the disk failed: sled answers nothing any more then, not even reads,
-    /// until it is opened anew.
+    /// until it is opened again.
     store: Option<Store>,
     /// Why it could not be opened.
     waiting: String,
     /// The first opening came to its end: it is known which numbers are in the store.
     opened: bool,
     /// What the last run left unknown is not on disk yet.
-    untold: bool,
+    unreported: bool,
     /// When it is looked again at stores that were set aside, ns since boot.
     salvage_ns: u64,
-    /// When it is opened anew, ns since boot.
+    /// When it is opened again, ns since boot.
     reopen_ns: u64,
     /// Acknowledged messages that are still stored.
     doomed: BTreeSet<Key>,
@@ -67,7 +67,7 @@ pub struct Committer {
     max_bytes: u64,
     expiry: Expiry,
     boot: String,
-    /// Last message of the backlog that was read ahead; `None` begins anew.
+    /// Last message of the backlog that was read ahead; `None` starts from the beginning.
     cursor: Option<Key>,
     /// Connections lost when it was last set.
     cursor_breaks: u64,
@@ -121,7 +121,7 @@ impl Committer {
             store: None,
             waiting: String::new(),
             opened: false,
-            untold: false,
+            unreported: false,
             salvage_ns: 0,
             reopen_ns: 0,
             doomed: BTreeSet::new(),
@@ -215,7 +215,7 @@ impl Committer {
             let mut state = self.shared.lock();
             self.doomed.extend(state.tail.take_doomed());
             let mut to_store = state.tail.take_to_store(stamp.boot_ns, closing);
-            if self.untold && self.store.is_some() {
+            if self.unreported && self.store.is_some() {
                 let more = state.tail.take_ledger_to_store();
                 let is_new = |parcel: &ToStore| to_store.iter().all(|taken| taken.id != parcel.id);
                 let more: Vec<_> = more.into_iter().filter(is_new).collect();
@@ -242,8 +242,8 @@ impl Committer {
         match &result {
             Ok(keys) => {
                 to_store.iter().zip(keys).for_each(|(parcel, key)| state.tail.stored(parcel.id, *key));
-                if std::mem::take(&mut self.untold) {
-                    state.seqs.told();
+                if std::mem::take(&mut self.unreported) {
+                    state.seqs.reported();
                 }
             }
             Err(_) => to_store.iter().for_each(|parcel| state.tail.not_stored(parcel.id)),
@@ -297,7 +297,10 @@ impl Committer {
         if stamp.boot_ns >= self.ledger_ns {
             self.ledger_ns = stamp.boot_ns + limits::LEDGER_SAVE.as_nanos() as u64;
             if let Err(why) = self.save_ledger() {
-                tracing::warn!("{why}");
+                tracing::warn!(
+                    "loss ledger not saved: {why}; the next attempt is in {} s",
+                    limits::LEDGER_SAVE.as_secs()
+                );
             }
         }
     }
@@ -355,11 +358,11 @@ impl Committer {
         self.tell_opened(opened, stamp, around);
     }
 
-    /// The first opening shows which numbers of the last run are known; the others are told before anything else.
+    /// The first opening shows which numbers of the last run are known; the others are reported before anything else.
     fn settle_numbers(&mut self, store: &Store, stamp: Stamp) {
         let mut state = self.shared.lock();
         let (unknown, left_out) = state.seqs.settle(&store.found.highest);
-        self.untold = !unknown.is_empty();
+        self.unreported = !unknown.is_empty();
         for (stream, first, last) in unknown {
             state.tail.ledger.unknown(&stream, (first, last), last - first + 1, "unclean_stop");
         }
@@ -375,7 +378,7 @@ impl Committer {
 
     /// What an opening, or a salvage, found.
     fn tell_opened(&self, opened: Opened, stamp: Stamp, around: &Around) {
-        for (kind, text) in &opened.told {
+        for (kind, text) in &opened.reports {
             self.tell((around.event)(*kind, stamp, text), stamp);
         }
         let mut state = self.shared.lock();
@@ -422,9 +425,9 @@ impl Committer {
             evict(&self.shared, store, cap.saturating_sub(more), &mut leaving)?;
         }
         let Leaving { keys: leaving, mut ledger, .. } = leaving;
-        let booked = ledger.take();
-        let mut told = None;
-        if !booked.is_empty() {
+        let entries = ledger.take();
+        let mut report = None;
+        if !entries.is_empty() {
             let mut state = self.shared.lock();
             // Entries that wait go before it: each stream is stored in its order.
             for parcel in state.tail.take_ledger_to_store() {
@@ -432,24 +435,24 @@ impl Committer {
                 to_store.push(parcel);
                 packed.push(Packed::new(&sealed)?);
             }
-            told = Some(state.seal_ledger(&booked, self.loss, stamp, &self.boot));
+            report = Some(state.seal_ledger(&entries, self.loss, stamp, &self.boot));
         }
         let written = store.insert(&packed).and_then(|keys| {
-            told.iter().try_for_each(|told| store.insert(&[Packed::new(told)?]).map(|_| ()))?;
+            report.iter().try_for_each(|report| store.insert(&[Packed::new(report)?]).map(|_| ()))?;
             store.remove(leaving)?;
             store.commit().map(|()| keys)
         });
         match written {
             Ok(keys) => {
                 self.doomed.clear();
-                self.shared.lock().tail.ledger.add(&booked);
+                self.shared.lock().tail.ledger.add(&entries);
                 Ok(keys)
             }
             Err(why) => {
                 // It is all done again from the beginning. The numbers may be on disk, so they are not used again.
-                if let Some(told) = told {
-                    let n = told.items.len() as u64;
-                    self.shared.lock().tail.ledger.enter(&told.stream, told.seqs(), n, "no_room");
+                if let Some(report) = report {
+                    let n = report.items.len() as u64;
+                    self.shared.lock().tail.ledger.enter(&report.stream, report.seqs(), n, "no_room");
                 }
                 Err(why)
             }

@@ -165,7 +165,7 @@ fn is_long() -> bool {
     std::env::var_os("KENTLEDGE_LONG").is_some()
 }
 
-/// In a process with the faults in it: plays the histories that it was told to. Whether it is one.
+/// In a process with the faults in it: plays the histories that it was given. Whether it is one.
 fn inside() -> bool {
     let Some(control) = std::env::var_os(FAULTS) else { return false };
     let under = PathBuf::from(std::env::var_os(UNDER).expect("a folder"));

@@ -19,7 +19,7 @@
 //! ```
 //!
 //! The store is opened by the outbox's own thread, which may take minutes after an unclean stop. Until then all is in RAM,
-//! and nobody waits for it. Nor does anybody wait for a disk that fails or hangs.
+//! and no stage waits for it, or for a disk that fails or hangs.
 
 mod committer;
 mod disk;
@@ -161,8 +161,8 @@ pub struct Outbox {
     pub reader: Reader,
     /// For the outbox's own thread.
     pub committer: Committer,
-    /// What opening found that is to be told.
-    pub told: Vec<(Kind, String)>,
+    /// What opening found and the caller reports as events.
+    pub reports: Vec<(Kind, String)>,
 }
 
 /// How the outbox is set up.
@@ -215,7 +215,7 @@ pub struct Stats {
 
 impl Outbox {
     /// Opens the numbers and the ledger, which is quick; the store is opened by the committer's first turn. Whatever is
-    /// damaged is told; a disk that does not work is waited for.
+    /// damaged is reported; a disk that does not work is waited for.
     pub fn open(setup: Setup) -> Self {
         let Setup { state_dir, boot, streams, loss, max_bytes, expiry, program, now_s } = setup;
         let folder = state_dir.join("outbox");
@@ -224,18 +224,16 @@ impl Outbox {
         }
         let keep = Keep::at(folder.clone());
         let opening = Opening::new(&folder, keep.clone(), program);
-        let mut told = Vec::new();
+        let mut reports = Vec::new();
         let (mut seqs, lost) = Seqs::open(keep.clone(), streams.clone(), opening.is_there(), now_s);
         if lost {
-            let text = "the sequence numbers in use could not be read; they go on far above all that were used";
-            tracing::error!("{text}");
-            told.push((Kind::StoreDamaged, text.into()));
+            let text = "sequence numbers are damaged: the streams continue far above every number that was used";
+            reports.push((Kind::StoreDamaged, text.into()));
         }
         let (ledger, damaged) = Ledger::load(&keep);
         if damaged {
-            let text = "the loss ledger's sums could not be read; they begin anew";
-            tracing::error!("{text}");
-            told.push((Kind::StoreDamaged, text.into()));
+            let text = "the saved sums of the loss ledger are damaged: they restart at 0";
+            reports.push((Kind::StoreDamaged, text.into()));
         }
         let mut reserved = seqs.reserve();
         if reserved.is_err() && opening.disk.give_up_ballast() {
@@ -263,12 +261,12 @@ impl Outbox {
             writer: Writer(shared.clone()),
             reader: Reader(shared.clone()),
             committer: Committer::new(shared, opening, loss, &boot, (max_bytes, expiry)),
-            told,
+            reports,
         }
     }
 }
 
-/// Takes records. Waits when there is no room, and sheds only when the disk takes nothing either; then it never waits.
+/// Takes records. Waits when there is no room, and sheds only when the disk is not writable either; then it never waits.
 #[derive(Clone)]
 pub struct Writer(Arc<Shared>);
 
@@ -392,7 +390,7 @@ impl Reader {
         self.settle(|tail| tail.acked(id));
     }
 
-    /// The broker refused it for good.
+    /// The broker rejected it; it is not sent again.
     #[cfg(test)]
     pub fn refused(&self, id: ParcelId, reason: &'static str) {
         self.settle(|tail| tail.refused(id, reason));

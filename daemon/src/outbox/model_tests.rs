@@ -212,8 +212,8 @@ impl World {
             program: None,
             now_s: 1_800_000_000 + self.starts,
         });
-        let Outbox { writer, reader, committer, told } = opened;
-        assert!(self.faulty || told.is_empty(), "nothing was damaged: {told:?}");
+        let Outbox { writer, reader, committer, reports } = opened;
+        assert!(self.faulty || reports.is_empty(), "nothing was damaged: {reports:?}");
         self.outbox = Some((writer, reader, committer));
         self.online = false;
         self.flying.clear();
@@ -441,7 +441,7 @@ impl World {
                     *known.entry(*seq).or_default() += 1;
                 }
             }
-            // Only what was acknowledged counts as delivered, so what was sent and then booked is lost, once.
+            // Only what was acknowledged counts as delivered, so what was sent and then entered in the ledger is lost, once.
             for (_, first, last, why) in exact.iter().filter(|(stream, ..)| stream == name) {
                 for seq in *first..=*last {
                     let sent = known.insert(seq, 1).unwrap_or(0);
@@ -472,7 +472,7 @@ impl World {
             let of = exact.iter().filter(|(.., why)| reasons(why));
             of.map(|(_, first, last, _)| last - first + 1).sum::<u64>()
         };
-        let booked = sum(&|why| why != "gap");
+        let entered = sum(&|why| why != "gap");
         let missing: Vec<&String> =
             self.made.keys().filter(|body| !arrived.contains(body) && !self.excused.contains(*body)).collect();
         let lost: Vec<&String> = self.accepted.iter().filter(|body| !arrived.contains(body)).collect();
@@ -483,13 +483,13 @@ impl World {
         // An accepted loss is worse than one of what was in RAM, which is worse than numbers that no entry names.
         assert!(
             !self.faulty || self.lost_accepted == 0,
-            "ACCEPTED records are lost: {}, {left} booked; {}",
+            "ACCEPTED records are lost: {}, {left} entered; {}",
             lost.len(),
             self.shown(&lost)
         );
         assert!(
-            entries_left || missing.len() as u64 <= booked,
-            "{} missing that were only in RAM, {booked} booked; {}",
+            entries_left || missing.len() as u64 <= entered,
+            "{} missing that were only in RAM, {entered} entered; {}",
             missing.len(),
             self.shown(&missing)
         );

@@ -67,8 +67,8 @@ pub struct Opened {
     pub store: Option<Store>,
     /// Why not.
     pub waiting: Option<String>,
-    /// What is to be told.
-    pub told: Vec<(Kind, String)>,
+    /// What the caller reports as events.
+    pub reports: Vec<(Kind, String)>,
     /// Records that were safe and are gone, at least, by reason.
     pub lost: Vec<(u64, &'static str)>,
 }
@@ -133,7 +133,6 @@ impl Opening {
             }
             Err(why) => opened.waiting = Some(why),
         }
-        opened.told.iter().for_each(|(_, text)| tracing::error!("{text}"));
         opened
     }
 
@@ -159,7 +158,7 @@ impl Opening {
             Err(Unopened::Disk(why)) => return self.lasting(why, alive, opened),
             Err(Unopened::Damaged(why)) => {
                 self.readable(alive)?;
-                return self.begin_anew(&why, mark, alive, opened);
+                return self.begin_new_store(&why, mark, alive, opened);
             }
         };
         store.begin_at(self.unused_segment);
@@ -221,7 +220,7 @@ impl Opening {
         }
         let mark = Watermark::read(&watermark_path(&self.folder)).ok().flatten().unwrap_or_default();
         let why = format!("for {} s, though the disk works otherwise: {why}", limits::PASSING.as_secs());
-        self.begin_anew(&why, mark, alive, opened)
+        self.begin_new_store(&why, mark, alive, opened)
     }
 
     /// Every byte of the store can be read, and the disk works: only then its content can be to blame.
@@ -322,25 +321,31 @@ impl Opening {
             }
             store.settle()?;
             let text = format!("the store was cut short: {found} records were salvaged, at least {gone} are gone");
-            opened.told.push((Kind::StoreDamaged, text));
+            opened.reports.push((Kind::StoreDamaged, text));
             opened.lost.extend((gone > 0).then_some((gone, "truncated")));
         }
         if store.found.damaged > 0 {
             let n = store.found.damaged;
             let text = format!("{n} stored messages did not check and were removed");
-            opened.told.push((Kind::StoreDamaged, text));
+            opened.reports.push((Kind::StoreDamaged, text));
             opened.lost.push((n, "damaged"));
         }
         Ok(())
     }
 
     /// Sets the damaged store aside and takes over what still checks in it.
-    fn begin_anew(&mut self, why: &str, mark: Mark, alive: &dyn Fn(), opened: &mut Opened) -> Result<Store, String> {
+    fn begin_new_store(
+        &mut self,
+        why: &str,
+        mark: Mark,
+        alive: &dyn Fn(),
+        opened: &mut Opened,
+    ) -> Result<Store, String> {
         Todo::new(mark.oldest, mark.records).save(&self.folder).map_err(|e| format!("{why}; {e}"))?;
         let number = self.disk.set_aside(&self.folder).map_err(|e| format!("{why}; set the store aside: {e}"))?;
         let aside = self.disk.quarantine(number);
         let text = format!("the store could not be opened ({why}); it was set aside as {}", aside.display());
-        opened.told.push((Kind::StoreSetAside, text));
+        opened.reports.push((Kind::StoreSetAside, text));
         (self.aside, self.failing) = (self.before.take().map(|before| (number, before.salvage(mark.oldest))), None);
         // It tells of the store that is gone.
         remove(&watermark_path(&self.folder)).map_err(|why| format!("remove the old watermark: {why}"))?;
@@ -382,9 +387,9 @@ impl Opening {
                 self.aside = None;
             }
             let text = format!("{saved} records were salvaged from it, {missing} are missing");
-            match opened.told.last_mut().filter(|(kind, _)| *kind == Kind::StoreSetAside) {
-                Some((_, told)) => *told = format!("{told}, {text}"),
-                None => opened.told.push((Kind::StoreSetAside, format!("the store set aside as {shown}: {text}"))),
+            match opened.reports.last_mut().filter(|(kind, _)| *kind == Kind::StoreSetAside) {
+                Some((_, report)) => *report = format!("{report}, {text}"),
+                None => opened.reports.push((Kind::StoreSetAside, format!("the store set aside as {shown}: {text}"))),
             }
             opened.lost.extend((missing > 0).then_some((missing, "damaged")));
         }
@@ -407,7 +412,7 @@ const DISK: &str = "disk: ";
 /// The probe process: opens the store and reads all of it. The answer is one line; a process that dies gives none.
 pub fn probe_main(folder: &Path) -> String {
     sys::limit_memory(limits::PROBE_BYTES);
-    // The panics are told in the answer.
+    // The result reports the panics.
     std::panic::set_hook(Box::new(|_| {}));
     match Store::probe(folder) {
         Ok(()) => GOOD.into(),

@@ -11,7 +11,7 @@ fn opening(dir: &Path, program: Option<&str>) -> Opening {
 /// A store with ten messages, the first two of which are gone again.
 fn filled(dir: &Path) {
     let opened = opening(dir, None).open(&|| {});
-    assert!(opened.told.is_empty() && opened.lost.is_empty(), "{opened:?}");
+    assert!(opened.reports.is_empty() && opened.lost.is_empty(), "{opened:?}");
     let mut store = opened.store.expect("store");
     let packed: Vec<Packed> = (1..=10).map(|seq| Packed::new(&Sealed::sample(seq, 9)).expect("packed")).collect();
     let keys = store.insert(&packed).expect("insert");
@@ -26,7 +26,7 @@ fn a_store_that_kills_whoever_opens_it_is_set_aside_and_what_is_in_it_is_taken_o
     filled(dir.path());
     // The probe is `false`: it exits with an error at once.
     let opened = opening(dir.path(), Some("false")).open(&|| {});
-    assert!(opened.told[0].1.contains("the process that tried it died"), "{opened:?}");
+    assert!(opened.reports[0].1.contains("the process that tried it died"), "{opened:?}");
     assert!(opened.lost.is_empty());
     let store = opened.store.expect("store");
     let seqs: Vec<u64> = std::iter::successors(store.next(None), |key| store.next(Some(*key)))
@@ -46,10 +46,10 @@ fn an_opening_that_was_begun_too_often_and_never_ended_is_not_tried_again() {
         assert_eq!(before, begun);
     }
     let opened = opening(dir.path(), None).open(&|| {});
-    assert!(opened.told[0].1.contains("never came to an end"), "{opened:?}");
+    assert!(opened.reports[0].1.contains("never came to an end"), "{opened:?}");
     assert_eq!(opened.store.expect("store").records(), 8);
     let opened = opening(dir.path(), None).open(&|| {});
-    assert!(opened.told.is_empty(), "{opened:?}");
+    assert!(opened.reports.is_empty(), "{opened:?}");
     assert_eq!(opened.store.expect("store").records(), 8);
 }
 
@@ -64,7 +64,7 @@ fn what_sled_would_wipe_after_a_damaged_place_is_found_all_the_same() {
     bytes[first / 2] ^= 0xFF;
     fs::write(&db, bytes).expect("write");
     let opened = opening(dir.path(), None).open(&|| {});
-    assert_eq!(opened.told.len(), 1, "{opened:?}");
+    assert_eq!(opened.reports.len(), 1, "{opened:?}");
     assert_eq!(opened.store.expect("store").records(), 8);
 }
 
@@ -76,7 +76,7 @@ fn store_that_cannot_be_read_now_stays_where_it_is() {
     // Another process holds the store: an error of the disk as sled sees it.
     let held = Store::open(&dir.path().join("outbox/store"), &|| {}).expect("open");
     let opened = opening.open(&|| {});
-    assert!(opened.store.is_none() && opened.told.is_empty() && opened.lost.is_empty(), "{opened:?}");
+    assert!(opened.store.is_none() && opened.reports.is_empty() && opened.lost.is_empty(), "{opened:?}");
     assert!(opened.waiting.is_some_and(|why| why.contains("lock")));
     drop(held);
     let opened = opening.open(&|| {});
@@ -110,8 +110,8 @@ fn store_set_aside_by_a_start_that_ended_early_is_salvaged_by_the_next() {
     let mut opening = opening(dir.path(), None);
     assert_eq!(opening.disk.set_aside(&outbox.join("store")).expect("set aside"), 1);
     let opened = opening.open(&|| {});
-    assert_eq!(opened.told.len(), 1, "{opened:?}");
-    assert!(opened.told[0].1.contains("8 records were salvaged from it, 0 are missing") && opened.lost.is_empty());
+    assert_eq!(opened.reports.len(), 1, "{opened:?}");
+    assert!(opened.reports[0].1.contains("8 records were salvaged from it, 0 are missing") && opened.lost.is_empty());
     assert_eq!(opened.store.expect("store").records(), 8);
     assert!(!opening.has_unsalvaged());
 }

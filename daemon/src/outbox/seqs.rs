@@ -1,6 +1,6 @@
 //! Sequence numbers: unsigned 64 bit for each stream, growing through restarts, never used twice. They are reserved on
 //! disk in blocks. A start after a stop in order goes on at the next number; one after a kill goes on at the next
-//! block. Which numbers it cannot account for is known when the store was read; until that is told, it stays in the file.
+//! block. Which numbers it cannot account for is known when the store was read; until that is reported, it stays in the file.
 
 use std::collections::BTreeMap;
 
@@ -23,10 +23,10 @@ pub struct Seqs {
     reserved: Vec<u64>,
     /// Numbers from here on were used by no run that began in an earlier second.
     base: u64,
-    /// Numbers of earlier runs of which nothing is known, until that is told: stream, first, last.
+    /// Numbers of earlier runs of which nothing is known, until that is reported: stream, first, last.
     unknown: Vec<Unknown>,
-    /// The file still names numbers that were told.
-    told: bool,
+    /// The file still names numbers that were reported.
+    reported: bool,
     /// Where streams begin that the file does not name.
     from: u64,
 }
@@ -41,7 +41,7 @@ struct Kept {
     /// Written at a stop in order: `next` is exact.
     clean: bool,
     streams: BTreeMap<String, Block>,
-    /// Numbers of earlier runs of which nothing is known and nothing was told yet.
+    /// Numbers of earlier runs of which nothing is known and nothing was reported yet.
     #[serde(default)]
     unknown: Vec<Unknown>,
     /// Where a stream begins that is not named: above 1 where an earlier file was lost, for it may have named it.
@@ -94,7 +94,7 @@ impl Seqs {
                 next,
                 base,
                 unknown,
-                told: false,
+                reported: false,
                 from: first,
             },
             lost,
@@ -102,7 +102,7 @@ impl Seqs {
     }
 
     /// The store was read: `highest` is the highest number of each stream in it. What it has is not unknown. Returns what
-    /// is to be told: numbers of earlier runs of which nothing is known, and those left out now because they are used.
+    /// is to be reported: numbers of earlier runs of which nothing is known, and those left out now because they are used.
     pub fn settle(&mut self, highest: &BTreeMap<String, u64>) -> (Vec<Unknown>, Vec<Unknown>) {
         for (name, first, last) in &mut self.unknown {
             if let Some(known) = highest.get(name).filter(|known| *first <= **known && **known <= *last) {
@@ -122,9 +122,9 @@ impl Seqs {
         (self.unknown.clone(), left_out)
     }
 
-    /// What nothing is known of is told: by a record that is on disk.
-    pub fn told(&mut self) {
-        self.told = !self.unknown.is_empty();
+    /// What nothing is known of is reported, by a record that is on disk.
+    pub fn reported(&mut self) {
+        self.reported = !self.unknown.is_empty();
         self.unknown.clear();
     }
 
@@ -156,7 +156,7 @@ impl Seqs {
     /// What was saved may be used.
     pub fn apply(&mut self, ends: Vec<u64>) {
         self.reserved = ends;
-        self.told = false;
+        self.reported = false;
     }
 
     /// Takes `n` numbers of a stream, the first of them; `None` when the block does not hold them.
@@ -186,10 +186,10 @@ impl Seqs {
         (self.take_next(stream, n), jumps.then(|| (next, self.base - 1)))
     }
 
-    /// Half of some block is used up, or the file names what was told.
+    /// Half of some block is used up, or the file names what was reported.
     pub fn is_low(&self) -> bool {
         let mut blocks = self.next.iter().zip(&self.reserved);
-        self.told || blocks.any(|(next, reserved)| reserved.saturating_sub(*next) < limits::SEQ_BLOCK / 2)
+        self.reported || blocks.any(|(next, reserved)| reserved.saturating_sub(*next) < limits::SEQ_BLOCK / 2)
     }
 }
 
@@ -267,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn unknown_numbers_stay_in_the_file_until_they_are_told() {
+    fn unknown_numbers_stay_in_the_file_until_they_are_reported() {
         let dir = tempfile::tempdir().expect("folder");
         let (mut seqs, _) = open(dir.path());
         assert_eq!(seqs.take(0, 10), Some(1));
@@ -279,7 +279,7 @@ mod tests {
         let (unknown, _) = seqs.settle(&BTreeMap::from([("a".to_owned(), 10)]));
         let of_a: Vec<_> = unknown.iter().filter(|(name, ..)| name == "a").map(|(_, a, b)| (*a, *b)).collect();
         assert_eq!(of_a, [(11, block), (block + 1, 2 * block)]);
-        seqs.told();
+        seqs.reported();
         assert!(seqs.is_low());
         seqs.ending().save().expect("end");
         let (mut seqs, _) = open(dir.path());

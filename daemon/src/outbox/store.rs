@@ -473,7 +473,7 @@ impl Store {
     }
 
     /// After one failed sync the next may succeed although pages are gone, and the first that sled says may come of a sync
-    /// of its own threads. A full disk takes nothing, and loses nothing either.
+    /// of its own threads. A full disk stores nothing new and loses nothing.
     fn noted<T>(&mut self, act: impl FnOnce(&mut Self) -> Result<T, String>) -> Result<T, String> {
         let done = guarded(|| act(self));
         self.unsynced |= done.as_ref().is_err_and(|why| !is_full(why));

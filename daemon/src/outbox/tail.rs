@@ -401,7 +401,7 @@ impl Tail {
             free && (parcel.sealed.class == Class::Event || everything || spill || old)
         };
         let mut out = Vec::new();
-        // A number that is safe on disk must not hide that one before it is booked: what tells of it goes along.
+        // A number that is safe on disk must not hide that one before that one is in the ledger: its entry is stored with it.
         if self.parcels.values().any(is_due) {
             out = self.take_ledger_to_store();
         }
@@ -529,7 +529,7 @@ impl Tail {
     }
 
     /// No room and no disk: what is on disk as well leaves RAM without a loss; else the oldest of the least class leaves,
-    /// whatever becomes of it now, and is booked: what is in flight or being stored may arrive all the same. Returns whether
+    /// and is entered in the ledger, also where it is in flight or being stored and may still arrive. Returns whether
     /// anything left.
     pub fn shed(&mut self, reason: &'static str) -> bool {
         let spare = |(_, p): &(&ParcelId, &Parcel)| p.stored.is_some() && p.place == Place::Waiting;

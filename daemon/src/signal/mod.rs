@@ -28,7 +28,7 @@ use self::{
     windowing::{RowRef, Windower},
 };
 use crate::{
-    alarm::{Desk, Origin},
+    alarm::{Alarms, Origin},
     config::{Config, Port},
     flow::{
         Arrival, Class, Draft, FrameBatch, Quality, Retain, Sink, SourceId, Stamp, StreamId, Window,
@@ -90,7 +90,7 @@ struct SourceState {
     /// Pipelines that take rows as they come, and grids, with where their channels stand.
     feeds: Vec<(usize, Places)>,
     measures: Vec<usize>,
-    /// Alarms on its channels: place in the row, place at the desk.
+    /// Alarms on its channels: place in the row, place at `alarms`.
     alarms: Vec<(usize, usize)>,
 }
 
@@ -110,7 +110,7 @@ pub struct Signal {
     sources: Vec<SourceState>,
     pipelines: Vec<PipelineState>,
     measures: Vec<Measure>,
-    alarms: Desk,
+    alarms: Alarms,
     streams: Streams,
     row: Row,
     meters: Arc<Meters>,
@@ -118,7 +118,7 @@ pub struct Signal {
 
 impl Signal {
     /// Builds the stage for a configuration. `alarms`: those on channels.
-    pub fn new(config: &Config, streams: Streams, alarms: Desk, meters: Arc<Meters>) -> Self {
+    pub fn new(config: &Config, streams: Streams, alarms: Alarms, meters: Arc<Meters>) -> Self {
         let source = |i| source_state(config, SourceId(i as u16), &streams, &alarms);
         let sources = (0..config.sources.len()).map(source).collect();
         let pipelines = config.pipelines.iter().enumerate().map(|(i, p)| {
@@ -387,7 +387,7 @@ impl SourceState {
     }
 }
 
-fn source_state(config: &Config, id: SourceId, streams: &Streams, desk: &Desk) -> SourceState {
+fn source_state(config: &Config, id: SourceId, streams: &Streams, on: &Alarms) -> SourceState {
     let source = &config.sources[usize::from(id.0)];
     let row = config.channels_of(id);
     let channels: Vec<_> = row.iter().map(|c| &config.channels[*c]).collect();
@@ -399,7 +399,7 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams, desk: &Desk) -
     let feeds: Vec<_> = feeds.collect();
     let measures: Vec<usize> = (0..config.streams.len()).filter(|i| config.streams[*i].source == id).collect();
     let on_row = row.iter().enumerate();
-    let alarms = on_row.flat_map(|(in_row, channel)| desk.on_channel(*channel).map(move |alarm| (in_row, alarm)));
+    let alarms = on_row.flat_map(|(in_row, channel)| on.on_channel(*channel).map(move |alarm| (in_row, alarm)));
     let mut affects = String::new();
     let made_of = (feeds.iter().map(|(pipeline, _)| format!("p/{}", config.pipelines[*pipeline].name)))
         .chain(measures.iter().map(|stream| format!("m/{}", config.streams[*stream].name)));
