@@ -140,24 +140,45 @@ fn at_home(text: &str, dir: &Path) -> String {
     text.lines().map(home).collect::<Vec<_>>().join("\n")
 }
 
+/// What `check` says of a configuration: its exit code and its problems.
+fn check(text: &str, dir: &Path) -> (Option<i32>, String) {
+    let file = dir.join("k.toml");
+    fs::write(&file, at_home(text, dir)).expect("write");
+    let done = daemon::run(&["check", "--config", &file.display().to_string()]);
+    (done.code, done.err)
+}
+
 #[test]
-fn whole_configurations_in_the_documentation_pass_check() {
+fn configurations_in_the_documentation_pass_check_and_excerpts_have_no_unknown_key() {
     let dir = tempfile::tempdir().expect("folder");
-    let mut checked = 0;
+    let (mut whole, mut excerpts) = (0, 0);
     for page in pages() {
         for block in blocks(&fs::read_to_string(&page).expect("page")).iter().filter(|b| b.language == "toml") {
-            // Others are excerpts, or a provision.toml.
-            if !block.text.contains("[device]") {
-                continue;
+            let place = format!("{}:{}", page.display(), block.line);
+            if block.text.contains("authorized_keys") {
+                continue; // a provision.toml
             }
-            let file = dir.path().join("k.toml");
-            fs::write(&file, at_home(&block.text, dir.path())).expect("write");
-            let done = daemon::run(&["check", "--config", &file.display().to_string()]);
-            assert_eq!(done.code, Some(0), "{}:{}: {}", page.display(), block.line, done.err);
-            checked += 1;
+            if block.text.contains("[device]") {
+                let (code, problems) = check(&block.text, dir.path());
+                assert_eq!(code, Some(0), "{place}: {problems}");
+                whole += 1;
+            } else {
+                let (_, problems) = check(&format!("[device]\nsite = \"a\"\n{}", block.text), dir.path());
+                let wrong = |line: &&str| ["unknown key", "did you mean", ": toml: "].iter().any(|w| line.contains(w));
+                assert_eq!(problems.lines().find(wrong), None, "{place}");
+                excerpts += 1;
+            }
         }
     }
-    assert!(checked >= 6, "{checked} configurations");
+    assert!(whole >= 2 && excerpts >= 8, "{whole} whole configurations, {excerpts} excerpts");
+    rig::measured(&format!("documentation: {whole} whole configurations, {excerpts} excerpts checked"));
+}
+
+#[test]
+fn excerpt_with_an_unknown_key_is_found() {
+    let dir = tempfile::tempdir().expect("folder");
+    let (_, problems) = check("[device]\nsite = \"a\"\n[alarm.x]\nseverty = \"critical\"\n", dir.path());
+    assert!(problems.contains("did you mean"), "{problems}");
 }
 
 #[test]
