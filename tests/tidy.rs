@@ -1,5 +1,8 @@
 //! Style as an ordinary test: what is looked at by eye once too seldom.
 
+#[path = "tidy_docs.rs"]
+mod docs;
+
 use std::{
     fs,
     path::{Path, PathBuf},

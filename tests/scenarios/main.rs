@@ -11,6 +11,7 @@ mod configuration;
 mod contract;
 mod damage;
 mod disk;
+mod docs;
 mod drain;
 mod erase;
 mod faults;
