@@ -2,6 +2,7 @@
 
 pub mod alarm;
 pub mod beat;
+pub mod board;
 pub mod event;
 pub mod frame;
 pub mod lane;
@@ -9,6 +10,7 @@ pub mod meter;
 pub mod order;
 pub mod record;
 pub mod sample;
+pub mod score;
 pub mod stamp;
 pub mod verdict;
 pub mod window;
@@ -16,5 +18,6 @@ pub mod window;
 pub use frame::{Arrival, Fault, Flaw, FrameBatch, SourceId};
 pub use record::{Class, Draft, Phase, Retain, Sink, StreamId};
 pub use sample::{Quality, Why};
+pub use score::{Classes, Direction, Scored};
 pub use stamp::{Clk, Stamp};
 pub use window::{Window, WindowTag};
