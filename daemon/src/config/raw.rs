@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::problem::{At, Problems};
+use super::problem::{At, Problems, nearest};
 
 /// A value and its position.
 #[derive(Debug, Clone)]
@@ -345,12 +345,9 @@ fn unknown(key: &str, known: &BTreeSet<&'static str>) -> String {
     if let Some(other) = known.iter().find(|k| stem(k) == stem(key)) {
         return format!("unknown key; the unit is part of the name: `{other}`");
     }
-    let near = known.iter().map(|k| (strsim::damerau_levenshtein(k, key), *k)).min();
-    match near {
-        Some((distance, near)) if distance <= 1 + key.len() / 3 => {
-            format!("unknown key; did you mean `{near}`?")
-        }
-        _ => {
+    match nearest(key, known.iter().copied()) {
+        Some(near) => format!("unknown key; did you mean `{near}`?"),
+        None => {
             let all: Vec<_> = known.iter().copied().collect();
             format!("unknown key; known here: {}", all.join(", "))
         }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config,
     flow::{
-        Phase, WindowTag,
+        Direction, Phase, Scored, WindowTag,
         record::{json_num, json_str},
     },
 };
@@ -66,12 +66,13 @@ impl Alarm {
         self.raised.as_ref()
     }
 
-    /// Takes a window's score.
-    pub fn step(&mut self, score: f32, threshold: Option<f32>, tag: &WindowTag) -> Option<Change> {
-        let level = self.config.raise_above.or(threshold)?;
+    /// Takes what a model said of a window.
+    pub fn step(&mut self, said: &Scored, tag: &WindowTag) -> Option<Change> {
+        let (score, direction) = (said.score?, said.direction);
+        let level = self.config.raise_above.or(said.threshold)?;
         let now = tag.last.boot_ns;
         let held_off = self.changed_ns.is_some_and(|at| now.saturating_sub(at) < self.config.hold_off_ms * 1_000_000);
-        self.above = if score > level { self.above.saturating_add(1) } else { 0 };
+        self.above = if direction.is_beyond(score, level) { self.above.saturating_add(1) } else { 0 };
         let phase = match &mut self.raised {
             None if self.above >= self.config.raise_windows && !held_off => {
                 let id = format!("{}-{now}", self.boot);
@@ -81,8 +82,9 @@ impl Alarm {
             }
             None => return None,
             Some(raised) => {
-                raised.peak = raised.peak.max(score);
-                let still = score >= level * self.config.clear_factor || held_off;
+                raised.peak = direction.worse(raised.peak, score);
+                let clear = clears_at(level, self.config.clear_factor, direction);
+                let still = !direction.is_beyond(clear, score) || held_off;
                 match (still, std::mem::take(&mut raised.unknown)) {
                     (false, _) => Phase::Cleared,
                     // The same episode goes on.
@@ -138,17 +140,30 @@ impl Alarm {
     }
 }
 
+/// Where an alarm clears: a share of the level away from it, on its good side, whatever its sign.
+fn clears_at(level: f32, factor: f32, direction: Direction) -> f32 {
+    match direction {
+        Direction::High if level > 0.0 => level * factor,
+        Direction::High => level - level.abs() * (1.0 - factor),
+        Direction::Low => level + level.abs() * (1.0 - factor),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::flow::{Clk, Stamp};
+
+    fn said(score: f32) -> Scored {
+        Scored { score: Some(score), threshold: Some(10.0), ..Scored::default() }
+    }
 
     fn run(config: config::Alarm, scores: &[f32]) -> Vec<(usize, Phase)> {
         let mut alarm = Alarm::new(config, "b", None);
         let step = |(i, score): (usize, &f32)| {
             let last = Stamp { boot_ns: i as u64 * 1_000_000_000, wall_ms: None, clk: Clk::Unset };
             let tag = WindowTag { pipeline: 0, last, in_seq: (0, i as u64), in_t_ns: (0, i as i64), coverage: 1.0 };
-            alarm.step(*score, Some(10.0), &tag).map(|change| (i, change.phase))
+            alarm.step(&said(*score), &tag).map(|change| (i, change.phase))
         };
         scores.iter().enumerate().filter_map(step).collect()
     }
@@ -173,6 +188,20 @@ mod tests {
     }
 
     #[test]
+    fn low_score_raises_and_it_clears_above_the_level_also_below_0() {
+        let mut alarm = Alarm::new(config(1, 0), "b", None);
+        let mut got = Vec::new();
+        for (i, score) in [0.1, -0.1, -0.2, -0.3, -0.15, -0.1, 0.0].into_iter().enumerate() {
+            let last = Stamp { boot_ns: i as u64, wall_ms: None, clk: Clk::Unset };
+            let tag = WindowTag { pipeline: 0, last, in_seq: (0, 0), in_t_ns: (0, 0), coverage: 1.0 };
+            let said = Scored { score: Some(score), threshold: Some(-0.18), direction: Direction::Low, classes: None };
+            got.extend(alarm.step(&said, &tag).map(|change| (i, change.phase)));
+        }
+        // clear_factor 0.6: it clears above -0.18 + 0.072.
+        assert_eq!(got, [(2, Phase::Raised), (5, Phase::Cleared)]);
+    }
+
+    #[test]
     fn hold_off_delays_a_change_and_loses_none() {
         let got = run(config(1, 3000), &[11.0, 1.0, 1.0, 1.0, 11.0, 11.0, 11.0, 11.0]);
         assert_eq!(got, [(0, Phase::Raised), (3, Phase::Cleared), (6, Phase::Raised)]);
@@ -186,7 +215,7 @@ mod tests {
         };
         let mut alarm = Alarm::new(config(1, 0), "b", None);
         assert_eq!(alarm.unwatched("learning"), None, "one that is not raised is known");
-        alarm.step(11.0, Some(10.0), &window(1)).expect("raised");
+        alarm.step(&said(11.0), &window(1)).expect("raised");
         let id = alarm.raised().expect("raised").id.clone();
         let change = alarm.unwatched("model_not_serving").expect("unknown");
         let body = String::from_utf8(change.body.to_vec()).expect("text");
@@ -196,11 +225,11 @@ mod tests {
         // Also over a restart.
         let saved = serde_json::to_vec(alarm.raised().expect("raised")).expect("saved");
         let mut alarm = Alarm::new(config(1, 0), "c", serde_json::from_slice(&saved).expect("read"));
-        let again = alarm.step(9.0, Some(10.0), &window(2)).expect("the same episode");
+        let again = alarm.step(&said(9.0), &window(2)).expect("the same episode");
         assert!(again.phase == Phase::Raised && alarm.raised().is_some_and(|raised| raised.id == id));
-        assert_eq!(alarm.step(9.0, Some(10.0), &window(3)), None);
+        assert_eq!(alarm.step(&said(9.0), &window(3)), None);
         alarm.unwatched("learning").expect("unknown");
-        assert_eq!(alarm.step(1.0, Some(10.0), &window(4)).map(|change| change.phase), Some(Phase::Cleared));
+        assert_eq!(alarm.step(&said(1.0), &window(4)).map(|change| change.phase), Some(Phase::Cleared));
     }
 
     #[test]

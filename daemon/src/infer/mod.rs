@@ -14,6 +14,7 @@ mod fit;
 mod gate;
 mod judge;
 mod lag;
+mod meaning;
 mod placement;
 mod plan;
 mod prove;

@@ -13,7 +13,7 @@ use super::{
 use crate::{
     config,
     flow::{
-        Class, Draft, Phase, Retain, Stamp, StreamId, Window,
+        Class, Classes, Draft, Phase, Retain, Scored, Stamp, StreamId, Window,
         event::{ALARM_CLEARED, ALARM_RAISED},
         meter::Meters,
         record::{json_list, json_num, json_str},
@@ -48,8 +48,10 @@ pub struct Served {
 /// What a worker answered for one window.
 #[derive(Debug, Clone)]
 pub struct Answered {
-    /// The score.
-    pub score: f32,
+    /// The score; `None`: the model only names classes.
+    pub score: Option<f32>,
+    /// The classes, where the model names them.
+    pub classes: Option<Classes>,
     /// µs.
     pub took_us: u32,
     /// Values of the outputs to be published, by name.
@@ -146,7 +148,8 @@ impl Served {
     ) -> Vec<usize> {
         let learning = fit.is_learning();
         let threshold = fit.threshold();
-        let score = (!learning).then_some(answered.score);
+        let score = answered.score.filter(|_| !learning);
+        let said = Scored { score, threshold, direction: fit.direction(), classes: answered.classes.clone() };
         let meter = &self.meters.pipelines[usize::from(self.index)];
         meter.predictions.add(1);
         meter.answered(window.tag.last.boot_ns);
@@ -168,10 +171,7 @@ impl Served {
         let mut places = Vec::new();
         for at in 0..self.alarms.len() {
             let alarm = &mut self.alarms[at].0;
-            let change = match score {
-                Some(score) => alarm.step(score, threshold, &window.tag),
-                None => alarm.unwatched("learning"),
-            };
+            let change = if learning { alarm.unwatched("learning") } else { alarm.step(&said, &window.tag) };
             if let Some(change) = change {
                 if change.phase == Phase::Raised {
                     places.push(drafts.len());
@@ -250,8 +250,29 @@ impl Served {
             }
         }
         out.push('}');
+        if let Some(classes) = &answered.classes {
+            body_of(&mut out, classes);
+        }
         out
     }
+}
+
+/// The likeliest class, and the probability of each.
+fn body_of(out: &mut String, classes: &Classes) {
+    if let Some(class) = classes.likeliest() {
+        out.push_str(",\"class\":");
+        json_str(out, class);
+    }
+    out.push_str(",\"probabilities\":{");
+    for (i, (name, probability)) in classes.names.iter().zip(&classes.probabilities).enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        json_str(out, name);
+        out.push(':');
+        number(out, Some(*probability));
+    }
+    out.push('}');
 }
 
 /// A float's shortest text, or null.

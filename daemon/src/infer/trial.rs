@@ -66,7 +66,8 @@ impl Trial {
             Outcome::Answer(answered) => {
                 let mut hash = crc32fast::Hasher::new();
                 window.values.iter().for_each(|x| hash.update(&x.to_le_bytes()));
-                self.gate.answered(answered.score, u64::from(hash.finalize()))
+                // Without a score nothing is compared: no number equals none.
+                self.gate.answered(answered.score.unwrap_or(f32::NAN), u64::from(hash.finalize()))
             }
         }
     }
@@ -148,9 +149,9 @@ impl Engine {
                     Outcome::None(_) => {}
                     Outcome::Answer(answered) => {
                         candidate.took_us = slowest(candidate.took_us, answered.took_us);
-                        if let (Some(above), Some(threshold)) = (above, running.fits[*at].threshold()) {
+                        if let (Some(above), Some(beyond)) = (above, running.fits[*at].is_beyond(answered.score)) {
                             candidate.compared += 1;
-                            candidate.differed += u64::from(*above != (answered.score > threshold));
+                            candidate.differed += u64::from(*above != beyond);
                         }
                     }
                 }

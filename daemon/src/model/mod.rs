@@ -11,5 +11,6 @@ pub mod keyset;
 pub mod manifest;
 pub mod onnx;
 pub mod scan;
+pub mod scoring;
 pub mod slot;
 pub mod store;
