@@ -506,6 +506,10 @@ pub const RESTART_AGAIN: Duration = Duration::from_secs(30);
 pub const INSTALL_STARTS: u32 = 3;
 /// Shortest interval between two reports that no model serves, ns.
 pub const NO_MODEL_TOLD_NS: u64 = 3_600_000_000_000;
+/// Requests of control waiting for the rollout: the three of a job (prove, offer, roll back), of five jobs.
+pub const ROLLOUT_REQUESTS: usize = 16;
+/// Messages to an engine: the offer of a trial, its end, the offer of what follows, and one more.
+pub const ROLLOUT_MESSAGES: usize = 4;
 /// Words of threads and engines waiting for control.
 pub const MODEL_NEWS: usize = 64;
 /// Cohorts of a device: each is a subscription.

@@ -13,7 +13,7 @@ use crate::{
     control::Trials,
     error::{Code, Context, Fatal},
     host::{Clock, Host, identity, log::escaped},
-    infer::{self, worker_main},
+    infer::{self, Launching, worker_main},
     limits,
     outbox::probe_main,
     output::guard,
@@ -170,7 +170,7 @@ impl Cli {
                 let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
                 let mut problems = config.problems_of_files(now_s);
                 let host = Host::default();
-                problems.extend(infer::check(&config, |group| host.launching(&config, group, None)));
+                problems.extend(infer::check(&config, |group| Launching::new(&host, &config, group, None)));
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }

@@ -127,7 +127,7 @@ impl Control {
         if self.setup.config.pipelines[place].model.manifest.calibration.is_none() {
             return Outcome::rejected(Why::Invalid, format!("the model of `{name}` is not calibrated"));
         }
-        self.setup.meters.pipelines[place].recalibrate.store(true, super::Ordering::Relaxed);
+        self.setup.board.recalibrate(place);
         Outcome::new(State::Success, "the model learns again; up/e/model.calibrated reports the end")
     }
 
@@ -136,7 +136,7 @@ impl Control {
         let Some(place) = self.setup.config.alarms.iter().position(|alarm| alarm.name == name) else {
             return Outcome::rejected(Why::Invalid, format!("no alarm is called `{name}`"));
         };
-        match self.setup.meters.alarms[place].acknowledge(id) {
+        match self.setup.board.alarms[place].acknowledge(id) {
             Ok(id) => Outcome {
                 result: Some(json!({"alarm": name, "id": id})),
                 ..Outcome::new(State::Success, "acknowledged; the alarm clears as soon as its condition has ended")

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     Control, Outcome, Respond, State,
-    models::{Phase, Refused, What, Work, refuse},
+    models::{Phase, Refused, Work, refuse},
     request::Why,
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
     host::{Clock, Defence, fetch::Waits},
     limits,
     model::{
+        rollout::{Request, Target},
         slot::{Line, Origin},
         store::{Brings, Job},
     },
@@ -90,7 +91,8 @@ impl Control {
                 // The slot that stops serving; it names the model.
                 let job = Job { target: Some((model.into(), line.spare())), ..job };
                 let number = self.models.begin(job, Phase::Proving, Some(to));
-                (self.setup.stage.prove)(number, What::Factory(model.into()), false);
+                let target = Target::Factory(model.into());
+                self.setup.rollout.request(Request::Prove { number, target, watched: false });
             }
             Origin::Slot(id) => {
                 let sha256 = line.slot(id).held().map(|held| held.sha256.clone()).unwrap_or_default();
@@ -157,7 +159,7 @@ impl Control {
         self.models.waits = Waits::default();
         let job = &work.job;
         if let Some((model, id)) = &job.target {
-            (self.setup.stage.back)(model, why);
+            self.setup.rollout.request(Request::Back { model: model.clone(), why: why.to_owned() });
             let mut line = self.models.store.line(model);
             if work.back_to.is_none() {
                 if tried {

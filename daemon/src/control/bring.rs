@@ -116,14 +116,14 @@ impl Control {
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
         news: impl FnOnce(Result<T, String>) -> News + Clone + Send + 'static,
     ) {
-        let (out, unborn) = (self.setup.stage.news.0.clone(), news.clone());
+        let (out, unborn) = (self.news.0.clone(), news.clone());
         let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
             let done = crate::host::beats::caught(work);
             // The channel has room for every report of every group; a full one means control is gone.
             let _ = out.try_send(news(done));
         });
         if let Err(why) = thread {
-            let _ = self.setup.stage.news.0.try_send(unborn(Err(format!("start a thread: {why}"))));
+            let _ = self.news.0.try_send(unborn(Err(format!("start a thread: {why}"))));
         }
     }
 

@@ -23,20 +23,24 @@ mod trust;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, atomic::Ordering, mpsc::RecvTimeoutError},
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{self, RecvTimeoutError},
+    },
     time::Duration,
 };
 
 use serde_json::Value;
 use tokio::sync::watch;
 
-pub use models::{Local, News, Proof, Stage, What, floor};
+pub use models::{Local, floor};
 pub use system::Slots;
 pub use trial::Trials;
 
 use self::{
     memory::{Known, Memory, State},
-    models::Models,
+    models::{Models, News},
     request::{Refusal, Request, Why},
     system::System,
     tell::Outcome,
@@ -46,13 +50,14 @@ use crate::{
     config::{Config, Mqtt},
     flow::{
         Class, Clk, Draft, Retain, StreamId,
+        board::Board,
         event::{COMMAND_FINISHED, EventStreams, Kind},
         meter::Meters,
         order::{Addressee, Arrived, Asked, LinkNews, LogQuery, Orders, Respond, Response, Ticket},
     },
     host::{Clock, Defence, Keep, clock::rfc3339_ms},
     limits,
-    model::{keyset::Keyset, store::Store},
+    model::{keyset::Keyset, rollout::Desk, store::Store},
 };
 
 /// How this run of the process ends.
@@ -115,14 +120,20 @@ pub struct Setup {
     pub link: watch::Receiver<LinkNews>,
     /// Requests another connection.
     pub want: Want,
-    /// Counters, and which pipelines are to learn again.
+    /// Counters.
     pub meters: Arc<Meters>,
+    /// What other stages show, and which pipelines are to learn again.
+    pub board: Arc<Board>,
     /// Access to the machine.
     pub machine: Machine,
     /// Ends this run of the process.
     pub leave: Box<dyn Fn(Leave) + Send>,
-    /// Access to the stage that runs models.
-    pub stage: Stage,
+    /// Requests to the rollout of models, and its reports.
+    pub rollout: Desk,
+    /// Requests of local callers.
+    pub local: mpsc::Receiver<Local>,
+    /// Publishes the state of model installs for status and D-Bus.
+    pub show_models: Box<dyn Fn(Value) + Send>,
     /// Access to the system's slots.
     pub slots: Slots,
 }
@@ -201,6 +212,8 @@ pub struct Control {
     /// Why a keyset after the first one is not in use.
     keys_trouble: Option<String>,
     models: Models,
+    /// Reports of the threads that bring and open.
+    news: (mpsc::SyncSender<News>, mpsc::Receiver<News>),
     system: System,
     memory: Memory,
     /// Rate limits, separate for verified and for other commands: a flood of unsigned commands does not delay signed ones.
@@ -237,6 +250,7 @@ impl Control {
             keyset_ns: Clock::boot_ns(),
             keys_trouble,
             models: Models::new(store),
+            news: mpsc::sync_channel(limits::MODEL_NEWS),
             system: System::open(setup.keep.clone()),
             memory,
             verified: Intake::new(limits::VERIFIED_PER_S, limits::VERIFIED_BURST),
@@ -514,7 +528,7 @@ impl Control {
 
     /// Marks results that the broker acknowledged. The mark is saved with the next change of the memory.
     fn look_at_answers(&mut self) {
-        let acked = self.setup.meters.result_acked.load(Ordering::Relaxed);
+        let acked = self.setup.board.result_acked.load(Ordering::Relaxed);
         while let Some((_, id)) = self.unacked.front().filter(|(seq, _)| *seq <= acked) {
             self.memory.acked(id);
             self.unacked.pop_front();

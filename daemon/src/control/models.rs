@@ -6,11 +6,10 @@
 //! bring (file │ HTTPS │ chunks by MQTT) ─▶ open ─▶ [Verified] ─▶ prove ─▶ [Proven] ─▶ [Trial] ─▶ swap ─▶ watch ─▶ [Steady]
 //! ```
 //!
-//! Slow steps (bring, open, prove) run in a thread each, which reports its result as `News`.
+//! Bring and open run in a thread each, which reports its result as `News`. Prove, swap and watch belong to the rollout, which
+//! is requested and reports in the words of `model::rollout`.
 
-use std::{collections::BTreeSet, fs::File, os::fd::OwnedFd, sync::mpsc};
-
-use serde_json::Value;
+use std::{collections::BTreeSet, fs::File, os::fd::OwnedFd};
 
 use super::{
     Control, Outcome, Respond, State,
@@ -23,13 +22,14 @@ use crate::{
     limits,
     model::{
         bundle::Bundle,
-        slot::{Held, Origin, SlotId, Step},
+        rollout::{Proof, Report, Request, Target},
+        slot::{Held, Origin, Step},
         store::{Brings, Device, Job, Store},
     },
 };
 
-/// A report of a thread, or of the stage that runs models.
-pub enum News {
+/// A report of a thread.
+pub(super) enum News {
     /// The bundle is received, or will not be. These reports begin with the number of their work: another one may have
     /// started meanwhile.
     Brought(u64, Result<(), String>),
@@ -37,30 +37,8 @@ pub enum News {
     Copied(String, Result<(String, u64), String>),
     /// A bundle was read and verified from the first byte to the last.
     Opened(u64, Result<Box<Bundle>, String>),
-    /// The model passed its golden cases; called, the proof makes it serve.
-    Proven(u64, Result<Proof, String>),
-    /// The verdict on live windows.
-    Verdict(Verdict),
     /// A report about an operating system.
     System(super::system::Word),
-}
-
-/// A model that passed its golden cases.
-pub struct Proof {
-    /// Measured figures.
-    pub text: String,
-    /// Groups of pipelines that it serves.
-    pub groups: BTreeSet<usize>,
-    /// Offers the model to these groups.
-    pub go: Box<dyn FnOnce() + Send>,
-}
-
-/// A model to prove.
-pub enum What {
-    /// A bundle in a slot.
-    Slot(Box<Bundle>, SlotId),
-    /// The model that the configuration names.
-    Factory(String),
 }
 
 /// A request of a local caller, by D-Bus.
@@ -69,24 +47,6 @@ pub enum Local {
     Install(OwnedFd),
     /// Roll back.
     RollBack(String),
-}
-
-/// Tells the engines of this model to roll back; arguments: the model, and why.
-pub type Back = Box<dyn Fn(&str, &str) + Send>;
-
-/// Access to the stage that runs models.
-pub struct Stage {
-    /// Proves a model in its own thread, for the work of this number; the flag: it is watched afterwards. The result comes
-    /// as `News::Proven`. An earlier proof that was not used is dropped.
-    pub prove: Box<dyn Fn(u64, What, bool) + Send>,
-    /// Makes the engines of this model roll back.
-    pub back: Back,
-    /// Reports of threads and of the stage.
-    pub news: (mpsc::SyncSender<News>, mpsc::Receiver<News>),
-    /// Requests of local callers.
-    pub asks: mpsc::Receiver<Local>,
-    /// Publishes the state of model installs for status and D-Bus.
-    pub show: Box<dyn Fn(Value) + Send>,
 }
 
 /// The phase of a job.
@@ -277,13 +237,16 @@ impl Control {
         Ok(None)
     }
 
-    /// Handles a request of a local caller, or a report of a thread or of the stage that runs models.
+    /// Handles a request of a local caller, or a report of a thread or of the rollout.
     pub(super) fn look_at_models(&mut self, now_ns: u64) {
-        while let Ok(ask) = self.setup.stage.asks.try_recv() {
+        while let Ok(ask) = self.setup.local.try_recv() {
             self.asked_locally(ask);
         }
-        while let Ok(news) = self.setup.stage.news.1.try_recv() {
-            self.heard(news, now_ns);
+        while let Ok(news) = self.news.1.try_recv() {
+            self.heard(news);
+        }
+        while let Some(report) = self.setup.rollout.report() {
+            self.rollout_reported(report, now_ns);
         }
         let models = &self.setup.config.models;
         let trial_ns = (models.shadow_s + models.trial_s) * 1_000_000_000;
@@ -332,11 +295,10 @@ impl Control {
         self.show_models();
     }
 
-    fn heard(&mut self, news: News, now_ns: u64) {
+    fn heard(&mut self, news: News) {
         match news {
             // A report about work that was cancelled meanwhile.
-            News::Brought(number, _) | News::Opened(number, _) | News::Proven(number, _)
-                if !self.is_current(number) => {}
+            News::Brought(number, _) | News::Opened(number, _) if !self.is_current(number) => {}
             News::Brought(_, Ok(())) => {
                 if let Some(work) = &self.models.work {
                     self.open(self.models.store.incoming(&work.job.sha256));
@@ -352,16 +314,22 @@ impl Control {
                     self.job_failed(State::Failed, &why);
                 }
             }
-            News::Proven(_, Ok(proof)) => {
-                if let Err(why) = self.proven(proof, now_ns) {
+            News::Brought(_, Err(why)) | News::Opened(_, Err(why)) => self.job_failed(State::Failed, &why),
+            News::System(word) => self.heard_of_system(word),
+        }
+        self.show_models();
+    }
+
+    fn rollout_reported(&mut self, report: Report, now_ns: u64) {
+        match report {
+            // A report about work that was cancelled meanwhile.
+            Report::Proven(number, _) if !self.is_current(number) => {}
+            Report::Proven(number, proof) => {
+                if let Err(why) = proof.and_then(|proof| self.proven(number, proof, now_ns)) {
                     self.job_failed(State::Failed, &why);
                 }
             }
-            News::Brought(_, Err(why)) | News::Opened(_, Err(why)) | News::Proven(_, Err(why)) => {
-                self.job_failed(State::Failed, &why);
-            }
-            News::Verdict(verdict) => self.judged(verdict),
-            News::System(word) => self.heard_of_system(word),
+            Report::Verdict(verdict) => self.judged(verdict),
         }
         self.show_models();
     }
@@ -375,7 +343,11 @@ impl Control {
         let Some(work) = &mut self.models.work else { return Ok(()) };
         if let Some(Origin::Slot(id)) = work.back_to {
             work.phase = Phase::Proving;
-            (self.setup.stage.prove)(work.number, What::Slot(bundle, id), false);
+            self.setup.rollout.request(Request::Prove {
+                number: work.number,
+                target: Target::Slot(bundle, id),
+                watched: false,
+            });
             return Ok(());
         }
         let (job, number) = (work.job.clone(), work.number);
@@ -407,7 +379,7 @@ impl Control {
             by = bundle.signed_by.join(", "),
             "a bundle is verified"
         );
-        (self.setup.stage.prove)(number, What::Slot(bundle, id), true);
+        self.setup.rollout.request(Request::Prove { number, target: Target::Slot(bundle, id), watched: true });
         Ok(())
     }
 
@@ -425,7 +397,7 @@ impl Control {
         }
     }
 
-    fn proven(&mut self, proof: Proof, now_ns: u64) -> Result<(), String> {
+    fn proven(&mut self, number: u64, proof: Proof, now_ns: u64) -> Result<(), String> {
         let Some(work) = &mut self.models.work else { return Ok(()) };
         let (job, back) = (work.job.clone(), work.back_to.is_some());
         if !back {
@@ -438,7 +410,7 @@ impl Control {
             self.tell_job(&job, &Outcome::new(State::Running, format!("proven ({}); on trial", proof.text)));
         }
         self.set_phase(Phase::Watched { groups: proof.groups, since_ns: now_ns });
-        (proof.go)();
+        self.setup.rollout.request(Request::Offer { number });
         Ok(())
     }
 

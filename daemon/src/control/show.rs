@@ -25,7 +25,7 @@ impl Control {
         });
         let keyset = self.keyset.as_ref().ok().map(|keys| keys.version);
         let stale = self.models.stale_told;
-        (self.setup.stage.show)(
+        (self.setup.show_models)(
             json!({"slots": self.models_now(), "job": phase.or(ended), "keyset": keyset, "stale": stale}),
         );
     }

@@ -277,7 +277,7 @@ impl Control {
     fn write_system(&mut self) {
         let Some(job) = &self.system.saved.job else { return };
         let path = self.bundle_of(job);
-        let (write, news) = (self.setup.slots.write.clone(), self.setup.stage.news.0.clone());
+        let (write, news) = (self.setup.slots.write.clone(), self.news.0.clone());
         self.system.percent = -1;
         let work = move || {
             let mut tell = |percent: i32, words: &str| {
@@ -323,7 +323,7 @@ impl Control {
 
     /// Whether the broker acknowledged anything within the last day.
     fn reached_lately(&self) -> bool {
-        let acked_ns = self.setup.meters.acked_ns.load(super::Ordering::Relaxed);
+        let acked_ns = self.setup.board.acked_ns.load(super::Ordering::Relaxed);
         acked_ns > 0 && Clock::boot_ns().saturating_sub(acked_ns) < limits::UPLINK_BEFORE.as_nanos() as u64
     }
 
@@ -413,7 +413,7 @@ impl Control {
             return;
         }
         let slot = self.setup.slots.slot.clone().unwrap_or_default();
-        let acked = self.setup.meters.acked_ns.load(super::Ordering::Relaxed) > 0;
+        let acked = self.setup.board.acked_ns.load(super::Ordering::Relaxed) > 0;
         if slot == job.slot {
             return self.came_back(&job, acked, now_ns);
         }

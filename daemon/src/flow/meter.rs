@@ -1,12 +1,10 @@
 //! Counters of the stages, for the status document and metrics: plain atomics, written by one stage and read by many
-//! without a lock. The configuration fixes the shape at the start.
+//! without a lock. The configuration fixes the shape at the start. No stage acts on them: what stages act on is in `board`.
 
 use std::{
     sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering::Relaxed},
     time::Duration,
 };
-
-use super::alarm::AlarmSign;
 
 /// Buckets of a histogram: up to 1, 2, 4 … 2^23 µs (8.4 s), and all beyond.
 pub const BUCKETS: usize = 25;
@@ -224,8 +222,6 @@ pub struct PipelineMeter {
     pub infer: Histogram,
     /// Its windows wait for too long, and that gets no better.
     pub behind: AtomicBool,
-    /// Set when a recalibration was requested.
-    pub recalibrate: AtomicBool,
     /// When the last window that was answered arrived, ns since boot; 0: none was.
     pub last_ns: AtomicU64,
     /// How far apart these are, ns; 0: not known.
@@ -255,25 +251,6 @@ impl PipelineMeter {
     }
 }
 
-/// Wakes one who waits.
-#[derive(Debug, Default)]
-pub struct Bell(std::sync::Mutex<bool>, std::sync::Condvar);
-
-impl Bell {
-    /// Wakes the thread that waits, or the next one that will wait.
-    pub fn ring(&self) {
-        *self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner) = true;
-        self.1.notify_one();
-    }
-
-    /// Until it rings, `most` at the longest.
-    pub fn wait(&self, most: Duration) {
-        let rung = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let waited = self.1.wait_timeout_while(rung, most, |rung| !*rung);
-        *waited.unwrap_or_else(std::sync::PoisonError::into_inner).0 = false;
-    }
-}
-
 /// All of them, by the configuration's indices.
 #[derive(Debug, Default)]
 pub struct Meters {
@@ -283,12 +260,6 @@ pub struct Meters {
     pub channels: Vec<ChannelMeter>,
     /// By pipeline.
     pub pipelines: Vec<PipelineMeter>,
-    /// By alarm: whether it is raised, and what else is shown of it.
-    pub alarms: Vec<AlarmSign>,
-    /// Rings when one of them changed.
-    pub alarm_bell: Bell,
-    /// The guard holds the outputs and answers.
-    pub outputs_held: AtomicBool,
     /// From the bytes' arrival to the end of the signal stage's work on them.
     pub signal: Histogram,
     /// A commit of the store.
@@ -301,27 +272,17 @@ pub struct Meters {
     pub commands_refused: Count,
     /// Commands that control did not take in time.
     pub commands_dropped: Count,
-    /// Highest sequence of a command's result that was acknowledged.
-    pub result_acked: AtomicU64,
-    /// When the broker acknowledged something last, ns since boot; 0: never.
-    pub acked_ns: AtomicU64,
     /// Connections made.
     pub connections: Count,
 }
 
 impl Meters {
     /// For so many of each.
-    pub fn new((sources, channels): (usize, usize), pipelines: usize, alarms: usize) -> Self {
+    pub fn new(sources: usize, channels: usize, pipelines: usize) -> Self {
         fn many<T: Default>(n: usize) -> Vec<T> {
             std::iter::repeat_with(T::default).take(n).collect()
         }
-        Self {
-            sources: many(sources),
-            channels: many(channels),
-            pipelines: many(pipelines),
-            alarms: many(alarms),
-            ..Self::default()
-        }
+        Self { sources: many(sources), channels: many(channels), pipelines: many(pipelines), ..Self::default() }
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub mod alarm;
 pub mod beat;
+pub mod board;
 pub mod event;
 pub mod frame;
 pub mod lane;

@@ -40,6 +40,20 @@ impl Artifact {
         }
     }
 
+    /// A model without files, for tests that run no worker.
+    #[cfg(test)]
+    pub fn of_manifest(manifest: Manifest) -> Self {
+        Self {
+            manifest: Arc::new(manifest),
+            files: Arc::default(),
+            origin: Origin::Factory,
+            unsigned: true,
+            bundle: "".into(),
+            golden: Arc::default(),
+            baseline: None,
+        }
+    }
+
     /// What the configuration names: a bundle, or an ONNX file with what is known of it.
     pub fn factory(model: &config::Model) -> Result<Self, String> {
         let config::Model { file: path, manifest, unsigned, manifest_sha256, .. } = model;

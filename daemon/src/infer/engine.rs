@@ -1,19 +1,18 @@
 //! One model and the pipelines that use it: windows in, records out. Owns the worker and restarts it when it dies. The
-//! window that was in the worker is recorded in the loss ledger; the next worker serves those behind it. `trial` has the
-//! steps of a new model before and after it takes over.
+//! window that was in the worker is recorded in the loss ledger; the next worker serves those behind it. `rollout/takeover`
+//! has the steps of a new model before and after it takes over.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, mpsc},
-    time::Duration,
-};
+use std::{collections::VecDeque, sync::Arc, time::Duration};
 
 use super::{
     artifact::Artifact,
-    lag::Lag,
+    lag::{Lag, slowest},
+    rollout::{
+        Seat,
+        candidate::{Candidate, Trial},
+    },
     running::{Launching, Outcome, Running},
     served::{Answered, Served},
-    trial::{Candidate, Message, Trial},
 };
 use crate::{
     flow::{
@@ -28,18 +27,17 @@ use crate::{
 pub struct Setup {
     /// How workers are started.
     pub launching: Launching,
-    /// What serves at the start.
-    pub source: Box<dyn FnMut() -> Result<Artifact, String> + Send>,
+    /// What serves at the start instead of the configured model. It is taken once: a large model must not stay in memory
+    /// after another one took its place.
+    pub installed: Option<Artifact>,
     /// The pipelines that use it, in the order of `launching`.
     pub served: Vec<Served>,
     /// Where events go.
     pub events: EventStreams,
     /// Deadlines do not decide (replay).
     pub patient: bool,
-    /// Models that are offered; without it, it stays as it is.
-    pub mailbox: Option<mpsc::Receiver<Message>>,
-    /// Reports the verdict on a bundle.
-    pub report: Box<dyn Fn(Arc<str>, Said) + Send>,
+    /// Its place in rollouts; without one, its model stays as it is.
+    pub seat: Option<Seat>,
 }
 
 /// Why a ring of the doorbell did not come to its end.
@@ -150,7 +148,7 @@ impl Engine {
     fn try_start(&mut self, beat: &dyn Fn()) -> Result<String, String> {
         let source = match self.source.clone() {
             Some(source) => source,
-            None => (self.setup.source)()?,
+            None => self.first_source()?,
         };
         self.source = Some(source.clone());
         let what = |why| format!("use model {}: {why}", source.name());
@@ -159,6 +157,19 @@ impl Engine {
         let text = format!("serving {}", running.describe());
         self.running = Some(running);
         Ok(text)
+    }
+
+    fn first_source(&mut self) -> Result<Artifact, String> {
+        match self.setup.installed.take() {
+            Some(installed) => Ok(installed),
+            None => Artifact::factory(&self.setup.launching.first()?.model),
+        }
+    }
+
+    pub(super) fn report(&self, bundle: Arc<str>, said: Said) {
+        if let Some(seat) = &self.setup.seat {
+            seat.report(bundle, said);
+        }
     }
 
     pub(super) fn tell(&self, kind: Kind, stamp: Option<Stamp>, text: &str, sink: &mut dyn Sink) {
@@ -175,7 +186,7 @@ impl Engine {
         if self.deaths.len() >= limits::WORKERS_LOST {
             self.deaths.clear();
             let bundle = self.source.as_ref().map_or_else(|| "".into(), |source| source.bundle.clone());
-            (self.setup.report)(bundle, Said::Failing(why.to_owned()));
+            self.report(bundle, Said::Failing(why.to_owned()));
         }
     }
 
@@ -188,7 +199,7 @@ impl Engine {
         }
     }
 
-    fn place(&self, window: &Window) -> Option<usize> {
+    pub(super) fn place(&self, window: &Window) -> Option<usize> {
         self.setup.served.iter().position(|s| s.index() == window.tag.pipeline)
     }
 
@@ -309,7 +320,7 @@ impl Engine {
         self.calibrate(running, deadline, beat)?;
         let most = self.ring_most(self.took_us, running.slots());
         let places: Vec<usize> = self.waiting.iter().take(most).map(|w| self.place(w).unwrap_or(0)).collect();
-        let count = ring_size(running, &places);
+        let count = running.ring_size(&places);
         for (slot, at) in places.iter().take(count).enumerate() {
             running.fill(slot, *at, &self.waiting[slot].values);
         }
@@ -440,25 +451,4 @@ impl Engine {
         }
         beat();
     }
-}
-
-/// About the slowest of the last runs, µs; at least 1.
-pub(super) fn slowest(before_us: u32, took_us: u32) -> u32 {
-    (before_us - before_us / 8).max(took_us).max(1)
-}
-
-/// Windows of the next ring: it ends with a window that completes a calibration, for those behind it must be run with what
-/// was learnt.
-pub(super) fn ring_size(running: &mut Running, places: &[usize]) -> usize {
-    let mut needed: Vec<Option<usize>> =
-        running.fits.iter_mut().map(|fit| fit.learning().map(|learning| learning.needed())).collect();
-    for (i, at) in places.iter().enumerate() {
-        if let Some(left) = needed[*at].as_mut() {
-            *left = left.saturating_sub(1);
-            if *left == 0 {
-                return i + 1;
-            }
-        }
-    }
-    places.len()
 }

@@ -1,4 +1,5 @@
-//! Whether a pipeline keeps up: how long its oldest window has waited, and whether that wait shrinks. Pure.
+//! Whether a pipeline keeps up: how long its oldest window has waited, whether that wait shrinks, and how long a run of its
+//! model takes. Pure.
 
 use crate::limits;
 
@@ -35,6 +36,11 @@ impl Lag {
     pub fn is_over(&self) -> bool {
         self.over.is_some()
     }
+}
+
+/// About the slowest of the last runs, µs; at least 1.
+pub fn slowest(before_us: u32, took_us: u32) -> u32 {
+    (before_us - before_us / 8).max(took_us).max(1)
 }
 
 #[cfg(test)]

@@ -11,19 +11,17 @@ mod drift;
 mod engine;
 mod explain;
 mod fit;
-mod gate;
 mod judge;
 mod lag;
 mod meaning;
 mod placement;
 mod plan;
-mod prove;
+pub mod rollout;
 mod running;
 mod runtime;
 mod sandbox;
 mod served;
 mod stderr;
-mod trial;
 pub mod worker;
 pub mod worker_main;
 
@@ -32,11 +30,9 @@ use std::time::Duration;
 pub use artifact::Artifact;
 pub use check::check;
 pub use engine::{Engine, Setup};
-pub use prove::{Proven, prove, proven};
 pub use running::{Launching, Running};
 pub use runtime::find as find_runtime;
 pub use served::{Keeps, Served};
-pub use trial::{Message, Offer, terms};
 
 use crate::{
     config::Config,

@@ -11,13 +11,14 @@ use super::{
     fit::Fit,
     meaning::{Meaning, Misfits, Score},
     plan::{Feed, Plan, plan},
-    served::{Answered, published},
+    runtime,
+    served::{Answered, Keeps, published},
     worker::{Launch, Rung, Worker},
 };
 use crate::{
-    config::{self, Models, Provider},
+    config::{self, Config, Models, Provider},
     flow::{Direction, Window, verdict::Serving},
-    host::Later,
+    host::{Host, Later},
 };
 
 /// What workers are started with.
@@ -33,6 +34,27 @@ pub struct Launching {
     pub pipelines: Vec<config::Pipeline>,
     /// Where calibrations are kept.
     pub keep: Option<Later>,
+}
+
+impl Launching {
+    /// For one group of pipelines of a configuration. Without `keeps` nothing is kept.
+    pub fn new(host: &Host, config: &Config, group: &[usize], keeps: Option<&Keeps>) -> Self {
+        Self {
+            program: host.program.clone(),
+            runtime: runtime::find(config.models.runtime.as_deref()),
+            models: config.models.clone(),
+            pipelines: group.iter().map(|pipeline| config.pipelines[*pipeline].clone()).collect(),
+            keep: keeps.map(|keeps| keeps.calibration.clone()),
+        }
+    }
+
+    /// The first pipeline: all of them have the same model and window.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn first(&self) -> Result<&config::Pipeline, String> {
+        self.pipelines.first().ok_or_else(|| "no pipeline uses the model".into())
+    }
 }
 
 /// What came of a window.
@@ -113,7 +135,7 @@ impl Running {
         beat: &dyn Fn(),
     ) -> Result<Self, Misfits> {
         let model = source.file_for(provider)?.clone();
-        let first = launching.pipelines.first().ok_or_else(|| "no pipeline uses the model".to_owned())?;
+        let first = launching.first()?;
         let mut extra = extra.to_vec();
         extra.extend(launching.pipelines.iter().flat_map(|p| p.outputs.clone()));
         extra.extend(source.manifest.contributions.clone());
@@ -197,6 +219,22 @@ impl Running {
             let values = self.fits[at].feed(feed, window, len);
             self.worker.write(slot, input, values);
         }
+    }
+
+    /// Windows of the next ring, of those for the pipelines at `places`: it ends with the window that completes a
+    /// calibration, because those behind it must be run with what was learnt.
+    pub fn ring_size(&mut self, places: &[usize]) -> usize {
+        let mut needed: Vec<Option<usize>> =
+            self.fits.iter_mut().map(|fit| fit.learning().map(|learning| learning.needed())).collect();
+        for (i, at) in places.iter().enumerate() {
+            if let Some(left) = needed[*at].as_mut() {
+                *left = left.saturating_sub(1);
+                if *left == 0 {
+                    return i + 1;
+                }
+            }
+        }
+        places.len()
     }
 
     /// Runs the first slots.

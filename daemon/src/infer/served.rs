@@ -14,6 +14,7 @@ use crate::{
     config,
     flow::{
         Class, Classes, Draft, Phase, Retain, Scored, Stamp, StreamId, Window,
+        board::Board,
         event::{ALARM_CLEARED, ALARM_RAISED},
         meter::Meters,
         record::{json_list, json_num, json_str},
@@ -43,6 +44,7 @@ pub struct Served {
     keeps: Option<Keeps>,
     replay: bool,
     meters: Arc<Meters>,
+    board: Arc<Board>,
 }
 
 /// What a worker answered for one window.
@@ -69,7 +71,7 @@ impl Served {
         alarm_streams: &[StreamId],
         boot: &str,
         keeps: Option<Keeps>,
-        meters: Arc<Meters>,
+        (meters, board): (Arc<Meters>, Arc<Board>),
     ) -> Self {
         let pipeline = config.pipelines[usize::from(index)].clone();
         let all = config.alarms.iter().zip(alarm_streams).enumerate();
@@ -77,13 +79,13 @@ impl Served {
         let alarms = mine.map(|(place, (alarm, stream))| {
             let raised =
                 keeps.as_ref().and_then(|k| serde_json::from_slice::<Raised>(&saved(&k.alarms, &alarm.name)?).ok());
-            meters.alarms[place].set_raised(raised.is_some());
+            board.alarms[place].set_raised(raised.is_some());
             (Alarm::new(alarm.clone(), boot, raised), *stream, place)
         });
         let alarms = alarms.collect();
         let replay = keeps.is_none();
         let names = pipeline.channels.iter().map(|c| config.channels[*c].name.clone()).collect();
-        Self { index, stream, drift, names, alarms, keeps, replay, meters, config: pipeline }
+        Self { index, stream, drift, names, alarms, keeps, replay, meters, board, config: pipeline }
     }
 
     /// Which pipeline this is.
@@ -135,7 +137,7 @@ impl Served {
 
     /// Takes a pending request to recalibrate.
     pub fn take_recalibrate(&self) -> bool {
-        self.meters.pipelines[usize::from(self.index)].recalibrate.swap(false, Relaxed)
+        self.board.take_recalibrate(usize::from(self.index))
     }
 
     /// The prediction's record, and those of alarms that changed by it. Returns the places of those that were raised.
@@ -196,8 +198,8 @@ impl Served {
         let (alarm, stream, place) = &self.alarms[at];
         // Nothing here waits for the disk: neither the lamp nor the record. The lamp of an alarm nothing looks at stays as it is.
         if change.phase != Phase::Unknown {
-            self.meters.alarms[*place].set_raised(change.phase == Phase::Raised);
-            self.meters.alarm_bell.ring();
+            self.board.alarms[*place].set_raised(change.phase == Phase::Raised);
+            self.board.alarm_bell.ring();
         }
         if let Some(keeps) = &self.keeps {
             match alarm.raised() {

@@ -45,6 +45,7 @@ use crate::{
     flow::{
         Clk,
         beat::Beat,
+        board::Board,
         event::Kind,
         meter::Meters,
         order::{Arrived, Door, LinkNews, Response, Ticket},
@@ -91,6 +92,8 @@ pub struct Setup {
     pub news: watch::Sender<LinkNews>,
     /// What is counted.
     pub meters: Arc<Meters>,
+    /// Takes what the broker acknowledged.
+    pub board: Arc<Board>,
     /// Topics.
     pub topics: Topics,
     /// What is announced.

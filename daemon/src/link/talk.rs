@@ -53,7 +53,7 @@ impl Link<'_> {
                 match answered {
                     Some((Settles::Parcel(part), since)) => {
                         self.setup.meters.acknowledge.took_time(self.began.elapsed().saturating_sub(since));
-                        self.setup.meters.acked_ns.store(Clock::boot_ns(), Ordering::Relaxed);
+                        self.setup.board.acked_ns.store(Clock::boot_ns(), Ordering::Relaxed);
                         return self.settle(part, ack.reason);
                     }
                     Some((Settles::Gone, _)) => self.gone.acked(ack.reason, &self.setup.news),
@@ -76,7 +76,7 @@ impl Link<'_> {
                 self.acknowledged = true;
                 self.outage.suspects.answered(&part.name);
                 if let Some(seq) = part.result {
-                    self.setup.meters.result_acked.fetch_max(seq, Ordering::Relaxed);
+                    self.setup.board.result_acked.fetch_max(seq, Ordering::Relaxed);
                     self.setup.news.send_modify(|news| news.acked = news.acked.max(seq));
                 }
                 self.settled_part(&part, None);

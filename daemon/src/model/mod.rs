@@ -10,6 +10,7 @@ pub mod golden;
 pub mod keyset;
 pub mod manifest;
 pub mod onnx;
+pub mod rollout;
 pub mod scan;
 pub mod scoring;
 pub mod slot;

@@ -16,7 +16,7 @@ use std::{
 
 use crate::{
     config::{Output, PinName},
-    flow::meter::Meters,
+    flow::board::Board,
     limits,
     output::guard::{Line, Order},
 };
@@ -26,7 +26,7 @@ pub struct Setup {
     /// The lines.
     pub outputs: Vec<Output>,
     /// Which alarms are raised.
-    pub meters: Arc<Meters>,
+    pub board: Arc<Board>,
     /// This program, which is also the guard.
     pub program: PathBuf,
     /// Where the guard can be found: it may outlive the daemon.
@@ -41,7 +41,7 @@ pub fn run(setup: Setup, stop: impl Fn() -> bool, beat: impl Fn()) {
     while !stop() {
         beat();
         stage.turn();
-        stage.setup.meters.alarm_bell.wait(limits::GUARD_BEAT);
+        stage.setup.board.alarm_bell.wait(limits::GUARD_BEAT);
     }
     // Where the process ends, the guard hears the end of the connection and sets the safe state. Where it goes on with
     // another configuration, a lamp that stays on must not flicker.
@@ -125,7 +125,7 @@ impl Stage {
                 guard.kill();
             }
         }
-        self.setup.meters.outputs_held.store(self.guard.is_some(), Ordering::Relaxed);
+        self.setup.board.outputs_held.store(self.guard.is_some(), Ordering::Relaxed);
     }
 
     /// Whether a stage that decides hangs: then what it decided last must not be held.
@@ -150,7 +150,7 @@ impl Stage {
     fn wanted(&mut self, now: Instant) -> u64 {
         let mut bits = 0;
         for (i, (output, (on, since))) in self.setup.outputs.iter().zip(&mut self.lines).enumerate() {
-            let raised = output.alarms.iter().any(|alarm| self.setup.meters.alarms[*alarm].is_raised());
+            let raised = output.alarms.iter().any(|alarm| self.setup.board.alarms[*alarm].is_raised());
             let rested = now.duration_since(*since) >= Duration::from_millis(output.dwell_ms);
             if raised != *on && rested {
                 (*on, *since) = (raised, now);

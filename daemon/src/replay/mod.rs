@@ -17,13 +17,13 @@ use crate::{
     cli,
     config::{Config, Format},
     error::{Code, Context, Fatal},
-    flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, beat::Beat, lane, meter::Meters},
+    flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, beat::Beat, lane},
     host::Host,
     infer::{self, Engine},
     limits,
     signal::{Made, Signal, parse_time},
     source::{self, tape},
-    system::{run, streams::Table},
+    system::{connect, run, streams::Table},
 };
 
 /// `kentledge replay`
@@ -127,15 +127,11 @@ fn play(
 ) -> Result<(), Fatal> {
     let host = Host { boot: "replay".into(), ..Host::default() };
     let table = Table::new(&config);
-    let meters = Arc::new(Meters::new(
-        (config.sources.len(), config.channels.len()),
-        config.pipelines.len(),
-        config.alarms.len(),
-    ));
+    let (meters, board) = connect::meters(&config);
     let mut printer = Printer { out, names: &table.names, seqs: vec![1; table.names.len()], error: None };
     let mut engines = Vec::new();
     for group in infer::groups(&config) {
-        let mut engine = Engine::new(host.engine(&config, &table, &group, None, &meters));
+        let mut engine = Engine::new(connect::engine(&host, &config, &table, &group, None, (&meters, &board)));
         engine.start(None, &mut printer, &|| {}).map_err(Fatal::failed)?;
         engines.push((group, engine));
     }

@@ -228,7 +228,7 @@ pub fn text(status: &Status) -> String {
     let serving = json["pipelines"].as_array().into_iter().flatten().map(|p| flag(p["serving"] == true));
     page.each("model_serving", "gauge", "1: a worker serves it.", "pipeline", names().zip(serving));
     page.family("alarm_raised", "gauge", "1: raised.");
-    for (alarm, sign) in config.alarms.iter().zip(&meters.alarms) {
+    for (alarm, sign) in config.alarms.iter().zip(&status.board.alarms) {
         page.sample("alarm_raised", &[("alarm", &alarm.name), ("severity", alarm.severity)], flag(sign.is_raised()));
     }
 

@@ -13,6 +13,7 @@ use crate::{
     config::{self, Config},
     flow::{
         alarm::AlarmSign,
+        board::Board,
         meter::{ChannelMeter, ChannelState, Histogram, Lost, Meters, PipelineMeter, SourceMeter},
         verdict::Serving,
     },
@@ -53,6 +54,8 @@ pub struct Status {
     pub config: Arc<Config>,
     /// What stages count.
     pub meters: Arc<Meters>,
+    /// What stages show each other.
+    pub board: Arc<Board>,
     /// What stages tell.
     pub counters: Arc<Counters>,
     /// Scores of the last minutes.
@@ -157,7 +160,7 @@ impl Status {
                 why.push(format!("pipeline {}: no new prediction", pipeline.name));
             }
         }
-        if !self.config.outputs.is_empty() && !self.meters.outputs_held.load(Relaxed) {
+        if !self.config.outputs.is_empty() && !self.board.outputs_held.load(Relaxed) {
             why.push("the outputs are not held".into());
         }
         let (serving, models) = (self.counters.models().0, self.models());
@@ -293,7 +296,7 @@ impl Status {
             let (raised, stale) = (sign.is_raised(), self.is_stale(alarm.pipeline, now_ns));
             json!({"name": alarm.name, "severity": alarm.severity, "raised": raised, "stale": stale})
         };
-        self.config.alarms.iter().zip(&self.meters.alarms).map(of).collect()
+        self.config.alarms.iter().zip(&self.board.alarms).map(of).collect()
     }
 }
 

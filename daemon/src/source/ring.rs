@@ -7,8 +7,8 @@ use crate::{
     config::Tapes,
     flow::{
         Arrival,
+        board::Board,
         lane::{self, Took},
-        meter::Meters,
     },
     host::Keep,
     limits,
@@ -23,7 +23,7 @@ pub struct Setup {
     /// Which alarms save one: index and name.
     pub alarms: Vec<(usize, String)>,
     /// Which are raised.
-    pub meters: Arc<Meters>,
+    pub board: Arc<Board>,
     /// Where tapes go.
     pub keep: Keep,
 }
@@ -69,7 +69,7 @@ struct Ring {
 impl Ring {
     fn new(setup: Setup) -> Self {
         // An alarm that was raised before the start is not of now.
-        let raised = setup.alarms.iter().map(|(i, _)| setup.meters.alarms[*i].is_raised()).collect();
+        let raised = setup.alarms.iter().map(|(i, _)| setup.board.alarms[*i].is_raised()).collect();
         let (block, blocks) = (Block::default(), VecDeque::new());
         Self { setup, block, block_from_ns: 0, now_ns: 0, now_ms: None, blocks, bytes: 0, raised, due: None }
     }
@@ -105,7 +105,7 @@ impl Ring {
 
     fn look(&mut self) {
         for ((i, name), was) in self.setup.alarms.iter().zip(&mut self.raised) {
-            let is = self.setup.meters.alarms[*i].is_raised();
+            let is = self.setup.board.alarms[*i].is_raised();
             if is && !*was && self.due.is_none() {
                 self.due = Some((name.clone(), self.now_ns + self.setup.tapes.after_s * 1_000_000_000));
             }

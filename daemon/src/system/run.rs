@@ -17,22 +17,18 @@ use crate::{
     config::Config,
     control::{self, Control, Leave},
     error::{Context, Fatal},
-    flow::{Sink, SourceId, event::Kind, lane, meter::Meters, verdict::Serving},
+    flow::{Sink, SourceId, event::Kind, lane, verdict::Serving},
     host::{Clock, Host, Scribe, notify},
-    infer, limits, link,
-    model::store::Store,
+    infer::{self, rollout::Rollout},
+    limits, link,
+    model::{rollout, store::Store},
     outbox::Outbox,
     output,
     report::{health, metrics},
     signal, source,
 };
 
-use super::{
-    connect::{self, Engines},
-    crew::Crew,
-    retained::Gone,
-    streams::Table,
-};
+use super::{connect, crew::Crew, retained::Gone, streams::Table};
 
 /// How a run ended, where nothing went wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,12 +55,8 @@ pub async fn run(
     let times = host.times(state);
     let Outbox { writer, reader, committer, reports } = Outbox::open(host.outbox(&config, &table)); // the store comes later
     let counters = Arc::new(health::Counters::default());
-    let meters = Arc::new(Meters::new(
-        (config.sources.len(), config.channels.len()),
-        config.pipelines.len(),
-        config.alarms.len(),
-    ));
-    let status = host.status(&config, &meters, &counters, &writer);
+    let (meters, board) = connect::meters(&config);
+    let status = host.status(&config, (&meters, &board), &counters, &writer);
     let mut crew = Crew::default();
     crew.scribe(host, &scribe, (state, times), &counters)?;
     let mut events = writer.clone();
@@ -105,9 +97,10 @@ pub async fn run(
 
     // windows: one lane and one worker for each model; full, it waits 50 ms, then sheds its oldest into the loss ledger
     let (store, damaged) = Store::open(state); // which bundle serves, of those installed
-    let (installed, trouble) = host.installed(&config, &store);
+    let (installed, trouble) = connect::installed(&config, &store);
     damaged.iter().chain(&trouble).for_each(|why| events.put(&mut event(Kind::StoreDamaged, "models", why)));
-    let (mut lanes, mut engines) = (BTreeMap::new(), Engines::new(keeps.clone(), installed));
+    let (desk, inbox) = rollout::desk(); // between control and the engines, where a model is rolled out
+    let (mut lanes, mut rollout) = (BTreeMap::new(), Rollout::new(inbox));
     for (i, group) in infer::groups(&config).into_iter().enumerate() {
         let (windows_tx, windows) = lane::lane(lane::Bounds {
             items: limits::WINDOWS,
@@ -115,8 +108,9 @@ pub async fn run(
             patience: Some(limits::LANE_PATIENCE),
         });
         lanes.extend(group.iter().enumerate().map(|(lot, pipeline)| (*pipeline, windows_tx.of_lot(lot))));
-        let setup = host.engine(&config, &table, &group, Some(keeps.clone()), &meters);
-        let engine = infer::Engine::new(engines.join(setup));
+        let setup = connect::engine(host, &config, &table, &group, Some(keeps.clone()), (&meters, &board));
+        let installed = installed.get(&config.pipelines[group[0]].model.manifest.model).cloned();
+        let engine = infer::Engine::new(infer::Setup { installed, seat: Some(rollout.seat()), ..setup });
         let (sink, clock, counters) = (writer.clone(), host.clock.clone(), counters.clone());
         crew.thread(&format!("infer {i}"), move |beat| {
             let tell = |serving: Option<&Serving>, lost| counters.model(i, serving, lost);
@@ -126,8 +120,10 @@ pub async fn run(
         .context("start a thread")?;
     }
 
+    drop(installed); // a large model must not stay in memory after another one took its place
+
     // signal: between the two; what it makes for the broker waits for room in the outbox
-    let tap = crew.ring(host, &config, &meters)?; // and keeps the last minute for tapes of alarms
+    let tap = crew.ring(host, &config, &board)?; // and keeps the last minute for tapes of alarms
     let (stage, sink, lanes, count) = (
         signal::Signal::new(&config, table.signal.clone(), meters.clone()),
         writer.clone(),
@@ -152,7 +148,7 @@ pub async fn run(
 
     // outputs: alarms to lines, by a bell; a process of its own holds them
     let stop_outputs = Arc::new(AtomicBool::new(false));
-    let setup = host.outputs(&config, &meters, &crew);
+    let setup = host.outputs(&config, &board, &crew);
     if setup.outputs.is_empty() {
         output::release(&setup.socket);
     } else {
@@ -171,7 +167,7 @@ pub async fn run(
     let (stop_link, link_stop) = watch::channel(false);
     let (lines, mut ends) = connect::lines(&config); // orders from the broker to control, and back
     if let Some(edges) = ends.edges.take() {
-        let setup = host.link(&config, reader, &writer, &table, (&counters, &meters), (&ends, gone.topics()));
+        let setup = host.link(&config, reader, &writer, &table, &status, (&ends, gone.topics()));
         crew.task("link", |beat| link::run(setup, edges, link_stop, beat));
     }
     tokio::spawn(gone.settle(ends.news.subscribe())); // ends with the run
@@ -184,8 +180,8 @@ pub async fn run(
     }
 
     // control: last, for it takes up what the last run left, and that all stages started is a part of it
-    let proving = crew.beats.add("prove");
-    let setup = host.control(config, &table, &writer, status, lines, (engines, proving))?;
+    rollout.start(host, &config, keeps, crew.beats.add("prove"))?;
+    let setup = host.control(config, &table, &writer, status, lines, desk);
     let control = Control::new(control::Setup { ran_before: lock.ran_before, ..setup }, store);
     crew.thread("control", move |beat| {
         control.run(|| beat.beat());

@@ -18,6 +18,7 @@ use crate::{
     flow::{
         Arrival, Class,
         beat::Beat,
+        board::Board,
         event::EventStreams,
         lane,
         meter::Meters,
@@ -27,6 +28,7 @@ use crate::{
     infer::Keeps,
     limits,
     link::{self, Topics},
+    model::rollout::Desk,
     outbox::{Around, Expiry, Reader, Setup, Writer},
     output,
     report::{
@@ -41,7 +43,7 @@ use super::{
     streams::{self, Table},
 };
 
-pub use models::Engines;
+pub use models::{engine, installed};
 
 /// Control's ends of what lies between it and the edges.
 pub struct Lines {
@@ -90,6 +92,12 @@ pub fn lines(config: &Config) -> (Lines, Ends) {
         Lines { orders, responses: responses_tx, settled: settled_tx, wanted: wanted_tx, news, leave: leave_tx, asks },
         Ends { orders: orders_tx, edges, news: news_tx, leave, asked, models },
     )
+}
+
+/// Counters, and what stages show each other.
+pub fn meters(config: &Config) -> (Arc<Meters>, Arc<Board>) {
+    let (sources, channels, pipelines) = (config.sources.len(), config.channels.len(), config.pipelines.len());
+    (Arc::new(Meters::new(sources, channels, pipelines)), Arc::new(Board::new(pipelines, config.alarms.len())))
 }
 
 /// What D-Bus shows and does.
@@ -141,12 +149,12 @@ impl Host {
     }
 
     /// What drives lines.
-    pub fn outputs(&self, config: &Config, meters: &Arc<Meters>, crew: &Crew) -> output::Setup {
+    pub fn outputs(&self, config: &Config, board: &Arc<Board>, crew: &Crew) -> output::Setup {
         let beats = crew.beats.clone();
         let decides = |(name, _): &(String, u64)| name == "signal" || name.starts_with("infer ");
         output::Setup {
             outputs: config.outputs.clone(),
-            meters: meters.clone(),
+            board: board.clone(),
             program: self.program.clone(),
             socket: config.device.state_dir.join("guard.socket"),
             moved: Box::new(move || beats.counts().into_iter().filter(decides).collect()),
@@ -172,18 +180,19 @@ impl Host {
         reader: Reader,
         writer: &Writer,
         table: &Table,
-        (counters, meters): (&Arc<Counters>, &Arc<Meters>),
+        status: &Status,
         (ends, gone): (&Ends, Vec<String>),
     ) -> link::Setup {
         let (writer, events, clock) = (writer.clone(), table.events.clone(), self.clock.clone());
-        let counters = counters.clone();
+        let (meters, board, counters) = (status.meters.clone(), status.board.clone(), status.counters.clone());
         let device = &config.device;
         let alarms: Vec<String> = config.alarms.iter().map(|alarm| alarm.name.clone()).collect();
-        let raised = meters.clone();
+        let raised = board.clone();
         link::Setup {
             orders: ends.orders.clone(),
             news: ends.news.clone(),
-            meters: meters.clone(),
+            meters,
+            board,
             topics: Topics::new(&device.site, &device.id, &device.cohorts),
             announce: streams::announce(self, config, &counters, gone),
             reader,
@@ -207,10 +216,17 @@ impl Host {
     }
 
     /// What there is to look at.
-    pub fn status(&self, config: &Config, meters: &Arc<Meters>, counters: &Arc<Counters>, writer: &Writer) -> Status {
+    pub fn status(
+        &self,
+        config: &Config,
+        (meters, board): (&Arc<Meters>, &Arc<Board>),
+        counters: &Arc<Counters>,
+        writer: &Writer,
+    ) -> Status {
         Status {
             config: Arc::new(config.clone()),
             meters: meters.clone(),
+            board: board.clone(),
             counters: counters.clone(),
             history: Arc::default(),
             writer: writer.clone(),
@@ -228,15 +244,18 @@ impl Host {
         writer: &Writer,
         status: Status,
         lines: Lines,
-        (engines, proving): (Engines, Beat),
-    ) -> Result<control::Setup, Fatal> {
+        rollout: Desk,
+    ) -> control::Setup {
         let Lines { orders, responses, settled, wanted, news, leave, asks } = lines;
         let state = config.device.state_dir.clone();
-        let (writer, meters) = (writer.clone(), status.meters.clone());
+        let (writer, meters, board) = (writer.clone(), status.meters.clone(), status.board.clone());
         let (bus, runtime) = (config.device.bus.clone(), tokio::runtime::Handle::current());
         let (bus_of_slots, counters) = (bus.clone(), status.counters.clone());
-        Ok(control::Setup {
-            stage: self.stage(&config, engines, asks, status.counters.clone(), proving)?,
+        let shown = counters.clone();
+        control::Setup {
+            rollout,
+            local: asks,
+            show_models: Box::new(move |models| shown.show_slots(models)),
             blob: table.blob,
             keep: Keep::at(state.join("control")),
             ran_before: false,
@@ -265,6 +284,7 @@ impl Host {
                 }
             }),
             meters,
+            board,
             machine: control::Machine {
                 reboot: Box::new(move || {
                     let bus = bus.as_deref().ok_or("restart the system: there is no D-Bus (device.bus = \"off\")")?;
@@ -277,7 +297,7 @@ impl Host {
             leave: Box::new(move |how| {
                 let _ = leave.try_send(how);
             }),
-        })
+        }
     }
 
     /// What systems are run by.
@@ -301,7 +321,7 @@ impl Crew {
         &mut self,
         host: &Host,
         config: &Config,
-        meters: &Arc<Meters>,
+        board: &Arc<Board>,
     ) -> Result<impl Fn(&Arrival) + Send + use<>, Fatal> {
         let alarms = config.alarms.iter().enumerate().filter(|(_, alarm)| alarm.tape);
         let alarms: Vec<_> = alarms.map(|(i, alarm)| (i, alarm.name.clone())).collect();
@@ -315,7 +335,7 @@ impl Crew {
                 tapes: config.tapes,
                 head: tape::Head::new(&host.boot, sources),
                 alarms,
-                meters: meters.clone(),
+                board: board.clone(),
                 keep: Keep::at(state_dir.join("tapes")),
             };
             self.thread("ring", move |beat| {

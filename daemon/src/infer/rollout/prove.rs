@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{
+use super::super::{
     artifact::Artifact,
     running::{Launching, Running},
 };
@@ -16,10 +16,22 @@ pub struct Proven {
     pub took_us: (u32, u32),
 }
 
+impl Proven {
+    /// The figures in words.
+    pub fn describe(&self) -> String {
+        let ((p50, p99), cases) = (self.took_us, self.running.source.golden.len());
+        format!("{cases} golden cases, p50 {p50} µs, p99 {p99} µs, {}", self.running.describe())
+    }
+}
+
 /// Runs that warm caches up and are measured.
 const RUNS: usize = 50;
 
-/// Proves it. `beat` is called while waiting; between two cases it is left when `stopped` says so.
+/// Starts a worker and proves the model in it. `beat` is called while waiting; between two golden cases the proof is left
+/// when `stopped` says so.
+///
+/// # Errors
+/// Why the model does not serve.
 pub fn prove(
     launching: &Launching,
     source: &Artifact,
@@ -29,13 +41,7 @@ pub fn prove(
     let mut extra: Vec<String> = source.golden.iter().flat_map(|case| case.outputs.keys().cloned()).collect();
     extra.sort();
     extra.dedup();
-    let running = Running::start(launching, source, &extra, beat)?;
-    proven(running, beat, stopped)
-}
-
-/// The same for one that runs already.
-pub fn proven(mut running: Running, beat: &dyn Fn(), stopped: &dyn Fn() -> bool) -> Result<Proven, String> {
-    let source = running.source.clone();
+    let mut running = Running::start(launching, source, &extra, beat)?;
     let deadline = Duration::from_millis(source.manifest.deadline_ms);
     let mut took: Vec<u32> = Vec::new();
     for (i, case) in source.golden.iter().enumerate() {

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{limits, model::baseline::Channel};
+use crate::{config::Models, limits, model::baseline::Channel};
 
 /// How long a trial takes, and what its scores should look like.
 #[derive(Debug, Clone)]
@@ -14,6 +14,13 @@ pub struct Terms {
     pub windows: u64,
     /// The scores it was made with, where the bundle says.
     pub scores: Option<Channel>,
+}
+
+impl Terms {
+    /// The terms of a configuration and a bundle.
+    pub fn new(models: &Models, scores: Option<Channel>) -> Self {
+        Self { least_ns: models.trial_s * 1_000_000_000, windows: models.trial_windows.max(1), scores }
+    }
 }
 
 /// One trial.
