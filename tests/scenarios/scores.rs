@@ -41,6 +41,7 @@ fn healthy_broken_healthy(model: &str, more: &str, swing: f64, broken: (f64, f64
     let site = Site::new(broker.port).with_sensor(&tty).with(&pipeline(model, more));
     let (checked, _) = check(&site);
     assert_eq!(checked.code, Some(0), "{}", checked.err);
+    assert!(checked.out.contains("pipeline x: score: "), "{}", checked.out);
     let daemon = site.run();
     sub.wait_state("online");
     let phases = |n: usize| -> Vec<String> {
@@ -192,6 +193,7 @@ fn prepare_names_what_a_manifest_does_not_say_of_the_score_and_completes_it_once
     (manifest["score"], manifest["direction"]) = (json!("scores"), json!("low"));
     let done = prepare(&manifest);
     assert_eq!(done.code, Some(0), "{}", done.err);
+    assert!(done.out.contains("manifest.json: score: output scores, low is bad"), "{}", done.out);
     // As a bundle the device serves it, and the alarm is right.
     fs::write(dir.join("manifest.json.minisig"), world.maker.sign(&dir.join("manifest.json"))).expect("sign");
     fs::copy(world.maker.pack(&dir), world.site.dir.path().join("factory.kmb")).expect("copy");

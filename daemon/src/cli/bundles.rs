@@ -289,25 +289,31 @@ fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
             (serde_json::to_string_pretty(&baseline).unwrap_or_default() + "\n").as_bytes(),
         )?;
     }
+    let entries = entries(dir, &first, onnx, &object["files"])?;
+    object.insert("files".into(), entries.into());
+    let text = serde_json::to_string_pretty(&json).unwrap_or_default() + "\n";
+    crate::model::manifest::Release::parse(text.as_bytes())?;
+    write(&path, text.as_bytes())?;
+    say(&format!("{}: {}", path.display(), running.meaning())).map_err(|why| why.to_string())?;
+    say(&format!("{}: complete; now sign it: minisign -Sm {}", path.display(), path.display()))
+        .map_err(|why| why.to_string())
+}
+
+/// The manifest's `files`, in a bundle's order: the model that was tried first. What `files` says of providers stays.
+fn entries(dir: &Path, first: &str, onnx: Vec<String>, files: &Value) -> Result<Vec<Value>, String> {
     let rest = ["golden.jsonl", "baseline.json", "card.md"].map(str::to_owned);
-    let order = std::iter::once(first.clone()).chain(onnx.into_iter().filter(|name| *name != first)).chain(rest);
+    let order = std::iter::once(first.to_owned()).chain(onnx.into_iter().filter(|name| name != first)).chain(rest);
     let mut entries = Vec::new();
     for name in order.filter(|name| dir.join(name).is_file()) {
         let bytes = fs::read(dir.join(&name)).map_err(|why| format!("read {name}: {why}"))?;
         let mut entry = json!({"name": name, "size": bytes.len(), "sha256": hex(&Sha256::digest(&bytes))});
-        let before =
-            object["files"].as_array().and_then(|all| all.iter().find(|f| f["name"] == entry["name"]).cloned());
+        let before = files.as_array().and_then(|all| all.iter().find(|f| f["name"] == entry["name"]).cloned());
         if let Some(providers) = before.as_ref().and_then(|f| f.get("providers")) {
             entry["providers"] = providers.clone();
         }
         entries.push(entry);
     }
-    object.insert("files".into(), entries.into());
-    let text = serde_json::to_string_pretty(&json).unwrap_or_default() + "\n";
-    crate::model::manifest::Release::parse(text.as_bytes())?;
-    write(&path, text.as_bytes())?;
-    say(&format!("{}: complete; now sign it: minisign -Sm {}", path.display(), path.display()))
-        .map_err(|why| why.to_string())
+    Ok(entries)
 }
 
 /// `FILE:LINE` of a key; the file alone where the key is not written.

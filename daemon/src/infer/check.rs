@@ -10,9 +10,18 @@ use super::{
 };
 use crate::config::{Config, Problem};
 
-/// All problems that the configuration's models have; `launching` says how the workers of a group of pipelines are started.
-pub fn check(config: &Config, launching: impl Fn(&[usize]) -> Launching) -> Vec<Problem> {
-    let (mut problems, mut no_runtime) = (Vec::new(), false);
+/// What opening the models showed.
+#[derive(Debug, Default)]
+pub struct Checked {
+    /// All problems.
+    pub problems: Vec<Problem>,
+    /// What each pipeline's score is, a line each.
+    pub lines: Vec<String>,
+}
+
+/// Opens the configuration's models; `launching` says how the workers of a group of pipelines are started.
+pub fn check(config: &Config, launching: impl Fn(&[usize]) -> Launching) -> Checked {
+    let (mut checked, mut no_runtime) = (Checked::default(), false);
     for group in groups(config) {
         let pipeline = &config.pipelines[group[0]];
         // Nothing to look at until its bundle is installed.
@@ -23,7 +32,7 @@ pub fn check(config: &Config, launching: impl Fn(&[usize]) -> Launching) -> Vec<
         let source = match Artifact::factory(&pipeline.model) {
             Ok(source) => source,
             Err(why) => {
-                problems.push(Problem { at: config.at(&model), key: model, why });
+                checked.problems.push(Problem { at: config.at(&model), key: model, why });
                 continue;
             }
         };
@@ -32,15 +41,21 @@ pub fn check(config: &Config, launching: impl Fn(&[usize]) -> Launching) -> Vec<
             let key = if config.models.runtime.is_some() { "models.runtime".into() } else { model };
             // It is the same for all of them.
             if !std::mem::replace(&mut no_runtime, true) {
-                problems.push(Problem { at: config.at(&key), key, why: why.clone() });
+                checked.problems.push(Problem { at: config.at(&key), key, why: why.clone() });
             }
             continue;
         }
-        if let Err(misfits) = Running::start(&launching, &source, &[], &|| {}) {
-            problems.extend(misfits.0.iter().map(|misfit| problem(config, &group, misfit)));
+        match Running::start(&launching, &source, &[], &|| {}) {
+            Ok(running) => {
+                let names = group.iter().map(|at| &config.pipelines[*at].name);
+                checked.lines.extend(names.map(|name| format!("pipeline {name}: {}", running.meaning())));
+            }
+            Err(misfits) => {
+                checked.problems.extend(misfits.0.iter().map(|misfit| problem(config, &group, misfit)));
+            }
         }
     }
-    problems
+    checked
 }
 
 /// Where a misfit is to be mended: at its key, or at the model where the key is not written.
@@ -50,7 +65,7 @@ fn problem(config: &Config, group: &[usize], misfit: &Misfit) -> Problem {
     let pipeline = named.unwrap_or(&config.pipelines[group[0]]);
     let table = format!("pipeline.{}", pipeline.name);
     let model = config.at(&format!("{table}.model"));
-    if !pipeline.model.manifest_sha256.is_empty() && misfit.key != "outputs" {
+    if !pipeline.model.manifest_sha256.is_empty() && !["outputs", "model"].contains(&misfit.key) {
         // The manifest of a bundle is signed: only a new bundle mends it.
         let why = format!("manifest.json: {}: {}", misfit.key, misfit.why);
         return Problem { at: model, key: format!("{table}.model"), why };

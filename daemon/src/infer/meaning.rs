@@ -6,7 +6,7 @@ use std::{fmt, sync::Arc};
 use super::channel::{Loaded, Tensor};
 use crate::{
     config::nearest,
-    flow::Classes,
+    flow::{Classes, Direction},
     model::{
         manifest::Manifest,
         scoring::{Reduce, element},
@@ -163,6 +163,25 @@ impl Meaning {
             misfits.add("classes", name, format!("{named} classes are named, and output `{name}` has {n} values"));
         }
         misfits
+    }
+
+    /// In words, for `check` and `prepare`: `score: output scores, low is bad; classes: ok, wear of output probabilities`.
+    pub fn describe(&self, manifest: &Manifest, outputs: &[String]) -> String {
+        let mut all = Vec::new();
+        if let Some((place, how)) = self.score {
+            let (name, reduced) = (&outputs[place], |reduce: Reduce| reduce.word());
+            let what = match how {
+                Score::Value(_) => format!("output {}", manifest.scoring.score.as_ref().unwrap_or(name)),
+                Score::Reduced(reduce) => format!("{} of output {name}", reduced(reduce)),
+                Score::Distance(reduce) => format!("{} distance of output {name} to the window", reduced(reduce)),
+            };
+            let bad = if manifest.scoring.direction == Direction::Low { "low" } else { "high" };
+            all.push(format!("score: {what}, {bad} is bad"));
+        }
+        if let Some((place, names)) = &self.classes {
+            all.push(format!("classes: {} of output {}", names.join(", "), outputs[*place]));
+        }
+        all.join("; ")
     }
 
     /// The classes of an answer; `values` of their output.

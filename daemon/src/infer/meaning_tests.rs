@@ -128,6 +128,22 @@ fn score_is_a_value_a_reduction_or_the_distance_to_the_window() {
 }
 
 #[test]
+fn meaning_is_described_in_words() {
+    let describe = |loaded: &Loaded, scoring: Scoring| {
+        let manifest = Manifest { scoring: scoring.clone(), ..Manifest::bare(Path::new("m.onnx")) };
+        let (meaning, wanted) = of(loaded, scoring).expect("it fits");
+        meaning.describe(&manifest, &wanted)
+    };
+    let low = Scoring { direction: Direction::Low, ..named("scores") };
+    assert_eq!(describe(&forest(), low), "score: output scores, low is bad");
+    let both = Scoring { score: Some("probabilities[1]".into()), ..classes() };
+    let expected = "score: output probabilities[1], high is bad; classes: ok, wear, leak of output probabilities";
+    assert_eq!(describe(&classifier(), both), expected);
+    let repeats = Scoring { reconstruction: Some("scores".into()), ..Scoring::default() };
+    assert_eq!(describe(&forest(), repeats), "score: rms distance of output scores to the window, high is bad");
+}
+
+#[test]
 fn calibration_without_a_score_is_rejected() {
     let calibration = Some(crate::model::manifest::Calibration {
         windows: 10,

@@ -202,6 +202,11 @@ impl Running {
         text
     }
 
+    /// What its outputs mean, in words.
+    pub fn meaning(&self) -> String {
+        self.plan.meaning.describe(&self.source.manifest, &self.plan.outputs)
+    }
+
     /// What the worker could do that it must not be able to, where that was asked.
     pub fn judged(&self) -> &[(String, String)] {
         &self.worker.judged

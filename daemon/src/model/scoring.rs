@@ -21,6 +21,11 @@ impl Reduce {
     /// The words of the manifest and the configuration.
     pub const WORDS: [(&str, Self); 3] = [("max", Self::Max), ("mean", Self::Mean), ("rms", Self::Rms)];
 
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        Self::WORDS.iter().find(|(_, reduce)| *reduce == self).map_or("", |(word, _)| word)
+    }
+
     /// One value of several; no number where one of them is none, or there are none.
     pub fn of(self, values: impl ExactSizeIterator<Item = f64>) -> f64 {
         let n = values.len() as f64;
