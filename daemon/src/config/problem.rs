@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::limits;
+use crate::{error::Fatal, limits};
 
 /// The position of a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -36,6 +36,12 @@ impl fmt::Display for Problem {
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
     let (distance, near) = known.map(|k| (strsim::damerau_levenshtein(k, word), k)).min()?;
     (distance <= 1 + word.len() / 3).then_some(near)
+}
+
+impl From<Vec<Problem>> for Fatal {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self::problems(&problems)
+    }
 }
 
 /// The problems found while reading.

@@ -22,7 +22,7 @@ use crate::{
     outbox::Writer,
 };
 
-use super::health::Counters;
+use super::counters::{Counters, rss_kib};
 
 /// Scores of the last minutes, by pipeline: the highest of each half second.
 #[derive(Debug, Default)]
@@ -330,7 +330,7 @@ fn machine(counters: &Counters) -> Value {
     };
     let disk = counters.disk_bytes();
     json!({
-        "rss_kib": super::health::rss_kib(),
+        "rss_kib": rss_kib(),
         "memory_free_kib": kib("MemAvailable:"), "memory_kib": kib("MemTotal:"),
         "temperature_c": temperature_c(),
         "disk_free_bytes": disk.map(|(free, _)| free),
