@@ -313,7 +313,7 @@ mod tests {
         let problems = read(FILE, keys).expect_err("wrong");
         for expected in [
             "reconstruction: does not go with `score`",
-            "direction: `down` is none of `high`, `low`",
+            "direction: `down` is invalid: expected one of `high`, `low`",
             "classes: must be 2 to 64 names, not 1",
             "scroe: unknown key; did you mean `score`?",
             "calibration.center: belongs to `features`",
