@@ -114,8 +114,7 @@ pub const CHANNELS_MAX: usize = 1024;
 pub const OUTPUT_VALUES_MAX: usize = 8192;
 /// Most classes that a model names: of a prediction each takes up to 64 + 24 bytes, 6 KiB together.
 pub const CLASSES: usize = 64;
-/// Windows handed to the worker at one ring of the doorbell. Beyond 64 the ring's cost (about 10 µs) is under 1 %
-/// of 64 × 15 µs.
+/// Windows handed to the worker at one ring of the doorbell: the ring's cost (about 10 µs) is 1 % of 64 × 15 µs.
 pub const SLOTS_MAX: usize = 64;
 /// Shared memory of one worker, bytes; slots are reduced until they fit.
 pub const SHARED_BYTES: usize = 8 * 1024 * 1024;
@@ -152,8 +151,7 @@ pub const ONNX_RANK_MAX: usize = 32;
 pub const ONNX_VALUES_MAX: u64 = 1 << 28;
 /// Values of an input that the worker gets for its trial run: 4,096 × 12 characters fit its start message.
 pub const TRIAL_VALUES: usize = 4096;
-/// How long a worker may take to load the library and the model. A Pi 4 with a cold SD card reads 25 MB/s, so the
-/// library alone takes 1.2 s.
+/// How long a worker may take to load library and model: a Pi 4 reads 25 MB/s of a cold SD card, the library in 1.2 s.
 pub const WORKER_START: Duration = Duration::from_secs(30);
 /// The same where an accelerator builds an engine first: TensorRT takes minutes on an Orin.
 pub const WORKER_BUILD: Duration = Duration::from_secs(600);
@@ -241,8 +239,7 @@ pub const TAIL_BYTES: usize = 4 * 1024 * 1024;
 pub const TAIL_SPILL_BYTES: usize = TAIL_BYTES / 4 * 3;
 /// Above it only alarms are let in while the disk is slow: 1,000 of 0.5 KiB.
 pub const TAIL_ALARM_BYTES: usize = TAIL_BYTES / 8;
-/// RAM tail while the store is being opened, which takes two minutes for the largest on a slow card: 400 records/s × 120 s
-/// × 330 B.
+/// RAM tail while the store is being opened, two minutes for the largest on a slow card: 400 records/s × 120 s × 330 B.
 pub const TAIL_OPENING_BYTES: usize = 16 * 1024 * 1024;
 /// A disk that has not completed a write for so long counts as hanging, and the callers stop waiting: an SD card that cleans
 /// up takes half a second.
