@@ -112,8 +112,7 @@ pub const WINDOW_STEPS_MAX: usize = 16_384;
 pub const CHANNELS_MAX: usize = 1024;
 /// Most values that all wanted outputs of a model may have together: 8,192 × 8 B = 64 KiB for each slot.
 pub const OUTPUT_VALUES_MAX: usize = 8192;
-/// Most classes that a model names: each takes up to 64 + 24 bytes of a prediction, 6 KiB together, beside the rest of a
-/// record of at most 64 KiB.
+/// Most classes that a model names: of a prediction each takes up to 64 + 24 bytes, 6 KiB together.
 pub const CLASSES: usize = 64;
 /// Windows handed to the worker at one ring of the doorbell. Beyond 64 the ring's cost (about 10 µs) is under 1 %
 /// of 64 × 15 µs.

@@ -272,3 +272,62 @@ fn calibration(mut t: Table<'_>) -> Option<Calibration> {
     t.finish();
     Some(calibration)
 }
+
+#[cfg(test)]
+mod tests {
+    use crate::{config::Config, flow::Direction, model::scoring::Reduce};
+
+    /// A configuration with a model file and these keys of its pipeline; or its problems.
+    fn read(model: &str, keys: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().expect("folder");
+        std::fs::write(dir.path().join("m.onnx"), "no model, and nobody opens it").expect("model");
+        let file = dir.path().join("kentledge.toml");
+        let text = format!(
+            "[device]\nsite = \"s\"\nid = \"d\"\nstate_dir = \"{}\"\n[models]\nallow_unsigned = true\n\
+             [source.s]\npath = \"/dev/null\"\ncolumns = [\"a\"]\n[channel.a]\n\
+             [pipeline.x]\n{model}\nchannels = [\"a\"]\nwindow_steps = 4\n{keys}\n",
+            dir.path().display()
+        );
+        std::fs::write(&file, text).expect("configuration");
+        Config::local(Some(&file)).map_err(|all| all.iter().map(|problem| format!("{problem}\n")).collect())
+    }
+
+    const FILE: &str = "model = \"m.onnx\"";
+
+    #[test]
+    fn words_of_the_score_are_read_without_opening_the_model() {
+        let keys =
+            "score = \"scores\"\ndirection = \"low\"\nreduce = \"mean\"\ncalibration = { windows = 9, factor = 2.0 }";
+        let config = read(FILE, keys).expect("valid");
+        let manifest = &config.pipelines[0].model.manifest;
+        let scoring = &manifest.scoring;
+        assert_eq!((scoring.score.as_deref(), scoring.direction), (Some("scores"), Direction::Low));
+        assert_eq!(scoring.reduce, Some(Reduce::Mean));
+        assert!(manifest.calibration.as_ref().is_some_and(|cal| cal.features.is_none() && cal.windows == 9));
+    }
+
+    #[test]
+    fn wrong_words_of_the_score_are_all_named() {
+        let keys = "score = \"y\"\nreconstruction = \"y\"\ndirection = \"down\"\nclasses = [\"ok\"]\nscroe = 1\n\
+                    calibration = { windows = 9, factor = 0.0, center = \"c\" }";
+        let problems = read(FILE, keys).expect_err("wrong");
+        for expected in [
+            "reconstruction: does not go with `score`",
+            "direction: `down` is invalid: expected one of `high`, `low`",
+            "classes: must be 2 to 64 names, not 1",
+            "scroe: unknown key; did you mean `score`?",
+            "calibration.center: belongs to `features`",
+            "calibration.factor: must be above 0",
+        ] {
+            assert!(problems.contains(&format!("pipeline.x.{expected}")), "{expected}\n{problems}");
+        }
+    }
+
+    #[test]
+    fn words_of_the_score_beside_a_bundle_are_rejected() {
+        for key in ["direction = \"low\"", "reduce = \"max\"", "reconstruction = \"y\"", "classes = [\"a\", \"b\"]"] {
+            let problems = read("bundle = \"m\"", key).expect_err("the bundle says it");
+            assert!(problems.contains("does not go with `bundle`"), "{key}: {problems}");
+        }
+    }
+}

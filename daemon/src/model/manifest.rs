@@ -366,3 +366,47 @@ pub fn is_name(text: &str) -> bool {
     let ok = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
     (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(ok)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parse(more: &Value) -> Result<Manifest, String> {
+        let mut json = json!({"model": "m", "version": "1", "files": [{"name": "m.onnx"}]});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            json[key] = value.clone();
+        }
+        Manifest::parse(json.to_string().as_bytes())
+    }
+
+    #[test]
+    fn score_is_named_by_a_key_or_by_a_role_but_not_by_both_differently() {
+        let role = json!([{"name": "y", "role": "score"}, {"name": "p", "role": "probabilities"}]);
+        let named = parse(&json!({"outputs": role, "classes": ["ok", "wear"]})).expect("roles").scoring;
+        assert_eq!((named.score.as_deref(), named.probabilities.as_deref()), (Some("y"), Some("p")));
+        let one =
+            parse(&json!({"outputs": role, "score": "y[1]", "classes": ["ok", "wear"]})).expect("one value of it");
+        assert_eq!(one.scoring.score.as_deref(), Some("y[1]"));
+        let why = parse(&json!({"outputs": role, "score": "z"})).expect_err("two outputs");
+        assert!(why.contains("`score` is `z`, and output `y` has the role `score`"), "{why}");
+    }
+
+    #[test]
+    fn words_of_the_score_are_read_and_wrong_ones_are_named() {
+        let low =
+            json!({"score": "s", "direction": "low", "reduce": "rms", "calibration": {"windows": 10, "factor": 2.0}});
+        let manifest = parse(&low).expect("valid");
+        assert_eq!((manifest.scoring.direction, manifest.scoring.reduce), (Direction::Low, Some(Reduce::Rms)));
+        assert!(manifest.calibration.is_some_and(|cal| cal.features.is_none()));
+        for (wrong, word) in [
+            (json!({"direction": "down"}), "down"),
+            (json!({"reduce": "median"}), "median"),
+            (json!({"classes": ["ok", "ok"]}), "`classes`: `ok` occurs twice"),
+            (json!({"score": "y", "reconstruction": "y"}), "`reconstruction`: does not go with `score`"),
+        ] {
+            let why = parse(&wrong).expect_err("wrong");
+            assert!(why.contains(word), "{why}");
+        }
+    }
+}
