@@ -115,7 +115,7 @@ impl Act {
                 say(&format!("{}: sha256 {}", out.display(), bundle.sha256))
             }
             Self::Verify { file, keyset, config } => verify(&file, keyset, config.as_deref()),
-            Self::List { config } => list(&cli::load(config.as_deref())?),
+            Self::List { config } => list(&Config::load(config.as_deref())?),
             Self::Install { file, whom } => {
                 let bundle = File::open(&file).context(format!("open {}", file.display()))?;
                 bundle::is_tar(&bundle).context(format!("install {}", file.display()))?;
@@ -388,7 +388,7 @@ fn channel_name(title: &str) -> String {
 
 fn models_of(config: Option<&Path>) -> Result<Models, Fatal> {
     match config {
-        Some(_) => Ok(cli::load(config)?.models),
+        Some(_) => Ok(Config::load(config)?.models),
         None => Ok(Config::unwritten().map_err(|problems| Fatal::problems(&problems))?.models),
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     config::{self, Config},
     control::Trials,
     error::{Code, Context, Fatal},
-    host::{Clock, Host, identity, log::escaped},
+    host::{Clock, Host, identity, log::escaped, signals},
     infer::{self, Launching, worker_main},
     limits,
     outbox::probe_main,
@@ -149,7 +149,7 @@ impl Cli {
                 journal::start("info");
                 let host = Host::default();
                 runtime()?.block_on(async {
-                    let mut stop = Box::pin(run::signals()?);
+                    let mut stop = Box::pin(signals::stop()?);
                     let mut current = open(config.as_deref(), &host)?;
                     while run::run(&host, current.clone(), &mut stop).await? == Ending::Reload {
                         // A configuration file that became invalid meanwhile must not stop the daemon.
@@ -166,7 +166,7 @@ impl Cli {
                 })
             }
             Command::Check { config } => {
-                let config = load(config.as_deref())?;
+                let config = Config::load(config.as_deref())?;
                 let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
                 let mut problems = config.problems_of_files(now_s);
                 let host = Host::default();
@@ -212,7 +212,7 @@ impl Cli {
             }
             Command::Record { config, out, seconds } => {
                 journal::start("info");
-                let config = load(config.as_deref())?;
+                let config = Config::load(config.as_deref())?;
                 runtime()?.block_on(replay::record(Host::default(), config, &out, seconds))
             }
             Command::Ports(args) => {
@@ -249,7 +249,7 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     if let Err(why) = Trials::open(state).recover(&host.process) {
         tracing::error!("look for a configuration on trial: {why}");
     }
-    let mut config = load(file)?;
+    let mut config = Config::load(file)?;
     config.not_provisioned = not_provisioned;
     if !config.device.id.is_empty() {
         return Ok(config);
@@ -264,11 +264,6 @@ fn config_or_text(file: Option<&std::path::Path>) -> Result<Config, String> {
     let config = Config::local(file).map_err(lines)?;
     let problems = config.problems_of_files(None);
     if problems.is_empty() { Ok(config) } else { Err(lines(problems)) }
-}
-
-/// Reads the configuration, or reports all its problems.
-pub fn load(file: Option<&std::path::Path>) -> Result<Config, Fatal> {
-    Config::load(file).map_err(|problems| Fatal::problems(&problems))
 }
 
 /// One thread serves all edges; the stages that compute have threads of their own.

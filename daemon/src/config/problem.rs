@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::limits;
+use crate::{error::Fatal, limits};
 
 /// The position of a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +29,12 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}: {}", self.at.file, self.at.line, self.key, self.why)
+    }
+}
+
+impl From<Vec<Problem>> for Fatal {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self::problems(&problems)
     }
 }
 

@@ -13,7 +13,7 @@ use crate::{
     host::Host,
     infer,
     link::Announce,
-    report::{health::Counters, status},
+    report::{counters::Counters, status},
     signal,
 };
 
