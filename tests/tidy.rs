@@ -145,7 +145,6 @@ fn rooms_do_not_import_one_another() {
         "control",
         "bus",
         "provision",
-        "replay",
         "cli",
         "report",
         "system",
