@@ -12,18 +12,20 @@ use std::{
     collections::VecDeque,
     fs::{self, File},
     path::PathBuf,
+    sync::atomic::Ordering,
 };
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Control, Outcome, Respond, State,
+    Outcome, State,
+    jobs::{JobNews, Jobs, respond_of, respond_to},
     models::{News, Refused, refuse},
     request::{Refusal, Why},
 };
 use crate::{
-    flow::event::Kind,
+    flow::{event::Kind, order::Respond},
     host::{
         Clock, Keep, Unloaded,
         fetch::{self, Waits},
@@ -195,9 +197,9 @@ impl System {
     }
 }
 
-impl Control {
+impl Jobs {
     fn incoming_system(&self) -> PathBuf {
-        self.setup.config.device.state_dir.join("system").join("incoming.raucb")
+        self.config.device.state_dir.join("system").join("incoming.raucb")
     }
 
     /// `os.install`. `None`: it is in progress.
@@ -207,13 +209,13 @@ impl Control {
         install: InstallSystem,
         respond: Option<Respond>,
     ) -> Refused<Option<Outcome>> {
-        let Some(slot) = self.setup.slots.slot.clone() else {
+        let Some(slot) = self.slots.slot.clone() else {
             return refuse(Why::Unsupported, "this machine was not started from a slot of Kentledge's image");
         };
         if self.system.saved.job.is_some() {
             return refuse(Why::Busy, "another system is on its way");
         }
-        if !(self.setup.slots.good)() {
+        if !(self.slots.good)() {
             return refuse(
                 Why::Busy,
                 "the system that runs is not marked good yet; the other slot is needed for a rollback",
@@ -226,8 +228,8 @@ impl Control {
             self.room_for_system(install.size).map_err(|why| Refusal(Why::Invalid, why))?;
         }
         let InstallSystem { sha256, size, from } = install;
-        let respond = respond.map(|r| (r.topic, r.correlation.map(|bytes| bytes.to_vec())));
-        let (step, boot) = (Step::Bringing, self.setup.boot.clone());
+        let respond = respond_to(respond);
+        let (step, boot) = (Step::Bringing, self.boot.clone());
         let (version, uplink, why) = (String::new(), false, String::new());
         let job =
             Job { command: id.into(), respond, sha256, size, from, step, begun: 1, boot, slot, version, uplink, why };
@@ -236,17 +238,14 @@ impl Control {
             self.system.saved.job = None;
             return Ok(Some(Outcome::new(State::Failed, why)));
         }
-        self.tell_system(State::Running, "it is brought");
+        self.tell_system("it is brought");
         self.bring_system();
         Ok(None)
     }
 
     fn room_for_system(&self, size: u64) -> Result<(), String> {
-        let disk = nix::sys::statvfs::statvfs(&self.setup.config.device.state_dir).map_err(|why| why.to_string())?;
-        let free = disk.blocks_available() * disk.fragment_size();
         let there = self.incoming_system().metadata().map_or(0, |meta| meta.len());
-        let needed = size.saturating_sub(there) + limits::BUNDLE_LEAVES_BYTES;
-        if free < needed { Err(format!("{free} bytes are free on the disk, and {needed} are needed")) } else { Ok(()) }
+        self.room(size.saturating_sub(there))
     }
 
     /// Where the job's bundle is, or will be.
@@ -277,7 +276,7 @@ impl Control {
     fn write_system(&mut self) {
         let Some(job) = &self.system.saved.job else { return };
         let path = self.bundle_of(job);
-        let (write, news) = (self.setup.slots.write.clone(), self.news.0.clone());
+        let (write, news) = (self.slots.write.clone(), self.reports.0.clone());
         self.system.percent = -1;
         let work = move || {
             let mut tell = |percent: i32, words: &str| {
@@ -301,13 +300,13 @@ impl Control {
                 if let Err(why) = done {
                     return self.end_system(State::Failed, &why, false);
                 }
-                self.tell_system(State::Running, "it is here, whole; RAUC looks at it");
+                self.tell_system("it is here, whole; RAUC looks at it");
                 self.write_system();
             }
             Word::Progress(percent, words) => {
                 if percent >= self.system.percent + 10 || (percent == 100 && self.system.percent < 100) {
                     self.system.percent = percent;
-                    self.tell_system(State::Running, &format!("{percent} %: {words}"));
+                    self.tell_system(&format!("{percent} %: {words}"));
                 }
             }
             Word::Written(Ok(version)) => self.restart_system(version),
@@ -323,13 +322,13 @@ impl Control {
 
     /// Whether the broker acknowledged anything within the last day.
     fn reached_lately(&self) -> bool {
-        let acked_ns = self.setup.board.acked_ns.load(super::Ordering::Relaxed);
+        let acked_ns = self.board.acked_ns.load(Ordering::Relaxed);
         acked_ns > 0 && Clock::boot_ns().saturating_sub(acked_ns) < limits::UPLINK_BEFORE.as_nanos() as u64
     }
 
     fn restart_system(&mut self, version: String) {
         let uplink = self.reached_lately();
-        let boot = self.setup.boot.clone();
+        let boot = self.boot.clone();
         let done = self.step_system(|job| {
             job.step = Step::Restarting;
             job.version.clone_from(&version);
@@ -341,7 +340,7 @@ impl Control {
             return self.end_system(State::Failed, &format!("{why}; {version} runs after the next restart"), false);
         }
         let _ = fs::remove_file(self.incoming_system());
-        self.tell_system(State::Running, &format!("{version} is in the other slot; the system restarts"));
+        self.tell_system(&format!("{version} is in the other slot; the system restarts"));
         self.ask_for_restart();
     }
 
@@ -349,10 +348,10 @@ impl Control {
     /// the call's timeout. So the request is repeated until the system restarts; each new reason is reported once.
     fn ask_for_restart(&mut self) {
         self.system.asked_ns = Clock::boot_ns();
-        let Err(why) = (self.setup.machine.reboot)() else { return };
+        let Err(why) = (self.machine.reboot)() else { return };
         if why != self.system.refused {
             let version = self.system.saved.job.as_ref().map_or("", |job| &job.version);
-            self.tell_system(State::Running, &format!("{version} waits for a restart of the system: {why}"));
+            self.tell_system(&format!("{version} waits for a restart of the system: {why}"));
             self.system.refused = why;
         }
     }
@@ -363,14 +362,14 @@ impl Control {
             self.event(Kind::StoreDamaged, "system", &why);
         }
         let Some(mut job) = self.system.saved.job.clone() else { return self.show_system() };
-        if job.step == Step::Installing && self.setup.slots.slot.as_ref() != Some(&job.slot) {
+        if job.step == Step::Installing && self.slots.slot.as_ref() != Some(&job.slot) {
             // RAUC finished and the machine restarted before its result was saved: this is the new system.
             job.step = Step::Restarting;
-            job.version = self.setup.slots.version.clone().unwrap_or_default();
+            job.version = self.slots.version.clone().unwrap_or_default();
             self.system.saved.job = Some(job.clone());
         }
         if job.step == Step::Restarting {
-            if job.boot == self.setup.boot {
+            if job.boot == self.boot {
                 self.ask_for_restart();
             }
             return self.show_system();
@@ -405,23 +404,23 @@ impl Control {
         if job.step != Step::Restarting {
             return;
         }
-        if job.boot == self.setup.boot {
+        if job.boot == self.boot {
             let asked = now_ns.saturating_sub(self.system.asked_ns);
             if asked > limits::RESTART_AGAIN.as_nanos() as u64 {
                 self.ask_for_restart();
             }
             return;
         }
-        let slot = self.setup.slots.slot.clone().unwrap_or_default();
-        let acked = self.setup.board.acked_ns.load(super::Ordering::Relaxed) > 0;
+        let slot = self.slots.slot.clone().unwrap_or_default();
+        let acked = self.board.acked_ns.load(Ordering::Relaxed) > 0;
         if slot == job.slot {
             return self.came_back(&job, acked, now_ns);
         }
-        if (self.setup.slots.good)() {
+        if (self.slots.good)() {
             return self.end_system(State::Success, &format!("{} runs in slot {slot}", job.version), false);
         }
         // The previous system learns only from this text why the new one was not healthy.
-        let status = (self.setup.machine.status)();
+        let status = (self.machine.status)();
         let unwell = status["unwell"].as_array().and_then(|all| all.first()).and_then(Value::as_str).unwrap_or("");
         let why = if unwell.is_empty() && job.uplink && !acked { NO_UPLINK } else { unwell };
         if why != job.why {
@@ -442,7 +441,7 @@ impl Control {
             if acked {
                 let text = format!("{version} did not reach the broker, and this one does");
                 self.end_system(State::RolledBack, &text, true);
-            } else if waited_s > self.setup.config.commands.os_confirm_s {
+            } else if waited_s > self.config.commands.os_confirm_s {
                 // Not the bundle's fault: it may be installed again.
                 self.end_system(State::RolledBack, NO_UPLINK, false);
             }
@@ -469,28 +468,28 @@ impl Control {
             State::RolledBack => self.event(Kind::SystemRolledBack, "system", why),
             _ => {}
         }
-        let respond = job.respond.map(|(topic, bytes)| Respond { topic, correlation: bytes.map(Into::into) });
-        self.finish("os.install", &job.command, respond.as_ref(), &Outcome::new(state, why));
+        let (kind, text, respond) = (Some("os.install"), why.to_owned(), respond_of(job.respond));
+        self.tell(JobNews::Ended { kind, command: job.command, state, text, respond });
         self.show_system();
     }
 
-    fn tell_system(&mut self, state: State, text: &str) {
+    fn tell_system(&mut self, text: &str) {
         let Some(command) = self.system.command().map(str::to_owned) else { return };
-        self.result("os.install", &command, None, &Outcome::new(state, text));
+        self.tell(JobNews::Running { kind: Some("os.install"), command, text: text.to_owned() });
         self.show_system();
     }
 
     /// For `kentledge status`, and for `kentledge boot-check`.
     fn show_system(&self) {
-        let slots = &self.setup.slots;
+        let slots = &self.slots;
         let job = self.system.saved.job.as_ref();
         let trial = job.is_some_and(|job| {
-            job.step == Step::Restarting && job.boot != self.setup.boot && slots.slot.as_ref() != Some(&job.slot)
+            job.step == Step::Restarting && job.boot != self.boot && slots.slot.as_ref() != Some(&job.slot)
         });
         (slots.show)(json!({
             "slot": slots.slot, "version": slots.version, "trial": trial,
             "uplink_needed": trial && job.is_some_and(|job| job.uplink),
-            "confirm_s": self.setup.config.commands.os_confirm_s,
+            "confirm_s": self.config.commands.os_confirm_s,
             "installing": job.map(|job| json!({"id": job.command, "version": job.version, "why": job.why})),
         }));
     }

@@ -4,7 +4,7 @@ use std::{fmt::Write, sync::Arc};
 
 use crate::{
     config::{Config, StreamMode},
-    control::request,
+    control::command,
     flow::{
         StreamId,
         event::{EventStreams, Kind},
@@ -81,9 +81,9 @@ pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Ve
         json_str(&mut birth, &name);
     }
     birth.push_str("],\"commands\":[");
-    for (i, (name, _)) in request::TYPES.iter().enumerate() {
+    for (i, row) in command::TABLE.iter().enumerate() {
         birth.push_str(if i > 0 { "," } else { "" });
-        json_str(&mut birth, name);
+        json_str(&mut birth, row.name);
     }
     birth.push(']');
     let meta = config.streams.iter().map(|s| (s.name.clone(), meta(config, s))).collect();

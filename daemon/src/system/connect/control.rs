@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{super::crew::Crew, Base, ControlEnds};
 use crate::{
-    control::{self, Control, Machine, Slots, Trials},
+    control::{self, Effects, Machine, Slots, Trials},
     error::Fatal,
     host::{Keep, log, logind, rauc},
     link,
@@ -20,7 +20,7 @@ impl Base<'_> {
         (rollout, store): (Desk, Store),
         ran_before: bool,
     ) -> Result<(), Fatal> {
-        let control = Control::new(self.control_setup(ends, rollout, ran_before), store);
+        let control = Effects::new(self.control_setup(ends, rollout, ran_before), store);
         crew.thread("control", move |beat| {
             control.run(|| beat.beat());
             Ok(())
