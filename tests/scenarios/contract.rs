@@ -143,9 +143,9 @@ fn topics_and_retained_messages_are_those_of_the_contract() {
     let retained = late.wait("what is retained", |m| {
         let mut kept: Vec<_> = m.iter().filter(|m| m.retain).map(|m| m.stream.clone()).collect();
         kept.sort();
-        (kept.len() >= 4).then_some(kept)
+        (kept.len() >= 5).then_some(kept)
     });
-    assert_eq!(retained, ["birth", "meta/raw", "reported", "state"]);
+    assert_eq!(retained, ["birth", "meta/p/x", "meta/raw", "reported", "state"]);
     let birth = late.messages().into_iter().find(|m| m.stream == "birth").expect("birth").payload;
     assert_eq!(birth["device"], "plant/pump-1");
     let model = &birth["models"][0];
