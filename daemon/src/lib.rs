@@ -10,6 +10,7 @@
 //!
 //! Rooms stand side by side and share only the words in `flow`; `system::run` joins them. `docs/architecture.md` is the map.
 
+pub mod alarm;
 pub mod bus;
 pub mod cli;
 pub mod config;

@@ -7,7 +7,6 @@ use super::{
     artifact::Artifact,
     channel::{Loaded, Tensor},
     drift::Inputs,
-    explain::{self, Usual},
     fit::Fit,
     plan::{Plan, plan},
     runtime,
@@ -15,6 +14,7 @@ use super::{
     worker::{Launch, Rung, Worker},
 };
 use crate::{
+    alarm::explain::{self, Usual},
     config::{self, Config, Models, Provider},
     flow::{Window, verdict::Serving},
     host::{Host, Later},

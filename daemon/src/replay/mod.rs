@@ -134,7 +134,8 @@ fn play(
         engine.start(None, &mut printer, &|| {}).map_err(Fatal::failed)?;
         engines.push((group, engine));
     }
-    let mut signal = Signal::new(&config, table.signal.clone(), meters);
+    let alarms = connect::channel_alarms(&host, &config, &table, None, &board);
+    let mut signal = Signal::new(&config, table.signal.clone(), alarms, meters);
     let (mut made, mut last) = (Made::default(), None);
     for arrival in arrivals {
         let arrival = arrival?;

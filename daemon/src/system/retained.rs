@@ -82,7 +82,7 @@ impl Gone {
     /// The last record of each alarm that is gone.
     pub fn records(&self, stamp: Stamp) -> Vec<Draft> {
         let record = |(name, stream): &(String, StreamId)| {
-            tracing::warn!(alarm = name, "alarm removed: it was raised and is not configured any more");
+            tracing::warn!(alarm = name, "alarm removed: its episode is open and it is not configured any more");
             let saved = self.keep.0.load(name).ok().flatten();
             Draft {
                 stream: *stream,
@@ -126,7 +126,8 @@ fn removed(name: &str, saved: Option<&[u8]>) -> String {
     json_str(&mut out, saved["id"].as_str().unwrap_or("unknown"));
     out.push_str(",\"phase\":\"removed\",\"reason\":\"not_configured\"");
     for (key, from) in [("level", "level"), ("peak", "peak"), ("raised_seq", "in_seq"), ("raised_t_ns", "in_t_ns")] {
-        if !saved[from].is_null() {
+        // One that was only unknown has no level.
+        if saved["raised"] != false && !saved[from].is_null() {
             out.push_str(&format!(",\"{key}\":{}", saved[from]));
         }
     }

@@ -73,7 +73,7 @@ pub async fn run(
     let mut rollout = Rollout::new(inbox);
     let windows = base.engines(&mut crew, &keeps, installed, &mut rollout)?;
     let tap = base.ring(&mut crew)?; // the last minute of all frames, for tapes of alarms
-    base.signal(&mut crew, (frames, shed), tap, windows)?;
+    base.signal(&mut crew, &keeps, (frames, shed), tap, windows)?;
 
     // infer ─ bell ─▶ outputs ─▶ guard: alarms to lines
     let stop_outputs = base.outputs(&mut crew)?;

@@ -48,7 +48,7 @@ impl Base<'_> {
                 let name = stream.strip_prefix("a/")?;
                 let place = alarms.iter().position(|alarm| alarm == name);
                 // One that is not configured any more is not raised.
-                Some(place.is_some_and(|place| board.alarms[place].is_raised()))
+                Some(place.is_some_and(|place| board.alarms[place].shown().episode.is_some()))
             }),
         }
     }

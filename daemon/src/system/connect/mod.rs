@@ -1,5 +1,5 @@
 //! Builds the stages: a file for each, with what the stage works with and how it is started. `run` calls them in the order
-//! of the data. `replay` uses `engine` alone.
+//! of the data. `replay` uses `engine` and `channel_alarms` alone.
 
 mod control;
 mod disk;
@@ -29,6 +29,7 @@ pub use self::{
     ends::{ControlEnds, EdgeEnds, ends},
     models::{engine, installed},
     outbox::setup as outbox_setup,
+    signal::channel_alarms,
     sources::Frames,
 };
 
