@@ -66,7 +66,7 @@ pipeline = \"q\"
         (14, "source.one.stale_s", "the unit is part of the name: `stale_ms`"),
         (15, "source.one.baud", "must be an integer, not text"),
         (19, "source.two.columns", "`a` stands twice"),
-        (20, "source.two.seq", "none of the columns"),
+        (20, "source.two.seq", "`n` is not in `columns`"),
         (23, "channel.a.source", "no source is called `three`"),
         (24, "channel.a.min", "5 is above `max` 1"),
         (28, "stream.s.channels", "no channel is called `b`"),
