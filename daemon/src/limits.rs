@@ -22,8 +22,7 @@ pub const MODBUS_BITS: u16 = 2000;
 pub const MODBUS_READS: usize = 128;
 /// How long a Modbus device may take, unless configured, ms: most answer within 100 ms, some gateways take 300.
 pub const MODBUS_ANSWER_MS: u64 = 500;
-/// A device that does not answer is asked less and less often, down to this: on a shared bus its time-outs are the
-/// others' time.
+/// Longest pause before a device that does not answer is asked again: on a shared bus its time-outs delay the others.
 pub const MODBUS_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// GPIO lines of one source: what one request of the kernel's holds.
 pub const GPIO_LINES: usize = 64;

@@ -2,6 +2,7 @@
 
 mod boot_check;
 mod bundles;
+pub mod replay;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -17,7 +18,7 @@ use crate::{
     limits,
     outbox::probe_main,
     output::guard,
-    provision, replay,
+    provision,
     report::journal,
     source::ports,
     system::run::{self, Ending},
