@@ -150,7 +150,6 @@ fn rooms_do_not_import_one_another() {
         "control",
         "bus",
         "provision",
-        "replay",
         "cli",
         "report",
         "system",

@@ -25,7 +25,6 @@ pub mod model;
 pub mod outbox;
 pub mod output;
 pub mod provision;
-pub mod replay;
 pub mod report;
 pub mod signal;
 pub mod source;

@@ -2,6 +2,7 @@
 
 mod boot_check;
 mod bundles;
+pub mod replay;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -17,7 +18,7 @@ use crate::{
     limits,
     outbox::probe_main,
     output::guard,
-    provision, replay,
+    provision,
     report::journal,
     source::ports,
     system::run::{self, Ending},
@@ -170,11 +171,12 @@ impl Cli {
                 let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
                 let mut problems = config.problems_of_files(now_s);
                 let host = Host::default();
-                problems.extend(infer::check(&config, |group| Launching::new(&host, &config, group, None)));
+                let checked = infer::check(&config, |group| Launching::new(&host, &config, group, None));
+                problems.extend(checked.problems);
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }
-                for line in replay::describe(&config) {
+                for line in replay::describe(&config).into_iter().chain(checked.lines) {
                     say(&line)?;
                 }
                 Ok(())

@@ -367,8 +367,8 @@ pub fn sample_model(folder: &Path) -> Result<PathBuf, Fatal> {
     let what = || format!("write the sample model to {}", model.display());
     std::fs::create_dir_all(&model).context(what())?;
     let files: [(&str, &[u8]); 2] = [
-        ("manifest.json", include_bytes!("../../../models/pump-anomaly/manifest.json")),
-        ("model.onnx", include_bytes!("../../../models/pump-anomaly/model.onnx")),
+        ("manifest.json", include_bytes!("../../../../models/pump-anomaly/manifest.json")),
+        ("model.onnx", include_bytes!("../../../../models/pump-anomaly/model.onnx")),
     ];
     for (name, bytes) in files {
         std::fs::write(model.join(name), bytes).context(what())?;
