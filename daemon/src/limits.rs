@@ -113,8 +113,7 @@ pub const CHANNELS_MAX: usize = 1024;
 pub const OUTPUT_VALUES_MAX: usize = 8192;
 /// Most classes that a model names: of a prediction each takes up to 64 + 24 bytes, 6 KiB together.
 pub const CLASSES: usize = 64;
-/// Windows handed to the worker at one ring of the doorbell. Beyond 64 the ring's cost (about 10 µs) is under 1 %
-/// of 64 × 15 µs.
+/// Windows handed to the worker at one ring of the doorbell. Beyond 64 the ring's cost (about 10 µs) is under 1 % of 64 × 15 µs.
 pub const SLOTS_MAX: usize = 64;
 /// Shared memory of one worker, bytes; slots are reduced until they fit.
 pub const SHARED_BYTES: usize = 8 * 1024 * 1024;
@@ -240,8 +239,7 @@ pub const TAIL_BYTES: usize = 4 * 1024 * 1024;
 pub const TAIL_SPILL_BYTES: usize = TAIL_BYTES / 4 * 3;
 /// Above it only alarms are let in while the disk is slow: 1,000 of 0.5 KiB.
 pub const TAIL_ALARM_BYTES: usize = TAIL_BYTES / 8;
-/// RAM tail while the store is being opened, which takes two minutes for the largest on a slow card: 400 records/s × 120 s
-/// × 330 B.
+/// RAM tail while the store is being opened, which takes two minutes for the largest on a slow card: 400 records/s × 120 s × 330 B.
 pub const TAIL_OPENING_BYTES: usize = 16 * 1024 * 1024;
 /// A disk that has not completed a write for so long counts as hanging, and the callers stop waiting: an SD card that cleans
 /// up takes half a second.
