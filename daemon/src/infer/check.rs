@@ -3,10 +3,9 @@
 
 use super::{
     artifact::Artifact,
-    groups,
     running::{Launching, Running},
 };
-use crate::config::{Config, Problem};
+use crate::config::{Config, Problem, groups};
 
 /// All problems that the configuration's models have; `launching` says how the workers of a group of pipelines are started.
 pub fn check(config: &Config, launching: impl Fn(&[usize]) -> Launching) -> Vec<Problem> {
