@@ -2,17 +2,14 @@
 
 use std::time::Duration;
 
-/// Longest frame a source may deliver, bytes, unless configured: eight 12-digit numbers, a sequence and a clock
-/// make about 140; 1 KiB leaves room for 60 columns.
+/// Longest frame of a source, bytes, unless configured: eight 12-digit numbers, sequence, clock make 140; room for 60 columns.
 pub const FRAME_BYTES: usize = 1024;
 /// Largest `frame_max_bytes` that a configuration may ask for: 64 KiB is 5.7 s of line time at 115,200 baud.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// One read from a port, bytes: larger than the 4 KiB a tty hands out at a time, and few enough rows (170 of 95 bytes)
 /// that the signal stage is done with them well within a lane's patience.
 pub const READ_BYTES: usize = 16 * 1024;
-
-/// A frame whose bytes stopped for so long is given up, and its bytes are looked through again: at 300 baud a byte is
-/// 33 ms, and a port of a laptop hands over what it has after 16 ms.
+/// A frame whose bytes stop for so long is searched again: a byte is 33 ms at 300 baud; a laptop's port delivers after 16 ms.
 pub const FRAME_SILENCE: Duration = Duration::from_millis(150);
 /// Registers in one Modbus answer: 125 × 2 bytes and 5 are the 255 that its length byte allows.
 pub const MODBUS_WORDS: u16 = 125;
