@@ -29,15 +29,13 @@ pub const ROWS_KNOWN: usize = 64;
 pub const NOISE_NS: u64 = 10_000_000_000;
 /// Frames within that below which nothing is said of noise.
 pub const NOISE_FRAMES: u64 = 4;
-/// A source that delivered nothing for so long is lost (ns of stamp time): a hang-up is over within 4 s, the longest wait
-/// before a port is opened again, and a device that restarts takes 5.
+/// A source is lost after so long (ns of stamp time): a port is opened again within 4 s, a device restarts within 5.
 pub const LOST_NS: u64 = 10_000_000_000;
 /// Or for so many of its usual periods, or for its `stale_ms`, if that is longer.
 pub const LOST_PERIODS: u64 = 10;
 /// The same where its period is not known yet: most sensors give a value a minute.
 pub const LOST_FIRST_NS: u64 = 60_000_000_000;
-/// Samples that are kept to measure the rate of change over an alarm's span: one of each of so many parts of the span, so that
-/// the span is exact to 2 %, in 1 KiB for each alarm.
+/// Samples kept for an alarm's rate of change, one of each such part of its span: exact to 2 %, 1 KiB for each alarm.
 pub const RATE_POINTS: usize = 64;
 /// What the signal stage counted of values is handed to those who look this often (ns of stamp time).
 pub const METER_NS: u64 = 500_000_000;
