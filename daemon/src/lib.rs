@@ -10,6 +10,7 @@
 //!
 //! Rooms stand side by side and share only the words in `flow`; `system::run` joins them. `docs/architecture.md` is the map.
 
+pub mod alarm;
 pub mod bus;
 pub mod cli;
 pub mod config;
@@ -24,7 +25,6 @@ pub mod model;
 pub mod outbox;
 pub mod output;
 pub mod provision;
-pub mod replay;
 pub mod report;
 pub mod signal;
 pub mod source;

@@ -1,6 +1,7 @@
 //! Scenarios: each name is a promise, each plays the real binary in the simulated world of `rig`. Every message that any
 //! subscriber sees in any of them is checked against its schema (`rig::sub`).
 
+mod alarms;
 mod broker;
 mod bundles;
 mod bus;
@@ -10,6 +11,7 @@ mod configuration;
 mod contract;
 mod damage;
 mod disk;
+mod docs;
 mod drain;
 mod erase;
 mod faults;
@@ -27,6 +29,7 @@ mod remote;
 mod replay;
 mod retained;
 mod road;
+mod scores;
 mod sensor;
 mod service;
 mod state;

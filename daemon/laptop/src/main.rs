@@ -25,12 +25,15 @@ use self::{
 };
 use clap::Parser;
 use kentledge::{
-    cli::{exit, runtime, say},
+    cli::{
+        exit,
+        replay::{Folder, csv, sample_model},
+        runtime, say,
+    },
     config::Config,
     error::{Context, Fatal},
     host::Host,
     infer,
-    replay::{Folder, csv, sample_model},
     report::journal,
     system::run,
 };

@@ -24,9 +24,9 @@ use super::{
     view::Heard,
 };
 use kentledge::{
+    cli::replay::csv::Shape,
     config::TimeFormat,
     error::{Context, Fatal},
-    replay::csv::Shape,
     signal::parse_time,
 };
 

@@ -145,7 +145,8 @@ pub fn show(status: &Value) -> String {
     for alarm in list(&status["alarms"]) {
         let raised = if alarm["raised"] == true { "RAISED" } else { "clear" };
         let stale = if alarm["stale"] == true { ", by the last score, which is stale" } else { "" };
-        line("alarm", format!("{}: {raised} ({}){stale}", word(&alarm["name"]), word(&alarm["severity"])));
+        let unknown = unknown(alarm);
+        line("alarm", format!("{}: {raised} ({}){stale}{unknown}", word(&alarm["name"]), word(&alarm["severity"])));
     }
     let outbox = &status["outbox"];
     let oldest =
@@ -239,6 +240,13 @@ pub(super) fn quantiles(latency: &Value) -> String {
         Some(us) => format!("{} s", us / 1_000_000),
     };
     format!("{} (p50), {} (p99)", time(&latency["p50_us"]), time(&latency["p99_us"]))
+}
+
+/// `, unknown: no_samples` after an alarm that nothing evaluates; `, latched` after one that waits for `alarm.ack`.
+pub(super) fn unknown(alarm: &Value) -> String {
+    let why = alarm["reason"].as_str().map(|why| format!(", unknown: {why}")).unwrap_or_default();
+    let latched = if alarm["latched"] == true { ", latched" } else { "" };
+    format!("{why}{latched}")
 }
 
 pub(super) fn bytes(value: &Value) -> String {

@@ -13,7 +13,7 @@ use ratatui::{
 };
 use serde_json::Value;
 
-use super::client::{Asked, age, bytes, list, number, quality, quantiles, rate, shown_score, word};
+use super::client::{Asked, age, bytes, list, number, quality, quantiles, rate, shown_score, unknown, word};
 
 const TURN: Duration = Duration::from_secs(1);
 
@@ -184,11 +184,12 @@ fn alarm_lines(alarms: &[Value]) -> Vec<Line<'static>> {
     }
     lines.extend(alarms.iter().map(|alarm| {
         let (name, severity) = (word(&alarm["name"]), word(&alarm["severity"]));
+        let unknown = unknown(alarm);
         if alarm["raised"] == true {
             let stale = if alarm["stale"] == true { "  as of the last score" } else { "" };
-            Line::styled(format!("{name}  RAISED  {severity}{stale}"), alert())
+            Line::styled(format!("{name}  RAISED  {severity}{stale}{unknown}"), alert())
         } else {
-            Line::raw(format!("{name}  clear  {severity}"))
+            Line::raw(format!("{name}  clear  {severity}{unknown}"))
         }
     }));
     lines

@@ -2,6 +2,7 @@
 
 mod boot_check;
 mod bundles;
+pub mod replay;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -12,12 +13,12 @@ use crate::{
     config::{self, Config},
     control::Trials,
     error::{Code, Context, Fatal},
-    host::{Clock, Host, identity, log::escaped},
+    host::{Clock, Host, identity, log::escaped, signals},
     infer::{self, Launching, worker_main},
     limits,
     outbox::probe_main,
     output::guard,
-    provision, replay,
+    provision,
     report::journal,
     source::ports,
     system::run::{self, Ending},
@@ -149,7 +150,7 @@ impl Cli {
                 journal::start("info");
                 let host = Host::default();
                 runtime()?.block_on(async {
-                    let mut stop = Box::pin(run::signals()?);
+                    let mut stop = Box::pin(signals::stop()?);
                     let mut current = open(config.as_deref(), &host)?;
                     while run::run(&host, current.clone(), &mut stop).await? == Ending::Reload {
                         // A configuration file that became invalid meanwhile must not stop the daemon.
@@ -166,15 +167,16 @@ impl Cli {
                 })
             }
             Command::Check { config } => {
-                let config = load(config.as_deref())?;
+                let config = Config::load(config.as_deref())?;
                 let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
                 let mut problems = config.problems_of_files(now_s);
                 let host = Host::default();
-                problems.extend(infer::check(&config, |group| Launching::new(&host, &config, group, None)));
+                let checked = infer::check(&config, |group| Launching::new(&host, &config, group, None));
+                problems.extend(checked.problems);
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }
-                for line in replay::describe(&config) {
+                for line in replay::describe(&config).into_iter().chain(checked.lines) {
                     say(&line)?;
                 }
                 Ok(())
@@ -212,7 +214,7 @@ impl Cli {
             }
             Command::Record { config, out, seconds } => {
                 journal::start("info");
-                let config = load(config.as_deref())?;
+                let config = Config::load(config.as_deref())?;
                 runtime()?.block_on(replay::record(Host::default(), config, &out, seconds))
             }
             Command::Ports(args) => {
@@ -249,7 +251,7 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     if let Err(why) = Trials::open(state).recover(&host.process) {
         tracing::error!("look for a configuration on trial: {why}");
     }
-    let mut config = load(file)?;
+    let mut config = Config::load(file)?;
     config.not_provisioned = not_provisioned;
     if !config.device.id.is_empty() {
         return Ok(config);
@@ -264,11 +266,6 @@ fn config_or_text(file: Option<&std::path::Path>) -> Result<Config, String> {
     let config = Config::local(file).map_err(lines)?;
     let problems = config.problems_of_files(None);
     if problems.is_empty() { Ok(config) } else { Err(lines(problems)) }
-}
-
-/// Reads the configuration, or reports all its problems.
-pub fn load(file: Option<&std::path::Path>) -> Result<Config, Fatal> {
-    Config::load(file).map_err(|problems| Fatal::problems(&problems))
 }
 
 /// One thread serves all edges; the stages that compute have threads of their own.

@@ -6,7 +6,8 @@ use std::{
 };
 
 use super::{
-    Alarm, Commands, Config, Device, Metrics, Mqtt, Outbox, Pipeline, Problem, Stream, StreamMode, Tapes, Tls,
+    Commands, Config, Device, Metrics, Mqtt, Outbox, Pipeline, Problem, Stream, StreamMode, Tapes, Tls,
+    alarm::alarm,
     layers::{self, Layer},
     models::models,
     paths::{self, Paths},
@@ -89,7 +90,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         names.pipelines.insert(name.to_owned(), names.pipelines.len());
         Some(pipeline)
     });
-    let alarms = each(&mut root, "alarm", |name, table| alarm(name, table, &names, &pipelines));
+    let alarms = each(&mut root, "alarm", |name, table| alarm(name, table, &names, &pipelines, &channels));
     let outputs = each(&mut root, "output", |name, table| Some(output(name, table, &alarms)));
     let tapes_node = root.node("tapes");
     let tapes = tapes(&mut root, tapes_node);
@@ -364,41 +365,4 @@ fn stream(name: &str, mut t: Table<'_>, names: &Names) -> Option<Stream> {
     };
     t.finish();
     Some(Stream { name: name.to_owned(), channels, source: source?, mode })
-}
-
-fn alarm(name: &str, mut t: Table<'_>, names: &Names, pipelines: &[Pipeline]) -> Option<Alarm> {
-    let word = t.need_str("pipeline");
-    let pipeline = names.pipelines.get(&word).copied();
-    if pipeline.is_none() && !word.is_empty() {
-        t.problem("pipeline", format!("no pipeline is called `{word}`"));
-    }
-    let clear_default = pipeline.and_then(|p| pipelines[p].model.manifest.clear_factor).unwrap_or(0.8);
-    let clear_factor = t.float("clear_factor").map_or(clear_default, |x| x as f32);
-    if !(0.0..=1.0).contains(&clear_factor) {
-        t.problem("clear_factor", format!("{clear_factor} is not within 0 to 1"));
-    }
-    let raise_above = t.float("raise_above").map(|x| x as f32);
-    if let Some(p) = pipeline
-        && raise_above.is_none()
-        && pipelines[p].threshold.or(pipelines[p].model.manifest.threshold).is_none()
-        && pipelines[p].model.manifest.calibration.is_none()
-        // A bundle that is not installed yet may have it.
-        && !pipelines[p].model.file.as_os_str().is_empty()
-    {
-        t.problem("raise_above", "is needed: the pipeline has neither a threshold nor a calibration");
-    }
-    let alarm = Alarm {
-        name: name.to_owned(),
-        pipeline: pipeline.unwrap_or(0),
-        severity: t
-            .word("severity", &[("info", "info"), ("warning", "warning"), ("critical", "critical")])
-            .unwrap_or("warning"),
-        raise_above,
-        clear_factor,
-        raise_windows: t.int("raise_windows", 1..=100_000).map_or(1, |n| n as u32),
-        hold_off_ms: t.int("hold_off_ms", 0..=86_400_000).map_or(0, |n| n as u64),
-        tape: t.bool("tape").unwrap_or(false),
-    };
-    t.finish();
-    pipeline.map(|_| alarm)
 }

@@ -1,6 +1,7 @@
 //! The configuration as the daemon uses it: valid, with defaults and resolved names. `raw` has its shape on
 //! disk, `layers` the files it comes from, and `build` makes one from the other and reports every problem.
 
+mod alarm;
 mod build;
 mod certs;
 mod changes;
@@ -21,6 +22,7 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use changes::{Changes, merge};
 pub use layers::Layer;
 pub use paths::secret;
@@ -28,7 +30,7 @@ pub use port::{
     Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
     Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,
 };
-pub use problem::Problem;
+pub use problem::{Problem, nearest};
 
 use crate::{flow::SourceId, model::manifest::Manifest};
 
@@ -47,7 +49,7 @@ pub struct Config {
     pub streams: Vec<Stream>,
     /// Windows that go through a model.
     pub pipelines: Vec<Pipeline>,
-    /// Alarms on scores.
+    /// Alarms on channels and scores.
     pub alarms: Vec<Alarm>,
     /// Output lines that alarms drive.
     pub outputs: Vec<Output>,
@@ -260,27 +262,8 @@ pub struct Model {
     pub floor: u64,
     /// Its signatures were not verified.
     pub unsigned: bool,
-}
-
-/// `[alarm.NAME]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Alarm {
-    /// Name; published under `up/a/NAME`.
-    pub name: String,
-    /// Index of the pipeline whose score it watches.
-    pub pipeline: usize,
-    /// `info`, `warning` or `critical`.
-    pub severity: &'static str,
-    /// Raised above this; `None`: above the score's threshold.
-    pub raise_above: Option<f32>,
-    /// Cleared below this share of the raising level.
-    pub clear_factor: f32,
-    /// Windows in a row above the level before it is raised.
-    pub raise_windows: u32,
-    /// Hold-off after a change, ms.
-    pub hold_off_ms: u64,
-    /// Saves a tape of the sources before and after the alarm.
-    pub tape: bool,
+    /// SHA-256 of the bundle's manifest.json as it was read with the configuration, hex; empty: it is no bundle.
+    pub manifest_sha256: String,
 }
 
 /// `[tapes]`

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::limits;
+use crate::{error::Fatal, limits};
 
 /// The position of a key.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -29,6 +29,18 @@ pub struct Problem {
 impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}: {}: {}", self.at.file, self.at.line, self.key, self.why)
+    }
+}
+
+/// The known word nearest to one that is unknown, where it is near enough to be what was meant.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let (distance, near) = known.map(|k| (strsim::damerau_levenshtein(k, word), k)).min()?;
+    (distance <= 1 + word.len() / 3).then_some(near)
+}
+
+impl From<Vec<Problem>> for Fatal {
+    fn from(problems: Vec<Problem>) -> Self {
+        Self::problems(&problems)
     }
 }
 

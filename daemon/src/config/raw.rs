@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::problem::{At, Problems};
+use super::problem::{At, Problems, nearest};
 
 /// A value and its position.
 #[derive(Debug, Clone)]
@@ -165,7 +165,11 @@ impl<'a> Table<'a> {
     }
 
     fn key(&self, key: &str) -> String {
-        if self.path.is_empty() { key.to_owned() } else { format!("{}.{key}", self.path) }
+        match (self.path.as_str(), key) {
+            ("", key) => key.to_owned(),
+            (path, "") => path.to_owned(),
+            (path, key) => format!("{path}.{key}"),
+        }
     }
 
     /// Reports a problem with one key.
@@ -345,12 +349,9 @@ fn unknown(key: &str, known: &BTreeSet<&'static str>) -> String {
     if let Some(other) = known.iter().find(|k| stem(k) == stem(key)) {
         return format!("unknown key; the unit is part of the name: `{other}`");
     }
-    let near = known.iter().map(|k| (strsim::damerau_levenshtein(k, key), *k)).min();
-    match near {
-        Some((distance, near)) if distance <= 1 + key.len() / 3 => {
-            format!("unknown key; did you mean `{near}`?")
-        }
-        _ => {
+    match nearest(key, known.iter().copied()) {
+        Some(near) => format!("unknown key; did you mean `{near}`?"),
+        None => {
             let all: Vec<_> = known.iter().copied().collect();
             format!("unknown key; known here: {}", all.join(", "))
         }

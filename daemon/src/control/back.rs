@@ -4,12 +4,13 @@
 use std::sync::Arc;
 
 use super::{
-    Control, Outcome, Respond, State,
+    Outcome, State,
+    jobs::{JobNews, Jobs, respond_to},
     models::{Phase, Refused, Work, refuse},
     request::Why,
 };
 use crate::{
-    flow::event::Kind,
+    flow::{event::Kind, order::Respond},
     host::{Clock, Defence, fetch::Waits},
     limits,
     model::{
@@ -27,7 +28,7 @@ enum Back {
     Install,
 }
 
-impl Control {
+impl Jobs {
     /// `model.rollback`. `None`: it is in progress.
     pub(super) fn roll_back(
         &mut self,
@@ -44,7 +45,7 @@ impl Control {
         let Back::Model(model) = back else {
             return Ok(Some(Outcome::new(State::Success, format!("{cancelled}; the previous model serves"))));
         };
-        let respond = respond.map(|r| (r.topic, r.correlation.map(|bytes| bytes.to_vec())));
+        let respond = respond_to(respond);
         let to = self.models.store.line(&model).previous();
         self.go_to(way_back(id.into(), respond), &model, to);
         Ok(None)
@@ -92,7 +93,7 @@ impl Control {
                 let job = Job { target: Some((model.into(), line.spare())), ..job };
                 let number = self.models.begin(job, Phase::Proving, Some(to));
                 let target = Target::Factory(model.into());
-                self.setup.rollout.request(Request::Prove { number, target, watched: false });
+                self.rollout.request(Request::Prove { number, target, watched: false });
             }
             Origin::Slot(id) => {
                 let sha256 = line.slot(id).held().map(|held| held.sha256.clone()).unwrap_or_default();
@@ -159,7 +160,7 @@ impl Control {
         self.models.waits = Waits::default();
         let job = &work.job;
         if let Some((model, id)) = &job.target {
-            self.setup.rollout.request(Request::Back { model: model.clone(), why: why.to_owned() });
+            self.rollout.request(Request::Back { model: model.clone(), why: why.to_owned() });
             let mut line = self.models.store.line(model);
             if work.back_to.is_none() {
                 if tried {
@@ -184,7 +185,7 @@ impl Control {
         }
         tracing::warn!(id = job.command, state = state.word(), "model rejected: {why}");
         self.end_job(job, state, why);
-        self.report();
+        self.tell(JobNews::Slots);
     }
 }
 

@@ -10,10 +10,11 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{
-    Class, Control, Outcome, Retain, State,
-    models::{Install, News, Phase, Refused, Work, refuse},
+    Outcome, State,
+    command::Install,
+    jobs::{JobNews, Jobs},
+    models::{News, Phase, Refused, Work, refuse},
     request::{Refusal, Why},
-    tell,
 };
 use crate::{
     host::{
@@ -31,7 +32,7 @@ use crate::{
 /// The name in the incoming folder of the store for the copy of a local file.
 const COPY: &str = "copy";
 
-impl Control {
+impl Jobs {
     /// Allows one install at a time. An install whose sender stopped sending chunks is cancelled.
     pub(super) fn make_way(&mut self) -> Refused<()> {
         match &self.models.work {
@@ -72,11 +73,7 @@ impl Control {
         if size == 0 || size > limits::BUNDLE_BYTES_MAX {
             return Err(format!("a bundle has 1 to {} bytes, not {size}", limits::BUNDLE_BYTES_MAX));
         }
-        let disk = nix::sys::statvfs::statvfs(&self.setup.config.device.state_dir).map_err(|why| why.to_string())?;
-        let free = disk.blocks_available() * disk.fragment_size();
-        // The bundle must leave the outbox its room on the disk.
-        let needed = size + limits::BUNDLE_LEAVES_BYTES;
-        if free < needed { Err(format!("{free} bytes are free on the disk, and {needed} are needed")) } else { Ok(()) }
+        self.room(size)
     }
 
     /// Receives the bundle of a job.
@@ -105,7 +102,7 @@ impl Control {
 
     /// The arguments of a fetch: URL, size, and the certificates to trust.
     pub(super) fn wanted(&self, url: String, size: u64, stopped: Stopped) -> Wanted {
-        let config = &self.setup.config;
+        let config = &self.config;
         let broker_ca = config.mqtt.as_ref().and_then(|mqtt| mqtt.tls.as_ref()?.ca_file.clone());
         Wanted { url, size, ca_file: config.models.ca_file.clone(), broker_ca, stopped }
     }
@@ -116,14 +113,14 @@ impl Control {
         work: impl FnOnce() -> Result<T, String> + Send + 'static,
         news: impl FnOnce(Result<T, String>) -> News + Clone + Send + 'static,
     ) {
-        let (out, unborn) = (self.news.0.clone(), news.clone());
+        let (out, unborn) = (self.reports.0.clone(), news.clone());
         let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
             let done = crate::host::beats::caught(work);
             // The channel has room for every report of every group; a full one means control is gone.
             let _ = out.try_send(news(done));
         });
         if let Err(why) = thread {
-            let _ = self.news.0.try_send(unborn(Err(format!("start a thread: {why}"))));
+            let _ = self.reports.0.try_send(unborn(Err(format!("start a thread: {why}"))));
         }
     }
 
@@ -175,13 +172,13 @@ impl Control {
     }
 
     /// `up/blob/SHA256`: what is still missing.
-    fn tell_missing(&self, sha256: &str) {
+    fn tell_missing(&mut self, sha256: &str) {
         let Some(Work { job, phase: Phase::Bringing { have, .. }, .. }) = &self.models.work else { return };
         let missing: Vec<[u64; 2]> = if *have < job.size { vec![[*have, job.size]] } else { Vec::new() };
         let members =
             json!({"sha256": sha256, "size": job.size, "missing": missing, "chunk_bytes": limits::BLOB_CHUNK});
         if let Value::Object(members) = members {
-            self.put(self.setup.blob, Class::Reply, tell::body(&members), Retain::No);
+            self.tell(JobNews::Blob(members));
         }
     }
 }

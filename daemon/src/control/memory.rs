@@ -6,12 +6,13 @@
 //!
 //! While the memory cannot be read, no signed command is executed and the file is not overwritten. If it is damaged, or
 //! missing on a device that ran before, a new one begins with distrust: each issuer's first command must echo the nonce.
+//! The memory itself does no I/O: `MemoryFile` reads and writes it.
 
 use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::request::needs_signature;
+use super::command::needs_signature;
 use crate::{
     host::{Defence, Keep, Unloaded},
     limits,
@@ -116,8 +117,9 @@ struct Issuer {
     channel: Option<(u64, i64)>,
 }
 
-#[derive(Debug, Default, Serialize, Deserialize)]
-struct Saved {
+/// What is saved of the memory.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct Saved {
     commands: VecDeque<Known>,
     issuers: BTreeMap<String, Issuer>,
     wish: Wish,
@@ -128,14 +130,50 @@ struct Saved {
     lost: bool,
 }
 
-/// The memory of commands and its file.
+#[cfg(test)]
+impl Saved {
+    /// Ids of the signed commands.
+    pub fn ids(&self) -> Vec<String> {
+        self.commands.iter().filter(|known| needs_signature(&known.kind)).map(|known| known.id.clone()).collect()
+    }
+
+    /// The highest sequence of an issuer.
+    pub fn highest(&self, issuer: &str) -> u64 {
+        self.issuers.get(issuer).map_or(0, |known| known.iseq)
+    }
+}
+
+/// The memory of commands.
+#[derive(Debug, Default)]
 pub struct Memory {
-    keep: Keep,
     saved: Saved,
     /// The saved memory cannot be read so far.
     unread: Option<Unread>,
 }
 
+/// The file of the memory.
+#[derive(Debug, Clone)]
+pub struct MemoryFile(pub Keep);
+
+impl MemoryFile {
+    /// What the previous process saved.
+    ///
+    /// # Errors
+    /// The file cannot be read now, or is damaged.
+    pub fn load(&self) -> Result<Option<Saved>, Unloaded> {
+        self.0.load_checked(FILE)
+    }
+
+    /// Writes the memory, in two copies.
+    ///
+    /// # Errors
+    /// The disk is not writable.
+    pub fn save(&self, saved: &Saved) -> Result<(), String> {
+        self.0.save_checked(FILE, saved).map_err(|why| format!("save the memory of commands: {why}"))
+    }
+}
+
+#[derive(Debug)]
 struct Unread {
     why: String,
     since_ns: u64,
@@ -157,16 +195,11 @@ pub enum Found {
 pub type Believed<'a> = &'a dyn Fn(&str, &str) -> bool;
 
 impl Memory {
-    /// Reads the saved memory. `ran_before`: this device ran before, so it must have a memory.
-    pub fn open(keep: Keep, ran_before: bool, now_ns: u64) -> (Self, Found) {
-        let mut memory = Self { keep, saved: Saved::default(), unread: None };
-        let found = memory.read(ran_before, now_ns);
-        (memory, found)
-    }
-
-    fn read(&mut self, ran_before: bool, now_ns: u64) -> Found {
+    /// Takes up what was read. `ran_before`: this device ran before, so it must have a memory. What follows is to be saved,
+    /// also at the first start: otherwise a loss before the first command would not be detected.
+    pub fn take_up(&mut self, loaded: Result<Option<Saved>, Unloaded>, ran_before: bool, now_ns: u64) -> Found {
         let lost = |why: &str| (Saved { lost: true, ..Saved::default() }, Found::Lost(why.to_owned()));
-        let (saved, found) = match self.keep.load_checked::<Saved>(FILE) {
+        let (saved, found) = match loaded {
             Ok(Some(saved)) => (saved, Found::Memory),
             Ok(None) if ran_before && Defence::Distrust.stands() => lost("is gone"),
             Ok(None) => (Saved::default(), Found::Memory),
@@ -181,18 +214,13 @@ impl Memory {
             }
         };
         (self.saved, self.unread) = (saved, None);
-        // Save it at the first start: otherwise a loss before the first command would not be detected.
-        if let Err(why) = self.save() {
-            tracing::warn!("{why}; until it is saved, its loss is not detected");
-        }
         found
     }
 
-    /// Reads an unreadable memory again; `None`: no attempt is due.
-    pub fn try_again(&mut self, now_ns: u64) -> Option<Found> {
-        let tried_ns = self.unread.as_ref()?.tried_ns;
-        let due = now_ns.saturating_sub(tried_ns) >= limits::UNREADABLE_TRY.as_nanos() as u64;
-        due.then(|| self.read(true, now_ns))
+    /// Whether an unreadable memory is to be read again now.
+    pub fn is_due(&self, now_ns: u64) -> bool {
+        let due = |at_ns: u64| now_ns.saturating_sub(at_ns) >= limits::UNREADABLE_TRY.as_nanos() as u64;
+        self.unread.as_ref().is_some_and(|unread| due(unread.tried_ns))
     }
 
     /// Why it cannot be read so far.
@@ -338,12 +366,15 @@ impl Memory {
         }
     }
 
-    /// Saves the memory. A file that could not be read is never overwritten.
-    pub fn save(&self) -> Result<(), String> {
-        if let Some(why) = self.unread() {
-            return Err(format!("save the memory of commands: the saved memory cannot be read: {why}"));
+    /// What is to be saved now.
+    ///
+    /// # Errors
+    /// A file that could not be read is never overwritten.
+    pub fn to_save(&self) -> Result<Saved, String> {
+        match self.unread() {
+            Some(why) => Err(format!("save the memory of commands: the saved memory cannot be read: {why}")),
+            None => Ok(self.saved.clone()),
         }
-        self.keep.save_checked(FILE, &self.saved).map_err(|why| format!("save the memory of commands: {why}"))
     }
 }
 
@@ -367,8 +398,25 @@ mod tests {
         }
     }
 
+    fn file(dir: &std::path::Path) -> MemoryFile {
+        MemoryFile(Keep::at(dir.join("control")))
+    }
+
+    /// Reads the memory as a start does, and saves it where that is allowed.
     fn open(dir: &std::path::Path, ran_before: bool) -> (Memory, Found) {
-        Memory::open(Keep::at(dir.join("control")), ran_before, 0)
+        let mut memory = Memory::default();
+        let found = memory.take_up(file(dir).load(), ran_before, 0);
+        let _ = save(&memory, dir);
+        (memory, found)
+    }
+
+    fn save(memory: &Memory, dir: &std::path::Path) -> Result<(), String> {
+        memory.to_save().and_then(|saved| file(dir).save(&saved))
+    }
+
+    /// Reads an unreadable memory again; `None`: no attempt is due.
+    fn try_again(memory: &mut Memory, dir: &std::path::Path, now_ns: u64) -> Option<Found> {
+        memory.is_due(now_ns).then(|| memory.take_up(file(dir).load(), true, now_ns))
     }
 
     /// Saves a memory with sequence 9 of `ops`.
@@ -376,7 +424,7 @@ mod tests {
         let (mut memory, found) = open(dir, false);
         assert_eq!(found, Found::Memory);
         memory.take(known("a"), Some(("ops", KEY, 9)));
-        memory.save().expect("save");
+        save(&memory, dir).expect("save");
     }
 
     fn tear(dir: &std::path::Path) {
@@ -394,7 +442,7 @@ mod tests {
             memory.take(known(&format!("c{n}")), Some(("ops", KEY, n as u64 + 1)));
         }
         memory.became("c5", State::Success, "done");
-        memory.save().expect("save");
+        save(&memory, dir.path()).expect("save");
         let (memory, _) = open(dir.path(), true);
         assert!(memory.known("c0").is_none(), "the oldest leave");
         assert_eq!(memory.known("c5").map(|k| k.state), Some(State::Success));
@@ -414,12 +462,12 @@ mod tests {
         copies.iter().for_each(|path| unreadable::make(path));
         let (mut memory, found) = open(dir.path(), true);
         assert!(matches!(found, Found::Unread(_)) && memory.unread().is_some(), "{found:?}");
-        assert!(memory.save().is_err(), "it is not written over");
-        assert_eq!(memory.try_again(1), None, "not yet");
+        assert!(save(&memory, dir.path()).is_err(), "it is not written over");
+        assert_eq!(try_again(&mut memory, dir.path(), 1), None, "not yet");
         let again_ns = limits::UNREADABLE_TRY.as_nanos() as u64;
-        assert!(matches!(memory.try_again(again_ns), Some(Found::Unread(_))));
+        assert!(matches!(try_again(&mut memory, dir.path(), again_ns), Some(Found::Unread(_))));
         copies.iter().for_each(|path| unreadable::mend(path));
-        assert_eq!(memory.try_again(2 * again_ns), Some(Found::Memory));
+        assert_eq!(try_again(&mut memory, dir.path(), 2 * again_ns), Some(Found::Memory));
         assert_eq!((memory.issuer("ops", KEY), memory.unread()), (9, None));
     }
 
@@ -430,7 +478,7 @@ mod tests {
         let copies = ["memory.json", "memory.json.bak"].map(|copy| dir.path().join("control").join(copy));
         copies.iter().for_each(|path| unreadable::make(path));
         let (mut memory, _) = open(dir.path(), true);
-        let found = memory.try_again(limits::UNREADABLE_WAIT.as_nanos() as u64);
+        let found = try_again(&mut memory, dir.path(), limits::UNREADABLE_WAIT.as_nanos() as u64);
         assert!(matches!(found, Some(Found::Lost(_))), "{found:?}");
         assert!(memory.unread().is_none() && memory.distrusts("ops", KEY));
     }

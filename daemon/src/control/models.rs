@@ -12,12 +12,18 @@
 use std::{collections::BTreeSet, fs::File, os::fd::OwnedFd};
 
 use super::{
-    Control, Outcome, Respond, State,
+    Outcome, State,
+    command::Install,
+    jobs::{JobNews, Jobs, respond_of, respond_to},
     request::{Refusal, Why},
+    system::{SystemEvent, Word},
 };
 use crate::{
     config::Config,
-    flow::verdict::{Said, Verdict},
+    flow::{
+        order::Respond,
+        verdict::{Said, Verdict},
+    },
     host::{Clock, fetch::Waits},
     limits,
     model::{
@@ -38,7 +44,7 @@ pub(super) enum News {
     /// A bundle was read and verified from the first byte to the last.
     Opened(u64, Result<Box<Bundle>, String>),
     /// A report about an operating system.
-    System(super::system::Word),
+    System(Word),
 }
 
 /// A request of a local caller, by D-Bus.
@@ -77,8 +83,6 @@ pub(super) struct Models {
     pub(super) work: Option<Work>,
     /// The result of the last job, for status and D-Bus.
     pub(super) ended: Option<(String, State, String)>,
-    /// `model.update_stale` was published.
-    pub(super) stale_told: bool,
     /// When `model.failed` was published last for a model without a previous one.
     pub(super) none_told_ns: Option<u64>,
     /// Jobs started in this process.
@@ -87,21 +91,10 @@ pub(super) struct Models {
     pub(super) waits: Waits,
 }
 
-/// Arguments of `model.install`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Install {
-    /// SHA-256 of the whole bundle.
-    pub sha256: String,
-    /// Bytes.
-    pub size: u64,
-    /// `https://…`; `None`: chunks come by MQTT.
-    pub url: Option<String>,
-}
-
 impl Models {
     pub(super) fn new(store: Store) -> Self {
         let (work, ended, waits) = (None, None, Waits::default());
-        Self { store, work, ended, stale_told: false, none_told_ns: None, begun: 0, waits }
+        Self { store, work, ended, none_told_ns: None, begun: 0, waits }
     }
 
     /// Starts a job, in this phase.
@@ -155,7 +148,7 @@ impl Work {
     }
 }
 
-impl Control {
+impl Jobs {
     /// At the start: continues the job that the previous process did not end.
     pub(super) fn take_up_models(&mut self) {
         if let Some(mut job) = self.models.store.job().cloned() {
@@ -192,7 +185,7 @@ impl Control {
 
     /// At the end of the process: a requested restart or reload does not count as a failed attempt of the install.
     pub(super) fn leave_models(&mut self) {
-        let Some(mut job) = self.models.store.job().filter(|job| self.leaving && job.target.is_some()).cloned() else {
+        let Some(mut job) = self.models.store.job().filter(|job| job.target.is_some()).cloned() else {
             return;
         };
         job.begun = job.begun.saturating_sub(1);
@@ -225,36 +218,35 @@ impl Control {
         brings: Brings,
         respond: Option<Respond>,
     ) -> Refused<Option<Outcome>> {
-        let respond = respond.map(|r| (r.topic, r.correlation.map(|bytes| bytes.to_vec())));
+        let respond = respond_to(respond);
         let job = Job { command: command.into(), respond, sha256, size, brings, target: None, begun: 1 };
         if let Err(why) = self.models.store.set_job(Some(job.clone())) {
             return Ok(Some(Outcome::new(State::Failed, why)));
         }
         self.models.ended = None;
         let text = if job.brings == Brings::Chunks { "waiting for its chunks" } else { "it is brought" };
-        self.tell_job(&job, &Outcome::new(State::Running, text));
+        self.tell_job(&job, text);
         self.bring(job);
         Ok(None)
     }
 
     /// Handles a request of a local caller, or a report of a thread or of the rollout.
     pub(super) fn look_at_models(&mut self, now_ns: u64) {
-        while let Ok(ask) = self.setup.local.try_recv() {
+        while let Ok(ask) = self.local.try_recv() {
             self.asked_locally(ask);
         }
-        while let Ok(news) = self.news.1.try_recv() {
+        while let Ok(news) = self.reports.1.try_recv() {
             self.heard(news);
         }
-        while let Some(report) = self.setup.rollout.report() {
+        while let Some(report) = self.rollout.report() {
             self.rollout_reported(report, now_ns);
         }
-        let models = &self.setup.config.models;
+        let models = &self.config.models;
         let trial_ns = (models.shadow_s + models.trial_s) * 1_000_000_000;
         let late = self.models.work.as_ref().and_then(|work| work.phase.overdue(trial_ns, now_ns));
         if let Some(why) = late {
             self.leave_job(&why);
         }
-        self.look_at_channel();
     }
 
     fn asked_locally(&mut self, ask: Local) {
@@ -315,7 +307,9 @@ impl Control {
                 }
             }
             News::Brought(_, Err(why)) | News::Opened(_, Err(why)) => self.job_failed(State::Failed, &why),
-            News::System(word) => self.heard_of_system(word),
+            News::System(word) => {
+                self.system(SystemEvent::Report(word));
+            }
         }
         self.show_models();
     }
@@ -343,7 +337,7 @@ impl Control {
         let Some(work) = &mut self.models.work else { return Ok(()) };
         if let Some(Origin::Slot(id)) = work.back_to {
             work.phase = Phase::Proving;
-            self.setup.rollout.request(Request::Prove {
+            self.rollout.request(Request::Prove {
                 number: work.number,
                 target: Target::Slot(bundle, id),
                 watched: false,
@@ -379,19 +373,19 @@ impl Control {
             by = bundle.signed_by.join(", "),
             "a bundle is verified"
         );
-        self.setup.rollout.request(Request::Prove { number, target: Target::Slot(bundle, id), watched: true });
+        self.rollout.request(Request::Prove { number, target: Target::Slot(bundle, id), watched: true });
         Ok(())
     }
 
     /// The sequence of the read-only root for a model; `None`: no pipeline uses it.
     pub(super) fn floor(&self, model: &str) -> Option<u64> {
-        floor(&self.setup.config, model)
+        floor(&self.config, model)
     }
 
     fn device_of(&self) -> Device {
         Device {
-            class: self.setup.config.device.class.clone(),
-            channel: self.setup.config.models.channel.clone(),
+            class: self.config.device.class.clone(),
+            channel: self.config.models.channel.clone(),
             now_ms: self.now_ms().max(self.models.store.newest_ms()),
             version: semver::Version::parse(env!("CARGO_PKG_VERSION")).unwrap_or(semver::Version::new(0, 0, 0)),
         }
@@ -407,10 +401,10 @@ impl Control {
                 line.step(id, step).map_err(|why| why.to_string())?;
                 self.models.store.change(&model, line.clone(), Some(job.clone()))?;
             }
-            self.tell_job(&job, &Outcome::new(State::Running, format!("proven ({}); on trial", proof.text)));
+            self.tell_job(&job, &format!("proven ({}); on trial", proof.text));
         }
         self.set_phase(Phase::Watched { groups: proof.groups, since_ns: now_ns });
-        self.setup.rollout.request(Request::Offer { number });
+        self.rollout.request(Request::Offer { number });
         Ok(())
     }
 
@@ -470,22 +464,23 @@ impl Control {
         }
         self.models.store.sweep();
         self.end_job(&work.job, State::Success, text);
-        self.report();
+        self.tell(JobNews::Slots);
     }
 
     pub(super) fn end_job(&mut self, job: &Job, state: State, text: &str) {
         self.models.ended = Some((job.command.clone(), state, text.to_owned()));
-        let respond = job.respond.clone().map(|(topic, bytes)| Respond { topic, correlation: bytes.map(Into::into) });
-        if let Some(known) = self.memory.known(&job.command).map(|known| known.kind.clone()) {
-            self.finish(&known, &job.command, respond.as_ref(), &Outcome::new(state, text));
-        }
+        self.tell(JobNews::Ended {
+            kind: None,
+            command: job.command.clone(),
+            state,
+            text: text.to_owned(),
+            respond: respond_of(job.respond.clone()),
+        });
         self.show_models();
     }
 
-    fn tell_job(&mut self, job: &Job, outcome: &Outcome) {
-        if self.memory.known(&job.command).is_some() {
-            self.result("model.install", &job.command, None, outcome);
-        }
+    fn tell_job(&mut self, job: &Job, text: &str) {
+        self.tell(JobNews::Running { kind: None, command: job.command.clone(), text: text.to_owned() });
     }
 }
 

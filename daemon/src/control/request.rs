@@ -10,31 +10,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::args::{ConfigSetArgs, bounded, read_args};
-pub use super::models::Install;
-use super::system::InstallSystem;
-use crate::{flow::order::LogQuery, limits, model::file::hex};
-
-/// Every type of command, with whether it needs a signature.
-pub const TYPES: [(&str, bool); 15] = [
-    ("ping", false),
-    ("status", false),
-    ("report", false),
-    ("config.set", true),
-    ("config.get", false),
-    ("model.install", true),
-    ("model.rollback", true),
-    ("model.calibrate", true),
-    // It can switch an output off.
-    ("alarm.ack", true),
-    ("os.install", true),
-    ("log.pull", true),
-    ("restart", true),
-    ("reboot", true),
-    ("erase", true),
-    // The keyset itself is signed, by more keys than one command could be.
-    ("keyset.update", false),
-];
+use super::command::{self, Command, Layer, bounded};
+use crate::{limits, model::file::hex};
 
 /// Why a command is rejected, as a word for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,72 +65,6 @@ impl Why {
 /// A rejection: the word, and a text for people.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Refusal(pub Why, pub String);
-
-/// A command with its arguments.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Command {
-    /// Return version and boot.
-    Ping,
-    /// Return the status document.
-    Status,
-    /// Publish `up/reported` again.
-    Report,
-    /// Return the configuration: all layers, or the remote one.
-    ConfigGet {
-        /// All layers.
-        merged: bool,
-    },
-    /// Set the remote layer.
-    ConfigSet {
-        /// TOML.
-        toml: String,
-        /// Seconds until it is rolled back unless confirmed.
-        confirm_s: Option<u64>,
-        /// Merge into the remote layer, instead of replacing it.
-        merge: bool,
-        /// Only if this is the digest of the remote layer; `none`: only without a remote layer.
-        if_digest: Option<String>,
-    },
-    /// Learn again what is normal.
-    Calibrate {
-        /// Name of the pipeline.
-        pipeline: String,
-    },
-    /// Acknowledge a latched alarm.
-    Acknowledge {
-        /// Name of the alarm.
-        alarm: String,
-        /// Only this episode.
-        id: Option<String>,
-    },
-    /// Return a part of the journal.
-    LogPull(LogQuery),
-    /// End the process; systemd starts it again.
-    Restart,
-    /// Restart the machine.
-    Reboot,
-    /// Erase /data.
-    Erase {
-        /// SITE/DEVICE.
-        confirm: String,
-    },
-    /// Install a model bundle.
-    Install(Install),
-    /// Roll back to the previous model.
-    RollBack {
-        /// The model; needed if there are several.
-        model: Option<String>,
-    },
-    /// Use another keyset.
-    Keyset {
-        /// The next keyset.
-        text: String,
-        /// Its signatures.
-        minisigs: Vec<String>,
-    },
-    /// Install another operating system.
-    InstallSystem(InstallSystem),
-}
 
 /// The signature of a request, not verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -281,7 +192,7 @@ struct InnerDesired {
     version: u64,
     issued: String,
     expires_at: Option<String>,
-    config: ConfigSetArgs,
+    config: Layer,
 }
 
 pub(super) fn malformed(why: impl std::fmt::Display) -> Refusal {
@@ -312,14 +223,14 @@ pub fn is_response_topic(device: &str, topic: &str) -> bool {
 /// Parses a message on `dn/cmd/{kind}/{id}` of `to` (`site/device`, `site/_all`, `site/_c-x`).
 pub fn command(to: &str, kind: &str, id: &str, payload: &[u8]) -> Result<Request, Refusal> {
     let text = checked(payload)?;
-    if !TYPES.iter().any(|(name, _)| *name == kind) {
+    let Some(row) = command::row(kind) else {
         return Err(Refusal(Why::Unsupported, format!("no command is called `{kind}`")));
-    }
+    };
     let request = |args: Option<&RawValue>, (issued, expires): (Option<String>, Option<String>), nonce, signed| {
         let args = args.map_or("{}", RawValue::get);
         let digest = hex(&Sha256::digest(format!("{kind}\n{args}")));
         let (issued_ms, expires_ms) = lifetime(issued.as_deref(), expires.as_deref(), limits::COMMAND_LIFE_MS)?;
-        let command = read_args(kind, args)?;
+        let command = command::read(row, args)?;
         Ok(Request { kind: kind.into(), id: id.into(), command, digest, issued_ms, expires_ms, nonce, signed })
     };
     let Some((inner, minisig)) = unwrap(text)? else {
@@ -351,7 +262,7 @@ pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
     let (_, expires_ms) = lifetime(Some(&fields.issued), fields.expires_at.as_deref(), limits::DESIRED_LIFE_MS)?;
     let issued_ms = time_ms(&fields.issued)?;
     let signed = signature(fields.v, &inner, minisig, fields.issuer, fields.version)?;
-    let ConfigSetArgs { toml, confirm_s } = bounded(fields.config)?;
+    let Layer { toml, confirm_s } = bounded(fields.config)?;
     Ok(Desired { version: fields.version, toml, confirm_s, issued_ms, expires_ms, signed })
 }
 
@@ -376,11 +287,6 @@ fn addressed(signed: (&str, &str), sent: (&str, &str)) -> Result<(), Refusal> {
     }
     let text = format!("signed as `{}` for `{}`, but sent as `{}` to `{}`", signed.0, signed.1, sent.0, sent.1);
     Err(Refusal(Why::NotAddressed, text))
-}
-
-/// Whether this type needs a signature.
-pub fn needs_signature(kind: &str) -> bool {
-    TYPES.iter().any(|(name, signed)| *name == kind && *signed)
 }
 
 /// Checks size, text and depth.

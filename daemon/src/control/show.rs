@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{Control, models::Phase};
+use super::{jobs::Jobs, models::Phase};
 use crate::model::slot::{Slot, SlotId};
 
-impl Control {
+impl Jobs {
     /// For status.
     pub(super) fn show_models(&self) {
         let phase = self.models.work.as_ref().map(|work| {
@@ -23,9 +23,9 @@ impl Control {
         let ended = ended.map(|(id, state, text)| {
             json!({"id": id, "state": state.word(), "phase": null, "have_bytes": null, "text": text})
         });
-        let keyset = self.keyset.as_ref().ok().map(|keys| keys.version);
-        let stale = self.models.stale_told;
-        (self.setup.show_models)(
+        let keyset = self.keys.as_ref().ok().map(|keys| keys.version);
+        let stale = self.stale;
+        (self.show_models)(
             json!({"slots": self.models_now(), "job": phase.or(ended), "keyset": keyset, "stale": stale}),
         );
     }

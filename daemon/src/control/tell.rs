@@ -2,11 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{act::digest, memory::State, memory::Wish, request::Why};
+use super::{candidate::digest, memory::State, memory::Wish, request::Why};
 use crate::limits;
 
 /// One result.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
     pub state: State,
     /// For a rejection.

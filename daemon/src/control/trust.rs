@@ -1,30 +1,39 @@
-//! Decides which keys and messages are trusted: the keyset and its successors, signatures and the bounds of what they cover,
-//! the memory of what was signed, and `dn/channel`.
+//! Decides which keys and messages are trusted: signatures and the bounds of what they cover, the memory of what was signed,
+//! and `dn/channel`.
+
+use std::fmt::Debug;
 
 use super::{
     Control, Outcome, State,
+    action::{Action, Call, Keys, Left, OnError},
     memory::Found,
     request::{self, Refusal, Why},
 };
 use crate::{
-    config::Config,
     flow::{Clk, event::Kind, order::Arrived},
     host::Defence,
     limits,
-    model::{
-        keyset::{Keyset, Role},
-        store::Store,
-    },
+    model::keyset::{Keyset, Role},
 };
 
-/// The keyset in use, and why a successor is not in use.
-pub(super) fn keyset(config: &Config, store: &mut Store) -> (Result<Keyset, String>, Option<String>) {
-    match &config.commands.keyset {
-        Some(path) => match store.keyset(path) {
-            Ok((keyset, trouble)) => (Ok(keyset), trouble),
-            Err(why) => (Err(why), None),
-        },
-        None => (Err("no keyset is installed (commands.keyset)".into()), None),
+/// Keys that may sign commands.
+pub trait Trusted: Debug + Send + Sync {
+    /// The name of the key that signed this text; `minisig` is the text of the `.minisig` file.
+    ///
+    /// # Errors
+    /// No trusted key made the signature.
+    fn signer(&self, text: &str, minisig: &str) -> Result<String, String>;
+    /// The public key of this name, as the keyset writes it.
+    fn public(&self, name: &str) -> Option<&str>;
+}
+
+impl Trusted for Keyset {
+    fn signer(&self, text: &str, minisig: &str) -> Result<String, String> {
+        Self::signer(self, Role::Command, text.as_bytes(), minisig).map(str::to_owned)
+    }
+
+    fn public(&self, name: &str) -> Option<&str> {
+        Self::public(self, name)
     }
 }
 
@@ -42,22 +51,21 @@ fn version_most(known: u64, now_ms: i64, clk: Clk) -> u64 {
 impl Control {
     /// Verifies a signature. Returns the issuer's key, as the keyset writes it.
     pub(super) fn verify(&self, signed: &request::Signed) -> Result<String, Refusal> {
-        let keyset = self.keyset.as_ref().map_err(|why| Refusal(Why::BadSignature, why.clone()))?;
-        let signer = keyset.signer(Role::Command, signed.text.as_bytes(), &signed.minisig);
-        match signer.map_err(|why| Refusal(Why::BadSignature, why))? {
-            name if name == signed.issuer => Ok(keyset.public(name).unwrap_or_default().to_owned()),
+        let keys = self.keys.trusted.as_ref().map_err(|why| Refusal(Why::BadSignature, why.clone()))?;
+        match keys.signer(&signed.text, &signed.minisig).map_err(|why| Refusal(Why::BadSignature, why))? {
+            name if name == signed.issuer => Ok(keys.public(&name).unwrap_or_default().to_owned()),
             name => Err(Refusal(Why::BadSignature, format!("issuer is `{}`, but `{name}` signed", signed.issuer))),
         }
     }
 
     /// The public key of this name in the keyset in use, as minisign writes it.
     pub(super) fn key_of(&self, name: &str) -> Option<&str> {
-        self.keyset.as_ref().ok()?.public(name)
+        self.keys.trusted.as_ref().ok()?.public(name)
     }
 
     /// Whether a sequence or version is within what may follow the last one.
     pub(super) fn not_ahead(&self, what: &str, number: u64, known: u64) -> Result<(), Refusal> {
-        let most = version_most(known, self.now_ms(), self.setup.clock.now().clk);
+        let most = version_most(known, self.now_ms(), self.now.stamp.clk);
         if number > most {
             let text = format!("{what} {number} is too far above {known}: at most {most} may follow it now");
             return Err(Refusal(Why::Invalid, text));
@@ -67,9 +75,8 @@ impl Control {
 
     /// Whether the time of signing is not after now, as far as this device knows the time.
     pub(super) fn not_issued_ahead(&self, issued_ms: Option<i64>) -> Result<(), Refusal> {
-        let now = self.setup.clock.now();
         let ahead_ms = issued_ms.unwrap_or(0).saturating_sub(self.now_ms());
-        if now.clk == Clk::Sync && ahead_ms > limits::ISSUED_AHEAD_MS {
+        if self.now.stamp.clk == Clk::Sync && ahead_ms > limits::ISSUED_AHEAD_MS {
             let (ahead_s, most_s) = (ahead_ms / 1000, limits::ISSUED_AHEAD_MS / 1000);
             let text = format!("`issued` is {ahead_s} s ahead of this device's clock; at most {most_s} are allowed");
             return Err(Refusal(Why::Invalid, text));
@@ -77,8 +84,17 @@ impl Control {
         Ok(())
     }
 
-    /// Publishes an event when the memory of commands is unreadable or lost.
-    pub(super) fn tell_memory(&mut self, found: Found) {
+    /// Takes up the memory as it was read. Publishes an event when it is unreadable or lost.
+    pub(super) fn take_up_memory(&mut self, left: &mut Left, ran_before: bool) -> Found {
+        let memory = std::mem::replace(&mut left.memory, Ok(None));
+        let found = self.memory.take_up(memory, ran_before, self.now_ns());
+        if !matches!(found, Found::Unread(_)) {
+            self.save(OnError::Log("until it is saved, its loss is not detected".into()));
+        }
+        found
+    }
+
+    pub(super) fn tell_memory(&mut self, found: &Found) {
         match found {
             Found::Memory => {}
             Found::Unread(why) => {
@@ -96,51 +112,66 @@ impl Control {
         }
     }
 
-    /// Reads the memory of commands and the keyset again, if they could not be read.
-    pub(super) fn look_at_memory(&mut self, now_ns: u64) {
-        let found = self.memory.try_again(now_ns);
-        if let Some(found) = found.filter(|found| !matches!(found, Found::Unread(_))) {
-            tracing::info!("the memory of commands was read again");
-            self.tell_memory(found);
-            let trial = self.setup.trials.found().ok().flatten();
-            self.take_up_commands(trial.as_ref());
-            self.report();
+    /// The memory was read again.
+    pub(super) fn reread(&mut self, mut left: Left) {
+        let found = self.take_up_memory(&mut left, true);
+        if matches!(found, Found::Unread(_)) {
+            return;
         }
-        let due = now_ns.saturating_sub(self.keyset_ns) >= limits::UNREADABLE_TRY.as_nanos() as u64;
-        if self.keyset.is_err() && self.setup.config.commands.keyset.is_some() && due {
-            self.keyset_ns = now_ns;
-            (self.keyset, self.keys_trouble) = keyset(&self.setup.config, &mut self.models.store);
-            if self.keyset.is_ok() {
-                tracing::info!("the keyset can be read again");
+        tracing::info!("the memory of commands was read again");
+        self.tell_memory(&found);
+        let Left { trial, going, .. } = left;
+        self.take_up_commands(trial.ok().flatten().as_ref(), &going);
+        self.report();
+    }
+
+    /// Reads an unreadable keyset again from time to time.
+    pub(super) fn look_at_keys(&mut self) {
+        let now_ns = self.now_ns();
+        let due = now_ns.saturating_sub(self.keys_ns) >= limits::UNREADABLE_TRY.as_nanos() as u64;
+        if self.keys.trusted.is_err() && self.rules.keyset && due {
+            self.keys_ns = now_ns;
+            self.act(Action::ReadKeys);
+        }
+    }
+
+    pub(super) fn keys_read(&mut self, keys: Keys) {
+        if keys.trusted.is_ok() {
+            tracing::info!("the keyset can be read again");
+        }
+        self.keys = keys;
+    }
+
+    /// `keyset.update`: the next keyset is in use, or was rejected.
+    pub(super) fn keys_taken(&mut self, call: Call, taken: Result<(Keys, u64), String>) {
+        let outcome = match taken {
+            Err(why) => Outcome::rejected(Why::BadSignature, why),
+            Ok((keys, version)) => {
+                self.keys = keys;
+                self.lower_versions();
+                let text = format!("keyset {version} is in use");
+                self.event(Kind::ConfigChanged, "keys", &text);
+                Outcome::new(State::Success, text)
             }
-        }
+        };
+        self.finish(call, &outcome);
     }
 
     /// Lowers versions that a key signed that is no longer in the keyset: they must not block the remaining keys.
     pub(super) fn lower_versions(&mut self) {
-        if self.keyset.is_err() || self.memory.unread().is_some() {
+        let Ok(keys) = self.keys.trusted.clone() else { return };
+        if self.memory.unread().is_some() {
             return;
         }
-        let Self { memory, keyset, .. } = self;
-        let fell = memory.lower(&|name, key| keyset.as_ref().is_ok_and(|keys| keys.public(name) == Some(key)));
-        if let Some(version) = fell {
+        if let Some(version) = self.memory.lower(&|name, key| keys.public(name) == Some(key)) {
             let high = self.memory.wish().version;
             let text = format!(
                 "desired state {version} was signed by a key that is no longer believed: versions above {high} count again, \
                  and what it set stays until one comes"
             );
             self.event(Kind::ConfigChanged, "config", &text);
-            if let Err(why) = self.memory.save() {
-                tracing::error!("{why}; a restart lowers the version again");
-            }
+            self.save(OnError::Log("a restart lowers the version of the desired state again".into()));
             self.report();
-        }
-    }
-
-    pub(super) fn keys_for_models(&self) -> Result<&Keyset, String> {
-        match &self.keys_trouble {
-            Some(why) => Err(format!("nothing is installed: {why}")),
-            None => self.keyset.as_ref().map_err(Clone::clone),
         }
     }
 
@@ -165,36 +196,10 @@ impl Control {
         };
         if channel.version > known {
             self.memory.heard_channel(&channel.signed.issuer, &key, (channel.version, channel.expires_ms));
-            if let Err(why) = self.memory.save() {
-                tracing::error!("{why}; a restart forgets dn/channel version {}", channel.version);
-            }
+            let text = format!("a restart forgets dn/channel version {}", channel.version);
+            self.save(OnError::Log(text));
         }
-        for (model, seq) in &channel.models {
-            let held = self.models.store.line(model).held().map_or(0, |held| held.seq);
-            if *seq > held.max(self.floor(model).unwrap_or(u64::MAX)) {
-                tracing::info!(model, seq, "a newer model is there");
-            }
-        }
-    }
-
-    /// `keyset.update`: the next keyset, with its signatures.
-    pub(super) fn update_keyset(&mut self, text: &str, minisigs: &[String]) -> Outcome {
-        let now = match &self.keyset {
-            Ok(keyset) => keyset.clone(),
-            Err(why) => return Outcome::rejected(Why::Invalid, why.clone()),
-        };
-        match self.models.store.take_keyset(&now, text.as_bytes(), minisigs) {
-            Err(why) => Outcome::rejected(Why::BadSignature, why),
-            Ok(next) => {
-                let text = format!("keyset {} is in use", next.version);
-                self.keyset = Ok(next);
-                self.keys_trouble = None;
-                self.lower_versions();
-                self.event(Kind::ConfigChanged, "keys", &text);
-                self.show_models();
-                Outcome::new(State::Success, text)
-            }
-        }
+        self.act(Action::Newest(channel.models));
     }
 
     /// Reports once when the newest `dn/channel` message expires.
@@ -202,15 +207,16 @@ impl Control {
         // Without a message of a trusted key there is nothing that could expire.
         let word = self.memory.channel(&|name, key| self.key_of(name) == Some(key));
         let stale = word.is_some_and(|(_, expires_ms)| self.now_ms() >= expires_ms);
-        if stale && !std::mem::replace(&mut self.models.stale_told, true) {
+        if stale == self.stale_told {
+            return;
+        }
+        self.stale_told = stale;
+        if stale {
             let text =
                 "dn/channel is out of date: the newest releases are unknown; check whether updates are held back";
             self.event(Kind::ModelUpdateStale, "models", text);
-            self.show_models();
         }
-        if !stale && std::mem::take(&mut self.models.stale_told) {
-            self.show_models();
-        }
+        self.act(Action::ShowStale(stale));
     }
 }
 

@@ -183,6 +183,8 @@ pub const ALARM_RAISED: &str = "096d84f188074bd5bc90094b069f8669";
 /// See `ALARM_RAISED`.
 pub const ALARM_CLEARED: &str = "1672d33b65904e00af12f67279830231";
 /// See `ALARM_RAISED`.
+pub const ALARM_ACKNOWLEDGED: &str = "4c1f6f0f2a5e4b0d9d5f0a7b3e8c2d61";
+/// See `ALARM_RAISED`.
 pub const COMMAND_FINISHED: &str = "5523063e296945ec9777f81248dcc356";
 
 /// Where each kind goes, in the order of `Kind::ALL`.

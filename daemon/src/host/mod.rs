@@ -14,6 +14,7 @@ pub mod looks;
 pub mod notify;
 pub mod rauc;
 pub mod scribe;
+pub mod signals;
 pub mod sleepers;
 pub mod sys;
 

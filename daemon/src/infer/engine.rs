@@ -203,7 +203,7 @@ impl Engine {
         self.setup.served.iter().position(|s| s.index() == window.tag.pipeline)
     }
 
-    /// Nothing has served for long: alarms that are raised are reported as unknown.
+    /// Nothing has served for long: their alarms are reported as unknown.
     pub fn unwatched(&mut self, stamp: Stamp, sink: &mut dyn Sink) {
         self.setup.served.iter_mut().for_each(|served| served.unwatched(stamp, &mut self.drafts));
         if !self.drafts.is_empty() {
@@ -381,9 +381,9 @@ impl Engine {
             self.waiting.push_front(window);
             return Err(Broken::Sign(why));
         }
-        let above = match (&outcome, running.fits[at].threshold()) {
-            (Outcome::Answer(answered), Some(threshold)) => Some(answered.score > threshold),
-            _ => None,
+        let above = match &outcome {
+            Outcome::Answer(answered) => running.fits[at].is_beyond(answered.score),
+            Outcome::None(_) => None,
         };
         let served = &mut self.setup.served[at];
         match outcome {
@@ -422,6 +422,10 @@ impl Engine {
     /// What is to be done beside windows: a model that was offered, one that is ready to take over, a worker that grows.
     pub fn look(&mut self, now: Stamp, sink: &mut dyn Sink, beat: &dyn Fn()) {
         self.now = Some(now);
+        self.setup.served.iter_mut().for_each(|served| served.acknowledged(now, &mut self.drafts));
+        if !self.drafts.is_empty() {
+            sink.put(&mut self.drafts);
+        }
         if let Some(trial) = &mut self.trial {
             trial.look(now.boot_ns);
             self.end_trial_if_over(sink);

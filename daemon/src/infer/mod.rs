@@ -1,7 +1,6 @@
 //! Windows into predictions and alarms. ONNX Runtime lives in worker processes (`worker_main`); here is the daemon's
 //! side: one thread and one worker for each model, however many pipelines use it.
 
-mod alarm;
 mod artifact;
 mod calibrate;
 mod calls;
@@ -9,10 +8,10 @@ pub mod channel;
 mod check;
 mod drift;
 mod engine;
-mod explain;
 mod fit;
 mod judge;
 mod lag;
+mod meaning;
 mod placement;
 mod plan;
 pub mod rollout;

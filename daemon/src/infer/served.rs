@@ -5,17 +5,13 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use super::{
-    alarm::{Alarm, Change, Raised},
-    fit::Fit,
-    plan::Plan,
-};
+use super::{fit::Fit, plan::Plan};
 use crate::{
+    alarm::{self, Alarms},
     config,
     flow::{
-        Class, Draft, Phase, Retain, Stamp, StreamId, Window,
+        Class, Classes, Draft, Retain, Scored, Stamp, StreamId, Window,
         board::Board,
-        event::{ALARM_CLEARED, ALARM_RAISED},
         meter::Meters,
         record::{json_list, json_num, json_str},
     },
@@ -28,7 +24,7 @@ use crate::{
 pub struct Keeps {
     /// Calibrations, by pipeline.
     pub calibration: Later,
-    /// Raised alarms, by alarm.
+    /// Open episodes of alarms, by alarm.
     pub alarms: Later,
 }
 
@@ -40,7 +36,7 @@ pub struct Served {
     drift: StreamId,
     /// Channel names, in the model's order.
     names: Vec<String>,
-    alarms: Vec<(Alarm, StreamId, usize)>,
+    alarms: Alarms,
     keeps: Option<Keeps>,
     replay: bool,
     meters: Arc<Meters>,
@@ -50,8 +46,10 @@ pub struct Served {
 /// What a worker answered for one window.
 #[derive(Debug, Clone)]
 pub struct Answered {
-    /// The score.
-    pub score: f32,
+    /// The score; `None`: the model only names classes.
+    pub score: Option<f32>,
+    /// The classes, where the model names them.
+    pub classes: Option<Classes>,
     /// µs.
     pub took_us: u32,
     /// Values of the outputs to be published, by name.
@@ -72,15 +70,9 @@ impl Served {
         (meters, board): (Arc<Meters>, Arc<Board>),
     ) -> Self {
         let pipeline = config.pipelines[usize::from(index)].clone();
-        let all = config.alarms.iter().zip(alarm_streams).enumerate();
-        let mine = all.filter(|(_, (alarm, _))| alarm.pipeline == usize::from(index));
-        let alarms = mine.map(|(place, (alarm, stream))| {
-            let raised =
-                keeps.as_ref().and_then(|k| serde_json::from_slice::<Raised>(&saved(&k.alarms, &alarm.name)?).ok());
-            board.alarms[place].set_raised(raised.is_some());
-            (Alarm::new(alarm.clone(), boot, raised), *stream, place)
-        });
-        let alarms = alarms.collect();
+        let keep = keeps.as_ref().map(|keeps| keeps.alarms.clone());
+        let setup = alarm::Parts { config, streams: alarm_streams, boot, keep, board: board.clone() };
+        let alarms = Alarms::of_pipeline(setup, index.into());
         let replay = keeps.is_none();
         let names = pipeline.channels.iter().map(|c| config.channels[*c].name.clone()).collect();
         Self { index, stream, drift, names, alarms, keeps, replay, meters, board, config: pipeline }
@@ -113,7 +105,7 @@ impl Served {
 
     /// Whether any of its alarms is raised.
     pub fn is_alarmed(&self) -> bool {
-        self.alarms.iter().any(|(alarm, ..)| alarm.raised().is_some())
+        self.alarms.is_raised()
     }
 
     /// A word on its inputs, as a record.
@@ -148,7 +140,8 @@ impl Served {
     ) -> Vec<usize> {
         let learning = fit.is_learning();
         let threshold = fit.threshold();
-        let score = (!learning).then_some(answered.score);
+        let score = answered.score.filter(|_| !learning);
+        let said = Scored { score, threshold, direction: fit.direction(), classes: answered.classes.clone() };
         let meter = &self.meters.pipelines[usize::from(self.index)];
         meter.predictions.add(1);
         meter.answered(window.tag.last.boot_ns);
@@ -167,53 +160,17 @@ impl Served {
             body: self.body(window, score, threshold, answered).into(),
             retain: Retain::No,
         });
-        let mut places = Vec::new();
-        for at in 0..self.alarms.len() {
-            let alarm = &mut self.alarms[at].0;
-            let change = match score {
-                Some(score) => alarm.step(score, threshold, &window.tag),
-                None => alarm.unwatched("learning"),
-            };
-            if let Some(change) = change {
-                if change.phase == Phase::Raised {
-                    places.push(drafts.len());
-                }
-                drafts.push(self.changed(at, change, score, window.tag.last, Some(fit.lineage.clone())));
-            }
-        }
-        places
+        self.alarms.scored(&said, learning, (&window.tag, &fit.lineage), drafts)
     }
 
-    /// No model serves: what is raised is not looked at any more.
+    /// No model serves: nothing evaluates its alarms any more.
     pub fn unwatched(&mut self, stamp: Stamp, drafts: &mut Vec<Draft>) {
-        for at in 0..self.alarms.len() {
-            if let Some(change) = self.alarms[at].0.unwatched("model_not_serving") {
-                drafts.push(self.changed(at, change, None, stamp, None));
-            }
-        }
+        self.alarms.unwatched(stamp, drafts);
     }
 
-    /// An alarm's change: to its lines, onto the disk, and as a record.
-    fn changed(&self, at: usize, change: Change, score: Option<f32>, stamp: Stamp, lineage: Option<Arc<str>>) -> Draft {
-        let (alarm, stream, place) = &self.alarms[at];
-        // Nothing here waits for the disk: neither the lamp nor the record. The lamp of an alarm nothing looks at stays as it is.
-        if change.phase != Phase::Unknown {
-            self.board.alarms[*place].set_raised(change.phase == Phase::Raised);
-            self.board.alarm_bell.ring();
-        }
-        if let Some(keeps) = &self.keeps {
-            match alarm.raised() {
-                Some(raised) => keeps.alarms.save(alarm.name(), serde_json::to_vec(raised).unwrap_or_default()),
-                None => keeps.alarms.remove(alarm.name()),
-            }
-        }
-        match change.phase {
-            Phase::Raised => tracing::warn!(message_id = ALARM_RAISED, alarm = alarm.name(), score, "alarm raised"),
-            Phase::Cleared => tracing::info!(message_id = ALARM_CLEARED, alarm = alarm.name(), score, "alarm cleared"),
-            Phase::Unknown => tracing::warn!(alarm = alarm.name(), "alarm unknown: no model evaluates it any more"),
-        }
-        let retain = if change.phase == Phase::Cleared { Retain::Remove } else { Retain::Keep };
-        Draft { stream: *stream, class: Class::Event, stamp, lineage, body: change.body, retain }
+    /// Takes acknowledgements of its alarms.
+    pub fn acknowledged(&mut self, stamp: Stamp, drafts: &mut Vec<Draft>) {
+        self.alarms.acknowledged(stamp, drafts);
     }
 
     fn body(&self, window: &Window, score: Option<f32>, threshold: Option<f32>, answered: &Answered) -> String {
@@ -252,8 +209,29 @@ impl Served {
             }
         }
         out.push('}');
+        if let Some(classes) = &answered.classes {
+            body_of(&mut out, classes);
+        }
         out
     }
+}
+
+/// The likeliest class, and the probability of each.
+fn body_of(out: &mut String, classes: &Classes) {
+    if let Some(class) = classes.likeliest() {
+        out.push_str(",\"class\":");
+        json_str(out, class);
+    }
+    out.push_str(",\"probabilities\":{");
+    for (i, (name, probability)) in classes.names.iter().zip(&classes.probabilities).enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        json_str(out, name);
+        out.push(':');
+        number(out, Some(*probability));
+    }
+    out.push('}');
 }
 
 /// A float's shortest text, or null.
@@ -271,13 +249,6 @@ fn digest(values: &[f32]) -> String {
     let mut hash = Sha256::new();
     values.iter().for_each(|x| hash.update(x.to_le_bytes()));
     hex(&hash.finalize())
-}
-
-/// What was saved of an alarm. One that cannot be read counts as not raised: the next window decides.
-fn saved(alarms: &Later, alarm: &str) -> Option<Vec<u8>> {
-    let unread =
-        |why: &std::io::Error| tracing::error!(alarm, "read the alarm's state: {why}; it counts as not raised");
-    alarms.load_patiently(alarm).inspect_err(unread).ok().flatten()
 }
 
 /// Which of a plan's outputs are published, as (place, name).

@@ -2,8 +2,8 @@
 //! own protobuf reader is more tolerant: it cuts a field key above 32 bits, joins a message that occurs twice, and skips
 //! what it does not know. This reader rejects every encoding that could be read in two ways.
 
-use super::scan::Refused;
 use crate::host::Defence;
+use std::fmt;
 
 /// The messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,6 +57,44 @@ pub enum Kind {
 }
 
 use Kind::{Bytes, F32, F32s, F64s, I32, I32s, I64, I64s, Part, Parts, Texts};
+
+/// Why a file is rejected.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refused {
+    /// Truncated, or not protobuf.
+    NotOnnx(&'static str),
+    /// An unusual encoding that another reader could read differently.
+    NotCanonical(String),
+    /// A file for another reader than the ONNX one.
+    OrtFormat,
+    /// Names another file with weights.
+    ExternalData,
+    /// Uses operators outside the standard.
+    Domain(String),
+    /// Nested or large beyond the bound.
+    TooLarge(&'static str),
+    /// An IR or operator version that current runtimes no longer run.
+    Opset(u64),
+    /// A model for training.
+    Training,
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Refused::NotOnnx(why) => write!(f, "it is no whole ONNX file: {why}"),
+            Refused::NotCanonical(why) => write!(f, "its encoding is not canonical: {why}"),
+            Refused::OrtFormat => f.write_str("the runtime would read it as its own ORT format, which is not accepted"),
+            Refused::ExternalData => {
+                f.write_str("it reads weights from another file (external data), which is refused")
+            }
+            Refused::Domain(name) => write!(f, "it uses operators of the domain `{name}`, which is unknown here"),
+            Refused::TooLarge(what) => write!(f, "it has too many {what}"),
+            Refused::Training => f.write_str("it is for training, and nothing is trained here"),
+            Refused::Opset(version) => write!(f, "it needs operator set {version}; the runtime starts at 7"),
+        }
+    }
+}
 
 impl Message {
     /// All of them.

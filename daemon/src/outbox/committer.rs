@@ -149,7 +149,7 @@ impl Committer {
     }
 
     /// Tells the thread that nothing more will be put in and the link has ended: it stores what is left and ends.
-    pub fn closer(&self) -> impl FnOnce() + Send + 'static {
+    pub fn closer(&self) -> impl FnOnce() + Send + use<> {
         let shared = self.shared.clone();
         move || {
             shared.lock().closing = true;

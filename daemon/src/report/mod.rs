@@ -1,5 +1,6 @@
-//! What the daemon reports about itself: counters and their figures each interval, the status document, metrics, and the journal.
+//! What the daemon reports about itself: counters, health each interval, the status document, metrics, and the journal.
 
+pub mod counters;
 pub mod health;
 pub mod journal;
 pub mod metrics;

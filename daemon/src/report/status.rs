@@ -10,9 +10,9 @@ use std::{
 use serde_json::{Value, json};
 
 use crate::{
-    config::{self, Config},
+    config::{self, Config, Watches},
     flow::{
-        alarm::AlarmSign,
+        alarm::{AlarmSign, Unwatched},
         board::Board,
         meter::{ChannelMeter, ChannelState, Histogram, Lost, Meters, PipelineMeter, SourceMeter},
         verdict::Serving,
@@ -22,7 +22,7 @@ use crate::{
     outbox::Writer,
 };
 
-use super::health::Counters;
+use super::counters::{Counters, rss_kib};
 
 /// Scores of the last minutes, by pipeline: the highest of each half second.
 #[derive(Debug, Default)]
@@ -293,8 +293,18 @@ impl Status {
     fn alarms(&self, now_ns: u64) -> Vec<Value> {
         type One<'a> = (&'a config::Alarm, &'a AlarmSign);
         let of = |(alarm, sign): One<'_>| {
-            let (raised, stale) = (sign.is_raised(), self.is_stale(alarm.pipeline, now_ns));
-            json!({"name": alarm.name, "severity": alarm.severity, "raised": raised, "stale": stale})
+            let (raised, shown) = (sign.is_raised(), sign.shown());
+            let stale = matches!(alarm.watches, Watches::Pipeline(pipeline) if self.is_stale(pipeline, now_ns));
+            let state = match shown.unknown {
+                Some(_) => "unknown",
+                None if raised => "raised",
+                None => "normal",
+            };
+            json!({
+                "name": alarm.name, "severity": alarm.severity, "raised": raised, "stale": stale, "state": state,
+                "reason": shown.unknown.map(Unwatched::word), "episode": shown.episode, "latched": shown.latched,
+                "acknowledged": shown.acknowledged,
+            })
         };
         self.config.alarms.iter().zip(&self.board.alarms).map(of).collect()
     }
@@ -330,7 +340,7 @@ fn machine(counters: &Counters) -> Value {
     };
     let disk = counters.disk_bytes();
     json!({
-        "rss_kib": super::health::rss_kib(),
+        "rss_kib": rss_kib(),
         "memory_free_kib": kib("MemAvailable:"), "memory_kib": kib("MemTotal:"),
         "temperature_c": temperature_c(),
         "disk_free_bytes": disk.map(|(free, _)| free),

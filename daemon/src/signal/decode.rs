@@ -1,118 +1,13 @@
 //! Frames into rows: CSV and JSON lines, NMEA sentences, binary numbers and the edges of GPIO lines into the channels
 //! of one source. Pure.
 
-use super::{edges::Edges, nmea::Nmea};
+use super::{edges::Edges, nmea::Nmea, row::Scales};
 use crate::{
     config::{Channel, Format, Layout, Source, TimeFormat},
-    flow::{Flaw, Quality, Stamp, Why},
+    flow::{Flaw, Quality, Stamp},
 };
 
-/// Why a whole frame was refused.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Refused {
-    /// Bytes that are no UTF-8 text.
-    NotText,
-    /// Fewer or more columns than declared.
-    Columns,
-    /// Not one JSON object.
-    NotJson,
-    /// The declared sequence column holds no whole number.
-    Sequence,
-    /// The declared clock column holds no time.
-    Clock,
-    /// Longer than a frame may be.
-    Oversize,
-    /// The checksum does not match.
-    Checksum,
-    /// Stuffing, an escape or a length that cannot be.
-    Encoding,
-    /// Bytes between frames that belong to none.
-    Garbage,
-    /// Another length than the fields have together.
-    Length,
-    /// No NMEA sentence.
-    NotNmea,
-}
-
-impl From<Flaw> for Refused {
-    fn from(flaw: Flaw) -> Self {
-        match flaw {
-            Flaw::Oversize => Self::Oversize,
-            Flaw::Checksum => Self::Checksum,
-            Flaw::Encoding => Self::Encoding,
-            Flaw::Garbage => Self::Garbage,
-        }
-    }
-}
-
-impl Refused {
-    /// Every reason, in the order of `index`.
-    pub const ALL: [Refused; 11] = [
-        Self::NotText,
-        Self::Columns,
-        Self::NotJson,
-        Self::Sequence,
-        Self::Clock,
-        Self::Oversize,
-        Self::Checksum,
-        Self::Encoding,
-        Self::Garbage,
-        Self::Length,
-        Self::NotNmea,
-    ];
-
-    /// The word in payloads.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::NotText => "not_text",
-            Self::Columns => "columns",
-            Self::NotJson => "not_json",
-            Self::Sequence => "sequence",
-            Self::Clock => "clock",
-            Self::Oversize => "oversize",
-            Self::Checksum => "checksum",
-            Self::Encoding => "encoding",
-            Self::Garbage => "garbage",
-            Self::Length => "length",
-            Self::NotNmea => "not_nmea",
-        }
-    }
-}
-
-/// One decoded frame; reused from frame to frame.
-#[derive(Debug, Default)]
-pub struct Row {
-    /// The sensor's own sequence number.
-    pub seq: Option<u64>,
-    /// The sensor's own time, ns.
-    pub t_ns: Option<i64>,
-    /// One value for each channel of the source, engineering units; NaN: no value.
-    pub values: Vec<f64>,
-    /// One word for each value.
-    pub quality: Vec<Quality>,
-}
-
-/// What one channel does with its raw number.
-#[derive(Debug, Clone)]
-struct Scaling {
-    scale: f64,
-    offset: f64,
-    min: f64,
-    max: f64,
-}
-
-impl Scaling {
-    fn apply(&self, raw: Option<f64>) -> (f64, Quality) {
-        let value = raw.unwrap_or(f64::NAN) * self.scale + self.offset;
-        if !value.is_finite() {
-            (f64::NAN, Quality::Bad(Why::NotANumber))
-        } else if value < self.min || value > self.max {
-            (value, Quality::Bad(Why::Range))
-        } else {
-            (value, Quality::Good)
-        }
-    }
-}
+pub use super::row::{Refused, Row};
 
 /// What one CSV column is for.
 #[derive(Debug, Clone, Default)]
@@ -137,26 +32,6 @@ enum Shape {
     Nmea(Nmea),
     Binary { all: Vec<Numbers>, tagged: bool },
     Edges(Edges),
-}
-
-/// What the channels do with raw numbers.
-#[derive(Debug)]
-pub struct Scales(Vec<Scaling>);
-
-impl Scales {
-    /// One raw number into its place.
-    pub fn set(&self, row: &mut Row, channel: usize, raw: Option<f64>) {
-        (row.values[channel], row.quality[channel]) = self.0[channel].apply(raw);
-    }
-
-    fn clear(&self, row: &mut Row, quality: Quality) {
-        row.seq = None;
-        row.t_ns = None;
-        row.values.clear();
-        row.values.resize(self.0.len(), f64::NAN);
-        row.quality.clear();
-        row.quality.resize(self.0.len(), quality);
-    }
 }
 
 /// Decodes the frames of one source.
@@ -194,14 +69,8 @@ impl Decoder {
             Format::Tagged(layouts) => Shape::Binary { all: layouts.iter().map(numbers).collect(), tagged: true },
             Format::Edges(lines) => Shape::Edges(Edges::new(lines, channels)),
         };
-        let scaling = |c: &&Channel| Scaling {
-            scale: c.scale,
-            offset: c.offset,
-            min: c.min.unwrap_or(f64::NEG_INFINITY),
-            max: c.max.unwrap_or(f64::INFINITY),
-        };
         let time = source.time.as_ref().map_or(TimeFormat::Unit(1), |(_, format)| *format);
-        Self { shape, time, scales: Scales(channels.iter().map(scaling).collect()) }
+        Self { shape, time, scales: Scales::new(channels) }
     }
 
     /// Decodes one frame into `row`; `false`: it makes none. A number that cannot be used spoils its sample, not the row.

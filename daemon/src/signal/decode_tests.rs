@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     config::{Field, GpioLine, GpioRead, Number, Order, Port, Sentence, Sysfs, SysfsClass},
-    flow::{Clk, SourceId},
+    flow::{Clk, SourceId, Why},
 };
 
 const STAMP: Stamp = Stamp { boot_ns: 0, wall_ms: None, clk: Clk::Unset };

@@ -3,7 +3,7 @@
 //! significant byte first; the second kind comes with every sample, after every loss, and makes a row of all
 //! channels that are not reported edge by edge. `2 levels` is the same, but edges may have been missed.
 
-use super::decode::{Refused, Row, Scales};
+use super::row::{Refused, Row, Scales};
 use crate::{
     config::{Channel, GpioLine, GpioRead},
     flow::{Quality, Stamp},

@@ -5,7 +5,7 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use super::{decode::Row, quality::join};
+use super::{quality::join, row::Row};
 use crate::{
     config::{Stream, StreamMode},
     flow::{

@@ -8,6 +8,7 @@ mod measure;
 mod nmea;
 mod presence;
 mod quality;
+pub mod row;
 mod rules;
 mod values;
 mod windowing;
@@ -28,6 +29,7 @@ use self::{
     windowing::{RowRef, Windower},
 };
 use crate::{
+    alarm::{Alarms, Origin},
     config::{Config, Port},
     flow::{
         Arrival, Class, Draft, FrameBatch, Quality, Retain, Sink, SourceId, Stamp, StreamId, Window,
@@ -54,7 +56,7 @@ pub struct Streams {
 pub struct Made {
     /// Windows, in order.
     pub windows: Vec<Window>,
-    /// Measurements and quality.
+    /// Measurements, quality and alarms on channels.
     pub drafts: Vec<Draft>,
     /// Windows that were due and could not be made.
     pub lost: BTreeMap<(StreamId, &'static str), u64>,
@@ -89,6 +91,8 @@ struct SourceState {
     /// Pipelines that take rows as they come, and grids, with where their channels stand.
     feeds: Vec<(usize, Places)>,
     measures: Vec<usize>,
+    /// Alarms on its channels: place in the row, place at `alarms`.
+    alarms: Vec<(usize, usize)>,
 }
 
 struct PipelineState {
@@ -107,15 +111,17 @@ pub struct Signal {
     sources: Vec<SourceState>,
     pipelines: Vec<PipelineState>,
     measures: Vec<Measure>,
+    alarms: Alarms,
     streams: Streams,
     row: Row,
     meters: Arc<Meters>,
 }
 
 impl Signal {
-    /// Builds the stage for a configuration.
-    pub fn new(config: &Config, streams: Streams, meters: Arc<Meters>) -> Self {
-        let sources = (0..config.sources.len()).map(|i| source_state(config, SourceId(i as u16), &streams)).collect();
+    /// Builds the stage for a configuration. `alarms`: those on channels.
+    pub fn new(config: &Config, streams: Streams, alarms: Alarms, meters: Arc<Meters>) -> Self {
+        let source = |i| source_state(config, SourceId(i as u16), &streams, &alarms);
+        let sources = (0..config.sources.len()).map(source).collect();
         let pipelines = config.pipelines.iter().enumerate().map(|(i, p)| {
             let sources = p.channels.iter().map(|c| &config.sources[usize::from(config.channels[*c].source.0)]);
             let width = p.channels.len();
@@ -139,6 +145,7 @@ impl Signal {
             sources,
             pipelines: pipelines.collect(),
             measures: measures.collect(),
+            alarms,
             streams: streams.clone(),
             row: Row::default(),
             meters,
@@ -238,6 +245,11 @@ impl Signal {
             let body = measure.row(row, t_ns);
             put(&mut made.drafts, measure.stream, Class::Measurement, stamp, body);
         }
+        let origin = Origin { seq: (seq, seq), t_ns: (t_ns, t_ns), stamp };
+        for (in_row, alarm) in &state.alarms {
+            let sample = (row.values[*in_row], row.quality[*in_row]);
+            self.alarms.sample(*alarm, sample, origin, &mut made.drafts);
+        }
         if late > 0 {
             self.sources[source].quality.late(late);
         }
@@ -266,6 +278,7 @@ impl Signal {
 
     fn tell_quality(&mut self, source: usize, stamp: Stamp, made: &mut Made) {
         let state = &mut self.sources[source];
+        state.alarms.iter().for_each(|(_, alarm)| self.alarms.look(*alarm, stamp, &mut made.drafts));
         let body = state.quality.tell(stamp);
         self.meters.sources[source].noise.store(state.quality.noise(), std::sync::atomic::Ordering::Relaxed);
         put(&mut made.drafts, state.quality_stream, Class::Status, stamp, body);
@@ -375,7 +388,7 @@ impl SourceState {
     }
 }
 
-fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState {
+fn source_state(config: &Config, id: SourceId, streams: &Streams, on: &Alarms) -> SourceState {
     let source = &config.sources[usize::from(id.0)];
     let row = config.channels_of(id);
     let channels: Vec<_> = row.iter().map(|c| &config.channels[*c]).collect();
@@ -386,6 +399,8 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState
     });
     let feeds: Vec<_> = feeds.collect();
     let measures: Vec<usize> = (0..config.streams.len()).filter(|i| config.streams[*i].source == id).collect();
+    let on_row = row.iter().enumerate();
+    let alarms = on_row.flat_map(|(in_row, channel)| on.on_channel(*channel).map(move |alarm| (in_row, alarm)));
     let mut affects = String::new();
     let made_of = (feeds.iter().map(|(pipeline, _)| format!("p/{}", config.pipelines[*pipeline].name)))
         .chain(measures.iter().map(|stream| format!("m/{}", config.streams[*stream].name)));
@@ -413,6 +428,7 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams) -> SourceState
         pending_missing: 0,
         feeds,
         measures,
+        alarms: alarms.collect(),
     }
 }
 

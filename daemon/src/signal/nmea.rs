@@ -1,6 +1,6 @@
 //! NMEA 0183: `$` address, fields with commas between, `*` and the exclusive or of what lies between as two digits. Pure.
 
-use super::decode::{Refused, Row, Scales};
+use super::row::{Refused, Row, Scales};
 use crate::config::{Channel, Sentence};
 
 /// What one field is for.

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Write};
 
 use bytes::Bytes;
 
-use super::{decode::Refused, presence::Presence};
+use super::{presence::Presence, row::Refused};
 use crate::{
     flow::{Fault, Quality, Stamp, Why, record::json_str},
     limits,

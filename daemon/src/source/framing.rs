@@ -3,21 +3,11 @@
 
 use bytes::{Bytes, BytesMut};
 
-use super::packets::Packets;
+use super::{cut::Cut, packets::Packets};
 use crate::{
     config::{Framing, Serial},
     flow::Flaw,
 };
-
-/// What one read completed.
-#[derive(Debug, Default)]
-pub struct Cut {
-    /// The bytes the ranges point into.
-    pub bytes: Bytes,
-    /// Start and end of each frame, without line ends, start bytes, stuffing and check; empty lines are left out.
-    /// `Flaw::mark` where something was refused.
-    pub ranges: Vec<(u32, u32)>,
-}
 
 /// The framing of one port.
 #[derive(Debug)]

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::{io::unix::AsyncFd, time::Instant};
 
-use super::{Outlet, Reopening, framing::Cut};
+use super::{Outlet, Reopening, cut::Cut};
 use crate::{
     config::{Bias, Gpio, Pin, PinName},
     flow::{Arrival, Fault},

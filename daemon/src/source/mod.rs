@@ -1,5 +1,6 @@
 //! Where bytes come in. Owns the ports; stamps what it reads; knows nothing of what the bytes mean.
 
+pub mod cut;
 pub mod framing;
 mod gpio;
 mod modbus;
@@ -17,7 +18,7 @@ use crate::{
     flow::{Arrival, Fault, FrameBatch, SourceId, Stamp, beat::Beat, lane},
     host::Clock,
     limits,
-    source::framing::Cut,
+    source::cut::Cut,
 };
 
 /// Reads a port for ever; ends only when the task is dropped.

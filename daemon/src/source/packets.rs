@@ -4,7 +4,7 @@
 use bytes::{Buf, Bytes, BytesMut};
 use crc::Crc;
 
-use super::framing::Cut;
+use super::cut::Cut;
 use crate::{
     config::{Check, CheckKind, Framing},
     flow::Flaw,

@@ -11,7 +11,11 @@ use std::{
 
 use tokio::{sync::mpsc, task::AbortHandle};
 
-use crate::{flow::beat::Beat, host::beats::Beats};
+use crate::{
+    error::{Context, Fatal},
+    flow::beat::Beat,
+    host::beats::Beats,
+};
 
 /// How a stage ended.
 #[derive(Debug)]
@@ -44,19 +48,22 @@ impl Default for Crew {
 
 impl Crew {
     /// Starts a stage on a thread of its own.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
     pub fn thread(
         &mut self,
         name: &str,
         stage: impl FnOnce(Beat) -> Result<(), String> + Send + 'static,
-    ) -> std::io::Result<()> {
+    ) -> Result<(), Fatal> {
         let (beat, report, own) = (self.beats.add(name), self.report.clone(), name.to_owned());
         self.alive.insert(name.to_owned());
-        std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
+        let started = std::thread::Builder::new().name(name.chars().take(15).collect()).spawn(move || {
             let result = catch_unwind(AssertUnwindSafe(|| stage(beat))).unwrap_or_else(|_| Err("it panicked".into()));
             // The receiver is closed only when the daemon has already ended.
             let _ = report.blocking_send(End { name: own, result });
-        })?;
-        Ok(())
+        });
+        started.map(|_| ()).context("start a thread")
     }
 
     /// Starts a stage as a task. It beats as threads do: a task that hangs, or a runtime that does not come round to it,

@@ -44,7 +44,9 @@ impl Gone {
     pub fn find(state_dir: &Path, config: &Config, table: &mut Table) -> Self {
         let raised = Keep::at(state_dir.join("alarms"));
         let retained = Keep::at(state_dir.join("retained"));
-        let announced = Announced { streams: config.streams.iter().map(|stream| stream.name.clone()).collect() };
+        let measured = config.streams.iter().map(|stream| stream.name.clone());
+        let predicted = config.pipelines.iter().map(|pipeline| format!("p/{}", pipeline.name));
+        let announced = Announced { streams: measured.chain(predicted).collect() };
         let is_gone = |name: &String| !name.contains('.') && config.alarms.iter().all(|alarm| alarm.name != *name);
         let names = raised.names().into_iter().filter(is_gone).take(limits::RETAINED_GONE);
         let alarms = names.map(|name| (name.clone(), table.add(format!("a/{name}")))).collect();
@@ -80,7 +82,7 @@ impl Gone {
     /// The last record of each alarm that is gone.
     pub fn records(&self, stamp: Stamp) -> Vec<Draft> {
         let record = |(name, stream): &(String, StreamId)| {
-            tracing::warn!(alarm = name, "alarm removed: it was raised and is not configured any more");
+            tracing::warn!(alarm = name, "alarm removed: its episode is open and it is not configured any more");
             let saved = self.keep.0.load(name).ok().flatten();
             Draft {
                 stream: *stream,
@@ -124,7 +126,8 @@ fn removed(name: &str, saved: Option<&[u8]>) -> String {
     json_str(&mut out, saved["id"].as_str().unwrap_or("unknown"));
     out.push_str(",\"phase\":\"removed\",\"reason\":\"not_configured\"");
     for (key, from) in [("level", "level"), ("peak", "peak"), ("raised_seq", "in_seq"), ("raised_t_ns", "in_t_ns")] {
-        if !saved[from].is_null() {
+        // One that was only unknown has no level.
+        if saved["raised"] != false && !saved[from].is_null() {
             out.push_str(&format!(",\"{key}\":{}", saved[from]));
         }
     }

@@ -70,6 +70,10 @@ do_install:append() {
     install -D -m 0644 $u/50-kentledge.rules ${D}${datadir}/polkit-1/rules.d/50-kentledge.rules
     install -D -m 0644 -t ${D}${nonarch_base_libdir}/udev/rules.d ${S}/udev/60-kentledge-serial.rules ${S}/udev/60-kentledge-gpio.rules
     install -D -m 0644 ${S}/daemon/catalog/kentledge.catalog ${D}${nonarch_libdir}/systemd/catalog/kentledge.catalog
+    # The message catalogue points into the documentation.
+    install -d ${D}${datadir}/kentledge/doc
+    cp -R --no-preserve=ownership ${S}/daemon/docs/. ${D}${datadir}/kentledge/doc/
+    chmod -R u=rwX,go=rX ${D}${datadir}/kentledge/doc
     install -D -m 0644 ${UNPACKDIR}/kentledge.toml ${D}${nonarch_libdir}/kentledge/image.toml
     sed -i 's/@MACHINE@/${MACHINE}/' ${D}${nonarch_libdir}/kentledge/image.toml
     # Keys come from outside the repository; the image's own checks refuse a release without them.
@@ -84,5 +88,5 @@ do_install:append:tegra() {
 
 FILES:${PN} += "\
     ${nonarch_libdir}/kentledge ${nonarch_libdir}/systemd ${nonarch_libdir}/tmpfiles.d ${nonarch_base_libdir}/udev \
-    ${systemd_system_unitdir} ${datadir}/dbus-1 ${datadir}/polkit-1 \
+    ${systemd_system_unitdir} ${datadir}/kentledge/doc ${datadir}/dbus-1 ${datadir}/polkit-1 \
 "

@@ -2,16 +2,20 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
+use super::{
+    super::{crew::Crew, streams::Table},
+    Base,
+};
 use crate::{
     config::Config,
     control,
-    flow::{board::Board, meter::Meters},
+    error::Fatal,
+    flow::{Window, board::Board, lane, meter::Meters, verdict::Serving},
     host::Host,
-    infer::{self, Artifact, Keeps, Launching, Served},
+    infer::{self, Artifact, Engine, Keeps, Launching, Served, rollout::Rollout},
+    limits,
     model::{slot::Origin, store::Store},
 };
-
-use super::super::streams::Table;
 
 /// What serves each model at the start where that is not the configured model, and why a slot was skipped.
 pub fn installed(config: &Config, store: &Store) -> (BTreeMap<String, Artifact>, Vec<String>) {
@@ -48,5 +52,38 @@ pub fn engine(
         events: table.events.clone(),
         patient: keeps.is_none(),
         seat: None,
+    }
+}
+
+impl Base<'_> {
+    /// Starts a thread for each group; returns the lane of windows of each pipeline. A full lane waits 50 ms, then sheds its
+    /// oldest windows into the loss ledger.
+    pub fn engines(
+        &self,
+        crew: &mut Crew,
+        keeps: &Keeps,
+        installed: BTreeMap<String, Artifact>,
+        rollout: &mut Rollout,
+    ) -> Result<Vec<lane::Sender<Window>>, Fatal> {
+        let mut lanes = BTreeMap::new();
+        for (i, group) in infer::groups(self.config).into_iter().enumerate() {
+            let (sender, windows) = lane::lane(lane::Bounds {
+                items: limits::WINDOWS,
+                bytes: limits::WINDOW_LANE_BYTES,
+                patience: Some(limits::LANE_PATIENCE),
+            });
+            lanes.extend(group.iter().enumerate().map(|(lot, pipeline)| (*pipeline, sender.of_lot(lot))));
+            let shown = (&self.status.meters, &self.status.board);
+            let setup = engine(self.host, self.config, self.table, &group, Some(keeps.clone()), shown);
+            let installed = installed.get(&self.config.pipelines[group[0]].model.manifest.model).cloned();
+            let engine = Engine::new(infer::Setup { installed, seat: Some(rollout.seat()), ..setup });
+            let (sink, clock, counters) = (self.writer.clone(), self.host.clock.clone(), self.counters());
+            crew.thread(&format!("infer {i}"), move |beat| {
+                let tell = |serving: Option<&Serving>, lost| counters.model(i, serving, lost);
+                infer::run(engine, windows, || clock.now(), sink, || beat.beat(), tell);
+                Ok(())
+            })?;
+        }
+        Ok(lanes.into_values().collect())
     }
 }

@@ -14,16 +14,15 @@ use std::{
 use clap::Args as ClapArgs;
 
 use crate::{
-    cli,
     config::{Config, Format},
     error::{Code, Context, Fatal},
     flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, beat::Beat, lane},
-    host::Host,
+    host::{Host, signals},
     infer::{self, Engine},
     limits,
     signal::{Made, Signal, parse_time},
     source::{self, tape},
-    system::{connect, run, streams::Table},
+    system::{connect, streams::Table},
 };
 
 /// `kentledge replay`
@@ -51,7 +50,7 @@ pub fn replay(args: &Args) -> Result<(), Fatal> {
         (Some(file), _) => {
             let shape = csv::Shape::read(file)?;
             let mut config = match &args.config {
-                Some(config) => cli::load(Some(config))?,
+                Some(config) => Config::load(Some(config))?,
                 None => {
                     let model = args.model.clone().map_or_else(|| sample_model(folder.path()), Ok)?;
                     shape.config(&model, &csv::Place::replay(folder.path()))?
@@ -62,7 +61,7 @@ pub fn replay(args: &Args) -> Result<(), Fatal> {
             play(config, csv_arrivals(file, &shape)?, &mut out)
         }
         (None, Some(tape)) => {
-            let config = cli::load(args.config.as_deref())?;
+            let config = Config::load(args.config.as_deref())?;
             let arrivals = tape_arrivals(tape, &config)?;
             play(config, arrivals, &mut out)
         }
@@ -135,7 +134,8 @@ fn play(
         engine.start(None, &mut printer, &|| {}).map_err(Fatal::failed)?;
         engines.push((group, engine));
     }
-    let mut signal = Signal::new(&config, table.signal.clone(), meters);
+    let alarms = connect::channel_alarms(&host, &config, &table, None, &board);
+    let mut signal = Signal::new(&config, table.signal.clone(), alarms, meters);
     let (mut made, mut last) = (Made::default(), None);
     for arrival in arrivals {
         let arrival = arrival?;
@@ -273,7 +273,7 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
         recorder.finish()?;
         Ok((n, opened))
     });
-    let signal = run::signals()?;
+    let signal = signals::stop()?;
     let _ = tokio::time::timeout(most, signal).await;
     for port in ports {
         port.abort();
@@ -367,8 +367,8 @@ pub fn sample_model(folder: &Path) -> Result<PathBuf, Fatal> {
     let what = || format!("write the sample model to {}", model.display());
     std::fs::create_dir_all(&model).context(what())?;
     let files: [(&str, &[u8]); 2] = [
-        ("manifest.json", include_bytes!("../../../models/pump-anomaly/manifest.json")),
-        ("model.onnx", include_bytes!("../../../models/pump-anomaly/model.onnx")),
+        ("manifest.json", include_bytes!("../../../../models/pump-anomaly/manifest.json")),
+        ("model.onnx", include_bytes!("../../../../models/pump-anomaly/model.onnx")),
     ];
     for (name, bytes) in files {
         std::fs::write(model.join(name), bytes).context(what())?;

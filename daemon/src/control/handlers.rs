@@ -1,0 +1,151 @@
+//! The handlers of commands: each pushes what is to be done. What only the machine knows is asked for (`Action::Ask`), and
+//! `done` finishes the command with it.
+
+use super::{
+    Control, State,
+    action::{Action, Ask, Call, Change, Event, Leave},
+    command::{Acknowledge, Calibrate, ConfigGet, ConfigSet, Erase, Install, KeysetUpdate, NoArgs, RollBack},
+    jobs::JobNews,
+    request::Why,
+    system::InstallSystem,
+    tell::Outcome,
+    trial::Asker,
+};
+use crate::{flow::order::LogQuery, limits};
+
+impl Control {
+    pub(super) fn ping(&mut self, call: Call, _: NoArgs) {
+        let outcome = Outcome::done(serde_json::json!({
+            "version": env!("CARGO_PKG_VERSION"), "boot": self.rules.boot, "device": self.device(),
+        }));
+        self.finish(call, &outcome);
+    }
+
+    pub(super) fn status(&mut self, call: Call, _: NoArgs) {
+        self.act(Action::Ask(call, Ask::Status));
+    }
+
+    pub(super) fn publish_report(&mut self, call: Call, _: NoArgs) {
+        self.report();
+        self.finish(call, &Outcome::new(State::Success, "up/reported is published again"));
+    }
+
+    pub(super) fn config_get(&mut self, call: Call, which: ConfigGet) {
+        let ask = if which == ConfigGet::Merged { Ask::Config } else { Ask::RemoteLayer };
+        self.act(Action::Ask(call, ask));
+    }
+
+    pub(super) fn config_set(&mut self, call: Call, set: ConfigSet) {
+        if self.live.is_some() {
+            return self.finish(call, &Outcome::rejected(Why::Busy, "another change is not confirmed yet"));
+        }
+        self.act(Action::Compare(Change { asker: Asker::Command(call.id), set, respond: call.respond }));
+    }
+
+    pub(super) fn calibrate(&mut self, call: Call, Calibrate { pipeline: name }: Calibrate) {
+        let outcome = match self.rules.pipelines.iter().position(|(pipeline, _)| *pipeline == name) {
+            None => Outcome::rejected(Why::Invalid, format!("no pipeline is called `{name}`")),
+            Some(place) if !self.rules.pipelines[place].1 => {
+                Outcome::rejected(Why::Invalid, format!("the model of `{name}` is not calibrated"))
+            }
+            Some(place) => {
+                self.act(Action::Recalibrate(place));
+                Outcome::new(State::Success, "the model learns again; up/e/model.calibrated reports the end")
+            }
+        };
+        self.finish(call, &outcome);
+    }
+
+    pub(super) fn acknowledge(&mut self, call: Call, Acknowledge { alarm, id }: Acknowledge) {
+        match self.rules.alarms.iter().position(|name| *name == alarm) {
+            None => self.finish(call, &Outcome::rejected(Why::Invalid, format!("no alarm is called `{alarm}`"))),
+            Some(place) => self.act(Action::Ask(call, Ask::Acknowledge(place, id))),
+        }
+    }
+
+    pub(super) fn log_pull(&mut self, call: Call, query: LogQuery) {
+        self.act(Action::Ask(call, Ask::Log(query)));
+    }
+
+    pub(super) fn restart(&mut self, call: Call, _: NoArgs) {
+        // Answer on the response topic now: the next process does not know that topic.
+        let outcome = Outcome::new(State::Running, "draining");
+        self.result(&call, &outcome);
+        self.respond(&call, &outcome);
+        self.leave(Leave::Restart);
+    }
+
+    pub(super) fn reboot(&mut self, call: Call, _: NoArgs) {
+        self.act(Action::Ask(call, Ask::Reboot));
+    }
+
+    pub(super) fn erase(&mut self, call: Call, Erase { confirm }: Erase) {
+        let device = self.device();
+        if confirm != device {
+            return self.finish(call, &Outcome::rejected(Why::Invalid, format!("`confirm` is not `{device}`")));
+        }
+        self.act(Action::Ask(call, Ask::Erase));
+    }
+
+    pub(super) fn model_install(&mut self, call: Call, install: Install) {
+        self.act(Action::Install(call, install));
+    }
+
+    pub(super) fn model_rollback(&mut self, call: Call, back: RollBack) {
+        self.act(Action::RollBack(call, back));
+    }
+
+    pub(super) fn os_install(&mut self, call: Call, install: InstallSystem) {
+        self.act(Action::InstallSystem(call, install));
+    }
+
+    pub(super) fn keyset_update(&mut self, call: Call, update: KeysetUpdate) {
+        self.act(Action::TakeKeys(call, update));
+    }
+
+    /// The result of what was asked for.
+    pub(super) fn done(&mut self, call: Call, outcome: Outcome) {
+        if !outcome.is_final() {
+            // The next process finishes it, and does not know the response topic.
+            self.result(&call, &outcome);
+            return self.respond(&call, &outcome);
+        }
+        let bytes = outcome.result.as_ref().map_or(0, |result| result.to_string().len());
+        if bytes > limits::RESULT_BYTES {
+            let text = format!("{bytes} bytes are more than {}", limits::RESULT_BYTES);
+            return self.finish(call, &Outcome::failed(text));
+        }
+        self.finish(call, &outcome);
+    }
+
+    /// A report about a job: control publishes it, and ends the command of a job that ended.
+    pub(super) fn job(&mut self, news: JobNews) {
+        let kind_of = |control: &Self, kind: Option<&str>, id: &str| {
+            kind.map(str::to_owned).or_else(|| control.memory.known(id).map(|known| known.kind.clone()))
+        };
+        match news {
+            JobNews::Running { kind, command, text } => {
+                let Some(kind) = kind_of(self, kind, &command) else { return };
+                self.result_about(&kind, &command, &Outcome::new(State::Running, text), None);
+            }
+            JobNews::Ended { kind, command, state, text, respond } => {
+                let Some(kind) = kind_of(self, kind, &command) else { return };
+                let call = Call { kind, id: command, respond, ticket: None };
+                self.finish(call, &Outcome::new(state, text));
+            }
+            JobNews::Event(kind, subject, text) => self.event(kind, &subject, &text),
+            JobNews::Slots => self.report(),
+            JobNews::Blob(members) => self.act(Action::Publish(super::Record::Blob(members))),
+        }
+    }
+}
+
+impl Event {
+    /// The result of an action that is done at once, or that goes on in a job (`None`).
+    pub(super) fn of(call: Call, done: Result<Option<Outcome>, super::request::Refusal>) -> Option<Self> {
+        match done {
+            Ok(outcome) => outcome.map(|outcome| Self::Done(call, outcome)),
+            Err(refusal) => Some(Self::Done(call, Outcome::refused(refusal))),
+        }
+    }
+}

@@ -1,0 +1,485 @@
+//! A world for tests of `Control`: a disk that keeps what was saved, a broker that sends what was not settled again, a
+//! clock that only moves when it is told. It performs actions as `effects.rs` does, in memory, and a crash can fall after
+//! any of them.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::Arc,
+};
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use serde_json::{Value, json};
+
+use super::{
+    Control, Leave, Rules,
+    action::{About, Action, Ask, Call, Event, Going, Keys, Left, Now, OnError, Record, Stop, Which},
+    candidate::{Candidate, Changed, digest},
+    jobs::JobNews,
+    memory::{Saved, State},
+    request::Why,
+    tell::Outcome,
+    trial::{Asker, Trial},
+    trust::Trusted,
+};
+use crate::{
+    flow::{
+        Clk, Stamp,
+        order::{Addressee, Arrived, Asked, LinkNews, Respond, Ticket},
+    },
+    host::{Unloaded, clock::rfc3339_ms},
+};
+
+pub const NONCE: &str = "nonce";
+const WALL_MS: i64 = 1_800_000_000_000;
+
+/// Keys by name; a signature is `by:NAME`.
+#[derive(Debug)]
+pub struct TestKeys(pub BTreeMap<String, String>);
+
+impl Trusted for TestKeys {
+    fn signer(&self, _: &str, minisig: &str) -> Result<String, String> {
+        let name = minisig.strip_prefix("by:").filter(|name| self.0.contains_key(*name));
+        name.map(str::to_owned).ok_or_else(|| "no key of this device made the signature".into())
+    }
+
+    fn public(&self, name: &str) -> Option<&str> {
+        self.0.get(name).map(String::as_str)
+    }
+}
+
+/// What outlives a process.
+#[derive(Debug, Clone, Default)]
+pub struct Disk {
+    pub memory: Option<Saved>,
+    pub layer: Option<String>,
+    pub trial: Option<Trial>,
+    /// The command of the job in progress.
+    pub job: Option<String>,
+    /// Writes fail.
+    pub full: bool,
+    /// Reads of the memory fail.
+    pub unreadable: bool,
+}
+
+/// A result as it was published.
+#[derive(Debug, Clone)]
+pub struct Published {
+    pub seq: u64,
+    pub kind: String,
+    pub id: String,
+    pub outcome: Outcome,
+    /// The command had been saved when it was published.
+    pub accepted: bool,
+}
+
+/// Two kinds of actions that a seeded fault swaps in each list that holds them in this order.
+pub type Swap = (fn(&Action) -> bool, fn(&Action) -> bool);
+
+pub struct World {
+    pub disk: Disk,
+    pub control: Control,
+    pub now: Now,
+    pub link: LinkNews,
+    pub keys: BTreeMap<String, String>,
+    pub rules: Rules,
+    /// Every action, as it was performed.
+    pub done: Vec<Action>,
+    /// Results that the broker has, and those on their way.
+    pub delivered: Vec<Published>,
+    pub pending: Vec<Published>,
+    /// Orders that the broker has not been told are settled.
+    pub orders: BTreeMap<u16, Arrived>,
+    /// How often each id acted.
+    pub acted: BTreeMap<String, u32>,
+    /// Ids that were saved as accepted.
+    pub accepted: BTreeSet<String>,
+    /// Ids of commands that came, and of those that got a final result, which a crash may have lost.
+    pub sent: BTreeSet<String>,
+    pub ended: BTreeSet<String>,
+    /// Ids whose change was committed.
+    pub committed_by: BTreeSet<String>,
+    /// The layer that was committed last.
+    pub committed: Option<String>,
+    /// What the broken promise is.
+    pub broken: Option<String>,
+    /// Actions until a crash.
+    pub fuse: Option<usize>,
+    pub swap: Option<Swap>,
+    pub crashes: u64,
+    /// Requested: a restart of the machine.
+    pub rebooting: bool,
+    leaving: Option<Leave>,
+    process: u64,
+    boot: u64,
+    next_seq: u64,
+    acked: u64,
+    next_ticket: u16,
+    high: u64,
+}
+
+impl World {
+    pub fn new() -> Self {
+        let stamp = Stamp { boot_ns: 1_000_000_000, wall_ms: Some(WALL_MS), clk: Clk::Sync };
+        let now = Now { stamp, floor_ms: 0 };
+        let rules = Rules {
+            site: "s".into(),
+            id: "d".into(),
+            cohorts: vec!["c".into()],
+            pipelines: vec![("p".into(), true), ("q".into(), false)],
+            keyset: true,
+            boot: "boot-0".into(),
+            process: "process-0".into(),
+            ..Rules::default()
+        };
+        let mut world = Self {
+            disk: Disk::default(),
+            control: Control::new(rules.clone(), now, 7),
+            now,
+            link: LinkNews { subscribed: true, ..LinkNews::default() },
+            keys: BTreeMap::from([("ops".to_owned(), "RWQ1".to_owned())]),
+            rules,
+            done: Vec::new(),
+            delivered: Vec::new(),
+            pending: Vec::new(),
+            orders: BTreeMap::new(),
+            acted: BTreeMap::new(),
+            accepted: BTreeSet::new(),
+            sent: BTreeSet::new(),
+            ended: BTreeSet::new(),
+            committed_by: BTreeSet::new(),
+            committed: None,
+            broken: None,
+            fuse: None,
+            swap: None,
+            crashes: 0,
+            rebooting: false,
+            leaving: None,
+            process: 0,
+            boot: 0,
+            next_seq: 1,
+            acked: 0,
+            next_ticket: 1,
+            high: 0,
+        };
+        world.begin();
+        world
+    }
+
+    pub fn keys_now(&self) -> Keys {
+        Keys { trusted: Ok(Arc::new(TestKeys(self.keys.clone()))), trouble: None }
+    }
+
+    /// Starts a run: in this process, or in another one.
+    fn begin(&mut self) -> bool {
+        (self.rules.process, self.rules.boot) = (format!("process-{}", self.process), format!("boot-{}", self.boot));
+        // As `Trials::recover`, before the configuration is read.
+        if let Some(trial) = &mut self.disk.trial
+            && trial.put_back.is_none()
+            && trial.process != self.rules.process
+        {
+            self.disk.layer.clone_from(&trial.previous);
+            trial.put_back = Some("the daemon did not live until it was confirmed".into());
+        }
+        let bad = self.disk.layer.as_deref().is_some_and(|layer| layer.contains("bad"));
+        self.link = LinkNews { taken: 0, subscribed: !bad, acked: 0, cleared: false };
+        self.control = Control::new(self.rules.clone(), self.now, self.process);
+        let event = Event::Began {
+            left: self.left(),
+            keys: self.keys_now(),
+            in_use: digest(self.disk.layer.as_deref().unwrap_or("")),
+            ran_before: true,
+        };
+        self.handle(event)
+    }
+
+    fn left(&self) -> Left {
+        let memory = match &self.disk.memory {
+            _ if self.disk.unreadable => Err(Unloaded::Unreadable("input/output error".into())),
+            Some(saved) => Ok(Some(saved.clone())),
+            // Only the first start has none.
+            None => Ok(Some(Saved::default())),
+        };
+        let going = Going { commands: self.disk.job.iter().cloned().collect(), ..Going::default() };
+        Left { memory, trial: Ok(self.disk.trial.clone()), going }
+    }
+
+    /// The process dies, or the machine; half of what was not acknowledged is lost.
+    pub fn crash(&mut self, reboot: bool, random: &mut fastrand::Rng) {
+        self.crashes += 1;
+        self.fuse = None;
+        self.pending.retain(|_| random.bool());
+        self.process += 1;
+        self.boot += u64::from(reboot);
+        self.leaving = None;
+        self.rebooting &= !reboot;
+        self.begin();
+        self.redeliver();
+    }
+
+    /// What the broker does with each new connection.
+    fn redeliver(&mut self) -> bool {
+        let orders: Vec<Arrived> = self.orders.values().cloned().collect();
+        orders.into_iter().all(|arrived| self.handle(Event::Arrived(arrived)))
+    }
+
+    /// Handles an event and what follows. Returns whether the process lived.
+    pub fn handle(&mut self, event: Event) -> bool {
+        let mut events = VecDeque::from([event]);
+        while let Some(event) = events.pop_front() {
+            let mut actions = self.control.on(self.now, event);
+            if let Some((first, second)) = self.swap
+                && let Some(a) = actions.iter().position(first)
+                && let Some(b) = actions.iter().skip(a).position(second)
+            {
+                actions.swap(a, a + b);
+            }
+            for action in actions {
+                self.done.push(action.clone());
+                let done = self.perform(action);
+                self.check_layer();
+                if self.fuse.as_mut().is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0) {
+                    return false;
+                }
+                match done {
+                    Ok(event) => events.extend(event),
+                    Err(event) => {
+                        events.push_back(event);
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(how) = self.leaving.take() {
+            // As the end of `Effects::run`.
+            self.disk.memory = self.control.memory().to_save().ok().or(self.disk.memory.take());
+            self.process += u64::from(how == Leave::Restart);
+            return self.begin() && self.redeliver();
+        }
+        true
+    }
+
+    fn check_layer(&mut self) {
+        let trial = self.disk.trial.as_ref().map(|trial| &trial.text);
+        if self.disk.layer != self.committed && trial != Some(&self.disk.layer) {
+            self.broke(format!("layer {:?} is in use, and {:?} was committed", self.disk.layer, self.committed));
+        }
+    }
+
+    pub fn broke(&mut self, promise: String) {
+        self.broken.get_or_insert(promise);
+    }
+
+    fn act(&mut self, id: &str) {
+        let count = self.acted.entry(id.to_owned()).or_default();
+        *count += 1;
+        if *count > 1 {
+            self.broke(format!("{id} acted twice"));
+        }
+    }
+
+    fn perform(&mut self, action: Action) -> Result<Option<Event>, Event> {
+        let full = self.disk.full;
+        match action {
+            Action::Save(saved, or) => {
+                let saved = saved.and_then(|saved| if full { Err("no space left".into()) } else { Ok(saved) });
+                match (saved, or) {
+                    (Ok(saved), _) => self.saved(*saved),
+                    (Err(_), OnError::Log(_)) => {}
+                    (Err(why), OnError::Stop(stop)) => return Err(Event::Failed(stop, why)),
+                }
+                Ok(None)
+            }
+            Action::Publish(Record::Result { kind, id, outcome, about }) => {
+                let seq = self.next_seq;
+                self.next_seq += 1;
+                let accepted = self.accepted.contains(&id);
+                if outcome.is_final() {
+                    self.ended.insert(id.clone());
+                }
+                self.pending.push(Published { seq, kind, id, outcome, accepted });
+                Ok((about != About::Nothing).then_some(Event::Numbered(about, seq)))
+            }
+            Action::Settle(ticket) => {
+                self.orders.remove(&ticket.id);
+                Ok(None)
+            }
+            Action::Ask(call, ask) => {
+                self.act(&call.id);
+                let outcome = match ask {
+                    Ask::Reboot => {
+                        self.rebooting = true;
+                        Outcome::new(State::Running, "the system restarts")
+                    }
+                    _ => Outcome::done(json!({})),
+                };
+                Ok(Some(Event::Done(call, outcome)))
+            }
+            Action::Compare(change) => {
+                if let Asker::Command(id) = &change.asker {
+                    self.act(id);
+                }
+                let text = Some(change.set.toml.clone()).filter(|toml| !toml.is_empty());
+                Ok(Some(Event::Compared(change, Ok(Box::new(self.candidate(text))))))
+            }
+            Action::Begin(trial) if full => Err(Event::Failed(Stop::Begin(trial), "no space left".into())),
+            Action::Begin(trial) => {
+                self.disk.layer.clone_from(&trial.text);
+                self.disk.trial = Some(*trial);
+                Ok(None)
+            }
+            Action::Commit(_) if full => Err(Event::Failed(Stop::Commit, "no space left".into())),
+            Action::Commit(trial) => {
+                self.disk.trial = None;
+                self.committed.clone_from(&trial.text);
+                if let Asker::Command(id) = &trial.asker {
+                    self.committed_by.insert(id.clone());
+                }
+                let changed = Changed { list: String::new(), removes: false, result: Value::Null };
+                Ok(Some(Event::Committed(trial, changed)))
+            }
+            Action::PutBack(trial, why, generation) if full => {
+                Err(Event::Failed(Stop::PutBack(trial, why, generation), "no space left".into()))
+            }
+            Action::PutBack(trial, why, _) => {
+                self.disk.layer.clone_from(&trial.previous);
+                self.disk.trial = Some(Trial { put_back: Some(why), ..*trial });
+                Ok(None)
+            }
+            Action::Forget => {
+                self.disk.trial = None;
+                Ok(None)
+            }
+            Action::Connect(which, generation, _) => {
+                let layer = if which == Which::Candidate { &self.disk.layer } else { &self.committed };
+                let subscribed = !layer.as_deref().is_some_and(|layer| layer.contains("bad"));
+                self.link = LinkNews { taken: generation, subscribed, acked: 0, cleared: false };
+                Ok(None)
+            }
+            Action::Install(call, _) if self.disk.job.is_some() => {
+                let outcome = Outcome::rejected(Why::Busy, "another model is on its way");
+                Ok(Some(Event::Done(call, outcome)))
+            }
+            Action::Install(call, _) => {
+                self.act(&call.id);
+                let Call { id: command, .. } = call;
+                self.disk.job = Some(command.clone());
+                Ok(Some(Event::Job(JobNews::Running { kind: None, command, text: "it is brought".into() })))
+            }
+            Action::Leave(how) => {
+                self.leaving = Some(how);
+                Ok(None)
+            }
+            Action::Reread => Ok(Some(Event::Reread(self.left()))),
+            Action::ReadKeys => Ok(Some(Event::KeysRead(self.keys_now()))),
+            Action::Again => Ok(Some(Event::Tick(self.link, self.acked))),
+            _ => Ok(None),
+        }
+    }
+
+    fn saved(&mut self, saved: Saved) {
+        let (ids, high) = (saved.ids(), saved.highest("ops"));
+        self.accepted.extend(ids);
+        if high < self.high {
+            self.broke(format!("the sequence of ops went back from {} to {high}", self.high));
+        }
+        self.high = high;
+        self.disk.memory = Some(saved);
+    }
+
+    /// `stages`: the stages restart; `calm`: no confirmation is needed; `bad`: the broker is not reached with it.
+    fn candidate(&self, text: Option<String>) -> Candidate {
+        let has = |word: &str| text.as_deref().is_some_and(|text| text.contains(word));
+        Candidate {
+            previous: self.disk.layer.clone(),
+            digest: digest(text.as_deref().unwrap_or("")),
+            same: text == self.disk.layer,
+            confirm_s: (!has("calm")).then_some(30),
+            link_only: !has("stages"),
+            changed: Changed { list: String::new(), removes: false, result: Value::Null },
+            text,
+        }
+    }
+
+    /// Time passes, and the broker acknowledges what it got, if it is reached.
+    pub fn tick(&mut self, ms: u64) -> bool {
+        self.now.stamp.boot_ns += ms * 1_000_000;
+        self.now.stamp.wall_ms = self.now.stamp.wall_ms.map(|wall_ms| wall_ms + ms as i64);
+        if self.link.subscribed {
+            self.acked = self.pending.last().map_or(self.acked, |last| last.seq);
+            self.link.acked = self.acked;
+            self.delivered.append(&mut self.pending);
+        }
+        self.handle(Event::Tick(self.link, self.acked))
+    }
+
+    /// The job of an install ends: first on the disk, then control hears of it.
+    pub fn end_job(&mut self, state: State) -> bool {
+        let Some(command) = self.disk.job.take() else { return true };
+        let (kind, text, respond) = (None, String::new(), None);
+        self.handle(Event::Job(JobNews::Ended { kind, command, state, text, respond }))
+    }
+
+    /// The broker sends this order.
+    pub fn order(&mut self, mut arrived: Arrived) -> bool {
+        arrived.ticket = Ticket { session: 1, id: self.next_ticket };
+        self.next_ticket += 1;
+        if let Asked::Command { id, .. } = &arrived.asked {
+            self.sent.insert(id.clone());
+        }
+        self.orders.insert(arrived.ticket.id, arrived.clone());
+        self.handle(Event::Arrived(arrived))
+    }
+
+    /// A command of this device. `signed`: by whom, and the sequence.
+    pub fn command(&self, (kind, id): (&str, &str), signed: Option<(&str, u64)>, args: &Value) -> Arrived {
+        let wall_ms = self.now.stamp.wall_ms.unwrap_or(WALL_MS);
+        let (issued, expires) = (rfc3339_ms(wall_ms), rfc3339_ms(wall_ms + 600_000));
+        let payload = match signed {
+            Some((by, iseq)) => wrap(
+                by,
+                &json!({"v": 1, "id": id, "type": kind, "to": "s/d", "issuer": by, "iseq": iseq, "issued": issued,
+                    "expires_at": expires, "nonce": NONCE, "args": args}),
+            ),
+            None => json!({"id": id, "expires_at": expires, "args": args}).to_string(),
+        };
+        let respond = Some(Respond { topic: format!("kl/s/d/up/_r/{id}"), correlation: None });
+        arrived(Asked::Command { kind: kind.into(), id: id.into() }, payload, respond)
+    }
+
+    /// A desired state with this layer.
+    pub fn desired(&self, by: &str, version: u64, toml: &str) -> Arrived {
+        let issued = rfc3339_ms(self.now.stamp.wall_ms.unwrap_or(WALL_MS));
+        let inner = json!({"v": 1, "type": "desired", "to": "s/d", "issuer": by, "version": version, "issued": issued,
+            "config": {"toml": toml}});
+        arrived(Asked::Desired, wrap(by, &inner), None)
+    }
+
+    /// The states of a command's results so far, in order; a repeated one has a `*`.
+    pub fn states(&self, id: &str) -> Vec<String> {
+        let all = self.delivered.iter().chain(&self.pending).filter(|published| published.id == id);
+        let star = |outcome: &Outcome| if outcome.repeated { "*" } else { "" };
+        all.map(|published| format!("{}{}", published.outcome.state.word(), star(&published.outcome))).collect()
+    }
+
+    /// Why a command was rejected last.
+    pub fn why(&self, id: &str) -> Option<Why> {
+        let all = self.delivered.iter().chain(&self.pending);
+        all.rev().find(|published| published.id == id)?.outcome.why
+    }
+}
+
+fn wrap(by: &str, inner: &Value) -> String {
+    json!({"signed": inner.to_string(), "sig": STANDARD.encode(format!("by:{by}"))}).to_string()
+}
+
+fn arrived(asked: Asked, payload: String, respond: Option<Respond>) -> Arrived {
+    Arrived {
+        to: Addressee::Device,
+        asked,
+        payload: payload.into(),
+        retained: false,
+        respond,
+        nonce: NONCE.into(),
+        ticket: Ticket { session: 1, id: 0 },
+    }
+}

@@ -1,0 +1,145 @@
+//! One decoded frame, and what the channels do with its raw numbers: scale, offset and range. What the decoders share.
+
+use crate::{
+    config::Channel,
+    flow::{Flaw, Quality, Why},
+};
+
+/// Why a whole frame was refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Refused {
+    /// Bytes that are no UTF-8 text.
+    NotText,
+    /// Fewer or more columns than declared.
+    Columns,
+    /// Not one JSON object.
+    NotJson,
+    /// The declared sequence column holds no whole number.
+    Sequence,
+    /// The declared clock column holds no time.
+    Clock,
+    /// Longer than a frame may be.
+    Oversize,
+    /// The checksum does not match.
+    Checksum,
+    /// Stuffing, an escape or a length that cannot be.
+    Encoding,
+    /// Bytes between frames that belong to none.
+    Garbage,
+    /// Another length than the fields have together.
+    Length,
+    /// No NMEA sentence.
+    NotNmea,
+}
+
+impl From<Flaw> for Refused {
+    fn from(flaw: Flaw) -> Self {
+        match flaw {
+            Flaw::Oversize => Self::Oversize,
+            Flaw::Checksum => Self::Checksum,
+            Flaw::Encoding => Self::Encoding,
+            Flaw::Garbage => Self::Garbage,
+        }
+    }
+}
+
+impl Refused {
+    /// Every reason, in the order of `index`.
+    pub const ALL: [Refused; 11] = [
+        Self::NotText,
+        Self::Columns,
+        Self::NotJson,
+        Self::Sequence,
+        Self::Clock,
+        Self::Oversize,
+        Self::Checksum,
+        Self::Encoding,
+        Self::Garbage,
+        Self::Length,
+        Self::NotNmea,
+    ];
+
+    /// The word in payloads.
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::NotText => "not_text",
+            Self::Columns => "columns",
+            Self::NotJson => "not_json",
+            Self::Sequence => "sequence",
+            Self::Clock => "clock",
+            Self::Oversize => "oversize",
+            Self::Checksum => "checksum",
+            Self::Encoding => "encoding",
+            Self::Garbage => "garbage",
+            Self::Length => "length",
+            Self::NotNmea => "not_nmea",
+        }
+    }
+}
+
+/// One decoded frame; reused from frame to frame.
+#[derive(Debug, Default)]
+pub struct Row {
+    /// The sensor's own sequence number.
+    pub seq: Option<u64>,
+    /// The sensor's own time, ns.
+    pub t_ns: Option<i64>,
+    /// One value for each channel of the source, engineering units; NaN: no value.
+    pub values: Vec<f64>,
+    /// One word for each value.
+    pub quality: Vec<Quality>,
+}
+
+/// What one channel does with its raw number.
+#[derive(Debug, Clone)]
+struct Scaling {
+    scale: f64,
+    offset: f64,
+    min: f64,
+    max: f64,
+}
+
+impl Scaling {
+    fn apply(&self, raw: Option<f64>) -> (f64, Quality) {
+        let value = raw.unwrap_or(f64::NAN) * self.scale + self.offset;
+        if !value.is_finite() {
+            (f64::NAN, Quality::Bad(Why::NotANumber))
+        } else if value < self.min || value > self.max {
+            (value, Quality::Bad(Why::Range))
+        } else {
+            (value, Quality::Good)
+        }
+    }
+}
+
+/// What the channels do with raw numbers.
+#[derive(Debug)]
+pub struct Scales(Vec<Scaling>);
+
+impl Scales {
+    /// Of these channels, in this order.
+    pub fn new(channels: &[&Channel]) -> Self {
+        let scaling = |c: &&Channel| Scaling {
+            scale: c.scale,
+            offset: c.offset,
+            min: c.min.unwrap_or(f64::NEG_INFINITY),
+            max: c.max.unwrap_or(f64::INFINITY),
+        };
+        Self(channels.iter().map(scaling).collect())
+    }
+
+    /// One raw number into its place.
+    pub fn set(&self, row: &mut Row, channel: usize, raw: Option<f64>) {
+        (row.values[channel], row.quality[channel]) = self.0[channel].apply(raw);
+    }
+
+    /// Before a frame: no value, and this quality for each channel.
+    pub fn clear(&self, row: &mut Row, quality: Quality) {
+        row.seq = None;
+        row.t_ns = None;
+        row.values.clear();
+        row.values.resize(self.0.len(), f64::NAN);
+        row.quality.clear();
+        row.quality.resize(self.0.len(), quality);
+    }
+}
