@@ -3,7 +3,7 @@
 use std::{fmt::Write, sync::Arc};
 
 use crate::{
-    config::{self, Config, StreamMode},
+    config::{self, Config, Pipeline, StreamMode},
     control::command,
     flow::{
         StreamId,
