@@ -226,7 +226,8 @@ fn message_catalogue_points_to_sections_of_the_installed_documentation() {
         let anchor = support.strip_prefix("file:///usr/share/kentledge/doc/troubleshooting.md#");
         assert!(anchor.is_some_and(|a| there.contains(a)), "no such section: {support}");
     }
-    // Both images install the documentation there.
+    // Images and package install the documentation there.
+    assert!(read("image/packages/debian/kentledge.install").contains("doc usr/share/kentledge\n"));
     assert!(read("image/quick/assemble").contains("/usr/share/kentledge/doc/"));
     assert!(read("yocto-layer/recipes-kentledge/kentledge/kentledge_0.1.0.bb").contains("${datadir}/kentledge/doc/"));
 }

@@ -19,8 +19,7 @@ pub const MODBUS_BITS: u16 = 2000;
 pub const MODBUS_READS: usize = 128;
 /// How long a Modbus device may take, unless configured, ms: most answer within 100 ms, some gateways take 300.
 pub const MODBUS_ANSWER_MS: u64 = 500;
-/// A device that does not answer is asked less and less often, down to this: on a shared bus its time-outs are the
-/// others' time.
+/// Longest pause before a device that does not answer is asked again: on a shared bus its time-outs delay the others.
 pub const MODBUS_BACKOFF_MAX: Duration = Duration::from_secs(30);
 /// GPIO lines of one source: what one request of the kernel's holds.
 pub const GPIO_LINES: usize = 64;
@@ -109,6 +108,8 @@ pub const WINDOW_STEPS_MAX: usize = 16_384;
 pub const CHANNELS_MAX: usize = 1024;
 /// Most values that all wanted outputs of a model may have together: 8,192 × 8 B = 64 KiB for each slot.
 pub const OUTPUT_VALUES_MAX: usize = 8192;
+/// Most classes that a model names: of a prediction each takes up to 64 + 24 bytes, 6 KiB together.
+pub const CLASSES: usize = 64;
 /// Windows handed to the worker at one ring of the doorbell. Beyond 64 the ring's cost (about 10 µs) is under 1 %
 /// of 64 × 15 µs.
 pub const SLOTS_MAX: usize = 64;

@@ -90,7 +90,7 @@ fn play(case: &Value) -> Came {
     };
     let (mut worker, _, order) = match Worker::start(&launch, plan, &|| {}) {
         Ok(started) => started,
-        Err(why) => return Came::Refused(why),
+        Err(why) => return Came::Refused(why.into()),
     };
     for (place, name) in order.iter().enumerate() {
         let given: Vec<f32> = values(&inputs[name]).into_iter().map(|x| x as f32).collect();

@@ -29,6 +29,7 @@ mod remote;
 mod replay;
 mod retained;
 mod road;
+mod scores;
 mod sensor;
 mod service;
 mod state;

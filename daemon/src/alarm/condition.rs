@@ -11,7 +11,7 @@ use std::collections::VecDeque;
 
 use crate::{
     config::{Clear, Condition},
-    flow::{Quality, alarm::Unwatched},
+    flow::{Direction, Quality, Scored, alarm::Unwatched},
     limits,
 };
 
@@ -58,14 +58,17 @@ fn silence(silent_ns: u64, after_ns: u64) -> Seen {
     upwards(seconds(silent_ns), seconds(after_ns), seconds(after_ns))
 }
 
-/// Below this a score clears: a share of the level, measured from it, so that it is below the level for every sign.
-fn clearing(level: f64, clear: Clear) -> f64 {
-    match clear {
-        // In single precision, as scores are.
-        Clear::Factor(factor) if level > 0.0 => f64::from(level as f32 * factor),
-        Clear::Factor(factor) => f64::from(level as f32 - level.abs() as f32 * (1.0 - factor)),
-        Clear::Difference(difference) => level - difference,
-    }
+/// Where a score clears: away from the level on its good side, whatever its sign. In single precision, as scores are.
+fn clearing(level: f32, clear: Clear, direction: Direction) -> f64 {
+    let distance = match clear {
+        Clear::Factor(factor) if level > 0.0 && direction == Direction::High => return f64::from(level * factor),
+        Clear::Factor(factor) => level.abs() * (1.0 - factor),
+        Clear::Difference(difference) => difference as f32,
+    };
+    f64::from(match direction {
+        Direction::High => level - distance,
+        Direction::Low => level + distance,
+    })
 }
 
 /// How often samples come.
@@ -98,6 +101,8 @@ impl Pace {
 #[derive(Debug)]
 pub struct Watch {
     condition: Condition,
+    /// Which end of the score is bad.
+    direction: Direction,
     /// The channel's source is stale after this, ns.
     stale_ns: u64,
     began_ns: Option<u64>,
@@ -113,6 +118,7 @@ impl Watch {
     pub fn new(condition: Condition, stale_ns: u64) -> Self {
         Self {
             condition,
+            direction: Direction::High,
             stale_ns,
             began_ns: None,
             pace: Pace::default(),
@@ -127,15 +133,34 @@ impl Watch {
         match self.condition {
             Condition::Below { .. } => a < b,
             Condition::Outside { low, high, .. } => (low - a).max(a - high) > (low - b).max(b - high),
+            Condition::Score { .. } if self.direction == Direction::Low => a < b,
             _ => a > b,
         }
     }
 
-    /// Judges a score; `None`: there is no level to compare it with, or it is no number.
-    pub fn score(&self, score: f32, threshold: Option<f32>) -> Option<Seen> {
-        let Condition::Score { raise_above, clear } = self.condition else { return None };
-        let level = f64::from(raise_above.or(threshold)?);
-        score.is_finite().then(|| upwards(f64::from(score), level, clearing(level, clear)))
+    /// Judges what a model said of a window.
+    ///
+    /// # Errors
+    /// Why that gives no verdict: `None` for this window alone.
+    pub fn scored(&mut self, said: &Scored) -> Result<Seen, Option<Unwatched>> {
+        self.direction = said.direction;
+        let finite = |x: f32| if x.is_finite() { Ok(f64::from(x)) } else { Err(None) };
+        match &self.condition {
+            Condition::Class { class, probability, hysteresis } => {
+                let is = said.classes.as_ref().and_then(|classes| classes.of(class)).ok_or(Some(Unwatched::NoClass))?;
+                Ok(upwards(finite(is)?, *probability, probability - hysteresis))
+            }
+            Condition::Score { raise_above, clear } => {
+                let both = said.score.zip(raise_above.or(said.threshold)).ok_or(Some(Unwatched::NoScore))?;
+                let (value, level, clear) =
+                    (finite(both.0)?, f64::from(both.1), clearing(both.1, *clear, said.direction));
+                Ok(match said.direction {
+                    Direction::High => upwards(value, level, clear),
+                    Direction::Low => downwards(value, level, clear),
+                })
+            }
+            _ => Err(None),
+        }
     }
 
     /// Takes a sample of the channel; `None`: it gives no verdict.
@@ -157,7 +182,7 @@ impl Watch {
         match self.condition {
             Condition::Quality => Some(self.badness(now_ns)),
             Condition::Stale { after_ns } if quality != Quality::Missing => Some(silence(0, after_ns)),
-            Condition::Stale { .. } | Condition::Score { .. } => None,
+            Condition::Stale { .. } | Condition::Score { .. } | Condition::Class { .. } => None,
             _ if !good => None,
             Condition::Above { level, hysteresis } => Some(upwards(value, level, level - hysteresis)),
             Condition::Below { level, hysteresis } => Some(downwards(value, level, level + hysteresis)),
@@ -190,7 +215,7 @@ impl Watch {
         let (began_ns, most_ns) = (self.began_ns.unwrap_or(now_ns), self.pace.patience_ns(self.stale_ns));
         let over = |last_ns: Option<u64>| now_ns.saturating_sub(last_ns.unwrap_or(began_ns)) > most_ns;
         let why = match self.condition {
-            Condition::Stale { .. } | Condition::Score { .. } => None,
+            Condition::Stale { .. } | Condition::Score { .. } | Condition::Class { .. } => None,
             _ if over(self.pace.last_ns) => Some(Unwatched::NoSamples),
             Condition::Quality => None,
             _ => over(self.good_ns).then_some(Unwatched::BadValues),
@@ -233,7 +258,7 @@ fn seconds(ns: u64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::flow::Why;
+    use crate::flow::{Classes, Why};
 
     const S: u64 = 1_000_000_000;
 
@@ -260,27 +285,42 @@ mod tests {
 
     #[test]
     fn score_clears_below_its_share_of_the_level_for_every_sign() {
-        let verdict = |level: f32, score: f32| {
+        let said =
+            |score: f32, threshold, direction| Scored { score: Some(score), threshold, direction, classes: None };
+        let verdict = |direction, level: f32, score: f32| {
             let condition = Condition::Score { raise_above: Some(level), clear: Clear::Factor(0.8) };
-            Watch::new(condition, 0).score(score, None).map(|seen| seen.verdict)
+            Watch::new(condition, 0).scored(&said(score, None, direction)).map(|seen| seen.verdict)
         };
-        assert_eq!(
-            [10.1, 8.0, 7.9].map(|x| verdict(10.0, x)),
-            [Verdict::Met, Verdict::Held, Verdict::Normal].map(Some)
-        );
-        assert_eq!(
-            [-9.9, -12.0, -12.1].map(|x| verdict(-10.0, x)),
-            [Verdict::Met, Verdict::Held, Verdict::Normal].map(Some)
-        );
-        assert_eq!(
-            [0.1, 0.0, -0.1].map(|x| verdict(0.0, x)),
-            [Verdict::Met, Verdict::Normal, Verdict::Normal].map(Some)
-        );
+        let (high, low) = (Direction::High, Direction::Low);
+        let (all, bare) =
+            ([Verdict::Met, Verdict::Held, Verdict::Normal], [Verdict::Met, Verdict::Normal, Verdict::Normal]);
+        assert_eq!([10.1, 8.0, 7.9].map(|x| verdict(high, 10.0, x)), all.map(Ok));
+        assert_eq!([-9.9, -12.0, -12.1].map(|x| verdict(high, -10.0, x)), all.map(Ok));
+        assert_eq!([0.1, 0.0, -0.1].map(|x| verdict(high, 0.0, x)), bare.map(Ok));
+        assert_eq!([9.9, 12.0, 12.1].map(|x| verdict(low, 10.0, x)), all.map(Ok));
+        assert_eq!([-0.2, -0.15, -0.1].map(|x| verdict(low, -0.18, x)), all.map(Ok));
+        assert_eq!([-0.1, 0.0, 0.1].map(|x| verdict(low, 0.0, x)), bare.map(Ok));
         let by = Condition::Score { raise_above: Some(-10.0), clear: Clear::Difference(3.0) };
-        assert_eq!(Watch::new(by, 0).score(-12.9, None).map(|seen| seen.verdict), Some(Verdict::Held));
-        assert_eq!(Watch::new(by, 0).score(f32::NAN, None), None);
-        let none = Condition::Score { raise_above: None, clear: Clear::Factor(0.8) };
-        assert_eq!(Watch::new(none, 0).score(1e9, None), None, "no level is known");
+        let mut watch = Watch::new(by, 0);
+        assert_eq!(watch.scored(&said(-12.9, None, high)).map(|seen| seen.verdict), Ok(Verdict::Held));
+        assert_eq!(watch.scored(&said(f32::NAN, None, high)), Err(None));
+        assert!(watch.is_worse(2.0, 1.0) && watch.scored(&said(-6.9, None, low)).is_ok() && watch.is_worse(1.0, 2.0));
+        let mut none = Watch::new(Condition::Score { raise_above: None, clear: Clear::Factor(0.8) }, 0);
+        assert_eq!(none.scored(&said(1e9, None, high)), Err(Some(Unwatched::NoScore)), "no level is known");
+        assert_eq!(none.scored(&said(1e9, Some(1e8), high)).map(|seen| seen.verdict), Ok(Verdict::Met));
+    }
+
+    #[test]
+    fn class_is_met_above_its_probability_and_unwatched_where_the_model_lacks_it() {
+        let condition = Condition::Class { class: "wear".into(), probability: 0.75, hysteresis: 0.25 };
+        let mut watch = Watch::new(condition, 0);
+        let mut said = |p: f32, name: &str| {
+            let names = vec!["ok".to_owned(), name.to_owned()].into();
+            let classes = Some(Classes { names, probabilities: vec![1.0 - p, p] });
+            watch.scored(&Scored { classes, ..Scored::default() }).map(|seen| seen.verdict)
+        };
+        assert_eq!([0.8, 0.5, 0.4].map(|p| said(p, "wear")), [Verdict::Met, Verdict::Held, Verdict::Normal].map(Ok));
+        assert_eq!((said(0.8, "leak"), said(f32::NAN, "wear")), (Err(Some(Unwatched::NoClass)), Err(None)));
     }
 
     #[test]

@@ -23,9 +23,9 @@ use self::{
     state::{Change, Episode, Lifecycle, Rules},
 };
 use crate::{
-    config::{self, Config, Watches},
+    config::{self, Condition, Config, Watches},
     flow::{
-        Class, Draft, Phase, Quality, Retain, Stamp, StreamId, WindowTag,
+        Class, Draft, Phase, Quality, Retain, Scored, Stamp, StreamId, WindowTag,
         alarm::{AlarmShown, Unwatched},
         board::Board,
         event::{ALARM_ACKNOWLEDGED, ALARM_CLEARED, ALARM_RAISED},
@@ -99,7 +99,7 @@ impl Alarms {
             let mut made = Alarm {
                 config: alarm.clone(),
                 channel,
-                watch: Watch::new(alarm.condition, stale_ns),
+                watch: Watch::new(alarm.condition.clone(), stale_ns),
                 state: Lifecycle::new(rules, boot, open),
                 stream: *stream,
                 place,
@@ -158,32 +158,39 @@ impl Alarms {
         }
     }
 
-    /// A window's score for all of them; returns the places in `drafts` of alarms that were raised.
+    /// What a model said of a window, for all of them. `learning`: its score says nothing yet. Returns the places in `drafts` of
+    /// alarms on the score that were raised.
     pub fn scored(
         &mut self,
-        (score, threshold): (f32, Option<f32>),
-        tag: &WindowTag,
-        lineage: &Arc<str>,
+        said: &Scored,
+        learning: bool,
+        (tag, lineage): (&WindowTag, &Arc<str>),
         drafts: &mut Vec<Draft>,
     ) -> Vec<usize> {
         let at = Origin { seq: tag.in_seq, t_ns: tag.in_t_ns, stamp: tag.last };
         let mut raised = Vec::new();
         for place in 0..self.alarms.len() {
-            let Some(seen) = self.alarms[place].watch.score(score, threshold) else { continue };
-            let draft = drafts.len();
-            self.alarms[place].lineage = Some(lineage.clone());
-            if self.step(place, seen, at, drafts) == Some(Phase::Raised) {
-                raised.push(draft);
+            let (draft, alarm) = (drafts.len(), &mut self.alarms[place]);
+            alarm.lineage = Some(lineage.clone());
+            let on_score = matches!(alarm.config.condition, Condition::Score { .. });
+            let seen = if learning && on_score { Err(Some(Unwatched::Learning)) } else { alarm.watch.scored(said) };
+            match seen {
+                // While a model learns only what was raised is reported: that is a part of its life.
+                Err(why) => {
+                    why.into_iter().for_each(|why| self.unknown(place, why, (at.stamp, !learning), drafts));
+                }
+                Ok(seen) if self.step(place, seen, at, drafts) == Some(Phase::Raised) && on_score => raised.push(draft),
+                Ok(_) => {}
             }
         }
         raised
     }
 
-    /// Nothing evaluates any of them. While a model learns only what was raised is reported: that is a part of its life.
-    pub fn unwatched(&mut self, why: Unwatched, stamp: Stamp, lineage: Option<&Arc<str>>, drafts: &mut Vec<Draft>) {
+    /// No model serves: nothing evaluates any of them.
+    pub fn unwatched(&mut self, stamp: Stamp, drafts: &mut Vec<Draft>) {
         for place in 0..self.alarms.len() {
-            self.alarms[place].lineage = lineage.cloned();
-            self.unknown(place, why, (stamp, why != Unwatched::Learning), drafts);
+            self.alarms[place].lineage = None;
+            self.unknown(place, Unwatched::ModelNotServing, (stamp, true), drafts);
         }
     }
 
@@ -251,7 +258,11 @@ impl Alarms {
         }
         alarm.show(&self.board, alarm.shown.unknown);
         alarm.log(&change);
-        let subject = alarm.channel.as_deref().map_or(Subject::Score, Subject::Channel);
+        let subject = match (&alarm.channel, &alarm.config.condition) {
+            (Some(name), _) => Subject::Channel(name),
+            (None, Condition::Class { class, .. }) => Subject::Class(class),
+            (None, _) => Subject::Score,
+        };
         let body = record::members(&alarm.config, &subject, &change, alarm.state.last(), alarm.shown.unknown);
         let retain = if change.phase == Phase::Cleared { Retain::Remove } else { Retain::Keep };
         let lineage = alarm.lineage.clone();

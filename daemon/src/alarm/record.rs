@@ -21,6 +21,8 @@ use crate::{
 pub enum Subject<'a> {
     /// A pipeline's score.
     Score,
+    /// The probability of a class.
+    Class(&'a str),
     /// A channel.
     Channel(&'a str),
 }
@@ -28,7 +30,7 @@ pub enum Subject<'a> {
 /// A number of this alarm as JSON: scores are single precision, and written as such.
 fn number(out: &mut String, alarm: &Alarm, value: f64) {
     match alarm.condition {
-        Condition::Score { .. } => {
+        Condition::Score { .. } | Condition::Class { .. } => {
             let _ = write!(out, "{}", value as f32);
         }
         _ => json_num(out, value),
@@ -54,8 +56,13 @@ pub fn members(
         Phase::Unknown => "unknown",
     };
     let _ = write!(out, ",\"phase\":\"{word}\",\"severity\":\"{}\"", alarm.severity);
-    if let Subject::Channel(name) = subject {
-        out.push_str(",\"channel\":");
+    let named = match subject {
+        Subject::Score => None,
+        Subject::Class(name) => Some((",\"class\":", name)),
+        Subject::Channel(name) => Some((",\"channel\":", name)),
+    };
+    if let Some((key, name)) = named {
+        out.push_str(key);
         json_str(&mut out, name);
         let _ = write!(out, ",\"condition\":\"{}\"", alarm.condition.word());
     }
@@ -63,7 +70,7 @@ pub fn members(
     if let Some((seen, _)) = now {
         out.push_str(match subject {
             Subject::Score => ",\"score\":",
-            Subject::Channel(_) => ",\"value\":",
+            Subject::Class(_) | Subject::Channel(_) => ",\"value\":",
         });
         number(&mut out, alarm, seen.value);
     }

@@ -196,6 +196,12 @@ fn list(config: &Config) -> Result<(), Fatal> {
     Ok(())
 }
 
+/// A file that no configuration names.
+fn model_of(manifest: &Manifest, file: &Path) -> config::Model {
+    let manifest = manifest.clone();
+    config::Model { file: file.into(), manifest, floor: 0, unsigned: true, manifest_sha256: String::new() }
+}
+
 /// A pipeline that makes the windows that the manifest describes.
 fn pipeline_of(manifest: &Manifest, file: &Path) -> Result<config::Pipeline, String> {
     let channels = manifest.channels.as_ref().ok_or("the manifest says no `window`")?;
@@ -209,7 +215,7 @@ fn pipeline_of(manifest: &Manifest, file: &Path) -> Result<config::Pipeline, Str
         gap_max_ms: None,
         on_bad: OnBad::Drop,
         coverage_min: 1.0,
-        model: config::Model { file: file.into(), manifest: manifest.clone(), floor: 0, unsigned: true },
+        model: model_of(manifest, file),
         threshold: None,
         outputs: Vec::new(),
         lineage_full: false,
@@ -255,11 +261,16 @@ fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
     }
     let draft = Value::Object(object.clone()).to_string();
     let manifest = Manifest::parse(draft.as_bytes()).map_err(what)?;
+    let at = |key: &str| position(&path, &text, key);
     let models = Models { memory_bytes: limits::WORKER_MIB << 20, ..models_of(None).map_err(|why| why.to_string())? };
     let launching = launching(&models, &manifest, &dir.join(&first)).map_err(what)?;
     let source = Artifact::factory(&launching.pipelines[0].model)?;
     let outputs: Vec<String> = names(&json, "outputs");
-    let mut running = Running::start_on(&launching, &source, &Provider::cpu(), &outputs, None, &|| {})?;
+    let mut running =
+        Running::start_on(&launching, &source, &Provider::cpu(), &outputs, None, &|| {}).map_err(|all| {
+            let lines = all.0.iter().map(|misfit| format!("{}: {}: {}", at(misfit.key), misfit.key, misfit.why));
+            lines.collect::<Vec<_>>().join("\n")
+        })?;
     let object = json.as_object_mut().ok_or("it is no object")?;
     for (key, declared) in [("inputs", running.inputs()), ("outputs", running.outputs())] {
         let all = object.entry(key).or_insert_with(|| json!([]));
@@ -278,25 +289,40 @@ fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
             (serde_json::to_string_pretty(&baseline).unwrap_or_default() + "\n").as_bytes(),
         )?;
     }
+    let entries = entries(dir, &first, onnx, &object["files"])?;
+    object.insert("files".into(), entries.into());
+    let text = serde_json::to_string_pretty(&json).unwrap_or_default() + "\n";
+    crate::model::manifest::Release::parse(text.as_bytes())?;
+    write(&path, text.as_bytes())?;
+    say(&format!("{}: {}", path.display(), running.meaning())).map_err(|why| why.to_string())?;
+    say(&format!("{}: complete; now sign it: minisign -Sm {}", path.display(), path.display()))
+        .map_err(|why| why.to_string())
+}
+
+/// The manifest's `files`, in a bundle's order: the model that was tried first. What `files` says of providers stays.
+fn entries(dir: &Path, first: &str, onnx: Vec<String>, files: &Value) -> Result<Vec<Value>, String> {
     let rest = ["golden.jsonl", "baseline.json", "card.md"].map(str::to_owned);
-    let order = std::iter::once(first.clone()).chain(onnx.into_iter().filter(|name| *name != first)).chain(rest);
+    let order = std::iter::once(first.to_owned()).chain(onnx.into_iter().filter(|name| name != first)).chain(rest);
     let mut entries = Vec::new();
     for name in order.filter(|name| dir.join(name).is_file()) {
         let bytes = fs::read(dir.join(&name)).map_err(|why| format!("read {name}: {why}"))?;
         let mut entry = json!({"name": name, "size": bytes.len(), "sha256": hex(&Sha256::digest(&bytes))});
-        let before =
-            object["files"].as_array().and_then(|all| all.iter().find(|f| f["name"] == entry["name"]).cloned());
+        let before = files.as_array().and_then(|all| all.iter().find(|f| f["name"] == entry["name"]).cloned());
         if let Some(providers) = before.as_ref().and_then(|f| f.get("providers")) {
             entry["providers"] = providers.clone();
         }
         entries.push(entry);
     }
-    object.insert("files".into(), entries.into());
-    let text = serde_json::to_string_pretty(&json).unwrap_or_default() + "\n";
-    crate::model::manifest::Release::parse(text.as_bytes())?;
-    write(&path, text.as_bytes())?;
-    say(&format!("{}: complete; now sign it: minisign -Sm {}", path.display(), path.display()))
-        .map_err(|why| why.to_string())
+    Ok(entries)
+}
+
+/// `FILE:LINE` of a key; the file alone where the key is not written.
+fn position(path: &Path, text: &[u8], key: &str) -> String {
+    let quoted = format!("\"{key}\"");
+    match String::from_utf8_lossy(text).lines().position(|line| line.contains(&quoted)) {
+        Some(line) => format!("{}:{}", path.display(), line + 1),
+        None => path.display().to_string(),
+    }
 }
 
 fn names(json: &Value, key: &str) -> Vec<String> {
@@ -403,8 +429,7 @@ fn source_of(path: &Path) -> Result<(Artifact, Manifest, PathBuf), String> {
     let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
     let manifest = Manifest::read(folder)?;
     let file = folder.join(&manifest.file);
-    let model = config::Model { file: file.clone(), manifest: manifest.clone(), floor: 0, unsigned: true };
-    Ok((Artifact::factory(&model)?, manifest, file))
+    Ok((Artifact::factory(&model_of(&manifest, &file))?, manifest, file))
 }
 
 fn bench(path: &Path, runs: usize, config: Option<&Path>, only: &[String], as_json: bool) -> Result<(), Fatal> {

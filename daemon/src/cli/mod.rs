@@ -171,11 +171,12 @@ impl Cli {
                 let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
                 let mut problems = config.problems_of_files(now_s);
                 let host = Host::default();
-                problems.extend(infer::check(&config, |group| Launching::new(&host, &config, group, None)));
+                let checked = infer::check(&config, |group| Launching::new(&host, &config, group, None));
+                problems.extend(checked.problems);
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }
-                for line in replay::describe(&config) {
+                for line in replay::describe(&config).into_iter().chain(checked.lines) {
                     say(&line)?;
                 }
                 Ok(())

@@ -2,11 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::{
-    Channel, Pipeline,
-    build::Names,
-    raw::{Table, nearest},
-};
+use super::{Channel, Pipeline, build::Names, problem::nearest, raw::Table};
+use crate::model::scoring::Scoring;
 
 /// `[alarm.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -39,7 +36,7 @@ pub enum Watches {
 }
 
 /// The condition of an alarm. Levels are in the channel's unit; `hysteresis` is the distance from a level at which it ends.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Condition {
     /// The value is above a level.
     Above {
@@ -87,6 +84,15 @@ pub enum Condition {
         /// Where it ends.
         clear: Clear,
     },
+    /// The probability of a class is above a level.
+    Class {
+        /// The class.
+        class: String,
+        /// The level, 0 to 1.
+        probability: f64,
+        /// See `Condition`.
+        hysteresis: f64,
+    },
 }
 
 impl Condition {
@@ -100,6 +106,7 @@ impl Condition {
             Self::Stale { .. } => "stale",
             Self::Quality => "quality",
             Self::Score { .. } => "score",
+            Self::Class { .. } => "class",
         }
     }
 
@@ -158,7 +165,7 @@ pub(super) fn alarm(
     };
     let condition = match on_channel {
         true => of_channel(&mut t, channel.and_then(|at| channels.get(at))),
-        false => of_score(&mut t, pipeline.and_then(|at| pipelines.get(at))),
+        false => of_pipeline(&mut t, pipeline.and_then(|at| pipelines.get(at))),
     };
     let after = after(&mut t);
     let severities = [("info", "info"), ("warning", "warning"), ("critical", "critical")];
@@ -225,6 +232,8 @@ fn hysteresis(t: &mut Table<'_>) -> f64 {
 
 fn of_channel(t: &mut Table<'_>, channel: Option<&Channel>) -> Option<Condition> {
     foreign(t, "raise_above", "belongs to the score of a pipeline; for a channel write `above`");
+    foreign(t, "class", "belongs to a `pipeline`");
+    foreign(t, "probability", "belongs to a `pipeline`");
     foreign(t, "clear_factor", "belongs to the score of a pipeline; for a channel write `hysteresis`, a difference");
     let written: Vec<&'static str> = OF_CHANNEL.into_iter().filter(|key| t.has(key)).collect();
     match written.as_slice() {
@@ -244,7 +253,7 @@ fn of_channel(t: &mut Table<'_>, channel: Option<&Channel>) -> Option<Condition>
     let below = t.float("below").map(|level| Condition::Below { level, hysteresis });
     let (outside, rate) = (outside(t, hysteresis), rate(t, hysteresis));
     let stale = seconds(t, "stale_s", (0.1, WEEK_S)).map(|after_ns| Condition::Stale { after_ns });
-    let quality = t.word("quality", &[("bad", Condition::Quality)]);
+    let quality = t.word("quality", &[("bad", ())]).map(|()| Condition::Quality);
     let condition = above.or(below).or(outside).or(rate).or(stale).or(quality);
     for word in ["stale_s", "quality"] {
         if t.has(word) && t.has("hysteresis") {
@@ -333,10 +342,63 @@ fn within_limits(t: &mut Table<'_>, condition: &Condition, channel: &Channel) {
     }
 }
 
-fn of_score(t: &mut Table<'_>, pipeline: Option<&Pipeline>) -> Option<Condition> {
+fn of_pipeline(t: &mut Table<'_>, pipeline: Option<&Pipeline>) -> Option<Condition> {
     foreign(t, "above", "belongs to a `channel`; for the score of a pipeline write `raise_above`");
     for key in ["below", "outside", "rate_above_per_s", "over_s", "stale_s", "quality"] {
         foreign(t, key, "belongs to a `channel`");
+    }
+    if !t.has("class") {
+        foreign(t, "probability", "belongs to `class`");
+        return of_score(t, pipeline);
+    }
+    for key in ["raise_above", "clear_factor"] {
+        foreign(t, key, "does not go with `class`: an alarm has one condition, on the score or on a class");
+    }
+    let (class, probability, hysteresis) = (t.str("class"), t.float("probability"), hysteresis(t));
+    match probability {
+        None if !t.has("probability") => {
+            t.problem("probability", "is needed with `class`: the alarm is raised above this probability, 0 to 1");
+        }
+        Some(p) if !(0.0..1.0).contains(&p) => {
+            t.problem("probability", format!("{p} is not within 0 to 1, without 1: no probability is above 1"));
+        }
+        Some(p) if hysteresis > 0.0 && hysteresis >= p => {
+            t.problem(
+                "hysteresis",
+                format!("{hysteresis} is not below {p}, the probability: the alarm would never clear"),
+            );
+        }
+        _ => {}
+    }
+    let class = class?;
+    if let Some(pipeline) = pipeline.filter(|pipeline| has_model(pipeline)) {
+        let known = &pipeline.model.manifest.scoring.classes;
+        if known.is_empty() {
+            t.problem("class", format!("the model of pipeline `{}` names no classes (`classes`)", pipeline.name));
+        } else if !known.contains(&class) {
+            let near = nearest(&class, known.iter().map(String::as_str));
+            let hint = near.map_or_else(
+                || format!(": expected one of {}", known.join(", ")),
+                |near| format!("; did you mean `{near}`?"),
+            );
+            t.problem("class", format!("the model has no class `{class}`{hint}"));
+        }
+    }
+    Some(Condition::Class { class, probability: probability.unwrap_or(0.5), hysteresis })
+}
+
+/// False: a bundle that is not installed yet, so that nothing is known of it.
+fn has_model(pipeline: &Pipeline) -> bool {
+    !pipeline.model.file.as_os_str().is_empty()
+}
+
+fn of_score(t: &mut Table<'_>, pipeline: Option<&Pipeline>) -> Option<Condition> {
+    let scoring = pipeline.map(|pipeline| &pipeline.model.manifest.scoring);
+    let names_classes_only =
+        |scoring: &&Scoring| !scoring.classes.is_empty() && scoring.score.is_none() && scoring.reconstruction.is_none();
+    let classes = scoring.filter(names_classes_only).map(|scoring| scoring.classes.join(", "));
+    if let Some(classes) = &classes {
+        t.problem("", format!("the model of the pipeline has no score; write `class`, one of {classes}"));
     }
     let default = pipeline.and_then(|pipeline| pipeline.model.manifest.clear_factor).unwrap_or(0.8);
     let factor = t.float("clear_factor").map_or(default, |x| x as f32);
@@ -352,8 +414,8 @@ fn of_score(t: &mut Table<'_>, pipeline: Option<&Pipeline>) -> Option<Condition>
         && raise_above.is_none()
         && pipeline.threshold.or(pipeline.model.manifest.threshold).is_none()
         && pipeline.model.manifest.calibration.is_none()
-        // A bundle that is not installed yet may have it.
-        && !pipeline.model.file.as_os_str().is_empty()
+        && has_model(pipeline)
+        && classes.is_none()
     {
         t.problem("raise_above", "is needed: the pipeline has neither a threshold nor a calibration");
     }
@@ -411,6 +473,8 @@ mod tests {
         assert_eq!(score(""), Condition::Score { raise_above: None, clear: Clear::Factor(0.8) });
         let difference = Condition::Score { raise_above: Some(-3.0), clear: Clear::Difference(0.5) };
         assert_eq!(score("raise_above = -3\nhysteresis = 0.5"), difference);
+        let wear = Condition::Class { class: "wear".into(), probability: 0.8, hysteresis: 0.2 };
+        assert_eq!(score("class = \"wear\"\nprobability = 0.8\nhysteresis = 0.2"), wear);
         let alarm = read("channel = \"temp\"\nabove = 1\nfor_s = 0.5\nlatch = true").expect("valid");
         assert_eq!((alarm.after, alarm.latch), (After::For(500_000_000), true));
     }
@@ -418,6 +482,24 @@ mod tests {
     #[test]
     fn alarm_that_makes_no_sense_is_rejected_with_its_key_and_the_reason() {
         for (alarm, key, why) in [
+            ("pipeline = \"p\"\nclass = \"wear\"", "alarm.x.probability: ", "is needed with `class`"),
+            (
+                "pipeline = \"p\"\nclass = \"wear\"\nprobability = 1",
+                "alarm.x.probability: ",
+                "no probability is above 1",
+            ),
+            ("pipeline = \"p\"\nprobability = 0.5", "alarm.x.probability: ", "belongs to `class`"),
+            (
+                "pipeline = \"p\"\nclass = \"wear\"\nprobability = 0.5\nraise_above = 1",
+                "alarm.x.raise_above: ",
+                "does not go with `class`",
+            ),
+            (
+                "pipeline = \"p\"\nclass = \"wear\"\nprobability = 0.5\nhysteresis = 0.5",
+                "alarm.x.hysteresis: ",
+                "never clear",
+            ),
+            ("channel = \"temp\"\nclass = \"wear\"", "alarm.x.class: ", "belongs to a `pipeline`"),
             ("above = 1", "alarm.x: ", "`channel` is needed: what the alarm watches"),
             ("severity = \"info\"", "alarm.x: ", "`channel` or `pipeline` is needed"),
             ("channel = \"temp\"\npipeline = \"p\"\nabove = 1", "alarm.x.channel: ", "does not go with `pipeline`"),

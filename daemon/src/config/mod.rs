@@ -32,7 +32,7 @@ pub use port::{
     Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
     Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,
 };
-pub use problem::Problem;
+pub use problem::{Problem, nearest};
 
 use crate::{flow::SourceId, model::manifest::Manifest};
 
@@ -264,6 +264,8 @@ pub struct Model {
     pub floor: u64,
     /// Its signatures were not verified.
     pub unsigned: bool,
+    /// SHA-256 of the bundle's manifest.json as it was read with the configuration, hex; empty: it is no bundle.
+    pub manifest_sha256: String,
 }
 
 /// `[tapes]`

@@ -11,13 +11,30 @@ use super::{
     raw::Table,
 };
 use crate::{
+    flow::Direction,
     limits,
     model::{
-        bundle::Bundle,
+        bundle::Head,
         keyset::Keyset,
         manifest::{self, Calibration, Layout, Manifest},
+        scoring::Reduce,
     },
 };
+
+/// Keys that say of a bare file what the signed manifest says of a bundle.
+const OF_A_FILE: [&str; 11] = [
+    "input",
+    "layout",
+    "score",
+    "direction",
+    "reduce",
+    "reconstruction",
+    "classes",
+    "probabilities",
+    "deadline_ms",
+    "param",
+    "calibration",
+];
 
 /// The effect of a bad sample or a gap on a window.
 fn on_bad(t: &mut Table<'_>, steps: usize) -> OnBad {
@@ -141,9 +158,7 @@ fn model(t: &mut Table<'_>, names: &Names) -> Model {
     if let Some(layout) = t.word("layout", &layouts) {
         manifest.layout = Some(layout);
     }
-    if let Some(score) = t.str("score") {
-        manifest.score = Some(score);
-    }
+    scoring(t, &mut manifest);
     if let Some(ms) = t.int("deadline_ms", 1..=60_000) {
         manifest.deadline_ms = ms as u64;
     }
@@ -151,12 +166,31 @@ fn model(t: &mut Table<'_>, names: &Names) -> Model {
     if let Some(node) = t.node("calibration") {
         manifest.calibration = calibration(t.sub("calibration".into(), node));
     }
-    Model { file, manifest, floor: 0, unsigned: true }
+    Model { file, manifest, floor: 0, unsigned: true, manifest_sha256: String::new() }
+}
+
+/// What the score means. Keys of the configuration override those of a manifest beside the file.
+fn scoring(t: &mut Table<'_>, manifest: &mut Manifest) {
+    let scoring = &mut manifest.scoring;
+    let (score, reconstruction) = (t.str("score"), t.str("reconstruction"));
+    // Either takes the place of what the manifest says of both.
+    if score.is_some() || reconstruction.is_some() {
+        (scoring.score, scoring.reconstruction) = (score, reconstruction);
+    }
+    if let Some(direction) = t.word("direction", &[("high", Direction::High), ("low", Direction::Low)]) {
+        scoring.direction = direction;
+    }
+    scoring.reduce = t.word("reduce", &Reduce::WORDS).or(scoring.reduce);
+    scoring.classes = t.strs("classes").unwrap_or_else(|| std::mem::take(&mut scoring.classes));
+    scoring.probabilities = t.str("probabilities").or_else(|| scoring.probabilities.take());
+    for (key, why) in scoring.problems() {
+        t.problem(key, why);
+    }
 }
 
 /// A pipeline without a model until a bundle of this name is installed.
 fn to_be_installed(t: &mut Table<'_>, name: &str) -> Model {
-    for key in ["model", "input", "layout", "score", "deadline_ms", "param", "calibration"] {
+    for key in ["model"].into_iter().chain(OF_A_FILE) {
         if t.has(key) {
             t.problem(key, "does not go with `bundle`: the bundle brings it");
         }
@@ -165,12 +199,13 @@ fn to_be_installed(t: &mut Table<'_>, name: &str) -> Model {
         t.problem("bundle", format!("`{name}` is no model's name: 1 to 64 of a-z A-Z 0-9 . _ - +"));
     }
     let manifest = Manifest { model: name.to_owned(), ..Manifest::bare(Path::new(name)) };
-    Model { file: PathBuf::new(), manifest, floor: 0, unsigned: false }
+    Model { file: PathBuf::new(), manifest, floor: 0, unsigned: false, manifest_sha256: String::new() }
 }
 
-/// Reads a configured bundle. It is verified with the configured keyset, which is installed beside it, not with a successor.
+/// Reads the manifest of a configured bundle, and nothing behind it: what is in the bundle is read where it is used. The
+/// manifest is verified with the configured keyset, which is installed beside the bundle, not with a successor.
 fn bundle(t: &mut Table<'_>, path: PathBuf, names: &Names) -> Model {
-    for key in ["input", "layout", "score", "deadline_ms", "param", "calibration"] {
+    for key in OF_A_FILE {
         if t.has(key) {
             t.problem(key, "belongs to a bare file; what a bundle's manifest says is signed");
         }
@@ -182,17 +217,18 @@ fn bundle(t: &mut Table<'_>, path: PathBuf, names: &Names) -> Model {
     };
     let read = keys.and_then(|keys| {
         let file = File::open(&path).map_err(|why| why.to_string())?;
-        Bundle::open(&file, keys.as_ref())
+        Head::read(&file, keys.as_ref())
     });
     match read {
-        Ok(bundle) => {
-            let (manifest, unsigned) = (bundle.manifest, bundle.signed_by.is_empty());
-            Model { file: path, manifest, floor: if unsigned { 0 } else { bundle.release.seq }, unsigned }
+        Ok(head) => {
+            let (manifest, unsigned) = (head.manifest, head.signed_by.is_empty());
+            let floor = if unsigned { 0 } else { head.release.seq };
+            Model { file: path, manifest, floor, unsigned, manifest_sha256: head.sha256 }
         }
         Err(why) => {
             t.problem("model", format!("{}: {why}", path.display()));
             let manifest = Manifest::bare(&path);
-            Model { file: path, manifest, floor: 0, unsigned: true }
+            Model { file: path, manifest, floor: 0, unsigned: true, manifest_sha256: String::new() }
         }
     }
 }
@@ -216,15 +252,82 @@ fn calibration(mut t: Table<'_>) -> Option<Calibration> {
     }
     let calibration = Calibration {
         windows: windows.unwrap_or(2),
-        features: t.need_str("features"),
+        features: t.str("features"),
         center: t.str("center"),
         scale: t.str("scale"),
         factor: t.float("factor").unwrap_or(1.0),
         scale_floor: t.floats("scale_floor").unwrap_or_default(),
     };
+    for key in ["center", "scale", "scale_floor"] {
+        if t.has(key) && calibration.features.is_none() {
+            t.problem(key, "belongs to `features`: the output whose mean and deviation are learnt");
+        }
+    }
+    if calibration.factor <= 0.0 {
+        t.problem("factor", "must be above 0");
+    }
     if calibration.scale_floor.iter().any(|x| *x <= 0.0) {
         t.problem("scale_floor", "must be above 0");
     }
     t.finish();
     Some(calibration)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{config::Config, flow::Direction, model::scoring::Reduce};
+
+    /// A configuration with a model file and these keys of its pipeline; or its problems.
+    fn read(model: &str, keys: &str) -> Result<Config, String> {
+        let dir = tempfile::tempdir().expect("folder");
+        std::fs::write(dir.path().join("m.onnx"), "no model, and nobody opens it").expect("model");
+        let file = dir.path().join("kentledge.toml");
+        let text = format!(
+            "[device]\nsite = \"s\"\nid = \"d\"\nstate_dir = \"{}\"\n[models]\nallow_unsigned = true\n\
+             [source.s]\npath = \"/dev/null\"\ncolumns = [\"a\"]\n[channel.a]\n\
+             [pipeline.x]\n{model}\nchannels = [\"a\"]\nwindow_steps = 4\n{keys}\n",
+            dir.path().display()
+        );
+        std::fs::write(&file, text).expect("configuration");
+        Config::local(Some(&file)).map_err(|all| all.iter().map(|problem| format!("{problem}\n")).collect())
+    }
+
+    const FILE: &str = "model = \"m.onnx\"";
+
+    #[test]
+    fn words_of_the_score_are_read_without_opening_the_model() {
+        let keys =
+            "score = \"scores\"\ndirection = \"low\"\nreduce = \"mean\"\ncalibration = { windows = 9, factor = 2.0 }";
+        let config = read(FILE, keys).expect("valid");
+        let manifest = &config.pipelines[0].model.manifest;
+        let scoring = &manifest.scoring;
+        assert_eq!((scoring.score.as_deref(), scoring.direction), (Some("scores"), Direction::Low));
+        assert_eq!(scoring.reduce, Some(Reduce::Mean));
+        assert!(manifest.calibration.as_ref().is_some_and(|cal| cal.features.is_none() && cal.windows == 9));
+    }
+
+    #[test]
+    fn wrong_words_of_the_score_are_all_named() {
+        let keys = "score = \"y\"\nreconstruction = \"y\"\ndirection = \"down\"\nclasses = [\"ok\"]\nscroe = 1\n\
+                    calibration = { windows = 9, factor = 0.0, center = \"c\" }";
+        let problems = read(FILE, keys).expect_err("wrong");
+        for expected in [
+            "reconstruction: does not go with `score`",
+            "direction: `down` is invalid: expected one of `high`, `low`",
+            "classes: must be 2 to 64 names, not 1",
+            "scroe: unknown key; did you mean `score`?",
+            "calibration.center: belongs to `features`",
+            "calibration.factor: must be above 0",
+        ] {
+            assert!(problems.contains(&format!("pipeline.x.{expected}")), "{expected}\n{problems}");
+        }
+    }
+
+    #[test]
+    fn words_of_the_score_beside_a_bundle_are_rejected() {
+        for key in ["direction = \"low\"", "reduce = \"max\"", "reconstruction = \"y\"", "classes = [\"a\", \"b\"]"] {
+            let problems = read("bundle = \"m\"", key).expect_err("the bundle says it");
+            assert!(problems.contains("does not go with `bundle`"), "{key}: {problems}");
+        }
+    }
 }

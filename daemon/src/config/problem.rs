@@ -32,6 +32,12 @@ impl fmt::Display for Problem {
     }
 }
 
+/// The known word nearest to one that is unknown, where it is near enough to be what was meant.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let (distance, near) = known.map(|k| (strsim::damerau_levenshtein(k, word), k)).min()?;
+    (distance <= 1 + word.len() / 3).then_some(near)
+}
+
 impl From<Vec<Problem>> for Fatal {
     fn from(problems: Vec<Problem>) -> Self {
         Self::problems(&problems)

@@ -12,7 +12,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::problem::{At, Problems};
+use super::problem::{At, Problems, nearest};
 
 /// A value and its position.
 #[derive(Debug, Clone)]
@@ -356,10 +356,4 @@ fn unknown(key: &str, known: &BTreeSet<&'static str>) -> String {
             format!("unknown key; known here: {}", all.join(", "))
         }
     }
-}
-
-/// The known name that was probably meant.
-pub(super) fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let near = known.map(|name| (strsim::damerau_levenshtein(name, word), name)).min();
-    near.filter(|(distance, _)| *distance <= 1 + word.len() / 3).map(|(_, name)| name)
 }

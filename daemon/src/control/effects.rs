@@ -21,7 +21,8 @@ use super::{
     memory::{MemoryFile, Saved, State},
     models::Models,
     request::{Refusal, Why},
-    system::System,
+    slots,
+    system::{Place, System},
     tell::{self, Outcome},
     trial::Trial,
 };
@@ -35,7 +36,7 @@ use crate::{
         meter::Meters,
         order::{LinkNews, LogQuery, Orders, Respond, Response, Ticket},
     },
-    host::{Clock, Keep, clock::rfc3339_ms},
+    host::{Clock, Keep, clock::rfc3339_ms, fetch::Waits},
     limits,
     model::{rollout::Desk, store::Store},
 };
@@ -153,10 +154,16 @@ impl Effects {
         let rules = Rules::of(&config, &boot, &process);
         let device = format!("{}/{}", config.device.site, config.device.id);
         let now = Now { stamp: clock.now(), floor_ms: clock.floor_ms() };
+        let place = Place {
+            slot: setup.slots.slot.clone(),
+            version: setup.slots.version.clone(),
+            boot,
+            os_confirm_s: config.commands.os_confirm_s,
+        };
+        let system = System::new(place, slots::load(&keep), now.stamp.boot_ns);
         let jobs = Jobs {
             config,
             clock,
-            boot,
             rollout: setup.rollout,
             local: setup.local,
             show_models: setup.show_models,
@@ -168,7 +175,9 @@ impl Effects {
             keys_trouble,
             stale: false,
             models: Models::new(store),
-            system: System::open(keep.clone()),
+            system,
+            keep: keep.clone(),
+            system_waits: Waits::default(),
             news: Vec::new(),
         };
         let doors = Doors { streams, blob, events, put, settled, respond, want, leave };
@@ -314,8 +323,8 @@ impl Effects {
                 Event::of(call, done)
             }
             Action::InstallSystem(call, install) => {
-                let done = self.jobs.install_system(&call.id, install, call.respond.clone());
-                Event::of(call, done)
+                let done = self.jobs.install_system(call, install);
+                done.map(|(call, outcome)| Event::Done(call, outcome))
             }
             Action::Chunk(sha256, offset, bytes) => {
                 self.jobs.chunk(&sha256, offset, &bytes);

@@ -11,19 +11,19 @@ use super::{
     action::Going,
     memory::State,
     models::{Models, News},
-    system::System,
+    system::{System, SystemEvent},
     trust::Trusted,
 };
 use crate::{
     config::Config,
     flow::{board::Board, event::Kind, order::Respond},
-    host::Clock,
+    host::{Clock, Keep, fetch::Waits},
     limits,
     model::{keyset::Keyset, rollout::Desk, store::Store},
 };
 
 /// A report of a job.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum JobNews {
     /// It goes on. `kind`: the type of its command; `None`: as it is remembered, and no result if it is not.
     Running { kind: Option<&'static str>, command: String, text: String },
@@ -42,8 +42,6 @@ pub struct Jobs {
     /// The configuration in use.
     pub(super) config: Config,
     pub(super) clock: Arc<Clock>,
-    /// Id of this boot.
-    pub(super) boot: String,
     /// Requests to the rollout of models, and its reports.
     pub(super) rollout: Desk,
     /// Requests of local callers.
@@ -65,6 +63,10 @@ pub struct Jobs {
     pub(super) stale: bool,
     pub(super) models: Models,
     pub(super) system: System,
+    /// `STATE/control`, for the system's update.
+    pub(super) keep: Keep,
+    /// Dropping it ends a fetch of a system.
+    pub(super) system_waits: Waits,
     /// Not reported yet.
     pub(super) news: Vec<JobNews>,
 }
@@ -81,13 +83,13 @@ impl Jobs {
     /// At the start: continues what the previous process did not end.
     pub(super) fn take_up(&mut self) {
         self.take_up_models();
-        self.take_up_system();
+        self.system(SystemEvent::Began);
     }
 
     /// Handles reports of threads and requests of local callers, and what is due.
     pub(super) fn look(&mut self, now_ns: u64) {
         self.look_at_models(now_ns);
-        self.look_at_system(now_ns);
+        self.system(SystemEvent::Tick);
     }
 
     /// The jobs in progress.
@@ -168,12 +170,12 @@ pub(super) fn keyset(config: &Config, store: &mut Store) -> (Result<Keyset, Stri
 }
 
 /// A response topic and its correlation data, as they are saved.
-pub(super) type Saved = Option<(String, Option<Vec<u8>>)>;
+pub(super) type SavedRespond = Option<(String, Option<Vec<u8>>)>;
 
-pub(super) fn respond_to(respond: Option<Respond>) -> Saved {
+pub(super) fn respond_to(respond: Option<Respond>) -> SavedRespond {
     respond.map(|respond| (respond.topic, respond.correlation.map(|bytes| bytes.to_vec())))
 }
 
-pub(super) fn respond_of(saved: Saved) -> Option<Respond> {
+pub(super) fn respond_of(saved: SavedRespond) -> Option<Respond> {
     saved.map(|(topic, bytes)| Respond { topic, correlation: bytes.map(Into::into) })
 }

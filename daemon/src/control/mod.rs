@@ -29,6 +29,7 @@ mod memory;
 mod models;
 pub mod request;
 mod show;
+mod slots;
 mod system;
 mod tell;
 mod trial;
@@ -46,7 +47,7 @@ use std::collections::VecDeque;
 pub use action::Leave;
 pub use effects::{Effects, Machine, ReadLog, Setup, Want};
 pub use models::{Local, floor};
-pub use system::Slots;
+pub use slots::Slots;
 pub use trial::Trials;
 
 use self::{

@@ -16,6 +16,7 @@ use super::{
     command::Install,
     jobs::{JobNews, Jobs, respond_of, respond_to},
     request::{Refusal, Why},
+    system::{SystemEvent, Word},
 };
 use crate::{
     config::Config,
@@ -43,7 +44,7 @@ pub(super) enum News {
     /// A bundle was read and verified from the first byte to the last.
     Opened(u64, Result<Box<Bundle>, String>),
     /// A report about an operating system.
-    System(super::system::Word),
+    System(Word),
 }
 
 /// A request of a local caller, by D-Bus.
@@ -306,7 +307,9 @@ impl Jobs {
                 }
             }
             News::Brought(_, Err(why)) | News::Opened(_, Err(why)) => self.job_failed(State::Failed, &why),
-            News::System(word) => self.heard_of_system(word),
+            News::System(word) => {
+                self.system(SystemEvent::Report(word));
+            }
         }
         self.show_models();
     }

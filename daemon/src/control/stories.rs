@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 use serde_json::json;
 
 use super::{
-    action::{Action, Ask, OnError, Record, Stop},
+    action::{Action, Ask, OnError, Stop},
     command::needs_signature,
     memory::State,
     request::Why,
@@ -169,7 +169,7 @@ fn accepts(action: &Action) -> bool {
 /// Each seeded fault swaps two actions; the stories find each.
 #[test]
 fn stories_find_each_order_of_actions_that_is_swapped() {
-    let faults: [(&str, Swap, &str); 5] = [
+    let faults: [(&str, Swap, &str); 4] = [
         ("settled before it is saved", (accepts, |action| matches!(action, Action::Settle(_))), "is lost"),
         (
             "executed before it is saved",
@@ -187,11 +187,6 @@ fn stories_find_each_order_of_actions_that_is_swapped() {
             "the trial is removed before the layer is restored",
             (|action| matches!(action, Action::PutBack(..)), |action| matches!(action, Action::Forget)),
             "in use",
-        ),
-        (
-            "a result is published before it is saved",
-            (saves, |action| matches!(action, Action::Publish(Record::Result { outcome, .. }) if outcome.is_final())),
-            "two results",
         ),
     ];
     for (fault, swap, expected) in faults {

@@ -13,6 +13,10 @@ pub enum Unwatched {
     ModelNotServing,
     /// The model of its pipeline learns what is normal.
     Learning,
+    /// The model gives no score, or has no level to compare it with.
+    NoScore,
+    /// The model has no class of this name.
+    NoClass,
     /// Its channel delivers no sample.
     NoSamples,
     /// Its channel delivers samples, but none can be used.
@@ -25,6 +29,8 @@ impl Unwatched {
         match self {
             Self::ModelNotServing => "model_not_serving",
             Self::Learning => "learning",
+            Self::NoScore => "no_score",
+            Self::NoClass => "no_class",
             Self::NoSamples => "no_samples",
             Self::BadValues => "bad_values",
         }
@@ -35,6 +41,8 @@ impl Unwatched {
         match self {
             Self::ModelNotServing => "no model evaluates it any more",
             Self::Learning => "its model learns what is normal",
+            Self::NoScore => "its model gives no score, or has no threshold",
+            Self::NoClass => "its model has no class of this name",
             Self::NoSamples => "its channel delivers no sample",
             Self::BadValues => "no value of its channel can be used",
         }

@@ -56,16 +56,22 @@ impl Artifact {
 
     /// What the configuration names: a bundle, or an ONNX file with what is known of it.
     pub fn factory(model: &config::Model) -> Result<Self, String> {
-        let config::Model { file: path, manifest, unsigned, .. } = model;
+        let config::Model { file: path, manifest, unsigned, manifest_sha256, .. } = model;
         if path.as_os_str().is_empty() {
             return Err(format!("no bundle of `{}` is installed yet", manifest.model));
         }
         if path.extension().is_some_and(|ext| ext == "kmb") {
-            // Its signatures were looked at with the configuration; here its digests are once more.
+            // The signatures were verified with the configuration, over the manifest, which has the digests of all files: the
+            // same manifest needs no second look at them.
             let what = |why: String| format!("use bundle {}: {why}", path.display());
             let file = File::open(path).map_err(|why| what(why.to_string()))?;
-            let source = Self::bundle(Bundle::open(&file, None).map_err(what)?, Origin::Factory);
-            return Ok(Self { unsigned: *unsigned, ..source });
+            let bundle = Bundle::open(&file, None).map_err(what)?;
+            if bundle.manifest_sha256 != *manifest_sha256 {
+                return Err(what(
+                    "it is another bundle than when the configuration was read; reload the configuration".into(),
+                ));
+            }
+            return Ok(Self { unsigned: *unsigned, ..Self::bundle(bundle, Origin::Factory) });
         }
         let mut files = BTreeMap::new();
         files.insert(manifest.file.clone(), ModelFile::read(path)?);
@@ -92,5 +98,51 @@ impl Artifact {
     /// `name@version`
     pub fn name(&self) -> String {
         format!("{}@{}", self.manifest.model, self.manifest.version)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::{bundle, file::hex};
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    use serde_json::json;
+    use sha2::{Digest, Sha256};
+
+    /// A bundle with a signature that is only well-formed, and its manifest.
+    fn packed(dir: &std::path::Path, version: &str) -> Bundle {
+        let field = |number: u8, body: &[u8]| [&[number << 3 | 2, body.len() as u8], body].concat();
+        let node = [field(1, b"x"), field(2, b"y"), field(4, b"Relu")].concat();
+        let onnx = [field(7, &field(1, &node)), field(8, &[0x10, 18])].concat();
+        let golden = b"{\"inputs\":{\"x\":[1]},\"outputs\":{\"y\":[1]}}\n".to_vec();
+        let entry = |name: &str, bytes: &[u8]| {
+            std::fs::write(dir.join(name), bytes).expect("write");
+            json!({"name": name, "size": bytes.len(), "sha256": hex(&Sha256::digest(bytes))})
+        };
+        let manifest = json!({
+            "_type": "model", "product": "kentledge", "channel": "stable", "model": "m", "version": version, "seq": 1,
+            "created": "2026-01-01T00:00:00Z", "expires": "2036-01-01T00:00:00Z", "device_class": ["any"],
+            "min_supervisor": "0.1.0", "files": [entry("model.onnx", &onnx), entry("golden.jsonl", &golden)],
+            "inputs": [], "outputs": [], "window": {"channels": ["a"], "length": 1},
+        });
+        entry("manifest.json", manifest.to_string().as_bytes());
+        let (signature, global) = (STANDARD.encode([0; 74]), STANDARD.encode([0; 64]));
+        let text = format!("untrusted comment: x\n{signature}\ntrusted comment: x\n{global}\n");
+        entry("manifest.json.minisig", text.as_bytes());
+        bundle::pack(dir, &dir.join("m.kmb")).expect("packed")
+    }
+
+    #[test]
+    fn bundle_that_changed_since_the_configuration_was_read_is_rejected() {
+        let dir = tempfile::tempdir().expect("folder");
+        let Bundle { manifest, manifest_sha256, .. } = packed(dir.path(), "1");
+        let file = dir.path().join("m.kmb");
+        let head = bundle::Head::read(&File::open(&file).expect("open"), None).expect("head");
+        assert_eq!(head.sha256, manifest_sha256);
+        let model = config::Model { file, manifest, floor: 0, unsigned: true, manifest_sha256 };
+        assert!(Artifact::factory(&model).is_ok());
+        packed(dir.path(), "2");
+        let why = Artifact::factory(&model).expect_err("another bundle");
+        assert!(why.contains("another bundle than when the configuration was read"), "{why}");
     }
 }

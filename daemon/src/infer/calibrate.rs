@@ -1,10 +1,13 @@
-//! Fitting a model to its machine: statistics of the features over the first windows, then the threshold from the
-//! scores of those same windows. Kept across restarts, bound to the model's digest. Pure but for `Kept`.
+//! Fitting a model to its machine: statistics of the features over the first windows, where it has features, then the
+//! threshold from the scores of those same windows. Kept across restarts, bound to the model's digest. Pure.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::model::{file::hex, manifest};
+use crate::{
+    flow::Direction,
+    model::{file::hex, manifest},
+};
 
 /// What was learnt.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -13,6 +16,9 @@ pub struct Learnt {
     pub v: u32,
     /// Model it belongs to.
     pub model_sha256: String,
+    /// What makes the score, where that is not only the model: `Scoring::basis`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub basis: String,
     /// Mean of each feature.
     pub center: Vec<f32>,
     /// Standard deviation of each feature, not below its floor.
@@ -29,6 +35,7 @@ impl Learnt {
     fn digest(&self) -> String {
         let mut hash = Sha256::new();
         hash.update(self.model_sha256.as_bytes());
+        hash.update(self.basis.as_bytes());
         for x in self.center.iter().chain(&self.scale).chain([&self.threshold]) {
             hash.update(x.to_le_bytes());
         }
@@ -36,11 +43,12 @@ impl Learnt {
         hex(&hash.finalize())
     }
 
-    /// Reads what was kept; `None` if it is torn, of another model, or of another size.
-    pub fn read(bytes: &[u8], model_sha256: &str, features: usize) -> Option<Self> {
+    /// Reads what was kept; `None` if it is torn, of another model or another score, or of another size.
+    pub fn read(bytes: &[u8], model_sha256: &str, basis: &str, features: usize) -> Option<Self> {
         let learnt: Self = serde_json::from_slice(bytes).ok()?;
         let fits = learnt.v == 1
             && learnt.model_sha256 == model_sha256
+            && learnt.basis == basis
             && learnt.center.len() == features
             && learnt.scale.len() == features
             && learnt.digest == learnt.digest();
@@ -116,13 +124,32 @@ impl Learning {
         (self.stats.iter().map(|(mean, _)| *mean as f32).collect(), self.stats.iter().enumerate().map(scale).collect())
     }
 
-    /// Ends it: `highest` is the largest score of the windows learnt from.
-    pub fn finish(&self, model_sha256: &str, highest: f32) -> Learnt {
+    /// The threshold from the scores of the windows learnt from. With features a score is a distance from 0: the threshold is
+    /// the factor times the largest. Other scores have no such zero (an isolation forest's lie on both sides of it): there the
+    /// factor stretches the distance from their mean to the worst, and a factor of 1 is the worst itself.
+    pub fn threshold(&self, scores: &[f32], direction: Direction) -> f32 {
+        let factor = self.config.factor;
+        if self.config.features.is_some() && direction == Direction::High {
+            return (f64::from(scores.iter().copied().fold(0f32, f32::max)) * factor) as f32;
+        }
+        let worst = scores.iter().copied().reduce(|a, b| direction.worse(a, b)).map_or(f64::NAN, f64::from);
+        let mean = scores.iter().copied().map(f64::from).sum::<f64>() / scores.len() as f64;
+        (mean + factor * (worst - mean)) as f32
+    }
+
+    /// Ends it, with the scores of the windows learnt from.
+    pub fn finish(&self, model_sha256: &str, basis: &str, scores: &[f32], direction: Direction) -> Learnt {
         let (center, scale) = self.statistics();
-        let threshold = (f64::from(highest) * self.config.factor) as f32;
-        let model_sha256 = model_sha256.to_owned();
-        let mut learnt =
-            Learnt { v: 1, model_sha256, center, scale, threshold, windows: self.windows.len(), digest: String::new() };
+        let mut learnt = Learnt {
+            v: 1,
+            model_sha256: model_sha256.to_owned(),
+            basis: basis.to_owned(),
+            center,
+            scale,
+            threshold: self.threshold(scores, direction),
+            windows: self.windows.len(),
+            digest: String::new(),
+        };
         learnt.digest = learnt.digest();
         learnt
     }
@@ -146,7 +173,7 @@ mod tests {
     fn learning(windows: usize, scale_floor: Vec<f64>) -> Learning {
         Learning::new(manifest::Calibration {
             windows,
-            features: "f".into(),
+            features: Some("f".into()),
             center: None,
             scale: None,
             factor: 1.75,
@@ -168,21 +195,47 @@ mod tests {
     }
 
     #[test]
+    fn threshold_without_features_lies_beyond_the_worst_score_on_the_bad_side() {
+        let mut l = learning(2, vec![]);
+        l.config.features = None;
+        (l.config.factor, l.config.windows) = (2.0, 3);
+        // Mean 0.25, the worst 0.5 above or 0.25 below it.
+        let scores = [0.0, 0.0, 0.75, 0.25];
+        assert_eq!(l.threshold(&scores, Direction::High), 1.25);
+        assert_eq!(l.threshold(&scores, Direction::Low), -0.25);
+        let negative = scores.map(|score| score - 10.0);
+        assert_eq!(l.threshold(&negative, Direction::High), -8.75, "wherever its zero is");
+        l.config.factor = 1.0;
+        assert_eq!(l.threshold(&scores, Direction::Low), 0.0, "the worst itself");
+        assert!(l.threshold(&[], Direction::High).is_nan());
+    }
+
+    #[test]
+    fn windows_without_features_are_counted_and_no_statistics_are_taken() {
+        let mut l = learning(2, vec![]);
+        l.config.features = None;
+        l.learn(&[0.0], &[]);
+        l.learn(&[1.0], &[]);
+        assert_eq!((l.needed(), l.statistics()), (0, (vec![], vec![])));
+    }
+
+    #[test]
     fn what_is_kept_is_refused_when_torn_or_of_another_model() {
         let mut l = learning(2, vec![]);
         l.learn(&[0.0], &[1.0]);
         l.learn(&[0.0], &[2.0]);
-        let learnt = l.finish("abc", 2.0);
+        let learnt = l.finish("abc", "", &[1.0, 2.0], Direction::High);
         assert_eq!(learnt.threshold, 3.5);
         let bytes = learnt.to_bytes();
-        assert_eq!(Learnt::read(&bytes, "abc", 1), Some(learnt));
-        assert_eq!(Learnt::read(&bytes, "abd", 1), None);
-        assert_eq!(Learnt::read(&bytes, "abc", 2), None);
+        assert_eq!(Learnt::read(&bytes, "abc", "", 1), Some(learnt));
+        assert_eq!(Learnt::read(&bytes, "abd", "", 1), None);
+        assert_eq!(Learnt::read(&bytes, "abc", "", 2), None);
+        assert_eq!(Learnt::read(&bytes, "abc", "another score", 1), None);
         for at in 0..bytes.len() {
             let mut torn = bytes.clone();
             torn[at] ^= 1;
-            assert!(Learnt::read(&torn, "abc", 1).is_none_or(|l| l.to_bytes() == bytes), "byte {at}");
-            assert_eq!(Learnt::read(&bytes[..at], "abc", 1), None);
+            assert!(Learnt::read(&torn, "abc", "", 1).is_none_or(|l| l.to_bytes() == bytes), "byte {at}");
+            assert_eq!(Learnt::read(&bytes[..at], "abc", "", 1), None);
         }
     }
 }

@@ -381,9 +381,9 @@ impl Engine {
             self.waiting.push_front(window);
             return Err(Broken::Sign(why));
         }
-        let above = match (&outcome, running.fits[at].threshold()) {
-            (Outcome::Answer(answered), Some(threshold)) => Some(answered.score > threshold),
-            _ => None,
+        let above = match &outcome {
+            Outcome::Answer(answered) => running.fits[at].is_beyond(answered.score),
+            Outcome::None(_) => None,
         };
         let served = &mut self.setup.served[at];
         match outcome {

@@ -7,7 +7,12 @@ use super::{
     calibrate::{Calibration, Learning, Learnt},
     plan::Feed,
 };
-use crate::{config, flow::record::json_str, host::Later, model::manifest::Layout};
+use crate::{
+    config,
+    flow::{Direction, record::json_str},
+    host::Later,
+    model::manifest::Layout,
+};
 
 /// A model in a pipeline.
 pub struct Fit {
@@ -84,7 +89,7 @@ impl Fit {
                 return None;
             }
         };
-        let learnt = Learnt::read(&bytes, &self.sha256, features);
+        let learnt = Learnt::read(&bytes, &self.sha256, &self.basis(), features);
         if learnt.is_none() {
             tracing::warn!(
                 pipeline = self.pipeline,
@@ -154,10 +159,10 @@ impl Fit {
         self.statistics = statistics;
     }
 
-    /// The calibration is done: `highest` is the largest score of the windows learnt from. Returns what to tell.
-    pub fn learnt(&mut self, highest: f32) -> String {
+    /// The calibration is done: `scores` are those of the windows learnt from. Returns what to tell.
+    pub fn learnt(&mut self, scores: &[f32]) -> String {
         let Calibration::Learning(learning) = &self.calibration else { return String::new() };
-        let learnt = learning.finish(&self.sha256, highest);
+        let learnt = learning.finish(&self.sha256, &self.basis(), scores, self.source.manifest.scoring.direction);
         if let Some(keep) = &self.keep {
             keep.save(&self.file(), learnt.to_bytes());
         }
@@ -165,6 +170,22 @@ impl Fit {
         self.calibration = Calibration::Learnt(Box::new(learnt));
         self.lineage = self.lineage_json();
         text
+    }
+
+    /// What the threshold belongs to, beside the model's file.
+    fn basis(&self) -> String {
+        let manifest = &self.source.manifest;
+        manifest.scoring.basis(manifest.calibration.as_ref().is_some_and(|cal| cal.features.is_some()))
+    }
+
+    /// Whether a score is on the bad side of the threshold; `None` where there is no score or no threshold.
+    pub fn is_beyond(&self, score: Option<f32>) -> Option<bool> {
+        Some(self.source.manifest.scoring.direction.is_beyond(score?, self.threshold()?))
+    }
+
+    /// Which end of the score is bad.
+    pub fn direction(&self) -> Direction {
+        self.source.manifest.scoring.direction
     }
 
     /// What a score is compared with.

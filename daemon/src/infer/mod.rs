@@ -11,6 +11,7 @@ mod engine;
 mod fit;
 mod judge;
 mod lag;
+mod meaning;
 mod placement;
 mod plan;
 pub mod rollout;

@@ -1,7 +1,10 @@
 //! How a model's declared inputs and outputs meet a pipeline: which input takes the window, which the calibration, which
-//! fixed values; which output is the score. Pure; says everything that does not fit.
+//! fixed values, and which outputs are wanted (`meaning` says what they mean). Pure; says everything that does not fit.
 
-use super::channel::{Loaded, Prepare, Tensor};
+use super::{
+    channel::{Loaded, Prepare, Tensor},
+    meaning::{Meaning, Misfits, find, is_number, numbers},
+};
 use crate::{
     limits,
     model::manifest::{Layout, Manifest},
@@ -25,9 +28,9 @@ pub enum Feed {
 pub struct Plan {
     /// By input, in the order of `Prepare`.
     pub feeds: Vec<Feed>,
-    /// Place of the score among the wanted outputs.
-    pub score: usize,
-    /// Place of the features, where there is a calibration.
+    /// What the wanted outputs mean.
+    pub meaning: Meaning,
+    /// Place of the features, where the calibration takes statistics of them.
     pub features: Option<usize>,
     /// Names of the wanted outputs.
     pub outputs: Vec<String>,
@@ -35,16 +38,59 @@ pub struct Plan {
     pub inputs: Vec<String>,
 }
 
-const NUMBERS: [&str; 11] =
-    ["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"];
+impl Plan {
+    /// The order in which the model is fed a window.
+    pub fn layout(&self) -> Layout {
+        let window =
+            self.feeds.iter().find_map(|feed| if let Feed::Window(layout) = feed { Some(*layout) } else { None });
+        window.unwrap_or(Layout::StepsFirst)
+    }
+}
 
 /// Plans a model for windows of `steps` × `width`; `extra` are outputs to be published beside the score.
+///
+/// # Errors
+/// All that does not fit.
 pub fn plan(
     loaded: &Loaded,
     manifest: &Manifest,
-    (steps, width): (usize, usize),
+    window: (usize, usize),
     extra: &[String],
-) -> Result<(Prepare, Plan), String> {
+) -> Result<(Prepare, Plan), Misfits> {
+    let mut misfits = Misfits::default();
+    let mut outputs = Vec::new();
+    let meaning = Meaning::of(loaded, manifest, &mut outputs, &mut misfits);
+    let features = manifest.calibration.as_ref().and_then(|cal| cal.features.as_ref());
+    let mut want = |key, name: &String, misfits: &mut Misfits| {
+        misfits.take(key, name, numbers(loaded, name)).map(|_| {
+            outputs.iter().position(|output| output == name).unwrap_or_else(|| {
+                outputs.push(name.clone());
+                outputs.len() - 1
+            })
+        })
+    };
+    let features = features.and_then(|name| want("calibration", name, &mut misfits));
+    for name in extra {
+        want("outputs", name, &mut misfits);
+    }
+    let fed = inputs(loaded, manifest, window, features.map(|place| outputs[place].as_str()));
+    let fed = fed.map_err(|mut wrong| misfits.0.append(&mut wrong.0)).ok();
+    let (Some((inputs, feeds)), true) = (fed, misfits.0.is_empty()) else { return Err(misfits) };
+    let names = inputs.iter().map(|(name, _): &(String, Vec<i64>)| name.clone()).collect();
+    let fixed = |(name, values): (&String, &Vec<f64>)| (name.clone(), values.iter().map(|x| *x as f32).collect());
+    let known = manifest.params.iter().filter(|(_, values)| values.len() <= limits::TRIAL_VALUES).map(fixed).collect();
+    Ok((Prepare { inputs, outputs: outputs.clone(), known }, Plan { feeds, meaning, features, outputs, inputs: names }))
+}
+
+type Fed = (Vec<(String, Vec<i64>)>, Vec<Feed>);
+
+/// Name and shape of each input, and what fills it.
+fn inputs(
+    loaded: &Loaded,
+    manifest: &Manifest,
+    (steps, width): (usize, usize),
+    features: Option<&str>,
+) -> Result<Fed, Misfits> {
     let cal = manifest.calibration.as_ref();
     let bound = |name: &str| {
         manifest.params.contains_key(name)
@@ -57,79 +103,45 @@ pub fn plan(
             .iter()
             .find(|i| !bound(&i.name))
             .map(|i| i.name.clone())
-            .ok_or("it has no input for the window")?,
+            .ok_or_else(|| "it has no input for the window".to_owned())?,
     };
-    need(&loaded.inputs, "input", std::iter::once(&window))?;
-    need(&loaded.inputs, "input", cal.iter().flat_map(|c| c.center.iter().chain(&c.scale)))?;
-    need(&loaded.inputs, "input", manifest.params.keys())?;
-
-    let (outputs, score, features) = outputs(loaded, manifest, extra)?;
-    let features_len = features.and_then(|f| {
-        let tensor = loaded.outputs.iter().find(|o| o.name == outputs[f])?;
+    let mut misfits = Misfits::default();
+    let learnt = cal.iter().flat_map(|c| c.center.iter().chain(&c.scale)).map(|name| ("calibration", name));
+    let fixed = manifest.params.keys().map(|name| ("param", name));
+    for (key, name) in std::iter::once(("input", &window)).chain(learnt).chain(fixed) {
+        misfits.take(key, name, find(&loaded.inputs, "input", name));
+    }
+    let features_len = features.and_then(|name| {
+        let tensor = loaded.outputs.iter().find(|o| o.name == name)?;
         tensor.shape.iter().map(|d| usize::try_from((*d).max(1)).ok()).product::<Option<usize>>()
     });
-    let (mut inputs, mut feeds) = (Vec::new(), Vec::new());
-    for input in &loaded.inputs {
-        if !NUMBERS.contains(&input.kind.as_str()) {
+    let fed = |input: &Tensor| {
+        if !is_number(&input.kind) {
             return Err(format!("input `{}` is {}, not a tensor of numbers", input.name, input.kind));
         }
-        let (shape, feed) = if input.name == window {
+        if input.name == window {
             let (shape, layout) = window_shape(input, manifest.layout, steps, width)?;
-            (shape, Feed::Window(layout))
-        } else if let Some(values) = manifest.params.get(&input.name) {
+            return Ok((shape, Feed::Window(layout)));
+        }
+        if let Some(values) = manifest.params.get(&input.name) {
             let shape = sized(input, values.len())?;
-            (shape, Feed::Param(values.iter().map(|x| *x as f32).collect()))
-        } else if bound(&input.name) {
+            return Ok((shape, Feed::Param(values.iter().map(|x| *x as f32).collect())));
+        }
+        if bound(&input.name) {
             let len = features_len.ok_or("the features' size is not declared")?;
             let is_center = cal.is_some_and(|c| c.center.as_deref() == Some(&input.name));
-            (sized(input, len)?, if is_center { Feed::Center } else { Feed::Scale })
-        } else {
-            return Err(format!(
-                "input `{}` is bound to nothing; give it values as `param.{}`",
-                input.name, input.name
-            ));
-        };
-        inputs.push((input.name.clone(), shape));
-        feeds.push(feed);
-    }
-    let names = inputs.iter().map(|(name, _): &(String, Vec<i64>)| name.clone()).collect();
-    let fixed = |(name, values): (&String, &Vec<f64>)| (name.clone(), values.iter().map(|x| *x as f32).collect());
-    let known = manifest.params.iter().filter(|(_, values)| values.len() <= limits::TRIAL_VALUES).map(fixed).collect();
-    Ok((Prepare { inputs, outputs: outputs.clone(), known }, Plan { feeds, score, features, outputs, inputs: names }))
-}
-
-fn need<'a>(there: &[Tensor], what: &str, names: impl Iterator<Item = &'a String>) -> Result<(), String> {
-    for name in names {
-        if !there.iter().any(|t| t.name == *name) {
-            let all: Vec<_> = there.iter().map(|t| format!("`{}`", t.name)).collect();
-            return Err(format!("it has no {what} `{name}`; it has {}", all.join(", ")));
+            return Ok((sized(input, len)?, if is_center { Feed::Center } else { Feed::Scale }));
+        }
+        Err(format!("input `{}` is bound to nothing; give it values as `param.{}`", input.name, input.name))
+    };
+    let (mut inputs, mut feeds) = (Vec::new(), Vec::new());
+    for input in &loaded.inputs {
+        if let Some((shape, feed)) = misfits.take("model", &input.name, fed(input)) {
+            inputs.push((input.name.clone(), shape));
+            feeds.push(feed);
         }
     }
-    Ok(())
-}
-
-type Outputs = (Vec<String>, usize, Option<usize>);
-
-fn outputs(loaded: &Loaded, manifest: &Manifest, extra: &[String]) -> Result<Outputs, String> {
-    let named_score = loaded.outputs.iter().find(|o| o.name == "score").or(loaded.outputs.first());
-    let score = manifest.score.clone().or(named_score.map(|o| o.name.clone())).ok_or("it has no output")?;
-    let mut outputs = vec![score];
-    let features = manifest.calibration.as_ref().map(|cal| {
-        outputs.push(cal.features.clone());
-        1
-    });
-    for name in extra {
-        if !outputs.contains(name) {
-            outputs.push(name.clone());
-        }
-    }
-    need(&loaded.outputs, "output", outputs.iter())?;
-    for output in loaded.outputs.iter().filter(|o| outputs.contains(&o.name)) {
-        if !NUMBERS.contains(&output.kind.as_str()) {
-            return Err(format!("output `{}` is {}, not a tensor of numbers", output.name, output.kind));
-        }
-    }
-    Ok((outputs, 0, features))
+    if misfits.0.is_empty() { Ok((inputs, feeds)) } else { Err(misfits) }
 }
 
 /// The shape of an input that takes `len` values; an open first dimension is 1, one other open one is what is left.
@@ -188,7 +200,7 @@ fn window_shape(
         }
         // A flat input, or one of another rank with the same number of values.
         _ => {
-            let pair_of_another = layout.is_some() && input.shape.len() >= 2;
+            let pair_of_another = layout.is_some() && input.shape.len() > 2;
             let shape = sized(input, steps * width).map_err(|_| wrong())?;
             let flat = shape.iter().filter(|d| **d > 1).count() <= 1;
             if flat && !pair_of_another { Ok((shape, layout.unwrap_or(Layout::StepsFirst))) } else { Err(wrong()) }
@@ -210,6 +222,7 @@ mod tests {
         let manifest = Manifest { layout, ..Manifest::bare(Path::new("m.onnx")) };
         plan(&loaded, &manifest, (64, 8), &[])
             .map(|(prepare, plan)| (prepare.inputs[0].1.clone(), plan.feeds[0].clone()))
+            .map_err(String::from)
     }
 
     #[test]
@@ -238,11 +251,31 @@ mod tests {
             ..Loaded::default()
         };
         let mut manifest = Manifest::bare(Path::new("m.onnx"));
-        let run = |manifest: &Manifest| plan(&loaded, manifest, (64, 8), &[]).map(|(_, plan)| plan.feeds);
+        let run = |manifest: &Manifest| {
+            plan(&loaded, manifest, (64, 8), &[]).map(|(_, plan)| plan.feeds).map_err(String::from)
+        };
         assert!(run(&manifest).expect_err("gain").contains("param.gain"));
         manifest.params.insert("gain".into(), vec![2.0]);
         assert_eq!(run(&manifest).expect("bound")[1], Feed::Param(vec![2.0]));
-        manifest.score = Some("z".into());
+        manifest.scoring.score = Some("z".into());
         assert!(run(&manifest).expect_err("z").contains("no output `z`; it has `y`"));
+        manifest.input = Some("X".into());
+        let (key, of): (Vec<_>, Vec<_>) = plan(&loaded, &manifest, (64, 8), &["yy".into()])
+            .expect_err("three problems")
+            .0
+            .iter()
+            .filter(|misfit| misfit.key != "model")
+            .map(|misfit| (misfit.key, misfit.of.clone()))
+            .unzip();
+        assert_eq!((key, of), (vec!["score", "outputs", "input"], vec!["".into(), "yy".into(), "X".into()]));
+    }
+
+    #[test]
+    fn rows_of_features_take_a_flattened_window_in_the_order_that_is_named() {
+        assert_eq!(plan_for(&[-1, 512], None), Ok((vec![1, 512], Feed::Window(Layout::StepsFirst))));
+        let by_channel = Some(Layout::ChannelsFirst);
+        assert_eq!(plan_for(&[-1, 512], by_channel), Ok((vec![1, 512], Feed::Window(Layout::ChannelsFirst))));
+        assert_eq!(plan_for(&[-1, 8], None), Ok((vec![64, 8], Feed::Window(Layout::StepsFirst))), "a row at a time");
+        assert!(plan_for(&[-1, 511], None).is_err());
     }
 }

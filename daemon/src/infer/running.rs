@@ -8,7 +8,8 @@ use super::{
     channel::{Loaded, Tensor},
     drift::Inputs,
     fit::Fit,
-    plan::{Plan, plan},
+    meaning::{Meaning, Misfits, Score},
+    plan::{Feed, Plan, plan},
     runtime,
     served::{Answered, Keeps, published},
     worker::{Launch, Rung, Worker},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     alarm::explain::{self, Usual},
     config::{self, Config, Models, Provider},
-    flow::{Window, verdict::Serving},
+    flow::{Direction, Window, verdict::Serving},
     host::{Host, Later},
 };
 
@@ -97,8 +98,11 @@ type Declared = Vec<(String, String, Vec<i64>)>;
 
 impl Running {
     /// Starts a worker on the first provider that takes the model. With `require` there is no other way than those named.
-    pub fn start(launching: &Launching, source: &Artifact, extra: &[String], beat: &dyn Fn()) -> Result<Self, String> {
-        let mut passed_over = Vec::new();
+    ///
+    /// # Errors
+    /// What does not fit, or why no provider takes the model.
+    pub fn start(launching: &Launching, source: &Artifact, extra: &[String], beat: &dyn Fn()) -> Result<Self, Misfits> {
+        let (mut passed_over, mut all) = (Vec::new(), Vec::new());
         for provider in launching.models.providers_for(&source.manifest) {
             match Self::start_on(launching, source, &provider, extra, None, beat) {
                 Ok(mut running) => {
@@ -106,16 +110,22 @@ impl Running {
                     return Ok(running);
                 }
                 // A fault of the model or the library shows on every provider; the last provider's error is reported.
-                Err(why) => passed_over.push(format!("{}: {why}", provider.name)),
+                Err(why) => {
+                    passed_over.push(format!("{}: {why}", provider.name));
+                    all.push(why);
+                }
             }
         }
-        match passed_over.as_slice() {
-            [only] => Err(only.split_once(": ").map_or(only.as_str(), |(_, why)| why).to_owned()),
-            all => Err(all.join("; ")),
+        match all.as_slice() {
+            [first, rest @ ..] if rest.iter().all(|other| other == first) => Err(first.clone()),
+            _ => Err(passed_over.join("; ").into()),
         }
     }
 
     /// Starts a worker on one provider.
+    ///
+    /// # Errors
+    /// What does not fit, or why the provider does not take the model.
     pub fn start_on(
         launching: &Launching,
         source: &Artifact,
@@ -123,7 +133,7 @@ impl Running {
         extra: &[String],
         judge: Option<PathBuf>,
         beat: &dyn Fn(),
-    ) -> Result<Self, String> {
+    ) -> Result<Self, Misfits> {
         let model = source.file_for(provider)?.clone();
         let first = launching.first()?;
         let mut extra = extra.to_vec();
@@ -141,9 +151,10 @@ impl Running {
         };
         let manifest = &source.manifest;
         let (worker, loaded, plan) = Worker::start(&launch, |loaded| plan(loaded, manifest, shape, &extra), beat)?;
-        if worker.output_len(plan.score) != 1 {
-            let (name, n) = (&plan.outputs[plan.score], worker.output_len(plan.score));
-            return Err(format!("output `{name}` has {n} values, and a score is one; name another as `score`"));
+        let sizes: Vec<usize> = (0..plan.outputs.len()).map(|output| worker.output_len(output)).collect();
+        let misfits = plan.meaning.check(manifest, &plan.outputs, &sizes, shape.0 * shape.1);
+        if !misfits.0.is_empty() {
+            return Err(misfits);
         }
         taken(provider, &loaded)?;
         let features = plan.features.map_or(0, |f| worker.output_len(f));
@@ -189,6 +200,11 @@ impl Running {
             text.push_str(why);
         }
         text
+    }
+
+    /// What its outputs mean, in words.
+    pub fn meaning(&self) -> String {
+        self.plan.meaning.describe(&self.source.manifest, &self.plan.outputs)
     }
 
     /// What the worker could do that it must not be able to, where that was asked.
@@ -299,20 +315,30 @@ impl Running {
         if !ok {
             return Outcome::None("run_failed");
         }
+        let score = self.score(slot, at, &window.values);
         let values = &mut self.values;
-        self.worker.read(slot, self.plan.score, values);
-        let score = values[0] as f32;
-        match self.fits[at].learning() {
-            Some(learning) => {
-                if let Some(features) = self.plan.features {
-                    self.worker.read(slot, features, values);
-                    if window.tag.coverage >= 1.0 {
-                        learning.learn(&window.values, values);
-                    }
+        let classes = self.plan.meaning.classes.as_ref().map(|(place, names)| {
+            self.worker.read(slot, *place, values);
+            Meaning::classes(names, values)
+        });
+        match (self.fits[at].learning(), self.plan.features) {
+            (Some(learning), Some(features)) => {
+                self.worker.read(slot, features, values);
+                if window.tag.coverage >= 1.0 {
+                    learning.learn(&window.values, values);
                 }
             }
-            None if !score.is_finite() => return Outcome::None("not_finite"),
-            None => {}
+            (Some(learning), None) => {
+                if window.tag.coverage >= 1.0 && score.is_some_and(f32::is_finite) {
+                    learning.learn(&window.values, &[]);
+                }
+            }
+            (None, _) => {
+                let of_classes = classes.iter().flat_map(|classes| &classes.probabilities);
+                if !score.iter().chain(of_classes).all(|x| x.is_finite()) {
+                    return Outcome::None("not_finite");
+                }
+            }
         }
         let contributions = self.contributions.map(|place| {
             self.worker.read(slot, place, values);
@@ -322,7 +348,18 @@ impl Running {
             self.worker.read(slot, *place, values);
             (name.clone(), values.clone())
         });
-        Outcome::Answer(Answered { score, took_us, outputs: outputs.collect(), contributions })
+        Outcome::Answer(Answered { score, classes, took_us, outputs: outputs.collect(), contributions })
+    }
+
+    /// The score in a slot that ran on this window; `None`: the model only names classes.
+    fn score(&mut self, slot: usize, at: usize, window: &[f32]) -> Option<f32> {
+        let (place, score) = self.plan.meaning.score?;
+        self.worker.read(slot, place, &mut self.values);
+        let fed = match score {
+            Score::Distance(_) => self.fits[at].feed(&Feed::Window(self.plan.layout()), window, window.len()),
+            Score::Value(_) | Score::Reduced(_) => &[],
+        };
+        Some(score.of(&self.values, fed) as f32)
     }
 
     /// What an answered window says of the inputs: the members of a record, when a stretch of time is over.
@@ -346,6 +383,8 @@ impl Running {
         if let Some(said) = answered.contributions.as_ref().filter(|said| said.len() == names.len()) {
             return Ok(explain::members("model", names.iter().map(String::as_str).zip(said.iter().copied()).collect()));
         }
+        let Some(score) = answered.score else { return Ok(String::new()) };
+        let is_low = self.source.manifest.scoring.direction == Direction::Low;
         let occluded = self.usual[at].occluded(window, answered.took_us);
         let n = occluded.len().min(self.slots());
         for (slot, values) in occluded.iter().enumerate().take(n) {
@@ -363,8 +402,8 @@ impl Running {
             if !self.worker.outcome(slot).0 {
                 return Ok(String::new());
             }
-            self.worker.read(slot, self.plan.score, &mut self.values);
-            left.push((name.as_str(), answered.score - self.values[0] as f32));
+            let without = self.score(slot, at, &occluded[slot]).unwrap_or(f32::NAN);
+            left.push((name.as_str(), if is_low { without - score } else { score - without }));
         }
         Ok(explain::members("occlusion", left))
     }
@@ -389,13 +428,13 @@ impl Running {
             let statistics = learning.statistics();
             let windows = std::mem::take(&mut learning.windows);
             self.fits[at].set_statistics(Some(statistics));
-            let highest = self.highest_score(at, &windows, deadline, beat);
+            let scores = self.scores(at, &windows, deadline, beat);
             let fit = &mut self.fits[at];
             if let Some(learning) = fit.learning() {
                 learning.windows = windows;
             }
-            match highest {
-                Ok(highest) => finished.push((at, fit.learnt(highest))),
+            match scores {
+                Ok(scores) => finished.push((at, fit.learnt(&scores))),
                 Err(why) => {
                     fit.set_statistics(None);
                     return Err(why);
@@ -405,14 +444,15 @@ impl Running {
         Ok(finished)
     }
 
-    fn highest_score(
+    /// The scores of windows, as far as they are numbers.
+    fn scores(
         &mut self,
         at: usize,
         windows: &[Box<[f32]>],
         deadline: Option<Duration>,
         beat: &dyn Fn(),
-    ) -> Result<f32, String> {
-        let mut highest = 0f32;
+    ) -> Result<Vec<f32>, String> {
+        let mut scores = Vec::with_capacity(windows.len());
         for chunk in windows.chunks(self.worker.slots()) {
             for (slot, window) in chunk.iter().enumerate() {
                 self.fill(slot, at, window);
@@ -420,13 +460,13 @@ impl Running {
             if let Some(why) = self.worker.ring(chunk.len(), deadline, beat).died {
                 return Err(why);
             }
-            for slot in (0..chunk.len()).filter(|slot| self.worker.outcome(*slot).0) {
-                self.worker.read(slot, self.plan.score, &mut self.values);
-                let score = self.values[0] as f32;
-                highest = if score.is_finite() { highest.max(score) } else { highest };
+            for (slot, window) in chunk.iter().enumerate() {
+                if self.worker.outcome(slot).0 {
+                    scores.extend(self.score(slot, at, window).filter(|score| score.is_finite()));
+                }
             }
         }
-        Ok(highest)
+        Ok(scores)
     }
 }
 

@@ -10,8 +10,7 @@ use crate::{
     alarm::{self, Alarms},
     config,
     flow::{
-        Class, Draft, Retain, Stamp, StreamId, Window,
-        alarm::Unwatched,
+        Class, Classes, Draft, Retain, Scored, Stamp, StreamId, Window,
         board::Board,
         meter::Meters,
         record::{json_list, json_num, json_str},
@@ -47,8 +46,10 @@ pub struct Served {
 /// What a worker answered for one window.
 #[derive(Debug, Clone)]
 pub struct Answered {
-    /// The score.
-    pub score: f32,
+    /// The score; `None`: the model only names classes.
+    pub score: Option<f32>,
+    /// The classes, where the model names them.
+    pub classes: Option<Classes>,
     /// µs.
     pub took_us: u32,
     /// Values of the outputs to be published, by name.
@@ -139,7 +140,8 @@ impl Served {
     ) -> Vec<usize> {
         let learning = fit.is_learning();
         let threshold = fit.threshold();
-        let score = (!learning).then_some(answered.score);
+        let score = answered.score.filter(|_| !learning);
+        let said = Scored { score, threshold, direction: fit.direction(), classes: answered.classes.clone() };
         let meter = &self.meters.pipelines[usize::from(self.index)];
         meter.predictions.add(1);
         meter.answered(window.tag.last.boot_ns);
@@ -158,18 +160,12 @@ impl Served {
             body: self.body(window, score, threshold, answered).into(),
             retain: Retain::No,
         });
-        match score {
-            Some(score) => self.alarms.scored((score, threshold), &window.tag, &fit.lineage, drafts),
-            None => {
-                self.alarms.unwatched(Unwatched::Learning, window.tag.last, Some(&fit.lineage), drafts);
-                Vec::new()
-            }
-        }
+        self.alarms.scored(&said, learning, (&window.tag, &fit.lineage), drafts)
     }
 
     /// No model serves: nothing evaluates its alarms any more.
     pub fn unwatched(&mut self, stamp: Stamp, drafts: &mut Vec<Draft>) {
-        self.alarms.unwatched(Unwatched::ModelNotServing, stamp, None, drafts);
+        self.alarms.unwatched(stamp, drafts);
     }
 
     /// Takes acknowledgements of its alarms.
@@ -213,8 +209,29 @@ impl Served {
             }
         }
         out.push('}');
+        if let Some(classes) = &answered.classes {
+            body_of(&mut out, classes);
+        }
         out
     }
+}
+
+/// The likeliest class, and the probability of each.
+fn body_of(out: &mut String, classes: &Classes) {
+    if let Some(class) = classes.likeliest() {
+        out.push_str(",\"class\":");
+        json_str(out, class);
+    }
+    out.push_str(",\"probabilities\":{");
+    for (i, (name, probability)) in classes.names.iter().zip(&classes.probabilities).enumerate() {
+        if i > 0 {
+            out.push(',');
+        }
+        json_str(out, name);
+        out.push(':');
+        number(out, Some(*probability));
+    }
+    out.push('}');
 }
 
 /// A float's shortest text, or null.

@@ -15,6 +15,7 @@ use nix::{
 
 use super::{
     channel::{self, Hello, Layout, Loaded, Prepare, Prepared, Ready, Reply},
+    meaning::Misfits,
     stderr::Stderr,
 };
 use crate::{
@@ -81,9 +82,9 @@ impl Worker {
     /// waiting.
     pub fn start<P>(
         launch: &Launch,
-        plan: impl FnOnce(&Loaded) -> Result<(Prepare, P), String>,
+        plan: impl FnOnce(&Loaded) -> Result<(Prepare, P), Misfits>,
         beat: &dyn Fn(),
-    ) -> Result<(Self, Loaded, P), String> {
+    ) -> Result<(Self, Loaded, P), Misfits> {
         let mut process = Process::spawn(launch)?;
         let hello = Hello {
             runtime: launch.runtime.clone(),

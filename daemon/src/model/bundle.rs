@@ -37,6 +37,19 @@ const BLOCK: u64 = 512;
 const UNTRUSTED: [&str; 2] =
     ["untrusted comment: signature from minisign secret key", "untrusted comment: signature from rsign secret key"];
 
+/// The manifest of a bundle, with verified signatures. The files behind it have not been read.
+#[derive(Debug, Clone)]
+pub struct Head {
+    /// How to run it.
+    pub manifest: Manifest,
+    /// Whether it may be installed.
+    pub release: Release,
+    /// The names of the keys that signed it; empty if the signatures were not checked.
+    pub signed_by: Vec<String>,
+    /// SHA-256 of manifest.json, hex. It names the digests of all other files.
+    pub sha256: String,
+}
+
 /// A bundle with verified signatures, digests and files.
 #[derive(Debug, Clone)]
 pub struct Bundle {
@@ -48,12 +61,53 @@ pub struct Bundle {
     pub signed_by: Vec<String>,
     /// SHA-256 of the whole file, hex: its name in the store.
     pub sha256: String,
+    /// SHA-256 of its manifest.json, hex.
+    pub manifest_sha256: String,
     /// The ONNX files, by name.
     pub models: BTreeMap<String, ModelFile>,
     /// Golden cases.
     pub golden: Vec<Case>,
     /// Baseline of its inputs, if it has one.
     pub baseline: Option<Baseline>,
+}
+
+impl Head {
+    /// Reads the manifest and its signatures: a few KiB, however large the bundle is. Without a keyset signatures are not
+    /// verified.
+    ///
+    /// # Errors
+    ///
+    /// Why the bundle is rejected.
+    pub fn read(file: &File, keys: Option<&Keyset>) -> Result<Self, String> {
+        Ok(Self::of(file, &parts(file, size_of(file)?)?, keys)?.0)
+    }
+
+    /// The same of a bundle whose parts are known; and how many of them it takes.
+    fn of(file: &File, parts: &[Part], keys: Option<&Keyset>) -> Result<(Self, usize), String> {
+        let head = parts.first().filter(|part| part.name == MANIFEST).ok_or("its first file is not manifest.json")?;
+        let manifest = head.small(file, limits::MANIFEST_BYTES_MAX)?;
+        let mut minisigs = Vec::new();
+        for part in parts[1..].iter().take_while(|part| is_signature(&part.name)) {
+            let text = String::from_utf8(part.small(file, limits::MINISIG_BYTES_MAX)?);
+            let text = text.map_err(|_| format!("{} is not text", part.name))?;
+            canonical(&text).map_err(|why| format!("{}: {why}", part.name))?;
+            minisigs.push(text);
+        }
+        let signed_by = match keys {
+            Some(keys) => {
+                keys.signers(Role::Model, &manifest, &minisigs).map_err(|why| format!("manifest.json: {why}"))?
+            }
+            None => Vec::new(),
+        };
+        // The manifest is trusted only from here on.
+        let head = Self {
+            signed_by: signed_by.into_iter().map(str::to_owned).collect(),
+            sha256: hex(&Sha256::digest(&manifest)),
+            release: Release::parse(&manifest)?,
+            manifest: Manifest::parse(&manifest).map_err(|why| format!("manifest.json: {why}"))?,
+        };
+        Ok((head, 1 + minisigs.len()))
+    }
 }
 
 impl Bundle {
@@ -80,33 +134,21 @@ impl Bundle {
     }
 
     fn read(file: &File, sha256: String, keys: Option<&Keyset>) -> Result<Self, String> {
-        let size = size_of(file)?;
-        let parts = parts(file, size)?;
-        let mut parts = parts.iter();
-        let head = parts.next().filter(|part| part.name == MANIFEST).ok_or("its first file is not manifest.json")?;
-        let manifest = head.small(file, limits::MANIFEST_BYTES_MAX)?;
-        let mut minisigs = Vec::new();
+        let parts = parts(file, size_of(file)?)?;
+        let (head, taken) = Head::of(file, &parts, keys)?;
+        let Head { manifest, release, signed_by, sha256: manifest_sha256 } = head;
+        let mut parts = parts.iter().skip(taken);
         let mut next = parts.next();
-        while let Some(part) = next.filter(|part| is_signature(&part.name)) {
-            let text = String::from_utf8(part.small(file, limits::MINISIG_BYTES_MAX)?);
-            let text = text.map_err(|_| format!("{} is not text", part.name))?;
-            canonical(&text).map_err(|why| format!("{}: {why}", part.name))?;
-            minisigs.push(text);
-            next = parts.next();
-        }
-        let signed_by = match keys {
-            Some(keys) => {
-                keys.signers(Role::Model, &manifest, &minisigs).map_err(|why| format!("manifest.json: {why}"))?
-            }
-            None => Vec::new(),
+        let mut bundle = Self {
+            manifest,
+            release,
+            signed_by,
+            sha256,
+            manifest_sha256,
+            models: BTreeMap::new(),
+            golden: Vec::new(),
+            baseline: None,
         };
-        let signed_by = signed_by.into_iter().map(str::to_owned).collect();
-
-        // The manifest is trusted only from here on.
-        let release = Release::parse(&manifest)?;
-        let manifest = Manifest::parse(&manifest).map_err(|why| format!("manifest.json: {why}"))?;
-        let mut bundle =
-            Self { manifest, release, signed_by, sha256, models: BTreeMap::new(), golden: Vec::new(), baseline: None };
         for entry in bundle.release.files.clone() {
             let part = next.filter(|part| part.name == entry.name).ok_or_else(|| {
                 let found = next.map_or("its end", |part| &part.name);

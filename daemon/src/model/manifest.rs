@@ -5,6 +5,9 @@ use std::{collections::BTreeMap, path::Path};
 
 use serde::Deserialize;
 
+use super::scoring::{Reduce, Scoring};
+use crate::flow::Direction;
+
 /// The order of a window's values in the input tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -21,13 +24,14 @@ pub enum Layout {
 pub struct Calibration {
     /// Number of windows to learn from.
     pub windows: usize,
-    /// Output whose running statistics are taken.
-    pub features: String,
+    /// Output whose running statistics are taken; `None`: only the threshold is learnt, from the scores.
+    #[serde(default)]
+    pub features: Option<String>,
     /// Input that gets their mean.
     pub center: Option<String>,
     /// Input that gets their standard deviation.
     pub scale: Option<String>,
-    /// Threshold = factor × the largest score of the learned windows.
+    /// How far the threshold lies beyond the worst score of the learned windows; `Learning::threshold` says from where.
     pub factor: f64,
     /// Minimum standard deviation of each feature (from the channel's resolution); one value serves all.
     #[serde(default)]
@@ -59,8 +63,8 @@ pub struct Manifest {
     pub layout: Option<Layout>,
     /// Inputs with fixed values.
     pub params: BTreeMap<String, Vec<f64>>,
-    /// Output with the score; `None`: an output called `score`, else the first.
-    pub score: Option<String>,
+    /// What the outputs mean: the score, and classes.
+    pub scoring: Scoring,
     /// Output with the contribution of each channel to the score.
     pub contributions: Option<String>,
     /// How the model is calibrated.
@@ -133,6 +137,14 @@ struct Json {
     deadline_ms: Option<u64>,
     #[serde(default)]
     providers: Vec<String>,
+    score: Option<String>,
+    #[serde(default)]
+    direction: Direction,
+    reduce: Option<Reduce>,
+    reconstruction: Option<String>,
+    #[serde(default)]
+    classes: Vec<String>,
+    probabilities: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -212,7 +224,7 @@ impl Manifest {
             input: None,
             layout: None,
             params: BTreeMap::new(),
-            score: None,
+            scoring: Scoring::default(),
             contributions: None,
             calibration: None,
             threshold: None,
@@ -241,7 +253,7 @@ impl Manifest {
         let file = onnx.next().ok_or("it names no .onnx file")?.name.clone();
         let variants = onnx.map(|file| (file.name.clone(), file.providers.clone())).collect();
         let input = json.inputs.iter().find(|io| io.role.as_deref() == Some("window"));
-        let score = json.outputs.iter().find(|io| io.role.as_deref() == Some("score"));
+        let scoring = scoring(&json)?;
         let contributions = json.outputs.iter().find(|io| io.role.as_deref() == Some("contributions"));
         let window = json.window.as_ref();
         Ok(Self {
@@ -256,7 +268,7 @@ impl Manifest {
             input: input.map(|io| io.name.clone()),
             layout: input.and_then(|io| io.layout),
             params: json.inputs.iter().filter_map(|io| Some((io.name.clone(), io.values.clone()?))).collect(),
-            score: score.map(|io| io.name.clone()),
+            scoring,
             contributions: contributions.map(|io| io.name.clone()),
             calibration: json.calibration,
             threshold: json.thresholds.as_ref().and_then(|t| t.raise),
@@ -272,6 +284,29 @@ impl Manifest {
         let variant = self.variants.iter().find(|(_, providers)| providers.iter().any(|p| p == provider));
         variant.map_or(&self.file, |(file, _)| file)
     }
+}
+
+/// What the manifest says of the score; a role of an output says the same as the key of that name.
+fn scoring(json: &Json) -> Result<Scoring, String> {
+    let said = |key: &str, value: &Option<String>| -> Result<Option<String>, String> {
+        let role = json.outputs.iter().find(|io| io.role.as_deref() == Some(key)).map(|io| io.name.clone());
+        match (value, role) {
+            (Some(value), Some(role)) if super::scoring::element(value).0 != role => {
+                Err(format!("`{key}` is `{value}`, and output `{role}` has the role `{key}`: name one of them"))
+            }
+            (value, role) => Ok(value.clone().or(role)),
+        }
+    };
+    let scoring = Scoring {
+        score: said("score", &json.score)?,
+        direction: json.direction,
+        reduce: json.reduce,
+        reconstruction: said("reconstruction", &json.reconstruction)?,
+        classes: json.classes.clone(),
+        probabilities: said("probabilities", &json.probabilities)?,
+    };
+    let problems: Vec<_> = scoring.problems().iter().map(|(key, why)| format!("`{key}`: {why}")).collect();
+    if problems.is_empty() { Ok(scoring) } else { Err(problems.join("; ")) }
 }
 
 impl Release {
@@ -330,4 +365,48 @@ impl Release {
 pub fn is_name(text: &str) -> bool {
     let ok = |b: u8| b.is_ascii_alphanumeric() || b"._-+".contains(&b);
     (1..=64).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(ok)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn parse(more: &Value) -> Result<Manifest, String> {
+        let mut json = json!({"model": "m", "version": "1", "files": [{"name": "m.onnx"}]});
+        for (key, value) in more.as_object().into_iter().flatten() {
+            json[key] = value.clone();
+        }
+        Manifest::parse(json.to_string().as_bytes())
+    }
+
+    #[test]
+    fn score_is_named_by_a_key_or_by_a_role_but_not_by_both_differently() {
+        let role = json!([{"name": "y", "role": "score"}, {"name": "p", "role": "probabilities"}]);
+        let named = parse(&json!({"outputs": role, "classes": ["ok", "wear"]})).expect("roles").scoring;
+        assert_eq!((named.score.as_deref(), named.probabilities.as_deref()), (Some("y"), Some("p")));
+        let one =
+            parse(&json!({"outputs": role, "score": "y[1]", "classes": ["ok", "wear"]})).expect("one value of it");
+        assert_eq!(one.scoring.score.as_deref(), Some("y[1]"));
+        let why = parse(&json!({"outputs": role, "score": "z"})).expect_err("two outputs");
+        assert!(why.contains("`score` is `z`, and output `y` has the role `score`"), "{why}");
+    }
+
+    #[test]
+    fn words_of_the_score_are_read_and_wrong_ones_are_named() {
+        let low =
+            json!({"score": "s", "direction": "low", "reduce": "rms", "calibration": {"windows": 10, "factor": 2.0}});
+        let manifest = parse(&low).expect("valid");
+        assert_eq!((manifest.scoring.direction, manifest.scoring.reduce), (Direction::Low, Some(Reduce::Rms)));
+        assert!(manifest.calibration.is_some_and(|cal| cal.features.is_none()));
+        for (wrong, word) in [
+            (json!({"direction": "down"}), "down"),
+            (json!({"reduce": "median"}), "median"),
+            (json!({"classes": ["ok", "ok"]}), "`classes`: `ok` occurs twice"),
+            (json!({"score": "y", "reconstruction": "y"}), "`reconstruction`: does not go with `score`"),
+        ] {
+            let why = parse(&wrong).expect_err("wrong");
+            assert!(why.contains(word), "{why}");
+        }
+    }
 }

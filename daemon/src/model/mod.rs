@@ -12,5 +12,6 @@ pub mod manifest;
 pub mod onnx;
 pub mod rollout;
 pub mod scan;
+pub mod scoring;
 pub mod slot;
 pub mod store;

@@ -44,7 +44,9 @@ impl Gone {
     pub fn find(state_dir: &Path, config: &Config, table: &mut Table) -> Self {
         let raised = Keep::at(state_dir.join("alarms"));
         let retained = Keep::at(state_dir.join("retained"));
-        let announced = Announced { streams: config.streams.iter().map(|stream| stream.name.clone()).collect() };
+        let measured = config.streams.iter().map(|stream| stream.name.clone());
+        let predicted = config.pipelines.iter().map(|pipeline| format!("p/{}", pipeline.name));
+        let announced = Announced { streams: measured.chain(predicted).collect() };
         let is_gone = |name: &String| !name.contains('.') && config.alarms.iter().all(|alarm| alarm.name != *name);
         let names = raised.names().into_iter().filter(is_gone).take(limits::RETAINED_GONE);
         let alarms = names.map(|name| (name.clone(), table.add(format!("a/{name}")))).collect();

@@ -85,7 +85,9 @@ pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Ve
         json_str(&mut birth, row.name);
     }
     birth.push(']');
-    let meta = config.streams.iter().map(|s| (s.name.clone(), meta(config, s))).collect();
+    let measured = config.streams.iter().map(|s| (s.name.clone(), meta(config, s)));
+    let predicted = config.pipelines.iter().map(|p| (format!("p/{}", p.name), meta_of_predictions(config, p)));
+    let meta = measured.chain(predicted).collect();
     let (config, counters) = (config.clone(), counters.clone());
     let birth = move || {
         let serving = |i: usize| config::group_of(&config, i).and_then(|group| counters.serving(group));
@@ -109,14 +111,34 @@ fn meta(config: &Config, stream: &config::Stream) -> String {
         StreamMode::Decimate(every) => write!(out, ",\"type\":\"decimate\",\"every\":{every}"),
         StreamMode::Stats(ms) => write!(out, ",\"type\":\"stats\",\"interval_ms\":{ms}"),
     };
-    out.push_str(",\"channels\":{");
-    for (i, channel) in stream.channels.iter().map(|c| &config.channels[*c]).enumerate() {
+    describe(config, &stream.channels, &mut out);
+    out
+}
+
+/// What predictions are made of. Their stream is `p/NAME`, so that it differs from a measurement stream of that name.
+fn meta_of_predictions(config: &Config, pipeline: &config::Pipeline) -> String {
+    let mut out = String::from("\"stream\":");
+    json_str(&mut out, &format!("p/{}", pipeline.name));
+    out.push_str(",\"type\":\"prediction\"");
+    describe(config, &pipeline.channels, &mut out);
+    out
+}
+
+/// The clock of `in_t_ns`, and the unit of each channel.
+fn describe(config: &Config, channels: &[usize], out: &mut String) {
+    let own = |channel: &usize| config.sources[usize::from(config.channels[*channel].source.0)].time.is_some();
+    let clock = match channels.iter().filter(|channel| own(channel)).count() {
+        0 => "boot",
+        n if n == channels.len() => "sensor",
+        _ => "mixed",
+    };
+    let _ = write!(out, ",\"clock\":\"{clock}\",\"channels\":{{");
+    for (i, channel) in channels.iter().map(|c| &config.channels[*c]).enumerate() {
         out.push_str(if i > 0 { "," } else { "" });
-        json_str(&mut out, &channel.name);
+        json_str(out, &channel.name);
         out.push_str(":{\"unit\":");
-        json_str(&mut out, &channel.unit);
+        json_str(out, &channel.unit);
         out.push('}');
     }
     out.push('}');
-    out
 }

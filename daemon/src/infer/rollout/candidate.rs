@@ -71,9 +71,9 @@ impl Candidate {
                     Outcome::None(_) => {}
                     Outcome::Answer(answered) => {
                         self.took_us = slowest(self.took_us, answered.took_us);
-                        if let (Some(above), Some(threshold)) = (above, running.fits[*at].threshold()) {
+                        if let (Some(above), Some(beyond)) = (above, running.fits[*at].is_beyond(answered.score)) {
                             self.compared += 1;
-                            self.differed += u64::from(*above != (answered.score > threshold));
+                            self.differed += u64::from(*above != beyond);
                         }
                     }
                 }
@@ -111,7 +111,8 @@ impl Trial {
             Outcome::Answer(answered) => {
                 let mut hash = crc32fast::Hasher::new();
                 window.values.iter().for_each(|x| hash.update(&x.to_le_bytes()));
-                self.gate.answered(answered.score, u64::from(hash.finalize()))
+                // Without a score nothing is compared: no number equals none.
+                self.gate.answered(answered.score.unwrap_or(f32::NAN), u64::from(hash.finalize()))
             }
         }
     }

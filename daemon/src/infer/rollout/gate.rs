@@ -85,7 +85,10 @@ impl Gate {
         if self.scores.len() == limits::GATE_SCORES {
             self.scores.pop_front();
         }
-        self.scores.push_back(f64::from(score));
+        // A model that only names classes has no score.
+        if score.is_finite() {
+            self.scores.push_back(f64::from(score));
+        }
         // The scores are looked at when there are enough, and then each time as many have come again.
         if self.seen.is_multiple_of(limits::GATE_SCORES as u64) { self.unlike() } else { None }
     }
