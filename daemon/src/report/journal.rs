@@ -11,8 +11,9 @@ use tracing::{
     field::{Field, Value, Visit},
 };
 use tracing_subscriber::{
-    EnvFilter, Layer,
+    Layer,
     field::MakeExt,
+    filter::Targets,
     fmt::{MakeWriter, format},
     layer::{Context, SubscriberExt},
     registry::LookupSpan,
@@ -24,14 +25,14 @@ use crate::{
     limits,
 };
 
-/// Starts logging. `KENTLEDGE_LOG` filters as `RUST_LOG` does elsewhere; without it `default` applies.
+/// Starts logging. `KENTLEDGE_LOG` filters as `RUST_LOG` does elsewhere, by level and `target=level`; without it `default`
+/// applies.
 pub fn start(default: &str) {
     // The MQTT library warns of each refused message; the link counts them and logs a sum. What is asked for comes after it.
     let quiet = |text: &str| format!("rumqttc=error,{text}");
-    let asked =
-        std::env::var("KENTLEDGE_LOG").ok().and_then(|text| EnvFilter::try_new(quiet(&text)).ok().map(|_| text));
+    let asked = std::env::var("KENTLEDGE_LOG").ok().and_then(|text| quiet(&text).parse::<Targets>().ok().map(|_| text));
     let text = quiet(asked.as_deref().unwrap_or(default));
-    let filter = || EnvFilter::new(&text);
+    let filter = || text.parse::<Targets>().unwrap_or_default();
     let journald = stderr_is_journal().then(tracing_journald::layer).and_then(Result::ok);
     // Fields without a prefix, so that `message_id` is the journal's own.
     let journald = journald.map(|layer| layer.with_field_prefix(None).with_syslog_identifier("kentledge".into()));
