@@ -2,17 +2,14 @@
 
 use std::time::Duration;
 
-/// Longest frame a source may deliver, bytes, unless configured: eight 12-digit numbers, a sequence and a clock
-/// make about 140; 1 KiB leaves room for 60 columns.
+/// Longest frame of a source, bytes, unless configured: eight 12-digit numbers, sequence, clock make 140; room for 60 columns.
 pub const FRAME_BYTES: usize = 1024;
 /// Largest `frame_max_bytes` that a configuration may ask for: 64 KiB is 5.7 s of line time at 115,200 baud.
 pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 /// One read from a port, bytes: larger than the 4 KiB a tty hands out at a time, and few enough rows (170 of 95 bytes)
 /// that the signal stage is done with them well within a lane's patience.
 pub const READ_BYTES: usize = 16 * 1024;
-
-/// A frame whose bytes stopped for so long is given up, and its bytes are looked through again: at 300 baud a byte is
-/// 33 ms, and a port of a laptop hands over what it has after 16 ms.
+/// A frame whose bytes stop for so long is searched again: a byte is 33 ms at 300 baud; a laptop's port delivers after 16 ms.
 pub const FRAME_SILENCE: Duration = Duration::from_millis(150);
 /// Registers in one Modbus answer: 125 × 2 bytes and 5 are the 255 that its length byte allows.
 pub const MODBUS_WORDS: u16 = 125;
@@ -32,15 +29,13 @@ pub const ROWS_KNOWN: usize = 64;
 pub const NOISE_NS: u64 = 10_000_000_000;
 /// Frames within that below which nothing is said of noise.
 pub const NOISE_FRAMES: u64 = 4;
-/// A source that delivered nothing for so long is lost (ns of stamp time): a hang-up is over within 4 s, the longest wait
-/// before a port is opened again, and a device that restarts takes 5.
+/// A source is lost after so long (ns of stamp time): a port is opened again within 4 s, a device restarts within 5.
 pub const LOST_NS: u64 = 10_000_000_000;
 /// Or for so many of its usual periods, or for its `stale_ms`, if that is longer.
 pub const LOST_PERIODS: u64 = 10;
 /// The same where its period is not known yet: most sensors give a value a minute.
 pub const LOST_FIRST_NS: u64 = 60_000_000_000;
-/// Samples that are kept to measure the rate of change over an alarm's span: one of each of so many parts of the span, so that
-/// the span is exact to 2 %, in 1 KiB for each alarm.
+/// Samples kept for an alarm's rate of change, one of each such part of its span: exact to 2 %, 1 KiB for each alarm.
 pub const RATE_POINTS: usize = 64;
 /// What the signal stage counted of values is handed to those who look this often (ns of stamp time).
 pub const METER_NS: u64 = 500_000_000;
@@ -113,8 +108,7 @@ pub const CHANNELS_MAX: usize = 1024;
 pub const OUTPUT_VALUES_MAX: usize = 8192;
 /// Most classes that a model names: of a prediction each takes up to 64 + 24 bytes, 6 KiB together.
 pub const CLASSES: usize = 64;
-/// Windows handed to the worker at one ring of the doorbell. Beyond 64 the ring's cost (about 10 µs) is under 1 %
-/// of 64 × 15 µs.
+/// Windows handed to the worker at one ring of the doorbell: the ring's cost (about 10 µs) is 1 % of 64 × 15 µs.
 pub const SLOTS_MAX: usize = 64;
 /// Shared memory of one worker, bytes; slots are reduced until they fit.
 pub const SHARED_BYTES: usize = 8 * 1024 * 1024;
@@ -151,8 +145,7 @@ pub const ONNX_RANK_MAX: usize = 32;
 pub const ONNX_VALUES_MAX: u64 = 1 << 28;
 /// Values of an input that the worker gets for its trial run: 4,096 × 12 characters fit its start message.
 pub const TRIAL_VALUES: usize = 4096;
-/// How long a worker may take to load the library and the model. A Pi 4 with a cold SD card reads 25 MB/s, so the
-/// library alone takes 1.2 s.
+/// How long a worker may take to load library and model: a Pi 4 reads 25 MB/s of a cold SD card, the library in 1.2 s.
 pub const WORKER_START: Duration = Duration::from_secs(30);
 /// The same where an accelerator builds an engine first: TensorRT takes minutes on an Orin.
 pub const WORKER_BUILD: Duration = Duration::from_secs(600);
@@ -240,8 +233,7 @@ pub const TAIL_BYTES: usize = 4 * 1024 * 1024;
 pub const TAIL_SPILL_BYTES: usize = TAIL_BYTES / 4 * 3;
 /// Above it only alarms are let in while the disk is slow: 1,000 of 0.5 KiB.
 pub const TAIL_ALARM_BYTES: usize = TAIL_BYTES / 8;
-/// RAM tail while the store is being opened, which takes two minutes for the largest on a slow card: 400 records/s × 120 s
-/// × 330 B.
+/// RAM tail while the store is being opened, two minutes for the largest on a slow card: 400 records/s × 120 s × 330 B.
 pub const TAIL_OPENING_BYTES: usize = 16 * 1024 * 1024;
 /// A disk that has not completed a write for so long counts as hanging, and the callers stop waiting: an SD card that cleans
 /// up takes half a second.

@@ -5,6 +5,7 @@ mod alarm;
 mod build;
 mod certs;
 mod changes;
+mod groups;
 mod layers;
 mod layouts;
 mod models;
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 
 pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use changes::{Changes, merge};
+pub use groups::{group_of, groups};
 pub use layers::Layer;
 pub use paths::secret;
 pub use port::{

@@ -147,6 +147,7 @@ fn judge_results(world: &World, id: &str) -> Result<(), String> {
 
 /// A fixed part and a random part; the number is printed.
 #[test]
+#[expect(clippy::print_stdout, reason = "how many stories there were is a result")]
 fn stories_with_a_crash_after_any_action_keep_what_control_promises() {
     let count = if std::env::var_os("KENTLEDGE_LONG").is_some() { 20_000 } else { 400 };
     let start = fastrand::u64(1 << 20..1 << 40);
@@ -168,6 +169,7 @@ fn accepts(action: &Action) -> bool {
 
 /// Each seeded fault swaps two actions; the stories find each.
 #[test]
+#[expect(clippy::print_stdout, reason = "which story found it is a result")]
 fn stories_find_each_order_of_actions_that_is_swapped() {
     let faults: [(&str, Swap, &str); 4] = [
         ("settled before it is saved", (accepts, |action| matches!(action, Action::Settle(_))), "is lost"),

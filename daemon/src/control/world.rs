@@ -243,7 +243,7 @@ impl World {
                 match done {
                     Ok(event) => events.extend(event),
                     Err(event) => {
-                        events.push_back(event);
+                        events.push_back(*event);
                         break;
                     }
                 }
@@ -277,7 +277,7 @@ impl World {
         }
     }
 
-    fn perform(&mut self, action: Action) -> Result<Option<Event>, Event> {
+    fn perform(&mut self, action: Action) -> Result<Option<Event>, Box<Event>> {
         let full = self.disk.full;
         match action {
             Action::Save(saved, or) => {
@@ -285,7 +285,7 @@ impl World {
                 match (saved, or) {
                     (Ok(saved), _) => self.saved(*saved),
                     (Err(_), OnError::Log(_)) => {}
-                    (Err(why), OnError::Stop(stop)) => return Err(Event::Failed(stop, why)),
+                    (Err(why), OnError::Stop(stop)) => return Err(Box::new(Event::Failed(stop, why))),
                 }
                 Ok(None)
             }
@@ -321,13 +321,13 @@ impl World {
                 let text = Some(change.set.toml.clone()).filter(|toml| !toml.is_empty());
                 Ok(Some(Event::Compared(change, Ok(Box::new(self.candidate(text))))))
             }
-            Action::Begin(trial) if full => Err(Event::Failed(Stop::Begin(trial), "no space left".into())),
+            Action::Begin(trial) if full => Err(Box::new(Event::Failed(Stop::Begin(trial), "no space left".into()))),
             Action::Begin(trial) => {
                 self.disk.layer.clone_from(&trial.text);
                 self.disk.trial = Some(*trial);
                 Ok(None)
             }
-            Action::Commit(_) if full => Err(Event::Failed(Stop::Commit, "no space left".into())),
+            Action::Commit(_) if full => Err(Box::new(Event::Failed(Stop::Commit, "no space left".into()))),
             Action::Commit(trial) => {
                 self.disk.trial = None;
                 self.committed.clone_from(&trial.text);
@@ -338,7 +338,7 @@ impl World {
                 Ok(Some(Event::Committed(trial, changed)))
             }
             Action::PutBack(trial, why, generation) if full => {
-                Err(Event::Failed(Stop::PutBack(trial, why, generation), "no space left".into()))
+                Err(Box::new(Event::Failed(Stop::PutBack(trial, why, generation), "no space left".into())))
             }
             Action::PutBack(trial, why, _) => {
                 self.disk.layer.clone_from(&trial.previous);

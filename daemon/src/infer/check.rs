@@ -4,11 +4,10 @@
 
 use super::{
     artifact::Artifact,
-    groups,
     meaning::Misfit,
     running::{Launching, Running},
 };
-use crate::config::{Config, Problem};
+use crate::config::{Config, Problem, groups};
 
 /// What opening the models showed.
 #[derive(Debug, Default)]

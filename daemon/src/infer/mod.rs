@@ -33,32 +33,9 @@ pub use runtime::find as find_runtime;
 pub use served::{Keeps, Served};
 
 use crate::{
-    config::Config,
     flow::{Sink, Stamp, Window, lane, lane::Took, verdict::Serving},
     limits,
 };
-
-/// Pipelines by model: those that share file, manifest and window share a worker.
-pub fn groups(config: &Config) -> Vec<Vec<usize>> {
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for (i, pipeline) in config.pipelines.iter().enumerate() {
-        let same = |group: &&mut Vec<usize>| {
-            let other = &config.pipelines[group[0]];
-            other.model == pipeline.model
-                && (other.steps, other.channels.len()) == (pipeline.steps, pipeline.channels.len())
-        };
-        match groups.iter_mut().find(same) {
-            Some(group) => group.push(i),
-            None => groups.push(vec![i]),
-        }
-    }
-    groups
-}
-
-/// The group of a pipeline.
-pub fn group_of(config: &Config, pipeline: usize) -> Option<usize> {
-    groups(config).iter().position(|group| group.contains(&pipeline))
-}
 
 /// The stage as a thread, for one model. Ends when its lane is closed and each window in it was served or recorded as lost.
 /// `beat` is called at least every `limits::BEAT`, `tell` with what serves and how many workers were lost.

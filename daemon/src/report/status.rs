@@ -18,7 +18,7 @@ use crate::{
         verdict::Serving,
     },
     host::{Clock, clock::rfc3339_ms},
-    infer, limits,
+    limits,
     outbox::Writer,
 };
 
@@ -214,14 +214,14 @@ impl Status {
 
     /// A model serves this pipeline.
     fn serves(&self, pipeline: usize) -> bool {
-        infer::group_of(&self.config, pipeline).is_some_and(|group| self.counters.serving(group).is_some())
+        config::group_of(&self.config, pipeline).is_some_and(|group| self.counters.serving(group).is_some())
     }
 
     /// Why a system that has just started is unhealthy, beyond the broker; empty: healthy. Only what an operating system can
     /// break: not a silent sensor, nor a bundle that is still awaited.
     fn unwell(&self) -> Vec<String> {
         let mut why = Vec::new();
-        let groups = infer::groups(&self.config).into_iter().enumerate();
+        let groups = config::groups(&self.config).into_iter().enumerate();
         let there = |group: &[usize]| !self.config.pipelines[group[0]].model.file.as_os_str().is_empty();
         for (place, group) in groups.filter(|(_, group)| there(group)) {
             if self.counters.serving(place).is_none() {
@@ -236,7 +236,7 @@ impl Status {
 
     /// Models that are configured: each has a worker, however many pipelines use it.
     pub fn models(&self) -> usize {
-        infer::groups(&self.config).len()
+        config::groups(&self.config).len()
     }
 
     fn sources(&self, now_ns: u64) -> Vec<Value> {
@@ -260,7 +260,7 @@ impl Status {
     }
 
     fn pipelines(&self, now_ns: u64) -> Vec<Value> {
-        let groups = infer::groups(&self.config);
+        let groups = config::groups(&self.config);
         let of = |(i, (pipeline, meter)): (usize, (&config::Pipeline, &PipelineMeter))| {
             let serving = groups.iter().position(|group| group.contains(&i)).and_then(|at| self.counters.serving(at));
             let model = model(pipeline, serving.as_ref());

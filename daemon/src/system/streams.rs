@@ -3,7 +3,7 @@
 use std::{fmt::Write, sync::Arc};
 
 use crate::{
-    config::{Config, StreamMode},
+    config::{self, Config, StreamMode},
     control::command,
     flow::{
         StreamId,
@@ -11,7 +11,6 @@ use crate::{
         record::json_str,
     },
     host::Host,
-    infer,
     link::Announce,
     report::{counters::Counters, status},
     signal,
@@ -91,7 +90,7 @@ pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Ve
     let meta = measured.chain(predicted).collect();
     let (config, counters) = (config.clone(), counters.clone());
     let birth = move || {
-        let serving = |i: usize| infer::group_of(&config, i).and_then(|group| counters.serving(group));
+        let serving = |i: usize| config::group_of(&config, i).and_then(|group| counters.serving(group));
         let models = config.pipelines.iter().enumerate().map(|(i, pipeline)| {
             let mut model = status::model(pipeline, serving(i).as_ref());
             if let Some(model) = model.as_object_mut() {
@@ -104,7 +103,7 @@ pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Ve
     Announce { boot: host.boot.clone(), birth: Box::new(birth), meta, gone }
 }
 
-fn meta(config: &Config, stream: &crate::config::Stream) -> String {
+fn meta(config: &Config, stream: &config::Stream) -> String {
     let mut out = String::from("\"stream\":");
     json_str(&mut out, &stream.name);
     let _ = match stream.mode {
@@ -117,7 +116,7 @@ fn meta(config: &Config, stream: &crate::config::Stream) -> String {
 }
 
 /// What predictions are made of. Their stream is `p/NAME`, so that it differs from a measurement stream of that name.
-fn meta_of_predictions(config: &Config, pipeline: &crate::config::Pipeline) -> String {
+fn meta_of_predictions(config: &Config, pipeline: &Pipeline) -> String {
     let mut out = String::from("\"stream\":");
     json_str(&mut out, &format!("p/{}", pipeline.name));
     out.push_str(",\"type\":\"prediction\"");

@@ -14,7 +14,7 @@ use std::{
 use clap::Args as ClapArgs;
 
 use crate::{
-    config::{Config, Format},
+    config::{self, Config, Format},
     error::{Code, Context, Fatal},
     flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, beat::Beat, lane},
     host::{Host, signals},
@@ -129,7 +129,7 @@ fn play(
     let (meters, board) = connect::meters(&config);
     let mut printer = Printer { out, names: &table.names, seqs: vec![1; table.names.len()], error: None };
     let mut engines = Vec::new();
-    for group in infer::groups(&config) {
+    for group in config::groups(&config) {
         let mut engine = Engine::new(connect::engine(&host, &config, &table, &group, None, (&meters, &board)));
         engine.start(None, &mut printer, &|| {}).map_err(Fatal::failed)?;
         engines.push((group, engine));

@@ -88,7 +88,7 @@ impl Rollout {
         Self { inbox, engines: Vec::new() }
     }
 
-    /// The seat of the next group's engine. Called once for each of `infer::groups`, in their order.
+    /// The seat of the next group's engine. Called once for each of `config::groups`, in their order.
     pub fn seat(&mut self) -> Seat {
         let (to_engine, mail) = mpsc::sync_channel(limits::ROLLOUT_MESSAGES);
         self.engines.push(to_engine);

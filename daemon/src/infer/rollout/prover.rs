@@ -16,7 +16,7 @@ use super::{super::Artifact, Message, Offer, gate::Terms, prove, window};
 use crate::{
     config::{self, Config},
     host::{Host, beats::caught},
-    infer::{self, Keeps, Launching, Running},
+    infer::{Keeps, Launching, Running},
     limits,
     model::{
         manifest::Manifest,
@@ -37,7 +37,7 @@ pub struct Group {
 pub fn groups(config: &Config) -> Vec<Group> {
     let group =
         |pipelines: Vec<usize>| Group { manifest: config.pipelines[pipelines[0]].model.manifest.clone(), pipelines };
-    infer::groups(config).into_iter().map(group).collect()
+    config::groups(config).into_iter().map(group).collect()
 }
 
 /// Reads models and proves them in workers.

@@ -7,7 +7,7 @@ use super::{
     Base,
 };
 use crate::{
-    config::Config,
+    config::{self, Config},
     control,
     error::Fatal,
     flow::{Window, board::Board, lane, meter::Meters, verdict::Serving},
@@ -66,7 +66,7 @@ impl Base<'_> {
         rollout: &mut Rollout,
     ) -> Result<Vec<lane::Sender<Window>>, Fatal> {
         let mut lanes = BTreeMap::new();
-        for (i, group) in infer::groups(self.config).into_iter().enumerate() {
+        for (i, group) in config::groups(self.config).into_iter().enumerate() {
             let (sender, windows) = lane::lane(lane::Bounds {
                 items: limits::WINDOWS,
                 bytes: limits::WINDOW_LANE_BYTES,
