@@ -258,7 +258,7 @@ fn trial_goes_on_over_a_reload_and_is_rolled_back_by_another_process() {
     assert_eq!((world.disk.layer.as_deref(), &world.disk.trial), (Some("good-stages = 1"), &None));
 }
 
-/// Found by the stories: the next start published `success` from the memory, and then `rolled_back`.
+/// A kill between the two: the next start published `success` from the memory, and then `rolled_back`.
 #[test]
 fn kill_between_the_saved_result_and_the_commit_publishes_only_the_rollback() {
     let mut world = World::new();
