@@ -59,7 +59,7 @@ fn output_of_a_page_matches_with_gaps_and_in_order_only() {
     assert_eq!(missing("two\none\n", "one\ntwo\n"), Some("one"));
 }
 
-/// What the page expects in `$REPO`: the broker's files with these ports, and the sample model.
+/// What the page expects in `$REPO`: the broker's files with these ports, and the models.
 fn repository(at: &Path, devices: u16, people: u16) {
     let broker = at.join("daemon/docs/broker");
     fs::create_dir_all(&broker).expect("folder");
@@ -68,7 +68,9 @@ fn repository(at: &Path, devices: u16, people: u16) {
         let text = text.replace("8883", &devices.to_string()).replace("8884", &people.to_string());
         fs::write(broker.join(name), text).expect("write");
     }
-    std::os::unix::fs::symlink(rig::root().join("models"), at.join("models")).expect("link");
+    for folder in ["models", "tests"] {
+        std::os::unix::fs::symlink(rig::root().join(folder), at.join(folder)).expect("link");
+    }
 }
 
 #[test]
