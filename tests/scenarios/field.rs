@@ -305,7 +305,11 @@ fn what_is_wrong_with_a_source_is_told_by_its_key() {
             "check",
             "`crc17` is invalid: expected one of `sum8`",
         ),
-        ("framing = \"length\"\nstart = \"7e\"\nlength = \"f32\"\nfields = [\"a:u8\"]", "length", "expected one of `u8`"),
+        (
+            "framing = \"length\"\nstart = \"7e\"\nlength = \"f32\"\nfields = [\"a:u8\"]",
+            "length",
+            "expected one of `u8`",
+        ),
         ("framing = \"delimited\"\nstart = \"0203\"\nstop = \"03\"\nfields = [\"a:u8\"]", "start", "must be one byte"),
         ("format = \"binary\"\nfields = [\"a:u8\"]", "format", "needs a framing that is not lines"),
         ("format = \"nmea\"\nsentences = { gll = [\"a\"] }", "sentences", "neither a sentence"),
