@@ -153,7 +153,7 @@ fn lines(device: &mut Device) {
     };
     device.machine.run(&pulses(1, 50));
     device.machine.run(&pulses(2, 3));
-    let seen = |m: &[rig::Message], stream: &str, name: &str, value: f64| {
+    let seen = |m: &[std::sync::Arc<rig::Message>], stream: &str, name: &str, value: f64| {
         rig::sub::records(m, stream).iter().filter(|(r, _)| r["v"][name] == value).count()
     };
     device.sub.wait_most(Duration::from_secs(30), "50 pulses", |m| (seen(m, "m/flow", "flow", 50.0) > 0).then_some(()));

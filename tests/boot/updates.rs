@@ -63,7 +63,7 @@ fn survived(device: &Device, before: &(Value, String), what: &str) -> ((Value, S
         device.lineage().filter(|(lineage, boot)| *boot != before.1 && *lineage == before.0)
     });
     let messages = device.sub.messages();
-    let kept = |m: &&rig::Message| {
+    let kept = |m: &&std::sync::Arc<rig::Message>| {
         m.stream == "p/anomaly" && m.payload["hist"] == true && m.payload["boot"] == before.1.as_str()
     };
     let late: u64 = messages.iter().filter(kept).filter_map(|m| m.payload["seq"]["n"].as_u64()).sum();

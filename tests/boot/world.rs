@@ -82,7 +82,7 @@ impl Device {
     /// Until it came online once more than `before`.
     #[track_caller]
     pub fn online_after(&self, before: usize) {
-        let is = |m: &&rig::Message| m.stream == "state" && m.payload["state"] == "online";
+        let is = |m: &&std::sync::Arc<rig::Message>| m.stream == "state" && m.payload["state"] == "online";
         self.sub.wait_most(START, "the device is online", |messages| {
             (messages.iter().filter(is).count() > before).then_some(())
         });
@@ -100,7 +100,8 @@ impl Device {
     /// The bearing shakes until the alarm is heard, once more than `before` it.
     #[track_caller]
     pub fn alarm(&mut self) {
-        let raised = |m: &&rig::Message| m.stream == "a/anomaly" && m.payload.to_string().contains("\"raised\"");
+        let raised =
+            |m: &&std::sync::Arc<rig::Message>| m.stream == "a/anomaly" && m.payload.to_string().contains("\"raised\"");
         let before = self.sub.messages().iter().filter(raised).count();
         self.machine.odd(true);
         self.sub.wait_most(Duration::from_secs(60), "the alarm", |m| {

@@ -125,7 +125,7 @@ impl Feed {
 }
 
 /// Numbers of a stream, up to the last that came, that were neither delivered nor recorded in the loss ledger.
-pub fn unbooked(messages: &[crate::Message], stream: &str) -> u64 {
+pub fn unbooked(messages: &[std::sync::Arc<crate::Message>], stream: &str) -> u64 {
     let seqs: BTreeSet<u64> =
         crate::sub::records(messages, stream).iter().filter_map(|(record, _)| record["seq"].as_u64()).collect();
     let entries = crate::sub::records(messages, "loss");

@@ -25,7 +25,7 @@ pub struct Message {
 
 #[derive(Default)]
 struct Seen {
-    messages: Vec<Message>,
+    messages: Vec<Arc<Message>>,
     problems: Vec<String>,
 }
 
@@ -74,19 +74,19 @@ impl Sub {
                 all.problems.push(format!("up/{stream}: {} bytes are more than 128 KiB", payload.len()));
             }
         }
-        all.messages.push(Message { stream, payload: parsed, retain, removed, at_ns: crate::boot_ns() });
+        all.messages.push(Arc::new(Message { stream, payload: parsed, retain, removed, at_ns: crate::boot_ns() }));
         seen.1.notify_all();
     }
 
     /// Waits until `look` finds something in what was seen so far.
     #[track_caller]
-    pub fn wait<T>(&self, what: &str, look: impl FnMut(&[Message]) -> Option<T>) -> T {
+    pub fn wait<T>(&self, what: &str, look: impl FnMut(&[Arc<Message>]) -> Option<T>) -> T {
         self.wait_most(SOON, what, look)
     }
 
     /// The same for what takes longer than anything ordinary.
     #[track_caller]
-    pub fn wait_most<T>(&self, most: Duration, what: &str, mut look: impl FnMut(&[Message]) -> Option<T>) -> T {
+    pub fn wait_most<T>(&self, most: Duration, what: &str, mut look: impl FnMut(&[Arc<Message>]) -> Option<T>) -> T {
         let (until, mut known) = (Instant::now() + most, usize::MAX);
         loop {
             // The lock is not held while looking: `look` may ask for more.
@@ -104,7 +104,7 @@ impl Sub {
     }
 
     /// All messages when there are others than `known`, or after a while.
-    fn newer_than(&self, known: usize) -> Vec<Message> {
+    fn newer_than(&self, known: usize) -> Vec<Arc<Message>> {
         let seen = self.seen.0.lock().expect("seen");
         let wait = Duration::from_millis(200);
         let (seen, _) = self.seen.1.wait_timeout_while(seen, wait, |s| s.messages.len() == known).expect("seen");
@@ -119,7 +119,7 @@ impl Sub {
     }
 
     /// All messages so far.
-    pub fn messages(&self) -> Vec<Message> {
+    pub fn messages(&self) -> Vec<Arc<Message>> {
         self.seen.0.lock().expect("seen").messages.clone()
     }
 
@@ -156,7 +156,7 @@ impl Sub {
 }
 
 /// Records of a stream, first copies, in the order they came.
-pub fn records(messages: &[Message], stream: &str) -> Vec<(Value, bool)> {
+pub fn records(messages: &[Arc<Message>], stream: &str) -> Vec<(Value, bool)> {
     let mut known = std::collections::HashSet::new();
     let of_stream = messages.iter().filter(|m| m.stream == stream && !m.removed);
     let all = of_stream.flat_map(|m| {

@@ -79,7 +79,7 @@ impl World {
                 return record.clone();
             }
             let states = states(&self.sub, "model.install", id);
-            let blob = |m: &&crate::Message| m.stream.starts_with("blob/");
+            let blob = |m: &&std::sync::Arc<crate::Message>| m.stream.starts_with("blob/");
             let seen = self.sub.messages().iter().rev().find(blob).map(|m| m.payload["data"].to_string());
             assert!(Instant::now() < until, "no end of {id}: {states:?}; what was missing last: {seen:?}");
             std::thread::sleep(Duration::from_millis(50));

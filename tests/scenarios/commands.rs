@@ -196,7 +196,7 @@ fn without_a_trusted_clock_a_command_must_echo_the_nonce_of_this_connection() {
     let daemon = device(&broker, &operator).run();
     sub.wait_state("online");
     let old = nonce(&sub);
-    let state = sub.messages().into_iter().find(|m| m.stream == "state").expect("state").payload;
+    let state = sub.messages().into_iter().find(|m| m.stream == "state").expect("state").payload.clone();
     if state["clk"] == "sync" {
         rig::skipped("this machine's clock is synchronised: a command needs no nonce here");
         return;

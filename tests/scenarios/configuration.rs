@@ -220,7 +220,7 @@ fn desire(operator: &Operator, version: u64, toml: &str) {
 }
 
 fn wait_reported(sub: &Sub, version: u64, state: &str) -> Value {
-    let found = |messages: &[rig::Message]| {
+    let found = |messages: &[std::sync::Arc<rig::Message>]| {
         // One that was kept in an outage comes late, and is not retained.
         let reported = messages.iter().filter(|m| m.stream == "reported").map(|m| &m.payload["data"][0]);
         let data = reported.max_by_key(|data| data["seq"].as_u64())?.clone();

@@ -146,7 +146,7 @@ fn topics_and_retained_messages_are_those_of_the_contract() {
         (kept.len() >= 5).then_some(kept)
     });
     assert_eq!(retained, ["birth", "meta/p/x", "meta/raw", "reported", "state"]);
-    let birth = late.messages().into_iter().find(|m| m.stream == "birth").expect("birth").payload;
+    let birth = late.messages().into_iter().find(|m| m.stream == "birth").expect("birth").payload.clone();
     assert_eq!(birth["device"], "plant/pump-1");
     let model = &birth["models"][0];
     let named = ["pipeline", "model", "slot", "unsigned"].map(|key| model[key].clone());

@@ -15,7 +15,9 @@ fn retained(port: u16) -> Vec<String> {
     late.wait_state("online");
     // What the broker keeps comes all at once, in no order.
     std::thread::sleep(std::time::Duration::from_millis(300));
-    let kept = |m: &&Message| m.retain && !m.removed && (m.stream.starts_with("a/") || m.stream.starts_with("meta/"));
+    let kept = |m: &&std::sync::Arc<Message>| {
+        m.retain && !m.removed && (m.stream.starts_with("a/") || m.stream.starts_with("meta/"))
+    };
     let mut kept: Vec<String> = late.messages().iter().filter(kept).map(|m| m.stream.clone()).collect();
     kept.sort();
     kept

@@ -206,7 +206,7 @@ impl Captured {
 
     /// Sends it again. Returns its next end.
     fn replay(&self) -> Value {
-        let ends = |messages: &[rig::Message]| {
+        let ends = |messages: &[std::sync::Arc<rig::Message>]| {
             let found = rig::sub::records(messages, "res/log.pull/a").into_iter().map(|(record, _)| record);
             found.filter(|r| r["state"] != "accepted" && r["state"] != "running").collect::<Vec<Value>>()
         };
