@@ -1,4 +1,4 @@
-//! Drift on recordings that nobody here wrote: quiet on the rig a baseline was made on, and firing on another state of it.
+//! Drift on real recordings: quiet on the rig a baseline was made on, and firing on another state of it.
 
 #![allow(clippy::expect_used)] // A test ends where something is not as it must be.
 

@@ -1,4 +1,4 @@
-//! A stored message is read or refused, whatever lies on the disk; also where somebody made the checksum fit.
+//! A stored message is read or refused, whatever lies on the disk; also where an attacker made the checksum fit.
 #![no_main]
 
 use kentledge::outbox::Sealed;

@@ -217,7 +217,7 @@ impl Alarms {
         let alarm = &mut self.alarms[place];
         let change = alarm.state.step(seen, at, |a, b| alarm.watch.is_worse(a, b));
         if alarm.config.condition.is_rate() && seen.verdict == Verdict::Met {
-            // Without a further sample nobody knows whether it still changes.
+            // Without a further sample it is unknown whether it still changes.
             alarm.state.doubt();
         }
         if alarm.shown.unknown.is_some() {

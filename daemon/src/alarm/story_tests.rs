@@ -1,4 +1,4 @@
-//! The room as a whole: what becomes of samples and scores, and random streams of samples with what must hold for every alarm.
+//! The room as a whole: from samples and scores to records, and random streams of samples with what must hold for every alarm.
 
 use std::sync::Arc;
 

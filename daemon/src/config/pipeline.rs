@@ -280,7 +280,7 @@ mod tests {
     /// A configuration with a model file and these keys of its pipeline; or its problems.
     fn read(model: &str, keys: &str) -> Result<Config, String> {
         let dir = tempfile::tempdir().expect("folder");
-        std::fs::write(dir.path().join("m.onnx"), "no model, and nobody opens it").expect("model");
+        std::fs::write(dir.path().join("m.onnx"), "no model, and it is never opened").expect("model");
         let file = dir.path().join("kentledge.toml");
         let text = format!(
             "[device]\nsite = \"s\"\nid = \"d\"\nstate_dir = \"{}\"\n[models]\nallow_unsigned = true\n\

@@ -73,7 +73,7 @@ pub struct Change {
 /// Trusted keys, and why nothing may be installed with them.
 #[derive(Debug, Clone)]
 pub struct Keys {
-    /// The keyset in use, or why there is none.
+    /// The keyset in use, or why it is missing.
     pub trusted: Result<Arc<dyn Trusted>, String>,
     /// Why a successor is not in use.
     pub trouble: Option<String>,

@@ -137,7 +137,7 @@ pub struct Effects {
     device: String,
 }
 
-/// What became of an action.
+/// The result of an action.
 enum Done {
     /// It is done; the event that follows.
     Yes(Option<Event>),

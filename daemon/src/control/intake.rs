@@ -1,4 +1,4 @@
-//! What becomes of an order: read, known, expired, too many, signature, issuer, sequence, nonce. Then a command is remembered
+//! Takes an order: read, known, expired, too many, signature, issuer, sequence, nonce. Then a command is remembered
 //! on the disk, settled, and handed to its handler.
 
 use super::{

@@ -55,7 +55,7 @@ pub struct Jobs {
     /// Access to the machine.
     pub(super) machine: Machine,
     pub(super) board: Arc<Board>,
-    /// The keyset in use, or why there is none.
+    /// The keyset in use, or why it is missing.
     pub(super) keys: Result<Keyset, String>,
     /// Why a keyset after the first one is not in use.
     pub(super) keys_trouble: Option<String>,

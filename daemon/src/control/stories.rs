@@ -27,13 +27,13 @@ fn play(seed: u64, swap: Option<Swap>) -> Result<u64, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut world = World::new();
     world.swap = swap;
-    let (mut iseq, mut version, mut told, mut sent) = (0, 0, Vec::new(), BTreeMap::new());
+    let (mut iseq, mut version, mut steps, mut sent) = (0, 0, Vec::new(), BTreeMap::new());
     for _ in 0..random.usize(5..25) {
         if random.u8(0..3) == 0 {
             world.fuse = Some(random.usize(0..14));
         }
         let step = random.u8(0..12);
-        told.push(step);
+        steps.push(step);
         let lived = match step {
             0..4 => {
                 let id = format!("c{}", sent.len());
@@ -64,11 +64,11 @@ fn play(seed: u64, swap: Option<Swap>) -> Result<u64, String> {
         }
         world.fuse = None;
         if let Some(promise) = world.broken.take() {
-            return Err(format!("seed {seed}: {promise}: {told:?}"));
+            return Err(format!("seed {seed}: {promise}: {steps:?}"));
         }
     }
     settle(&mut world, &mut random);
-    judge(&world).map_err(|promise| format!("seed {seed}: {promise}: {told:?}"))?;
+    judge(&world).map_err(|promise| format!("seed {seed}: {promise}: {steps:?}"))?;
     Ok(world.crashes)
 }
 

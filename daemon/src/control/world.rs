@@ -1,5 +1,5 @@
 //! A world for tests of `Control`: a disk that keeps what was saved, a broker that sends what was not settled again, a
-//! clock that only moves when it is told. It performs actions as `effects.rs` does, in memory, and a crash can fall after
+//! clock that only the test moves. It performs actions as `effects.rs` does, in memory, and a crash can fall after
 //! any of them.
 
 use std::{
@@ -87,7 +87,7 @@ pub struct World {
     /// Results that the broker has, and those on their way.
     pub delivered: Vec<Published>,
     pub pending: Vec<Published>,
-    /// Orders that the broker has not been told are settled.
+    /// Orders that were not acknowledged to the broker.
     pub orders: BTreeMap<u16, Arrived>,
     /// How often each id acted.
     pub acted: BTreeMap<String, u32>,

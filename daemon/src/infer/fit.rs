@@ -178,7 +178,7 @@ impl Fit {
         manifest.scoring.basis(manifest.calibration.as_ref().is_some_and(|cal| cal.features.is_some()))
     }
 
-    /// Whether a score is on the bad side of the threshold; `None` where there is no score or no threshold.
+    /// Whether a score is on the bad side of the threshold; `None` without a score or a threshold.
     pub fn is_beyond(&self, score: Option<f32>) -> Option<bool> {
         Some(self.source.manifest.scoring.direction.is_beyond(score?, self.threshold()?))
     }

@@ -205,7 +205,7 @@ fn is_float(output: &Tensor) -> bool {
 /// The declared tensor of this name.
 ///
 /// # Errors
-/// There is none; the text has the nearest name, and all of them.
+/// It does not exist; the text has the nearest name, and all of them.
 pub fn find<'a>(there: &'a [Tensor], what: &str, name: &str) -> Result<&'a Tensor, String> {
     there.iter().find(|t| t.name == name).ok_or_else(|| {
         let names: Vec<&str> = there.iter().map(|t| t.name.as_str()).collect();
@@ -218,7 +218,7 @@ pub fn find<'a>(there: &'a [Tensor], what: &str, name: &str) -> Result<&'a Tenso
 /// The output of this name, a tensor of numbers.
 ///
 /// # Errors
-/// There is none, or it is no tensor of numbers.
+/// It does not exist, or it is no tensor of numbers.
 pub fn numbers<'a>(loaded: &'a Loaded, name: &str) -> Result<&'a Tensor, String> {
     let output = find(&loaded.outputs, "output", name)?;
     if is_number(&output.kind) {
@@ -231,7 +231,7 @@ pub fn numbers<'a>(loaded: &'a Loaded, name: &str) -> Result<&'a Tensor, String>
 /// The usual reason for maps among the outputs.
 fn zipmap_hint(outputs: &[Tensor]) -> &'static str {
     if outputs.iter().any(|o| o.kind.contains("Map<")) {
-        "; skl2onnx makes a map of the probabilities unless told otherwise: export the model again with \
+        "; skl2onnx makes a map of the probabilities unless an option forbids it: export the model again with \
          `options={id(model): {'zipmap': False}}`"
     } else {
         ""

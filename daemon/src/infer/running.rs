@@ -51,7 +51,7 @@ impl Launching {
     /// The first pipeline: all of them have the same model and window.
     ///
     /// # Errors
-    /// There is none.
+    /// No pipeline uses the model.
     pub fn first(&self) -> Result<&config::Pipeline, String> {
         self.pipelines.first().ok_or_else(|| "no pipeline uses the model".into())
     }

@@ -72,7 +72,7 @@ pub struct Proof {
     pub groups: BTreeSet<usize>,
 }
 
-/// What control is told.
+/// What control learns.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     /// The result of `Prove`, for the job of this number: the proof, or why the model does not serve.

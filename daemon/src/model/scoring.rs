@@ -21,7 +21,7 @@ impl Reduce {
     /// The words of the manifest and the configuration.
     pub const WORDS: [(&str, Self); 3] = [("max", Self::Max), ("mean", Self::Mean), ("rms", Self::Rms)];
 
-    /// Its word.
+    /// As written in a manifest.
     pub fn word(self) -> &'static str {
         Self::WORDS.iter().find(|(_, reduce)| *reduce == self).map_or("", |(word, _)| word)
     }

@@ -109,7 +109,7 @@ struct Wanted {
 /// What is offered to each group.
 type Offers<R> = Vec<(usize, Offer<R>)>;
 
-/// The requests of control, and what became of them.
+/// The requests of control, and their results.
 struct Requests<R> {
     inbox: Receiver<Request>,
     reports: SyncSender<Report>,

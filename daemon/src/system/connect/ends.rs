@@ -19,7 +19,7 @@ pub struct ControlEnds {
     pub responses: tokio::sync::mpsc::Sender<Response>,
     /// See `responses`.
     pub settled: tokio::sync::mpsc::Sender<Ticket>,
-    /// To the link: the connection that it is to have. Without a broker there is none.
+    /// To the link: the connection that it is to have. `None` without a broker.
     pub wanted: Option<watch::Sender<link::Wanted>>,
     /// From the link: how the connection stands.
     pub news: watch::Receiver<LinkNews>,
