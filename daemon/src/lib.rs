@@ -8,6 +8,7 @@
 //!                                     worker process: the only place ONNX Runtime is loaded
 //! ```
 //!
+//! Alarms on channels are evaluated in `signal`, alarms on scores in `infer`; both drive `output` without a queue between.
 //! Rooms stand side by side and share only the words in `flow`; `system::run` joins them. `docs/architecture.md` is the map.
 
 pub mod alarm;

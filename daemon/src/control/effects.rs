@@ -343,7 +343,22 @@ impl Effects {
                 let acked = self.jobs.board.result_acked.load(Ordering::Relaxed);
                 Some(Event::Tick(*self.link.borrow(), acked))
             }
-            _ => None,
+            // `perform` did these. They are named, so that a new action without a performer does not compile.
+            Action::Save(..)
+            | Action::Publish(_)
+            | Action::Respond(..)
+            | Action::Settle(_)
+            | Action::CountAccepted
+            | Action::CountRefused
+            | Action::Ask(..)
+            | Action::Recalibrate(_)
+            | Action::Compare(_)
+            | Action::Begin(_)
+            | Action::Commit(_)
+            | Action::PutBack(..)
+            | Action::Forget
+            | Action::Connect(..)
+            | Action::Leave(_) => None,
         }
     }
 

@@ -75,7 +75,7 @@ pub async fn run(
     let tap = base.ring(&mut crew)?; // the last minute of all frames, for tapes of alarms
     base.signal(&mut crew, &keeps, (frames, shed), tap, windows)?;
 
-    // infer ─ bell ─▶ outputs ─▶ guard: alarms to lines
+    // signal, infer ─ bell ─▶ outputs ─▶ guard: alarms to lines
     let stop_outputs = base.outputs(&mut crew)?;
 
     // all of them ─ records ─▶ outbox ─ cursor ─▶ link ─▶ broker
