@@ -1,0 +1,64 @@
+//! What is bounded at the connection to the broker: packets, waits, suspects.
+
+use std::time::Duration;
+
+/// Messages in flight at once. 100 × 120 KiB would be 12 MB, but RAM is bounded by the tail, which holds them.
+pub const IN_FLIGHT: u16 = 100;
+/// Largest packet we accept from a broker, and advertise.
+pub const PACKET_BYTES: u32 = 64 * 1024;
+/// Keep-alive unless configured: with the client's ping time-out a dead peer is noticed within 2 × 15 s + 5 s.
+pub const KEEP_ALIVE_S: u64 = 15;
+/// While an outage of this device's own network is short the next connect comes within this (full jitter): 7 tries a
+/// second on average, and none of them reaches a broker.
+pub const RECONNECT_MIN: Duration = Duration::from_millis(300);
+/// How long that is: a broker's restart or a router's.
+pub const RECONNECT_SHORT: Duration = Duration::from_secs(120);
+/// After the broker went away all its devices return within this at the soonest (full jitter): 10,000 devices are 2,000
+/// connections a second.
+pub const RECONNECT_SPREAD: Duration = Duration::from_secs(5);
+/// Longest wait between two connects.
+pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
+/// Another client uses our client id: each connect ends the other's session. Ours waits so long, doubling.
+pub const TWIN_WAIT: Duration = Duration::from_secs(30);
+/// The longest of these waits.
+pub const TWIN_WAIT_MAX: Duration = Duration::from_secs(900);
+/// A connection that the broker accepts and closes within this is short-lived.
+pub const SOON: Duration = Duration::from_secs(5);
+/// So many of them in a row are reported.
+pub const SOON_TIMES: u32 = 3;
+/// After so many of them each doubles the longest wait before the next connect.
+pub const SOON_SPARED: u32 = 6;
+/// A message that was sent within this before the broker closed may be why: twice a satellite's round trip, and room.
+pub const BLAMED_WITHIN: Duration = Duration::from_secs(5);
+/// Messages that ended connections and are remembered: 64 × 100 B.
+pub const SUSPECTS: usize = 64;
+/// Messages held back because they ended two connections: with `STORED_MESSAGE_BYTES` each they take half of what is read
+/// ahead of the backlog.
+pub const SUSPECTS_HELD: usize = 8;
+/// One of them is tried a third time when the connection has held for so long.
+pub const SUSPECT_AGAIN: Duration = Duration::from_secs(20);
+/// Handled orders that are remembered by their digest: four times what may be in flight to us.
+pub const ORDERS_SEEN: usize = 64;
+/// Subscriptions in one packet: AWS IoT Core takes no more.
+pub const FILTERS: usize = 8;
+/// What happens often is logged once, and then as a number this often.
+pub const SAY_AGAIN: Duration = Duration::from_secs(60);
+/// Slots of the broker's receive maximum that the backlog leaves to alarms and live data.
+pub const LIVE_SLOTS: usize = 2;
+/// Unsent bytes in the kernel at most, before an alarm: half a second at 1 Mbit/s.
+pub const UNSENT_BYTES: u32 = 64 * 1024;
+/// How often a connection is looked at when nothing happens on it.
+pub const LINK_TICK: Duration = Duration::from_millis(500);
+/// A broker that answers pings but acknowledges nothing for so long, or two keep-alives, is left: its queue may be full,
+/// and a slow one of 64 KiB/s has taken 2 MiB by then.
+pub const ACK_WAIT: Duration = Duration::from_secs(30);
+/// Outages of at least this length are reported.
+pub const OUTAGE_TOLD: Duration = Duration::from_secs(1);
+/// How often the clock is looked at while TLS waits for it.
+pub const CLOCK_WAIT: Duration = Duration::from_secs(1);
+/// How often the time is saved, where it is known to be right: 8 KiB an hour.
+pub const CLOCK_SAVE: Duration = Duration::from_secs(3600);
+/// TCP and MQTT handshake together.
+pub const CONNECT: Duration = Duration::from_secs(10);
+/// MQTT session expiry: a device off for a week gets the commands that wait for it.
+pub const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
