@@ -19,6 +19,7 @@ mod field;
 mod gpio;
 mod installs;
 mod kills;
+mod lines;
 mod link;
 mod measurements;
 mod models;
