@@ -85,7 +85,7 @@ impl Jobs {
     /// Starts a rollback to a model that served without a fault before.
     fn go_to(&mut self, job: Job, model: &str, to: Origin) {
         let line = self.models.store.line(model);
-        tracing::info!(model, to = to.word(), "roll back to a model that served without a fault");
+        tracing::info!("model {model}: rolling back to slot {}", to.word());
         self.models.ended = None;
         match to {
             Origin::Factory => {
@@ -121,7 +121,7 @@ impl Jobs {
             return self.event(
                 Kind::ModelFailed,
                 "models",
-                &format!("no model serves, and no previous model exists: {why}"),
+                &format!("no previous model exists for sha256 {:.12}…, which fails: {why}; its worker is started again", bundle),
             );
         };
         self.cancel_install(&format!(
@@ -183,7 +183,7 @@ impl Jobs {
             }
             self.models.store.sweep();
         }
-        tracing::warn!(id = job.command, state = state.word(), "model rejected: {why}");
+        tracing::warn!("model rejected: {why}; command {} ends as {}", job.command, state.word());
         self.end_job(job, state, why);
         self.tell(JobNews::Slots);
     }

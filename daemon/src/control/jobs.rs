@@ -116,7 +116,8 @@ impl Jobs {
 
     /// Verifies the next keyset and makes it the one in use. Returns its version.
     pub(super) fn take_keys(&mut self, text: &str, minisigs: &[String]) -> Result<u64, String> {
-        let next = self.models.store.take_keyset(&self.keys.clone()?, text.as_bytes(), minisigs)?;
+        let now_ms = self.now_ms();
+        let next = self.models.store.take_keyset(&self.keys.clone()?, (text.as_bytes(), minisigs), now_ms)?;
         let version = next.version;
         (self.keys, self.keys_trouble) = (Ok(next), None);
         self.show_models();
@@ -140,7 +141,7 @@ impl Jobs {
         for (model, seq) in models {
             let held = self.models.store.line(model).held().map_or(0, |held| held.seq);
             if *seq > held.max(self.floor(model).unwrap_or(u64::MAX)) {
-                tracing::info!(model, seq, "a newer model is there");
+                tracing::info!("model {model}: dn/channel names a newer sequence, {seq}; it is not installed yet");
             }
         }
     }

@@ -367,12 +367,8 @@ impl Jobs {
             work.job = job;
             work.phase = Phase::Proving;
         }
-        tracing::info!(
-            model,
-            version = bundle.release.version,
-            by = bundle.signed_by.join(", "),
-            "a bundle is verified"
-        );
+        let (version, by) = (&bundle.release.version, bundle.signed_by.join(", "));
+        tracing::info!("model {model} {version}: its bundle is verified, signed by {by}");
         self.rollout.request(Request::Prove { number, target: Target::Slot(bundle, id), watched: true });
         Ok(())
     }
@@ -460,7 +456,7 @@ impl Jobs {
             if let Err(why) = self.models.store.raise(&model, held.seq) {
                 tracing::error!("model {model}: {why}; only its slot records sequence {}", held.seq);
             }
-            tracing::info!(model, version = held.version, "a new model stays: {text}");
+            tracing::info!("model {model} {} passed its trial: {text}", held.version);
         }
         self.models.store.sweep();
         self.end_job(&work.job, State::Success, text);
