@@ -330,19 +330,25 @@ pub(super) fn output(name: &str, mut t: Table<'_>, alarms: &[Alarm]) -> Output {
 }
 
 pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[Source]) -> Channel {
-    let source = match (t.str("source"), sources.len()) {
-        (Some(word), _) => names.sources.get(&word).copied().unwrap_or_else(|| {
-            t.problem("source", format!("no source is called `{word}`"));
-            SourceId(0)
-        }),
-        (None, 1) => SourceId(0),
+    let known = match (t.str("source"), sources.len()) {
+        (Some(word), _) => {
+            let known = names.sources.get(&word).copied();
+            if known.is_none() {
+                t.problem("source", format!("no source is called `{word}`"));
+            }
+            known
+        }
+        (None, 1) => Some(SourceId(0)),
         (None, _) => {
-            t.problem("source", "is needed where there is not just one source");
-            SourceId(0)
+            let all = sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
+            t.problem("source", format!("is missing, and there are several sources: expected one of {all}"));
+            None
         }
     };
+    let source = known.unwrap_or(SourceId(0));
     let column = t.str("column").unwrap_or_else(|| name.to_owned());
-    if let Some(columns) = sources.get(usize::from(source.0)).and_then(|s| s.format.columns())
+    // Without its source nothing is known of its column.
+    if let Some(columns) = known.and_then(|at| sources.get(usize::from(at.0))).and_then(|s| s.format.columns())
         && !columns.contains(&column.as_str())
     {
         let known = if columns.is_empty() { "none".into() } else { columns.join(", ") };
