@@ -89,10 +89,11 @@ impl Lines {
         let seen = self.carry.len().saturating_sub(self.form.end.len().saturating_sub(1));
         self.carry.extend_from_slice(chunk);
         if self.skipping {
-            let Some((_, behind)) = self.end(&self.carry, seen) else {
+            let Some((at, behind)) = self.end(&self.carry, seen) else {
                 self.skip(&mut cut);
                 return cut;
             };
+            self.pass(at, &mut cut);
             self.skipping = false;
             let _ = self.carry.split_to(behind);
         }
@@ -107,11 +108,17 @@ impl Lines {
         cut
     }
 
-    /// Forgets what is skipped. Each length of a line is marked: bytes that come without any end must be seen.
+    /// Forgets what waits, but for what may be the beginning of an end.
     fn skip(&mut self, cut: &mut Cut) {
         let kept = self.form.end.len().saturating_sub(1).min(self.carry.len());
-        self.skipped += self.carry.len() - kept;
-        let _ = self.carry.split_to(self.carry.len() - kept);
+        let n = self.carry.len() - kept;
+        let _ = self.carry.split_to(n);
+        self.pass(n, cut);
+    }
+
+    /// So many bytes are skipped. Each length of a line is marked: bytes that come without any end must be seen.
+    fn pass(&mut self, n: usize, cut: &mut Cut) {
+        self.skipped += n;
         while self.skipped > self.frame_max {
             self.skipped -= self.frame_max;
             cut.ranges.push(Flaw::Oversize.mark());

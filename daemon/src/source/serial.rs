@@ -72,6 +72,7 @@ struct Reading<'a> {
     outlet: &'a Outlet,
     cutter: Cutter,
     total: u64,
+    opened: Instant,
     /// When bytes came last, while a part of a frame may wait.
     heard: Option<Instant>,
     overruns: Option<u64>,
@@ -89,6 +90,7 @@ impl<'a> Reading<'a> {
             outlet,
             cutter: Cutter::new(settings),
             total: 0,
+            opened: Instant::now(),
             heard: None,
             poll: settings.poll.as_ref(),
             answer_by: None,
@@ -136,6 +138,9 @@ impl<'a> Reading<'a> {
 
     async fn take(&mut self, bytes: &[u8]) {
         let stamp = self.outlet.clock.now();
+        if self.total == 0 && begins_inside(self.opened.elapsed(), self.overruns.is_some(), self.poll.is_some()) {
+            let _ = self.cutter.reset();
+        }
         self.total += bytes.len() as u64;
         self.heard = Some(Instant::now());
         let cut = self.cutter.feed(bytes);
@@ -202,6 +207,12 @@ impl<'a> Reading<'a> {
     }
 }
 
+/// Whether the first bytes may be the rest of a line, of which nobody could tell: `345` of `12.345` is a number too. A device that
+/// talks by itself (not `polled`) was in the middle of one if no silence came before; a pseudo-terminal (not `real`) loses nothing.
+fn begins_inside(since_open: Duration, real: bool, polled: bool) -> bool {
+    real && !polled && since_open < limits::FRAME_SILENCE
+}
+
 /// A tty that forgets what came before a question: on a line nothing else says which question an answer is for.
 pub(super) struct Quiet(SerialStream);
 
@@ -234,5 +245,19 @@ impl AsyncWrite for Quiet {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
         Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_line_is_only_believed_after_a_silence_or_where_nothing_can_be_lost() {
+        let (soon, late) = (Duration::from_millis(20), limits::FRAME_SILENCE);
+        assert!(begins_inside(soon, true, false));
+        assert!(!begins_inside(late, true, false));
+        assert!(!begins_inside(soon, false, false));
+        assert!(!begins_inside(soon, true, true));
     }
 }
