@@ -14,9 +14,48 @@ use super::docs::{blocks, pages};
 
 /// Programs of the system that pages may use, without a check of their options.
 const TOOLS: &[&str] = &[
-    "apt", "awk", "cat", "cd", "cp", "cut", "do", "done", "echo", "editor", "export", "fi", "for", "grep", "head", "if", "install",
-    "journalctl", "jq", "kill", "mkdir", "read", "scp", "sed", "sha256sum", "split", "sqlite3", "ssh", "stat", "strace", "sudo",
-    "systemctl", "tail", "then", "tr", "until", "wait", "while", "cargo", "result", "printf", "base64",
+    "apt",
+    "awk",
+    "cat",
+    "cd",
+    "cp",
+    "cut",
+    "do",
+    "done",
+    "echo",
+    "editor",
+    "export",
+    "fi",
+    "for",
+    "grep",
+    "head",
+    "if",
+    "install",
+    "journalctl",
+    "jq",
+    "kill",
+    "mkdir",
+    "read",
+    "scp",
+    "sed",
+    "sha256sum",
+    "split",
+    "sqlite3",
+    "ssh",
+    "stat",
+    "strace",
+    "sudo",
+    "systemctl",
+    "tail",
+    "then",
+    "tr",
+    "until",
+    "wait",
+    "while",
+    "cargo",
+    "result",
+    "printf",
+    "base64",
 ];
 
 /// A script without comments, heredocs, continued lines and quotes: what is left are words and operators.
@@ -61,14 +100,22 @@ fn commands(script: &str) -> Vec<Vec<String>> {
     let text = plain(script).replace("$(", "\n").replace("&&", "\n").replace("2>", ">");
     let of = |part: &str| -> Vec<String> {
         let words = part.split_whitespace().take_while(|w| !w.starts_with(['>', '<']));
-        words.skip_while(|w| w.contains('=')).map(|w| w.trim_matches(')').to_owned()).filter(|w| !w.is_empty()).collect()
+        words
+            .skip_while(|w| w.contains('='))
+            .map(|w| w.trim_matches(')').to_owned())
+            .filter(|w| !w.is_empty())
+            .collect()
     };
     text.split(['\n', '|', ';', '&']).map(of).filter(|words| !words.is_empty()).collect()
 }
 
 /// What a program prints about its options.
 fn help(program: &str, words: &[&str]) -> String {
-    let done = Command::new(program).args(words).stdin(Stdio::null()).output().unwrap_or_else(|why| panic!("{program}: {why}"));
+    let done = Command::new(program)
+        .args(words)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap_or_else(|why| panic!("{program}: {why}"));
     String::from_utf8_lossy(&done.stdout).into_owned() + &String::from_utf8_lossy(&done.stderr)
 }
 
@@ -77,11 +124,26 @@ fn has(help: &str, option: &str) -> bool {
     help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == option)
 }
 
+/// What `sudo` and `ssh` run.
+fn inner(mut words: &[String]) -> &[String] {
+    while let [first, rest @ ..] = words {
+        let skipped = match first.as_str() {
+            "sudo" => 0,
+            "ssh" => rest.iter().take_while(|w| w.starts_with('-')).count() + 1,
+            _ => break,
+        };
+        words = &rest[skipped.min(rest.len())..];
+    }
+    words
+}
+
 /// What is wrong with one command, if anything.
 fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<String> {
-    if let Some(at) = words.iter().position(|w| w == "kentledge" || w.ends_with("/kentledge")) {
+    let words = inner(words);
+    let program = words.first()?.as_str();
+    if program == "kentledge" || program.ends_with("/kentledge") {
         let mut chain: Vec<&str> = Vec::new();
-        for word in &words[at + 1..] {
+        for word in &words[1..] {
             let nested = chain.is_empty() || chain == ["model"];
             if !nested || !word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') || word.starts_with('-') {
                 break;
@@ -94,11 +156,10 @@ fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<Strin
         if text.contains("unrecognized subcommand") || !text.contains("Usage:") {
             return Some(format!("no command `kentledge {name}`"));
         }
-        let options = words[at + 1..].iter().filter(|w| w.starts_with('-') && w.len() > 1);
+        let options = words[1..].iter().filter(|w| w.starts_with('-') && w.len() > 1);
         let unknown = options.map(|w| w.split('=').next().unwrap_or(w)).find(|option| !has(text, option))?;
         return Some(format!("`kentledge {name}` has no option {unknown}"));
     }
-    let program = words[0].as_str();
     match program {
         "mosquitto_sub" | "mosquitto_pub" => {
             let text = helps.entry(program.into()).or_insert_with(|| help(program, &["--help"]));
@@ -115,6 +176,7 @@ fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<Strin
             let schema = rig::root().join(format!("daemon/docs/schema/dn.args.{}.json", words.get(1)?));
             (!schema.exists()).then(|| format!("no command of the type {}", words[1]))
         }
+        arithmetic if arithmetic.starts_with('(') => None,
         path if path.contains('/') => {
             let built = path.starts_with("target/");
             (!built && !rig::root().join(path).exists()).then(|| format!("no file {path} in the repository"))
@@ -129,7 +191,8 @@ fn every_command_in_a_page_exists_with_its_options() {
     for page in pages().iter().filter(|page| !page.ends_with("getting-started.md")) {
         for block in blocks(&fs::read_to_string(page).expect("page")).iter().filter(|b| b.language == "sh") {
             let place = format!("{}:{}", page.display(), block.line);
-            let mut bash = Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("bash");
+            let mut bash =
+                Command::new("bash").arg("-n").stdin(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("bash");
             bash.stdin.take().expect("stdin").write_all(block.text.as_bytes()).expect("write");
             let parsed = bash.wait_with_output().expect("bash");
             if !parsed.status.success() {
@@ -156,7 +219,8 @@ fn command_with_an_unknown_option_is_found() {
     assert!(why("x=1 mosquitto_sub -h b \\\n  --cafille ca.pem").contains("--cafille"));
     assert!(why("minisign -Sm a -y b").contains("-y") && why("order model.instal '{}' i-1").contains("model.instal"));
     assert!(why("image/bild qemu").contains("image/bild") && why("kentlegde check").contains("kentlegde"));
-    let right = "cat > a <<END\nnonsense here\nEND\nssh admin@pump journalctl -u kentledge -x -n 50  # a comment; with more\n";
+    let right =
+        "cat > a <<END\nnonsense here\nEND\nssh admin@pump journalctl -u kentledge -x -n 50  # a comment; with more\n";
     assert_eq!(why(right), "");
 }
 
@@ -167,7 +231,8 @@ fn shell(page: &str) -> Vec<String> {
 }
 
 fn run(script: &str, folder: &Path) -> String {
-    let path = format!("{}:{}", daemon::binary().parent().expect("folder").display(), std::env::var("PATH").expect("PATH"));
+    let path =
+        format!("{}:{}", daemon::binary().parent().expect("folder").display(), std::env::var("PATH").expect("PATH"));
     let mut bash = Command::new("timeout");
     bash.args(["60", "bash", "-eu", "-o", "pipefail", "-c", script]).current_dir(folder).env("PATH", path);
     let out = bash.stdin(Stdio::null()).output().expect("bash");
@@ -179,7 +244,8 @@ fn run(script: &str, folder: &Path) -> String {
 #[test]
 fn pages_on_bundles_and_on_keys_run_as_written() {
     let dir = tempfile::tempdir().expect("folder");
-    let keys = shell("getting-started.md").into_iter().find(|b| b.contains("for name in release ops root")).expect("keys");
+    let keys =
+        shell("getting-started.md").into_iter().find(|b| b.contains("for name in release ops root")).expect("keys");
     run(&keys, dir.path());
     fs::copy(rig::root().join("tests/onnx/sklearn/forest.onnx"), dir.path().join("forest.onnx")).expect("model");
     let rows = (0..800).map(|n| format!("{},{}\n", 10.0 + f64::from(n % 7) / 10.0, 20.0 + f64::from(n % 11) / 10.0));
@@ -190,5 +256,8 @@ fn pages_on_bundles_and_on_keys_run_as_written() {
     let rotate = shell("howto/rotate-keys.md");
     // Without a password: minisign would read it from the terminal.
     run(&rotate[..2].concat().replace("minisign -G", "minisign -G -W"), dir.path());
-    run("minisign -V -q -m keyset-2.json -p root.pub && jq -e '.version == 2 and .keys[2].name == \"ops2\"' keyset-2.json", dir.path());
+    run(
+        "minisign -V -q -m keyset-2.json -p root.pub && jq -e '.version == 2 and .keys[2].name == \"ops2\"' keyset-2.json",
+        dir.path(),
+    );
 }

@@ -306,7 +306,11 @@ impl Alarm {
             Phase::Raised if change.episode.acknowledged => {}
             Phase::Raised => {
                 let (word, level) = (self.config.condition.word(), self.figure(change.episode.level));
-                tracing::warn!(message_id = ALARM_RAISED, alarm, "alarm {alarm} raised: {seen}, level {level} ({word})");
+                tracing::warn!(
+                    message_id = ALARM_RAISED,
+                    alarm,
+                    "alarm {alarm} raised: {seen}, level {level} ({word})"
+                );
             }
             Phase::Cleared => tracing::info!(message_id = ALARM_CLEARED, alarm, "alarm {alarm} cleared: {seen}"),
             Phase::Unknown => {
@@ -319,7 +323,8 @@ impl Alarm {
 
 /// What was saved of an alarm. One that cannot be read counts as not raised: the next verdict decides.
 fn saved(keep: &Later, alarm: &str) -> Option<Vec<u8>> {
-    let unread =
-        |why: &std::io::Error| tracing::error!(alarm, "read the state of alarm {alarm}: {why}; it counts as not raised");
+    let unread = |why: &std::io::Error| {
+        tracing::error!(alarm, "read the state of alarm {alarm}: {why}; it counts as not raised")
+    };
     keep.load_patiently(alarm).inspect_err(unread).ok().flatten()
 }

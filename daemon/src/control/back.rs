@@ -121,7 +121,10 @@ impl Jobs {
             return self.event(
                 Kind::ModelFailed,
                 "models",
-                &format!("no previous model exists for sha256 {:.12}…, which fails: {why}; its worker is started again", bundle),
+                &format!(
+                    "no previous model exists for sha256 {:.12}…, which fails: {why}; its worker is started again",
+                    bundle
+                ),
             );
         };
         self.cancel_install(&format!(
