@@ -17,7 +17,7 @@ use tokio::{io::AsyncReadExt, time::Instant};
 
 use super::{serial, sysfs};
 use crate::{
-    config::{Framing, Line, Serial, SysfsClass},
+    config::{Framing, Line, LineForm, Serial, SysfsClass},
     host::{gpiochip, log::escaped, sys},
     limits,
 };
@@ -28,9 +28,9 @@ const BAUDS: [u32; 6] = [115_200, 9_600, 57_600, 38_400, 19_200, 4_800];
 /// What is asked.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// These ports; all that there are where none is named
+    /// These ports; without it, all that are there
     paths: Vec<PathBuf>,
-    /// This speed alone; the usual ones one after the other where none is given
+    /// Only this speed; without it, the usual ones one after the other
     #[arg(long)]
     baud: Option<u32>,
     /// Seconds to listen at each speed; 0 opens no port
@@ -237,6 +237,7 @@ async fn listen(path: &Path, baud: u32, seconds: f64) -> Result<Vec<u8>, String>
         frame_max: limits::FRAME_BYTES,
         framing: Framing::Lines,
         check: None,
+        lines: LineForm::default(),
         poll: None,
     };
     let mut port = serial::open(&settings)?;
