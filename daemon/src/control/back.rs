@@ -123,14 +123,16 @@ impl Models {
     }
 
     /// The configuration names this model: no previous model exists, and its worker is started again from time to time.
-    fn none_to_go_back_to(&mut self, sha256: &str, why: &str) {
+    fn none_to_go_back_to(&mut self, bundle: &str, why: &str) {
         let now_ns = self.at.now_ns;
         if self.none_told_ns.is_some_and(|at| now_ns - at < limits::NO_MODEL_TOLD_NS) {
             return;
         }
         self.none_told_ns = Some(now_ns);
-        let what = format!("no previous model exists for sha256 {sha256:.12}…, which fails");
-        let text = format!("{what}: {why}; its worker is started again");
+        let text = format!(
+            "no previous model exists for sha256 {:.12}…, which fails: {why}; its worker is started again",
+            bundle
+        );
         self.event(Kind::ModelFailed, "models".into(), text);
     }
 

@@ -371,8 +371,10 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
         json!({"revoked": [stolen.public()], "min_seq": {"m": 12}}),
         &[&root],
     );
-    let late = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), 2_100_000_000_000);
-    assert!(late.is_err_and(|why| why.contains("keyset 2 expired at 2036-01-01")));
+    let expired_ms = 2_100_000_000_000;
+    let late = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), expired_ms);
+    let late = late.expect_err("a keyset that expired");
+    assert!(late.contains("keyset 2 expired at 2036-01-01"), "{late}");
     let next = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms).expect("rotation");
     assert_eq!(admit(&store, &next, &fresh, 13), Ok(()));
     assert!(admit(&store, &next, &fresh, 11).is_err(), "down to min_seq and no further");

@@ -267,8 +267,8 @@ impl Disk {
     /// Verifies and saves the next keyset. The shelf takes over what it lowers.
     ///
     /// # Errors
-    /// It is no successor of the keyset in use, it expired before `now_ms` (a device whose keyset expired installs nothing),
-    /// or the disk is not writable.
+    /// It does not follow the one in use, it expired before `now_ms` (a device whose keyset expired installs nothing), or it
+    /// cannot be saved.
     pub fn take_keyset(
         &self,
         shelf: &mut Shelf,
