@@ -8,6 +8,7 @@ mod changes;
 mod groups;
 mod layers;
 mod layouts;
+mod modbus;
 mod models;
 mod paths;
 mod pipeline;
@@ -27,10 +28,11 @@ pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use changes::{Changes, merge};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
+pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
 pub use paths::secret;
 pub use port::{
-    Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
-    Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,
+    Bias, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order, Output, Pin,
+    PinName, Poll, Port, Sentence, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
 

@@ -8,6 +8,7 @@ mod measure;
 mod nmea;
 mod presence;
 mod quality;
+mod registers;
 pub mod row;
 mod rules;
 mod values;
