@@ -6,7 +6,8 @@ use super::{
     action::{Action, Call, OnError, Record, Stop},
     command::needs_signature,
     memory::{Known, State},
-    request::{self, Refusal, Request, Why},
+    refusal::{Refusal, Why},
+    request::{self, Request},
     tell::Outcome,
 };
 use crate::{

@@ -1,7 +1,10 @@
 //! Rows of registers: holes, masks, BCD, values that are not available, scale registers.
 
 use super::*;
-use crate::{config::Number, flow::SourceId};
+use crate::{
+    config::{Number, NumberText},
+    flow::SourceId,
+};
 
 fn channel(name: &str) -> Channel {
     Channel {
@@ -16,6 +19,7 @@ fn channel(name: &str) -> Channel {
         rate_max_per_s: None,
         stuck_ms: None,
         stuck_band: 0.0,
+        numbers: NumberText::default(),
     }
 }
 

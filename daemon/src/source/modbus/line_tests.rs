@@ -13,7 +13,7 @@ use std::{
 use nix::pty::openpty;
 
 use super::*;
-use crate::config::{Check, Framing, Line as Bits, Manners, Serial};
+use crate::config::{Check, Framing, Line as Bits, LineForm, Manners, Serial};
 
 fn settings(bus: Bus, manners: Manners) -> Modbus {
     Modbus { bus, manners, shared: false, reads: vec![] }
@@ -128,7 +128,7 @@ fn tty_device(manners: Manners, answer: fn(&[u8]) -> Vec<u8>) -> (Modbus, OwnedF
     });
     let line = Bits { data: 8, parity: b'N', stop: 1 };
     let (framing, check, poll): (_, Option<Check>, _) = (Framing::Lines, None, None);
-    let serial = Serial { path, baud: 115_200, line, frame_max: 64, framing, check, poll };
+    let serial = Serial { path, baud: 115_200, line, frame_max: 64, framing, lines: LineForm::default(), check, poll };
     (settings(Bus::Line(serial), Manners { tcp_frames: false, ..manners }), pty.slave)
 }
 
