@@ -312,7 +312,11 @@ pub fn describe(config: &Config) -> Vec<String> {
         .push(format!("outbox: {} MiB keep about {hours:.0} h of 10 records/s × 200 B", config.outbox.max_bytes >> 20));
     lines.push(match &config.mqtt {
         Some(mqtt) => {
-            format!("mqtt: {}:{}, {}", mqtt.host, mqtt.port, if mqtt.tls.is_some() { "TLS" } else { "plain text" })
+            let each = mqtt.brokers.iter().map(|broker| {
+                let inside = if broker.path.is_some() { " in a WebSocket" } else { "" };
+                format!("{broker}, {}{inside}", if broker.secure { "TLS" } else { "plain text" })
+            });
+            format!("mqtt: {}", each.collect::<Vec<_>>().join("; then "))
         }
         None => "mqtt: none; everything is kept".into(),
     });
