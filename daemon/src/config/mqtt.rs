@@ -247,7 +247,7 @@ fn proxy(t: &mut Table<'_>, paths: &Paths, brokers: &[Broker]) -> Option<Proxy> 
         );
         return None;
     };
-    if let Some(broker) = brokers.iter().find(|broker| is_loopback(&broker.host)) {
+    if let Some(broker) = brokers.iter().find(|broker| is_loopback(&broker.host) && !is_loopback(&host)) {
         t.problem("proxy", format!("{broker} is this machine: a proxy would look for it on its own"));
     }
     Some(Proxy { host, port, username, password_file })

@@ -263,7 +263,11 @@ fn after(
                 None => {}
             }
             outage.say(setup, broker, &failed.why);
-            outage.next_broker(left.connected && left.after >= limits::SOON);
+            let untried = outage.next_broker(left.connected && left.after >= limits::SOON);
+            if untried && !left.connected {
+                // The wait before this round has spread the devices already.
+                return Some(limits::RECONNECT_MIN.mul_f64(fastrand::f64()));
+            }
             backoff::wait(failed.cause, outage.since.elapsed(), outage.soon, fastrand::f64())
         }
     })

@@ -54,6 +54,15 @@ pub struct Known {
     pub learnt: Learnt,
     /// What it lacks, as it was logged last.
     pub lacks: String,
+    /// How often it closed after SUBSCRIBE: each halves the filters in one packet.
+    pub closed_on_filters: u32,
+}
+
+impl Known {
+    /// Filters in one packet.
+    pub fn filters(&self) -> usize {
+        (limits::FILTERS >> self.closed_on_filters.min(8)).max(1)
+    }
 }
 
 /// What happens often.
@@ -107,8 +116,10 @@ impl Outage {
     }
 
     /// After one that held, the list begins anew: the first broker is the one that is meant. Otherwise the next has its turn.
-    pub fn next_broker(&mut self, held: bool) {
+    /// `true`: it is one that was not tried yet in this round.
+    pub fn next_broker(&mut self, held: bool) -> bool {
         self.at = if held { 0 } else { (self.at + 1) % self.brokers.len() };
+        self.at > 0
     }
 
     /// Leaves the broker to a twin for some time, and says so. Returns how long.
@@ -169,5 +180,36 @@ impl Outage {
             let text = format!("{n} messages for this device were dropped: more at once than it said it takes");
             (setup.tell)(Kind::CommandsRefused, &text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_tried_in_order_and_after_one_that_held_from_the_first() {
+        let mut outage = Outage { brokers: (0..3).map(|_| Known::default()).collect(), ..Outage::default() };
+        let turns: Vec<_> = (0..4).map(|_| (outage.next_broker(false), outage.at)).collect();
+        assert_eq!(turns, [(true, 1), (true, 2), (false, 0), (true, 1)], "a round ends with a pause");
+        assert!(!outage.next_broker(true) && outage.at == 0);
+        let mut alone = Outage::default();
+        assert!(!alone.next_broker(false), "a single broker is always a new round");
+    }
+
+    #[test]
+    fn what_a_refusal_taught_is_of_one_broker() {
+        let mut outage = Outage { brokers: (0..2).map(|_| Known::default()).collect(), ..Outage::default() };
+        assert_eq!(outage.known().filters(), limits::FILTERS);
+        let filters: Vec<usize> = (0..5)
+            .map(|_| {
+                outage.known().closed_on_filters += 1;
+                outage.known().filters()
+            })
+            .collect();
+        assert_eq!(filters, [4, 2, 1, 1, 1]);
+        outage.known().sizes = outage.known().sizes.refused(4000);
+        outage.next_broker(false);
+        assert_eq!((outage.known().filters(), outage.known().sizes), (limits::FILTERS, Sizes::default()));
     }
 }

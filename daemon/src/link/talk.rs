@@ -117,7 +117,7 @@ impl Link<'_> {
     }
 
     /// The session ended without a reason of the broker's: what was pending says what is likely.
-    pub(super) fn closed(&self, closed: &Closed) -> Failed {
+    pub(super) fn closed(&mut self, closed: &Closed) -> Failed {
         let pending = self.flight.len();
         let stage = match pending {
             // A broker reads in order, and subscriptions were sent first.
@@ -125,9 +125,13 @@ impl Link<'_> {
             0 => Stage::Idle,
             _ => Stage::Publish,
         };
+        // It may be that it takes fewer of them in one packet.
+        let taught = stage == Stage::Subscribe && self.outage.known().filters() > 1;
+        self.outage.known().closed_on_filters += u32::from(taught);
         let newest = self.newest.as_ref().filter(|(id, ..)| pending == 1 && self.flight.what(*id).is_some());
         let last = newest.map(|(_, topic, size)| (topic.as_str(), *size));
-        open::ended(closed, stage, last, &self.wanted.mqtt, &self.topics.root(), self.broker)
+        let failed = open::ended(closed, stage, last, &self.wanted.mqtt, &self.topics.root(), self.broker);
+        Failed { taught, ..failed }
     }
 
     /// Only a successful answer removes a record. An answer that no repetition can change counts it as lost; any other
@@ -197,7 +201,8 @@ impl Link<'_> {
         }
         let (wishes, without) = self.topics.wishes(self.offer.wildcards);
         self.subscriptions_refused.0 = without;
-        for wishes in packet::subscriptions(wishes, self.most().most) {
+        let filters = self.outage.known().filters();
+        for wishes in packet::subscriptions(wishes, filters, self.most().most) {
             self.subscriptions_left += wishes.len();
             self.hand.push_back(Handed::subscriptions(wishes));
         }

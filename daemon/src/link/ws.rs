@@ -1,5 +1,5 @@
 //! MQTT inside a WebSocket (RFC 6455), the client's side: frames around bytes (pure), and the handshake's texts (pure). Ours,
-//! because it is this file or 11 more crates in the field binary.
+//! because it is this file or 11 more crates in the field binary (rumqttc's features `websocket` and `proxy`).
 //!
 //! ```text
 //! frame: FIN, opcode: u8 │ MASK, length: u8 (126: u16be, 127: u64be follow) │ mask: 4 bytes, from the client │ payload
