@@ -3,6 +3,7 @@
 
 mod alarms;
 mod broker;
+mod brokers;
 mod bundles;
 mod bus;
 mod clock;
