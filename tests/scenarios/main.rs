@@ -16,6 +16,7 @@ mod drain;
 mod erase;
 mod faults;
 mod field;
+mod foreign;
 mod gpio;
 mod installs;
 mod kills;
