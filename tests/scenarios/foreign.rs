@@ -20,9 +20,8 @@ fn scores(out: &str, pipeline: &str) -> Vec<f64> {
 
 /// A site whose source is a file of these rows; returns it with the file.
 fn with_rows(rows: &[Value]) -> (Site, String) {
-    let site = Site::offline().with(
-        "[source.s]\npath = \"/dev/null\"\ncolumns = [\"temp\", \"flow\"]\n[channel.temp]\n[channel.flow]\n",
-    );
+    let site = Site::offline()
+        .with("[source.s]\npath = \"/dev/null\"\ncolumns = [\"temp\", \"flow\"]\n[channel.temp]\n[channel.flow]\n");
     let mut text = "temp,flow\n".to_owned();
     rows.iter().for_each(|row| text.push_str(&format!("{},{}\n", row[0], row[1])));
     let file = site.dir.path().join("rows.csv");
@@ -161,7 +160,11 @@ fn inputs_and_states_that_are_not_said_are_rejected_with_the_key_that_says_them(
         format!("[pipeline.x]\nmodel = \"{}\"\nchannels = [{channels}]\nwindow_steps = 4\n{more}\n", model(file))
     };
     for (text, key, why) in [
-        (keys("gru.onnx", "\"temp\", \"flow\"", ""), "state", "carry it from window to window with `state = { hn = \"h0\" }`"),
+        (
+            keys("gru.onnx", "\"temp\", \"flow\"", ""),
+            "state",
+            "carry it from window to window with `state = { hn = \"h0\" }`",
+        ),
         (
             keys("carried.onnx", "\"temp\", \"flow\"", "[pipeline.x.param.h_in]\nvalues = [0]"),
             "param",

@@ -19,9 +19,10 @@ pub struct Learnt {
     /// What makes the score, where that is not only the model: `Scoring::basis`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub basis: String,
-    /// What its channels were, in the model's order: `running::Column::meaning`. Empty in files of earlier builds.
+    /// What it was learnt from: `running::Column::meaning` of each channel in the model's order, and the window at the end. Empty
+    /// in files of earlier builds.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub channels: Vec<String>,
+    pub inputs: Vec<String>,
     /// Mean of each feature.
     pub center: Vec<f32>,
     /// Standard deviation of each feature, not below its floor.
@@ -39,9 +40,9 @@ impl Learnt {
         let mut hash = Sha256::new();
         hash.update(self.model_sha256.as_bytes());
         hash.update(self.basis.as_bytes());
-        for channel in &self.channels {
+        for input in &self.inputs {
             hash.update([0]);
-            hash.update(channel.as_bytes());
+            hash.update(input.as_bytes());
         }
         for x in self.center.iter().chain(&self.scale).chain([&self.threshold]) {
             hash.update(x.to_le_bytes());
@@ -68,12 +69,12 @@ impl Learnt {
         if (learnt.center.len(), learnt.scale.len()) != (wanted.features, wanted.features) {
             return Err("it has another number of features".into());
         }
-        if learnt.channels.is_empty() {
-            // Of an earlier build, which did not keep what the channels were.
-            learnt.channels = wanted.channels.to_vec();
+        if learnt.inputs.is_empty() {
+            // Of an earlier build, which did not keep what it was learnt from.
+            learnt.inputs = wanted.inputs.to_vec();
             learnt.digest = learnt.digest();
         }
-        match changed(&learnt.channels, wanted.channels) {
+        match changed(&learnt.inputs, wanted.inputs) {
             Some(why) => Err(why),
             None => Ok(learnt),
         }
@@ -92,19 +93,22 @@ pub struct Wanted<'a> {
     pub model_sha256: &'a str,
     /// `Scoring::basis`.
     pub basis: &'a str,
-    /// What its channels are, in the model's order.
-    pub channels: &'a [String],
+    /// What it is learnt from: its channels in the model's order, and the window at the end.
+    pub inputs: &'a [String],
     /// How many features it has.
     pub features: usize,
 }
 
-/// The first channel that is not what it was.
+/// The first channel that is not what it was, or the window.
 fn changed(was: &[String], is: &[String]) -> Option<String> {
+    let channels = |all: &[String]| all.len().saturating_sub(1);
     if was.len() != is.len() {
-        return Some(format!("the pipeline had {} channels, and has {}", was.len(), is.len()));
+        return Some(format!("the pipeline had {} channels, and has {}", channels(was), channels(is)));
     }
+    let last = channels(is);
     let (at, (was, is)) = was.iter().zip(is).enumerate().find(|(_, (was, is))| was != is)?;
-    Some(format!("channel {} of the pipeline was `{was}`, and is `{is}`", at + 1))
+    let what = if at == last { "the window".to_owned() } else { format!("channel {}", at + 1) };
+    Some(format!("{what} of the pipeline was `{was}`, and is `{is}`"))
 }
 
 /// Learning under way.
@@ -190,7 +194,7 @@ impl Learning {
             v: 1,
             model_sha256: wanted.model_sha256.to_owned(),
             basis: wanted.basis.to_owned(),
-            channels: wanted.channels.to_vec(),
+            inputs: wanted.inputs.to_vec(),
             center,
             scale,
             threshold: self.threshold(scores, direction),
@@ -267,11 +271,11 @@ mod tests {
     }
 
     fn channels(scale: f64) -> Vec<String> {
-        vec!["s.a × 1 + 0".into(), format!("s.b × {scale} + 0 l/min")]
+        vec!["s.a × 1 + 0".into(), format!("s.b × {scale} + 0 l/min"), "4 rows".into()]
     }
 
-    fn wanted<'a>(model_sha256: &'a str, basis: &'a str, channels: &'a [String], features: usize) -> Wanted<'a> {
-        Wanted { model_sha256, basis, channels, features }
+    fn wanted<'a>(model_sha256: &'a str, basis: &'a str, inputs: &'a [String], features: usize) -> Wanted<'a> {
+        Wanted { model_sha256, basis, inputs, features }
     }
 
     fn learnt(channels: &[String]) -> Learnt {
@@ -308,14 +312,19 @@ mod tests {
         let now = channels(0.06);
         let why = Learnt::read(&bytes, &wanted("abc", "", &now, 1)).expect_err("another scale");
         assert_eq!(why, "channel 2 of the pipeline was `s.b × 1 + 0 l/min`, and is `s.b × 0.06 + 0 l/min`");
-        let turned: Vec<_> = channels(1.0).into_iter().rev().collect();
+        let mut turned = channels(1.0);
+        turned.swap(0, 1);
         assert!(Learnt::read(&bytes, &wanted("abc", "", &turned, 1)).is_err(), "another order");
+        let mut longer = channels(1.0);
+        longer[2] = "8 rows".into();
+        let why = Learnt::read(&bytes, &wanted("abc", "", &longer, 1)).expect_err("another window");
+        assert_eq!(why, "the window of the pipeline was `4 rows`, and is `8 rows`");
     }
 
     #[test]
     fn what_an_earlier_build_kept_belongs_to_the_channels_of_today() {
         let old = learnt(&[]).to_bytes();
-        assert!(!String::from_utf8_lossy(&old).contains("channels"));
+        assert!(!String::from_utf8_lossy(&old).contains("inputs"));
         let now = channels(1.0);
         let taken = Learnt::read(&old, &wanted("abc", "", &now, 1)).expect("taken up");
         let later = channels(0.06);

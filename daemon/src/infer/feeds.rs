@@ -211,6 +211,8 @@ impl<'a> Fit<'a> {
         let plain = |name: &str| -> String {
             name.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' }).collect()
         };
+        // tf2onnx calls it `name:0`.
+        let input = input.strip_suffix(":0").unwrap_or(input);
         let by = |same: &dyn Fn(&String) -> bool| self.names.iter().position(same);
         by(&|name| name == input).or_else(|| by(&|name| plain(name) == plain(input)))
     }

@@ -57,6 +57,8 @@ fn channels_go_into_inputs_of_their_name_for_each_pipeline_by_its_own_order() {
     let loaded = model(&[("Volume Flow RateRMS", &[-1, 1]), ("Temp", &[-1, 1])], &[("y", &[-1, 1])]);
     let fed = fit(&loaded, &bare(), &windows(1, &["temp", "volume_flow_raterms"])).expect("as they would be written");
     assert_eq!(fed.feeds[0], [feed(1), feed(0)]);
+    let loaded = model(&[("temp:0", &[-1, 1]), ("flow:0", &[-1, 1])], &[("y", &[-1, 1])]);
+    assert_eq!(fit(&loaded, &bare(), &windows(1, &["flow", "temp"])).expect("tf2onnx").feeds[0], [feed(1), feed(0)]);
 }
 
 #[test]

@@ -23,8 +23,8 @@ pub struct Known<'a> {
     pub provider: &'a str,
     /// How many features it has.
     pub features: usize,
-    /// What the channels are, in the model's order: `Column::meaning`.
-    pub channels: Vec<String>,
+    /// What the channels are, in the model's order: `Column::meaning`; and the window at the end.
+    pub inputs: Vec<String>,
     /// What is carried from window to window.
     pub state: State,
 }
@@ -42,7 +42,7 @@ pub struct Fit {
     calibration: Calibration,
     /// Center and scale that are fed; `None` while learning: 0 and 1.
     statistics: Option<(Vec<f32>, Vec<f32>)>,
-    channels: Vec<String>,
+    inputs: Vec<String>,
     /// What is carried from window to window.
     pub state: State,
     /// Why a saved calibration was discarded, if one was.
@@ -55,7 +55,7 @@ pub struct Fit {
 impl Fit {
     /// Takes up the calibration that was kept for this very model, or begins one.
     pub fn new(pipeline: &config::Pipeline, source: &Artifact, known: Known<'_>, keep: Option<Later>) -> Self {
-        let Known { sha256, provider, features, channels, state } = known;
+        let Known { sha256, provider, features, inputs, state } = known;
         let mut fit = Self {
             pipeline: pipeline.name.clone(),
             width: pipeline.channels.len(),
@@ -66,7 +66,7 @@ impl Fit {
             keep,
             calibration: Calibration::None,
             statistics: None,
-            channels,
+            inputs,
             state,
             discarded: None,
             lineage: "".into(),
@@ -126,7 +126,7 @@ impl Fit {
     }
 
     fn wanted<'a>(&'a self, basis: &'a str, features: usize) -> Wanted<'a> {
-        Wanted { model_sha256: &self.sha256, basis, channels: &self.channels, features }
+        Wanted { model_sha256: &self.sha256, basis, inputs: &self.inputs, features }
     }
 
     fn lineage_json(&self) -> Arc<str> {

@@ -193,7 +193,8 @@ impl Running {
             judge,
         };
         let manifest = &source.manifest;
-        let (worker, loaded, mut plan) = Worker::start(&launch, |loaded| plan(loaded, manifest, &windows, &extra), beat)?;
+        let (worker, loaded, mut plan) =
+            Worker::start(&launch, |loaded| plan(loaded, manifest, &windows, &extra), beat)?;
         let lens: Vec<usize> =
             (0..plan.outputs.len()).map(|output| plan.answer_len(output, worker.output_len(output))).collect();
         let mut misfits = plan.meaning.check(manifest, &plan.outputs, &lens, windows.steps * windows.width());
@@ -209,7 +210,7 @@ impl Running {
                 sha256,
                 provider: &provider.name,
                 features: plan.features.map_or(0, |f| lens[f]),
-                channels: columns.iter().map(|column| column.meaning.clone()).collect(),
+                inputs: columns.iter().map(|column| column.meaning.clone()).chain([rows_of(p)]).collect(),
                 state: State::new(plan.state.iter().map(|(_, input)| worker.input_len(*input))),
             };
             Fit::new(p, source, known, launching.keep.clone())
@@ -505,6 +506,12 @@ impl Running {
         }
         Ok(explain::members("occlusion", left))
     }
+}
+
+/// What a window is, apart from its channels.
+fn rows_of(pipeline: &config::Pipeline) -> String {
+    let grid = pipeline.step_ms.map(|ms| format!(" of {ms} ms")).unwrap_or_default();
+    format!("{} rows{grid}", pipeline.steps)
 }
 
 /// Rows that go into a state several times, or not at all.

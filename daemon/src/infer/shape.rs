@@ -99,7 +99,10 @@ fn one_window(
         _ => {
             let long = of.iter().filter(|d| **d != 1).count();
             let pair_of_another = layout.is_some() && long > 2;
-            let shape = fill_open(of, steps * width).ok_or_else(wrong)?;
+            // What is open in front is the batch: values of one window are no batch.
+            let mut one = of.to_vec();
+            one.iter_mut().take(usize::from(of.len() > 1)).filter(|d| **d < 0).for_each(|d| *d = 1);
+            let shape = fill_open(&one, steps * width).ok_or_else(wrong)?;
             let flat = shape.iter().filter(|d| **d > 1).count() <= 1;
             if flat && !pair_of_another { Ok((shape, layout.unwrap_or(Layout::StepsFirst))) } else { Err(wrong()) }
         }
@@ -190,5 +193,9 @@ mod tests {
         assert_eq!(of(&[-1, 512], Some(CHANNELS)), Ok((vec![1, 512], CHANNELS)));
         assert_eq!(of(&[-1, 8], None), Ok((vec![64, 8], STEPS)), "a row at a time");
         assert!(of(&[-1, 511], None).is_err());
+        for shape in [&[-1, 1][..], &[-1, 1, 1], &[-1, 4]] {
+            assert!(of(shape, None).is_err(), "{shape:?}: values of several channels, one after the other");
+        }
+        assert_eq!(of(&[-1], None), Ok((vec![512], STEPS)));
     }
 }
