@@ -18,6 +18,7 @@ mod faults;
 mod field;
 mod foreign;
 mod gpio;
+mod howto;
 mod installs;
 mod kills;
 mod link;
