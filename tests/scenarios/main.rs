@@ -17,6 +17,7 @@ mod drain;
 mod erase;
 mod faults;
 mod field;
+mod foreign;
 mod gpio;
 mod howto;
 mod installs;

@@ -2,6 +2,7 @@
 //! disk, `layers` the files it comes from, and `build` makes one from the other and reports every problem.
 
 mod alarm;
+mod bindings;
 mod build;
 mod certs;
 mod changes;
