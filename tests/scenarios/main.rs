@@ -22,6 +22,7 @@ mod gpio;
 mod howto;
 mod installs;
 mod kills;
+mod lines;
 mod link;
 mod measurements;
 mod models;
