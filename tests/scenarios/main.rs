@@ -5,6 +5,7 @@ mod alarms;
 mod broker;
 mod bundles;
 mod bus;
+mod cases;
 mod clock;
 mod commands;
 mod configuration;
