@@ -18,6 +18,7 @@ mod erase;
 mod faults;
 mod field;
 mod gpio;
+mod howto;
 mod installs;
 mod kills;
 mod link;

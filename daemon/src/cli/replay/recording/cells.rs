@@ -124,6 +124,8 @@ fn parts(cell: &str) -> Option<(bool, &str, &str)> {
     let (mantissa, exponent) = rest.split_once(['e', 'E']).map_or((rest, "0"), |parts| parts);
     let power = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
     let digits = power.len() <= 4 && !power.is_empty() && power.bytes().all(|b| b.is_ascii_digit());
+    // `1E5` may as well be a hexadecimal word: as on live lines an exponent is believed behind a decimal mark or with a sign.
+    let digits = digits && (exponent == "0" || power != exponent || mantissa.contains(['.', ',']));
     let looks = mantissa.starts_with(|c: char| c.is_ascii_digit() || c == '.' || c == ',')
         && mantissa.contains(|c: char| c.is_ascii_digit());
     (digits && looks).then_some((minus, mantissa, exponent))
@@ -225,7 +227,8 @@ mod tests {
         use Form::*;
         for (cell, seen) in [
             ("17", Some(Plain)),
-            ("-3e5", Some(Plain)),
+            ("-3e+5", Some(Plain)),
+            ("3e5", None),
             ("1 234", Some(Plain)),
             ("1\u{a0}234\u{a0}567", Some(Plain)),
             ("20.5", Some(Point)),

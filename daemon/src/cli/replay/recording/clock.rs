@@ -3,13 +3,15 @@
 //! A clock is taken only where one reading of it is certain: otherwise the error says what to declare. A time without an
 //! offset is UTC, as everywhere in this program.
 
-use jiff::fmt::strtime;
-
 use super::{
     cells,
     written::{self, Order},
 };
-use crate::{config::TimeFormat, limits, signal::parse_time};
+use crate::{
+    config::{TimeFormat, time_pattern},
+    limits,
+    signal::parse_time,
+};
 
 /// How a clock is written.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,8 +24,6 @@ pub enum Clock {
     Configured(TimeFormat),
     /// Dates and times of many forms; two or more columns are joined.
     Written(Order),
-    /// By a pattern of strptime.
-    Pattern(String),
     /// None: rows have this distance (ns), from this time on.
     Every(i64, i64),
 }
@@ -43,15 +43,8 @@ pub fn format(text: &str) -> Result<Clock, String> {
         "day-first" => Clock::Written(Order::DayFirst),
         "month-first" => Clock::Written(Order::MonthFirst),
         pattern if pattern.contains('%') => {
-            // What a pattern writes it must read: wrong letters are found before any row.
-            let sample = jiff::Timestamp::UNIX_EPOCH.to_zoned(jiff::tz::TimeZone::UTC);
-            let written =
-                strtime::format(pattern, &sample).map_err(|why| format!("`{pattern}` is no time pattern: {why}"))?;
-            let clock = Clock::Pattern(pattern.to_owned());
-            if clock.t_ns(&written, 0).is_none() {
-                return Err(format!("`{pattern}` does not give a date and a time: it needs year, month and day"));
-            }
-            clock
+            time_pattern(pattern).map_err(|why| format!("`{pattern}`: {why}"))?;
+            Clock::Configured(TimeFormat::Patterns(vec![pattern.to_owned()]))
         }
         other => {
             return Err(format!(
@@ -73,20 +66,8 @@ impl Clock {
                 let ms = ((days - 25_569.0) * 86_400_000.0).round();
                 (days >= 1.0 && ms.abs() < 9e12).then_some(ms as i64 * 1_000_000)
             }
-            Self::Configured(format) => parse_time(text, *format),
+            Self::Configured(format) => parse_time(text, format),
             Self::Written(order) => written::read(text, *order)?.t_ns(),
-            Self::Pattern(pattern) => {
-                let time = strtime::parse(pattern, text).ok()?;
-                let at = match time.to_timestamp() {
-                    Ok(at) => at,
-                    Err(_) => {
-                        let day = time.to_date().ok()?;
-                        let moment = day.to_datetime(time.to_time().unwrap_or(jiff::civil::Time::midnight()));
-                        moment.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp()
-                    }
-                };
-                i64::try_from(at.as_nanosecond()).ok()
-            }
             Self::Every(ns, start) => start.checked_add(ns.checked_mul(i64::try_from(row).ok()?)?),
         }
     }
@@ -100,10 +81,12 @@ impl Clock {
             Self::Ticks(_, 0) => "nanoseconds since 1970".into(),
             Self::Ticks(..) => "a number that counts from --start".into(),
             Self::Days => "days of a spreadsheet".into(),
-            Self::Configured(_) => "a time as the configuration says".into(),
             Self::Written(Order::DayFirst) => "a date (day first) and time".into(),
             Self::Written(Order::MonthFirst) => "a date (month first) and time".into(),
-            Self::Pattern(pattern) => format!("a time like \"{pattern}\""),
+            Self::Configured(TimeFormat::Patterns(patterns)) => {
+                format!("a time by the pattern \"{}\"", patterns.join("\" or \""))
+            }
+            Self::Configured(_) => "a time as the configuration says".into(),
             Self::Every(..) => "none".into(),
         }
     }
@@ -115,7 +98,7 @@ fn ticks(text: &str, ns: i64) -> Option<i64> {
     let (whole, part) = text.split_once('.').unwrap_or((&text, ""));
     let digits = |text: &str| text.bytes().all(|b| b.is_ascii_digit());
     if !digits(part) || !digits(whole.trim_start_matches(['-', '+'])) {
-        return parse_time(&text, TimeFormat::Unit(ns as u64));
+        return parse_time(&text, &TimeFormat::Unit(ns as u64));
     }
     let part: i128 = format!("{part:0<18}").get(..18)?.parse().ok()?;
     let size = i128::from(whole.trim_start_matches(['-', '+']).parse::<i64>().ok()?) * i128::from(ns)

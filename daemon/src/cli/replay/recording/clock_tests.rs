@@ -133,7 +133,7 @@ fn declared_formats_are_read_to_the_nanosecond() {
         // A double of days has about 0.5 ms.
         assert!(seen == ns || word == "spreadsheet" && (seen - ns).abs() < 1_000_000, "{word} {text}: {seen}");
     }
-    for wrong in ["seconds", "dd.mm.yyyy", "%H:%M:%S", "%Q", ""] {
+    for wrong in ["seconds", "dd.mm.yyyy", "%H:%M:%S", "%Q", "%d.%m.%Y", ""] {
         assert!(format(wrong).is_err(), "{wrong}");
     }
 }

@@ -31,7 +31,7 @@ pub use self::{
     play::{Play, Row},
 };
 use crate::{
-    config::{Config, Source, nearest},
+    config::{Channel, Config, NumberText, Source, nearest},
     error::Fatal,
     limits,
 };
@@ -95,8 +95,9 @@ pub struct Recording {
     found: Vec<Found>,
     /// Time of the first row that has one, ns since 1970.
     first_ns: i64,
-    /// What is played: names for the decoder, and their columns.
-    played: Vec<(String, usize)>,
+    /// What is played: names for the decoder, their columns, and whether cells go on as they are, because the configuration
+    /// says how they become numbers.
+    played: Vec<(String, usize, bool)>,
 }
 
 impl Recording {
@@ -225,12 +226,19 @@ impl Recording {
                 return Err(at(&self.path, self.layout.header.max(1), &why));
             }
         };
+        let of = |channel: &Channel, column: &String| {
+            usize::from(channel.source.0) == at_source && channel.column == *column
+        };
+        let says: Vec<bool> = columns
+            .iter()
+            .map(|column| config.channels.iter().any(|c| of(c, column) && c.numbers != NumberText::default()))
+            .collect();
         let source = &mut config.sources[at_source];
         let mut played = Vec::new();
-        for column in columns.into_iter().chain(source.seq.clone()) {
+        for (column, raw) in columns.into_iter().zip(says).chain(source.seq.clone().map(|seq| (seq, false))) {
             let places: Vec<usize> = (0..names.len()).filter(|i| names[*i] == column).collect();
             match places.as_slice() {
-                [place] => played.push((column, *place)),
+                [place] => played.push((column, *place, raw)),
                 [] => source.seq = None,
                 [first, second, ..] => {
                     let why = format!(
@@ -243,8 +251,8 @@ impl Recording {
             }
         }
         played.dedup();
-        let time = self.time_name(|name| played.iter().any(|(taken, _)| taken == name));
-        let columns = std::iter::once(&time).chain(played.iter().map(|(name, _)| name)).cloned().collect();
+        let time = self.time_name(|name| played.iter().any(|(taken, ..)| taken == name));
+        let columns = std::iter::once(&time).chain(played.iter().map(|(name, ..)| name)).cloned().collect();
         made::as_played(source, &time, columns);
         self.played = played;
         Ok(at_source)
@@ -288,9 +296,9 @@ impl Recording {
             seq: seq.map(|_| "seq".into()),
             channels: slugs.iter().cloned().zip(own.iter().map(unit)).collect(),
         };
-        self.played = slugs.into_iter().zip(own.iter().map(|found| found.at)).collect();
+        self.played = slugs.into_iter().zip(&own).map(|(slug, found)| (slug, found.at, false)).collect();
         if let Some(at) = seq {
-            self.played.insert(0, ("seq".into(), at));
+            self.played.insert(0, ("seq".into(), at, false));
         }
         made.config(model, place)
     }
@@ -365,7 +373,7 @@ fn declared(path: &Path, layout: &Layout, options: &Options, known: Option<&Sour
         && let Some(at) = layout.names.iter().position(|n| n == name)
     {
         columns.push(at);
-        format = format.or(Some(Clock::Configured(*configured)));
+        format = format.or(Some(Clock::Configured(configured.clone())));
     }
     Ok(clock::Declared { columns, format, start_ns: options.start, every_ns: options.every })
 }

@@ -288,12 +288,12 @@ impl Play {
         self.t_ns = own.unwrap_or(self.t_ns);
         // One that cannot be read is bad at the decoder, too.
         let mut text = own.map_or_else(|| format!("unreadable: {}", time.replace('\t', " ")), |ns| ns.to_string());
-        for (_, at) in &recording.played {
+        for (_, at, raw) in &recording.played {
             text.push('\t');
             let cell = &cells[*at];
-            match cells::number(cell, recording.comma) {
+            match cells::number(cell, recording.comma).filter(|_| !raw) {
                 Some(number) => text.push_str(&number),
-                None if cells::is_none(cell) => {}
+                None if cells::is_none(cell) && !raw => {}
                 None => text.push_str(&cell.replace(['\t', '\n', '\r'], " ")),
             }
         }
