@@ -8,6 +8,7 @@ mod changes;
 mod groups;
 mod layers;
 mod layouts;
+mod modbus;
 mod models;
 mod number;
 mod paths;
@@ -29,11 +30,12 @@ pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use changes::{Changes, merge};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
+pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
 pub use number::{Base, NumberText, Word};
 pub use paths::secret;
 pub use port::{
-    Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
-    Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,
+    Bias, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order, Output, Pin,
+    PinName, Poll, Port, Sentence, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
 pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
