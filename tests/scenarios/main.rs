@@ -6,6 +6,7 @@ mod broker;
 mod brokers;
 mod bundles;
 mod bus;
+mod cases;
 mod clock;
 mod commands;
 mod configuration;

@@ -42,7 +42,7 @@ pub use port::{
     PinName, Poll, Port, Sentence, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
-pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span};
+pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
 
 use crate::{flow::SourceId, model::manifest::Manifest};
 
