@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::{
     action::JobNews,
     memory::State,
-    models::{Caller, Goal, ModelAction, Models, Open, Phase, Proving, Undone, Work, refuse},
+    model_action::{Caller, ModelAction, Open, Proving, Undone},
+    models::{Goal, Models, Phase, Work, refuse},
     refusal::{Refusal, Why},
     tell::Outcome,
 };

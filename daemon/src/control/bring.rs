@@ -9,7 +9,8 @@ use super::{
     action::JobNews,
     args::Install,
     memory::State,
-    models::{Caller, Goal, ModelAction, Models, Open, Phase, Undone, Work, new_job, refuse},
+    model_action::{Caller, ModelAction, Open, Undone},
+    models::{Goal, Models, Phase, Work, new_job, refuse},
     refusal::{Refusal, Why},
     tell::Outcome,
 };

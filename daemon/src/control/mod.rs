@@ -28,9 +28,11 @@ mod handlers;
 mod intake;
 mod jobs;
 mod memory;
+mod model_action;
 mod models;
 mod refusal;
 pub mod request;
+mod setup;
 mod show;
 mod slots;
 mod system;
@@ -46,14 +48,16 @@ mod stories;
 #[cfg(test)]
 mod world;
 #[cfg(test)]
+mod world_disk;
+#[cfg(test)]
 mod world_models;
 
 use std::collections::VecDeque;
 
 pub use action::Leave;
-pub use bundles::{Local, floor};
-pub use effects::{Effects, Machine, ReadLog, Setup, Want};
-pub use slots::Slots;
+pub use effects::Effects;
+pub use jobs::floor;
+pub use setup::{Local, Machine, ReadLog, Setup, Slots, Want};
 pub use trial::Trials;
 
 use self::{

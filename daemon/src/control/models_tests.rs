@@ -1,10 +1,14 @@
 //! Each rule of the models, in memory: lists of actions, and what they leave on the disk.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::{
-    control::world_models::{Files, machine, release},
-    flow::verdict::Verdict,
-    model::slot::Line,
+    control::{action::Call, world_disk::Files, world_models::release},
+    model::{
+        slot::{Line, SlotId},
+        store::There,
+    },
 };
 
 const S: u64 = 1_000_000_000;
@@ -34,12 +38,12 @@ fn install(letter: char, url: bool) -> Install {
 impl Rig {
     fn new() -> Self {
         let saved = Files::default();
-        Self { models: machine(&saved, Moment { now_ns: S, now_ms: 1 }), saved, now_ns: S, full: false }
+        Self { models: saved.machine(Moment { now_ns: S, now_ms: 1 }), saved, now_ns: S, full: false }
     }
 
     /// Another process.
     fn start(&mut self) -> Vec<ModelAction> {
-        self.models = machine(&self.saved, Moment { now_ns: self.now_ns, now_ms: 1 });
+        self.models = self.saved.machine(Moment { now_ns: self.now_ns, now_ms: 1 });
         self.on(ModelEvent::Began)
     }
 

@@ -25,23 +25,6 @@ use crate::{
 /// The name of the saved state.
 pub(super) const FILE: &str = "system.json";
 
-/// Writes the bundle into the other slot. Reports percent and text; returns the version.
-pub type Write = dyn Fn(&Path, &mut dyn FnMut(i32, &str)) -> Result<String, String> + Send + Sync;
-
-/// Access to the machine's slots.
-pub struct Slots {
-    /// The slot that runs; `None`: this machine has no slots.
-    pub slot: Option<String>,
-    /// Version of the system that runs.
-    pub version: Option<String>,
-    /// Whether the slot that runs is marked good in the boot loader's environment.
-    pub good: Box<dyn Fn() -> bool + Send>,
-    /// Writes the other slot.
-    pub write: std::sync::Arc<Write>,
-    /// Publishes the state of the update for status and D-Bus.
-    pub show: Box<dyn Fn(Value) + Send>,
-}
-
 impl Jobs {
     /// `os.install`. `None`: it is in progress.
     pub(super) fn install_system(&mut self, call: Call, install: InstallSystem) -> Option<(Call, Outcome)> {

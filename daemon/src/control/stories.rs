@@ -18,7 +18,7 @@ use super::{
     action::{Action, Ask, OnError, Stop},
     command::needs_signature,
     memory::State,
-    models::ModelAction,
+    model_action::ModelAction,
     refusal::Why,
     world::{Swap, World},
 };
