@@ -9,12 +9,14 @@ mod groups;
 mod layers;
 mod layouts;
 mod models;
+mod number;
 mod paths;
 mod pipeline;
 mod port;
 mod problem;
 mod raw;
 mod source;
+mod text;
 
 use std::{
     collections::BTreeMap,
@@ -27,12 +29,14 @@ pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use changes::{Changes, merge};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
+pub use number::{Base, NumberText, Word};
 pub use paths::secret;
 pub use port::{
     Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
     Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
+pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span};
 
 use crate::{flow::SourceId, model::manifest::Manifest};
 
@@ -152,12 +156,14 @@ pub struct Tls {
 }
 
 /// The format of a sensor's clock.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TimeFormat {
     /// A number of units; nanoseconds per unit.
     Unit(u64),
     /// `2020-03-09 10:14:33` or RFC 3339; taken as UTC where it has no offset.
     Civil,
+    /// Patterns of strptime, the first that fits; taken as UTC where it has no offset.
+    Patterns(Vec<String>),
 }
 
 /// `[channel.NAME]`
@@ -167,7 +173,7 @@ pub struct Channel {
     pub name: String,
     /// Its source.
     pub source: SourceId,
-    /// Column name or JSON key.
+    /// Column name, label, or JSON key or path.
     pub column: String,
     /// Engineering unit, free text.
     pub unit: String,
@@ -185,6 +191,8 @@ pub struct Channel {
     pub stuck_ms: Option<u64>,
     /// A change within this counts as none, units.
     pub stuck_band: f64,
+    /// How its text becomes a number.
+    pub numbers: NumberText,
 }
 
 /// `[stream.NAME]`

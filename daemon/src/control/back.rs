@@ -85,7 +85,7 @@ impl Models {
 
     /// Starts a rollback to a model that served without a fault before.
     fn go_to(&mut self, command: String, respond: Option<Respond>, model: String, to: Origin) {
-        tracing::info!(model, to = to.word(), "roll back to a model that served without a fault");
+        tracing::info!("model {model}: rolling back to slot {}", to.word());
         let line = self.shelf.line(&model);
         let goal = Goal::Back { command, respond, model: model.clone(), to };
         match to {
@@ -108,7 +108,7 @@ impl Models {
         }
         let of = |line: &Line| line.held().is_some_and(|held| *held.sha256 == **bundle);
         let found = self.shelf.lines().find(|(_, line)| of(line)).map(|(name, _)| name.clone());
-        let Some(model) = found else { return self.none_to_go_back_to(why) };
+        let Some(model) = found else { return self.none_to_go_back_to(bundle, why) };
         self.leave_job(&format!("cancelled: the model that serves `{model}` fails ({why}), and the device rolls back"));
         let mut line = self.shelf.line(&model);
         let Origin::Slot(id) = line.serving() else { return };
@@ -124,13 +124,16 @@ impl Models {
     }
 
     /// The configuration names this model: no previous model exists, and its worker is started again from time to time.
-    fn none_to_go_back_to(&mut self, why: &str) {
+    fn none_to_go_back_to(&mut self, bundle: &str, why: &str) {
         let now_ns = self.at.now_ns;
         if self.none_told_ns.is_some_and(|at| now_ns - at < limits::NO_MODEL_TOLD_NS) {
             return;
         }
         self.none_told_ns = Some(now_ns);
-        let text = format!("no model serves, and no previous model exists: {why}");
+        let text = format!(
+            "no previous model exists for sha256 {:.12}…, which fails: {why}; its worker is started again",
+            bundle
+        );
         self.event(Kind::ModelFailed, "models".into(), text);
     }
 
@@ -181,7 +184,7 @@ impl Models {
         if work.model().is_none() {
             self.sweep();
         }
-        tracing::warn!(id = command, state = State::from(end).word(), "model rejected: {why}");
+        tracing::warn!("model rejected: {why}; command {command} ends as {}", State::from(end).word());
         self.tell_ended(ended);
         self.act(ModelAction::Tell(JobNews::Slots));
     }

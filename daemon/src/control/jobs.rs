@@ -146,7 +146,8 @@ impl Jobs {
     /// Verifies the next keyset and makes it the one in use. Returns its version.
     pub(super) fn take_keys(&mut self, text: &str, minisigs: &[String]) -> Result<u64, String> {
         let now = self.keys.clone()?;
-        let next = self.disk.take_keyset(&mut self.models.shelf, &now, text.as_bytes(), minisigs)?;
+        let now_ms = self.now_ms();
+        let next = self.disk.take_keyset(&mut self.models.shelf, &now, (text.as_bytes(), minisigs), now_ms)?;
         let version = next.version;
         (self.keys, self.keys_trouble) = (Ok(next), None);
         self.show_keys();

@@ -303,7 +303,8 @@ impl Control {
             self.save(OnError::Log(format!("command {kind} {id}: a restart may publish another result")));
         }
         let (message_id, state) = (COMMAND_FINISHED, outcome.state.word());
-        tracing::info!(message_id, kind, id, state, "command finished {}", outcome.text);
+        let text = if outcome.text.is_empty() { String::new() } else { format!(": {}", outcome.text) };
+        tracing::info!(message_id, kind, id, state, "command {kind} {id} finished: {state}{text}");
         self.result(&call, outcome);
         self.settle(call.ticket);
         self.respond(&call, outcome);

@@ -369,7 +369,7 @@ impl Models {
         if let Some(work) = &mut self.work {
             (work.goal, work.phase) = (Goal::Install(job), Phase::Proving);
         }
-        tracing::info!(model, version, by = signed_by.join(", "), "a bundle is verified");
+        tracing::info!("model {model} {version}: its bundle is verified, signed by {}", signed_by.join(", "));
         self.act(ModelAction::Prove { number, what: Proving::Opened(id), watched: true });
         Ok(())
     }
@@ -445,7 +445,7 @@ impl Models {
         if let Some(held) = fresh {
             self.shelf.raise(&model, held.seq);
             self.save_high(format!("only the slot of model {model} records sequence {}", held.seq));
-            tracing::info!(model, version = held.version, "a new model stays: {text}");
+            tracing::info!("model {model} {} passed its trial: {text}", held.version);
         }
         self.sweep();
         self.tell_ended(ended);
@@ -475,7 +475,7 @@ impl Models {
         for (model, seq) in models {
             let held = self.shelf.line(model).held().map_or(0, |held| held.seq);
             if *seq > held.max(self.rules.floors.get(model).copied().unwrap_or(u64::MAX)) {
-                tracing::info!(model, seq, "a newer model is there");
+                tracing::info!("model {model}: dn/channel names a newer sequence, {seq}; it is not installed yet");
             }
         }
     }

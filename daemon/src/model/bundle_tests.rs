@@ -371,7 +371,11 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
         json!({"revoked": [stolen.public()], "min_seq": {"m": 12}}),
         &[&root],
     );
-    let next = store.disk.take_keyset(&mut store.shelf, &now, &bytes, &minisigs).expect("rotation");
+    let expired_ms = 2_100_000_000_000;
+    let late = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), expired_ms);
+    let late = late.expect_err("a keyset that expired");
+    assert!(late.contains("keyset 2 expired at 2036-01-01"), "{late}");
+    let next = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms).expect("rotation");
     assert_eq!(admit(&store, &next, &fresh, 13), Ok(()));
     assert!(admit(&store, &next, &fresh, 11).is_err(), "down to min_seq and no further");
     assert!(admit(&store, &next, &stolen, 14).is_err_and(|why| why.contains("no key")));
@@ -440,7 +444,7 @@ fn keyset_rotation_cut_at_any_write_leaves_the_old_keyset_or_a_device_that_insta
         store.raise("m", high).expect("raise");
         let obstacle = cut.map(|name| dir.path().join(format!("{name}.new")));
         obstacle.iter().for_each(|path| fs::create_dir(path).expect("obstacle"));
-        let _ = store.disk.take_keyset(&mut store.shelf, &now, &bytes, &minisigs);
+        let _ = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms);
         drop(store);
         obstacle.iter().for_each(|path| fs::remove_dir(path).expect("obstacle"));
 
@@ -454,7 +458,10 @@ fn keyset_rotation_cut_at_any_write_leaves_the_old_keyset_or_a_device_that_insta
                 high,
                 "cut at {cut:?}: nothing is lowered by a keyset that does not count"
             );
-            now = store.disk.take_keyset(&mut store.shelf, &now, &bytes, &minisigs).expect("it is sent again");
+            now = store
+                .disk
+                .take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms)
+                .expect("it is sent again");
         }
         let bundle = packed_in(&new, &now).expect("bundle");
         assert_eq!(

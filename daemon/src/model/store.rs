@@ -267,18 +267,23 @@ impl Disk {
     /// Verifies and saves the next keyset. The shelf takes over what it lowers.
     ///
     /// # Errors
-    /// It is no successor of the keyset in use, or the disk is not writable.
+    /// It does not follow the one in use, it expired before `now_ms` (a device whose keyset expired installs nothing), or it
+    /// cannot be saved.
     pub fn take_keyset(
         &self,
         shelf: &mut Shelf,
         now: &Keyset,
-        bytes: &[u8],
-        minisigs: &[String],
+        (bytes, minisigs): (&[u8], &[String]),
+        now_ms: i64,
     ) -> Result<Keyset, String> {
         if bytes.len() as u64 > limits::KEYSET_BYTES || minisigs.len() > limits::KEYSET_SIGNATURES {
             return Err("it is larger than a keyset may be".into());
         }
         let next = now.successor(bytes, minisigs)?;
+        if next.expires_ms <= now_ms {
+            let (version, expired) = (next.version, crate::host::clock::rfc3339_ms(next.expires_ms));
+            return Err(format!("keyset {version} expired at {expired}, and nothing could be installed with it"));
+        }
         let keep = Keep::at(self.keys.clone());
         let what = |why: io::Error| format!("save the keyset: {why}");
         for (n, minisig) in minisigs.iter().enumerate() {
