@@ -18,11 +18,11 @@ use super::{
     action::{About, Action, Ask, Event, Left, Now, OnError, Record, Which},
     candidate::{Candidate, Change, changed, compare, in_use},
     jobs::{Jobs, keyset, model_keys, model_rules},
-    memory::{MemoryFile, Saved, State},
+    memory::{MemoryFile, Saved, CommandState},
     model_action::{ModelEvent, Moment},
     models::Models,
     refusal::{Refusal, Why},
-    setup::{Setup, Want},
+    setup::{ControlSetup, Want},
     slots,
     system::{Place, System},
     tell::{self, Outcome},
@@ -79,9 +79,9 @@ enum Done {
 
 impl Effects {
     /// Continues with what the previous process left.
-    pub fn new(setup: Setup, store: Store) -> Self {
+    pub fn new(setup: ControlSetup, store: Store) -> Self {
         let Store { disk, mut shelf } = store;
-        let Setup { config, clock, boot, process, keep, ran_before, trials, orders, streams, blob, events, .. } = setup;
+        let ControlSetup { config, clock, boot, process, keep, ran_before, trials, orders, streams, blob, events, .. } = setup;
         let (put, settled, respond, want, leave) = (setup.put, setup.settled, setup.respond, setup.want, setup.leave);
         let (keys, keys_trouble) = keyset(&config, &disk, &mut shelf);
         let rules = Rules::of(&config, &boot, &process);
@@ -371,7 +371,7 @@ impl Effects {
             }
             Ask::Log(query) => (self.jobs.machine.log)(query).map_or_else(Outcome::failed, Outcome::done),
             Ask::Reboot => match (self.jobs.machine.reboot)() {
-                Ok(()) => Outcome::new(State::Running, "the system restarts"),
+                Ok(()) => Outcome::new(CommandState::Running, "the system restarts"),
                 Err(why) => Outcome::failed(why),
             },
             Ask::Erase => self.erase(),
@@ -385,7 +385,7 @@ impl Effects {
         match self.jobs.board.alarms[place].acknowledge(episode) {
             Ok(id) => Outcome {
                 result: Some(json!({"alarm": name, "id": id})),
-                ..Outcome::new(State::Success, "acknowledged; the alarm clears as soon as its condition has ended")
+                ..Outcome::new(CommandState::Success, "acknowledged; the alarm clears as soon as its condition has ended")
             },
             Err(NotAcknowledged::NotLatched) => {
                 let text =
@@ -408,7 +408,7 @@ impl Effects {
         };
         match (self.jobs.machine.reboot)() {
             Ok(()) => Outcome::new(
-                State::Success,
+                CommandState::Success,
                 "the request is written and the system restarts; /data is erased before it is mounted",
             ),
             Err(why) => {

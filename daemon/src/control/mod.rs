@@ -57,7 +57,7 @@ use std::collections::VecDeque;
 pub use action::Leave;
 pub use effects::Effects;
 pub use jobs::floor;
-pub use setup::{Local, Machine, ReadLog, Setup, Slots, Want};
+pub use setup::{Local, Machine, ReadLog, ControlSetup, Slots, Want};
 pub use trial::Trials;
 
 use self::{
@@ -65,7 +65,7 @@ use self::{
     change::Live,
     command::needs_signature,
     intake::{Intake, Waiting},
-    memory::{Memory, State},
+    memory::{Memory, CommandState},
     tell::Outcome,
 };
 use crate::{
@@ -273,7 +273,7 @@ impl Control {
             Stop::Accept(mut call, ticket) => {
                 call.ticket = call.ticket.or(ticket);
                 self.waiting.retain(|waiting| waiting.request.id != call.id);
-                self.memory.became(&call.id, State::Failed, &why);
+                self.memory.became(&call.id, CommandState::Failed, &why);
                 self.refuse(call, &Outcome::failed(why), true);
             }
             Stop::Run(call) => self.finish(call, &Outcome::failed(why)),

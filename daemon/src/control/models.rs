@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     action::JobNews,
     args::Install,
-    memory::State,
+    memory::CommandState,
     model_action::{Caller, ModelAction, ModelEvent, ModelKeys, ModelRules, Moment, Open, Opened, Proving, Undone},
     refusal::{Refusal, Why},
     tell::Outcome,
@@ -30,8 +30,8 @@ use crate::{
     model::{
         manifest::Release,
         rollout::{Proof, Report},
-        shelf::{Brings, Device, End, Ended, Job, Saved, Shelf, Stage},
-        slot::{Held, Origin, Step},
+        shelf::{Brings, Device, End, Ended, InstallJob, Saved, Shelf, Stage},
+        slot::{Held, Origin, SlotStep},
     },
 };
 
@@ -52,7 +52,7 @@ pub(super) enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Goal {
     /// A new bundle. Saved: another process continues it.
-    Install(Job),
+    Install(InstallJob),
     /// A model that served before. Not watched, not a new release, and not continued by another process.
     Back { command: String, respond: Option<Respond>, model: String, to: Origin },
 }
@@ -80,7 +80,7 @@ pub struct Models {
     /// The id of the local caller whose file is copied.
     pub(super) copying: Option<String>,
     /// The result of the last job, for status and D-Bus.
-    pub(super) ended: Option<(String, State, String)>,
+    pub(super) ended: Option<(String, CommandState, String)>,
     /// When `model.failed` was published last for a model without a previous one.
     pub(super) none_told_ns: Option<u64>,
     /// Jobs started in this process.
@@ -114,14 +114,14 @@ impl Work {
     /// The command that requested it, and where its result goes.
     pub(super) fn requester(&self) -> (&str, &Option<Respond>) {
         match &self.goal {
-            Goal::Install(Job { command, respond, .. }) | Goal::Back { command, respond, .. } => (command, respond),
+            Goal::Install(InstallJob { command, respond, .. }) | Goal::Back { command, respond, .. } => (command, respond),
         }
     }
 
     /// The model, once it is known.
     pub(super) fn model(&self) -> Option<&str> {
         match &self.goal {
-            Goal::Install(Job { stage: Stage::InSlot { model, .. }, .. }) | Goal::Back { model, .. } => Some(model),
+            Goal::Install(InstallJob { stage: Stage::InSlot { model, .. }, .. }) | Goal::Back { model, .. } => Some(model),
             Goal::Install(_) => None,
         }
     }
@@ -339,7 +339,7 @@ impl Models {
         }
     }
 
-    fn admitted(&mut self, number: u64, job: Job, Opened { release, signed_by }: Opened) -> Result<(), String> {
+    fn admitted(&mut self, number: u64, job: InstallJob, Opened { release, signed_by }: Opened) -> Result<(), String> {
         let floor = self.rules.floors.get(&release.model);
         let floor = *floor.ok_or_else(|| format!("no pipeline uses a model called `{}`", release.model))?;
         let device = Device {
@@ -355,13 +355,13 @@ impl Models {
             Stage::InSlot { id, begun, .. } => (*id, *begun),
             Stage::Bringing(_) => (line.stage(Held { sha256: job.sha256.clone(), version: version.clone(), seq }), 1),
         };
-        line.step(id, Step::Verified).map_err(|why| why.to_string())?;
+        line.step(id, SlotStep::Verified).map_err(|why| why.to_string())?;
         self.shelf.not_before(created_ms);
         self.save_high("a restart forgets the time of the newest signed bundle".into());
         if matches!(job.stage, Stage::Bringing(_)) {
             self.act(ModelAction::TakeIn(job.sha256.clone()));
         }
-        let job = Job { stage: Stage::InSlot { model: model.clone(), id, begun }, ..job };
+        let job = InstallJob { stage: Stage::InSlot { model: model.clone(), id, begun }, ..job };
         self.change(Undone::Step, |shelf| {
             shelf.set_line(&model, line);
             shelf.set_job(Some(job.clone()));
@@ -377,9 +377,9 @@ impl Models {
     fn proven(&mut self, proof: Proof) {
         let Some(Work { number, goal, .. }) = &self.work else { return };
         let number = *number;
-        if let Goal::Install(Job { command, stage: Stage::InSlot { model, id, .. }, .. }) = goal {
+        if let Goal::Install(InstallJob { command, stage: Stage::InSlot { model, id, .. }, .. }) = goal {
             let (command, model, mut line) = (command.clone(), model.clone(), self.shelf.line(model));
-            let stepped = line.step(*id, Step::Proven).and_then(|()| line.step(*id, Step::Trial));
+            let stepped = line.step(*id, SlotStep::Proven).and_then(|()| line.step(*id, SlotStep::Trial));
             if let Err(why) = stepped {
                 return self.job_failed(End::Failed, &why.to_string());
             }
@@ -428,8 +428,8 @@ impl Models {
             Goal::Back { .. } => {
                 line.roll_back();
             }
-            Goal::Install(Job { stage: Stage::InSlot { id, .. }, .. }) => {
-                if let Err(why) = line.step(*id, Step::Steady) {
+            Goal::Install(InstallJob { stage: Stage::InSlot { id, .. }, .. }) => {
+                if let Err(why) = line.step(*id, SlotStep::Steady) {
                     tracing::error!("model {model}: commit its slot: {why}");
                 }
                 fresh = line.slot(*id).held().cloned();
@@ -491,13 +491,13 @@ pub(super) fn refuse<T>(why: Why, text: impl Into<String>) -> Result<T, Refusal>
 }
 
 /// How an install begins: its bundle is received.
-pub(super) fn new_job(caller: &Caller, install: Install) -> Job {
+pub(super) fn new_job(caller: &Caller, install: Install) -> InstallJob {
     let Install { sha256, size, url } = install;
     let (command, respond) = match caller {
         Caller::Command(call) => (call.id.clone(), call.respond.clone()),
         Caller::Local(id) => (id.clone(), None),
     };
-    Job { command, respond, sha256, size, stage: Stage::Bringing(url.map_or(Brings::Chunks, Brings::Https)) }
+    InstallJob { command, respond, sha256, size, stage: Stage::Bringing(url.map_or(Brings::Chunks, Brings::Https)) }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     control::{action::Call, world_disk::Files, world_models::release},
     model::{
-        slot::{Line, SlotId},
+        slot::{ModelSlots, SlotId},
         store::There,
     },
 };
@@ -115,7 +115,7 @@ impl Rig {
         self.saved.shelf().line("m").held().map(|held| held.sha256.clone())
     }
 
-    fn line(&self) -> Line {
+    fn line(&self) -> ModelSlots {
         self.saved.shelf().line("m")
     }
 }
@@ -140,7 +140,7 @@ fn order(actions: &[ModelAction]) -> Vec<&'static str> {
         ModelAction::Back(..) => Some("back"),
         ModelAction::Done(_, outcome) => Some(outcome.state.word()),
         ModelAction::Tell(JobNews::Running { .. }) => Some("running"),
-        ModelAction::Tell(JobNews::Ended(_, ended)) => Some(State::from(ended.end).word()),
+        ModelAction::Tell(JobNews::Ended(_, ended)) => Some(CommandState::from(ended.end).word()),
         ModelAction::Tell(JobNews::Blob(_)) => Some("blob"),
         ModelAction::Tell(JobNews::Event(..)) => Some("event"),
         ModelAction::Tell(JobNews::Slots) => Some("slots"),
@@ -360,7 +360,7 @@ fn file_of_a_local_caller_is_copied_then_installed_and_a_second_one_waits() {
     assert_eq!(order(&rig.on(ModelEvent::LocalFile(Ok(4), Ok(())))), ["copy"]);
     assert_eq!(order(&rig.on(ModelEvent::LocalFile(Ok(4), Ok(())))), [""; 0]);
     assert!(
-        rig.models.ended.as_ref().is_some_and(|(_, state, text)| *state == State::Rejected && text.contains("copied"))
+        rig.models.ended.as_ref().is_some_and(|(_, state, text)| *state == CommandState::Rejected && text.contains("copied"))
     );
     rig.saved.incoming.insert(sha('a'), 4);
     let copied = rig.on(ModelEvent::Copied("local-1".into(), Ok((sha('a'), 4))));

@@ -42,7 +42,7 @@ pub struct Machine {
 }
 
 /// The surroundings of the stage.
-pub struct Setup {
+pub struct ControlSetup {
     /// The configuration in use.
     pub config: Config,
     /// The clock.

@@ -15,7 +15,7 @@ use super::{
     jobs::{Jobs, News},
     system::{At, SystemAction, SystemEvent, Unsaved, Word},
     tell::Outcome,
-    update::{Job, Saved},
+    update::{UpdateJob, Saved},
 };
 use crate::{
     host::{Clock, Keep, fetch},
@@ -89,14 +89,14 @@ impl Jobs {
     }
 
     /// Where the job's bundle is, or will be.
-    fn bundle_of(&self, job: &Job) -> PathBuf {
+    fn bundle_of(&self, job: &UpdateJob) -> PathBuf {
         match &job.from {
             BundleFrom::File(path) => path.clone(),
             BundleFrom::Https(_) => self.incoming_system(),
         }
     }
 
-    fn bring_system(&mut self, job: Job) {
+    fn bring_system(&mut self, job: UpdateJob) {
         let to = self.bundle_of(&job);
         let wanted = match job.from {
             BundleFrom::File(_) => None,
@@ -112,7 +112,7 @@ impl Jobs {
         self.long(work, |brought| News::System(Word::Brought(brought)));
     }
 
-    fn write_system(&mut self, job: &Job) {
+    fn write_system(&mut self, job: &UpdateJob) {
         let path = self.bundle_of(job);
         let (write, news) = (self.slots.write.clone(), self.reports.0.clone());
         let work = move || {

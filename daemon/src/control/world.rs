@@ -15,7 +15,7 @@ use super::{
     action::{About, Action, Ask, Event, Going, JobNews, Keys, Left, Now, OnError, Record, Stop, Trusted, Which},
     candidate::{Candidate, Changed},
     command::needs_signature,
-    memory::{Saved, State},
+    memory::{Saved, CommandState},
     model_action::{ModelAction, ModelEvent, Moment},
     models::Models,
     refusal::Why,
@@ -357,7 +357,7 @@ impl World {
                 let outcome = match ask {
                     Ask::Reboot => {
                         self.rebooting = true;
-                        Outcome::new(State::Running, "the system restarts")
+                        Outcome::new(CommandState::Running, "the system restarts")
                     }
                     _ => Outcome::done(json!({})),
                 };

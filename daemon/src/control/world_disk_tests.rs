@@ -12,8 +12,8 @@ use crate::{
     flow::order::Respond,
     host::Keep,
     model::{
-        shelf::{Brings, End, Ended, Job, Stage},
-        slot::{Held, Step},
+        shelf::{Brings, End, Ended, InstallJob, Stage},
+        slot::{Held, SlotStep},
         store::Store,
     },
 };
@@ -78,13 +78,13 @@ fn shelf(random: &mut fastrand::Rng, shelf: &mut Shelf, sha256: &str) {
     match random.u8(0..5) {
         0 => {
             let stage = Stage::Bringing(Brings::Chunks);
-            shelf.set_job(Some(Job { command: "c".into(), respond: None, sha256: sha256.into(), size: 1, stage }));
+            shelf.set_job(Some(InstallJob { command: "c".into(), respond: None, sha256: sha256.into(), size: 1, stage }));
         }
         1 => shelf.set_job(None),
         2 => {
             let mut line = shelf.line("m");
             let id = line.stage(Held { sha256: sha256.into(), version: "1".into(), seq: 1 });
-            for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
+            for step in [SlotStep::Verified, SlotStep::Proven, SlotStep::Trial, SlotStep::Steady] {
                 line.step(id, step).expect("step");
             }
             shelf.set_line("m", line);
