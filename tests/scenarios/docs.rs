@@ -11,23 +11,25 @@ use std::{
 use rig::{daemon, free_port};
 
 /// A fenced block: its language, its text, and the line of its fence.
-struct Block {
-    language: String,
-    text: String,
-    line: usize,
+pub struct Block {
+    pub language: String,
+    pub text: String,
+    pub line: usize,
 }
 
-fn blocks(page: &str) -> Vec<Block> {
-    let (mut blocks, mut open): (Vec<Block>, bool) = (Vec::new(), false);
+pub fn blocks(page: &str) -> Vec<Block> {
+    // A block in a list is indented as its fence is.
+    let (mut blocks, mut open, mut indent): (Vec<Block>, bool, usize) = (Vec::new(), false, 0);
     for (n, line) in page.lines().enumerate() {
         if let Some(language) = line.trim_start().strip_prefix("```") {
             if !open {
                 blocks.push(Block { language: language.trim().to_owned(), text: String::new(), line: n + 1 });
             }
-            open = !open;
+            (open, indent) = (!open, line.len() - line.trim_start().len());
         } else if open {
             let block = blocks.last_mut().expect("an open block");
-            block.text.push_str(line);
+            let blanks = line.len() - line.trim_start().len();
+            block.text.push_str(&line[blanks.min(indent)..]);
             block.text.push('\n');
         }
     }
@@ -112,7 +114,7 @@ fn getting_started_runs_as_written_and_prints_what_it_shows() {
 }
 
 /// All pages, and the README.
-fn pages() -> Vec<PathBuf> {
+pub fn pages() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("docs").flatten() {
             let path = entry.path();

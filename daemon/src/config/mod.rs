@@ -2,20 +2,24 @@
 //! disk, `layers` the files it comes from, and `build` makes one from the other and reports every problem.
 
 mod alarm;
+mod bindings;
 mod build;
 mod certs;
 mod changes;
 mod groups;
 mod layers;
 mod layouts;
+mod modbus;
 mod models;
 mod mqtt;
+mod number;
 mod paths;
 mod pipeline;
 mod port;
 mod problem;
 mod raw;
 mod source;
+mod text;
 
 use std::{
     collections::BTreeMap,
@@ -29,13 +33,16 @@ pub use certs::{identity, roots};
 pub use changes::{Changes, merge};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
+pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
 pub use mqtt::{Broker, Mqtt, Proxy, Tls, host_and_port};
+pub use number::{Base, NumberText, Word};
 pub use paths::secret;
 pub use port::{
-    Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
-    Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,
+    Bias, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order, Output, Pin,
+    PinName, Poll, Port, Sentence, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
+pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
 
 use crate::{flow::SourceId, model::manifest::Manifest};
 
@@ -125,12 +132,14 @@ pub struct Metrics {
 }
 
 /// The format of a sensor's clock.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TimeFormat {
     /// A number of units; nanoseconds per unit.
     Unit(u64),
     /// `2020-03-09 10:14:33` or RFC 3339; taken as UTC where it has no offset.
     Civil,
+    /// Patterns of strptime, the first that fits; taken as UTC where it has no offset.
+    Patterns(Vec<String>),
 }
 
 /// `[channel.NAME]`
@@ -140,7 +149,7 @@ pub struct Channel {
     pub name: String,
     /// Its source.
     pub source: SourceId,
-    /// Column name or JSON key.
+    /// Column name, label, or JSON key or path.
     pub column: String,
     /// Engineering unit, free text.
     pub unit: String,
@@ -158,6 +167,8 @@ pub struct Channel {
     pub stuck_ms: Option<u64>,
     /// A change within this counts as none, units.
     pub stuck_band: f64,
+    /// How its text becomes a number.
+    pub numbers: NumberText,
 }
 
 /// `[stream.NAME]`

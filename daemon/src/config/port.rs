@@ -1,6 +1,6 @@
 //! The types of `[source.NAME]`: where rows come from, and their format on the wire.
 
-use super::TimeFormat;
+use super::{Bus, KeyValue, LineForm, Modbus, NumberText, Pattern, RegisterRow, Span, TimeFormat};
 
 /// `[source.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +11,8 @@ pub struct Source {
     pub port: Port,
     /// The format of a frame.
     pub format: Format,
+    /// How its text becomes numbers, unless a channel says otherwise.
+    pub numbers: NumberText,
     /// Column or key with the sensor's own sequence number.
     pub seq: Option<String>,
     /// That number wraps to 0 after this many; 0: never.
@@ -73,6 +75,8 @@ pub struct Serial {
     pub framing: Framing,
     /// The checksum at the end of each frame; not for lines.
     pub check: Option<Check>,
+    /// How lines end and are checked.
+    pub lines: LineForm,
     /// A device that must be polled.
     pub poll: Option<Poll>,
 }
@@ -80,7 +84,7 @@ pub struct Serial {
 /// How frames are delimited.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Framing {
-    /// Text lines, ended by LF or CR LF.
+    /// Text lines; `Serial::lines` says how they end.
     Lines,
     /// Consistent overhead byte stuffing, ended by a zero byte.
     Cobs,
@@ -222,19 +226,30 @@ impl Line {
 pub enum Format {
     /// Separated values.
     Csv {
-        /// Separator.
+        /// Separator; a blank: any number of blanks and tabs.
         delimiter: u8,
-        /// Names of all columns, in order.
+        /// Names of all columns, in order; empty: not of use.
         columns: Vec<String>,
     },
-    /// One JSON object a line; keys are columns.
+    /// One JSON object or array a line; keys and paths are columns.
     Json,
+    /// Columns at fixed places of a line.
+    Fixed {
+        /// Those of use.
+        columns: Vec<Span>,
+        /// Length of the whole line, bytes.
+        width: usize,
+    },
+    /// Labels with values; labels are columns.
+    KeyValue(KeyValue),
+    /// Regular expressions; the first that fits a line reads it.
+    Pattern(Vec<Pattern>),
     /// NMEA 0183: `$` talker sentence, fields, `*` checksum. Sentences that are not named here are skipped.
     Nmea(Vec<Sentence>),
     /// Numbers at fixed positions.
     Binary(Layout),
-    /// Several layouts; the first two bytes, least significant first, select one.
-    Tagged(Vec<Layout>),
+    /// Registers of Modbus devices, a row for each read, as `source/modbus` writes them.
+    Registers(Vec<RegisterRow>),
     /// Edges and levels of GPIO lines, as `source/gpio.rs` writes them.
     Edges(Vec<GpioLine>),
 }
@@ -243,22 +258,52 @@ impl Format {
     /// The names of all columns, if the frame does not contain them.
     pub fn columns(&self) -> Option<Vec<&str>> {
         match self {
-            Format::Csv { columns, .. } => Some(columns.iter().map(String::as_str).collect()),
-            Format::Json => None,
+            Format::Csv { columns, .. } => {
+                Some(columns.iter().map(String::as_str).filter(|name| !name.is_empty()).collect())
+            }
+            Format::Json | Format::KeyValue(_) => None,
+            Format::Fixed { columns, .. } => Some(columns.iter().map(|span| span.column.as_str()).collect()),
+            Format::Pattern(all) => {
+                let mut columns: Vec<&str> = all.iter().flat_map(|p| &p.columns).map(String::as_str).collect();
+                columns.sort_unstable();
+                columns.dedup();
+                Some(columns)
+            }
             Format::Nmea(all) => {
                 Some(all.iter().flat_map(|s| &s.columns).filter_map(|c| Some(c.as_ref()?.0.as_str())).collect())
             }
             Format::Binary(layout) => Some(layout.fields.iter().map(|f| f.column.as_str()).collect()),
-            Format::Tagged(all) => Some(all.iter().flat_map(|l| &l.fields).map(|f| f.column.as_str()).collect()),
+            Format::Registers(all) => Some(all.iter().flat_map(|r| &r.columns).map(|c| c.name.as_str()).collect()),
             Format::Edges(lines) => Some(lines.iter().map(|l| l.column.as_str()).collect()),
+        }
+    }
+
+    /// Whether its values are text that becomes numbers by `NumberText`.
+    pub fn is_text(&self) -> bool {
+        matches!(self, Self::Csv { .. } | Self::Json | Self::Fixed { .. } | Self::KeyValue(_) | Self::Pattern(_))
+    }
+
+    /// Whether every row has a text for this column.
+    pub fn always_has(&self, column: &str) -> bool {
+        match self {
+            Format::Pattern(all) => {
+                all.iter().map(|p| &p.columns).filter(|c| !c.is_empty()).all(|c| c.iter().any(|name| name == column))
+            }
+            Format::KeyValue(_) => !self.is_partial(),
+            _ => true,
         }
     }
 
     /// Whether a row may lack columns.
     pub fn is_partial(&self) -> bool {
         match self {
+            Format::KeyValue(form) => form.delimiter.is_none() && form.block_end.is_none(),
+            Format::Pattern(all) => {
+                let mut kinds = all.iter().map(|p| &p.columns).filter(|columns| !columns.is_empty());
+                kinds.next().is_some_and(|first| kinds.any(|columns| columns != first))
+            }
             Format::Nmea(all) => all.len() > 1,
-            Format::Tagged(all) => all.len() > 1,
+            Format::Registers(all) => all.len() > 1,
             Format::Edges(lines) => lines.len() > 1 && lines.iter().any(|l| l.read == GpioRead::Edges),
             _ => false,
         }
@@ -305,11 +350,13 @@ pub enum Number {
     I(u8),
     /// IEEE 754, 4 or 8 bytes.
     F(u8),
+    /// Decimal digits of four bits each; number of bytes.
+    Bcd(u8),
 }
 
 impl Number {
     /// Names in the configuration.
-    pub const NAMES: [(&str, Number); 12] = [
+    pub const NAMES: [(&str, Number); 15] = [
         ("u8", Self::U(1)),
         ("i8", Self::I(1)),
         ("u16", Self::U(2)),
@@ -322,11 +369,14 @@ impl Number {
         ("i64", Self::I(8)),
         ("f32", Self::F(4)),
         ("f64", Self::F(8)),
+        ("bcd16", Self::Bcd(2)),
+        ("bcd32", Self::Bcd(4)),
+        ("bcd64", Self::Bcd(8)),
     ];
 
     /// Length, bytes.
     pub fn bytes(self) -> usize {
-        let (Self::U(n) | Self::I(n) | Self::F(n)) = self;
+        let (Self::U(n) | Self::I(n) | Self::F(n) | Self::Bcd(n)) = self;
         usize::from(n)
     }
 
@@ -341,7 +391,7 @@ impl Number {
         (0..bytes.len()).fold(0, |bits, i| bits << 8 | u64::from(bytes.get(place(i)).copied().unwrap_or(0)))
     }
 
-    /// Its value; beyond 2^53 rounded to a double.
+    /// Its value; beyond 2^53 rounded to a double; not a number where a digit of a BCD number is above 9.
     pub fn value(self, order: Order, bytes: &[u8]) -> f64 {
         let bits = self.bits(order, bytes);
         match self {
@@ -352,6 +402,11 @@ impl Number {
             }
             Self::F(4) => f32::from_bits(bits as u32).into(),
             Self::F(_) => f64::from_bits(bits),
+            Self::Bcd(n) => {
+                let digit = |i: u32| (bits >> (4 * i) & 0xF) as f64;
+                let digits = || (0..2 * u32::from(n)).rev().map(digit);
+                if digits().any(|digit| digit > 9.0) { f64::NAN } else { digits().fold(0.0, |all, d| all * 10.0 + d) }
+            }
         }
     }
 }
@@ -367,54 +422,6 @@ pub enum Order {
     WordsSwapped,
     /// `BADC`: bytes swapped within registers.
     BytesSwapped,
-}
-
-/// `kind = "modbus-rtu"` and `"modbus-tcp"`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Modbus {
-    /// The bus of the devices.
-    pub bus: Bus,
-    /// Response timeout, ms.
-    pub answer_ms: u64,
-    /// The reads; the index in this list is the tag of their rows.
-    pub reads: Vec<Read>,
-}
-
-/// The bus of the devices.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Bus {
-    /// RTU on a tty.
-    Line(Serial),
-    /// TCP, `HOST:PORT`.
-    Tcp(String),
-}
-
-/// Registers of one device that are read together.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Read {
-    /// The device, 1–247; by TCP also 0 and 255.
-    pub slave: u8,
-    /// Which table.
-    pub table: Registers,
-    /// First address, from 0.
-    pub address: u16,
-    /// Number of registers or bits.
-    pub count: u16,
-    /// Interval, ms.
-    pub every_ms: u64,
-}
-
-/// The four tables of a Modbus device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Registers {
-    /// Function 1: bits.
-    Coil,
-    /// Function 2: bits.
-    Discrete,
-    /// Function 3: words.
-    Holding,
-    /// Function 4: words.
-    Input,
 }
 
 /// `kind = "gpio"`

@@ -1,8 +1,8 @@
-//! `[source.NAME]`, `[channel.NAME]` and `[output.NAME]`: builds what is opened and how it is read from the tables.
+//! `[source.NAME]` and `[channel.NAME]`: builds what is opened and how it is read from the tables.
 
 use super::{
-    Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Line, Number, Order, Output, Poll, Port, Serial, Source,
-    TimeFormat, build::Names, layouts, paths::device, raw::Table,
+    Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Line, LineForm, Number, NumberText, Order, Output, Poll,
+    Port, Serial, Source, TimeFormat, build::Names, layouts, modbus, number, paths::device, raw::Table, text,
 };
 use crate::{flow::SourceId, limits};
 
@@ -12,29 +12,29 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
         "serial" => {
             let serial = serial(&mut t);
             let format = format(&mut t, &serial.framing);
+            if matches!(format, Format::Nmea(_)) && serial.lines.check.is_some() {
+                t.problem("check", "NMEA sentences bring their own");
+            }
             (Port::Serial(serial), format)
         }
         "modbus-rtu" => {
             let line = line(&mut t);
-            layouts::modbus(&mut t, Bus::Line(line))
+            modbus::source(&mut t, Bus::Line(line))
         }
         "modbus-tcp" => {
-            let address = t.need_str("address");
-            if !address.is_empty()
-                && address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
-            {
-                t.problem("address", format!("`{address}` is no HOST:PORT; Modbus's own port is 502"));
-            }
-            layouts::modbus(&mut t, Bus::Tcp(address))
+            let address = modbus::tcp_address(&mut t);
+            modbus::source(&mut t, Bus::Tcp(address))
         }
         "gpio" => layouts::gpio(&mut t),
         kind => layouts::sysfs(&mut t, kind),
     };
+    let numbers = number::numbers(&mut t, &NumberText::default());
+    number::fit(&mut t, &numbers, &format);
     let (seq, seq_modulo, time) = counters(&mut t, &port, &format);
     let stale_ms = t.int("stale_ms", 10..=86_400_000).map_or(5_000, |n| n as u64);
     let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64);
     t.finish();
-    Source { name: name.to_owned(), port, format, seq, seq_modulo, time, stale_ms, gap_max_ms }
+    Source { name: name.to_owned(), port, format, numbers, seq, seq_modulo, time, stale_ms, gap_max_ms }
 }
 
 /// A tty's path and speed.
@@ -51,6 +51,7 @@ fn line(t: &mut Table<'_>) -> Serial {
         frame_max: limits::FRAME_BYTES,
         framing: Framing::Lines,
         check: None,
+        lines: LineForm::default(),
         poll: None,
     }
 }
@@ -61,8 +62,9 @@ fn serial(t: &mut Table<'_>) -> Serial {
         t.int("frame_max_bytes", 8..=limits::FRAME_BYTES_MAX as i64).map_or(limits::FRAME_BYTES, |n| n as usize);
     serial.check = check(t);
     serial.framing = framing(t, serial.check);
-    if serial.check.is_some() && serial.framing == Framing::Lines {
-        t.problem("check", "belongs to a binary framing; NMEA sentences bring their own");
+    serial.lines = text::line_form(t, &serial.framing, serial.check);
+    if serial.framing == Framing::Lines {
+        serial.check = None;
     }
     if let Framing::Fixed { bytes, .. } = serial.framing {
         serial.frame_max = serial.frame_max.max(bytes);
@@ -189,22 +191,27 @@ fn poll(t: &mut Table<'_>) -> Option<Poll> {
 fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
     let lines = *framing == Framing::Lines;
     let usual = if lines { "csv" } else { "binary" };
-    let word = t.word("format", &["csv", "json", "nmea", "binary"].map(|word| (word, word))).unwrap_or(usual);
-    let (columns, delimiter, fields) = (t.strs("columns"), t.str("delimiter"), t.strs("fields"));
+    let words = ["csv", "fixed", "keyvalue", "pattern", "json", "nmea", "binary"].map(|word| (word, word));
+    let word = t.word("format", &words).unwrap_or(usual);
+    let fields = t.strs("fields");
     let sentences = t.node("sentences");
     let used: &[&str] = match word {
-        "csv" => &["columns", "delimiter"],
         "nmea" => &["sentences"],
         "binary" => &["fields"],
-        _ => &[],
+        word => text::keys(word),
     };
-    for key in ["columns", "delimiter", "fields", "sentences"] {
+    for key in ["fields", "sentences"].into_iter().chain(text::KEYS) {
+        // Read here, so that one that stands beside the wrong format is no unknown key.
+        t.node(key);
         if t.has(key) && !used.contains(&key) {
             t.problem(key, format!("does not belong to `format = \"{word}\"`"));
         }
     }
     match word {
         "json" => Format::Json,
+        "fixed" => text::fixed(t),
+        "keyvalue" => text::keyvalue(t),
+        "pattern" => text::pattern(t),
         "nmea" => {
             if !lines {
                 t.problem("format", "`nmea` comes in lines");
@@ -220,24 +227,7 @@ fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
             }
             Format::Binary(layouts::fields(t, &fields.unwrap_or_default()))
         }
-        _ => {
-            let delimiter = match delimiter.as_deref().map(str::as_bytes) {
-                None => b',',
-                Some([byte]) => *byte,
-                Some(_) => {
-                    t.problem("delimiter", "must be one character");
-                    b','
-                }
-            };
-            let columns = columns.unwrap_or_default();
-            if columns.is_empty() && !t.has("columns") {
-                t.problem("columns", "is needed: the names of all columns, in order");
-            }
-            if let Some(twice) = twice(&columns) {
-                t.problem("columns", format!("`{twice}` stands twice"));
-            }
-            Format::Csv { delimiter, columns }
-        }
+        _ => text::csv(t),
     }
 }
 
@@ -268,17 +258,14 @@ type Counters = (Option<String>, u64, Option<(String, TimeFormat)>);
 /// The sensor's own sequence and clock.
 fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
     let (seq, modulo) = (t.str("seq"), t.int("seq_modulo", 2..=i64::MAX));
-    let words = [
-        ("ns", TimeFormat::Unit(1)),
-        ("us", TimeFormat::Unit(1_000)),
-        ("ms", TimeFormat::Unit(1_000_000)),
-        ("s", TimeFormat::Unit(1_000_000_000)),
-        ("civil", TimeFormat::Civil),
-    ];
-    let (time_format, time) = (t.word("time_format", &words), t.str("time"));
+    let (time_format, time) = (text::time_format(t), t.str("time"));
+    let unnamed = time_format.is_none() && !t.has("time_format");
     let time = time.map(|column| (column, time_format.unwrap_or(TimeFormat::Unit(1))));
-    if time.is_some() && time_format.is_none() {
-        t.problem("time", "needs `time_format`: `ns`, `us`, `ms`, `s` or `civil`");
+    if time.is_some() && unnamed {
+        t.problem(
+            "time",
+            "needs `time_format`: `ns`, `us`, `ms`, `s`, `civil` or a pattern such as `%d/%m/%Y %H:%M:%S`",
+        );
     }
     for (key, column) in [("seq", seq.as_ref()), ("time", time.as_ref().map(|(column, _)| column))] {
         let Some(column) = column else { continue };
@@ -286,6 +273,8 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
             t.problem(key, "belongs to a sensor that writes its rows itself");
         } else if format.columns().is_some_and(|columns| !columns.contains(&column.as_str())) {
             t.problem(key, format!("`{column}` is not in `columns`"));
+        } else if !format.always_has(column) {
+            t.problem(key, format!("not every row has `{column}`"));
         }
     }
     let mut wraps = 0;
@@ -299,12 +288,17 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
     (seq, modulo.map_or(wraps, |n| n as u64), time)
 }
 
+/// Whether two paths name one device.
+fn is_same_port(one: &str, other: &str) -> bool {
+    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    real(one) == real(other)
+}
+
 /// Two sources on one port would each get half of the bytes.
 pub(super) fn overlapping(root: &mut Table<'_>, sources: &[Source]) {
-    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let ports = || sources.iter().filter_map(|s| Some((s, s.port.path()?)));
     for (i, (later, path)) in ports().enumerate() {
-        if let Some((first, _)) = ports().take(i).find(|(_, first)| real(first) == real(path)) {
+        if let Some((first, _)) = ports().take(i).find(|(_, first)| is_same_port(first, path)) {
             root.problem("source", format!("`{}` and `{}` read the same port {path}", first.name, later.name));
         }
     }
@@ -336,19 +330,25 @@ pub(super) fn output(name: &str, mut t: Table<'_>, alarms: &[Alarm]) -> Output {
 }
 
 pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[Source]) -> Channel {
-    let source = match (t.str("source"), sources.len()) {
-        (Some(word), _) => names.sources.get(&word).copied().unwrap_or_else(|| {
-            t.problem("source", format!("no source is called `{word}`"));
-            SourceId(0)
-        }),
-        (None, 1) => SourceId(0),
+    let known = match (t.str("source"), sources.len()) {
+        (Some(word), _) => {
+            let known = names.sources.get(&word).copied();
+            if known.is_none() {
+                t.problem("source", format!("no source is called `{word}`"));
+            }
+            known
+        }
+        (None, 1) => Some(SourceId(0)),
         (None, _) => {
-            t.problem("source", "is needed where there is not just one source");
-            SourceId(0)
+            let all = sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
+            t.problem("source", format!("is missing, and there are several sources: expected one of {all}"));
+            None
         }
     };
+    let source = known.unwrap_or(SourceId(0));
     let column = t.str("column").unwrap_or_else(|| name.to_owned());
-    if let Some(columns) = sources.get(usize::from(source.0)).and_then(|s| s.format.columns())
+    // Without its source nothing is known of its column.
+    if let Some(columns) = known.and_then(|at| sources.get(usize::from(at.0))).and_then(|s| s.format.columns())
         && !columns.contains(&column.as_str())
     {
         let known = if columns.is_empty() { "none".into() } else { columns.join(", ") };
@@ -366,6 +366,7 @@ pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[So
         rate_max_per_s: t.float("rate_max_per_s"),
         stuck_ms: t.int("stuck_ms", 10..=86_400_000).map(|n| n as u64),
         stuck_band: t.float("stuck_band").unwrap_or(0.0),
+        numbers: numbers(&mut t, sources.get(usize::from(source.0))),
     };
     if channel.rate_max_per_s.is_some_and(|rate| rate <= 0.0) {
         t.problem("rate_max_per_s", "must be above 0");
@@ -383,4 +384,14 @@ pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[So
     }
     t.finish();
     channel
+}
+
+/// How a channel's text becomes a number: its own keys over those of its source.
+fn numbers(t: &mut Table<'_>, source: Option<&Source>) -> NumberText {
+    let usual = source.map(|source| source.numbers.clone()).unwrap_or_default();
+    let numbers = number::numbers(t, &usual);
+    if let Some(source) = source {
+        number::fit(t, &numbers, &source.format);
+    }
+    numbers
 }

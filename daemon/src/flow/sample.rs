@@ -5,6 +5,8 @@
 pub enum Why {
     /// Not a number that can be used: text, `nan`, or beyond what a double holds.
     NotANumber,
+    /// The device says that it has no value.
+    NotAvailable,
     /// Outside the channel's configured range.
     Range,
     /// Nothing arrived for longer than `stale_ms`.
@@ -13,17 +15,36 @@ pub enum Why {
     Rate,
     /// Has not moved for `stuck_ms`.
     Stuck,
+    /// The device says: above what it can measure.
+    Overload,
+    /// The device says: below what it can measure.
+    Underload,
+    /// The device says: the sensor is broken.
+    Fault,
+    /// The device says: the value has not settled.
+    Unstable,
+    /// The device says: the value is not valid.
+    Invalid,
 }
 
 impl Why {
+    /// What a device can say by a word of its own.
+    pub const BY_DEVICE: [Why; 5] = [Self::Overload, Self::Underload, Self::Fault, Self::Unstable, Self::Invalid];
+
     /// The word used in payloads.
     pub fn word(self) -> &'static str {
         match self {
             Why::NotANumber => "not_a_number",
+            Why::NotAvailable => "not_available",
             Why::Range => "range",
             Why::Stale => "stale",
             Why::Rate => "rate",
             Why::Stuck => "stuck",
+            Why::Overload => "overload",
+            Why::Underload => "underload",
+            Why::Fault => "fault",
+            Why::Unstable => "unstable",
+            Why::Invalid => "invalid",
         }
     }
 }
@@ -54,10 +75,16 @@ impl Quality {
             Quality::Missing => "missing",
             Quality::Absent => "absent",
             Quality::Bad(Why::NotANumber) => "bad:not_a_number",
+            Quality::Bad(Why::NotAvailable) => "bad:not_available",
             Quality::Bad(Why::Range) => "bad:range",
             Quality::Bad(Why::Stale) => "bad:stale",
             Quality::Bad(Why::Rate) => "bad:rate",
             Quality::Bad(Why::Stuck) => "bad:stuck",
+            Quality::Bad(Why::Overload) => "bad:overload",
+            Quality::Bad(Why::Underload) => "bad:underload",
+            Quality::Bad(Why::Fault) => "bad:fault",
+            Quality::Bad(Why::Unstable) => "bad:unstable",
+            Quality::Bad(Why::Invalid) => "bad:invalid",
         }
     }
 }

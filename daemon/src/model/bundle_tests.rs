@@ -15,8 +15,9 @@ use super::{
     bundle::{Bundle, pack},
     file::hex,
     keyset::{Keyset, Role},
+    shelf::Device,
     slot::{Held, Step},
-    store::{Device, Store},
+    store::Store,
 };
 
 /// A signer with a minisign key.
@@ -42,10 +43,15 @@ impl Signer {
     }
 
     fn sign(&self, bytes: &[u8]) -> String {
-        let (file, sig) = (self.0.path().join("m"), self.0.path().join("sig"));
+        self.sign_as("manifest.json", bytes, "-S")
+    }
+
+    /// Signs the bytes in a file of this name; `how`: `-S`, or `-Sl` for the old kind of signature.
+    fn sign_as(&self, name: &str, bytes: &[u8], how: &str) -> String {
+        let (file, sig) = (self.0.path().join(name), self.0.path().join("sig"));
         fs::write(&file, bytes).expect("write");
         let mut minisign = Command::new("minisign");
-        minisign.args(["-S", "-q", "-m"]).arg(&file).arg("-x").arg(&sig).arg("-s").arg(self.0.path().join("sec"));
+        minisign.args([how, "-q", "-m"]).arg(&file).arg("-x").arg(&sig).arg("-s").arg(self.0.path().join("sec"));
         assert!(minisign.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("minisign").success());
         fs::read_to_string(sig).expect("signature")
     }
@@ -214,6 +220,43 @@ fn nobody_elses_signature_counts_and_no_key_counts_for_another_role_or_twice() {
     assert!(open(&packed(&folder(&[&maker, &second], 1, "score", |_| {})), &two).is_ok());
 }
 
+#[test]
+fn signature_that_does_not_count_is_rejected_with_what_is_wrong_with_it() {
+    let (maker, other) = (Signer::new(), Signer::new());
+    let keys = keyset(&[(&maker, &["model", "command"])], json!({"revoked": [other.public()]}));
+    let text = b"{\"model\":\"m\"}";
+    let why =
+        |role: Role, signed: &[u8], minisig: &str| keys.signers(role, signed, &[minisig.to_owned()]).expect_err("no");
+    #[track_caller]
+    fn says(why: &str, words: &[&str]) {
+        words.iter().for_each(|word| assert!(why.contains(word), "{word}: {why}"));
+    }
+    let good = maker.sign(text);
+    assert_eq!(keys.signers(Role::Model, text, std::slice::from_ref(&good)), Ok(vec!["k0"]));
+    let legacy = maker.sign_as("manifest.json", text, "-Sl");
+    says(&why(Role::Model, text, &legacy), &["key `k0` signed, but without prehashing (minisign -l)", "without -l"]);
+    let changed = &[text, &b" "[..]].concat();
+    for minisig in [&good, &legacy] {
+        says(&why(Role::Model, changed, minisig), &["key `k0` signed something else: manifest.json was changed after"]);
+    }
+    says(
+        &why(Role::Model, text, &maker.sign_as("keyset.json", b"{}", "-S")),
+        &["signed something else", "file keyset.json"],
+    );
+    says(
+        &why(Role::Command, text, &maker.sign_as("inner", b"{}", "-S")),
+        &["signed something else", "inner", "changed"],
+    );
+    let comment = good.replace("file:manifest.json", "file:manifest.jsom");
+    says(&why(Role::Model, text, &comment), &["key `k0` signed, but", "trusted comment was changed"]);
+    says(&why(Role::Model, text, &other.sign(text)), &["no key of this device", "is revoked"]);
+    says(&why(Role::Model, text, &Signer::new().sign(text)), &["no key of this device", "unknown key ID "]);
+    says(&why(Role::Model, text, "nothing"), &["cannot be read"]);
+    // What stands in a comment is shown as one line.
+    let lines = maker.sign_as("a\u{1b}[2Jb", b"x", "-S");
+    assert!(!why(Role::Command, text, &lines).chars().any(char::is_control));
+}
+
 /// A tar of these entries, in this order.
 fn tar_of(entries: &[(&str, tar::EntryType, Vec<u8>)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
@@ -264,7 +307,7 @@ fn foreign_parts_crossed_parts_and_parts_in_another_order_are_refused() {
     for at in [1, 2] {
         let mut crossed = entries(&one);
         crossed[at] = entries(&two)[at].clone();
-        refused(crossed, if at == 1 { "no key of this device" } else { "sha256" });
+        refused(crossed, if at == 1 { "key `k0` signed something else" } else { "sha256" });
     }
     let mut twice = entries(&one);
     twice.insert(3, twice[2].clone());
@@ -346,21 +389,21 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
         now_ms: 1_790_000_000_000,
         version: semver::Version::new(0, 1, 0),
     };
-    let now = store.keyset(&base).expect("keyset").0;
+    let now = store.disk.keyset(&mut store.shelf, &base).expect("keyset").0;
     let admit = |store: &Store, keys: &Keyset, signer: &Signer, seq: u64| {
         let bundle = packed_in(&folder(&[signer], seq, "score", |_| {}), keys)?;
-        store.admit(&bundle, &device, keys, 12)
+        store.shelf.admit((&bundle.sha256, &bundle.release), &device, keys.expires_ms, 12)
     };
     assert!(admit(&store, &now, &stolen, u64::MAX).is_err_and(|why| why.contains("more than")), "a jump is capped");
     let high = 12 + crate::limits::MODEL_SEQ_JUMP;
     assert_eq!(admit(&store, &now, &stolen, high), Ok(()));
     // It passed its trial: its slot holds the sequence, and so does the file.
-    let mut line = store.line("m");
+    let mut line = store.shelf.line("m");
     let id = line.stage(Held { sha256: "x".into(), version: "9".into(), seq: high });
     for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
         line.step(id, step).expect("step");
     }
-    store.change("m", line, None).expect("change");
+    store.change("m", line).expect("change");
     store.raise("m", high).expect("raise");
     assert!(admit(&store, &now, &stolen, 13).is_err_and(|why| why.contains("not above")));
 
@@ -370,17 +413,30 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
         json!({"revoked": [stolen.public()], "min_seq": {"m": 12}}),
         &[&root],
     );
-    let next = store.take_keyset(&now, &bytes, &minisigs).expect("rotation");
+    let expired_ms = 2_100_000_000_000;
+    let late = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), expired_ms);
+    let late = late.expect_err("a keyset that expired");
+    assert!(late.contains("keyset 2 expired at 2036-01-01"), "{late}");
+    let next = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms).expect("rotation");
     assert_eq!(admit(&store, &next, &fresh, 13), Ok(()));
     assert!(admit(&store, &next, &fresh, 11).is_err(), "down to min_seq and no further");
     assert!(admit(&store, &next, &stolen, 14).is_err_and(|why| why.contains("no key")));
     // The chain is found again. A restored old keyset, or a gap in the chain, is detected.
     let (mut store, _) = Store::open(dir.path());
-    assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 2 && trouble.is_none()));
+    assert!(
+        store.disk.keyset(&mut store.shelf, &base).is_ok_and(|(keys, trouble)| keys.version == 2 && trouble.is_none())
+    );
     fs::remove_file(dir.path().join("keys/2.json")).expect("remove");
-    assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 1 && trouble.is_some()));
+    assert!(
+        store.disk.keyset(&mut store.shelf, &base).is_ok_and(|(keys, trouble)| keys.version == 1 && trouble.is_some())
+    );
     fs::write(dir.path().join("keys/2.json"), b"{}").expect("write");
-    assert!(store.keyset(&base).is_ok_and(|(_, trouble)| trouble.is_some_and(|why| why.contains("keyset 2"))));
+    assert!(
+        store
+            .disk
+            .keyset(&mut store.shelf, &base)
+            .is_ok_and(|(_, trouble)| trouble.is_some_and(|why| why.contains("keyset 2")))
+    );
     let _ = now.signer(Role::Keyset, b"", "");
 }
 
@@ -420,38 +476,52 @@ fn keyset_rotation_cut_at_any_write_leaves_the_old_keyset_or_a_device_that_insta
         let base = dir.path().join("keyset.json");
         fs::write(&base, keys(1, &[(&root, &["keyset"]), (&stolen, &["model"])], json!({}))).expect("write");
         let (mut store, _) = Store::open(dir.path());
-        let now = store.keyset(&base).expect("keyset").0;
-        let mut line = store.line("m");
+        let now = store.disk.keyset(&mut store.shelf, &base).expect("keyset").0;
+        let mut line = store.shelf.line("m");
         let id = line.stage(Held { sha256: "x".into(), version: "9".into(), seq: high });
         for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
             line.step(id, step).expect("step");
         }
-        store.change("m", line, None).expect("change");
+        store.change("m", line).expect("change");
         store.raise("m", high).expect("raise");
         let obstacle = cut.map(|name| dir.path().join(format!("{name}.new")));
         obstacle.iter().for_each(|path| fs::create_dir(path).expect("obstacle"));
-        let _ = store.take_keyset(&now, &bytes, &minisigs);
+        let _ = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms);
         drop(store);
         obstacle.iter().for_each(|path| fs::remove_dir(path).expect("obstacle"));
 
         let (mut store, _) = Store::open(dir.path());
-        let (mut now, trouble) = store.keyset(&base).expect("keyset");
+        let (mut now, trouble) = store.disk.keyset(&mut store.shelf, &base).expect("keyset");
         assert_eq!(trouble, None, "cut at {cut:?}");
         versions.push(now.version);
         if now.version == 1 {
-            assert_eq!(store.high("m", 12), high, "cut at {cut:?}: nothing is lowered by a keyset that does not count");
-            now = store.take_keyset(&now, &bytes, &minisigs).expect("it is sent again");
+            assert_eq!(
+                store.shelf.high("m", 12),
+                high,
+                "cut at {cut:?}: nothing is lowered by a keyset that does not count"
+            );
+            now = store
+                .disk
+                .take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms)
+                .expect("it is sent again");
         }
         let bundle = packed_in(&new, &now).expect("bundle");
-        assert_eq!(store.admit(&bundle, &device, &now, 12), Ok(()), "cut at {cut:?}");
+        assert_eq!(
+            store.shelf.admit((&bundle.sha256, &bundle.release), &device, now.expires_ms, 12),
+            Ok(()),
+            "cut at {cut:?}"
+        );
         let older = packed_in(&old, &now).expect("bundle");
-        assert!(store.admit(&older, &device, &now, 12).is_err(), "cut at {cut:?}");
+        assert!(
+            store.shelf.admit((&older.sha256, &older.release), &device, now.expires_ms, 12).is_err(),
+            "cut at {cut:?}"
+        );
         // The next start does not lower again what is installed from here on.
         store.raise("m", 20).expect("raise");
         drop(store);
         let (mut store, _) = Store::open(dir.path());
-        store.keyset(&base).expect("keyset");
-        assert_eq!(store.high("m", 12), 20, "cut at {cut:?}");
+        store.disk.keyset(&mut store.shelf, &base).expect("keyset");
+        assert_eq!(store.shelf.high("m", 12), 20, "cut at {cut:?}");
     }
     assert_eq!(versions, [1, 1, 2, 2, 2, 2, 2]);
 }

@@ -13,5 +13,7 @@ pub mod onnx;
 pub mod rollout;
 pub mod scan;
 pub mod scoring;
+pub mod shelf;
+mod signature;
 pub mod slot;
 pub mod store;

@@ -1,7 +1,7 @@
-//! Frames into rows: CSV and JSON lines, NMEA sentences, binary numbers and the edges of GPIO lines into the channels
-//! of one source. Pure.
+//! Frames into rows: lines of text, NMEA sentences, binary numbers, Modbus registers and the edges of GPIO lines into the
+//! channels of one source. Pure.
 
-use super::{edges::Edges, nmea::Nmea, row::Scales};
+use super::{edges::Edges, nmea::Nmea, registers::Registers, row::Scales, text::Text};
 use crate::{
     config::{Channel, Format, Layout, Source, TimeFormat},
     flow::{Flaw, Quality, Stamp},
@@ -9,7 +9,7 @@ use crate::{
 
 pub use super::row::{Refused, Row};
 
-/// What one CSV column is for.
+/// What one number of a layout is for.
 #[derive(Debug, Clone, Default)]
 struct Column {
     seq: bool,
@@ -27,10 +27,10 @@ struct Numbers {
 
 #[derive(Debug)]
 enum Shape {
-    Csv { delimiter: u8, columns: Vec<Column> },
-    Json { keys: Vec<String>, seq: Option<String>, time: Option<String> },
+    Text(Box<Text>),
     Nmea(Nmea),
-    Binary { all: Vec<Numbers>, tagged: bool },
+    Binary(Numbers),
+    Registers(Registers),
     Edges(Edges),
 }
 
@@ -55,21 +55,16 @@ impl Decoder {
             layout: layout.clone(),
             columns: layout.fields.iter().map(|field| column(&field.column)).collect(),
         };
+        let text = Text::new(source, channels).map(|text| Shape::Text(Box::new(text)));
         let shape = match &source.format {
-            Format::Csv { delimiter, columns } => {
-                Shape::Csv { delimiter: *delimiter, columns: columns.iter().map(column).collect() }
-            }
-            Format::Json => Shape::Json {
-                keys: channels.iter().map(|c| c.column.clone()).collect(),
-                seq: source.seq.clone(),
-                time: time_column,
-            },
             Format::Nmea(sentences) => Shape::Nmea(Nmea::new(sentences, channels)),
-            Format::Binary(layout) => Shape::Binary { all: vec![numbers(layout)], tagged: false },
-            Format::Tagged(layouts) => Shape::Binary { all: layouts.iter().map(numbers).collect(), tagged: true },
+            Format::Binary(layout) => Shape::Binary(numbers(layout)),
+            Format::Registers(rows) => Shape::Registers(Registers::new(rows, channels)),
             Format::Edges(lines) => Shape::Edges(Edges::new(lines, channels)),
+            // Of all other formats `Text` makes a decoder.
+            _ => text.unwrap_or(Shape::Registers(Registers::new(&[], channels))),
         };
-        let time = source.time.as_ref().map_or(TimeFormat::Unit(1), |(_, format)| *format);
+        let time = source.time.as_ref().map_or(TimeFormat::Unit(1), |(_, format)| format.clone());
         Self { shape, time, scales: Scales::new(channels) }
     }
 
@@ -78,22 +73,18 @@ impl Decoder {
         let frame = frame?;
         let text = || std::str::from_utf8(frame).map_err(|_| Refused::NotText);
         match &mut self.shape {
-            Shape::Csv { delimiter, columns } => {
-                self.scales.clear(row, Quality::Missing);
-                csv(text()?, *delimiter, columns, self.time, &self.scales, row).map(|()| true)
-            }
-            Shape::Json { keys, seq, time } => {
-                self.scales.clear(row, Quality::Missing);
-                let own = (seq.as_deref(), time.as_deref(), self.time);
-                json(text()?, keys, own, &self.scales, row).map(|()| true)
-            }
+            Shape::Text(text) => text.decode(frame, stamp, row),
             Shape::Nmea(nmea) => {
                 self.scales.clear(row, Quality::Absent);
                 nmea.decode(text()?, &self.scales, row)
             }
-            Shape::Binary { all, tagged } => {
+            Shape::Binary(numbers) => {
                 self.scales.clear(row, Quality::Absent);
-                binary(frame, all, *tagged, self.time, &self.scales, row).map(|()| true)
+                binary(frame, numbers, &self.time, &self.scales, row).map(|()| true)
+            }
+            Shape::Registers(registers) => {
+                self.scales.clear(row, Quality::Absent);
+                registers.decode(frame, &self.scales, row).map(|()| true)
             }
             Shape::Edges(edges) => {
                 self.scales.clear(row, Quality::Absent);
@@ -101,24 +92,22 @@ impl Decoder {
             }
         }
     }
+
+    /// What follows does not join what was before: a port was closed, or bytes are lost.
+    pub fn reset(&mut self) {
+        if let Shape::Text(text) = &mut self.shape {
+            text.reset();
+        }
+    }
 }
 
 /// A whole number of a clock, in its unit.
-fn clock(ticks: u64, format: TimeFormat) -> Option<i64> {
+fn clock(ticks: u64, format: &TimeFormat) -> Option<i64> {
     let TimeFormat::Unit(ns) = format else { return None };
-    i64::try_from(u128::from(ticks) * u128::from(ns)).ok()
+    i64::try_from(u128::from(ticks) * u128::from(*ns)).ok()
 }
 
-fn binary(
-    frame: &[u8],
-    all: &[Numbers],
-    tagged: bool,
-    time: TimeFormat,
-    scales: &Scales,
-    row: &mut Row,
-) -> Result<(), Refused> {
-    let (tag, bytes) = if tagged { frame.split_at_checked(2).ok_or(Refused::Length)? } else { (&[0, 0][..], frame) };
-    let numbers = all.get(usize::from(u16::from_le_bytes([tag[0], tag[1]]))).ok_or(Refused::Length)?;
+fn binary(bytes: &[u8], numbers: &Numbers, time: &TimeFormat, scales: &Scales, row: &mut Row) -> Result<(), Refused> {
     if bytes.len() != numbers.layout.bytes {
         return Err(Refused::Length);
     }
@@ -136,107 +125,6 @@ fn binary(
         }
     }
     Ok(())
-}
-
-fn csv(
-    text: &str,
-    delimiter: u8,
-    columns: &[Column],
-    time: TimeFormat,
-    scales: &Scales,
-    row: &mut Row,
-) -> Result<(), Refused> {
-    let mut fields = Split { text, delimiter, done: false };
-    for column in columns {
-        let field = fields.next().ok_or(Refused::Columns)?.trim_ascii();
-        if column.seq {
-            row.seq = Some(field.parse().map_err(|_| Refused::Sequence)?);
-        }
-        if column.time {
-            row.t_ns = Some(parse_time(field, time).ok_or(Refused::Clock)?);
-        }
-        if let [first, others @ ..] = column.channels.as_slice() {
-            let raw = field.parse().ok();
-            scales.set(row, *first, raw);
-            others.iter().for_each(|i| scales.set(row, *i, raw));
-        }
-    }
-    if fields.next().is_some() { Err(Refused::Columns) } else { Ok(()) }
-}
-
-fn json(
-    text: &str,
-    keys: &[String],
-    (seq, time, format): (Option<&str>, Option<&str>, TimeFormat),
-    scales: &Scales,
-    row: &mut Row,
-) -> Result<(), Refused> {
-    let object: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(text).map_err(|_| Refused::NotJson)?;
-    if let Some(key) = seq {
-        row.seq = Some(object.get(key).and_then(serde_json::Value::as_u64).ok_or(Refused::Sequence)?);
-    }
-    if let Some(key) = time {
-        let value = object.get(key).ok_or(Refused::Clock)?;
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        row.t_ns = Some(parse_time(&text, format).ok_or(Refused::Clock)?);
-    }
-    for (i, key) in keys.iter().enumerate() {
-        if let Some(value) = object.get(key) {
-            scales.set(row, i, value.as_f64().or_else(|| value.as_bool().map(f64::from)));
-        }
-    }
-    Ok(())
-}
-
-/// Fields of a line; an empty last field counts.
-struct Split<'a> {
-    text: &'a str,
-    delimiter: u8,
-    done: bool,
-}
-
-impl<'a> Iterator for Split<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        if self.done {
-            return None;
-        }
-        match memchr::memchr(self.delimiter, self.text.as_bytes()) {
-            Some(at) => {
-                let (field, rest) = (self.text.get(..at)?, self.text.get(at + 1..)?);
-                self.text = rest;
-                Some(field)
-            }
-            None => {
-                self.done = true;
-                Some(self.text)
-            }
-        }
-    }
-}
-
-/// A sensor's time in nanoseconds since its epoch.
-pub fn parse_time(text: &str, format: TimeFormat) -> Option<i64> {
-    match format {
-        TimeFormat::Unit(ns) => match text.parse::<i64>() {
-            Ok(n) => n.checked_mul(ns as i64),
-            Err(_) => {
-                let t = text.parse::<f64>().ok()? * ns as f64;
-                (t.abs() < 9e18).then_some(t as i64)
-            }
-        },
-        TimeFormat::Civil => {
-            let at = match text.parse::<jiff::Timestamp>() {
-                Ok(at) => at,
-                Err(_) => {
-                    text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp()
-                }
-            };
-            i64::try_from(at.as_nanosecond()).ok()
-        }
-    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::{Field, GpioLine, GpioRead, Number, Order, Port, Sentence, Sysfs, SysfsClass},
+    config::{Field, GpioLine, GpioRead, Number, NumberText, Order, Port, Sentence, Sysfs, SysfsClass},
     flow::{Clk, SourceId, Why},
 };
 
@@ -21,15 +21,17 @@ fn channel(name: &str, max: Option<f64>) -> Channel {
         rate_max_per_s: None,
         stuck_ms: None,
         stuck_band: 0.0,
+        numbers: NumberText::default(),
     }
 }
 
 fn decoder(format: Format) -> Decoder {
-    let own = !matches!(format, Format::Nmea(_) | Format::Edges(_) | Format::Tagged(_));
+    let own = !matches!(format, Format::Nmea(_) | Format::Edges(_));
     let source = Source {
         name: "s".into(),
         port: Port::Sysfs(Sysfs { device: "d".into(), class: SysfsClass::Iio, readings: vec![], every_ms: 1 }),
         format,
+        numbers: NumberText::default(),
         seq: own.then(|| "n".into()),
         seq_modulo: 0,
         time: own.then(|| ("t".into(), TimeFormat::Unit(1_000_000))),
@@ -73,14 +75,6 @@ fn garbage_is_refused_by_name_and_a_bad_number_spoils_one_sample() {
     }
 }
 
-#[test]
-fn civil_times_are_utc_unless_they_say_otherwise() {
-    let parse = |text| parse_time(text, TimeFormat::Civil);
-    assert_eq!(parse("1970-01-01 00:00:01"), Some(1_000_000_000));
-    assert_eq!(parse("1970-01-01T01:00:01+01:00"), Some(1_000_000_000));
-    assert_eq!(parse("yesterday"), None);
-}
-
 fn field(column: &str, at: usize, number: Number, order: Order) -> Field {
     Field { column: column.into(), at, number, order }
 }
@@ -107,18 +101,6 @@ fn numbers_are_read_in_each_order_and_a_frame_of_another_length_is_refused() {
     assert_eq!(Number::U(4).bits(Order::BytesSwapped, &swapped), 0x1234_5678);
     assert_eq!(Number::I(8).value(Order::Little, &[0xff; 8]), -1.0);
     assert_eq!(Number::U(1).bits(Order::WordsSwapped, &[7]), 7);
-}
-
-#[test]
-fn a_tag_says_which_layout_and_channels_of_others_are_absent() {
-    let one = |name: &str| Layout { fields: vec![field(name, 0, Number::U(1), Order::Big)], bytes: 1 };
-    let mut decoder = decoder(Format::Tagged(vec![one("a"), one("b")]));
-    let mut row = Row::default();
-    assert_eq!(decoder.decode(Ok(&[1, 0, 4]), STAMP, &mut row), Ok(true));
-    assert_eq!((row.values[1], row.quality[0], row.quality[1]), (9.0, Quality::Absent, Quality::Good));
-    for wrong in [&[2, 0, 4][..], &[0], &[], &[0, 0], &[0, 0, 1, 1]] {
-        assert_eq!(decoder.decode(Ok(wrong), STAMP, &mut row), Err(Refused::Length), "{wrong:?}");
-    }
 }
 
 #[test]

@@ -4,12 +4,17 @@
 mod align;
 pub mod decode;
 mod edges;
+mod json;
 mod measure;
 mod nmea;
+mod number;
 mod presence;
 mod quality;
+mod registers;
 pub mod row;
 mod rules;
+mod text;
+mod time;
 mod values;
 mod windowing;
 
@@ -17,7 +22,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-pub use decode::parse_time;
+pub use time::parse_time;
 
 use self::{
     align::Grid,
@@ -160,6 +165,7 @@ impl Signal {
             Arrival::Break(source, stamp, how) => {
                 let state = &mut self.sources[usize::from(source.0)];
                 state.quality.broke(how);
+                state.decoder.reset();
                 if state.rows > 0 {
                     state.unknown_missing(1);
                 }
