@@ -3,8 +3,10 @@
 
 mod alarms;
 mod broker;
+mod brokers;
 mod bundles;
 mod bus;
+mod cases;
 mod clock;
 mod commands;
 mod configuration;
@@ -21,6 +23,7 @@ mod gpio;
 mod howto;
 mod installs;
 mod kills;
+mod lines;
 mod link;
 mod measurements;
 mod models;

@@ -26,7 +26,7 @@ fn channel(name: &str, max: Option<f64>) -> Channel {
 }
 
 fn decoder(format: Format) -> Decoder {
-    let own = !matches!(format, Format::Nmea(_) | Format::Edges(_) | Format::Tagged(_));
+    let own = !matches!(format, Format::Nmea(_) | Format::Edges(_));
     let source = Source {
         name: "s".into(),
         port: Port::Sysfs(Sysfs { device: "d".into(), class: SysfsClass::Iio, readings: vec![], every_ms: 1 }),
@@ -101,18 +101,6 @@ fn numbers_are_read_in_each_order_and_a_frame_of_another_length_is_refused() {
     assert_eq!(Number::U(4).bits(Order::BytesSwapped, &swapped), 0x1234_5678);
     assert_eq!(Number::I(8).value(Order::Little, &[0xff; 8]), -1.0);
     assert_eq!(Number::U(1).bits(Order::WordsSwapped, &[7]), 7);
-}
-
-#[test]
-fn a_tag_says_which_layout_and_channels_of_others_are_absent() {
-    let one = |name: &str| Layout { fields: vec![field(name, 0, Number::U(1), Order::Big)], bytes: 1 };
-    let mut decoder = decoder(Format::Tagged(vec![one("a"), one("b")]));
-    let mut row = Row::default();
-    assert_eq!(decoder.decode(Ok(&[1, 0, 4]), STAMP, &mut row), Ok(true));
-    assert_eq!((row.values[1], row.quality[0], row.quality[1]), (9.0, Quality::Absent, Quality::Good));
-    for wrong in [&[2, 0, 4][..], &[0], &[], &[0, 0], &[0, 0, 1, 1]] {
-        assert_eq!(decoder.decode(Ok(wrong), STAMP, &mut row), Err(Refused::Length), "{wrong:?}");
-    }
 }
 
 #[test]

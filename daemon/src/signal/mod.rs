@@ -10,6 +10,7 @@ mod nmea;
 mod number;
 mod presence;
 mod quality;
+mod registers;
 pub mod row;
 mod rules;
 mod text;
