@@ -106,14 +106,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     if !(0.0..=1.0).contains(&coverage_min) {
         t.problem("coverage_min", format!("{coverage_min} is not within 0 to 1"));
     }
-    if let Some(cal) = &manifest.calibration
-        && cal.windows.saturating_mul(steps * channels.len() * 4) > limits::CALIBRATION_BYTES
-    {
-        t.problem(
-            "calibration",
-            format!("{} windows of this size are more than {} MiB", cal.windows, limits::CALIBRATION_BYTES >> 20),
-        );
-    }
+    learnable(&mut t, &manifest, steps * channels.len());
     let threshold = t.float("threshold").map(|x| x as f32);
     let outputs = t.strs("outputs").unwrap_or_default();
     let lineage_full = t.word("lineage", &[("short", false), ("full", true)]).unwrap_or(false);
@@ -133,6 +126,16 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
         outputs,
         lineage_full,
     })
+}
+
+/// Whether the windows of a calibration fit the memory for them; `values`: of a window.
+fn learnable(t: &mut Table<'_>, manifest: &Manifest, values: usize) {
+    if let Some(cal) = &manifest.calibration
+        && cal.windows.saturating_mul(values * 4) > limits::CALIBRATION_BYTES
+    {
+        let (n, mib) = (cal.windows, limits::CALIBRATION_BYTES >> 20);
+        t.problem("calibration", format!("{n} windows of this size are more than {mib} MiB"));
+    }
 }
 
 /// The bundle, or the model file with its manifest; the manifest of a bare file is made from the pipeline's keys.
