@@ -18,6 +18,7 @@ mod faults;
 mod field;
 mod gpio;
 mod installs;
+mod instruments;
 mod kills;
 mod link;
 mod measurements;

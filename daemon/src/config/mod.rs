@@ -5,16 +5,20 @@ mod alarm;
 mod build;
 mod certs;
 mod changes;
+mod fields;
 mod groups;
 mod layers;
 mod layouts;
 mod models;
+mod nmea;
 mod paths;
 mod pipeline;
+mod poll;
 mod port;
 mod problem;
 mod raw;
 mod source;
+mod standard;
 
 use std::{
     collections::BTreeMap,
@@ -27,10 +31,11 @@ pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use changes::{Changes, merge};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
+pub use nmea::{FieldAt, FieldRule, FieldTest, Nmea, Reading, Sentence, SentenceValue};
 pub use paths::secret;
 pub use port::{
-    Bias, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number, Order,
-    Output, Pin, PinName, Poll, Port, Read, Registers, Sentence, Serial, Source, Sysfs, SysfsClass,
+    Bias, Block, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number,
+    Order, Output, Pin, PinName, Poll, Port, Read, Registers, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
 

@@ -1,6 +1,6 @@
 //! The types of `[source.NAME]`: where rows come from, and their format on the wire.
 
-use super::TimeFormat;
+use super::{Nmea, TimeFormat};
 
 /// `[source.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -186,12 +186,17 @@ impl CheckKind {
 /// A device that must be polled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Poll {
-    /// The request.
-    pub request: Vec<u8>,
-    /// Interval, ms.
+    /// What it is asked, one after the other. The frames of a source with several requests begin with the place of theirs, two
+    /// bytes, least significant first.
+    pub requests: Vec<Vec<u8>>,
+    /// Interval of the first request, ms.
     pub every_ms: u64,
     /// Response timeout, ms.
     pub answer_ms: u64,
+    /// How long the line is quiet before the next request, ms.
+    pub pause_ms: u64,
+    /// What repeats the request is its echo, and no response.
+    pub echo: bool,
 }
 
 /// Bits of a character, as `8N1` writes them.
@@ -230,11 +235,13 @@ pub enum Format {
     /// One JSON object a line; keys are columns.
     Json,
     /// NMEA 0183: `$` talker sentence, fields, `*` checksum. Sentences that are not named here are skipped.
-    Nmea(Vec<Sentence>),
+    Nmea(Nmea),
     /// Numbers at fixed positions.
     Binary(Layout),
     /// Several layouts; the first two bytes, least significant first, select one.
     Tagged(Vec<Layout>),
+    /// What a device answers to each of several requests; the first two bytes select one.
+    Answers(Vec<Format>),
     /// Edges and levels of GPIO lines, as `source/gpio.rs` writes them.
     Edges(Vec<GpioLine>),
 }
@@ -245,33 +252,42 @@ impl Format {
         match self {
             Format::Csv { columns, .. } => Some(columns.iter().map(String::as_str).collect()),
             Format::Json => None,
-            Format::Nmea(all) => {
-                Some(all.iter().flat_map(|s| &s.columns).filter_map(|c| Some(c.as_ref()?.0.as_str())).collect())
-            }
+            Format::Nmea(nmea) => Some(nmea.columns().collect()),
+            Format::Answers(all) => Some(all.iter().map(Format::columns).collect::<Option<Vec<_>>>()?.concat()),
             Format::Binary(layout) => Some(layout.fields.iter().map(|f| f.column.as_str()).collect()),
             Format::Tagged(all) => Some(all.iter().flat_map(|l| &l.fields).map(|f| f.column.as_str()).collect()),
             Format::Edges(lines) => Some(lines.iter().map(|l| l.column.as_str()).collect()),
         }
     }
 
+    /// Rows that one frame makes.
+    pub fn rows_of_a_frame(&self) -> u64 {
+        match self {
+            Format::Binary(Layout { block: Some(block), .. }) => block.rows as u64,
+            _ => 1,
+        }
+    }
+
+    /// How old the first of them is when the frame comes, ms.
+    pub fn span_ms(&self) -> u64 {
+        match self {
+            Format::Binary(Layout { block: Some(block), .. }) => {
+                (block.rows as f64 * block.period_ns / 1e6).ceil() as u64
+            }
+            _ => 0,
+        }
+    }
+
     /// Whether a row may lack columns.
     pub fn is_partial(&self) -> bool {
         match self {
-            Format::Nmea(all) => all.len() > 1,
+            Format::Nmea(nmea) => nmea.is_partial(),
+            Format::Answers(_) => true,
             Format::Tagged(all) => all.len() > 1,
             Format::Edges(lines) => lines.len() > 1 && lines.iter().any(|l| l.read == GpioRead::Edges),
             _ => false,
         }
     }
-}
-
-/// One NMEA sentence.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sentence {
-    /// Three letters, such as `RMC`, or the whole address.
-    pub name: String,
-    /// Its fields: name, and whether it is an angle in degrees and minutes with its hemisphere in the next field.
-    pub columns: Vec<Option<(String, bool)>>,
 }
 
 /// Numbers at fixed positions.
@@ -281,6 +297,19 @@ pub struct Layout {
     pub fields: Vec<Field>,
     /// Length, bytes.
     pub bytes: usize,
+    /// A frame holds several samples of some of them.
+    pub block: Option<Block>,
+}
+
+/// Several samples in one frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// Samples, and rows that a frame makes.
+    pub rows: usize,
+    /// By field: bytes from one sample to the next; 0: the frame holds one, which is that of all its rows.
+    pub steps: Vec<usize>,
+    /// From one sample to the next, ns.
+    pub period_ns: f64,
 }
 
 /// One number.

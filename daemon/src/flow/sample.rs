@@ -13,6 +13,10 @@ pub enum Why {
     Rate,
     /// Has not moved for `stuck_ms`.
     Stuck,
+    /// The device says itself that it is not valid.
+    Invalid,
+    /// What it means is not certain: its unit or its reference is another one, or unknown.
+    Ambiguous,
 }
 
 impl Why {
@@ -24,6 +28,8 @@ impl Why {
             Why::Stale => "stale",
             Why::Rate => "rate",
             Why::Stuck => "stuck",
+            Why::Invalid => "invalid",
+            Why::Ambiguous => "ambiguous",
         }
     }
 }
@@ -58,6 +64,8 @@ impl Quality {
             Quality::Bad(Why::Stale) => "bad:stale",
             Quality::Bad(Why::Rate) => "bad:rate",
             Quality::Bad(Why::Stuck) => "bad:stuck",
+            Quality::Bad(Why::Invalid) => "bad:invalid",
+            Quality::Bad(Why::Ambiguous) => "bad:ambiguous",
         }
     }
 }

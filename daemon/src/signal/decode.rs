@@ -1,9 +1,9 @@
 //! Frames into rows: CSV and JSON lines, NMEA sentences, binary numbers and the edges of GPIO lines into the channels
 //! of one source. Pure.
 
-use super::{edges::Edges, nmea::Nmea, row::Scales};
+use super::{block::Times, edges::Edges, nmea::Nmea, row::Scales};
 use crate::{
-    config::{Channel, Format, Layout, Source, TimeFormat},
+    config::{Block, Channel, Format, Layout, Source, TimeFormat},
     flow::{Flaw, Quality, Stamp},
 };
 
@@ -31,7 +31,36 @@ enum Shape {
     Json { keys: Vec<String>, seq: Option<String>, time: Option<String> },
     Nmea(Nmea),
     Binary { all: Vec<Numbers>, tagged: bool },
+    Block { numbers: Numbers, block: Block, times: Times, next: usize },
+    Answers(Answers),
     Edges(Edges),
+}
+
+/// Responses to several requests; which one a frame is of stands before it.
+#[derive(Debug)]
+struct Answers {
+    /// By request: its decoder, and by channel whether it is of this response.
+    all: Vec<(Decoder, Vec<bool>)>,
+}
+
+impl Answers {
+    fn new(source: &Source, formats: &[Format], channels: &[&Channel]) -> Self {
+        let one = |format: &Format| {
+            let own = Decoder::new(&Source { format: format.clone(), ..source.clone() }, channels);
+            let columns = format.columns().unwrap_or_default();
+            (own, channels.iter().map(|c| columns.contains(&c.column.as_str())).collect())
+        };
+        Self { all: formats.iter().map(one).collect() }
+    }
+
+    fn decode(&mut self, frame: &[u8], stamp: Stamp, row: &mut Row) -> Result<bool, Refused> {
+        let (tag, frame) = frame.split_first_chunk::<2>().ok_or(Refused::Length)?;
+        let (decoder, own) = self.all.get_mut(usize::from(u16::from_le_bytes(*tag))).ok_or(Refused::Length)?;
+        let made = decoder.decode(Ok(frame), stamp, row)?;
+        let others = row.quality.iter_mut().zip(own).filter(|(quality, own)| !**own && **quality == Quality::Missing);
+        others.for_each(|(quality, _)| *quality = Quality::Absent);
+        Ok(made)
+    }
 }
 
 /// Decodes the frames of one source.
@@ -65,8 +94,12 @@ impl Decoder {
                 time: time_column,
             },
             Format::Nmea(sentences) => Shape::Nmea(Nmea::new(sentences, channels)),
+            Format::Binary(layout @ Layout { block: Some(block), .. }) => {
+                Shape::Block { numbers: numbers(layout), times: Times::new(block), block: block.clone(), next: 0 }
+            }
             Format::Binary(layout) => Shape::Binary { all: vec![numbers(layout)], tagged: false },
             Format::Tagged(layouts) => Shape::Binary { all: layouts.iter().map(numbers).collect(), tagged: true },
+            Format::Answers(formats) => Shape::Answers(Answers::new(source, formats, channels)),
             Format::Edges(lines) => Shape::Edges(Edges::new(lines, channels)),
         };
         let time = source.time.as_ref().map_or(TimeFormat::Unit(1), |(_, format)| *format);
@@ -95,11 +128,45 @@ impl Decoder {
                 self.scales.clear(row, Quality::Absent);
                 binary(frame, all, *tagged, self.time, &self.scales, row).map(|()| true)
             }
+            Shape::Block { numbers, block, times, next } => {
+                *next = block.rows;
+                if frame.len() != numbers.layout.bytes {
+                    return Err(Refused::Length);
+                }
+                self.scales.clear(row, Quality::Absent);
+                take(frame, numbers, &block.steps, 0, self.time, &self.scales, row)?;
+                times.frame(stamp.boot_ns, row.t_ns, row.seq);
+                *next = 0;
+                Ok(self.more(frame, row))
+            }
+            Shape::Answers(answers) => answers.decode(frame, stamp, row),
             Shape::Edges(edges) => {
                 self.scales.clear(row, Quality::Absent);
                 edges.take(frame, stamp, &self.scales, row)
             }
         }
+    }
+
+    /// The bytes that came from the device.
+    pub fn bare<'a>(&self, frame: &'a [u8]) -> &'a [u8] {
+        let tag = if matches!(self.shape, Shape::Answers(_)) { 2 } else { 0 };
+        frame.get(tag..).unwrap_or_default()
+    }
+
+    /// The next row of the same frame, where a frame holds several. `false`: there is none.
+    pub fn more(&mut self, frame: &[u8], row: &mut Row) -> bool {
+        let Shape::Block { numbers, block, times, next } = &mut self.shape else { return false };
+        if *next >= block.rows {
+            return false;
+        }
+        self.scales.clear(row, Quality::Absent);
+        if take(frame, numbers, &block.steps, *next, self.time, &self.scales, row).is_err() {
+            return false;
+        }
+        row.seq = row.seq.map(|seq| seq.saturating_mul(block.rows as u64).saturating_add(*next as u64));
+        row.t_ns = Some(times.row_ns(*next));
+        *next += 1;
+        true
     }
 }
 
@@ -122,8 +189,23 @@ fn binary(
     if bytes.len() != numbers.layout.bytes {
         return Err(Refused::Length);
     }
-    for (field, column) in numbers.layout.fields.iter().zip(&numbers.columns) {
-        let bytes = &bytes[field.at..field.at + field.number.bytes()];
+    take(bytes, numbers, &[], 0, time, scales, row)
+}
+
+/// Numbers out of a frame of the right length; `steps`: by field, bytes from one sample to the next.
+fn take(
+    bytes: &[u8],
+    numbers: &Numbers,
+    steps: &[usize],
+    sample: usize,
+    time: TimeFormat,
+    scales: &Scales,
+    row: &mut Row,
+) -> Result<(), Refused> {
+    let steps = steps.iter().copied().chain(std::iter::repeat(0));
+    for ((field, column), step) in numbers.layout.fields.iter().zip(&numbers.columns).zip(steps) {
+        let at = field.at + step * sample;
+        let bytes = bytes.get(at..at + field.number.bytes()).ok_or(Refused::Length)?;
         if column.seq {
             row.seq = Some(field.number.bits(field.order, bytes));
         }

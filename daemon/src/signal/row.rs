@@ -30,6 +30,8 @@ pub enum Refused {
     Length,
     /// No NMEA sentence.
     NotNmea,
+    /// An NMEA sentence without the checksum that is required.
+    NoChecksum,
 }
 
 impl From<Flaw> for Refused {
@@ -45,7 +47,7 @@ impl From<Flaw> for Refused {
 
 impl Refused {
     /// Every reason, in the order of `index`.
-    pub const ALL: [Refused; 11] = [
+    pub const ALL: [Refused; 12] = [
         Self::NotText,
         Self::Columns,
         Self::NotJson,
@@ -57,6 +59,7 @@ impl Refused {
         Self::Garbage,
         Self::Length,
         Self::NotNmea,
+        Self::NoChecksum,
     ];
 
     /// The word in payloads.
@@ -73,7 +76,27 @@ impl Refused {
             Self::Garbage => "garbage",
             Self::Length => "length",
             Self::NotNmea => "not_nmea",
+            Self::NoChecksum => "no_checksum",
         }
+    }
+}
+
+impl Refused {
+    /// What to do where everything is refused for this reason, beside what can be said of any.
+    pub fn advice(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Columns => "the line has more or fewer columns than `columns`: compare them with the example",
+            Self::NotText => "the line is text in another encoding than UTF-8",
+            Self::NoChecksum => "if the device never sends checksums, set `checksum = \"optional\"`",
+            Self::Checksum => {
+                "frames come whole, but their checksum does not match: compare the kind of check with the device"
+            }
+            Self::Length => "frames have another length than `fields` together",
+            Self::Sequence => "the column `seq` holds no number up to `seq_modulo`",
+            Self::Clock => "the column `time` holds no time of `time_format`",
+            Self::Oversize => "frames are longer than `frame_max_bytes`, or end with another character",
+            _ => return None,
+        })
     }
 }
 
