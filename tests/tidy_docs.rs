@@ -251,11 +251,23 @@ fn readme_is_read_to_its_end_and_has_the_two_commands() {
     assert!(readme.contains("daemon/demo --for 30") && readme.contains("tests/run"));
 }
 
+/// What a script in `daemon/docs/pictures` prints.
+fn drawn(script: &str, picture: Option<&str>) -> String {
+    let mut python = Command::new("python3");
+    let done = python.arg(root().join("daemon/docs/pictures").join(script)).args(picture).output().expect("python3");
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+    String::from_utf8(done.stdout).expect("UTF-8")
+}
+
 #[test]
-fn picture_in_the_readme_is_what_its_script_draws() {
-    let drawn = Command::new("python3").arg(root().join("daemon/docs/pictures/road.py")).output().expect("python3");
-    assert!(drawn.status.success(), "{}", String::from_utf8_lossy(&drawn.stderr));
-    let committed = read("daemon/docs/pictures/road.svg");
-    let drawn = String::from_utf8(drawn.stdout).expect("UTF-8");
-    assert!(drawn == committed, "run daemon/docs/pictures/road.py > daemon/docs/pictures/road.svg");
+fn pictures_in_the_documentation_are_what_their_scripts_draw() {
+    let committed = |name: &str| read(&format!("daemon/docs/pictures/{name}.svg"));
+    assert!(drawn("road.py", None) == committed("road"), "run road.py > road.svg in daemon/docs/pictures");
+    let (names, page) = (drawn("concepts.py", None), read("daemon/docs/concepts.md"));
+    assert!(names.lines().count() >= 6, "{names}");
+    for name in names.lines() {
+        let same = drawn("concepts.py", Some(name)) == committed(name);
+        assert!(same, "run concepts.py {name} > {name}.svg in daemon/docs/pictures");
+        assert!(page.contains(&format!("(pictures/{name}.svg)")), "concepts.md does not show {name}.svg");
+    }
 }

@@ -38,7 +38,7 @@ fn a_flashed_device_is_provisioned_raises_an_alarm_and_is_read_by_ssh() {
     let log = device.machine.ssh(&key, "journalctl -u kentledge --no-pager; id");
     let text = String::from_utf8_lossy(&log.stdout).into_owned();
     assert!(
-        text.contains("alarm raised") && text.contains("(admin)"),
+        text.contains("alarm") && text.contains(" raised: ") && text.contains("(admin)"),
         "{text} {}",
         String::from_utf8_lossy(&log.stderr)
     );

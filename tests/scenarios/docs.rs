@@ -11,13 +11,13 @@ use std::{
 use rig::{daemon, free_port};
 
 /// A fenced block: its language, its text, and the line of its fence.
-struct Block {
-    language: String,
-    text: String,
-    line: usize,
+pub struct Block {
+    pub language: String,
+    pub text: String,
+    pub line: usize,
 }
 
-fn blocks(page: &str) -> Vec<Block> {
+pub fn blocks(page: &str) -> Vec<Block> {
     let (mut blocks, mut open): (Vec<Block>, bool) = (Vec::new(), false);
     for (n, line) in page.lines().enumerate() {
         if let Some(language) = line.trim_start().strip_prefix("```") {
@@ -112,7 +112,7 @@ fn getting_started_runs_as_written_and_prints_what_it_shows() {
 }
 
 /// All pages, and the README.
-fn pages() -> Vec<PathBuf> {
+pub fn pages() -> Vec<PathBuf> {
     fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
         for entry in fs::read_dir(folder).expect("docs").flatten() {
             let path = entry.path();

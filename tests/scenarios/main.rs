@@ -17,6 +17,7 @@ mod erase;
 mod faults;
 mod field;
 mod gpio;
+mod howto;
 mod installs;
 mod instruments;
 mod kills;

@@ -127,13 +127,13 @@ fn an_alarm_that_cleared_in_an_outage_is_not_left_raised_at_the_broker_by_its_ol
     let daemon = site.run();
     eventually("the model serves", || daemon.log().contains("serving").then_some(()));
     tty.rows(0..20, |i| format!("{i},50,50"));
-    eventually("the alarm is raised", || daemon.log().contains("alarm raised").then_some(()));
+    eventually("the alarm is raised", || daemon.log().contains(" raised: ").then_some(()));
     assert_eq!(daemon.stop(), Some(0));
     // The next start knows that it is raised, and sees it clear: that record is sent first.
     let daemon = site.run();
     eventually("the model serves again", || daemon.own_log().contains("serving").then_some(()));
     tty.rows(20..40, |i| format!("{i},0,0"));
-    eventually("the alarm clears", || daemon.own_log().contains("alarm cleared").then_some(()));
+    eventually("the alarm clears", || daemon.own_log().contains(" cleared: ").then_some(()));
     broker.up();
     sub.wait_records("a/high", 2);
     assert_eq!(daemon.stop(), Some(0));

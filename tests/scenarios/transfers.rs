@@ -159,7 +159,7 @@ fn a_file_on_the_machine_is_installed_and_taken_back_by_the_command_line() {
     let done = play(&mut world, &["model", "install", &path]);
     assert_eq!(end(&world.sub, "model.install", "stopped")["state"], "failed");
     assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);
-    assert!(done.out.contains("installed: well for"), "{}", done.out);
+    assert!(done.out.contains("installed: healthy for"), "{}", done.out);
     let done = play(&mut world, &["model", "install", &path]);
     assert!(done.out.contains("serves already"), "{} {}", done.out, done.err);
     let done = play(&mut world, &["model", "rollback"]);

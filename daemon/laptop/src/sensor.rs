@@ -110,8 +110,8 @@ fn csv(pty: &mut Pty, file: &Path, shape: &Shape, speed: f64, stop: &AtomicBool)
     let what = format!("read {}", file.display());
     let lines = BufReader::new(File::open(file).context(&what)?).lines();
     let time = |line: &str| {
-        let (at, format) = shape.time?;
-        parse_time(line.split(char::from(shape.delimiter)).nth(at)?.trim(), format)
+        let (at, format) = shape.time.as_ref()?;
+        parse_time(line.split(char::from(shape.delimiter)).nth(*at)?.trim(), format)
     };
     let (mut last, mut n) = (None, 0);
     let mut due = Instant::now();

@@ -349,7 +349,11 @@ mod tests {
         let seen = watch.sample(f64::NAN, Quality::Bad(Why::NotANumber), 40 * S).expect("a sample came");
         assert_eq!(seen.verdict, Verdict::Normal, "a bad sample is a sample");
         watch.sample(f64::NAN, Quality::Missing, 60 * S);
-        assert_eq!(watch.look(71 * S).map(|seen| seen.verdict), Some(Verdict::Met), "a missing one is none");
+        assert_eq!(
+            watch.look(71 * S).map(|seen| seen.verdict),
+            Some(Verdict::Met),
+            "a missing value does not end the silence"
+        );
         assert_eq!(watch.unwatched(900 * S), None);
     }
 

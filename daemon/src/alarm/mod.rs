@@ -207,7 +207,8 @@ impl Alarms {
                 message_id = ALARM_ACKNOWLEDGED,
                 alarm = alarm.config.name,
                 episode = id,
-                "alarm acknowledged"
+                "alarm {} acknowledged: it clears when its condition has ended",
+                alarm.config.name
             );
             self.publish(place, change, stamp, drafts);
         }
@@ -288,17 +289,33 @@ impl Alarm {
         board.alarms[self.place].show(self.shown.clone());
     }
 
+    /// What was seen last, for the log: `channel temp 91.42`, `score 8.23`.
+    fn seen(&self) -> String {
+        let what = self.channel.as_ref().map_or("score".into(), |channel| format!("channel {channel}"));
+        self.state.last().map_or(what.clone(), |(seen, _)| format!("{what} {}", self.figure(seen.value)))
+    }
+
+    /// A value or a level for the log. Scores are single precision.
+    fn figure(&self, value: f64) -> String {
+        if self.channel.is_none() { (value as f32).to_string() } else { value.to_string() }
+    }
+
     fn log(&self, change: &Change) {
-        let (alarm, seen) = (self.config.name.as_str(), self.state.last().map(|(seen, _)| seen.value));
-        // Scores are single precision.
-        let (score, value) = if self.channel.is_none() { (seen.map(|x| x as f32), None) } else { (None, seen) };
+        let (alarm, seen) = (self.config.name.as_str(), self.seen());
         match change.phase {
             Phase::Raised if change.episode.acknowledged => {}
-            Phase::Raised => tracing::warn!(message_id = ALARM_RAISED, alarm, score, value, "alarm raised"),
-            Phase::Cleared => tracing::info!(message_id = ALARM_CLEARED, alarm, score, value, "alarm cleared"),
+            Phase::Raised => {
+                let (word, level) = (self.config.condition.word(), self.figure(change.episode.level));
+                tracing::warn!(
+                    message_id = ALARM_RAISED,
+                    alarm,
+                    "alarm {alarm} raised: {seen}, level {level} ({word})"
+                );
+            }
+            Phase::Cleared => tracing::info!(message_id = ALARM_CLEARED, alarm, "alarm {alarm} cleared: {seen}"),
             Phase::Unknown => {
                 let why = self.shown.unknown.map_or("nothing evaluates it", Unwatched::text);
-                tracing::warn!(alarm, "alarm unknown: {why}");
+                tracing::warn!(alarm, "alarm {alarm} unknown: {why}; it keeps its state until this ends");
             }
         }
     }
@@ -306,7 +323,8 @@ impl Alarm {
 
 /// What was saved of an alarm. One that cannot be read counts as not raised: the next verdict decides.
 fn saved(keep: &Later, alarm: &str) -> Option<Vec<u8>> {
-    let unread =
-        |why: &std::io::Error| tracing::error!(alarm, "read the alarm's state: {why}; it counts as not raised");
+    let unread = |why: &std::io::Error| {
+        tracing::error!(alarm, "read the state of alarm {alarm}: {why}; it counts as not raised")
+    };
     keep.load_patiently(alarm).inspect_err(unread).ok().flatten()
 }

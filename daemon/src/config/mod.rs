@@ -11,6 +11,7 @@ mod layers;
 mod layouts;
 mod models;
 mod nmea;
+mod number;
 mod paths;
 mod pipeline;
 mod poll;
@@ -19,6 +20,7 @@ mod problem;
 mod raw;
 mod source;
 mod standard;
+mod text;
 
 use std::{
     collections::BTreeMap,
@@ -32,12 +34,14 @@ pub use changes::{Changes, merge};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
 pub use nmea::{FieldAt, FieldRule, FieldTest, Nmea, Reading, Sentence, SentenceValue};
+pub use number::{Base, NumberText, Word};
 pub use paths::secret;
 pub use port::{
     Bias, Block, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number,
     Order, Output, Pin, PinName, Poll, Port, Read, Registers, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
+pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span};
 
 use crate::{flow::SourceId, model::manifest::Manifest};
 
@@ -157,12 +161,14 @@ pub struct Tls {
 }
 
 /// The format of a sensor's clock.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum TimeFormat {
     /// A number of units; nanoseconds per unit.
     Unit(u64),
     /// `2020-03-09 10:14:33` or RFC 3339; taken as UTC where it has no offset.
     Civil,
+    /// Patterns of strptime, the first that fits; taken as UTC where it has no offset.
+    Patterns(Vec<String>),
 }
 
 /// `[channel.NAME]`
@@ -172,7 +178,7 @@ pub struct Channel {
     pub name: String,
     /// Its source.
     pub source: SourceId,
-    /// Column name or JSON key.
+    /// Column name, label, or JSON key or path.
     pub column: String,
     /// Engineering unit, free text.
     pub unit: String,
@@ -190,6 +196,8 @@ pub struct Channel {
     pub stuck_ms: Option<u64>,
     /// A change within this counts as none, units.
     pub stuck_band: f64,
+    /// How its text becomes a number.
+    pub numbers: NumberText,
 }
 
 /// `[stream.NAME]`

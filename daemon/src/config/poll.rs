@@ -37,7 +37,8 @@ pub(super) fn poll(t: &mut Table<'_>, framing: &Framing) -> (Option<Poll>, Forma
         formats.push(format);
     }
     // Where a line does not say itself what it is, only the request does.
-    let by_place = formats.iter().filter(|f| matches!(f, Format::Csv { .. } | Format::Binary(_)));
+    let by_place =
+        formats.iter().filter(|f| matches!(f, Format::Csv { .. } | Format::Fixed { .. } | Format::Binary(_)));
     let names = by_place.filter_map(Format::columns).flatten().map(str::to_owned).collect::<Vec<_>>();
     if let Some(twice) = twice(&names) {
         t.problem("requests", format!("`{twice}` is a column of two responses: each needs `columns` of its own"));

@@ -1,6 +1,6 @@
 //! The types of `[source.NAME]`: where rows come from, and their format on the wire.
 
-use super::{Nmea, TimeFormat};
+use super::{KeyValue, LineForm, Nmea, NumberText, Pattern, Span, TimeFormat};
 
 /// `[source.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -11,6 +11,8 @@ pub struct Source {
     pub port: Port,
     /// The format of a frame.
     pub format: Format,
+    /// How its text becomes numbers, unless a channel says otherwise.
+    pub numbers: NumberText,
     /// Column or key with the sensor's own sequence number.
     pub seq: Option<String>,
     /// That number wraps to 0 after this many; 0: never.
@@ -73,6 +75,8 @@ pub struct Serial {
     pub framing: Framing,
     /// The checksum at the end of each frame; not for lines.
     pub check: Option<Check>,
+    /// How lines end and are checked.
+    pub lines: LineForm,
     /// A device that must be polled.
     pub poll: Option<Poll>,
 }
@@ -80,7 +84,7 @@ pub struct Serial {
 /// How frames are delimited.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Framing {
-    /// Text lines, ended by LF or CR LF.
+    /// Text lines; `Serial::lines` says how they end.
     Lines,
     /// Consistent overhead byte stuffing, ended by a zero byte.
     Cobs,
@@ -227,13 +231,24 @@ impl Line {
 pub enum Format {
     /// Separated values.
     Csv {
-        /// Separator.
+        /// Separator; a blank: any number of blanks and tabs.
         delimiter: u8,
-        /// Names of all columns, in order.
+        /// Names of all columns, in order; empty: not of use.
         columns: Vec<String>,
     },
-    /// One JSON object a line; keys are columns.
+    /// One JSON object or array a line; keys and paths are columns.
     Json,
+    /// Columns at fixed places of a line.
+    Fixed {
+        /// Those of use.
+        columns: Vec<Span>,
+        /// Length of the whole line, bytes.
+        width: usize,
+    },
+    /// Labels with values; labels are columns.
+    KeyValue(KeyValue),
+    /// Regular expressions; the first that fits a line reads it.
+    Pattern(Vec<Pattern>),
     /// NMEA 0183: `$` talker sentence, fields, `*` checksum. Sentences that are not named here are skipped.
     Nmea(Nmea),
     /// Numbers at fixed positions.
@@ -250,8 +265,17 @@ impl Format {
     /// The names of all columns, if the frame does not contain them.
     pub fn columns(&self) -> Option<Vec<&str>> {
         match self {
-            Format::Csv { columns, .. } => Some(columns.iter().map(String::as_str).collect()),
-            Format::Json => None,
+            Format::Csv { columns, .. } => {
+                Some(columns.iter().map(String::as_str).filter(|name| !name.is_empty()).collect())
+            }
+            Format::Json | Format::KeyValue(_) => None,
+            Format::Fixed { columns, .. } => Some(columns.iter().map(|span| span.column.as_str()).collect()),
+            Format::Pattern(all) => {
+                let mut columns: Vec<&str> = all.iter().flat_map(|p| &p.columns).map(String::as_str).collect();
+                columns.sort_unstable();
+                columns.dedup();
+                Some(columns)
+            }
             Format::Nmea(nmea) => Some(nmea.columns().collect()),
             Format::Answers(all) => Some(all.iter().map(Format::columns).collect::<Option<Vec<_>>>()?.concat()),
             Format::Binary(layout) => Some(layout.fields.iter().map(|f| f.column.as_str()).collect()),
@@ -278,9 +302,37 @@ impl Format {
         }
     }
 
+    /// Whether its values are text that becomes numbers by `NumberText`.
+    pub fn is_text(&self) -> bool {
+        let text = |f: &Self| {
+            matches!(f, Self::Csv { .. } | Self::Json | Self::Fixed { .. } | Self::KeyValue(_) | Self::Pattern(_))
+        };
+        match self {
+            Format::Answers(all) => all.iter().any(text),
+            other => text(other),
+        }
+    }
+
+    /// Whether every row has a text for this column.
+    pub fn always_has(&self, column: &str) -> bool {
+        match self {
+            Format::Pattern(all) => {
+                all.iter().map(|p| &p.columns).filter(|c| !c.is_empty()).all(|c| c.iter().any(|name| name == column))
+            }
+            Format::KeyValue(_) => !self.is_partial(),
+            Format::Answers(_) => false,
+            _ => true,
+        }
+    }
+
     /// Whether a row may lack columns.
     pub fn is_partial(&self) -> bool {
         match self {
+            Format::KeyValue(form) => form.delimiter.is_none() && form.block_end.is_none(),
+            Format::Pattern(all) => {
+                let mut kinds = all.iter().map(|p| &p.columns).filter(|columns| !columns.is_empty());
+                kinds.next().is_some_and(|first| kinds.any(|columns| columns != first))
+            }
             Format::Nmea(nmea) => nmea.is_partial(),
             Format::Answers(_) => true,
             Format::Tagged(all) => all.len() > 1,

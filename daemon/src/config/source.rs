@@ -1,8 +1,9 @@
 //! `[source.NAME]`, `[channel.NAME]` and `[output.NAME]`: builds what is opened and how it is read from the tables.
 
 use super::{
-    Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Layout, Line, Number, Order, Output, Port, Serial, Source,
-    TimeFormat, build::Names, fields, layouts, nmea, paths::device, poll, raw::Table,
+    Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Layout, Line, LineForm, Number, NumberText, Order, Output,
+    Port, Serial, Source, TimeFormat, build::Names, fields, layouts, nmea, number, paths::device, poll, raw::Table,
+    text,
 };
 use crate::{flow::SourceId, limits};
 
@@ -13,6 +14,9 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
             let mut serial = serial(&mut t);
             let (poll, format) = poll::poll(&mut t, &serial.framing);
             serial.poll = poll;
+            if matches!(format, Format::Nmea(_)) && serial.lines.check.is_some() {
+                t.problem("check", "NMEA sentences bring their own");
+            }
             (Port::Serial(serial), format)
         }
         "modbus-rtu" => {
@@ -31,11 +35,13 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
         "gpio" => layouts::gpio(&mut t),
         kind => layouts::sysfs(&mut t, kind),
     };
+    let numbers = number::numbers(&mut t, &NumberText::default());
+    number::fit(&mut t, &numbers, &format);
     let (seq, seq_modulo, time) = counters(&mut t, &port, &format);
     let stale_ms = t.int("stale_ms", 10..=86_400_000).map_or(5_000, |n| n as u64);
     let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64);
     t.finish();
-    Source { name: name.to_owned(), port, format, seq, seq_modulo, time, stale_ms, gap_max_ms }
+    Source { name: name.to_owned(), port, format, numbers, seq, seq_modulo, time, stale_ms, gap_max_ms }
 }
 
 /// A tty's path and speed.
@@ -52,6 +58,7 @@ fn line(t: &mut Table<'_>) -> Serial {
         frame_max: limits::FRAME_BYTES,
         framing: Framing::Lines,
         check: None,
+        lines: LineForm::default(),
         poll: None,
     }
 }
@@ -62,8 +69,9 @@ fn serial(t: &mut Table<'_>) -> Serial {
         t.int("frame_max_bytes", 8..=limits::FRAME_BYTES_MAX as i64).map_or(limits::FRAME_BYTES, |n| n as usize);
     serial.check = check(t);
     serial.framing = framing(t, serial.check);
-    if serial.check.is_some() && serial.framing == Framing::Lines {
-        t.problem("check", "belongs to a binary framing; NMEA sentences bring their own");
+    serial.lines = text::line_form(t, &serial.framing, serial.check);
+    if serial.framing == Framing::Lines {
+        serial.check = None;
     }
     if let Framing::Fixed { bytes, .. } = serial.framing {
         serial.frame_max = serial.frame_max.max(bytes);
@@ -161,23 +169,27 @@ pub(super) fn bytes(t: &mut Table<'_>, key: &'static str) -> Option<Vec<u8>> {
 pub(super) fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
     let lines = *framing == Framing::Lines;
     let usual = if lines { "csv" } else { "binary" };
-    let word = t.word("format", &["csv", "json", "nmea", "binary"].map(|word| (word, word))).unwrap_or(usual);
-    let (columns, delimiter, texts) = (t.strs("columns"), t.str("delimiter"), t.strs("fields"));
+    let words = ["csv", "fixed", "keyvalue", "pattern", "json", "nmea", "binary"].map(|word| (word, word));
+    let word = t.word("format", &words).unwrap_or(usual);
+    let texts = t.strs("fields");
     let sentences = t.node("sentences");
     let used: &[&str] = match word {
-        "csv" => &["columns", "delimiter"],
         "nmea" => &["sentences", "checksum"],
         "binary" => &["fields", "rate_hz"],
-        _ => &[],
+        word => text::keys(word),
     };
-    (t.node("checksum"), t.node("rate_hz"));
-    for key in ["columns", "delimiter", "fields", "sentences", "checksum", "rate_hz"] {
+    for key in ["fields", "rate_hz", "sentences", "checksum"].into_iter().chain(text::KEYS) {
+        // Read here, so that one that stands beside the wrong format is no unknown key.
+        t.node(key);
         if t.has(key) && !used.contains(&key) {
             t.problem(key, format!("does not belong to `format = \"{word}\"`"));
         }
     }
     match word {
         "json" => Format::Json,
+        "fixed" => text::fixed(t),
+        "keyvalue" => text::keyvalue(t),
+        "pattern" => text::pattern(t),
         "nmea" => {
             if !lines {
                 t.problem("format", "`nmea` comes in lines");
@@ -193,24 +205,7 @@ pub(super) fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
             }
             Format::Binary(fields::fields(t, &texts.unwrap_or_default()))
         }
-        _ => {
-            let delimiter = match delimiter.as_deref().map(str::as_bytes) {
-                None => b',',
-                Some([byte]) => *byte,
-                Some(_) => {
-                    t.problem("delimiter", "must be one character");
-                    b','
-                }
-            };
-            let columns = columns.unwrap_or_default();
-            if columns.is_empty() && !t.has("columns") {
-                t.problem("columns", "is needed: the names of all columns, in order");
-            }
-            if let Some(twice) = twice(&columns) {
-                t.problem("columns", format!("`{twice}` stands twice"));
-            }
-            Format::Csv { delimiter, columns }
-        }
+        _ => text::csv(t),
     }
 }
 
@@ -241,17 +236,14 @@ type Counters = (Option<String>, u64, Option<(String, TimeFormat)>);
 /// The sensor's own sequence and clock.
 fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
     let (seq, modulo) = (t.str("seq"), t.int("seq_modulo", 2..=i64::MAX));
-    let words = [
-        ("ns", TimeFormat::Unit(1)),
-        ("us", TimeFormat::Unit(1_000)),
-        ("ms", TimeFormat::Unit(1_000_000)),
-        ("s", TimeFormat::Unit(1_000_000_000)),
-        ("civil", TimeFormat::Civil),
-    ];
-    let (time_format, time) = (t.word("time_format", &words), t.str("time"));
+    let (time_format, time) = (text::time_format(t), t.str("time"));
+    let unnamed = time_format.is_none() && !t.has("time_format");
     let time = time.map(|column| (column, time_format.unwrap_or(TimeFormat::Unit(1))));
-    if time.is_some() && time_format.is_none() {
-        t.problem("time", "needs `time_format`: `ns`, `us`, `ms`, `s` or `civil`");
+    if time.is_some() && unnamed {
+        t.problem(
+            "time",
+            "needs `time_format`: `ns`, `us`, `ms`, `s`, `civil` or a pattern such as `%d/%m/%Y %H:%M:%S`",
+        );
     }
     for (key, column) in [("seq", seq.as_ref()), ("time", time.as_ref().map(|(column, _)| column))] {
         let Some(column) = column else { continue };
@@ -263,6 +255,8 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
             && fields.iter().zip(&block.steps).any(|(field, step)| field.column == *column && *step > 0)
         {
             t.problem(key, format!("`{column}` is an array: a frame has one number and one time"));
+        } else if !format.always_has(column) {
+            t.problem(key, format!("not every row has `{column}`"));
         }
     }
     let mut wraps = 0;
@@ -313,19 +307,25 @@ pub(super) fn output(name: &str, mut t: Table<'_>, alarms: &[Alarm]) -> Output {
 }
 
 pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[Source]) -> Channel {
-    let source = match (t.str("source"), sources.len()) {
-        (Some(word), _) => names.sources.get(&word).copied().unwrap_or_else(|| {
-            t.problem("source", format!("no source is called `{word}`"));
-            SourceId(0)
-        }),
-        (None, 1) => SourceId(0),
+    let known = match (t.str("source"), sources.len()) {
+        (Some(word), _) => {
+            let known = names.sources.get(&word).copied();
+            if known.is_none() {
+                t.problem("source", format!("no source is called `{word}`"));
+            }
+            known
+        }
+        (None, 1) => Some(SourceId(0)),
         (None, _) => {
-            t.problem("source", "is needed where there is not just one source");
-            SourceId(0)
+            let all = sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
+            t.problem("source", format!("is missing, and there are several sources: expected one of {all}"));
+            None
         }
     };
+    let source = known.unwrap_or(SourceId(0));
     let column = t.str("column").unwrap_or_else(|| name.to_owned());
-    if let Some(columns) = sources.get(usize::from(source.0)).and_then(|s| s.format.columns())
+    // Without its source nothing is known of its column.
+    if let Some(columns) = known.and_then(|at| sources.get(usize::from(at.0))).and_then(|s| s.format.columns())
         && !columns.contains(&column.as_str())
     {
         let known = if columns.is_empty() { "none".into() } else { columns.join(", ") };
@@ -343,6 +343,7 @@ pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[So
         rate_max_per_s: t.float("rate_max_per_s"),
         stuck_ms: t.int("stuck_ms", 10..=86_400_000).map(|n| n as u64),
         stuck_band: t.float("stuck_band").unwrap_or(0.0),
+        numbers: numbers(&mut t, sources.get(usize::from(source.0))),
     };
     if channel.rate_max_per_s.is_some_and(|rate| rate <= 0.0) {
         t.problem("rate_max_per_s", "must be above 0");
@@ -360,4 +361,14 @@ pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[So
     }
     t.finish();
     channel
+}
+
+/// How a channel's text becomes a number: its own keys over those of its source.
+fn numbers(t: &mut Table<'_>, source: Option<&Source>) -> NumberText {
+    let usual = source.map(|source| source.numbers.clone()).unwrap_or_default();
+    let numbers = number::numbers(t, &usual);
+    if let Some(source) = source {
+        number::fit(t, &numbers, &source.format);
+    }
+    numbers
 }

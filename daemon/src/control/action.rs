@@ -4,20 +4,17 @@
 //! A list of actions ends with the first that fails and whose error says so (`OnError::Stop`): what stands behind it is not
 //! done, and `Event::Failed` comes. So "saved before done" is an order: `Save`, then what must not happen unsaved.
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
 
 use serde_json::{Map, Value};
 
 use super::{
-    candidate::{Candidate, Changed},
-    command::{ConfigSet, Install, KeysetUpdate, RollBack},
-    jobs::JobNews,
-    memory::{Saved, State},
-    request::Refusal,
-    system::InstallSystem,
+    args::{Install, InstallSystem, KeysetUpdate, RollBack},
+    candidate::{Candidate, Change, Changed},
+    memory::Saved,
+    refusal::Refusal,
     tell::Outcome,
-    trial::{Asker, Trial},
-    trust::Trusted,
+    trial::Trial,
 };
 use crate::{
     flow::{
@@ -26,6 +23,10 @@ use crate::{
         order::{Arrived, LinkNews, LogQuery, Respond, Ticket},
     },
     host::Unloaded,
+    model::{
+        keyset::{Keyset, Role},
+        shelf::Ended,
+    },
 };
 
 /// How this run of the process ends.
@@ -59,15 +60,25 @@ pub struct Call {
     pub ticket: Option<Ticket>,
 }
 
-/// A requested change of the remote configuration layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Change {
-    /// The requester.
-    pub asker: Asker,
-    /// The change.
-    pub set: ConfigSet,
-    /// Where its result goes beside `up/res`.
-    pub respond: Option<Respond>,
+/// Keys that may sign commands.
+pub trait Trusted: Debug + Send + Sync {
+    /// The name of the key that signed this text; `minisig` is the text of the `.minisig` file.
+    ///
+    /// # Errors
+    /// No trusted key made the signature.
+    fn signer(&self, text: &str, minisig: &str) -> Result<String, String>;
+    /// The public key of this name, as the keyset writes it.
+    fn public(&self, name: &str) -> Option<&str>;
+}
+
+impl Trusted for Keyset {
+    fn signer(&self, text: &str, minisig: &str) -> Result<String, String> {
+        Self::signer(self, Role::Command, text.as_bytes(), minisig).map(str::to_owned)
+    }
+
+    fn public(&self, name: &str) -> Option<&str> {
+        Self::public(self, name)
+    }
 }
 
 /// Trusted keys, and why nothing may be installed with them.
@@ -79,11 +90,35 @@ pub struct Keys {
     pub trouble: Option<String>,
 }
 
+/// A report of a job.
+#[derive(Debug, Clone, PartialEq)]
+pub enum JobNews {
+    /// It goes on. `kind`: the type of its command; `None`: as it is remembered, and no result if it is not.
+    Running {
+        /// Type of the command.
+        kind: Option<&'static str>,
+        /// Its id.
+        command: String,
+        /// For people.
+        text: String,
+    },
+    /// It ended. The type of its command, as above.
+    Ended(Option<&'static str>, Ended),
+    /// `up/e/…`: the subject and the text.
+    Event(Kind, String, String),
+    /// What the slots hold changed.
+    Slots,
+    /// `up/blob`: what is missing of a bundle.
+    Blob(Map<String, Value>),
+}
+
 /// The jobs that another process began, as far as they can be read.
 #[derive(Debug, Clone, Default)]
 pub struct Going {
-    /// Ids of their commands.
+    /// Ids of the commands of those that go on.
     pub commands: Vec<String>,
+    /// Those that ended, and the types of their commands: the process may have died before control saved the result.
+    pub ended: Vec<(Option<&'static str>, Ended)>,
     /// The job of an install or rollback of a model cannot be read so far.
     pub models_unread: bool,
     /// The job of an install of a system cannot be read so far.
@@ -281,25 +316,10 @@ pub enum Action {
     Newest(BTreeMap<String, u64>),
     /// Shows whether `dn/channel` is out of date.
     ShowStale(bool),
+    /// The result of this command is saved: its job need not remember it any more.
+    JobHeard(String),
     /// Ends this run.
     Leave(Leave),
     /// Comes back with the same tick: more is due.
     Again,
-}
-
-impl Outcome {
-    /// Whether a final result of a command.
-    pub fn is_final(&self) -> bool {
-        self.state.is_final()
-    }
-
-    /// A rejection.
-    pub fn refused(Refusal(why, text): Refusal) -> Self {
-        Self::rejected(why, text)
-    }
-
-    /// Failed, with a text.
-    pub fn failed(text: impl Into<String>) -> Self {
-        Self::new(State::Failed, text)
-    }
 }

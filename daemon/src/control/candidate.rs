@@ -1,21 +1,27 @@
 //! Compares a requested change of the remote layer with what is set. Reads configuration files, changes nothing.
 
 use serde_json::Value;
-use sha2::{Digest, Sha256};
 
 use super::{
-    action::Change,
-    request::{Refusal, Why},
+    args::ConfigSet,
+    refusal::{Refusal, Why},
+    trial::{self, Asker, digest},
 };
 use crate::{
     config::{self, Changes, Config},
+    flow::order::Respond,
     limits,
-    model::file::hex,
 };
 
-/// Digest of a configuration's text.
-pub fn digest(text: &str) -> String {
-    hex(&Sha256::digest(text))
+/// A requested change of the remote configuration layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// The requester.
+    pub asker: Asker,
+    /// The change.
+    pub set: ConfigSet,
+    /// Where its result goes beside `up/res`.
+    pub respond: Option<Respond>,
 }
 
 /// A change that validates.
@@ -100,7 +106,7 @@ pub fn compare(
 /// The changed keys and, for the result, the digest of the layer.
 pub(super) fn changed(changes: &Changes, digest: &str) -> Changed {
     let mut result = changes.json();
-    let none = self::digest("") == digest;
+    let none = trial::digest("") == digest;
     result.insert("digest".into(), (!none).then(|| format!("sha256:{digest}")).into());
     Changed { list: changes.text(), removes: !changes.removed.is_empty(), result: Value::Object(result) }
 }

@@ -9,12 +9,12 @@
 
 use super::{
     Control, Outcome, State,
-    action::{About, Action, Call, Change, Going, Leave, Left, OnError, Stop, Which},
-    candidate::{Candidate, Changed},
-    command::ConfigSet,
-    jobs::{respond_of, respond_to},
+    action::{About, Action, Call, Going, JobNews, Leave, Left, OnError, Stop, Which},
+    args::ConfigSet,
+    candidate::{Candidate, Change, Changed},
     memory::{Known, LOWERED},
-    request::{self, Refusal, Why},
+    refusal::{Refusal, Why},
+    request,
     trial::{Asker, Trial, wait_most},
 };
 use crate::{
@@ -76,6 +76,9 @@ impl Control {
             let outcome = Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) };
             self.result_about(&known.kind, &known.id, &outcome, None);
         }
+        for (kind, ended) in &going.ended {
+            self.job(JobNews::Ended(*kind, ended.clone()));
+        }
         // A file that is still unreadable may hold the job of one of these commands.
         let unread = [
             ("config.set", self.trial_unread_ns.is_some()),
@@ -124,7 +127,7 @@ impl Control {
             confirm_s,
             process: self.rules.process.clone(),
             put_back: None,
-            respond: respond_to(change.respond),
+            respond: change.respond,
         };
         let list = changed.list;
         tracing::info!(digest = trial.digest, confirm_s, "a configuration is on trial: {list}");
@@ -158,11 +161,7 @@ impl Control {
     /// The trial could not be written: everything is as it was.
     pub(super) fn not_begun(&mut self, trial: &Trial, why: &str) {
         self.live = None;
-        let change = Change {
-            asker: trial.asker.clone(),
-            set: ConfigSet::default(),
-            respond: respond_of(trial.respond.clone()),
-        };
+        let change = Change { asker: trial.asker.clone(), set: ConfigSet::default(), respond: trial.respond.clone() };
         self.end_change(&change, &Outcome::failed(why), "");
     }
 
@@ -288,7 +287,7 @@ impl Control {
             Asker::Command(id) => {
                 self.result_about("config.set", id, outcome, about);
                 if outcome.is_final() && !outcome.repeated {
-                    let (kind, id, respond) = ("config.set".into(), id.clone(), respond_of(trial.respond.clone()));
+                    let (kind, id, respond) = ("config.set".into(), id.clone(), trial.respond.clone());
                     self.respond(&Call { kind, id, respond, ticket: None }, outcome);
                 }
             }

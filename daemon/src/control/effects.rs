@@ -15,16 +15,17 @@ use tokio::sync::watch;
 
 use super::{
     Control, Leave, Local, Rules, Slots, Trials,
-    action::{About, Action, Ask, Change, Event, Left, Now, OnError, Record, Which},
-    candidate::{Candidate, changed, compare, digest, in_use},
+    action::{About, Action, Ask, Event, Left, Now, OnError, Record, Which},
+    bundles::{model_keys, rules as model_rules},
+    candidate::{Candidate, Change, changed, compare, in_use},
     jobs::{Jobs, keyset},
     memory::{MemoryFile, Saved, State},
-    models::Models,
-    request::{Refusal, Why},
+    models::{ModelEvent, Models, Moment},
+    refusal::{Refusal, Why},
     slots,
     system::{Place, System},
     tell::{self, Outcome},
-    trial::Trial,
+    trial::{Trial, digest},
 };
 use crate::{
     config::{Config, Mqtt},
@@ -147,10 +148,11 @@ enum Done {
 
 impl Effects {
     /// Continues with what the previous process left.
-    pub fn new(setup: Setup, mut store: Store) -> Self {
+    pub fn new(setup: Setup, store: Store) -> Self {
+        let Store { disk, mut shelf } = store;
         let Setup { config, clock, boot, process, keep, ran_before, trials, orders, streams, blob, events, .. } = setup;
         let (put, settled, respond, want, leave) = (setup.put, setup.settled, setup.respond, setup.want, setup.leave);
-        let (keys, keys_trouble) = keyset(&config, &mut store);
+        let (keys, keys_trouble) = keyset(&config, &disk, &mut shelf);
         let rules = Rules::of(&config, &boot, &process);
         let device = format!("{}/{}", config.device.site, config.device.id);
         let now = Now { stamp: clock.now(), floor_ms: clock.floor_ms() };
@@ -161,7 +163,14 @@ impl Effects {
             os_confirm_s: config.commands.os_confirm_s,
         };
         let system = System::new(place, slots::load(&keep), now.stamp.boot_ns);
+        let at = Moment { now_ns: now.stamp.boot_ns, now_ms: now.stamp.wall_ms.unwrap_or(0).max(now.floor_ms) };
+        let model_keys = model_keys(&keys, keys_trouble.as_deref());
         let jobs = Jobs {
+            models: Models::new(model_rules(&config), shelf, model_keys, at),
+            disk,
+            opened: None,
+            local_file: None,
+            model_waits: Waits::default(),
             config,
             clock,
             rollout: setup.rollout,
@@ -173,8 +182,6 @@ impl Effects {
             board: setup.board,
             keys,
             keys_trouble,
-            stale: false,
-            models: Models::new(store),
             system,
             keep: keep.clone(),
             system_waits: Waits::default(),
@@ -202,13 +209,13 @@ impl Effects {
             }
             self.tick();
             if !self.control.is_leaving() {
-                self.jobs.look(Clock::boot_ns());
+                self.jobs.look();
                 self.hear();
             }
         }
         self.tick();
         if self.control.is_leaving() {
-            self.jobs.leave_models();
+            self.jobs.on_models(ModelEvent::Leaving);
         }
         if let Err(why) = self.control.memory().to_save().and_then(|saved| self.memory.save(&saved)) {
             tracing::warn!("{why}; the next start may publish acknowledged results again");
@@ -315,28 +322,32 @@ impl Effects {
                 Some(Event::KeysTaken(call, taken))
             }
             Action::Install(call, install) => {
-                let done = self.jobs.install(&call.id, install, call.respond.clone());
-                Event::of(call, done)
+                let room = self.jobs.room(install.size);
+                let done = self.jobs.on_models(ModelEvent::Install(call, install, room));
+                done.map(|(call, outcome)| Event::Done(call, outcome))
             }
             Action::RollBack(call, back) => {
-                let done = self.jobs.roll_back(&call.id, back.model, call.respond.clone());
-                Event::of(call, done)
+                let done = self.jobs.on_models(ModelEvent::RollBack(call, back.model));
+                done.map(|(call, outcome)| Event::Done(call, outcome))
             }
             Action::InstallSystem(call, install) => {
                 let done = self.jobs.install_system(call, install);
                 done.map(|(call, outcome)| Event::Done(call, outcome))
             }
             Action::Chunk(sha256, offset, bytes) => {
-                self.jobs.chunk(&sha256, offset, &bytes);
+                self.jobs.on_models(ModelEvent::Chunk(sha256, offset, bytes));
                 None
             }
             Action::Newest(models) => {
-                self.jobs.newest(&models);
+                self.jobs.models.newest(&models);
                 None
             }
             Action::ShowStale(stale) => {
-                self.jobs.stale = stale;
-                self.jobs.show_models();
+                self.jobs.on_models(ModelEvent::Stale(stale));
+                None
+            }
+            Action::JobHeard(command) => {
+                self.jobs.heard(command);
                 None
             }
             Action::Again => {
@@ -386,7 +397,7 @@ impl Effects {
                 (about != About::Nothing).then_some(Event::Numbered(about, seq))
             }
             Record::Reported(mut members) => {
-                members.insert("models".into(), self.jobs.models_now());
+                members.insert("models".into(), self.jobs.models.slots());
                 self.put(self.doors.streams.1, Class::Status, &members, Retain::Keep);
                 None
             }

@@ -3,15 +3,16 @@
 
 use super::{
     Control, State,
-    action::{Action, Ask, Call, Change, Event, Leave},
-    command::{Acknowledge, Calibrate, ConfigGet, ConfigSet, Erase, Install, KeysetUpdate, NoArgs, RollBack},
-    jobs::JobNews,
-    request::Why,
-    system::InstallSystem,
+    action::{Action, Ask, Call, JobNews, Leave},
+    args::{
+        Acknowledge, Calibrate, ConfigGet, ConfigSet, Erase, Install, InstallSystem, KeysetUpdate, NoArgs, RollBack,
+    },
+    candidate::Change,
+    refusal::Why,
     tell::Outcome,
     trial::Asker,
 };
-use crate::{flow::order::LogQuery, limits};
+use crate::{flow::order::LogQuery, limits, model::shelf::Ended};
 
 impl Control {
     pub(super) fn ping(&mut self, call: Call, _: NoArgs) {
@@ -118,34 +119,36 @@ impl Control {
         self.finish(call, &outcome);
     }
 
+    /// Whether this command has its final result.
+    fn is_over(&self, id: &str) -> bool {
+        self.memory.known(id).is_some_and(|known| known.state.is_final())
+    }
+
     /// A report about a job: control publishes it, and ends the command of a job that ended.
     pub(super) fn job(&mut self, news: JobNews) {
         let kind_of = |control: &Self, kind: Option<&str>, id: &str| {
             kind.map(str::to_owned).or_else(|| control.memory.known(id).map(|known| known.kind.clone()))
         };
         match news {
+            JobNews::Running { command, .. } if self.is_over(&command) => {}
             JobNews::Running { kind, command, text } => {
                 let Some(kind) = kind_of(self, kind, &command) else { return };
                 self.result_about(&kind, &command, &Outcome::new(State::Running, text), None);
             }
-            JobNews::Ended { kind, command, state, text, respond } => {
-                let Some(kind) = kind_of(self, kind, &command) else { return };
-                let call = Call { kind, id: command, respond, ticket: None };
-                self.finish(call, &Outcome::new(state, text));
+            // The memory, once it can be read, may say that the command is not finished.
+            JobNews::Ended(..) if self.memory.unread().is_some() => {}
+            JobNews::Ended(kind, Ended { command, end, text, respond }) => {
+                // A job whose end could not be saved is repeated: its command has its result.
+                let kind = kind_of(self, kind, &command).filter(|_| !self.is_over(&command));
+                if let Some(kind) = kind {
+                    let call = Call { kind, id: command.clone(), respond, ticket: None };
+                    self.finish(call, &Outcome::new(end.into(), text));
+                }
+                self.act(Action::JobHeard(command));
             }
             JobNews::Event(kind, subject, text) => self.event(kind, &subject, &text),
             JobNews::Slots => self.report(),
             JobNews::Blob(members) => self.act(Action::Publish(super::Record::Blob(members))),
-        }
-    }
-}
-
-impl Event {
-    /// The result of an action that is done at once, or that goes on in a job (`None`).
-    pub(super) fn of(call: Call, done: Result<Option<Outcome>, super::request::Refusal>) -> Option<Self> {
-        match done {
-            Ok(outcome) => outcome.map(|outcome| Self::Done(call, outcome)),
-            Err(refusal) => Some(Self::Done(call, Outcome::refused(refusal))),
         }
     }
 }

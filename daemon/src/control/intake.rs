@@ -6,7 +6,8 @@ use super::{
     action::{Action, Call, OnError, Record, Stop},
     command::needs_signature,
     memory::{Known, State},
-    request::{self, Refusal, Request, Why},
+    refusal::{Refusal, Why},
+    request::{self, Request},
     tell::Outcome,
 };
 use crate::{
@@ -206,7 +207,8 @@ impl Control {
         self.memory.take(known, issuer.map(|(name, iseq)| (name, key, iseq)));
         if needs_signature(&request.kind) {
             let (kind, id) = (&request.kind, &request.id);
-            tracing::info!(kind, id, issuer = issuer.map(|(name, _)| name), "command accepted");
+            let issuer = issuer.map_or("an unsigned request", |(name, _)| name);
+            tracing::info!(kind, id, "command {kind} {id} accepted from {issuer}");
         }
     }
 
@@ -284,7 +286,7 @@ impl Control {
             // `commands.refused` reports a flood, instead of one line for each command.
             if let Some(why) = outcome.why.filter(|why| *why != Why::Busy) {
                 let (kind, id) = (&call.kind, &call.id);
-                tracing::warn!(kind, id, why = why.word(), "command rejected: {}", outcome.text);
+                tracing::warn!(kind, id, "command {kind} {id} rejected: {}: {}", why.word(), outcome.text);
             }
             self.result(&call, outcome);
         } else {

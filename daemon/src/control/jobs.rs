@@ -1,40 +1,43 @@
-//! Jobs that take long: models (bring, open, prove, try, roll back) and the system's update. They do their own I/O, in steps
-//! that are saved before they take effect; their slow steps run in threads. What they have to report goes to control
-//! (`JobNews`), which alone publishes and finishes commands.
+//! Jobs that take long: models and the system's update. Each is a machine (`models.rs`, `system.rs`); `bundles.rs` and `slots.rs`
+//! perform their actions, the slow ones in threads. What they have to report goes to control (`JobNews`), which alone publishes
+//! and finishes commands. This file holds what they work with.
 
-use std::sync::{Arc, mpsc};
+use std::{
+    fs::File,
+    sync::{Arc, mpsc},
+};
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::{
-    Local, Machine, Slots,
-    action::Going,
-    memory::State,
-    models::{Models, News},
-    system::{System, SystemEvent},
-    trust::Trusted,
+    Machine,
+    action::{Going, JobNews, Keys, Trusted},
+    bundles::{Local, model_keys},
+    models::{ModelEvent, Models},
+    slots::Slots,
+    system::{self, System, SystemEvent, Word},
 };
 use crate::{
     config::Config,
-    flow::{board::Board, event::Kind, order::Respond},
-    host::{Clock, Keep, fetch::Waits},
+    flow::board::Board,
+    host::{
+        Clock, Keep,
+        fetch::{Stopped, Waits, Wanted},
+    },
     limits,
-    model::{keyset::Keyset, rollout::Desk, store::Store},
+    model::{bundle::Bundle, keyset::Keyset, rollout::Desk, shelf::Shelf, store::Disk},
 };
 
-/// A report of a job.
-#[derive(Debug, Clone, PartialEq)]
-pub enum JobNews {
-    /// It goes on. `kind`: the type of its command; `None`: as it is remembered, and no result if it is not.
-    Running { kind: Option<&'static str>, command: String, text: String },
-    /// It ended.
-    Ended { kind: Option<&'static str>, command: String, state: State, text: String, respond: Option<Respond> },
-    /// `up/e/…`: the subject and the text.
-    Event(Kind, String, String),
-    /// What the slots hold changed.
-    Slots,
-    /// `up/blob`: what is missing of a bundle.
-    Blob(Map<String, Value>),
+/// A report of a thread. A number is that of the job that it worked for.
+pub(super) enum News {
+    /// The bundle of a model is received, or will not be.
+    Brought(u64, Result<(), String>),
+    /// The file of this local request was copied: its digest and size.
+    Copied(String, Result<(String, u64), String>),
+    /// A bundle was read and verified from the first byte to the last.
+    Opened(u64, Result<Box<Bundle>, String>),
+    /// A report about an operating system.
+    System(Word),
 }
 
 /// The jobs and what they work with.
@@ -59,9 +62,15 @@ pub struct Jobs {
     pub(super) keys: Result<Keyset, String>,
     /// Why a keyset after the first one is not in use.
     pub(super) keys_trouble: Option<String>,
-    /// `dn/channel` is out of date.
-    pub(super) stale: bool,
     pub(super) models: Models,
+    /// The files of the models.
+    pub(super) disk: Disk,
+    /// The bundle that was opened last, until it is proven.
+    pub(super) opened: Option<Box<Bundle>>,
+    /// The file of the local request that is handled.
+    pub(super) local_file: Option<File>,
+    /// Dropping it ends a fetch of a model.
+    pub(super) model_waits: Waits,
     pub(super) system: System,
     /// `STATE/control`, for the system's update.
     pub(super) keep: Keep,
@@ -76,51 +85,79 @@ impl Jobs {
         self.news.push(news);
     }
 
-    pub(super) fn event(&mut self, kind: Kind, subject: &str, text: &str) {
-        self.tell(JobNews::Event(kind, subject.into(), text.into()));
-    }
-
     /// At the start: continues what the previous process did not end.
     pub(super) fn take_up(&mut self) {
-        self.take_up_models();
+        self.on_models(ModelEvent::Began);
         self.system(SystemEvent::Began);
     }
 
-    /// Handles reports of threads and requests of local callers, and what is due.
-    pub(super) fn look(&mut self, now_ns: u64) {
-        self.look_at_models(now_ns);
+    /// Handles reports of threads and of the rollout and requests of local callers, and what is due.
+    pub(super) fn look(&mut self) {
+        while let Ok(local) = self.local.try_recv() {
+            self.asked_locally(local);
+        }
+        while let Ok(news) = self.reports.1.try_recv() {
+            match news {
+                News::Brought(number, brought) => drop(self.on_models(ModelEvent::Brought(number, brought))),
+                News::Copied(id, copied) => drop(self.on_models(ModelEvent::Copied(id, copied))),
+                News::Opened(number, opened) => self.bundle_opened(number, opened),
+                News::System(word) => drop(self.system(SystemEvent::Report(word))),
+            }
+        }
+        while let Some(report) = self.rollout.report() {
+            self.on_models(ModelEvent::Rollout(report));
+        }
+        self.on_models(ModelEvent::Tick);
         self.system(SystemEvent::Tick);
     }
 
-    /// The jobs in progress.
+    /// Control saved the result of this command.
+    pub(super) fn heard(&mut self, command: String) {
+        self.on_models(ModelEvent::Heard(command.clone()));
+        self.system(SystemEvent::Heard(command));
+    }
+
+    /// The jobs in progress, and those that ended.
     pub(super) fn going(&self) -> Going {
-        let commands = [self.models.command(), self.system.command()].into_iter().flatten().map(str::to_owned);
+        let (model, ended) = self.models.going();
+        let commands = [model, self.system.command()].into_iter().flatten().map(str::to_owned).collect();
+        let ended = ended.into_iter().map(|ended| (None, ended));
         Going {
-            commands: commands.collect(),
-            models_unread: self.models.store.is_unread(),
+            commands,
+            ended: ended.chain(self.system.ended().map(|ended| (Some(system::KIND), ended))).collect(),
+            models_unread: self.models.shelf.is_unread(),
             system_unread: self.system.is_unread(),
         }
     }
 
     /// Reads the keyset and its successors.
-    pub(super) fn read_keys(&mut self) -> super::action::Keys {
-        (self.keys, self.keys_trouble) = keyset(&self.config, &mut self.models.store);
+    pub(super) fn read_keys(&mut self) -> Keys {
+        (self.keys, self.keys_trouble) = keyset(&self.config, &self.disk, &mut self.models.shelf);
+        self.show_keys();
         self.keys_now()
     }
 
     /// The keyset in use, for control.
-    pub(super) fn keys_now(&self) -> super::action::Keys {
+    pub(super) fn keys_now(&self) -> Keys {
         let trusted = self.keys.clone().map(|keys| Arc::new(keys) as Arc<dyn Trusted>);
-        super::action::Keys { trusted, trouble: self.keys_trouble.clone() }
+        Keys { trusted, trouble: self.keys_trouble.clone() }
     }
 
     /// Verifies the next keyset and makes it the one in use. Returns its version.
     pub(super) fn take_keys(&mut self, text: &str, minisigs: &[String]) -> Result<u64, String> {
-        let next = self.models.store.take_keyset(&self.keys.clone()?, text.as_bytes(), minisigs)?;
+        let now = self.keys.clone()?;
+        let now_ms = self.now_ms();
+        let next = self.disk.take_keyset(&mut self.models.shelf, &now, (text.as_bytes(), minisigs), now_ms)?;
         let version = next.version;
         (self.keys, self.keys_trouble) = (Ok(next), None);
-        self.show_models();
+        self.show_keys();
         Ok(version)
+    }
+
+    /// The machine of models learns which keyset is in use.
+    fn show_keys(&mut self) {
+        let keys = model_keys(&self.keys, self.keys_trouble.as_deref());
+        self.on_models(ModelEvent::Keys(keys));
     }
 
     pub(super) fn keys_for_models(&self) -> Result<&Keyset, String> {
@@ -135,16 +172,6 @@ impl Jobs {
         self.clock.now().wall_ms.unwrap_or(0).max(self.clock.floor_ms())
     }
 
-    /// Logs newer models that `dn/channel` names.
-    pub(super) fn newest(&self, models: &std::collections::BTreeMap<String, u64>) {
-        for (model, seq) in models {
-            let held = self.models.store.line(model).held().map_or(0, |held| held.seq);
-            if *seq > held.max(self.floor(model).unwrap_or(u64::MAX)) {
-                tracing::info!(model, seq, "a newer model is there");
-            }
-        }
-    }
-
     /// Bytes free on the disk of the state directory.
     pub(super) fn free_bytes(&self) -> Result<u64, String> {
         let disk = nix::sys::statvfs::statvfs(&self.config.device.state_dir).map_err(|why| why.to_string())?;
@@ -156,26 +183,39 @@ impl Jobs {
         let (free, needed) = (self.free_bytes()?, bytes + limits::BUNDLE_LEAVES_BYTES);
         if free < needed { Err(format!("{free} bytes are free on the disk, and {needed} are needed")) } else { Ok(()) }
     }
+
+    /// The arguments of a fetch: URL, size, and the certificates to trust.
+    pub(super) fn wanted(&self, url: String, size: u64, stopped: Stopped) -> Wanted {
+        let config = &self.config;
+        let broker_ca = config.mqtt.as_ref().and_then(|mqtt| mqtt.tls.as_ref()?.ca_file.clone());
+        Wanted { url, size, ca_file: config.models.ca_file.clone(), broker_ca, stopped }
+    }
+
+    /// Runs a slow step in a thread; its result, a panic too, comes as `News`.
+    pub(super) fn long<T: 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, String> + Send + 'static,
+        news: impl FnOnce(Result<T, String>) -> News + Clone + Send + 'static,
+    ) {
+        let (out, unborn) = (self.reports.0.clone(), news.clone());
+        let thread = std::thread::Builder::new().name("model".into()).spawn(move || {
+            let done = crate::host::beats::caught(work);
+            // The channel has room for every report of every group; a full one means control is gone.
+            let _ = out.try_send(news(done));
+        });
+        if let Err(why) = thread {
+            let _ = self.reports.0.try_send(unborn(Err(format!("start a thread: {why}"))));
+        }
+    }
 }
 
 /// The keyset in use, and why a successor is not in use.
-pub(super) fn keyset(config: &Config, store: &mut Store) -> (Result<Keyset, String>, Option<String>) {
+pub(super) fn keyset(config: &Config, disk: &Disk, shelf: &mut Shelf) -> (Result<Keyset, String>, Option<String>) {
     match &config.commands.keyset {
-        Some(path) => match store.keyset(path) {
+        Some(path) => match disk.keyset(shelf, path) {
             Ok((keyset, trouble)) => (Ok(keyset), trouble),
             Err(why) => (Err(why), None),
         },
         None => (Err("no keyset is installed (commands.keyset)".into()), None),
     }
-}
-
-/// A response topic and its correlation data, as they are saved.
-pub(super) type SavedRespond = Option<(String, Option<Vec<u8>>)>;
-
-pub(super) fn respond_to(respond: Option<Respond>) -> SavedRespond {
-    respond.map(|respond| (respond.topic, respond.correlation.map(|bytes| bytes.to_vec())))
-}
-
-pub(super) fn respond_of(saved: SavedRespond) -> Option<Respond> {
-    saved.map(|(topic, bytes)| Respond { topic, correlation: bytes.map(Into::into) })
 }

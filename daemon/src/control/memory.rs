@@ -12,10 +12,10 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::command::needs_signature;
 use crate::{
     host::{Defence, Keep, Unloaded},
     limits,
+    model::shelf::End,
 };
 
 const FILE: &str = "memory.json";
@@ -59,6 +59,16 @@ impl State {
     /// Whether no other state follows.
     pub fn is_final(self) -> bool {
         !matches!(self, Self::Accepted | Self::Running)
+    }
+}
+
+impl From<End> for State {
+    fn from(end: End) -> Self {
+        match end {
+            End::Success => Self::Success,
+            End::Failed => Self::Failed,
+            End::RolledBack => Self::RolledBack,
+        }
     }
 }
 
@@ -132,9 +142,9 @@ pub struct Saved {
 
 #[cfg(test)]
 impl Saved {
-    /// Ids of the signed commands.
-    pub fn ids(&self) -> Vec<String> {
-        self.commands.iter().filter(|known| needs_signature(&known.kind)).map(|known| known.id.clone()).collect()
+    /// Ids and types of the commands.
+    pub fn ids(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.commands.iter().map(|known| (known.id.as_str(), known.kind.as_str()))
     }
 
     /// The highest sequence of an issuer.
@@ -144,8 +154,10 @@ impl Saved {
 }
 
 /// The memory of commands.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Memory {
+    /// Whether commands of this type are signed.
+    is_signed: fn(&str) -> bool,
     saved: Saved,
     /// The saved memory cannot be read so far.
     unread: Option<Unread>,
@@ -195,6 +207,11 @@ pub enum Found {
 pub type Believed<'a> = &'a dyn Fn(&str, &str) -> bool;
 
 impl Memory {
+    /// An empty one.
+    pub fn new(is_signed: fn(&str) -> bool) -> Self {
+        Self { is_signed, saved: Saved::default(), unread: None }
+    }
+
     /// Takes up what was read. `ran_before`: this device ran before, so it must have a memory. What follows is to be saved,
     /// also at the first start: otherwise a loss before the first command would not be detected.
     pub fn take_up(&mut self, loaded: Result<Option<Saved>, Unloaded>, ran_before: bool, now_ns: u64) -> Found {
@@ -241,7 +258,7 @@ impl Memory {
     /// Signed commands with a final result that the broker has not acknowledged.
     pub fn unacked(&self) -> Vec<Known> {
         let ended = self.saved.commands.iter().filter(|known| known.state.is_final() && !known.acked);
-        ended.filter(|known| needs_signature(&known.kind)).cloned().collect()
+        ended.filter(|known| (self.is_signed)(&known.kind)).cloned().collect()
     }
 
     /// The broker acknowledged the final result of this command.
@@ -315,7 +332,7 @@ impl Memory {
         self.saved.commands.retain(|before| before.id != known.id);
         while self.saved.commands.len() >= limits::COMMANDS_KNOWN {
             // Forget commands without a signature first: they change nothing, so executing one twice does no harm.
-            let least = self.saved.commands.iter().position(|known| !needs_signature(&known.kind));
+            let least = self.saved.commands.iter().position(|known| !(self.is_signed)(&known.kind));
             self.saved.commands.remove(least.unwrap_or(0));
         }
         self.saved.commands.push_back(known);
@@ -404,7 +421,7 @@ mod tests {
 
     /// Reads the memory as a start does, and saves it where that is allowed.
     fn open(dir: &std::path::Path, ran_before: bool) -> (Memory, Found) {
-        let mut memory = Memory::default();
+        let mut memory = Memory::new(|_| true);
         let found = memory.take_up(file(dir).load(), ran_before, 0);
         let _ = save(&memory, dir);
         (memory, found)

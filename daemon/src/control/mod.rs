@@ -16,8 +16,10 @@
 //! finished by the next process, from the saved state.
 
 mod action;
+mod args;
 mod back;
 mod bring;
+mod bundles;
 mod candidate;
 mod change;
 pub mod command;
@@ -27,6 +29,7 @@ mod intake;
 mod jobs;
 mod memory;
 mod models;
+mod refusal;
 pub mod request;
 mod show;
 mod slots;
@@ -34,6 +37,7 @@ mod system;
 mod tell;
 mod trial;
 mod trust;
+mod update;
 
 #[cfg(test)]
 mod rules_tests;
@@ -41,12 +45,14 @@ mod rules_tests;
 mod stories;
 #[cfg(test)]
 mod world;
+#[cfg(test)]
+mod world_models;
 
 use std::collections::VecDeque;
 
 pub use action::Leave;
+pub use bundles::{Local, floor};
 pub use effects::{Effects, Machine, ReadLog, Setup, Want};
-pub use models::{Local, floor};
 pub use slots::Slots;
 pub use trial::Trials;
 
@@ -160,7 +166,7 @@ impl Control {
             link: LinkNews::default(),
             keys: Keys { trusted: Err("the keyset is not read yet".into()), trouble: None },
             keys_ns: now.stamp.boot_ns,
-            memory: Memory::default(),
+            memory: Memory::new(needs_signature),
             verified: Intake::new(limits::VERIFIED_PER_S, limits::VERIFIED_BURST),
             others: Intake::new(limits::COMMANDS_PER_S, limits::COMMANDS_BURST),
             unanswered: 0,
@@ -293,7 +299,8 @@ impl Control {
             self.save(OnError::Log(format!("command {kind} {id}: a restart may publish another result")));
         }
         let (message_id, state) = (COMMAND_FINISHED, outcome.state.word());
-        tracing::info!(message_id, kind, id, state, "command finished {}", outcome.text);
+        let text = if outcome.text.is_empty() { String::new() } else { format!(": {}", outcome.text) };
+        tracing::info!(message_id, kind, id, state, "command {kind} {id} finished: {state}{text}");
         self.result(&call, outcome);
         self.settle(call.ticket);
         self.respond(&call, outcome);

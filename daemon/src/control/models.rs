@@ -1,61 +1,215 @@
-//! Installs model bundles: brings, verifies and proves a bundle, tries it on live windows, then commits it or rolls it back.
-//! One job at a time. Each step is saved before it takes effect, so the next process continues from there. Until the commit,
-//! a restart serves the previous model.
+//! Installs model bundles, as a machine: brings, verifies and proves a bundle, tries it on live windows, then commits it or
+//! rolls it back. One job at a time. Each step is saved before it takes effect, so the next process continues from there.
+//! Until the commit, a restart serves the previous model. No I/O: `bundles.rs` performs the actions.
 //!
 //! ```text
-//! bring (file │ HTTPS │ chunks by MQTT) ─▶ open ─▶ [Verified] ─▶ prove ─▶ [Proven] ─▶ [Trial] ─▶ swap ─▶ watch ─▶ [Steady]
+//! bring (file │ HTTPS │ chunks by MQTT) ─▶ open ─▶ [Verified] ─▶ prove ─▶ [Trial] ─▶ swap ─▶ watch ─▶ [Steady]
 //! ```
 //!
-//! Bring and open run in a thread each, which reports its result as `News`. Prove, swap and watch belong to the rollout, which
-//! is requested and reports in the words of `model::rollout`.
+//! A list of actions ends with the first that fails (`ModelEvent::NotDone`), except a save that is worth a log line only. A job
+//! ends with one write: what it changed, and its result (`Ended`), which stays until control has saved it too. So a kill
+//! between the two loses no result.
+//!
+//! This file begins jobs and takes them from step to step; `bring.rs` receives bundles, `back.rs` ends jobs.
 
-use std::{collections::BTreeSet, fs::File, os::fd::OwnedFd};
+use std::collections::{BTreeMap, BTreeSet};
+
+use bytes::Bytes;
+use serde_json::Value;
 
 use super::{
-    Outcome, State,
-    command::Install,
-    jobs::{JobNews, Jobs, respond_of, respond_to},
-    request::{Refusal, Why},
-    system::{SystemEvent, Word},
+    action::{Call, JobNews},
+    args::Install,
+    memory::State,
+    refusal::{Refusal, Why},
+    tell::Outcome,
 };
 use crate::{
-    config::Config,
     flow::{
         order::Respond,
         verdict::{Said, Verdict},
     },
-    host::{Clock, fetch::Waits},
     limits,
     model::{
-        bundle::Bundle,
-        rollout::{Proof, Report, Request, Target},
-        slot::{Held, Origin, Step},
-        store::{Brings, Device, Job, Store},
+        manifest::Release,
+        rollout::{Proof, Report},
+        shelf::{Brings, Device, End, Ended, High, Job, Saved, Shelf, Stage},
+        slot::{Held, Origin, SlotId, Step},
+        store::There,
     },
 };
 
-/// A report of a thread.
-pub(super) enum News {
-    /// The bundle is received, or will not be. These reports begin with the number of their work: another one may have
-    /// started meanwhile.
-    Brought(u64, Result<(), String>),
-    /// The file of a local caller was copied, for this job: its digest and size.
-    Copied(String, Result<(String, u64), String>),
-    /// A bundle was read and verified from the first byte to the last.
-    Opened(u64, Result<Box<Bundle>, String>),
-    /// A report about an operating system.
-    System(Word),
+/// What the machine needs to know of the configuration.
+#[derive(Debug, Clone)]
+pub struct ModelRules {
+    /// Device class; empty: not configured.
+    pub class: String,
+    /// The release channel in use.
+    pub channel: String,
+    /// Version of this daemon.
+    pub version: semver::Version,
+    /// Each model that a pipeline uses, and its sequence in the read-only root.
+    pub floors: BTreeMap<String, u64>,
+    /// Minimum time of a trial, ns.
+    pub trial_ns: u64,
 }
 
-/// A request of a local caller, by D-Bus.
-pub enum Local {
-    /// Install this file.
-    Install(OwnedFd),
-    /// Roll back.
-    RollBack(String),
+/// What the machine needs to know of the keyset.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelKeys {
+    /// Its version, if there is one.
+    pub version: Option<u64>,
+    /// When it expires, ms since 1970; or why nothing is installed.
+    pub expires_ms: Result<i64, String>,
+}
+
+/// The moment of an event: ns since boot; the time, or a bound below it, ms since 1970.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    pub now_ns: u64,
+    pub now_ms: i64,
+}
+
+/// The requester of a job: it gets the result that is known at once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Caller {
+    /// A command.
+    Command(Call),
+    /// A local caller, by D-Bus: the id of its request.
+    Local(String),
+}
+
+/// A bundle that was read and verified from the first byte to the last.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Opened {
+    /// Whether it may be installed.
+    pub release: Release,
+    /// The names of the keys that signed it.
+    pub signed_by: Vec<String>,
+}
+
+/// What the machine can learn. A number is that of the job in progress: another job may have started meanwhile.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelEvent {
+    /// The start.
+    Began,
+    /// `model.install`; whether the disk has room for the bundle.
+    Install(Call, Install, Result<(), String>),
+    /// `model.rollback`; the model, if one is named.
+    RollBack(Call, Option<String>),
+    /// A local caller has a file to install: its size; whether the disk has room for it.
+    LocalFile(Result<u64, String>, Result<(), String>),
+    /// A local caller requests a rollback; the model, if one is named.
+    LocalRollBack(Option<String>),
+    /// The file of a local caller was copied: its digest and size.
+    Copied(String, Result<(String, u64), String>),
+    /// How much of the bundle is there.
+    Found(u64, There),
+    /// The bundle is received, or will not be.
+    Brought(u64, Result<(), String>),
+    /// A part of a bundle came: its digest, the offset, the bytes.
+    Chunk(String, u64, Bytes),
+    /// The bundle was verified.
+    Opened(u64, Result<Box<Opened>, String>),
+    /// A report of the rollout.
+    Rollout(Report),
+    /// The keyset in use changed.
+    Keys(ModelKeys),
+    /// Whether `dn/channel` is out of date.
+    Stale(bool),
+    /// Control saved the result of this command.
+    Heard(String),
+    /// Time passes.
+    Tick,
+    /// A requested restart or reload.
+    Leaving,
+    /// An action failed, and what stood behind it was not done; why.
+    NotDone(Undone, String),
+}
+
+/// What an action belongs to, and so what follows if it fails.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Undone {
+    /// The beginning of a job: it is not begun.
+    Begin(Caller),
+    /// A step of the job in progress: it fails.
+    Step,
+    /// The end of a job whose model serves already: this command gets another result.
+    Commit {
+        /// The command.
+        command: String,
+        /// Where its result goes.
+        respond: Option<Respond>,
+        /// The model.
+        model: String,
+    },
+    /// Nothing: it is logged with this text, and the list goes on.
+    Log(String),
+}
+
+/// Where a bundle to open is, and what is checked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Open {
+    /// It was received just now.
+    Incoming,
+    /// It is in the store.
+    Stored,
+    /// It is in the store and served here before: it stays trusted, whatever the keyset in use is.
+    Served,
+}
+
+/// What is proven.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proving {
+    /// The bundle that was opened last, in this slot.
+    Opened(SlotId),
+    /// The model that the configuration names.
+    Factory(String),
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ModelAction {
+    /// Saves slots and jobs.
+    Save(Result<Box<Saved>, String>, Undone),
+    /// Saves the highest sequences. A failure is logged with this text.
+    SaveHigh(Result<Box<High>, String>, String),
+    /// Looks how much of a bundle is there: `Found`.
+    Find(u64, String),
+    /// Fetches a bundle of this digest and size: `Brought`.
+    Fetch { number: u64, sha256: String, url: String, size: u64 },
+    /// Ends a fetch in progress.
+    StopFetch,
+    /// Copies the file of the local caller: `Copied`.
+    Copy(String),
+    /// The copy becomes the incoming bundle of this digest.
+    TakeCopy(String),
+    /// Appends to the incoming bundle of this digest; on the disk before anything behind it.
+    Append(String, Bytes),
+    /// Opens and verifies the bundle of this digest: `Opened`.
+    Open(u64, String, Open),
+    /// Moves the incoming bundle to its final place, unless it is there.
+    TakeIn(String),
+    /// Removes an incoming bundle.
+    RemoveIncoming(String),
+    /// Removes all bundles but these, and all incoming bundles but this one.
+    Sweep(Vec<String>, Option<String>),
+    /// Proves a model in workers that could serve: `Rollout(Proven)`.
+    Prove { number: u64, what: Proving, watched: bool },
+    /// Offers the proven model to the engines: `Rollout(Verdict)`.
+    Offer(u64),
+    /// The engines of this model roll back; why.
+    Back(String, String),
+    /// For status and D-Bus.
+    Show(Value),
+    /// The command is done at once.
+    Done(Call, Outcome),
+    /// A report for control.
+    Tell(JobNews),
 }
 
 /// The phase of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Phase {
     /// The bundle is being received; by chunks: bytes received so far, the last of them at `moved_ns`.
     Bringing { have: u64, told_ns: u64, began_ns: u64, moved_ns: u64 },
@@ -67,53 +221,46 @@ pub(super) enum Phase {
     Watched { groups: BTreeSet<usize>, since_ns: u64 },
 }
 
-/// The job in progress.
-pub(super) struct Work {
-    pub(super) job: Job,
-    /// Unique in this process.
-    pub(super) number: u64,
-    pub(super) phase: Phase,
-    /// The target of a rollback: not watched, and not a new release.
-    pub(super) back_to: Option<Origin>,
+/// What a job is for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// A new bundle. Saved: another process continues it.
+    Install(Job),
+    /// A model that served before. Not watched, not a new release, and not continued by another process.
+    Back { command: String, respond: Option<Respond>, model: String, to: Origin },
 }
 
-/// Control's state for models.
-pub(super) struct Models {
-    pub(super) store: Store,
+/// The job in progress.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Work {
+    /// Unique in this process.
+    pub(super) number: u64,
+    pub(super) goal: Goal,
+    pub(super) phase: Phase,
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Models {
+    pub(super) rules: ModelRules,
+    pub(super) at: Moment,
+    actions: Vec<ModelAction>,
+    /// What is known of slots and jobs.
+    pub(super) shelf: Shelf,
+    /// Slots and jobs as they are on the disk, while a change of them is to be saved.
+    before: Option<Box<Saved>>,
     pub(super) work: Option<Work>,
+    /// The id of the local caller whose file is copied.
+    pub(super) copying: Option<String>,
     /// The result of the last job, for status and D-Bus.
     pub(super) ended: Option<(String, State, String)>,
     /// When `model.failed` was published last for a model without a previous one.
     pub(super) none_told_ns: Option<u64>,
     /// Jobs started in this process.
     begun: u64,
-    /// Dropping it ends a fetch.
-    pub(super) waits: Waits,
-}
-
-impl Models {
-    pub(super) fn new(store: Store) -> Self {
-        let (work, ended, waits) = (None, None, Waits::default());
-        Self { store, work, ended, none_told_ns: None, begun: 0, waits }
-    }
-
-    /// Starts a job, in this phase.
-    pub(super) fn begin(&mut self, job: Job, phase: Phase, back_to: Option<Origin>) -> u64 {
-        self.begun += 1;
-        self.work = Some(Work { job, number: self.begun, phase, back_to });
-        self.begun
-    }
-
-    /// The command of the job in progress.
-    pub(super) fn command(&self) -> Option<&str> {
-        self.store.job().map(|job| job.command.as_str())
-    }
-}
-
-pub(super) type Refused<T> = Result<T, Refusal>;
-
-pub(super) fn refuse<T>(why: Why, text: impl Into<String>) -> Refused<T> {
-    Err(Refusal(why, text.into()))
+    pub(super) keys: ModelKeys,
+    /// `dn/channel` is out of date.
+    pub(super) stale: bool,
 }
 
 impl Phase {
@@ -137,275 +284,285 @@ impl Phase {
 }
 
 impl Work {
+    /// The command that requested it, and where its result goes.
+    pub(super) fn requester(&self) -> (&str, &Option<Respond>) {
+        match &self.goal {
+            Goal::Install(Job { command, respond, .. }) | Goal::Back { command, respond, .. } => (command, respond),
+        }
+    }
+
+    /// The model, once it is known.
+    pub(super) fn model(&self) -> Option<&str> {
+        match &self.goal {
+            Goal::Install(Job { stage: Stage::InSlot { model, .. }, .. }) | Goal::Back { model, .. } => Some(model),
+            Goal::Install(_) => None,
+        }
+    }
+
     /// Whether a verdict on this bundle belongs to this work; the last one of a cancelled trial does not.
-    fn is_about(&self, bundle: &str, store: &Store) -> bool {
-        let line = self.job.target.as_ref().map(|(model, _)| store.line(model)).unwrap_or_default();
-        match self.back_to {
-            None => self.job.sha256 == bundle,
-            Some(Origin::Slot(id)) => line.slot(id).held().is_some_and(|held| held.sha256 == bundle),
-            Some(Origin::Factory) => line.held_bundles().all(|held| held != bundle),
+    fn is_about(&self, bundle: &str, shelf: &Shelf) -> bool {
+        match &self.goal {
+            Goal::Install(job) => job.sha256 == bundle,
+            Goal::Back { model, to: Origin::Slot(id), .. } => {
+                shelf.line(model).slot(*id).held().is_some_and(|held| held.sha256 == bundle)
+            }
+            Goal::Back { model, to: Origin::Factory, .. } => {
+                shelf.line(model).held_bundles().all(|held| held != bundle)
+            }
         }
     }
 }
 
-impl Jobs {
-    /// At the start: continues the job that the previous process did not end.
-    pub(super) fn take_up_models(&mut self) {
-        if let Some(mut job) = self.models.store.job().cloned() {
-            // A bundle that is still being received cannot prevent a start, so only later steps are counted.
-            job.begun += u32::from(job.target.is_some());
-            if job.begun > limits::INSTALL_STARTS {
-                let why = format!("the daemon ended {} times while it was installed", job.begun - 1);
-                self.models.begin(job, Phase::Opening, None);
-                self.job_failed(State::RolledBack, &why);
-            } else {
-                tracing::info!(job = job.command, "going on with the installation of a model");
-                if let Err(why) = self.models.store.set_job(Some(job.clone())) {
-                    tracing::error!("{why}; this attempt of job {} is not counted", job.command);
-                }
-                match job.target.clone() {
-                    None => self.bring(job),
-                    Some((model, id)) => {
-                        let sha256 = job.sha256.clone();
-                        let mut line = self.models.store.line(&model);
-                        line.again(id);
-                        if let Err(why) = self.models.store.change(&model, line, Some(job.clone())) {
-                            tracing::error!("model {model}: {why}; this attempt of the install is not counted");
-                        }
-                        self.models.begin(job, Phase::Opening, None);
-                        self.open_stored(&sha256);
-                    }
+impl Models {
+    /// With what the previous process left.
+    pub fn new(rules: ModelRules, shelf: Shelf, keys: ModelKeys, at: Moment) -> Self {
+        Self {
+            rules,
+            at,
+            actions: Vec::new(),
+            shelf,
+            before: None,
+            work: None,
+            copying: None,
+            ended: None,
+            none_told_ns: None,
+            begun: 0,
+            keys,
+            stale: false,
+        }
+    }
+
+    /// What is to be done about this event, in this order.
+    pub fn on(&mut self, at: Moment, event: ModelEvent) -> Vec<ModelAction> {
+        self.at = at;
+        if !matches!(event, ModelEvent::NotDone(..)) {
+            self.before = None;
+        }
+        let quiet = matches!(event, ModelEvent::Tick);
+        match event {
+            ModelEvent::Began => self.began(),
+            ModelEvent::Install(call, install, room) => self.install(Caller::Command(call), install, room, false),
+            ModelEvent::RollBack(call, model) => self.roll_back(Caller::Command(call), model.as_deref()),
+            ModelEvent::LocalFile(size, room) => self.local_file(size, room),
+            ModelEvent::LocalRollBack(model) => self.roll_back(Caller::Local(self.local_id()), model.as_deref()),
+            ModelEvent::Copied(id, copied) => self.copied(id, copied),
+            ModelEvent::Chunk(sha256, offset, bytes) => self.chunk(&sha256, offset, &bytes),
+            // A report about work that was cancelled meanwhile.
+            ModelEvent::Found(number, _) | ModelEvent::Brought(number, _) | ModelEvent::Opened(number, _)
+                if !self.is_current(number) => {}
+            ModelEvent::Rollout(Report::Proven(number, _)) if !self.is_current(number) => {}
+            ModelEvent::Found(_, there) => self.found(there),
+            ModelEvent::Brought(_, Ok(())) => self.open_incoming(),
+            ModelEvent::Opened(_, Ok(opened)) => self.opened(*opened),
+            ModelEvent::Rollout(Report::Proven(_, Ok(proof))) => self.proven(proof),
+            ModelEvent::Brought(_, Err(why))
+            | ModelEvent::Opened(_, Err(why))
+            | ModelEvent::Rollout(Report::Proven(_, Err(why))) => self.job_failed(End::Failed, &why),
+            ModelEvent::Rollout(Report::Verdict(verdict)) => self.judged(verdict),
+            ModelEvent::Keys(keys) => self.keys = keys,
+            ModelEvent::Stale(stale) => self.stale = stale,
+            ModelEvent::Heard(command) => {
+                if self.shelf.forget_ended(&command) {
+                    self.save(Undone::Log(format!("the next start looks at the result of {command} again")));
                 }
             }
-        } else {
-            self.models.store.sweep();
+            ModelEvent::Tick => self.tick(),
+            ModelEvent::Leaving => self.leaving(),
+            ModelEvent::NotDone(undone, why) => self.not_done(undone, &why),
         }
-        self.show_models();
+        if !quiet || !self.actions.is_empty() {
+            self.act(ModelAction::Show(self.shown()));
+        }
+        std::mem::take(&mut self.actions)
     }
 
-    /// At the end of the process: a requested restart or reload does not count as a failed attempt of the install.
-    pub(super) fn leave_models(&mut self) {
-        let Some(mut job) = self.models.store.job().filter(|job| job.target.is_some()).cloned() else {
-            return;
+    pub(super) fn act(&mut self, action: ModelAction) {
+        self.actions.push(action);
+    }
+
+    /// Changes slots or jobs; saved before anything that stands behind it. If it cannot be saved, they are as they were.
+    pub(super) fn change(&mut self, undone: Undone, change: impl FnOnce(&mut Shelf)) {
+        self.before = Some(Box::new(self.shelf.saved().clone()));
+        change(&mut self.shelf);
+        self.save(undone);
+    }
+
+    /// Saves slots and jobs.
+    pub(super) fn save(&mut self, undone: Undone) {
+        self.act(ModelAction::Save(self.shelf.to_save().map(Box::new), undone));
+    }
+
+    fn save_high(&mut self, then: String) {
+        self.act(ModelAction::SaveHigh(self.shelf.high_to_save().map(Box::new), then));
+    }
+
+    /// Starts a job, in this phase. Returns its number.
+    pub(super) fn begin_work(&mut self, goal: Goal, phase: Phase) -> u64 {
+        self.begun += 1;
+        self.ended = None;
+        self.work = Some(Work { number: self.begun, goal, phase });
+        self.begun
+    }
+
+    fn is_current(&self, number: u64) -> bool {
+        self.work.as_ref().is_some_and(|work| work.number == number)
+    }
+
+    pub(super) fn local_id(&self) -> String {
+        format!("local-{}", self.at.now_ns)
+    }
+
+    /// At the start: continues the install that the previous process did not end.
+    fn began(&mut self) {
+        let Some(mut job) = self.shelf.job().cloned() else { return self.sweep() };
+        let Stage::InSlot { model, id, begun } = &mut job.stage else {
+            tracing::info!(job = job.command, "going on with the installation of a model");
+            return self.bring(job);
         };
-        job.begun = job.begun.saturating_sub(1);
-        if let Err(why) = self.models.store.set_job(Some(job)) {
-            tracing::warn!("{why}; this restart counts as a failed attempt of the install");
+        *begun += 1;
+        let (model, id, begun) = (model.clone(), *id, *begun);
+        if begun > limits::INSTALL_STARTS {
+            let why = format!("the daemon ended {} times while it was installed", begun - 1);
+            self.begin_work(Goal::Install(job), Phase::Opening);
+            return self.job_failed(End::RolledBack, &why);
         }
+        tracing::info!(job = job.command, "going on with the installation of a model");
+        let mut line = self.shelf.line(&model);
+        line.again(id);
+        self.shelf.set_line(&model, line);
+        self.shelf.set_job(Some(job.clone()));
+        self.save(Undone::Log(format!("this attempt of job {} is not counted", job.command)));
+        let sha256 = job.sha256.clone();
+        let number = self.begin_work(Goal::Install(job), Phase::Opening);
+        self.act(ModelAction::Open(number, sha256, Open::Stored));
     }
 
-    /// `model.install`. `None`: it is in progress.
-    pub(super) fn install(&mut self, id: &str, install: Install, respond: Option<Respond>) -> Refused<Option<Outcome>> {
-        self.make_way()?;
-        self.keys_for_models().map_err(|why| Refusal(Why::Invalid, why))?;
-        if let Some(why) = self.models.store.why_failed(&install.sha256) {
-            return refuse(Why::Invalid, format!("it failed here before ({why}); a new release is needed"));
-        }
-        let serves = self.models.store.lines().any(|(_, line)| line.held().is_some_and(|h| h.sha256 == install.sha256));
-        if serves {
-            return Ok(Some(Outcome::new(State::Success, "it serves already")));
-        }
-        self.room_for(install.size).map_err(|why| Refusal(Why::Invalid, why))?;
-        let brings = install.url.map_or(Brings::Chunks, Brings::Https);
-        self.begin(id, install.sha256, install.size, brings, respond)
+    /// A requested restart or reload does not count as a failed attempt of the install.
+    fn leaving(&mut self) {
+        let Some(mut job) = self.shelf.job().cloned() else { return };
+        let Stage::InSlot { begun, .. } = &mut job.stage else { return };
+        *begun = begun.saturating_sub(1);
+        self.shelf.set_job(Some(job));
+        self.save(Undone::Log("this restart counts as a failed attempt of the install".into()));
     }
 
-    fn begin(
-        &mut self,
-        command: &str,
-        sha256: String,
-        size: u64,
-        brings: Brings,
-        respond: Option<Respond>,
-    ) -> Refused<Option<Outcome>> {
-        let respond = respond_to(respond);
-        let job = Job { command: command.into(), respond, sha256, size, brings, target: None, begun: 1 };
-        if let Err(why) = self.models.store.set_job(Some(job.clone())) {
-            return Ok(Some(Outcome::new(State::Failed, why)));
-        }
-        self.models.ended = None;
-        let text = if job.brings == Brings::Chunks { "waiting for its chunks" } else { "it is brought" };
-        self.tell_job(&job, text);
-        self.bring(job);
-        Ok(None)
-    }
-
-    /// Handles a request of a local caller, or a report of a thread or of the rollout.
-    pub(super) fn look_at_models(&mut self, now_ns: u64) {
-        while let Ok(ask) = self.local.try_recv() {
-            self.asked_locally(ask);
-        }
-        while let Ok(news) = self.reports.1.try_recv() {
-            self.heard(news);
-        }
-        while let Some(report) = self.rollout.report() {
-            self.rollout_reported(report, now_ns);
-        }
-        let models = &self.config.models;
-        let trial_ns = (models.shadow_s + models.trial_s) * 1_000_000_000;
-        let late = self.models.work.as_ref().and_then(|work| work.phase.overdue(trial_ns, now_ns));
-        if let Some(why) = late {
+    fn tick(&mut self) {
+        let overdue = |work: &Work| work.phase.overdue(self.rules.trial_ns, self.at.now_ns);
+        if let Some(why) = self.work.as_ref().and_then(overdue) {
             self.leave_job(&why);
         }
     }
 
-    fn asked_locally(&mut self, ask: Local) {
-        let id = format!("local-{}", Clock::boot_ns());
-        let outcome = match ask {
-            Local::RollBack(model) => self.roll_back(&id, Some(model).filter(|m| !m.is_empty()), None),
-            Local::Install(fd) => self.copy_file(&id, File::from(fd)),
-        };
-        self.local_came(&id, outcome);
-    }
-
-    fn local_came(&mut self, id: &str, outcome: Refused<Option<Outcome>>) {
-        let id = id.to_owned();
-        match outcome {
-            Ok(None) => {}
-            Ok(Some(outcome)) => self.models.ended = Some((id, outcome.state, outcome.text)),
-            Err(Refusal(_, text)) => self.models.ended = Some((id, State::Rejected, text)),
+    /// The requester gets this result at once.
+    pub(super) fn answer(&mut self, caller: Caller, outcome: Outcome) {
+        match caller {
+            Caller::Command(call) => self.act(ModelAction::Done(call, outcome)),
+            Caller::Local(id) => self.ended = Some((id, outcome.state, outcome.text)),
         }
-        self.show_models();
     }
 
-    pub(super) fn open_stored(&mut self, sha256: &str) {
-        let Some(Work { number, back_to, .. }) = &self.models.work else { return };
-        let (number, sha256) = (*number, sha256.to_owned());
-        let file = self.models.store.open_bundle(&sha256);
-        // A bundle that served here before stays trusted. A new bundle is verified with the keyset in use.
-        let keys = if back_to.is_none() { self.keys_for_models().cloned().map(Some) } else { Ok(None) };
-        self.long(
-            move || Bundle::open_asked(&file?, &sha256, keys?.as_ref()).map(Box::new),
-            move |opened| News::Opened(number, opened),
-        );
-    }
-
-    pub(super) fn set_phase(&mut self, phase: Phase) {
-        if let Some(work) = &mut self.models.work {
-            work.phase = phase;
+    /// An action failed: what it belongs to does not happen.
+    fn not_done(&mut self, undone: Undone, why: &str) {
+        if let Undone::Log(then) = &undone {
+            return tracing::error!("{why}; {then}");
         }
-        self.show_models();
-    }
-
-    fn heard(&mut self, news: News) {
-        match news {
-            // A report about work that was cancelled meanwhile.
-            News::Brought(number, _) | News::Opened(number, _) if !self.is_current(number) => {}
-            News::Brought(_, Ok(())) => {
-                if let Some(work) = &self.models.work {
-                    self.open(self.models.store.incoming(&work.job.sha256));
+        if let Some(before) = self.before.take() {
+            self.shelf.undo(*before);
+        }
+        match undone {
+            Undone::Begin(caller) => {
+                self.work = None;
+                self.answer(caller, Outcome::failed(why));
+            }
+            Undone::Step => {
+                if let (Some(Work { goal: Goal::Install(job), .. }), Some(saved)) = (&mut self.work, self.shelf.job()) {
+                    *job = saved.clone();
                 }
+                // A disk that is not writable is not the bundle's fault: it may be installed again.
+                self.end_job(End::Failed, why, false);
             }
-            News::Copied(id, copied) => {
-                let outcome =
-                    copied.map_err(|why| Refusal(Why::Invalid, why)).and_then(|copy| self.install_copy(&id, copy));
-                self.local_came(&id, outcome);
+            Undone::Commit { command, respond, model } => {
+                // The previous model is no longer in memory. The job is still on the disk: a restart tries it again.
+                let text =
+                    format!("the new model serves, but is not saved ({why}); a restart serves the previous model");
+                tracing::error!("model {model}: {text}");
+                self.tell_ended(Ended { command, end: End::Failed, text, respond });
             }
-            News::Opened(_, Ok(bundle)) => {
-                if let Err(why) = self.opened(bundle) {
-                    self.job_failed(State::Failed, &why);
-                }
-            }
-            News::Brought(_, Err(why)) | News::Opened(_, Err(why)) => self.job_failed(State::Failed, &why),
-            News::System(word) => {
-                self.system(SystemEvent::Report(word));
-            }
+            Undone::Log(_) => {}
         }
-        self.show_models();
-    }
-
-    fn rollout_reported(&mut self, report: Report, now_ns: u64) {
-        match report {
-            // A report about work that was cancelled meanwhile.
-            Report::Proven(number, _) if !self.is_current(number) => {}
-            Report::Proven(number, proof) => {
-                if let Err(why) = proof.and_then(|proof| self.proven(number, proof, now_ns)) {
-                    self.job_failed(State::Failed, &why);
-                }
-            }
-            Report::Verdict(verdict) => self.judged(verdict),
-        }
-        self.show_models();
-    }
-
-    fn is_current(&self, number: u64) -> bool {
-        self.models.work.as_ref().is_some_and(|work| work.number == number)
     }
 
     /// The bundle is verified: checks whether it may be installed.
-    fn opened(&mut self, bundle: Box<Bundle>) -> Result<(), String> {
-        let Some(work) = &mut self.models.work else { return Ok(()) };
-        if let Some(Origin::Slot(id)) = work.back_to {
-            work.phase = Phase::Proving;
-            self.rollout.request(Request::Prove {
-                number: work.number,
-                target: Target::Slot(bundle, id),
-                watched: false,
-            });
-            return Ok(());
-        }
-        let (job, number) = (work.job.clone(), work.number);
-        let (model, seq) = (bundle.release.model.clone(), bundle.release.seq);
-        let floor = self.floor(&model).ok_or_else(|| format!("no pipeline uses a model called `{model}`"))?;
-        let keys = self.keys_for_models()?;
-        self.models.store.admit(&bundle, &self.device_of(), keys, floor)?;
-        self.models.store.not_before(bundle.release.created_ms);
-        let mut line = self.models.store.line(&model);
-        let id = match &job.target {
-            Some((_, id)) => *id,
-            None => {
-                if !self.models.store.has(&job.sha256) {
-                    self.models.store.take_in(&self.models.store.incoming(&job.sha256), &job.sha256)?;
-                }
-                line.stage(Held { sha256: job.sha256.clone(), version: bundle.release.version.clone(), seq })
+    fn opened(&mut self, opened: Opened) {
+        let Some(Work { number, goal, phase }) = &mut self.work else { return };
+        let number = *number;
+        match goal {
+            Goal::Back { to: Origin::Factory, .. } => {}
+            Goal::Back { to: Origin::Slot(id), .. } => {
+                let what = Proving::Opened(*id);
+                *phase = Phase::Proving;
+                self.act(ModelAction::Prove { number, what, watched: false });
             }
+            Goal::Install(job) => {
+                let job = job.clone();
+                if let Err(why) = self.admitted(number, job, opened) {
+                    self.job_failed(End::Failed, &why);
+                }
+            }
+        }
+    }
+
+    fn admitted(&mut self, number: u64, job: Job, Opened { release, signed_by }: Opened) -> Result<(), String> {
+        let floor = self.rules.floors.get(&release.model);
+        let floor = *floor.ok_or_else(|| format!("no pipeline uses a model called `{}`", release.model))?;
+        let device = Device {
+            class: self.rules.class.clone(),
+            channel: self.rules.channel.clone(),
+            now_ms: self.at.now_ms.max(self.shelf.newest_ms()),
+            version: self.rules.version.clone(),
+        };
+        self.shelf.admit((&job.sha256, &release), &device, self.keys.expires_ms.clone()?, floor)?;
+        let Release { model, version, seq, created_ms, .. } = release;
+        let mut line = self.shelf.line(&model);
+        let (id, begun) = match &job.stage {
+            Stage::InSlot { id, begun, .. } => (*id, *begun),
+            Stage::Bringing(_) => (line.stage(Held { sha256: job.sha256.clone(), version: version.clone(), seq }), 1),
         };
         line.step(id, Step::Verified).map_err(|why| why.to_string())?;
-        let job = Job { target: Some((model.clone(), id)), ..job };
-        self.models.store.change(&model, line, Some(job.clone()))?;
-        if let Some(work) = &mut self.models.work {
-            work.job = job;
-            work.phase = Phase::Proving;
+        self.shelf.not_before(created_ms);
+        self.save_high("a restart forgets the time of the newest signed bundle".into());
+        if matches!(job.stage, Stage::Bringing(_)) {
+            self.act(ModelAction::TakeIn(job.sha256.clone()));
         }
-        tracing::info!(
-            model,
-            version = bundle.release.version,
-            by = bundle.signed_by.join(", "),
-            "a bundle is verified"
-        );
-        self.rollout.request(Request::Prove { number, target: Target::Slot(bundle, id), watched: true });
+        let job = Job { stage: Stage::InSlot { model: model.clone(), id, begun }, ..job };
+        self.change(Undone::Step, |shelf| {
+            shelf.set_line(&model, line);
+            shelf.set_job(Some(job.clone()));
+        });
+        if let Some(work) = &mut self.work {
+            (work.goal, work.phase) = (Goal::Install(job), Phase::Proving);
+        }
+        tracing::info!("model {model} {version}: its bundle is verified, signed by {}", signed_by.join(", "));
+        self.act(ModelAction::Prove { number, what: Proving::Opened(id), watched: true });
         Ok(())
     }
 
-    /// The sequence of the read-only root for a model; `None`: no pipeline uses it.
-    pub(super) fn floor(&self, model: &str) -> Option<u64> {
-        floor(&self.config, model)
-    }
-
-    fn device_of(&self) -> Device {
-        Device {
-            class: self.config.device.class.clone(),
-            channel: self.config.models.channel.clone(),
-            now_ms: self.now_ms().max(self.models.store.newest_ms()),
-            version: semver::Version::parse(env!("CARGO_PKG_VERSION")).unwrap_or(semver::Version::new(0, 0, 0)),
-        }
-    }
-
-    fn proven(&mut self, number: u64, proof: Proof, now_ns: u64) -> Result<(), String> {
-        let Some(work) = &mut self.models.work else { return Ok(()) };
-        let (job, back) = (work.job.clone(), work.back_to.is_some());
-        if !back {
-            let (model, id) = job.target.clone().ok_or("it lies in no slot")?;
-            let mut line = self.models.store.line(&model);
-            for step in [Step::Proven, Step::Trial] {
-                line.step(id, step).map_err(|why| why.to_string())?;
-                self.models.store.change(&model, line.clone(), Some(job.clone()))?;
+    fn proven(&mut self, proof: Proof) {
+        let Some(Work { number, goal, .. }) = &self.work else { return };
+        let number = *number;
+        if let Goal::Install(Job { command, stage: Stage::InSlot { model, id, .. }, .. }) = goal {
+            let (command, model, mut line) = (command.clone(), model.clone(), self.shelf.line(model));
+            let stepped = line.step(*id, Step::Proven).and_then(|()| line.step(*id, Step::Trial));
+            if let Err(why) = stepped {
+                return self.job_failed(End::Failed, &why.to_string());
             }
-            self.tell_job(&job, &format!("proven ({}); on trial", proof.text));
+            self.change(Undone::Step, |shelf| shelf.set_line(&model, line));
+            self.tell_running(command, &format!("proven ({}); on trial", proof.text));
         }
-        self.set_phase(Phase::Watched { groups: proof.groups, since_ns: now_ns });
-        self.rollout.request(Request::Offer { number });
-        Ok(())
+        if let Some(work) = &mut self.work {
+            work.phase = Phase::Watched { groups: proof.groups, since_ns: self.at.now_ns };
+        }
+        self.act(ModelAction::Offer(number));
     }
 
     fn judged(&mut self, verdict: Verdict) {
@@ -413,111 +570,109 @@ impl Jobs {
         if let Said::Failing(why) = &said {
             return self.failing(&bundle, why);
         }
-        let Some(work) = &self.models.work else { return };
-        if !work.is_about(&bundle, &self.models.store) {
+        let Some(work) = &mut self.work else { return };
+        if !work.is_about(&bundle, &self.shelf) {
             // A late verdict on the previous job.
             return;
         }
-        let Some(Work { phase: Phase::Watched { groups, .. }, .. }) = &mut self.models.work else { return };
+        let Phase::Watched { groups, .. } = &mut work.phase else { return };
         match said {
             Said::Passed(text) => {
                 groups.remove(&group);
                 if groups.is_empty() {
-                    self.job_done(&text);
+                    self.job_done(text);
                 }
             }
-            Said::Bad(why) => self.job_failed(State::RolledBack, &why),
+            Said::Bad(why) => self.job_failed(End::RolledBack, &why),
             Said::Swapped(_) | Said::Failing(_) => {}
         }
     }
 
     /// The trial passed: commits the model.
-    fn job_done(&mut self, text: &str) {
-        let Some(work) = self.models.work.take() else { return };
-        let Some((model, id)) = work.job.target.clone() else { return };
-        let mut line = self.models.store.line(&model);
-        let mut held = line.slot(id).held().cloned();
-        match work.back_to {
-            Some(to) => {
-                if line.serving() != to {
-                    line.roll_back();
-                }
-                held = None;
+    fn job_done(&mut self, text: String) {
+        let Some(work) = self.work.take() else { return };
+        let Some(model) = work.model().map(str::to_owned) else { return };
+        let (command, respond) = work.requester();
+        let (command, respond) = (command.to_owned(), respond.clone());
+        let mut line = self.shelf.line(&model);
+        let mut fresh = None;
+        match &work.goal {
+            Goal::Back { to, .. } if line.serving() == *to => {}
+            Goal::Back { .. } => {
+                line.roll_back();
             }
-            None => {
-                if let Err(why) = line.step(id, Step::Steady) {
+            Goal::Install(Job { stage: Stage::InSlot { id, .. }, .. }) => {
+                if let Err(why) = line.step(*id, Step::Steady) {
                     tracing::error!("model {model}: commit its slot: {why}");
                 }
+                fresh = line.slot(*id).held().cloned();
             }
+            Goal::Install(_) => {}
         }
-        if let Err(why) = self.models.store.change(&model, line, None) {
-            // The previous model is no longer in memory. The job is still on the disk: a restart tries it again.
-            let text = format!("the new model serves, but is not saved ({why}); a restart serves the previous model");
-            tracing::error!("model {model}: {text}");
-            return self.end_job(&work.job, State::Failed, &text);
-        }
-        if let Some(held) = held {
-            if let Err(why) = self.models.store.raise(&model, held.seq) {
-                tracing::error!("model {model}: {why}; only its slot records sequence {}", held.seq);
-            }
-            tracing::info!(model, version = held.version, "a new model stays: {text}");
-        }
-        self.models.store.sweep();
-        self.end_job(&work.job, State::Success, text);
-        self.tell(JobNews::Slots);
-    }
-
-    pub(super) fn end_job(&mut self, job: &Job, state: State, text: &str) {
-        self.models.ended = Some((job.command.clone(), state, text.to_owned()));
-        self.tell(JobNews::Ended {
-            kind: None,
-            command: job.command.clone(),
-            state,
-            text: text.to_owned(),
-            respond: respond_of(job.respond.clone()),
+        let ended = Ended { command: command.clone(), end: End::Success, text: text.clone(), respond: respond.clone() };
+        self.change(Undone::Commit { command, respond, model: model.clone() }, |shelf| {
+            shelf.set_line(&model, line);
+            shelf.set_job(None);
+            shelf.end(ended.clone());
         });
-        self.show_models();
+        if let Some(held) = fresh {
+            self.shelf.raise(&model, held.seq);
+            self.save_high(format!("only the slot of model {model} records sequence {}", held.seq));
+            tracing::info!("model {model} {} passed its trial: {text}", held.version);
+        }
+        self.sweep();
+        self.tell_ended(ended);
+        self.act(ModelAction::Tell(JobNews::Slots));
     }
 
-    fn tell_job(&mut self, job: &Job, text: &str) {
-        self.tell(JobNews::Running { kind: None, command: job.command.clone(), text: text.to_owned() });
+    /// Removes bundles that no slot names, and partial bundles that no job continues.
+    pub(super) fn sweep(&mut self) {
+        if !self.shelf.is_unread() {
+            let bundles = self.shelf.bundles().map(str::to_owned).collect();
+            let incoming = self.shelf.job().map(|job| job.sha256.clone());
+            self.act(ModelAction::Sweep(bundles, incoming));
+        }
+    }
+
+    pub(super) fn tell_ended(&mut self, ended: Ended) {
+        self.ended = Some((ended.command.clone(), ended.end.into(), ended.text.clone()));
+        self.act(ModelAction::Tell(JobNews::Ended(None, ended)));
+    }
+
+    pub(super) fn tell_running(&mut self, command: String, text: &str) {
+        self.act(ModelAction::Tell(JobNews::Running { kind: None, command, text: text.to_owned() }));
+    }
+
+    /// Logs newer models that `dn/channel` names.
+    pub fn newest(&self, models: &BTreeMap<String, u64>) {
+        for (model, seq) in models {
+            let held = self.shelf.line(model).held().map_or(0, |held| held.seq);
+            if *seq > held.max(self.rules.floors.get(model).copied().unwrap_or(u64::MAX)) {
+                tracing::info!("model {model}: dn/channel names a newer sequence, {seq}; it is not installed yet");
+            }
+        }
+    }
+
+    /// Commands whose jobs go on, and jobs that ended and whose results control may not have saved.
+    pub fn going(&self) -> (Option<&str>, Vec<Ended>) {
+        (self.shelf.job().map(|job| job.command.as_str()), self.shelf.ended().cloned().collect())
     }
 }
 
-/// The sequence of the read-only root for a model; `None`: no pipeline uses it.
-pub fn floor(config: &Config, model: &str) -> Option<u64> {
-    let mut of = config.pipelines.iter().filter(|p| p.model.manifest.model == model).map(|p| p.model.floor);
-    let first = of.next()?;
-    Some(of.fold(first, u64::max))
+pub(super) fn refuse<T>(why: Why, text: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal(why, text.into()))
+}
+
+/// How an install begins: its bundle is received.
+pub(super) fn new_job(caller: &Caller, install: Install) -> Job {
+    let Install { sha256, size, url } = install;
+    let (command, respond) = match caller {
+        Caller::Command(call) => (call.id.clone(), call.respond.clone()),
+        Caller::Local(id) => (id.clone(), None),
+    };
+    Job { command, respond, sha256, size, stage: Stage::Bringing(url.map_or(Brings::Chunks, Brings::Https)) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const HOUR_NS: u64 = 3_600_000_000_000;
-
-    #[test]
-    fn bringing_ends_when_nothing_comes_and_in_any_case() {
-        let bringing = |began_h: u64, moved_h: u64| Phase::Bringing {
-            have: 1,
-            told_ns: 0,
-            began_ns: began_h * HOUR_NS,
-            moved_ns: moved_h * HOUR_NS,
-        };
-        assert_eq!(bringing(0, 0).overdue(0, 24 * HOUR_NS), None);
-        assert!(
-            bringing(0, 0).overdue(0, 25 * HOUR_NS).is_some_and(|why| why.contains("no byte of it arrived for 24 h"))
-        );
-        assert_eq!(bringing(0, 160).overdue(0, 168 * HOUR_NS), None, "a slow line");
-        assert!(bringing(0, 168).overdue(0, 169 * HOUR_NS).is_some_and(|why| why.contains("after 168 h")));
-        assert_eq!(Phase::Proving.overdue(0, 1000 * HOUR_NS), None);
-    }
-
-    #[test]
-    fn trial_without_windows_ends_a_day_after_it_could_have_passed() {
-        let watched = Phase::Watched { groups: BTreeSet::new(), since_ns: 0 };
-        assert_eq!(watched.overdue(168 * HOUR_NS, 191 * HOUR_NS), None, "a trial of a week takes a week");
-        assert!(watched.overdue(168 * HOUR_NS, 193 * HOUR_NS).is_some());
-    }
-}
+#[path = "models_tests.rs"]
+mod tests;

@@ -2,69 +2,16 @@
 
 use std::collections::BTreeMap;
 
-use base64::{
-    Engine, alphabet,
-    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
-};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::command::{self, Command, Layer, bounded};
+use super::{
+    args::{Layer, bounded},
+    command::{self, Command},
+    refusal::{Refusal, Why, base64, malformed, time_ms},
+};
 use crate::{limits, model::file::hex};
-
-/// Why a command is rejected, as a word for scripts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Why {
-    /// Not JSON of the right shape.
-    Malformed,
-    /// Unknown type, or not in this version.
-    Unsupported,
-    /// A retained message.
-    Retained,
-    /// The signature is missing.
-    Unsigned,
-    /// The signature is invalid, or of a key that is not trusted.
-    BadSignature,
-    /// The signed part names another addressee, type or id than the topic.
-    NotAddressed,
-    /// The id was used for another command.
-    RepeatedId,
-    /// The issuer's sequence does not increase.
-    Replayed,
-    /// The clock is not trusted, and the command does not echo the nonce of `up/birth`.
-    Nonce,
-    /// Too many commands, or a job is in progress.
-    Busy,
-    /// Invalid arguments, or not possible on this device.
-    Invalid,
-    /// It was made for another state of the device.
-    Conflict,
-}
-
-impl Why {
-    /// The word in the result.
-    pub fn word(self) -> &'static str {
-        match self {
-            Self::Malformed => "malformed",
-            Self::Unsupported => "unsupported",
-            Self::Retained => "retained",
-            Self::Unsigned => "unsigned",
-            Self::BadSignature => "bad_signature",
-            Self::NotAddressed => "not_addressed",
-            Self::RepeatedId => "repeated_id",
-            Self::Replayed => "replayed",
-            Self::Nonce => "nonce",
-            Self::Busy => "busy",
-            Self::Invalid => "invalid",
-            Self::Conflict => "conflict",
-        }
-    }
-}
-
-/// A rejection: the word, and a text for people.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Refusal(pub Why, pub String);
 
 /// The signature of a request, not verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -193,10 +140,6 @@ struct InnerDesired {
     issued: String,
     expires_at: Option<String>,
     config: Layer,
-}
-
-pub(super) fn malformed(why: impl std::fmt::Display) -> Refusal {
-    Refusal(Why::Malformed, why.to_string())
 }
 
 /// Rejects a payload that makes the parser panic: otherwise it would come again with each start.
@@ -351,12 +294,6 @@ fn signature(v: u64, text: &str, minisig: String, issuer: String, iseq: u64) -> 
     Ok(Signed { text: text.into(), minisig, issuer, iseq })
 }
 
-pub(super) fn time_ms(text: &str) -> Result<i64, Refusal> {
-    let time: jiff::Timestamp =
-        text.parse().map_err(|_| malformed(format!("`{text}` is no time such as 2026-11-20T09:14:03Z")))?;
-    Ok(time.as_millisecond())
-}
-
 /// Reads when it was issued and when it expires; at most `most_ms` apart.
 fn lifetime(issued: Option<&str>, expires: Option<&str>, most_ms: i64) -> Result<(Option<i64>, Option<i64>), Refusal> {
     let (issued, expires) = (issued.map(time_ms).transpose()?, expires.map(time_ms).transpose()?);
@@ -367,14 +304,6 @@ fn lifetime(issued: Option<&str>, expires: Option<&str>, most_ms: i64) -> Result
         }
     }
     Ok((issued, expires))
-}
-
-/// Base64 with or without padding. Line ends are skipped, because `base64` breaks lines by default.
-pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
-    const LENIENT: GeneralPurposeConfig =
-        GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
-    let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
-    GeneralPurpose::new(&alphabet::STANDARD, LENIENT).decode(text).ok()
 }
 
 #[cfg(test)]

@@ -1,9 +1,7 @@
 //! Which messages become a request, and which are rejected.
 
-use super::{
-    command::{NoArgs, TABLE},
-    *,
-};
+use super::{command::TABLE, *};
+use crate::control::args::NoArgs;
 
 fn why(payload: &str) -> Why {
     command("s/d", "ping", "a", payload.as_bytes()).expect_err(payload).0

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    action::{Action, Event, OnError, Record},
-    request::Why,
+    action::{Action, Event, JobNews, OnError, Record},
+    refusal::Why,
     world::World,
 };
 use crate::{
@@ -13,6 +13,7 @@ use crate::{
         order::{Addressee, Arrived},
     },
     limits,
+    model::shelf::{End, Ended},
 };
 
 /// A signed command of `ops`.
@@ -352,16 +353,31 @@ fn install_ends_with_the_report_of_its_job_also_after_a_restart() {
     let mut world = World::new();
     let args = json!({"sha256": "a".repeat(64), "size": 1});
     world.order(world.command(("model.install", "a"), Some(("ops", 1)), &args));
+    world.chunk();
     world.crash(false, &mut fastrand::Rng::with_seed(1));
     assert!(!world.states("a").contains(&"failed".to_owned()), "its job goes on");
-    world.end_job(super::State::Success);
+    (0..3).for_each(|_| assert!(world.thread(0, true)));
     assert_eq!(world.states("a").last().map(String::as_str), Some("success"));
     // A job of a local caller is no command.
-    let text = String::new();
-    let (kind, command, respond) = (None, "local-1".into(), None);
-    let state = super::State::Success;
-    world.handle(Event::Job(super::jobs::JobNews::Ended { kind, command, state, text, respond }));
+    let ended = Ended { command: "local-1".into(), end: End::Success, text: String::new(), respond: None };
+    world.handle(Event::Job(JobNews::Ended(None, ended)));
     assert!(world.states("local-1").is_empty());
+}
+
+/// The model is committed and its job is gone from the disk, and the process dies before control saved the result.
+#[test]
+fn kill_between_the_end_of_a_job_and_its_result_loses_no_result() {
+    let mut world = World::new();
+    let args = json!({"sha256": "a".repeat(64), "size": 1});
+    world.order(world.command(("model.install", "a"), Some(("ops", 1)), &args));
+    world.chunk();
+    (0..2).for_each(|_| assert!(world.thread(0, true)));
+    world.fuse = Some(0);
+    assert!(!world.thread(0, true), "it dies with the write that ends the job");
+    assert!(world.steady_by.contains("a") && world.disk.files.shelf().job().is_none());
+    world.crash(false, &mut fastrand::Rng::with_seed(1));
+    assert_eq!(world.states("a").last().map(String::as_str), Some("success"));
+    assert_eq!(world.disk.files.shelf().ended().count(), 0, "control has it");
 }
 
 #[test]

@@ -4,34 +4,30 @@ use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
-use super::{jobs::Jobs, models::Phase};
+use super::models::{Models, Phase};
 use crate::model::slot::{Slot, SlotId};
 
-impl Jobs {
+impl Models {
     /// For status.
-    pub(super) fn show_models(&self) {
-        let phase = self.models.work.as_ref().map(|work| {
+    pub(super) fn shown(&self) -> Value {
+        let phase = self.work.as_ref().map(|work| {
             let (phase, have) = match &work.phase {
                 Phase::Bringing { have, .. } => ("bringing", Some(*have)),
                 Phase::Opening => ("verifying", None),
                 Phase::Proving => ("proving", None),
                 Phase::Watched { .. } => ("trial", None),
             };
-            json!({"id": work.job.command, "state": "running", "phase": phase, "have_bytes": have, "text": ""})
+            json!({"id": work.requester().0, "state": "running", "phase": phase, "have_bytes": have, "text": ""})
         });
-        let ended = self.models.ended.as_ref();
+        let ended = self.ended.as_ref();
         let ended = ended.map(|(id, state, text)| {
             json!({"id": id, "state": state.word(), "phase": null, "have_bytes": null, "text": text})
         });
-        let keyset = self.keys.as_ref().ok().map(|keys| keys.version);
-        let stale = self.stale;
-        (self.show_models)(
-            json!({"slots": self.models_now(), "job": phase.or(ended), "keyset": keyset, "stale": stale}),
-        );
+        json!({"slots": self.slots(), "job": phase.or(ended), "keyset": self.keys.version, "stale": self.stale})
     }
 
     /// The content of each slot.
-    pub(super) fn models_now(&self) -> Value {
+    pub(super) fn slots(&self) -> Value {
         let slot = |slot: &Slot| match slot {
             Slot::Empty => json!({"state": "empty"}),
             Slot::Rejected { held, why } => {
@@ -44,7 +40,7 @@ impl Jobs {
                 None => json!({"state": slot.word()}),
             },
         };
-        let lines: BTreeMap<&String, Value> = (self.models.store.lines())
+        let lines: BTreeMap<&String, Value> = (self.shelf.lines())
             .map(|(name, line)| {
                 let (a, b) = (slot(line.slot(SlotId::A)), slot(line.slot(SlotId::B)));
                 (name, json!({"serving": line.serving().word(), "a": a, "b": b}))

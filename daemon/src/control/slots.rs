@@ -11,10 +11,11 @@ use serde_json::Value;
 
 use super::{
     action::Call,
-    jobs::Jobs,
-    models::News,
-    system::{At, From, InstallSystem, Job, SystemAction, SystemEvent, Unsaved, Word},
+    args::{BundleFrom, InstallSystem},
+    jobs::{Jobs, News},
+    system::{At, SystemAction, SystemEvent, Unsaved, Word},
     tell::Outcome,
+    update::{Job, Saved},
 };
 use crate::{
     host::{Clock, Keep, fetch},
@@ -107,16 +108,16 @@ impl Jobs {
     /// Where the job's bundle is, or will be.
     fn bundle_of(&self, job: &Job) -> PathBuf {
         match &job.from {
-            From::File(path) => path.clone(),
-            From::Https(_) => self.incoming_system(),
+            BundleFrom::File(path) => path.clone(),
+            BundleFrom::Https(_) => self.incoming_system(),
         }
     }
 
     fn bring_system(&mut self, job: Job) {
         let to = self.bundle_of(&job);
         let wanted = match job.from {
-            From::File(_) => None,
-            From::Https(url) => Some(self.wanted(url, job.size, self.system_waits.stopped())),
+            BundleFrom::File(_) => None,
+            BundleFrom::Https(url) => Some(self.wanted(url, job.size, self.system_waits.stopped())),
         };
         let work = move || {
             if let Some(wanted) = wanted {
@@ -143,7 +144,7 @@ impl Jobs {
 }
 
 /// Reads the saved state at the start.
-pub(super) fn load(keep: &Keep) -> Result<Option<super::system::Saved>, crate::host::Unloaded> {
+pub(super) fn load(keep: &Keep) -> Result<Option<Saved>, crate::host::Unloaded> {
     keep.load_checked(FILE)
 }
 

@@ -1,9 +1,11 @@
-//! Random stories of commands, desired states, crashes and restarts, and what control promises in each of them:
+//! Random stories of commands, desired states, installs of models, crashes and restarts, and what control promises in each of them:
 //!
 //! - an id acts at most once;
 //! - every order that was settled gets a final result, and exactly one that is not marked as repeated or lost with a crash;
 //! - the committed layer is in use, or the one on trial, and in the end no trial is left;
-//! - a result says what is true: `success` only for a committed change, `rolled_back` and `failed` only for another;
+//! - a result says what is true: `success` only for a committed change or a model that passed its trial, `rolled_back` and
+//!   `failed` only for another;
+//! - the old or the new model serves after a restart: what serves passed its trial, and what a slot names is whole;
 //! - an issuer's sequence never goes back.
 //!
 //! A crash can fall after any action. KENTLEDGE_LONG=1 plays more.
@@ -16,23 +18,24 @@ use super::{
     action::{Action, Ask, OnError, Stop},
     command::needs_signature,
     memory::State,
-    request::Why,
+    models::ModelAction,
+    refusal::Why,
     world::{Swap, World},
 };
 
 const LAYERS: [&str; 6] = ["", "good = 1", "bad = 1", "good-stages = 1", "bad-stages = 1", "calm-stages = 1"];
 
 /// One story; `Err`: the promise that was broken, and what led to it.
-fn play(seed: u64, swap: Option<Swap>) -> Result<u64, String> {
+fn play(seed: u64, swap: Option<Swap>, swap_models: Option<Swap<ModelAction>>) -> Result<u64, String> {
     let mut random = fastrand::Rng::with_seed(seed);
     let mut world = World::new();
-    world.swap = swap;
+    (world.swap, world.swap_models) = (swap, swap_models);
     let (mut iseq, mut version, mut steps, mut sent) = (0, 0, Vec::new(), BTreeMap::new());
-    for _ in 0..random.usize(5..25) {
+    for _ in 0..random.usize(5..40) {
         if random.u8(0..3) == 0 {
             world.fuse = Some(random.usize(0..14));
         }
-        let step = random.u8(0..12);
+        let step = random.u8(0..17);
         steps.push(step);
         let lived = match step {
             0..4 => {
@@ -54,7 +57,9 @@ fn play(seed: u64, swap: Option<Swap>) -> Result<u64, String> {
                 world.order(order)
             }
             6 => world.order(world.command(("ping", &format!("p{}", random.u8(0..4))), None, &json!({}))),
-            7 => world.end_job(if random.bool() { State::Success } else { State::RolledBack }),
+            7 | 9..13 => world.thread(random.usize(0..8), random.u8(0..5) > 0),
+            13 => world.chunk(),
+            14 if random.bool() => world.fail_serving(),
             8 if world.rebooting => false,
             _ => world.tick(random.u64(0..20_000)),
         };
@@ -74,12 +79,14 @@ fn play(seed: u64, swap: Option<Swap>) -> Result<u64, String> {
 
 fn command(world: &World, random: &mut fastrand::Rng, id: &str, iseq: u64) -> crate::flow::order::Arrived {
     let layer = LAYERS[random.usize(0..LAYERS.len())];
-    let digest = "a".repeat(64);
-    let (kind, args) = match random.u8(0..8) {
+    let digest = char::from(b'a' + random.u8(0..6)).to_string().repeat(64);
+    let (kind, args) = match random.u8(0..12) {
         0..4 => ("config.set", json!({"toml": layer})),
-        4 => ("model.install", json!({"sha256": digest, "size": 1})),
-        5 => ("restart", json!({})),
-        6 => ("reboot", json!({})),
+        4..6 => ("model.install", json!({"sha256": digest, "size": random.u8(1..3)})),
+        6..8 => ("model.install", json!({"sha256": digest, "size": 1, "url": "https://a"})),
+        8 => ("model.rollback", json!({})),
+        9 => ("restart", json!({})),
+        10 => ("reboot", json!({})),
         _ => ("log.pull", json!({})),
     };
     world.command((kind, id), Some(("ops", iseq)), &args)
@@ -92,8 +99,9 @@ fn settle(world: &mut World, random: &mut fastrand::Rng) {
             world.crash(true, random);
         }
         world.tick(1000);
-        if turn == 60 {
-            world.end_job(State::Success);
+        if turn > 60 {
+            world.thread(0, true);
+            world.chunk();
         }
     }
 }
@@ -104,6 +112,10 @@ fn judge(world: &World) -> Result<(), String> {
     }
     if let Some(trial) = &world.disk.trial {
         return Err(format!("a trial is left: {trial:?}"));
+    }
+    let models = world.disk.files.shelf();
+    if models.job().is_some() || models.ended().next().is_some() {
+        return Err(format!("a job of a model is left: {:?}, {:?}", models.job(), models.ended().next()));
     }
     if !world.orders.is_empty() {
         return Err(format!("{} orders are not settled", world.orders.len()));
@@ -142,6 +154,10 @@ fn judge_results(world: &World, id: &str) -> Result<(), String> {
     if first.kind == "config.set" && committed != (state == State::Success) && !same {
         return Err(format!("{id}: {}, committed: {committed}", state.word()));
     }
+    let (steady, served) = (world.steady_by.contains(id), first.outcome.text.contains("serves already"));
+    if first.kind == "model.install" && steady != (state == State::Success) && !served {
+        return Err(format!("{id}: {}, passed its trial: {steady}", state.word()));
+    }
     Ok(())
 }
 
@@ -153,7 +169,7 @@ fn stories_with_a_crash_after_any_action_keep_what_control_promises() {
     let start = fastrand::u64(1 << 20..1 << 40);
     let mut crashes = 0;
     for seed in (0..count / 2).chain(start..start + count / 2) {
-        crashes += play(seed, None).unwrap_or_else(|promise| panic!("{promise}"));
+        crashes += play(seed, None, None).unwrap_or_else(|promise| panic!("{promise}"));
     }
     println!("{count} stories of control with {crashes} crashes keep its promises (random seeds from {start})");
     assert!(crashes > count / 2, "{crashes} crashes in {count} stories");
@@ -171,7 +187,7 @@ fn accepts(action: &Action) -> bool {
 #[test]
 #[expect(clippy::print_stdout, reason = "which story found it is a result")]
 fn stories_find_each_order_of_actions_that_is_swapped() {
-    let faults: [(&str, Swap, &str); 4] = [
+    let faults: [(&str, Swap, &str); 5] = [
         ("settled before it is saved", (accepts, |action| matches!(action, Action::Settle(_))), "is lost"),
         (
             "executed before it is saved",
@@ -186,14 +202,30 @@ fn stories_find_each_order_of_actions_that_is_swapped() {
             "committed: true",
         ),
         (
+            "the end of a job is forgotten before its result is saved",
+            (saves, |action| matches!(action, Action::JobHeard(_))),
+            "failed, passed its trial: true",
+        ),
+        (
             "the trial is removed before the layer is restored",
             (|action| matches!(action, Action::PutBack(..)), |action| matches!(action, Action::Forget)),
             "in use",
         ),
     ];
     for (fault, swap, expected) in faults {
-        let found = (0..2000).find_map(|seed| play(seed, Some(swap)).err()).unwrap_or_default();
+        let found = (0..2000).find_map(|seed| play(seed, Some(swap), None).err()).unwrap_or_default();
         println!("{fault}: {found}");
         assert!(found.contains(expected), "{fault}: {found}");
     }
+}
+
+/// The same of the actions on models.
+#[test]
+#[expect(clippy::print_stdout, reason = "which story found it is a result")]
+fn stories_find_a_slot_that_names_a_bundle_before_it_is_in_the_store() {
+    let takes_in = |action: &ModelAction| matches!(action, ModelAction::TakeIn(_));
+    let swap: Swap<ModelAction> = (takes_in, |action| matches!(action, ModelAction::Save(..)));
+    let found = (0..2000).find_map(|seed| play(seed, None, Some(swap)).err()).unwrap_or_default();
+    println!("{found}");
+    assert!(found.contains("is missing"), "{found}");
 }

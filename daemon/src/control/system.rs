@@ -8,44 +8,26 @@
 //!     in the old slot: the boot loader, or the check, rolled back           ─▶ rolled_back
 //! ```
 
-use std::{collections::VecDeque, path::PathBuf};
-
-use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::{
-    Outcome, State,
-    action::Call,
-    jobs::{JobNews, SavedRespond, respond_of, respond_to},
-    request::{Refusal, Why},
+    action::{Call, JobNews},
+    args::{BundleFrom, InstallSystem},
+    refusal::{Refusal, Why},
+    tell::Outcome,
+    update::{Job, Saved, Step},
 };
-use crate::{flow::event::Kind, host::Unloaded, limits};
+use crate::{
+    flow::event::Kind,
+    host::Unloaded,
+    limits,
+    model::shelf::{End, Ended},
+};
 
 /// The kind of the command.
-const KIND: &str = "os.install";
+pub(super) const KIND: &str = "os.install";
 /// Why the check leaves a system without an uplink; the system that runs afterwards compares with it.
 pub const NO_UPLINK: &str = "no uplink";
-
-/// Arguments of `os.install`.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct InstallSystem {
-    /// SHA-256 of the whole bundle.
-    pub sha256: String,
-    /// Bytes.
-    pub size: u64,
-    /// Where it is.
-    pub from: From,
-}
-
-/// Where a bundle is.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum From {
-    /// `https://…`
-    Https(String),
-    /// On this machine.
-    File(PathBuf),
-}
 
 /// A report of a job's thread.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -56,99 +38,6 @@ pub enum Word {
     Progress(i32, String),
     /// The other slot is written: the version of the system in it.
     Written(Result<String, String>),
-}
-
-/// The step of a job, with what is known then.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
-    /// The bundle is received.
-    Bringing,
-    /// RAUC writes the other slot. The broker was reached within the day before.
-    Installing { uplink: bool },
-    /// The other slot starts next: the version in it, and why it is not healthy so far; the new system writes that.
-    Restarting { version: String, uplink: bool, why: Option<String> },
-}
-
-/// The job in progress.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "JobFile", into = "JobFile")]
-pub struct Job {
-    pub command: String,
-    pub respond: SavedRespond,
-    pub sha256: String,
-    pub size: u64,
-    pub from: From,
-    pub step: Step,
-    /// Processes that began with this step.
-    pub begun: u32,
-    /// The boot in which the step was saved.
-    pub boot: String,
-    /// The slot that ran when the step was saved.
-    pub slot: String,
-}
-
-/// The job as `system.json` holds it; the system of the other slot reads it.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct JobFile {
-    command: String,
-    respond: SavedRespond,
-    sha256: String,
-    size: u64,
-    from: From,
-    step: StepFile,
-    begun: u32,
-    boot: String,
-    slot: String,
-    #[serde(default)]
-    version: String,
-    #[serde(default)]
-    uplink: bool,
-    #[serde(default)]
-    why: String,
-}
-
-#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-enum StepFile {
-    Bringing,
-    Installing,
-    Restarting,
-}
-
-impl std::convert::From<JobFile> for Job {
-    fn from(file: JobFile) -> Self {
-        let step = match file.step {
-            StepFile::Bringing => Step::Bringing,
-            StepFile::Installing => Step::Installing { uplink: file.uplink },
-            StepFile::Restarting => {
-                let why = Some(file.why).filter(|why| !why.is_empty());
-                Step::Restarting { version: file.version, uplink: file.uplink, why }
-            }
-        };
-        let JobFile { command, respond, sha256, size, from, begun, boot, slot, .. } = file;
-        Self { command, respond, sha256, size, from, step, begun, boot, slot }
-    }
-}
-
-impl std::convert::From<Job> for JobFile {
-    fn from(job: Job) -> Self {
-        let (step, version, uplink, why) = match job.step {
-            Step::Bringing => (StepFile::Bringing, String::new(), false, None),
-            Step::Installing { uplink } => (StepFile::Installing, String::new(), uplink, None),
-            Step::Restarting { version, uplink, why } => (StepFile::Restarting, version, uplink, why),
-        };
-        let (why, Job { command, respond, sha256, size, from, begun, boot, slot, .. }) =
-            (why.unwrap_or_default(), Job { step: Step::Bringing, ..job });
-        Self { command, respond, sha256, size, from, step, begun, boot, slot, version, uplink, why }
-    }
-}
-
-/// What is saved.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Saved {
-    pub job: Option<Job>,
-    /// Digests of bundles that were rolled back, and why.
-    pub failed: VecDeque<(String, String)>,
 }
 
 /// The moment of an event, and when the broker acknowledged something last (0: never), in ns since boot.
@@ -163,6 +52,8 @@ pub struct At {
 pub enum SystemEvent {
     /// The start.
     Began,
+    /// Control saved the result of this command.
+    Heard(String),
     /// The saved state was read again.
     Loaded(Result<Option<Saved>, Unloaded>),
     /// `os.install`; whether the system that runs is marked good, and whether the disk has room for the bundle.
@@ -275,6 +166,11 @@ impl System {
         self.unread.is_some()
     }
 
+    /// The job that ended and whose result control may not have saved.
+    pub fn ended(&self) -> Option<Ended> {
+        self.saved.ended.clone()
+    }
+
     /// The command of the job in progress.
     pub fn command(&self) -> Option<&str> {
         self.saved.job.as_ref().map(|job| job.command.as_str())
@@ -285,6 +181,11 @@ impl System {
         self.at = at;
         match event {
             SystemEvent::Began => self.take_up(),
+            SystemEvent::Heard(command) => {
+                if self.saved.ended.take_if(|ended| ended.command == command).is_some() {
+                    self.save(Unsaved::Log("the next start looks at the result of this update again"));
+                }
+            }
             SystemEvent::Loaded(loaded) => {
                 self.trouble = self.loaded(loaded).err();
                 if self.unread.is_none() {
@@ -297,7 +198,7 @@ impl System {
                     Err(refusal) => self.act(SystemAction::Done(call, Outcome::refused(refusal))),
                     Ok(slot) => {
                         let (InstallSystem { sha256, size, from }, boot) = (install, self.place.boot.clone());
-                        let (respond, step) = (respond_to(respond), Step::Bringing);
+                        let step = Step::Bringing;
                         let job = Job { command: id, respond, sha256, size, from, step, begun: 1, boot, slot };
                         self.saved.job = Some(job.clone());
                         self.save(Unsaved::Begin(call));
@@ -361,7 +262,7 @@ impl System {
         if let Some((_, why)) = self.saved.failed.iter().find(|(sha256, _)| *sha256 == install.sha256) {
             return refuse(Why::Invalid, &format!("it was left again before ({why}); a new bundle is needed"));
         }
-        if matches!(install.from, From::Https(_)) {
+        if matches!(install.from, BundleFrom::Https(_)) {
             room.map_err(|why| Refusal(Why::Invalid, why))?;
         }
         Ok(slot.clone())
@@ -393,7 +294,7 @@ impl System {
                 self.tell_running(&format!("{version} is in the other slot; the system restarts"));
                 self.restart();
             }
-            Word::Brought(Err(why)) | Word::Written(Err(why)) => self.end(State::Failed, &why, false),
+            Word::Brought(Err(why)) | Word::Written(Err(why)) => self.end(End::Failed, &why, false),
         }
     }
 
@@ -403,10 +304,10 @@ impl System {
                 self.saved.job = None;
                 self.act(SystemAction::Done(call, Outcome::failed(why)));
             }
-            Unsaved::Brought => self.end(State::Failed, why, false),
+            Unsaved::Brought => self.end(End::Failed, why, false),
             // The boot loader already starts the other slot next, but no job is saved there. The result says so.
             Unsaved::Written(version) => {
-                self.end(State::Failed, &format!("{why}; {version} runs after the next restart"), false);
+                self.end(End::Failed, &format!("{why}; {version} runs after the next restart"), false);
             }
             Unsaved::Log(then) => tracing::error!("{why}; {then}"),
         }
@@ -469,7 +370,7 @@ impl System {
         }
         if job.begun >= limits::INSTALL_STARTS {
             let why = format!("the daemon ended {} times while it was installed", job.begun);
-            return self.end(State::Failed, &why, false);
+            return self.end(End::Failed, &why, false);
         }
         tracing::info!(job = job.command, "going on with the installation of a system");
         job.begun += 1;
@@ -511,7 +412,7 @@ impl System {
         let Some(Job { step: Step::Restarting { version, uplink, why }, .. }) = &mut self.saved.job else { return };
         if good {
             let text = format!("{version} runs in slot {slot}");
-            return self.end(State::Success, &text, false);
+            return self.end(End::Success, &text, false);
         }
         // The previous system learns only from this text why the new one was not healthy.
         let now = unwell.or_else(|| (*uplink && !acked).then(|| NO_UPLINK.to_owned()));
@@ -528,18 +429,18 @@ impl System {
             let waited_s = self.at.now_ns.saturating_sub(self.began_ns) / 1_000_000_000;
             if self.at.acked_ns > 0 {
                 let text = format!("{version} did not reach the broker, and this one does");
-                self.end(State::RolledBack, &text, true);
+                self.end(End::RolledBack, &text, true);
             } else if waited_s > self.place.os_confirm_s {
                 // Not the bundle's fault: it may be installed again.
-                self.end(State::RolledBack, NO_UPLINK, false);
+                self.end(End::RolledBack, NO_UPLINK, false);
             }
             return;
         }
         let why = why.unwrap_or("it did not come to say how it is");
-        self.end(State::RolledBack, &format!("{version} was left again: {why}"), true);
+        self.end(End::RolledBack, &format!("{version} was left again: {why}"), true);
     }
 
-    fn end(&mut self, state: State, why: &str, penalise: bool) {
+    fn end(&mut self, end: End, why: &str, penalise: bool) {
         let Some(job) = self.saved.job.take() else { return };
         if penalise {
             while self.saved.failed.len() >= limits::SYSTEMS_FAILED {
@@ -547,18 +448,20 @@ impl System {
             }
             self.saved.failed.push_back((job.sha256.clone(), why.chars().take(200).collect()));
         }
+        let Job { command, respond, .. } = job;
+        let ended = Ended { command, end, text: why.to_owned(), respond };
+        self.saved.ended = Some(ended.clone());
         self.save(Unsaved::Log("a restart handles this update again"));
         self.act(SystemAction::RemoveIncoming);
-        let kind = match state {
-            State::Success => Some(Kind::SystemUpdated),
-            State::RolledBack => Some(Kind::SystemRolledBack),
+        let kind = match end {
+            End::Success => Some(Kind::SystemUpdated),
+            End::RolledBack => Some(Kind::SystemRolledBack),
             _ => None,
         };
         if let Some(kind) = kind {
             self.act(SystemAction::Tell(JobNews::Event(kind, "system".into(), why.to_owned())));
         }
-        let (kind, text, respond) = (Some(KIND), why.to_owned(), respond_of(job.respond));
-        self.act(SystemAction::Tell(JobNews::Ended { kind, command: job.command, state, text, respond }));
+        self.act(SystemAction::Tell(JobNews::Ended(Some(KIND), ended)));
         self.show();
     }
 

@@ -1,6 +1,9 @@
 //! Each rule of the system's update, in memory: what is saved outlives a process, and a restart starts one of two slots.
 
+use std::collections::VecDeque;
+
 use super::*;
+use crate::control::memory::State;
 
 const S: u64 = 1_000_000_000;
 
@@ -50,7 +53,7 @@ impl Rig {
 
     fn install(&mut self, sha256: &str, good: bool) -> Vec<SystemAction> {
         let call = Call { kind: KIND.into(), id: "a".into(), respond: None, ticket: None };
-        let from = From::Https("https://a".into());
+        let from = BundleFrom::Https("https://a".into());
         let install = InstallSystem { sha256: sha256.into(), size: 1, from };
         self.on(SystemEvent::Install { call, install, good, room: Ok(()) })
     }
@@ -80,16 +83,16 @@ fn order(actions: &[SystemAction]) -> Vec<&'static str> {
         SystemAction::Look => Some("look"),
         SystemAction::Done(..) => Some("done"),
         SystemAction::Tell(JobNews::Running { .. }) => Some("running"),
-        SystemAction::Tell(JobNews::Ended { state, .. }) => Some(state.word()),
+        SystemAction::Tell(JobNews::Ended(_, ended)) => Some(State::from(ended.end).word()),
         _ => None,
     };
     actions.iter().filter_map(name).collect()
 }
 
 /// The text of the result.
-fn end(actions: &[SystemAction]) -> Option<(State, String)> {
+fn end(actions: &[SystemAction]) -> Option<(End, String)> {
     actions.iter().find_map(|action| match action {
-        SystemAction::Tell(JobNews::Ended { state, text, .. }) => Some((*state, text.clone())),
+        SystemAction::Tell(JobNews::Ended(_, ended)) => Some((ended.end, ended.text.clone())),
         _ => None,
     })
 }
@@ -126,7 +129,7 @@ fn new_system_that_is_marked_good_is_a_success_and_one_that_is_left_is_not_insta
     rig.start("B", "boot-2");
     assert_eq!(order(&rig.tick(2)), ["look"]);
     let ended = rig.on(SystemEvent::Looked { good: true, unwell: None });
-    assert_eq!(end(&ended), Some((State::Success, "2 runs in slot B".into())));
+    assert_eq!(end(&ended), Some((End::Success, "2 runs in slot B".into())));
     assert_eq!(rig.disk.as_ref().and_then(|saved| saved.job.clone()), None);
 
     let mut rig = Rig::new();
@@ -135,7 +138,7 @@ fn new_system_that_is_marked_good_is_a_success_and_one_that_is_left_is_not_insta
     rig.tick(2);
     rig.on(SystemEvent::Looked { good: false, unwell: Some("no sensor".into()) });
     rig.start("A", "boot-3");
-    assert_eq!(end(&rig.tick(2)), Some((State::RolledBack, "2 was left again: no sensor".into())));
+    assert_eq!(end(&rig.tick(2)), Some((End::RolledBack, "2 was left again: no sensor".into())));
     let [SystemAction::Done(_, outcome)] = &rig.install("digest", true)[..] else { panic!("not refused") };
     assert!(outcome.text.contains("no sensor"), "{outcome:?}");
 }
@@ -153,7 +156,7 @@ fn new_system_without_an_uplink_is_to_blame_only_if_the_previous_one_has_it() {
         rig.start("A", "boot-3");
         assert_eq!(end(&rig.tick(2)), None, "it waits for the broker");
         rig.at.acked_ns = if acked { rig.at.now_ns } else { 0 };
-        assert_eq!(end(&rig.tick(601)).map(|(state, _)| state), Some(State::RolledBack));
+        assert_eq!(end(&rig.tick(601)).map(|(state, _)| state), Some(End::RolledBack));
         assert_eq!(rig.disk.as_ref().is_some_and(|saved| !saved.failed.is_empty()), penalised);
     }
 }
@@ -172,7 +175,7 @@ fn kill_at_each_step_brings_the_bundle_again_and_after_the_slot_is_written_resta
     rig.start("B", "boot-2");
     rig.tick(2);
     let ended = rig.on(SystemEvent::Looked { good: true, unwell: None });
-    assert_eq!(end(&ended), Some((State::Success, "2 runs in slot B".into())));
+    assert_eq!(end(&ended), Some((End::Success, "2 runs in slot B".into())));
 
     let mut rig = Rig::new();
     rig.written();
@@ -187,7 +190,7 @@ fn process_that_dies_with_each_attempt_ends_the_update() {
     let mut rig = Rig::new();
     rig.install("digest", true);
     let ended = (0..limits::INSTALL_STARTS + 1).find_map(|_| end(&rig.start("A", "boot-1")));
-    assert_eq!(ended.map(|(state, _)| state), Some(State::Failed));
+    assert_eq!(ended.map(|(state, _)| state), Some(End::Failed));
 }
 
 #[test]
@@ -223,7 +226,7 @@ fn unreadable_update_is_not_forgotten_and_not_written_over() {
     assert_eq!(order(&system.on(at, SystemEvent::Tick)), ["load"]);
     system.save(Unsaved::Brought);
     assert!(matches!(&std::mem::take(&mut system.actions)[..], [SystemAction::Save(Err(_), _)]));
-    system.on(at, SystemEvent::Loaded(Ok(Some(Saved { job: None, failed: failed.clone() }))));
+    system.on(at, SystemEvent::Loaded(Ok(Some(Saved { failed: failed.clone(), ..Saved::default() }))));
     assert_eq!((system.is_unread(), &system.saved.failed), (false, &failed));
     let lost = System::new(place, Err(Unloaded::Damaged), S);
     assert!(lost.trouble.is_some_and(|why| why.contains("is damaged")));

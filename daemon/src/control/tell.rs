@@ -2,7 +2,11 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{candidate::digest, memory::State, memory::Wish, request::Why};
+use super::{
+    memory::{State, Wish},
+    refusal::{Refusal, Why},
+    trial::digest,
+};
 use crate::limits;
 
 /// One result.
@@ -33,6 +37,21 @@ impl Outcome {
     /// Rejected.
     pub fn rejected(why: Why, text: impl Into<String>) -> Self {
         Self { why: Some(why), ..Self::new(State::Rejected, text) }
+    }
+
+    /// Whether a final result of a command.
+    pub fn is_final(&self) -> bool {
+        self.state.is_final()
+    }
+
+    /// A rejection.
+    pub fn refused(Refusal(why, text): Refusal) -> Self {
+        Self::rejected(why, text)
+    }
+
+    /// Failed, with a text.
+    pub fn failed(text: impl Into<String>) -> Self {
+        Self::new(State::Failed, text)
     }
 
     /// The members of `up/res/{kind}/{id}`.

@@ -13,12 +13,22 @@
 use std::{path::Path, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::host::{Keep, Unloaded};
+use crate::{
+    flow::order::Respond,
+    host::{Keep, Unloaded},
+    model::file::hex,
+};
 
 const FILE: &str = "trial.json";
 const CONFIG: &str = "remote.toml";
 const PREVIOUS: &str = "previous";
+
+/// Digest of a configuration's text.
+pub fn digest(text: &str) -> String {
+    hex(&Sha256::digest(text))
+}
 
 /// The requester of the change.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,8 +57,8 @@ pub struct Trial {
     pub process: String,
     /// It was rolled back already, for this reason; the report is pending.
     pub put_back: Option<String>,
-    /// Response topic and correlation data of the requester.
-    pub respond: Option<(String, Option<Vec<u8>>)>,
+    /// Where the result goes beside `up/res`.
+    pub respond: Option<Respond>,
 }
 
 /// The files of a trial.

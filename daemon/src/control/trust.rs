@@ -1,41 +1,18 @@
 //! Decides which keys and messages are trusted: signatures and the bounds of what they cover, the memory of what was signed,
 //! and `dn/channel`.
 
-use std::fmt::Debug;
-
 use super::{
     Control, Outcome, State,
     action::{Action, Call, Keys, Left, OnError},
     memory::Found,
-    request::{self, Refusal, Why},
+    refusal::{Refusal, Why},
+    request,
 };
 use crate::{
     flow::{Clk, event::Kind, order::Arrived},
     host::Defence,
     limits,
-    model::keyset::{Keyset, Role},
 };
-
-/// Keys that may sign commands.
-pub trait Trusted: Debug + Send + Sync {
-    /// The name of the key that signed this text; `minisig` is the text of the `.minisig` file.
-    ///
-    /// # Errors
-    /// No trusted key made the signature.
-    fn signer(&self, text: &str, minisig: &str) -> Result<String, String>;
-    /// The public key of this name, as the keyset writes it.
-    fn public(&self, name: &str) -> Option<&str>;
-}
-
-impl Trusted for Keyset {
-    fn signer(&self, text: &str, minisig: &str) -> Result<String, String> {
-        Self::signer(self, Role::Command, text.as_bytes(), minisig).map(str::to_owned)
-    }
-
-    fn public(&self, name: &str) -> Option<&str> {
-        Self::public(self, name)
-    }
-}
 
 /// The highest sequence or version that may follow `known`: a counter grows by a bounded step, a time (s or ms since 1970) up
 /// to now. So one message of a stolen key cannot use up all numbers, and the time in ms always remains usable.

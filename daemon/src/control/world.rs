@@ -12,14 +12,15 @@ use serde_json::{Value, json};
 
 use super::{
     Control, Leave, Rules,
-    action::{About, Action, Ask, Call, Event, Going, Keys, Left, Now, OnError, Record, Stop, Which},
-    candidate::{Candidate, Changed, digest},
-    jobs::JobNews,
+    action::{About, Action, Ask, Event, Going, JobNews, Keys, Left, Now, OnError, Record, Stop, Trusted, Which},
+    candidate::{Candidate, Changed},
+    command::needs_signature,
     memory::{Saved, State},
-    request::Why,
+    models::{ModelAction, ModelEvent, Models, Moment},
+    refusal::Why,
     tell::Outcome,
-    trial::{Asker, Trial},
-    trust::Trusted,
+    trial::{Asker, Trial, digest},
+    world_models::{Files, Thread, machine},
 };
 use crate::{
     flow::{
@@ -53,8 +54,7 @@ pub struct Disk {
     pub memory: Option<Saved>,
     pub layer: Option<String>,
     pub trial: Option<Trial>,
-    /// The command of the job in progress.
-    pub job: Option<String>,
+    pub files: Files,
     /// Writes fail.
     pub full: bool,
     /// Reads of the memory fail.
@@ -73,7 +73,33 @@ pub struct Published {
 }
 
 /// Two kinds of actions that a seeded fault swaps in each list that holds them in this order.
-pub type Swap = (fn(&Action) -> bool, fn(&Action) -> bool);
+pub type Swap<A = Action> = (fn(&A) -> bool, fn(&A) -> bool);
+
+impl Disk {
+    /// As `Trials::begin`.
+    pub fn begin(&mut self, trial: &Trial) {
+        self.layer.clone_from(&trial.text);
+        self.trial = Some(trial.clone());
+    }
+
+    /// As `Trials::put_back`.
+    pub fn put_back(&mut self, trial: &Trial, why: &str) {
+        self.layer.clone_from(&trial.previous);
+        self.trial = Some(Trial { put_back: Some(why.to_owned()), ..trial.clone() });
+    }
+
+    /// As `Trials::keep` and `Trials::end`.
+    pub fn forget(&mut self) {
+        self.trial = None;
+    }
+
+    /// As `Trials::recover`.
+    pub fn recover(&mut self, process: &str) {
+        if let Some(trial) = self.trial.clone().filter(|trial| trial.put_back.is_none() && trial.process != process) {
+            self.put_back(&trial, "the daemon did not live until it was confirmed");
+        }
+    }
+}
 
 pub struct World {
     pub disk: Disk,
@@ -105,6 +131,21 @@ pub struct World {
     /// Actions until a crash.
     pub fuse: Option<usize>,
     pub swap: Option<Swap>,
+    pub swap_models: Option<Swap<ModelAction>>,
+    pub models: Models,
+    /// Every action on models, as it was performed.
+    pub done_models: Vec<ModelAction>,
+    /// What goes on beside control.
+    pub threads: Vec<Thread>,
+    /// The bundle that was opened, and the one that was proven last.
+    pub opened: Option<String>,
+    pub proven: String,
+    /// Reports of jobs that control has not heard.
+    pub news: VecDeque<JobNews>,
+    /// Ids whose bundle passed its trial, as it was saved.
+    pub steady_by: BTreeSet<String>,
+    /// The process died.
+    dead: bool,
     pub crashes: u64,
     /// Requested: a restart of the machine.
     pub rebooting: bool,
@@ -151,6 +192,15 @@ impl World {
             broken: None,
             fuse: None,
             swap: None,
+            swap_models: None,
+            models: machine(&Files::default(), Moment { now_ns: 1, now_ms: WALL_MS }),
+            done_models: Vec::new(),
+            threads: Vec::new(),
+            opened: None,
+            proven: String::new(),
+            news: VecDeque::new(),
+            steady_by: BTreeSet::new(),
+            dead: false,
             crashes: 0,
             rebooting: false,
             leaving: None,
@@ -172,14 +222,12 @@ impl World {
     /// Starts a run: in this process, or in another one.
     fn begin(&mut self) -> bool {
         (self.rules.process, self.rules.boot) = (format!("process-{}", self.process), format!("boot-{}", self.boot));
-        // As `Trials::recover`, before the configuration is read.
-        if let Some(trial) = &mut self.disk.trial
-            && trial.put_back.is_none()
-            && trial.process != self.rules.process
-        {
-            self.disk.layer.clone_from(&trial.previous);
-            trial.put_back = Some("the daemon did not live until it was confirmed".into());
-        }
+        // Before the configuration is read.
+        self.disk.recover(&self.rules.process);
+        self.threads.clear();
+        self.news.clear();
+        self.dead = false;
+        self.models = machine(&self.disk.files, self.moment());
         let bad = self.disk.layer.as_deref().is_some_and(|layer| layer.contains("bad"));
         self.link = LinkNews { taken: 0, subscribed: !bad, acked: 0, cleared: false };
         self.control = Control::new(self.rules.clone(), self.now, self.process);
@@ -189,7 +237,7 @@ impl World {
             in_use: digest(self.disk.layer.as_deref().unwrap_or("")),
             ran_before: true,
         };
-        self.handle(event)
+        self.handle(event) && self.jobs_event(ModelEvent::Began)
     }
 
     fn left(&self) -> Left {
@@ -199,7 +247,9 @@ impl World {
             // Only the first start has none.
             None => Ok(Some(Saved::default())),
         };
-        let going = Going { commands: self.disk.job.iter().cloned().collect(), ..Going::default() };
+        let (command, ended) = self.models.going();
+        let ended = ended.into_iter().map(|ended| (None, ended)).collect();
+        let going = Going { commands: command.iter().map(|id| (*id).to_owned()).collect(), ended, ..Going::default() };
         Left { memory, trial: Ok(self.disk.trial.clone()), going }
     }
 
@@ -237,9 +287,10 @@ impl World {
                 self.done.push(action.clone());
                 let done = self.perform(action);
                 self.check_layer();
-                if self.fuse.as_mut().is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0) {
+                if self.burnt() {
                     return false;
                 }
+                events.extend(std::mem::take(&mut self.news).into_iter().map(Event::Job));
                 match done {
                     Ok(event) => events.extend(event),
                     Err(event) => {
@@ -251,11 +302,26 @@ impl World {
         }
         if let Some(how) = self.leaving.take() {
             // As the end of `Effects::run`.
+            self.on_models(ModelEvent::Leaving);
             self.disk.memory = self.control.memory().to_save().ok().or(self.disk.memory.take());
             self.process += u64::from(how == Leave::Restart);
             return self.begin() && self.redeliver();
         }
         true
+    }
+
+    /// After an action: whether the process died of a crash.
+    pub fn burnt(&mut self) -> bool {
+        self.dead |= self.fuse.as_mut().is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0);
+        self.dead
+    }
+
+    /// Control hears the reports of jobs. Returns whether the process lived.
+    pub fn hear(&mut self) -> bool {
+        while let Some(news) = self.news.pop_front().filter(|_| !self.dead) {
+            self.handle(Event::Job(news));
+        }
+        !self.dead
     }
 
     fn check_layer(&mut self) {
@@ -269,7 +335,7 @@ impl World {
         self.broken.get_or_insert(promise);
     }
 
-    fn act(&mut self, id: &str) {
+    pub fn act(&mut self, id: &str) {
         let count = self.acted.entry(id.to_owned()).or_default();
         *count += 1;
         if *count > 1 {
@@ -323,13 +389,12 @@ impl World {
             }
             Action::Begin(trial) if full => Err(Box::new(Event::Failed(Stop::Begin(trial), "no space left".into()))),
             Action::Begin(trial) => {
-                self.disk.layer.clone_from(&trial.text);
-                self.disk.trial = Some(*trial);
+                self.disk.begin(&trial);
                 Ok(None)
             }
             Action::Commit(_) if full => Err(Box::new(Event::Failed(Stop::Commit, "no space left".into()))),
             Action::Commit(trial) => {
-                self.disk.trial = None;
+                self.disk.forget();
                 self.committed.clone_from(&trial.text);
                 if let Asker::Command(id) = &trial.asker {
                     self.committed_by.insert(id.clone());
@@ -341,12 +406,11 @@ impl World {
                 Err(Box::new(Event::Failed(Stop::PutBack(trial, why, generation), "no space left".into())))
             }
             Action::PutBack(trial, why, _) => {
-                self.disk.layer.clone_from(&trial.previous);
-                self.disk.trial = Some(Trial { put_back: Some(why), ..*trial });
+                self.disk.put_back(&trial, &why);
                 Ok(None)
             }
             Action::Forget => {
-                self.disk.trial = None;
+                self.disk.forget();
                 Ok(None)
             }
             Action::Connect(which, generation, _) => {
@@ -355,15 +419,22 @@ impl World {
                 self.link = LinkNews { taken: generation, subscribed, acked: 0, cleared: false };
                 Ok(None)
             }
-            Action::Install(call, _) if self.disk.job.is_some() => {
-                let outcome = Outcome::rejected(Why::Busy, "another model is on its way");
-                Ok(Some(Event::Done(call, outcome)))
+            Action::Install(call, install) => {
+                let done = self.on_models(ModelEvent::Install(call, install, Ok(())));
+                Ok(done.map(|(call, outcome)| Event::Done(call, outcome)))
             }
-            Action::Install(call, _) => {
+            Action::RollBack(call, back) => {
                 self.act(&call.id);
-                let Call { id: command, .. } = call;
-                self.disk.job = Some(command.clone());
-                Ok(Some(Event::Job(JobNews::Running { kind: None, command, text: "it is brought".into() })))
+                let done = self.on_models(ModelEvent::RollBack(call, back.model));
+                Ok(done.map(|(call, outcome)| Event::Done(call, outcome)))
+            }
+            Action::Chunk(sha256, offset, bytes) => {
+                self.on_models(ModelEvent::Chunk(sha256, offset, bytes));
+                Ok(None)
+            }
+            Action::JobHeard(command) => {
+                self.on_models(ModelEvent::Heard(command));
+                Ok(None)
             }
             Action::Leave(how) => {
                 self.leaving = Some(how);
@@ -377,8 +448,9 @@ impl World {
     }
 
     fn saved(&mut self, saved: Saved) {
-        let (ids, high) = (saved.ids(), saved.highest("ops"));
-        self.accepted.extend(ids);
+        let high = saved.highest("ops");
+        let signed = saved.ids().filter(|(_, kind)| needs_signature(kind)).map(|(id, _)| id.to_owned());
+        self.accepted.extend(signed);
         if high < self.high {
             self.broke(format!("the sequence of ops went back from {} to {high}", self.high));
         }
@@ -409,14 +481,7 @@ impl World {
             self.link.acked = self.acked;
             self.delivered.append(&mut self.pending);
         }
-        self.handle(Event::Tick(self.link, self.acked))
-    }
-
-    /// The job of an install ends: first on the disk, then control hears of it.
-    pub fn end_job(&mut self, state: State) -> bool {
-        let Some(command) = self.disk.job.take() else { return true };
-        let (kind, text, respond) = (None, String::new(), None);
-        self.handle(Event::Job(JobNews::Ended { kind, command, state, text, respond }))
+        self.handle(Event::Tick(self.link, self.acked)) && self.jobs_event(ModelEvent::Tick)
     }
 
     /// The broker sends this order.
@@ -472,7 +537,7 @@ fn wrap(by: &str, inner: &Value) -> String {
     json!({"signed": inner.to_string(), "sig": STANDARD.encode(format!("by:{by}"))}).to_string()
 }
 
-fn arrived(asked: Asked, payload: String, respond: Option<Respond>) -> Arrived {
+pub fn arrived(asked: Asked, payload: String, respond: Option<Respond>) -> Arrived {
     Arrived {
         to: Addressee::Device,
         asked,
@@ -481,5 +546,74 @@ fn arrived(asked: Asked, payload: String, respond: Option<Respond>) -> Arrived {
         respond,
         nonce: NONCE.into(),
         ticket: Ticket { session: 1, id: 0 },
+    }
+}
+
+mod tests {
+    use super::*;
+    use crate::{
+        control::{memory::MemoryFile, trial::Trials},
+        host::Keep,
+    };
+
+    /// What stories are played on is worth as much as it resembles the real disk.
+    #[test]
+    fn disk_of_the_stories_is_what_the_real_disk_holds_after_the_same_actions() {
+        for seed in 0..20 {
+            let mut random = fastrand::Rng::with_seed(seed);
+            let dir = tempfile::tempdir().expect("folder");
+            let (trials, memory) = (Trials::open(dir.path()), MemoryFile(Keep::at(dir.path().join("control"))));
+            let mut disk = Disk::default();
+            for step in 0..20 {
+                let text = |random: &mut fastrand::Rng| random.bool().then(|| format!("a = {}", random.u8(0..3)));
+                let trial = Trial {
+                    asker: Asker::Desired(step),
+                    previous: text(&mut random),
+                    text: text(&mut random),
+                    digest: String::new(),
+                    confirm_s: None,
+                    process: "mine".into(),
+                    put_back: None,
+                    respond: Some(Respond { topic: "t".into(), correlation: Some(b"c".to_vec().into()) }),
+                };
+                match random.u8(0..6) {
+                    0 => {
+                        trials.begin(&trial).expect("begin");
+                        disk.begin(&trial);
+                    }
+                    1 => {
+                        trials.keep(&trial).expect("keep");
+                        disk.forget();
+                    }
+                    2 => {
+                        trials.put_back(&trial, "bad").expect("put back");
+                        disk.put_back(&trial, "bad");
+                    }
+                    3 => {
+                        trials.end().expect("end");
+                        disk.forget();
+                    }
+                    4 => {
+                        let process = if random.bool() { "mine" } else { "another" };
+                        trials.recover(process).expect("recover");
+                        disk.recover(process);
+                    }
+                    _ => {
+                        let mut world = World::new();
+                        world.order(world.command(("log.pull", "a"), Some(("ops", step + 1)), &json!({})));
+                        let saved = world.disk.memory.expect("saved");
+                        memory.save(&saved).expect("save");
+                        disk.memory = Some(saved);
+                    }
+                }
+                assert_eq!(
+                    (trials.current(), trials.found()),
+                    (Ok(disk.layer.clone()), Ok(disk.trial.clone())),
+                    "{seed}"
+                );
+                let json = |saved: Option<Saved>| saved.map(|saved| serde_json::to_string(&saved).expect("JSON"));
+                assert_eq!(json(memory.load().expect("read")), json(disk.memory.clone()), "{seed}");
+            }
+        }
     }
 }

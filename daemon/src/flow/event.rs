@@ -201,9 +201,9 @@ impl EventStreams {
     pub fn draft_with(&self, kind: Kind, stamp: Stamp, (subject, text): (&str, &str), members: &str) -> Draft {
         let (message_id, event) = (kind.message_id(), kind.word());
         match kind.severity() {
-            "info" => tracing::info!(message_id, event, subject, "{text}"),
-            "warning" => tracing::warn!(message_id, event, subject, "{text}"),
-            _ => tracing::error!(message_id, event, subject, "{text}"),
+            "info" => tracing::info!(message_id, event, subject, "{event} {subject}: {text}"),
+            "warning" => tracing::warn!(message_id, event, subject, "{event} {subject}: {text}"),
+            _ => tracing::error!(message_id, event, subject, "{event} {subject}: {text}"),
         }
         let mut body = format!("\"type\":\"{}\",\"severity\":\"{}\",\"subject\":", kind.word(), kind.severity());
         json_str(&mut body, subject);

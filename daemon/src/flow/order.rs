@@ -10,6 +10,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 
 /// Whom a message was sent to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -46,12 +47,25 @@ pub enum Asked {
 }
 
 /// Where an answer goes beside `up/res`: MQTT 5's response topic.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "(String, Option<Vec<u8>>)", into = "(String, Option<Vec<u8>>)")]
 pub struct Respond {
     /// Topic.
     pub topic: String,
     /// Given back as it came.
     pub correlation: Option<Bytes>,
+}
+
+impl From<(String, Option<Vec<u8>>)> for Respond {
+    fn from((topic, correlation): (String, Option<Vec<u8>>)) -> Self {
+        Self { topic, correlation: correlation.map(Bytes::from) }
+    }
+}
+
+impl From<Respond> for (String, Option<Vec<u8>>) {
+    fn from(respond: Respond) -> Self {
+        (respond.topic, respond.correlation.map(|bytes| bytes.to_vec()))
+    }
 }
 
 /// Names a message to the connection it came by.

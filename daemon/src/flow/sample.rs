@@ -13,13 +13,24 @@ pub enum Why {
     Rate,
     /// Has not moved for `stuck_ms`.
     Stuck,
-    /// The device says itself that it is not valid.
+    /// The device says: above what it can measure.
+    Overload,
+    /// The device says: below what it can measure.
+    Underload,
+    /// The device says: the sensor is broken.
+    Fault,
+    /// The device says: the value has not settled.
+    Unstable,
+    /// The device says: the value is not valid.
     Invalid,
     /// What it means is not certain: its unit or its reference is another one, or unknown.
     Ambiguous,
 }
 
 impl Why {
+    /// What a device can say by a word of its own.
+    pub const BY_DEVICE: [Why; 5] = [Self::Overload, Self::Underload, Self::Fault, Self::Unstable, Self::Invalid];
+
     /// The word used in payloads.
     pub fn word(self) -> &'static str {
         match self {
@@ -28,6 +39,10 @@ impl Why {
             Why::Stale => "stale",
             Why::Rate => "rate",
             Why::Stuck => "stuck",
+            Why::Overload => "overload",
+            Why::Underload => "underload",
+            Why::Fault => "fault",
+            Why::Unstable => "unstable",
             Why::Invalid => "invalid",
             Why::Ambiguous => "ambiguous",
         }
@@ -64,6 +79,10 @@ impl Quality {
             Quality::Bad(Why::Stale) => "bad:stale",
             Quality::Bad(Why::Rate) => "bad:rate",
             Quality::Bad(Why::Stuck) => "bad:stuck",
+            Quality::Bad(Why::Overload) => "bad:overload",
+            Quality::Bad(Why::Underload) => "bad:underload",
+            Quality::Bad(Why::Fault) => "bad:fault",
+            Quality::Bad(Why::Unstable) => "bad:unstable",
             Quality::Bad(Why::Invalid) => "bad:invalid",
             Quality::Bad(Why::Ambiguous) => "bad:ambiguous",
         }

@@ -75,7 +75,7 @@ pub struct Loaded {
     pub inputs: Vec<Tensor>,
     /// The model's outputs.
     pub outputs: Vec<Tensor>,
-    /// What the library says of itself.
+    /// File name of ONNX Runtime's library, which has its version.
     pub runtime: String,
     /// Which nodes run where.
     pub placement: Vec<Placed>,

@@ -83,7 +83,7 @@ pub struct Running {
     pub source: Artifact,
     /// For the status document.
     pub serving: Serving,
-    /// What the library says of itself.
+    /// File name of ONNX Runtime's library, which has its version.
     pub runtime: String,
     /// Providers that were passed over, and why.
     pub passed_over: Vec<String>,

@@ -176,7 +176,7 @@ impl Worker {
         // Not waited for: the bell of a worker that does not listen is full some time.
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         if let Err(why) = send(self.process.socket.as_raw_fd(), &ring, flags) {
-            return self.dead(0, &format!("ring: {why}"));
+            return self.dead(0, &format!("wake the worker: {why}"));
         }
         let (mut seen, mut began) = (0, Instant::now());
         loop {

@@ -43,7 +43,7 @@ pub fn main(socket: OwnedFd) -> Result<(), String> {
     let loaded = Loaded {
         inputs: session.inputs().iter().map(describe).collect(),
         outputs: session.outputs().iter().map(describe).collect(),
-        runtime: ort::info().to_owned(),
+        runtime: hello.runtime.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         placement: placement(&session)?,
         sandbox: fences.words(),
     };

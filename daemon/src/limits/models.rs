@@ -38,6 +38,9 @@ pub const GOLDEN_CASES_MAX: usize = 256;
 pub const MODEL_SEQ_JUMP: u64 = 1 << 32;
 /// Bundles that failed here and are not tried again: 32 × 0.5 KiB.
 pub const BUNDLES_FAILED_KNOWN: usize = 32;
+/// Jobs of models that ended and whose results are not saved yet: each event ends 2 at most (an install, and the rollback that
+/// cancels it), and control saves the results before the next one.
+pub const JOBS_ENDED: usize = 4;
 /// Signatures of one keyset.
 pub const KEYSET_SIGNATURES: usize = 16;
 /// Nesting of ONNX subgraphs that the scan follows.

@@ -82,6 +82,8 @@ pub const PROBE: Duration = Duration::from_secs(60);
 pub const PROBE_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 /// How often stored messages are looked at for their age.
 pub const EXPIRY_EVERY: Duration = Duration::from_secs(10);
+/// Shortest interval between two log lines that say that the store is full.
+pub const FULL_SAID: Duration = Duration::from_secs(3600);
 /// Health, quality and losses are of use for a week unless configured.
 pub const EXPIRE_STATUS_H: u64 = 7 * 24;
 /// Responses expire after a day unless configured: the requester no longer waits.

@@ -11,6 +11,21 @@ pub const FRAME_BYTES_MAX: usize = 64 * 1024;
 pub const READ_BYTES: usize = 16 * 1024;
 /// A frame whose bytes stop for so long is searched again: a byte is 33 ms at 300 baud; a laptop's port delivers after 16 ms.
 pub const FRAME_SILENCE: Duration = Duration::from_millis(150);
+/// What ends a line, at most, bytes: CR LF, and controls such as ETX around a check, are 4.
+pub const LINE_END_BYTES: usize = 8;
+/// Regular expressions of one source: a device has three or four kinds of lines; each line is tried with all of them, and 16 take
+/// 10 µs of a line of 80 characters.
+pub const PATTERNS: usize = 16;
+/// One of them when it is compiled, bytes: `(?<x>[-+0-9.]+)` takes 2 KiB; a class of a thousand repetitions 100.
+pub const PATTERN_BYTES: usize = 256 * 1024;
+/// Groups within groups of one of them: two or three are usual; each costs stack while it is compiled.
+pub const PATTERN_DEPTH: u32 = 32;
+/// Words and suffixes of one channel: a multimeter has ten prefixes; each field is compared with all of them.
+pub const WORDS: usize = 64;
+/// Characters of a number's text: a double needs 24, with blanks and marks of thousands 40.
+pub const NUMBER_CHARS: usize = 64;
+/// Patterns of one clock: a device that switches its language has two.
+pub const TIME_PATTERNS: usize = 8;
 /// Registers in one Modbus answer: 125 × 2 bytes and 5 are the 255 that its length byte allows.
 pub const MODBUS_WORDS: u16 = 125;
 /// Bits in one Modbus answer.

@@ -15,8 +15,9 @@ use super::{
     bundle::{Bundle, pack},
     file::hex,
     keyset::{Keyset, Role},
+    shelf::Device,
     slot::{Held, Step},
-    store::{Device, Store},
+    store::Store,
 };
 
 /// A signer with a minisign key.
@@ -346,21 +347,21 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
         now_ms: 1_790_000_000_000,
         version: semver::Version::new(0, 1, 0),
     };
-    let now = store.keyset(&base).expect("keyset").0;
+    let now = store.disk.keyset(&mut store.shelf, &base).expect("keyset").0;
     let admit = |store: &Store, keys: &Keyset, signer: &Signer, seq: u64| {
         let bundle = packed_in(&folder(&[signer], seq, "score", |_| {}), keys)?;
-        store.admit(&bundle, &device, keys, 12)
+        store.shelf.admit((&bundle.sha256, &bundle.release), &device, keys.expires_ms, 12)
     };
     assert!(admit(&store, &now, &stolen, u64::MAX).is_err_and(|why| why.contains("more than")), "a jump is capped");
     let high = 12 + crate::limits::MODEL_SEQ_JUMP;
     assert_eq!(admit(&store, &now, &stolen, high), Ok(()));
     // It passed its trial: its slot holds the sequence, and so does the file.
-    let mut line = store.line("m");
+    let mut line = store.shelf.line("m");
     let id = line.stage(Held { sha256: "x".into(), version: "9".into(), seq: high });
     for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
         line.step(id, step).expect("step");
     }
-    store.change("m", line, None).expect("change");
+    store.change("m", line).expect("change");
     store.raise("m", high).expect("raise");
     assert!(admit(&store, &now, &stolen, 13).is_err_and(|why| why.contains("not above")));
 
@@ -370,17 +371,30 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
         json!({"revoked": [stolen.public()], "min_seq": {"m": 12}}),
         &[&root],
     );
-    let next = store.take_keyset(&now, &bytes, &minisigs).expect("rotation");
+    let expired_ms = 2_100_000_000_000;
+    let late = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), expired_ms);
+    let late = late.expect_err("a keyset that expired");
+    assert!(late.contains("keyset 2 expired at 2036-01-01"), "{late}");
+    let next = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms).expect("rotation");
     assert_eq!(admit(&store, &next, &fresh, 13), Ok(()));
     assert!(admit(&store, &next, &fresh, 11).is_err(), "down to min_seq and no further");
     assert!(admit(&store, &next, &stolen, 14).is_err_and(|why| why.contains("no key")));
     // The chain is found again. A restored old keyset, or a gap in the chain, is detected.
     let (mut store, _) = Store::open(dir.path());
-    assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 2 && trouble.is_none()));
+    assert!(
+        store.disk.keyset(&mut store.shelf, &base).is_ok_and(|(keys, trouble)| keys.version == 2 && trouble.is_none())
+    );
     fs::remove_file(dir.path().join("keys/2.json")).expect("remove");
-    assert!(store.keyset(&base).is_ok_and(|(keys, trouble)| keys.version == 1 && trouble.is_some()));
+    assert!(
+        store.disk.keyset(&mut store.shelf, &base).is_ok_and(|(keys, trouble)| keys.version == 1 && trouble.is_some())
+    );
     fs::write(dir.path().join("keys/2.json"), b"{}").expect("write");
-    assert!(store.keyset(&base).is_ok_and(|(_, trouble)| trouble.is_some_and(|why| why.contains("keyset 2"))));
+    assert!(
+        store
+            .disk
+            .keyset(&mut store.shelf, &base)
+            .is_ok_and(|(_, trouble)| trouble.is_some_and(|why| why.contains("keyset 2")))
+    );
     let _ = now.signer(Role::Keyset, b"", "");
 }
 
@@ -420,38 +434,52 @@ fn keyset_rotation_cut_at_any_write_leaves_the_old_keyset_or_a_device_that_insta
         let base = dir.path().join("keyset.json");
         fs::write(&base, keys(1, &[(&root, &["keyset"]), (&stolen, &["model"])], json!({}))).expect("write");
         let (mut store, _) = Store::open(dir.path());
-        let now = store.keyset(&base).expect("keyset").0;
-        let mut line = store.line("m");
+        let now = store.disk.keyset(&mut store.shelf, &base).expect("keyset").0;
+        let mut line = store.shelf.line("m");
         let id = line.stage(Held { sha256: "x".into(), version: "9".into(), seq: high });
         for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
             line.step(id, step).expect("step");
         }
-        store.change("m", line, None).expect("change");
+        store.change("m", line).expect("change");
         store.raise("m", high).expect("raise");
         let obstacle = cut.map(|name| dir.path().join(format!("{name}.new")));
         obstacle.iter().for_each(|path| fs::create_dir(path).expect("obstacle"));
-        let _ = store.take_keyset(&now, &bytes, &minisigs);
+        let _ = store.disk.take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms);
         drop(store);
         obstacle.iter().for_each(|path| fs::remove_dir(path).expect("obstacle"));
 
         let (mut store, _) = Store::open(dir.path());
-        let (mut now, trouble) = store.keyset(&base).expect("keyset");
+        let (mut now, trouble) = store.disk.keyset(&mut store.shelf, &base).expect("keyset");
         assert_eq!(trouble, None, "cut at {cut:?}");
         versions.push(now.version);
         if now.version == 1 {
-            assert_eq!(store.high("m", 12), high, "cut at {cut:?}: nothing is lowered by a keyset that does not count");
-            now = store.take_keyset(&now, &bytes, &minisigs).expect("it is sent again");
+            assert_eq!(
+                store.shelf.high("m", 12),
+                high,
+                "cut at {cut:?}: nothing is lowered by a keyset that does not count"
+            );
+            now = store
+                .disk
+                .take_keyset(&mut store.shelf, &now, (&bytes, &minisigs), device.now_ms)
+                .expect("it is sent again");
         }
         let bundle = packed_in(&new, &now).expect("bundle");
-        assert_eq!(store.admit(&bundle, &device, &now, 12), Ok(()), "cut at {cut:?}");
+        assert_eq!(
+            store.shelf.admit((&bundle.sha256, &bundle.release), &device, now.expires_ms, 12),
+            Ok(()),
+            "cut at {cut:?}"
+        );
         let older = packed_in(&old, &now).expect("bundle");
-        assert!(store.admit(&older, &device, &now, 12).is_err(), "cut at {cut:?}");
+        assert!(
+            store.shelf.admit((&older.sha256, &older.release), &device, now.expires_ms, 12).is_err(),
+            "cut at {cut:?}"
+        );
         // The next start does not lower again what is installed from here on.
         store.raise("m", 20).expect("raise");
         drop(store);
         let (mut store, _) = Store::open(dir.path());
-        store.keyset(&base).expect("keyset");
-        assert_eq!(store.high("m", 12), 20, "cut at {cut:?}");
+        store.disk.keyset(&mut store.shelf, &base).expect("keyset");
+        assert_eq!(store.shelf.high("m", 12), 20, "cut at {cut:?}");
     }
     assert_eq!(versions, [1, 1, 2, 2, 2, 2, 2]);
 }

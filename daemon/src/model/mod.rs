@@ -13,5 +13,6 @@ pub mod onnx;
 pub mod rollout;
 pub mod scan;
 pub mod scoring;
+pub mod shelf;
 pub mod slot;
 pub mod store;

@@ -26,7 +26,7 @@ impl Reduce {
         Self::WORDS.iter().find(|(_, reduce)| *reduce == self).map_or("", |(word, _)| word)
     }
 
-    /// One value of several; no number where one of them is none, or there are none.
+    /// One value of several; NaN if one of them is NaN, or if there is no value.
     pub fn of(self, values: impl ExactSizeIterator<Item = f64>) -> f64 {
         let n = values.len() as f64;
         match self {

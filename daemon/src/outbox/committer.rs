@@ -73,6 +73,8 @@ pub struct Committer {
     cursor_breaks: u64,
     /// When these are due, ns since boot.
     expiry_ns: u64,
+    /// When the log may say again that the store is full.
+    full_said_ns: u64,
     ballast_ns: u64,
     /// The file system can set blocks aside.
     can_ballast: bool,
@@ -132,6 +134,7 @@ impl Committer {
             cursor: None,
             cursor_breaks: 0,
             expiry_ns: 0,
+            full_said_ns: 0,
             ballast_ns: 0,
             can_ballast: true,
             ledger_ns: 0,
@@ -422,7 +425,12 @@ impl Committer {
             let more = packed.iter().map(Packed::size).sum();
             // At the quota what is stored may not grow: as much leaves as comes.
             let cap = if self.opening.disk.has_room(more) { self.max_bytes } else { store.bytes().min(self.max_bytes) };
-            evict(&self.shared, store, cap.saturating_sub(more), &mut leaving)?;
+            let evicted = evict(&self.shared, store, cap.saturating_sub(more), &mut leaving)?;
+            if evicted > 0 && stamp.boot_ns >= self.full_said_ns {
+                self.full_said_ns = stamp.boot_ns + limits::FULL_SAID.as_nanos() as u64;
+                let mib = cap >> 20;
+                tracing::warn!("the store is full ({mib} MiB): its oldest records are evicted; up/loss names them");
+            }
         }
         let Leaving { keys: leaving, mut ledger, .. } = leaving;
         let entries = ledger.take();
@@ -534,7 +542,8 @@ impl Committer {
 }
 
 /// Full: the oldest of the least class leaves first. What is in RAM as well is on its way out anyway.
-fn evict(shared: &Shared, store: &Store, most: u64, leaving: &mut Leaving) -> Result<(), String> {
+/// Returns how many messages leave.
+fn evict(shared: &Shared, store: &Store, most: u64, leaving: &mut Leaving) -> Result<usize, String> {
     let mut over = store.bytes().saturating_sub(leaving.bytes).saturating_sub(most);
     let mut keys = Vec::new();
     {
@@ -546,7 +555,9 @@ fn evict(shared: &Shared, store: &Store, most: u64, leaving: &mut Leaving) -> Re
             over = over.saturating_sub(store.size(key));
         }
     }
-    keys.into_iter().try_for_each(|key| leaving.take(store, key, "evicted"))
+    let evicted = keys.len();
+    keys.into_iter().try_for_each(|key| leaving.take(store, key, "evicted"))?;
+    Ok(evicted)
 }
 
 /// What became too old leaves: the age is exact within this boot, and a bound below it across boots.

@@ -1,5 +1,8 @@
 //! Logs: journald's own fields under systemd, readable lines on a terminal. Much of what is logged was written by others,
 //! so the value of every field goes through `host::log::Escaping` on its way to either.
+//!
+//! `journalctl` and the command `log.pull` show the message of a line and no other field. So the message that the journal
+//! gets ends with the other fields (`name=value`), as a line on a terminal does.
 
 use std::{
     fmt::{Debug, Write},
@@ -12,7 +15,6 @@ use tracing::{
 };
 use tracing_subscriber::{
     Layer,
-    field::MakeExt,
     filter::Targets,
     fmt::{MakeWriter, format},
     layer::{Context, SubscriberExt},
@@ -44,35 +46,35 @@ pub fn start(default: &str) {
         .try_init();
 }
 
+/// Fields that a line does not repeat behind its message: the journal's id, and what the message itself names.
+const NAMED: [&str; 7] = ["message_id", "event", "subject", "alarm", "kind", "id", "state"];
+
 /// One line for each event.
 fn lines<S, W>(writer: W, ansi: bool) -> impl Layer<S>
 where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: for<'a> MakeWriter<'a> + 'static,
 {
-    // The journal's ids are nothing for people.
+    // Each field but the message brings its own blank: a field that is left out leaves none.
     let fields = format::debug_fn(|out, field, value| {
         let out = &mut Escaping::new(out, limits::LOG_FIELD);
         match field.name() {
-            "message_id" => Ok(()),
             "message" => write!(out, "{value:?}"),
-            name => write!(out, "{name}={value:?}"),
+            name if NAMED.contains(&name) => Ok(()),
+            name => write!(out, " {name}={value:?}"),
         }
     });
-    tracing_subscriber::fmt::layer()
-        .fmt_fields(fields.delimited(" "))
-        .with_target(false)
-        .with_ansi(ansi)
-        .with_writer(writer)
+    tracing_subscriber::fmt::layer().fmt_fields(fields).with_target(false).with_ansi(ansi).with_writer(writer)
 }
 
-/// Gives a layer each event with its values escaped.
+/// Gives a layer each event with its values escaped, and with the fields in the message.
 struct Escaped<L>(L);
 
 impl<S: Subscriber, L: Layer<S>> Layer<S> for Escaped<L> {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         let mut values = Values::default();
         event.record(&mut values);
+        values.name_fields();
         let fields = event.metadata().fields();
         let text = |field: Field| values.0.iter().find(|(f, _)| *f == field).map(|(_, text)| text as &dyn Value);
         let all: Vec<Option<&dyn Value>> = fields.iter().map(text).collect();
@@ -83,6 +85,20 @@ impl<S: Subscriber, L: Layer<S>> Layer<S> for Escaped<L> {
 /// The values of an event, as they may be written.
 #[derive(Default)]
 struct Values(Vec<(Field, String)>);
+
+impl Values {
+    /// Appends the other fields to the message, within the bound of one field.
+    fn name_fields(&mut self) {
+        let Some(at) = self.0.iter().position(|(field, _)| field.name() == "message") else { return };
+        let mut message = std::mem::take(&mut self.0[at].1);
+        for (field, value) in &self.0 {
+            if field.name() != "message" && !NAMED.contains(&field.name()) {
+                let _ = write!(message, " {}={value}", field.name());
+            }
+        }
+        self.0[at].1 = escaped(message, limits::LOG_FIELD);
+    }
+}
 
 impl Visit for Values {
     fn record_str(&mut self, field: &Field, value: &str) {
@@ -141,6 +157,25 @@ mod tests {
     }
 
     #[test]
+    fn journal_message_and_terminal_line_name_the_same_fields() {
+        let (given, terminal) = (Given::default(), Terminal::default());
+        let writer = terminal.clone();
+        let both =
+            tracing_subscriber::registry().with(Escaped(given.clone())).with(lines(move || writer.clone(), false));
+        tracing::subscriber::with_default(both, || {
+            tracing::info!(message_id = "f00d", alarm = "hot", broker = "b:8883", session = 3, "connected");
+            tracing::info!("nothing beside it");
+        });
+        let given = given.0.lock().expect("given").clone();
+        let messages: Vec<&str> = given.iter().filter(|(n, _)| n == "message").map(|(_, v)| v.as_str()).collect();
+        assert_eq!(messages, ["connected broker=b:8883 session=3", "nothing beside it"]);
+        assert!(given.contains(&("alarm".into(), "hot".into())), "a query of the journal finds the alarm by its field");
+        let text = String::from_utf8(terminal.0.lock().expect("terminal").clone()).expect("text");
+        assert!(text.contains(" connected broker=\"b:8883\" session=3\n"), "{text}");
+        assert!(text.ends_with(" nothing beside it\n"), "{text}");
+    }
+
+    #[test]
     fn every_field_with_control_characters_is_escaped_for_the_terminal_and_the_journal() {
         let (given, terminal) = (Given::default(), Terminal::default());
         let writer = terminal.clone();
@@ -155,7 +190,7 @@ mod tests {
         let value = |name: &str| given.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
         let clean = "x\\u{1b}[2J\\n2026-01-01 ERROR forged";
         assert_eq!((value("kind"), value("path")), (Some(clean), Some(clean)));
-        assert_eq!(value("message"), Some(format!("a {clean}").as_str()));
+        assert!(value("message").is_some_and(|text| text.starts_with(&format!("a {clean} path={clean}"))));
         assert_eq!((value("n"), value("yes"), value("none")), (Some("7"), Some("true"), None));
         assert!(given.iter().all(|(_, v)| v.chars().count() <= limits::LOG_FIELD && !v.contains(char::is_control)));
         let text = String::from_utf8(terminal.0.lock().expect("terminal").clone()).expect("text");

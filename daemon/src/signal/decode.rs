@@ -1,7 +1,7 @@
-//! Frames into rows: CSV and JSON lines, NMEA sentences, binary numbers and the edges of GPIO lines into the channels
-//! of one source. Pure.
+//! Frames into rows: lines of text, NMEA sentences, binary numbers and the edges of GPIO lines into the channels of one
+//! source. Pure.
 
-use super::{block::Times, edges::Edges, nmea::Nmea, row::Scales};
+use super::{block::Times, edges::Edges, nmea::Nmea, row::Scales, text::Text};
 use crate::{
     config::{Block, Channel, Format, Layout, Source, TimeFormat},
     flow::{Flaw, Quality, Stamp},
@@ -9,7 +9,7 @@ use crate::{
 
 pub use super::row::{Refused, Row};
 
-/// What one CSV column is for.
+/// What one number of a layout is for.
 #[derive(Debug, Clone, Default)]
 struct Column {
     seq: bool,
@@ -27,8 +27,7 @@ struct Numbers {
 
 #[derive(Debug)]
 enum Shape {
-    Csv { delimiter: u8, columns: Vec<Column> },
-    Json { keys: Vec<String>, seq: Option<String>, time: Option<String> },
+    Text(Box<Text>),
     Nmea(Nmea),
     Binary { all: Vec<Numbers>, tagged: bool },
     Block { numbers: Numbers, block: Block, times: Times, next: usize },
@@ -84,15 +83,8 @@ impl Decoder {
             layout: layout.clone(),
             columns: layout.fields.iter().map(|field| column(&field.column)).collect(),
         };
+        let text = Text::new(source, channels).map(|text| Shape::Text(Box::new(text)));
         let shape = match &source.format {
-            Format::Csv { delimiter, columns } => {
-                Shape::Csv { delimiter: *delimiter, columns: columns.iter().map(column).collect() }
-            }
-            Format::Json => Shape::Json {
-                keys: channels.iter().map(|c| c.column.clone()).collect(),
-                seq: source.seq.clone(),
-                time: time_column,
-            },
             Format::Nmea(sentences) => Shape::Nmea(Nmea::new(sentences, channels)),
             Format::Binary(layout @ Layout { block: Some(block), .. }) => {
                 Shape::Block { numbers: numbers(layout), times: Times::new(block), block: block.clone(), next: 0 }
@@ -101,8 +93,10 @@ impl Decoder {
             Format::Tagged(layouts) => Shape::Binary { all: layouts.iter().map(numbers).collect(), tagged: true },
             Format::Answers(formats) => Shape::Answers(Answers::new(source, formats, channels)),
             Format::Edges(lines) => Shape::Edges(Edges::new(lines, channels)),
+            // Of all other formats `Text` makes a decoder.
+            _ => text.unwrap_or(Shape::Binary { all: Vec::new(), tagged: false }),
         };
-        let time = source.time.as_ref().map_or(TimeFormat::Unit(1), |(_, format)| *format);
+        let time = source.time.as_ref().map_or(TimeFormat::Unit(1), |(_, format)| format.clone());
         Self { shape, time, scales: Scales::new(channels) }
     }
 
@@ -111,22 +105,14 @@ impl Decoder {
         let frame = frame?;
         let text = || std::str::from_utf8(frame).map_err(|_| Refused::NotText);
         match &mut self.shape {
-            Shape::Csv { delimiter, columns } => {
-                self.scales.clear(row, Quality::Missing);
-                csv(text()?, *delimiter, columns, self.time, &self.scales, row).map(|()| true)
-            }
-            Shape::Json { keys, seq, time } => {
-                self.scales.clear(row, Quality::Missing);
-                let own = (seq.as_deref(), time.as_deref(), self.time);
-                json(text()?, keys, own, &self.scales, row).map(|()| true)
-            }
+            Shape::Text(text) => text.decode(frame, stamp, row),
             Shape::Nmea(nmea) => {
                 self.scales.clear(row, Quality::Absent);
                 nmea.decode(text()?, &self.scales, row)
             }
             Shape::Binary { all, tagged } => {
                 self.scales.clear(row, Quality::Absent);
-                binary(frame, all, *tagged, self.time, &self.scales, row).map(|()| true)
+                binary(frame, all, *tagged, &self.time, &self.scales, row).map(|()| true)
             }
             Shape::Block { numbers, block, times, next } => {
                 *next = block.rows;
@@ -134,7 +120,7 @@ impl Decoder {
                     return Err(Refused::Length);
                 }
                 self.scales.clear(row, Quality::Absent);
-                take(frame, numbers, &block.steps, 0, self.time, &self.scales, row)?;
+                take(frame, numbers, &block.steps, 0, &self.time, &self.scales, row)?;
                 times.frame(stamp.boot_ns, row.t_ns, row.seq);
                 *next = 0;
                 Ok(self.more(frame, row))
@@ -160,7 +146,7 @@ impl Decoder {
             return false;
         }
         self.scales.clear(row, Quality::Absent);
-        if take(frame, numbers, &block.steps, *next, self.time, &self.scales, row).is_err() {
+        if take(frame, numbers, &block.steps, *next, &self.time, &self.scales, row).is_err() {
             return false;
         }
         row.seq = row.seq.map(|seq| seq.saturating_mul(block.rows as u64).saturating_add(*next as u64));
@@ -168,19 +154,29 @@ impl Decoder {
         *next += 1;
         true
     }
+
+    /// What follows does not join what was before: a port was closed, or bytes are lost.
+    pub fn reset(&mut self) {
+        if let Shape::Text(text) = &mut self.shape {
+            text.reset();
+        }
+        if let Shape::Answers(answers) = &mut self.shape {
+            answers.all.iter_mut().for_each(|(decoder, _)| decoder.reset());
+        }
+    }
 }
 
 /// A whole number of a clock, in its unit.
-fn clock(ticks: u64, format: TimeFormat) -> Option<i64> {
+fn clock(ticks: u64, format: &TimeFormat) -> Option<i64> {
     let TimeFormat::Unit(ns) = format else { return None };
-    i64::try_from(u128::from(ticks) * u128::from(ns)).ok()
+    i64::try_from(u128::from(ticks) * u128::from(*ns)).ok()
 }
 
 fn binary(
     frame: &[u8],
     all: &[Numbers],
     tagged: bool,
-    time: TimeFormat,
+    time: &TimeFormat,
     scales: &Scales,
     row: &mut Row,
 ) -> Result<(), Refused> {
@@ -198,7 +194,7 @@ fn take(
     numbers: &Numbers,
     steps: &[usize],
     sample: usize,
-    time: TimeFormat,
+    time: &TimeFormat,
     scales: &Scales,
     row: &mut Row,
 ) -> Result<(), Refused> {
@@ -218,107 +214,6 @@ fn take(
         }
     }
     Ok(())
-}
-
-fn csv(
-    text: &str,
-    delimiter: u8,
-    columns: &[Column],
-    time: TimeFormat,
-    scales: &Scales,
-    row: &mut Row,
-) -> Result<(), Refused> {
-    let mut fields = Split { text, delimiter, done: false };
-    for column in columns {
-        let field = fields.next().ok_or(Refused::Columns)?.trim_ascii();
-        if column.seq {
-            row.seq = Some(field.parse().map_err(|_| Refused::Sequence)?);
-        }
-        if column.time {
-            row.t_ns = Some(parse_time(field, time).ok_or(Refused::Clock)?);
-        }
-        if let [first, others @ ..] = column.channels.as_slice() {
-            let raw = field.parse().ok();
-            scales.set(row, *first, raw);
-            others.iter().for_each(|i| scales.set(row, *i, raw));
-        }
-    }
-    if fields.next().is_some() { Err(Refused::Columns) } else { Ok(()) }
-}
-
-fn json(
-    text: &str,
-    keys: &[String],
-    (seq, time, format): (Option<&str>, Option<&str>, TimeFormat),
-    scales: &Scales,
-    row: &mut Row,
-) -> Result<(), Refused> {
-    let object: serde_json::Map<String, serde_json::Value> =
-        serde_json::from_str(text).map_err(|_| Refused::NotJson)?;
-    if let Some(key) = seq {
-        row.seq = Some(object.get(key).and_then(serde_json::Value::as_u64).ok_or(Refused::Sequence)?);
-    }
-    if let Some(key) = time {
-        let value = object.get(key).ok_or(Refused::Clock)?;
-        let text = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
-        row.t_ns = Some(parse_time(&text, format).ok_or(Refused::Clock)?);
-    }
-    for (i, key) in keys.iter().enumerate() {
-        if let Some(value) = object.get(key) {
-            scales.set(row, i, value.as_f64().or_else(|| value.as_bool().map(f64::from)));
-        }
-    }
-    Ok(())
-}
-
-/// Fields of a line; an empty last field counts.
-struct Split<'a> {
-    text: &'a str,
-    delimiter: u8,
-    done: bool,
-}
-
-impl<'a> Iterator for Split<'a> {
-    type Item = &'a str;
-
-    fn next(&mut self) -> Option<&'a str> {
-        if self.done {
-            return None;
-        }
-        match memchr::memchr(self.delimiter, self.text.as_bytes()) {
-            Some(at) => {
-                let (field, rest) = (self.text.get(..at)?, self.text.get(at + 1..)?);
-                self.text = rest;
-                Some(field)
-            }
-            None => {
-                self.done = true;
-                Some(self.text)
-            }
-        }
-    }
-}
-
-/// A sensor's time in nanoseconds since its epoch.
-pub fn parse_time(text: &str, format: TimeFormat) -> Option<i64> {
-    match format {
-        TimeFormat::Unit(ns) => match text.parse::<i64>() {
-            Ok(n) => n.checked_mul(ns as i64),
-            Err(_) => {
-                let t = text.parse::<f64>().ok()? * ns as f64;
-                (t.abs() < 9e18).then_some(t as i64)
-            }
-        },
-        TimeFormat::Civil => {
-            let at = match text.parse::<jiff::Timestamp>() {
-                Ok(at) => at,
-                Err(_) => {
-                    text.parse::<jiff::civil::DateTime>().ok()?.to_zoned(jiff::tz::TimeZone::UTC).ok()?.timestamp()
-                }
-            };
-            i64::try_from(at.as_nanosecond()).ok()
-        }
-    }
 }
 
 #[cfg(test)]

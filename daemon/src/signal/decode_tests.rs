@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::{Field, GpioLine, GpioRead, Number, Order, Port, Sysfs, SysfsClass},
+    config::{Field, GpioLine, GpioRead, Number, NumberText, Order, Port, Sysfs, SysfsClass},
     flow::{Clk, SourceId, Why},
 };
 
@@ -21,6 +21,7 @@ fn channel(name: &str, max: Option<f64>) -> Channel {
         rate_max_per_s: None,
         stuck_ms: None,
         stuck_band: 0.0,
+        numbers: NumberText::default(),
     }
 }
 
@@ -30,6 +31,7 @@ fn decoder(format: Format) -> Decoder {
         name: "s".into(),
         port: Port::Sysfs(Sysfs { device: "d".into(), class: SysfsClass::Iio, readings: vec![], every_ms: 1 }),
         format,
+        numbers: NumberText::default(),
         seq: own.then(|| "n".into()),
         seq_modulo: 0,
         time: own.then(|| ("t".into(), TimeFormat::Unit(1_000_000))),
@@ -71,14 +73,6 @@ fn garbage_is_refused_by_name_and_a_bad_number_spoils_one_sample() {
         assert_eq!(csv().decode(Ok(format!("1,2,{text},4").as_bytes()), STAMP, &mut row), Ok(true));
         assert_eq!(row.quality, [Quality::Bad(Why::NotANumber), Quality::Good], "{text:?}");
     }
-}
-
-#[test]
-fn civil_times_are_utc_unless_they_say_otherwise() {
-    let parse = |text| parse_time(text, TimeFormat::Civil);
-    assert_eq!(parse("1970-01-01 00:00:01"), Some(1_000_000_000));
-    assert_eq!(parse("1970-01-01T01:00:01+01:00"), Some(1_000_000_000));
-    assert_eq!(parse("yesterday"), None);
 }
 
 fn field(column: &str, at: usize, number: Number, order: Order) -> Field {

@@ -5,13 +5,17 @@ mod align;
 mod block;
 pub mod decode;
 mod edges;
+mod json;
 mod measure;
 mod nmea;
+mod number;
 mod presence;
 mod quality;
 pub mod row;
 mod rules;
 mod sequence;
+mod text;
+mod time;
 mod values;
 mod windowing;
 
@@ -19,7 +23,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
-pub use decode::parse_time;
+pub use time::parse_time;
 
 use self::{
     align::Grid,
@@ -181,6 +185,7 @@ impl Signal {
             Arrival::Break(source, stamp, how) => {
                 let state = &mut self.sources[usize::from(source.0)];
                 state.quality.broke(how);
+                state.decoder.reset();
                 if state.rows > 0 {
                     state.unknown_missing(1);
                 }

@@ -1,5 +1,6 @@
 //! One decoded frame, and what the channels do with its raw numbers: scale, offset and range. What the decoders share.
 
+use super::number::Reading;
 use crate::{
     config::Channel,
     flow::{Flaw, Quality, Why},
@@ -30,6 +31,8 @@ pub enum Refused {
     Length,
     /// No NMEA sentence.
     NotNmea,
+    /// No pattern fits, or no label stands in it.
+    Unmatched,
     /// An NMEA sentence without the checksum that is required.
     NoChecksum,
 }
@@ -47,7 +50,7 @@ impl From<Flaw> for Refused {
 
 impl Refused {
     /// Every reason, in the order of `index`.
-    pub const ALL: [Refused; 12] = [
+    pub const ALL: [Refused; 13] = [
         Self::NotText,
         Self::Columns,
         Self::NotJson,
@@ -59,6 +62,7 @@ impl Refused {
         Self::Garbage,
         Self::Length,
         Self::NotNmea,
+        Self::Unmatched,
         Self::NoChecksum,
     ];
 
@@ -76,6 +80,7 @@ impl Refused {
             Self::Garbage => "garbage",
             Self::Length => "length",
             Self::NotNmea => "not_nmea",
+            Self::Unmatched => "unmatched",
             Self::NoChecksum => "no_checksum",
         }
     }
@@ -154,6 +159,15 @@ impl Scales {
     /// One raw number into its place.
     pub fn set(&self, row: &mut Row, channel: usize, raw: Option<f64>) {
         (row.values[channel], row.quality[channel]) = self.0[channel].apply(raw);
+    }
+
+    /// What a text means into its place.
+    pub fn put(&self, row: &mut Row, channel: usize, reading: Reading) {
+        match reading {
+            Reading::Value(raw) => self.set(row, channel, Some(raw)),
+            Reading::Missing => (row.values[channel], row.quality[channel]) = (f64::NAN, Quality::Missing),
+            Reading::Bad(why) => (row.values[channel], row.quality[channel]) = (f64::NAN, Quality::Bad(why)),
+        }
     }
 
     /// Before a frame: no value, and this quality for each channel.

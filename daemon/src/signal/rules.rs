@@ -75,6 +75,7 @@ mod tests {
             rate_max_per_s: rate,
             stuck_ms,
             stuck_band: band,
+            numbers: crate::config::NumberText::default(),
         };
         ChannelRules::new(&channel)
     }

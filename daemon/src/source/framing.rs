@@ -1,11 +1,14 @@
 //! Bytes into frames: pure, no I/O, no clock. What is refused leaves a mark at its place, so one broken frame costs one
-//! frame. Lines end with LF or CR LF; the binary framings are in `packets`.
+//! frame. Lines end with LF, CR LF or CR, or with what is declared; the binary framings are in `packets`.
 
 use bytes::{Bytes, BytesMut};
 
-use super::{cut::Cut, packets::Packets};
+use super::{
+    cut::Cut,
+    packets::{Packets, sum},
+};
 use crate::{
-    config::{Framing, Serial},
+    config::{Framing, LineCheck, LineForm, Serial},
     flow::Flaw,
 };
 
@@ -22,7 +25,7 @@ impl Cutter {
     /// As the port is configured.
     pub fn new(serial: &Serial) -> Self {
         match serial.framing {
-            Framing::Lines => Self::Lines(Lines::new(serial.frame_max)),
+            Framing::Lines => Self::Lines(Lines::new(serial.frame_max, serial.lines.clone())),
             _ => Self::Packets(Packets::new(serial.framing.clone(), serial.check, serial.frame_max)),
         }
     }
@@ -35,6 +38,17 @@ impl Cutter {
                 Cut::default()
             }
             Self::Packets(packets) => packets.give_up(true),
+        }
+    }
+
+    /// Forgets what is half received: what follows is the beginning of a frame.
+    pub fn forget(&mut self) {
+        match self {
+            Self::Lines(lines) => {
+                lines.carry.clear();
+                lines.skipping = false;
+            }
+            Self::Packets(packets) => drop(packets.give_up(true)),
         }
     }
 
@@ -55,114 +69,127 @@ impl Cutter {
     }
 }
 
-/// Splits a byte stream at line feeds.
+/// Splits a byte stream at the ends of lines.
 #[derive(Debug)]
 pub struct Lines {
     carry: BytesMut,
     frame_max: usize,
-    /// In the middle of a line that is already too long.
+    form: LineForm,
+    /// In the middle of a line that is already too long, or whose beginning is lost.
     skipping: bool,
+    /// Bytes skipped since the last mark, and how many of them are no text.
+    skipped: usize,
+    strange: usize,
 }
 
 impl Lines {
-    /// Frames of at most `frame_max` bytes.
-    pub fn new(frame_max: usize) -> Self {
-        Self { carry: BytesMut::new(), frame_max, skipping: false }
+    /// Frames of at most `frame_max` bytes, their checksum included.
+    pub fn new(frame_max: usize, form: LineForm) -> Self {
+        Self { carry: BytesMut::new(), frame_max, form, skipping: false, skipped: 0, strange: 0 }
     }
 
-    /// Forgets a half-received line: what follows is another connection.
+    /// Bytes are lost: what is half received has no end, and what follows has no beginning.
     pub fn reset(&mut self) {
         self.carry.clear();
-        self.skipping = false;
+        (self.skipping, self.skipped) = (true, 0);
     }
 
     /// Takes what one read brought.
     pub fn feed(&mut self, chunk: &[u8]) -> Cut {
-        let mut chunk = chunk;
+        let mut cut = Cut::default();
+        // The last bytes that wait may be the beginning of an end.
+        let seen = self.carry.len().saturating_sub(self.form.end.len().saturating_sub(1));
+        self.carry.extend_from_slice(chunk);
         if self.skipping {
-            let Some(end) = memchr::memchr(b'\n', chunk) else {
-                return Cut::default();
+            let Some((_, behind)) = self.end(&self.carry, seen) else {
+                self.skip(&mut cut);
+                return cut;
             };
             self.skipping = false;
-            chunk = &chunk[end + 1..];
+            let _ = self.carry.split_to(behind);
         }
-        let whole = memchr::memrchr(b'\n', chunk).map_or(0, |last| last + 1);
-        let mut cut = Cut::default();
-        if whole > 0 {
-            self.carry.extend_from_slice(&chunk[..whole]);
-            cut.bytes = self.carry.split().freeze();
+        if let Some(behind) = self.last_end(&self.carry) {
+            cut.bytes = self.carry.split_to(behind).freeze();
             self.ranges(&cut.bytes, &mut cut.ranges);
         }
-        self.carry.extend_from_slice(&chunk[whole..]);
-        // A carriage return may be the first half of the line's end.
-        let held = self.carry.strip_suffix(b"\r").unwrap_or(&self.carry);
-        if held.len() > self.frame_max {
-            self.carry.clear();
-            self.skipping = true;
-            cut.ranges.push(Flaw::Oversize.mark());
+        if self.carry.len() > self.frame_max + self.form.end.len() {
+            (self.skipping, self.skipped, self.strange) = (true, 0, 0);
+            self.skip(&mut cut);
         }
         cut
     }
 
-    fn ranges(&self, bytes: &Bytes, ranges: &mut Vec<(u32, u32)>) {
-        let mut from = 0;
-        for end in memchr::memchr_iter(b'\n', bytes) {
-            let to = if end > from && bytes[end - 1] == b'\r' { end - 1 } else { end };
-            if to - from > self.frame_max {
-                ranges.push(Flaw::Oversize.mark());
-            } else if to > from {
-                ranges.push((from as u32, to as u32));
-            }
-            from = end + 1;
+    /// Forgets what is skipped. Each length of a line is marked: bytes that come without any end must be seen.
+    fn skip(&mut self, cut: &mut Cut) {
+        let kept = self.form.end.len().saturating_sub(1).min(self.carry.len());
+        let gone = self.carry.split_to(self.carry.len() - kept);
+        self.skipped += gone.len();
+        self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
+        // Bytes of another speed have no ends of lines either.
+        let flaw = if self.strange * 4 < self.skipped { Flaw::Oversize } else { Flaw::Garbage };
+        while self.skipped > self.frame_max {
+            (self.skipped, self.strange) = (self.skipped - self.frame_max, 0);
+            cut.ranges.push(flaw.mark());
         }
     }
+
+    /// The next end of a line: where it begins, and the place behind it.
+    fn end(&self, bytes: &[u8], from: usize) -> Option<(usize, usize)> {
+        let rest = bytes.get(from..)?;
+        match self.form.end.as_slice() {
+            [] => memchr::memchr2(b'\n', b'\r', rest).map(|at| (from + at, from + at + 1)),
+            [end] => memchr::memchr(*end, rest).map(|at| (from + at, from + at + 1)),
+            end => memchr::memmem::find(rest, end).map(|at| (from + at, from + at + end.len())),
+        }
+    }
+
+    /// The place behind the last end of a line.
+    fn last_end(&self, bytes: &[u8]) -> Option<usize> {
+        match self.form.end.as_slice() {
+            [] => memchr::memrchr2(b'\n', b'\r', bytes).map(|at| at + 1),
+            [end] => memchr::memrchr(*end, bytes).map(|at| at + 1),
+            end => memchr::memmem::rfind(bytes, end).map(|at| at + end.len()),
+        }
+    }
+
+    fn ranges(&self, bytes: &Bytes, ranges: &mut Vec<(u32, u32)>) {
+        let mut from = 0;
+        while let Some((at, behind)) = self.end(bytes, from) {
+            let (mut first, mut last, length) = (from, at, at - from);
+            if !self.form.end.is_empty() {
+                // A device that ends its lines with another character may still send line feeds.
+                let is_end = |b: &u8| matches!(b, b'\r' | b'\n');
+                first += bytes[first..last].iter().take_while(|b| is_end(b)).count();
+                last -= bytes[first..last].iter().rev().take_while(|b| is_end(b)).count();
+            }
+            from = behind;
+            if length > self.frame_max {
+                ranges.push(Flaw::Oversize.mark());
+            } else if last > first {
+                let checked = self.form.check.map_or(Ok(last - first), |check| checked(check, &bytes[first..last]));
+                ranges.push(checked.map_or_else(Flaw::mark, |n| (first as u32, (first + n) as u32)));
+            }
+        }
+    }
+}
+
+/// The length of the text before its checksum, which must be right.
+fn checked(check: LineCheck, line: &[u8]) -> Result<usize, Flaw> {
+    let line = line.trim_ascii_end();
+    let parts = line.len().checked_sub(2 * check.kind.bytes()).map(|at| line.split_at(at));
+    let (head, digits) = parts.ok_or(Flaw::Checksum)?;
+    let text = match check.mark {
+        Some(mark) => head.strip_suffix(&[mark]).ok_or(Flaw::Checksum)?,
+        None => head,
+    };
+    let nibble = |n: Option<u64>, digit: &u8| Some(n? << 4 | u64::from(char::from(*digit).to_digit(16)?));
+    let sent = digits.iter().fold(Some(0), nibble).ok_or(Flaw::Checksum)?;
+    let sent = if check.little { sent.swap_bytes() >> (64 - 8 * check.kind.bytes()) } else { sent };
+    let covered = if check.covers_mark { head } else { text };
+    let covered = covered.get(check.skip..).ok_or(Flaw::Checksum)?;
+    if sum(check.kind, covered) == sent { Ok(text.len()) } else { Err(Flaw::Checksum) }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn run(frame_max: usize, chunks: &[&[u8]]) -> Vec<String> {
-        let (mut lines, mut got) = (Lines::new(frame_max), Vec::new());
-        for chunk in chunks {
-            let cut = lines.feed(chunk);
-            got.extend(
-                cut.ranges
-                    .iter()
-                    .map(|&(a, b)| cut.bytes.get(a as usize..b as usize).unwrap_or_default())
-                    .map(|frame| String::from_utf8_lossy(frame).into_owned()),
-            );
-        }
-        got
-    }
-
-    #[test]
-    fn frames_are_the_same_however_the_bytes_are_cut() {
-        let all = b"1,2\r\n3,4\n\n5,6\n7";
-        for size in 1..all.len() {
-            let chunks: Vec<&[u8]> = all.chunks(size).collect();
-            assert_eq!(run(64, &chunks), ["1,2", "3,4", "5,6"], "chunks of {size}");
-        }
-    }
-
-    #[test]
-    fn the_longest_line_fits_also_when_its_end_is_cut_in_two() {
-        assert_eq!(run(4, &[b"full\r", b"\nok\n"]), ["full", "ok"]);
-        assert_eq!(run(4, &[b"full\r", b"x\nok\n"]), ["", "ok"]);
-        assert_eq!(run(4, &[b"full\r", b"\r\nok\n"]), ["", "ok"]);
-    }
-
-    #[test]
-    fn a_line_of_a_megabyte_costs_one_line_and_no_memory() {
-        let long = vec![b'x'; 1 << 20];
-        let mut chunks: Vec<&[u8]> = vec![b"a\n"];
-        chunks.extend(long.chunks(4096));
-        chunks.push(b"tail\nb\n");
-        assert_eq!(run(1024, &chunks), ["a", "", "b"]);
-    }
-
-    #[test]
-    fn a_long_line_inside_one_chunk_is_skipped_alone() {
-        assert_eq!(run(4, &[b"ok\ntoo long\nfine\n"]), ["ok", "", "fine"]);
-    }
-}
+#[path = "framing_tests.rs"]
+mod tests;

@@ -139,7 +139,7 @@ impl Reopening {
     /// It could not be opened.
     fn failed(&mut self, why: &str) {
         if why != self.said {
-            tracing::warn!("open {}: {why}", self.what);
+            tracing::warn!("open {}: {why}; trying again", self.what);
             why.clone_into(&mut self.said);
         }
     }

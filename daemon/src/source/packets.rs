@@ -161,6 +161,9 @@ impl Packets {
                 }
                 if carry.len() < whole { Front::More } else { Front::Frame(whole, head..whole - check) }
             }
+            Framing::Delimited { start, stop, escape } if start == stop => {
+                until(carry, (*stop, *escape), self.frame_max + check)
+            }
             Framing::Delimited { start, stop, escape } => {
                 between(carry, (*start, *stop, *escape), self.frame_max + check)
             }
@@ -271,6 +274,24 @@ fn between(carry: &[u8], (start, stop, escape): (u8, u8, Option<u8>), most: usiz
             return Front::Frame(at + 1, 1..at);
         } else if byte == start || at > 2 * most {
             return Front::Refused(at, if byte == start { Flaw::Encoding } else { Flaw::Oversize });
+        } else {
+            at += 1;
+        }
+    }
+    Front::More
+}
+
+/// Up to the stop byte, where it is the start byte of the next frame as well.
+fn until(carry: &[u8], (stop, escape): (u8, Option<u8>), most: usize) -> Front {
+    let mut at = 0;
+    while at < carry.len() {
+        let byte = carry[at];
+        if Some(byte) == escape {
+            at += 2;
+        } else if byte == stop {
+            return if at == 0 { Front::Idle(1) } else { Front::Frame(at + 1, 0..at) };
+        } else if at > 2 * most {
+            return Front::Refused(at, Flaw::Oversize);
         } else {
             at += 1;
         }

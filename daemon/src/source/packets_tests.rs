@@ -22,6 +22,7 @@ fn framings() -> Vec<(Framing, Option<Check>)> {
         ),
         (Framing::Length { start, number: (Number::U(1), Order::Big), beside: 0 }, Some(CHECK)),
         (Framing::Delimited { start: 2, stop: 3, escape: Some(0x10) }, Some(CHECK)),
+        (Framing::Delimited { start: 0x7E, stop: 0x7E, escape: Some(0x10) }, Some(CHECK)),
     ]
 }
 
@@ -109,7 +110,7 @@ fn content(framing: &Framing, bytes: &[u8]) -> Vec<u8> {
 proptest! {
     #[test]
     fn frames_are_the_same_however_the_bytes_are_cut(
-        which in 0usize..7,
+        which in 0usize..8,
         contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 1..60), 1..8),
         size in 1usize..50,
     ) {
@@ -123,7 +124,7 @@ proptest! {
 
     #[test]
     fn a_broken_frame_costs_itself_and_every_clean_one_behind_it_comes(
-        which in 0usize..7,
+        which in 0usize..8,
         contents in prop::collection::vec(prop::collection::vec(any::<u8>(), 4..20), 4..12),
         broken in 1usize..3,
         at in any::<prop::sample::Index>(),

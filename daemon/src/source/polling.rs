@@ -208,7 +208,7 @@ const _: () = assert!(limits::REQUESTS <= u16::MAX as usize);
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::framing::Lines;
+    use crate::{config::LineForm, source::framing::Lines};
 
     fn poll(requests: &[&str]) -> Poll {
         let requests = requests.iter().map(|r| r.as_bytes().to_vec()).collect();
@@ -229,7 +229,7 @@ mod tests {
     impl<'a> Talk<'a> {
         fn new(poll: &'a Poll) -> Self {
             let began = Instant::now();
-            Self { polling: Polling::new(poll, began), lines: Lines::new(64), began }
+            Self { polling: Polling::new(poll, began), lines: Lines::new(64, LineForm::default()), began }
         }
 
         fn act(&mut self, at: u64) -> Act<'a> {

@@ -17,7 +17,7 @@ use tokio::{io::AsyncReadExt, time::Instant};
 
 use super::{serial, sysfs};
 use crate::{
-    config::{Framing, Line, Serial, SysfsClass},
+    config::{Framing, Line, LineForm, Serial, SysfsClass},
     host::{gpiochip, log::escaped, sys},
     limits,
 };
@@ -251,6 +251,7 @@ async fn listen(path: &Path, baud: u32, seconds: f64) -> Result<Vec<u8>, String>
         frame_max: limits::FRAME_BYTES,
         framing: Framing::Lines,
         check: None,
+        lines: LineForm::default(),
         poll: None,
     };
     let mut port = serial::open(&settings)?;

@@ -192,7 +192,7 @@ impl<'a> Reading<'a> {
             Act::NoAnswer => self.outlet.fault(Fault::NoAnswer, 1).await,
             Act::Ask(request) => {
                 if polling.is_fresh_line() {
-                    drop(self.cutter.reset());
+                    self.cutter.forget();
                 }
                 match tokio::time::timeout(patience, self.port.write_all(request)).await {
                     Ok(written) => written.map_err(|why| format!("write: {}", why.to_string().to_lowercase()))?,

@@ -103,7 +103,6 @@ pub async fn run(
 
     // The stop: doors close from left to right, and each queue empties into the next.
     let why = reason.as_ref().unwrap_or_else(|why| why);
-    tracing::info!("stopping: {why}");
     match ending {
         Ending::Stopped => notify::stopping(&format!("draining: {why}")),
         // The stages do not report until they are drained and restarted.

@@ -80,7 +80,7 @@ impl Shape {
             Err(_) => TimeFormat::Civil,
         };
         let time = columns.iter().position(|name| named(name)).map(|at| (at, format(&fields[at])));
-        let time = time.filter(|(at, format)| parse_time(&fields[*at], *format).is_some());
+        let time = time.filter(|(at, format)| parse_time(&fields[*at], format).is_some());
         let numbers = fields.iter().map(|field| field.parse::<f64>().is_ok()).collect();
         Ok(Self { delimiter, columns, time, numbers, file: file.display().to_string() })
     }
@@ -116,20 +116,20 @@ impl Shape {
             quote(&char::from(self.delimiter).to_string()),
             list(&self.columns)
         );
-        if let Some((at, format)) = self.time {
+        if let Some((at, format)) = &self.time {
             let word = match format {
-                TimeFormat::Civil => "civil",
+                TimeFormat::Civil | TimeFormat::Patterns(_) => "civil",
                 TimeFormat::Unit(1_000_000_000) => "s",
                 TimeFormat::Unit(1_000_000) => "ms",
                 TimeFormat::Unit(1_000) => "us",
                 TimeFormat::Unit(_) => "ns",
             };
-            let _ = writeln!(out, "time = {}\ntime_format = \"{word}\"", quote(&self.columns[at]));
+            let _ = writeln!(out, "time = {}\ntime_format = \"{word}\"", quote(&self.columns[*at]));
         }
         if let Some(seq) = self.columns.iter().find(|name| *name == "seq") {
             let _ = writeln!(out, "seq = {}", quote(seq));
         }
-        let special = |i: usize| self.time.is_some_and(|(at, _)| at == i) || self.columns[i] == "seq";
+        let special = |i: usize| self.time.as_ref().is_some_and(|(at, _)| *at == i) || self.columns[i] == "seq";
         let channels: Vec<(String, &String)> = (0..self.columns.len())
             .filter(|i| self.numbers[*i] && !special(*i))
             .map(|i| (slug(&self.columns[i]), &self.columns[i]))

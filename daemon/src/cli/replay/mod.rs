@@ -78,11 +78,11 @@ fn csv_arrivals(file: &Path, shape: &csv::Shape) -> Result<impl Iterator<Item = 
     let what = format!("read {}", file.display());
     let mut lines = BufReader::new(std::fs::File::open(file).context(&what)?).lines();
     lines.next();
-    let (delimiter, time) = (char::from(shape.delimiter), shape.time);
+    let (delimiter, time) = (char::from(shape.delimiter), shape.time.clone());
     let mut row = 0i64;
     Ok(lines.map(move |line| {
         let line = line.context(&what)?;
-        let own = time.as_ref().and_then(|(at, format)| parse_time(line.split(delimiter).nth(*at)?.trim(), *format));
+        let own = time.as_ref().and_then(|(at, format)| parse_time(line.split(delimiter).nth(*at)?.trim(), format));
         let stamp = Stamp::from_sensor(own.unwrap_or(row * 1_000_000_000));
         row += 1;
         let ranges = if line.is_empty() { vec![] } else { vec![(0, line.len() as u32)] };

@@ -109,7 +109,7 @@ impl Gate {
         }
         Some(match self.unlike() {
             Some(why) => Err(why),
-            None => Ok(format!("well for {} s and {seen} windows", took_ns / 1_000_000_000)),
+            None => Ok(format!("healthy for {} s and {seen} windows", took_ns / 1_000_000_000)),
         })
     }
 

@@ -20,7 +20,7 @@ use crate::{
 /// What serves each model at the start where that is not the configured model, and why a slot was skipped.
 pub fn installed(config: &Config, store: &Store) -> (BTreeMap<String, Artifact>, Vec<String>) {
     let (mut installed, mut trouble) = (BTreeMap::new(), Vec::new());
-    for (model, _) in store.lines() {
+    for (model, _) in store.shelf.lines() {
         let Some(floor) = control::floor(config, model) else { continue };
         let (serving, why) = store.serving(model, floor);
         trouble.extend(why.into_iter().map(|why| format!("{model}: {why}")));

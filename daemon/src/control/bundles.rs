@@ -1,0 +1,193 @@
+//! Performs what the machine of models (`models.rs`) decides: files, threads, the rollout.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fs::File,
+    io::Seek,
+    os::fd::OwnedFd,
+};
+
+use super::{
+    action::Call,
+    jobs::{Jobs, News},
+    models::{ModelAction, ModelEvent, ModelKeys, ModelRules, Moment, Open, Opened, Proving, Undone},
+    tell::Outcome,
+};
+use crate::{
+    config::Config,
+    host::{
+        Clock,
+        fetch::{self, Waits},
+    },
+    model::{
+        bundle,
+        keyset::Keyset,
+        rollout::{Report, Request, Target},
+    },
+};
+
+/// A request of a local caller, by D-Bus.
+pub enum Local {
+    /// Install this file.
+    Install(OwnedFd),
+    /// Roll back.
+    RollBack(String),
+}
+
+/// The result of an action: the event that follows, or the one that ends the list.
+type Done = Result<Option<ModelEvent>, ModelEvent>;
+
+impl Jobs {
+    /// Handles an event of the models, and those that its actions result in. The command that is done at once.
+    pub(super) fn on_models(&mut self, event: ModelEvent) -> Option<(Call, Outcome)> {
+        let (mut events, mut done) = (VecDeque::from([event]), None);
+        while let Some(event) = events.pop_front() {
+            let at = Moment { now_ns: Clock::boot_ns(), now_ms: self.now_ms() };
+            for action in self.models.on(at, event) {
+                match self.perform_on_models(action, &mut done) {
+                    Ok(event) => events.extend(event),
+                    Err(event) => {
+                        events.push_back(event);
+                        break;
+                    }
+                }
+            }
+        }
+        // A bundle that nobody took is of a job that was cancelled.
+        self.opened = None;
+        done
+    }
+
+    fn perform_on_models(&mut self, action: ModelAction, done: &mut Option<(Call, Outcome)>) -> Done {
+        let failed = |why| ModelEvent::NotDone(Undone::Step, why);
+        match action {
+            ModelAction::Save(saved, undone) => match saved.and_then(|saved| self.disk.save(&saved)) {
+                Err(why) if matches!(undone, Undone::Log(_)) => return Ok(Some(ModelEvent::NotDone(undone, why))),
+                saved => saved.map_err(|why| ModelEvent::NotDone(undone, why))?,
+            },
+            ModelAction::SaveHigh(high, then) => {
+                if let Err(why) = high.and_then(|high| self.disk.save_high(&high)) {
+                    tracing::error!("{why}; {then}");
+                }
+            }
+            ModelAction::Find(number, sha256) => return Ok(Some(ModelEvent::Found(number, self.disk.find(&sha256)))),
+            ModelAction::TakeCopy(sha256) => self.disk.take_copy(&sha256).map_err(failed)?,
+            ModelAction::Append(sha256, bytes) => self.disk.append(&sha256, &bytes).map_err(failed)?,
+            ModelAction::TakeIn(sha256) => self.disk.take_in(&sha256).map_err(failed)?,
+            ModelAction::RemoveIncoming(sha256) => self.disk.remove_incoming(&sha256),
+            ModelAction::Sweep(bundles, incoming) => self.disk.sweep(&bundles, incoming.as_deref()),
+            ModelAction::Fetch { number, sha256, url, size } => self.fetch(number, &sha256, url, size),
+            // Dropping it ends a fetch.
+            ModelAction::StopFetch => self.model_waits = Waits::default(),
+            ModelAction::Copy(id) => self.copy(id),
+            ModelAction::Open(number, sha256, which) => self.open(number, sha256, which),
+            ModelAction::Prove { number, what, watched } => return Ok(self.prove(number, what, watched)),
+            ModelAction::Offer(number) => self.rollout.request(Request::Offer { number }),
+            ModelAction::Back(model, why) => self.rollout.request(Request::Back { model, why }),
+            ModelAction::Show(shown) => (self.show_models)(shown),
+            ModelAction::Done(call, outcome) => *done = Some((call, outcome)),
+            ModelAction::Tell(news) => self.tell(news),
+        }
+        Ok(None)
+    }
+
+    fn fetch(&self, number: u64, sha256: &str, url: String, size: u64) {
+        let (wanted, to) = (self.wanted(url, size, self.model_waits.stopped()), self.disk.incoming(sha256));
+        self.long(move || fetch::fetch(&wanted, &to), move |brought| News::Brought(number, brought));
+    }
+
+    fn copy(&mut self, id: String) {
+        let (file, to) = (self.local_file.take(), self.disk.copy());
+        let work = move || {
+            let mut file = file.ok_or("there is no file")?;
+            let copied = file.rewind().and_then(|()| std::io::copy(&mut file, &mut File::create(&to)?));
+            let size = copied.map_err(|why| format!("copy it: {why}"))?;
+            let copy = File::open(&to).map_err(|why| why.to_string())?;
+            Ok((bundle::digest(&copy)?, size))
+        };
+        self.long(work, move |copied| News::Copied(id, copied));
+    }
+
+    fn open(&self, number: u64, sha256: String, which: Open) {
+        let (disk, keys) = (self.disk.clone(), self.keys_for_models().cloned());
+        let work = move || {
+            let opened = match which {
+                Open::Incoming => disk.open_incoming(&sha256, &keys?),
+                Open::Stored => disk.open_bundle(&sha256, Some(&keys?)),
+                Open::Served => disk.open_bundle(&sha256, None),
+            };
+            opened.map(Box::new)
+        };
+        self.long(work, move |opened| News::Opened(number, opened));
+    }
+
+    fn prove(&mut self, number: u64, what: Proving, watched: bool) -> Option<ModelEvent> {
+        let target = match what {
+            Proving::Factory(model) => Target::Factory(model),
+            Proving::Opened(id) => match self.opened.take() {
+                Some(bundle) => Target::Slot(bundle, id),
+                None => {
+                    let why = Err("its bundle is not open".into());
+                    return Some(ModelEvent::Rollout(Report::Proven(number, why)));
+                }
+            },
+        };
+        self.rollout.request(Request::Prove { number, target, watched });
+        None
+    }
+
+    /// A request of a local caller.
+    pub(super) fn asked_locally(&mut self, local: Local) {
+        let event = match local {
+            Local::RollBack(model) => ModelEvent::LocalRollBack(Some(model).filter(|model| !model.is_empty())),
+            Local::Install(fd) => {
+                let file = File::from(fd);
+                let size = file.metadata().map(|meta| meta.len()).map_err(|why| why.to_string());
+                let room = self.room(*size.as_ref().unwrap_or(&0));
+                self.local_file = Some(file);
+                ModelEvent::LocalFile(size, room)
+            }
+        };
+        self.on_models(event);
+        self.local_file = None;
+    }
+
+    /// The bundle of the job in progress was opened, or was rejected.
+    pub(super) fn bundle_opened(&mut self, number: u64, opened: Result<Box<bundle::Bundle>, String>) {
+        let told = opened.as_ref().map_err(Clone::clone).map(|bundle| {
+            let (release, signed_by) = (bundle.release.clone(), bundle.signed_by.clone());
+            Box::new(Opened { release, signed_by })
+        });
+        self.opened = opened.ok();
+        self.on_models(ModelEvent::Opened(number, told));
+    }
+}
+
+/// What the machine needs to know of the configuration.
+pub(super) fn rules(config: &Config) -> ModelRules {
+    let names = config.pipelines.iter().map(|pipeline| &pipeline.model.manifest.model);
+    let floors: BTreeMap<String, u64> = names.filter_map(|name| Some((name.clone(), floor(config, name)?))).collect();
+    ModelRules {
+        class: config.device.class.clone(),
+        channel: config.models.channel.clone(),
+        version: semver::Version::parse(env!("CARGO_PKG_VERSION")).unwrap_or(semver::Version::new(0, 0, 0)),
+        floors,
+        trial_ns: (config.models.shadow_s + config.models.trial_s) * 1_000_000_000,
+    }
+}
+
+/// What the machine needs to know of the keyset; `trouble`: why nothing is installed with it.
+pub(super) fn model_keys(keys: &Result<Keyset, String>, trouble: Option<&str>) -> ModelKeys {
+    let expires_ms = match trouble {
+        Some(why) => Err(format!("nothing is installed: {why}")),
+        None => keys.as_ref().map(|keys| keys.expires_ms).map_err(Clone::clone),
+    };
+    ModelKeys { version: keys.as_ref().ok().map(|keys| keys.version), expires_ms }
+}
+
+/// The sequence of the read-only root for a model; `None`: no pipeline uses it.
+pub fn floor(config: &Config, model: &str) -> Option<u64> {
+    let mut of = config.pipelines.iter().filter(|p| p.model.manifest.model == model).map(|p| p.model.floor);
+    let first = of.next()?;
+    Some(of.fold(first, u64::max))
+}
