@@ -9,6 +9,7 @@
     device.py answer PORT [--deaf N]       a device that speaks only when asked "?\\n"; every Nth question it does not hear
     device.py modbus-rtu PORT              devices 1 and 2 of a Modbus line
     device.py modbus-tcp TCP-PORT          the same by TCP
+    device.py modbus-rtu-over-tcp TCP-PORT the same with RTU frames by TCP, as serial servers pass them
 """
 
 import argparse
@@ -140,6 +141,8 @@ async def modbus(args):
         words[10:12] = struct.unpack(">HH", struct.pack(">f", base + 0.25))
         words[12:14] = reversed(struct.unpack(">HH", struct.pack(">i", -100000 - base)))
         words[20] = 0x10000 - base
+        # 230.1 by a scale register, 5 in a mask, its power of ten, BCD digits, "no value".
+        words[30:36] = [2301, 0xA53C, 0x10000 - 1, 0x1234, 0x5678, 0x8000]
         return ModbusDeviceContext(
             hr=ModbusSequentialDataBlock(1, words),
             ir=ModbusSequentialDataBlock(1, [2 * word & 0xFFFF for word in words]),
@@ -158,7 +161,8 @@ async def modbus(args):
             trace_packet=lambda sending, data: b"" if sending and data[:1] == b"\x09" else data,
         )
     else:
-        await StartAsyncTcpServer(context, address=("127.0.0.1", int(args.port)))
+        framer = FramerType.RTU if args.act == "modbus-rtu-over-tcp" else FramerType.SOCKET
+        await StartAsyncTcpServer(context, framer=framer, address=("127.0.0.1", int(args.port)))
 
 
 def main():
@@ -176,7 +180,7 @@ def main():
     one = acts.add_parser("answer")
     one.add_argument("port")
     one.add_argument("--deaf", type=int, default=0)
-    for act in ("scale", "modbus-rtu", "modbus-tcp"):
+    for act in ("scale", "modbus-rtu", "modbus-tcp", "modbus-rtu-over-tcp"):
         acts.add_parser(act).add_argument("port")
     args = parser.parse_args()
     if args.act == "talk":

@@ -124,11 +124,26 @@ fn has(help: &str, option: &str) -> bool {
     help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == option)
 }
 
+/// What `sudo` and `ssh` run.
+fn inner(mut words: &[String]) -> &[String] {
+    while let [first, rest @ ..] = words {
+        let skipped = match first.as_str() {
+            "sudo" => 0,
+            "ssh" => rest.iter().take_while(|w| w.starts_with('-')).count() + 1,
+            _ => break,
+        };
+        words = &rest[skipped.min(rest.len())..];
+    }
+    words
+}
+
 /// What is wrong with one command, if anything.
 fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<String> {
-    if let Some(at) = words.iter().position(|w| w == "kentledge" || w.ends_with("/kentledge")) {
+    let words = inner(words);
+    let program = words.first()?.as_str();
+    if program == "kentledge" || program.ends_with("/kentledge") {
         let mut chain: Vec<&str> = Vec::new();
-        for word in &words[at + 1..] {
+        for word in &words[1..] {
             let nested = chain.is_empty() || chain == ["model"];
             if !nested || !word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') || word.starts_with('-') {
                 break;
@@ -141,11 +156,10 @@ fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<Strin
         if text.contains("unrecognized subcommand") || !text.contains("Usage:") {
             return Some(format!("no command `kentledge {name}`"));
         }
-        let options = words[at + 1..].iter().filter(|w| w.starts_with('-') && w.len() > 1);
+        let options = words[1..].iter().filter(|w| w.starts_with('-') && w.len() > 1);
         let unknown = options.map(|w| w.split('=').next().unwrap_or(w)).find(|option| !has(text, option))?;
         return Some(format!("`kentledge {name}` has no option {unknown}"));
     }
-    let program = words[0].as_str();
     match program {
         "mosquitto_sub" | "mosquitto_pub" => {
             let text = helps.entry(program.into()).or_insert_with(|| help(program, &["--help"]));
@@ -162,6 +176,7 @@ fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<Strin
             let schema = rig::root().join(format!("daemon/docs/schema/dn.args.{}.json", words.get(1)?));
             (!schema.exists()).then(|| format!("no command of the type {}", words[1]))
         }
+        arithmetic if arithmetic.starts_with('(') => None,
         path if path.contains('/') => {
             let built = path.starts_with("target/");
             (!built && !rig::root().join(path).exists()).then(|| format!("no file {path} in the repository"))

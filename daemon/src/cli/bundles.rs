@@ -35,7 +35,7 @@ use crate::{
 pub enum Act {
     /// Completes a folder: file digests, what the model declares, and golden cases if it has no golden.jsonl
     Prepare {
-        /// The folder: manifest.json (a few keys of it) and model.onnx
+        /// The folder: manifest.json (a few keys of it) and one ONNX file
         dir: PathBuf,
         /// CSV rows of the manifest's channels that the model was made with; writes baseline.json
         #[arg(long)]

@@ -1,120 +1,12 @@
-//! The columns of a source: register maps, GPIO lines, readings of the kernel.
+//! The columns of a source: GPIO lines, readings of the kernel.
 
 use super::{
-    Bias, Bus, Field, Format, Gpio, GpioLine, GpioRead, Layout, Modbus, Pin, PinName, Port, Read, Registers, Sysfs,
-    SysfsClass,
+    Bias, Format, Gpio, GpioLine, GpioRead, Pin, PinName, Port, Sysfs, SysfsClass,
     paths::device,
     raw::{Table, Value},
-    source::{number, twice},
+    source::twice,
 };
 use crate::limits;
-
-/// One register or bit, as written.
-struct Register {
-    slave: u8,
-    table: Registers,
-    address: u16,
-    every_ms: u64,
-    field: Field,
-}
-
-/// The register map of `modbus-rtu` and `modbus-tcp`, grouped into reads.
-pub(super) fn modbus(t: &mut Table<'_>, bus: Bus) -> (Port, Format) {
-    let usual_ms = t.int("poll_ms", 10..=86_400_000).map_or(1000, |n| n as u64);
-    let answer_ms = t.int("answer_ms", 10..=60_000).map_or(limits::MODBUS_ANSWER_MS, |n| n as u64);
-    let join = t.int("join_gap", 0..=64).map_or(0, |n| n as u16);
-    let tcp = matches!(bus, Bus::Tcp(_));
-    let nodes = t.tables("registers");
-    if nodes.is_empty() {
-        t.problem("registers", "is needed: a table for each column, with slave, read, address and type");
-    }
-    let mut all: Vec<Register> = Vec::new();
-    for (column, node) in nodes {
-        let sub = t.sub(format!("registers.{column}"), node);
-        all.extend(register(column, sub, usual_ms, tcp));
-    }
-    all.sort_by_key(|r| (r.slave, r.table, r.every_ms, r.address));
-    let (reads, layouts) = group(all, join);
-    if reads.len() > limits::MODBUS_READS {
-        t.problem("registers", format!("{} reads are more than {}", reads.len(), limits::MODBUS_READS));
-    }
-    (Port::Modbus(Modbus { bus, answer_ms, reads }), Format::Tagged(layouts))
-}
-
-fn register(column: String, mut t: Table<'_>, usual_ms: u64, tcp: bool) -> Option<Register> {
-    let least = i64::from(!tcp);
-    let slave = t.int("slave", least..=if tcp { 255 } else { 247 }).unwrap_or(1) as u8;
-    let tables = [
-        ("holding", Registers::Holding),
-        ("input", Registers::Input),
-        ("coil", Registers::Coil),
-        ("discrete", Registers::Discrete),
-    ];
-    let table = t.word("read", &tables).unwrap_or(Registers::Holding);
-    let address = t.int("address", 0..=65_535);
-    if address.is_none() && !t.has("address") {
-        t.problem("address", "is needed: the register's address from 0 (register 40001 of the old way to count is 0)");
-    }
-    let bits = matches!(table, Registers::Coil | Registers::Discrete);
-    let text = t.str("type");
-    let order = t.str("order");
-    let usual = if bits { "u8" } else { "u16" };
-    let whole = format!("{}{}", text.as_deref().unwrap_or(usual), order.as_deref().unwrap_or(""));
-    let number = number(&whole).filter(|(number, _)| bits || number.bytes() % 2 == 0);
-    if number.is_none() {
-        t.problem(
-            "type",
-            format!("`{whole}` is no type of registers, such as `u16`, `i32`, `f32` with order `abcd` or `cdab`"),
-        );
-    }
-    if bits && text.is_some() {
-        t.problem("type", "a coil and a discrete input are 0 or 1");
-    }
-    let every_ms = t.int("poll_ms", 10..=86_400_000).map_or(usual_ms, |n| n as u64);
-    t.finish();
-    let (number, order) = number?;
-    let field = Field { column, at: 0, number, order };
-    Some(Register { slave, table, address: address? as u16, every_ms, field })
-}
-
-/// Neighbouring registers of one device, table and interval are read together, as far as one response can hold them.
-fn group(all: Vec<Register>, join: u16) -> (Vec<Read>, Vec<Layout>) {
-    let (mut reads, mut layouts): (Vec<Read>, Vec<Layout>) = (Vec::new(), Vec::new());
-    for mut r in all {
-        let bits = matches!(r.table, Registers::Coil | Registers::Discrete);
-        let (unit, most) = if bits { (1, limits::MODBUS_BITS) } else { (2, limits::MODBUS_WORDS) };
-        let words = (r.field.number.bytes() / unit) as u16;
-        let end = u32::from(r.address) + u32::from(words);
-        let fits = |read: &&mut Read| {
-            let same = (read.slave, read.table, read.every_ms) == (r.slave, r.table, r.every_ms);
-            let next = u32::from(read.address) + u32::from(read.count) + u32::from(join);
-            same && u32::from(r.address) <= next && end - u32::from(read.address) <= u32::from(most)
-        };
-        let at = match reads.last_mut().filter(fits) {
-            Some(read) => {
-                read.count = read.count.max((end - u32::from(read.address)) as u16);
-                usize::from(r.address - read.address)
-            }
-            None => {
-                reads.push(Read {
-                    slave: r.slave,
-                    table: r.table,
-                    address: r.address,
-                    count: words,
-                    every_ms: r.every_ms,
-                });
-                layouts.push(Layout::default());
-                0
-            }
-        };
-        r.field.at = at * unit;
-        if let (Some(layout), Some(read)) = (layouts.last_mut(), reads.last()) {
-            layout.fields.push(r.field);
-            layout.bytes = usize::from(read.count) * unit;
-        }
-    }
-    (reads, layouts)
-}
 
 pub(super) fn gpio(t: &mut Table<'_>) -> (Port, Format) {
     let mut gpio = Gpio {
@@ -214,6 +106,3 @@ pub(super) fn sysfs(t: &mut Table<'_>, kind: &str) -> (Port, Format) {
     let format = Format::Csv { delimiter: b',', columns: readings.clone() };
     (Port::Sysfs(Sysfs { device, class, readings, every_ms }), format)
 }
-
-/// One Modbus response holds at most 125 registers or 2000 bits.
-const _: () = assert!(limits::MODBUS_WORDS <= 125 && limits::MODBUS_BITS <= 2000);

@@ -9,6 +9,7 @@ mod fields;
 mod groups;
 mod layers;
 mod layouts;
+mod modbus;
 mod models;
 mod nmea;
 mod number;
@@ -33,12 +34,13 @@ pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use changes::{Changes, merge};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
+pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
 pub use nmea::{FieldAt, FieldRule, FieldTest, Nmea, Reading, Sentence, SentenceValue};
 pub use number::{Base, NumberText, Word};
 pub use paths::secret;
 pub use port::{
-    Bias, Block, Bus, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Modbus, Number,
-    Order, Output, Pin, PinName, Poll, Port, Read, Registers, Serial, Source, Sysfs, SysfsClass,
+    Bias, Block, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order,
+    Output, Pin, PinName, Poll, Port, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
 pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span};

@@ -60,13 +60,15 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     let model = model(&mut t, names);
     let manifest = model.manifest.clone();
     let list = t.strs("channels").or_else(|| manifest.channels.clone()).unwrap_or_default();
-    if list.is_empty() {
+    // Where the model's file cannot be read, that is the problem.
+    let unread = !model.file.as_os_str().is_empty() && !model.file.is_file();
+    if list.is_empty() && !unread {
         t.problem("channels", "is needed: the model's channels, in its order");
     }
     let channels = channels(&mut t, "channels", &list, names);
     let steps_max = limits::WINDOW_STEPS_MAX as i64;
     let steps = t.int("window_steps", 1..=steps_max).map(|n| n as usize).or(manifest.steps).unwrap_or(0);
-    if steps == 0 {
+    if steps == 0 && !unread {
         t.problem("window_steps", "is needed: the rows of a window");
     }
     if steps * channels.len() > limits::WINDOW_VALUES_MAX {

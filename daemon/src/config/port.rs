@@ -1,6 +1,6 @@
 //! The types of `[source.NAME]`: where rows come from, and their format on the wire.
 
-use super::{KeyValue, LineForm, Nmea, NumberText, Pattern, Span, TimeFormat};
+use super::{Bus, KeyValue, LineForm, Modbus, Nmea, NumberText, Pattern, RegisterRow, Span, TimeFormat};
 
 /// `[source.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -253,10 +253,10 @@ pub enum Format {
     Nmea(Nmea),
     /// Numbers at fixed positions.
     Binary(Layout),
-    /// Several layouts; the first two bytes, least significant first, select one.
-    Tagged(Vec<Layout>),
     /// What a device answers to each of several requests; the first two bytes select one.
     Answers(Vec<Format>),
+    /// Registers of Modbus devices, a row for each read, as `source/modbus` writes them.
+    Registers(Vec<RegisterRow>),
     /// Edges and levels of GPIO lines, as `source/gpio.rs` writes them.
     Edges(Vec<GpioLine>),
 }
@@ -279,7 +279,7 @@ impl Format {
             Format::Nmea(nmea) => Some(nmea.columns().collect()),
             Format::Answers(all) => Some(all.iter().map(Format::columns).collect::<Option<Vec<_>>>()?.concat()),
             Format::Binary(layout) => Some(layout.fields.iter().map(|f| f.column.as_str()).collect()),
-            Format::Tagged(all) => Some(all.iter().flat_map(|l| &l.fields).map(|f| f.column.as_str()).collect()),
+            Format::Registers(all) => Some(all.iter().flat_map(|r| &r.columns).map(|c| c.name.as_str()).collect()),
             Format::Edges(lines) => Some(lines.iter().map(|l| l.column.as_str()).collect()),
         }
     }
@@ -335,7 +335,7 @@ impl Format {
             }
             Format::Nmea(nmea) => nmea.is_partial(),
             Format::Answers(_) => true,
-            Format::Tagged(all) => all.len() > 1,
+            Format::Registers(all) => all.len() > 1,
             Format::Edges(lines) => lines.len() > 1 && lines.iter().any(|l| l.read == GpioRead::Edges),
             _ => false,
         }
@@ -386,11 +386,13 @@ pub enum Number {
     I(u8),
     /// IEEE 754, 4 or 8 bytes.
     F(u8),
+    /// Decimal digits of four bits each; number of bytes.
+    Bcd(u8),
 }
 
 impl Number {
     /// Names in the configuration.
-    pub const NAMES: [(&str, Number); 12] = [
+    pub const NAMES: [(&str, Number); 15] = [
         ("u8", Self::U(1)),
         ("i8", Self::I(1)),
         ("u16", Self::U(2)),
@@ -403,11 +405,14 @@ impl Number {
         ("i64", Self::I(8)),
         ("f32", Self::F(4)),
         ("f64", Self::F(8)),
+        ("bcd16", Self::Bcd(2)),
+        ("bcd32", Self::Bcd(4)),
+        ("bcd64", Self::Bcd(8)),
     ];
 
     /// Length, bytes.
     pub fn bytes(self) -> usize {
-        let (Self::U(n) | Self::I(n) | Self::F(n)) = self;
+        let (Self::U(n) | Self::I(n) | Self::F(n) | Self::Bcd(n)) = self;
         usize::from(n)
     }
 
@@ -422,7 +427,7 @@ impl Number {
         (0..bytes.len()).fold(0, |bits, i| bits << 8 | u64::from(bytes.get(place(i)).copied().unwrap_or(0)))
     }
 
-    /// Its value; beyond 2^53 rounded to a double.
+    /// Its value; beyond 2^53 rounded to a double; not a number where a digit of a BCD number is above 9.
     pub fn value(self, order: Order, bytes: &[u8]) -> f64 {
         let bits = self.bits(order, bytes);
         match self {
@@ -433,6 +438,11 @@ impl Number {
             }
             Self::F(4) => f32::from_bits(bits as u32).into(),
             Self::F(_) => f64::from_bits(bits),
+            Self::Bcd(n) => {
+                let digit = |i: u32| (bits >> (4 * i) & 0xF) as f64;
+                let digits = || (0..2 * u32::from(n)).rev().map(digit);
+                if digits().any(|digit| digit > 9.0) { f64::NAN } else { digits().fold(0.0, |all, d| all * 10.0 + d) }
+            }
         }
     }
 }
@@ -448,54 +458,6 @@ pub enum Order {
     WordsSwapped,
     /// `BADC`: bytes swapped within registers.
     BytesSwapped,
-}
-
-/// `kind = "modbus-rtu"` and `"modbus-tcp"`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Modbus {
-    /// The bus of the devices.
-    pub bus: Bus,
-    /// Response timeout, ms.
-    pub answer_ms: u64,
-    /// The reads; the index in this list is the tag of their rows.
-    pub reads: Vec<Read>,
-}
-
-/// The bus of the devices.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Bus {
-    /// RTU on a tty.
-    Line(Serial),
-    /// TCP, `HOST:PORT`.
-    Tcp(String),
-}
-
-/// Registers of one device that are read together.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Read {
-    /// The device, 1–247; by TCP also 0 and 255.
-    pub slave: u8,
-    /// Which table.
-    pub table: Registers,
-    /// First address, from 0.
-    pub address: u16,
-    /// Number of registers or bits.
-    pub count: u16,
-    /// Interval, ms.
-    pub every_ms: u64,
-}
-
-/// The four tables of a Modbus device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Registers {
-    /// Function 1: bits.
-    Coil,
-    /// Function 2: bits.
-    Discrete,
-    /// Function 3: words.
-    Holding,
-    /// Function 4: words.
-    Input,
 }
 
 /// `kind = "gpio"`

@@ -1,9 +1,9 @@
-//! `[source.NAME]`, `[channel.NAME]` and `[output.NAME]`: builds what is opened and how it is read from the tables.
+//! `[source.NAME]` and `[channel.NAME]`: builds what is opened and how it is read from the tables.
 
 use super::{
     Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Layout, Line, LineForm, Number, NumberText, Order, Output,
-    Port, Serial, Source, TimeFormat, build::Names, fields, layouts, nmea, number, paths::device, poll, raw::Table,
-    text,
+    Port, Serial, Source, TimeFormat, build::Names, fields, layouts, modbus, nmea, number, paths::device, poll,
+    raw::Table, text,
 };
 use crate::{flow::SourceId, limits};
 
@@ -21,16 +21,11 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
         }
         "modbus-rtu" => {
             let line = line(&mut t);
-            layouts::modbus(&mut t, Bus::Line(line))
+            modbus::source(&mut t, Bus::Line(line))
         }
         "modbus-tcp" => {
-            let address = t.need_str("address");
-            if !address.is_empty()
-                && address.rsplit_once(':').is_none_or(|(host, port)| host.is_empty() || port.parse::<u16>().is_err())
-            {
-                t.problem("address", format!("`{address}` is no HOST:PORT; Modbus's own port is 502"));
-            }
-            layouts::modbus(&mut t, Bus::Tcp(address))
+            let address = modbus::tcp_address(&mut t);
+            modbus::source(&mut t, Bus::Tcp(address))
         }
         "gpio" => layouts::gpio(&mut t),
         kind => layouts::sysfs(&mut t, kind),
@@ -270,12 +265,17 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
     (seq, modulo.map_or(wraps, |n| n as u64), time)
 }
 
+/// Whether two paths name one device.
+fn is_same_port(one: &str, other: &str) -> bool {
+    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    real(one) == real(other)
+}
+
 /// Two sources on one port would each get half of the bytes.
 pub(super) fn overlapping(root: &mut Table<'_>, sources: &[Source]) {
-    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
     let ports = || sources.iter().filter_map(|s| Some((s, s.port.path()?)));
     for (i, (later, path)) in ports().enumerate() {
-        if let Some((first, _)) = ports().take(i).find(|(_, first)| real(first) == real(path)) {
+        if let Some((first, _)) = ports().take(i).find(|(_, first)| is_same_port(first, path)) {
             root.problem("source", format!("`{}` and `{}` read the same port {path}", first.name, later.name));
         }
     }

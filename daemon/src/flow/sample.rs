@@ -5,6 +5,8 @@
 pub enum Why {
     /// Not a number that can be used: text, `nan`, or beyond what a double holds.
     NotANumber,
+    /// The device says that it has no value.
+    NotAvailable,
     /// Outside the channel's configured range.
     Range,
     /// Nothing arrived for longer than `stale_ms`.
@@ -35,6 +37,7 @@ impl Why {
     pub fn word(self) -> &'static str {
         match self {
             Why::NotANumber => "not_a_number",
+            Why::NotAvailable => "not_available",
             Why::Range => "range",
             Why::Stale => "stale",
             Why::Rate => "rate",
@@ -75,6 +78,7 @@ impl Quality {
             Quality::Missing => "missing",
             Quality::Absent => "absent",
             Quality::Bad(Why::NotANumber) => "bad:not_a_number",
+            Quality::Bad(Why::NotAvailable) => "bad:not_available",
             Quality::Bad(Why::Range) => "bad:range",
             Quality::Bad(Why::Stale) => "bad:stale",
             Quality::Bad(Why::Rate) => "bad:rate",

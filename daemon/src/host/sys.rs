@@ -75,6 +75,18 @@ pub fn tty_overruns(tty: RawFd) -> Option<u64> {
     }
 }
 
+/// Takes the lock on an open file (flock), unless another open of the same file has it.
+pub fn lock_file(file: RawFd) -> bool {
+    // SAFETY: `file` is only passed on; a descriptor that is not open is an error.
+    unsafe { libc::flock(file, libc::LOCK_EX | libc::LOCK_NB) == 0 }
+}
+
+/// Gives that lock back.
+pub fn unlock_file(file: RawFd) {
+    // SAFETY: as above.
+    unsafe { libc::flock(file, libc::LOCK_UN) };
+}
+
 /// Whether a process set a tty exclusive (TIOCEXCL): then only root can open it.
 pub fn tty_is_exclusive(tty: &File) -> bool {
     // SAFETY: the kernel writes one int or nothing; the descriptor is open for as long as `tty` is borrowed.

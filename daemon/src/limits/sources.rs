@@ -41,6 +41,16 @@ pub const POLL_PAUSE_MS: u64 = 50;
 pub const MODBUS_ANSWER_MS: u64 = 500;
 /// Longest pause before a device that does not answer is asked again: on a shared bus its time-outs delay the others.
 pub const MODBUS_BACKOFF_MAX: Duration = Duration::from_secs(30);
+/// Questions in a row that no device of a TCP connection answers, after which another connection is tried: one may be dead
+/// without a sign of it.
+pub const MODBUS_SILENT: u32 = 3;
+/// On a line that outputs write on, the source leaves at least this much between two questions: five looks of
+/// the guard's for its turn.
+pub const MODBUS_SHARE: Duration = Duration::from_millis(5);
+/// How often a turn on a shared line is looked for.
+pub const MODBUS_TURN_LOOK: Duration = Duration::from_millis(1);
+/// How long a turn may be held: the longest is an unanswered question, 1.5 × `answer_ms`. One that holds it for longer hangs.
+pub const MODBUS_TURN: Duration = Duration::from_secs(2);
 /// GPIO lines of one source: what one request of the kernel's holds.
 pub const GPIO_LINES: usize = 64;
 /// Samples of one column in a frame: 64 KiB of bytes hold more, but a frame is worked through in one go, and 8,192 rows take 3 ms.

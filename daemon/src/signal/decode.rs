@@ -1,7 +1,7 @@
-//! Frames into rows: lines of text, NMEA sentences, binary numbers and the edges of GPIO lines into the channels of one
-//! source. Pure.
+//! Frames into rows: lines of text, NMEA sentences, binary numbers, Modbus registers and the edges of GPIO lines into the
+//! channels of one source. Pure.
 
-use super::{block::Times, edges::Edges, nmea::Nmea, row::Scales, text::Text};
+use super::{block::Times, edges::Edges, nmea::Nmea, registers::Registers, row::Scales, text::Text};
 use crate::{
     config::{Block, Channel, Format, Layout, Source, TimeFormat},
     flow::{Flaw, Quality, Stamp},
@@ -29,9 +29,10 @@ struct Numbers {
 enum Shape {
     Text(Box<Text>),
     Nmea(Nmea),
-    Binary { all: Vec<Numbers>, tagged: bool },
+    Binary(Numbers),
     Block { numbers: Numbers, block: Block, times: Times, next: usize },
     Answers(Answers),
+    Registers(Registers),
     Edges(Edges),
 }
 
@@ -89,12 +90,12 @@ impl Decoder {
             Format::Binary(layout @ Layout { block: Some(block), .. }) => {
                 Shape::Block { numbers: numbers(layout), times: Times::new(block), block: block.clone(), next: 0 }
             }
-            Format::Binary(layout) => Shape::Binary { all: vec![numbers(layout)], tagged: false },
-            Format::Tagged(layouts) => Shape::Binary { all: layouts.iter().map(numbers).collect(), tagged: true },
             Format::Answers(formats) => Shape::Answers(Answers::new(source, formats, channels)),
+            Format::Binary(layout) => Shape::Binary(numbers(layout)),
+            Format::Registers(rows) => Shape::Registers(Registers::new(rows, channels)),
             Format::Edges(lines) => Shape::Edges(Edges::new(lines, channels)),
             // Of all other formats `Text` makes a decoder.
-            _ => text.unwrap_or(Shape::Binary { all: Vec::new(), tagged: false }),
+            _ => text.unwrap_or(Shape::Registers(Registers::new(&[], channels))),
         };
         let time = source.time.as_ref().map_or(TimeFormat::Unit(1), |(_, format)| format.clone());
         Self { shape, time, scales: Scales::new(channels) }
@@ -110,9 +111,13 @@ impl Decoder {
                 self.scales.clear(row, Quality::Absent);
                 nmea.decode(text()?, &self.scales, row)
             }
-            Shape::Binary { all, tagged } => {
+            Shape::Binary(numbers) => {
                 self.scales.clear(row, Quality::Absent);
-                binary(frame, all, *tagged, &self.time, &self.scales, row).map(|()| true)
+                binary(frame, numbers, &self.time, &self.scales, row).map(|()| true)
+            }
+            Shape::Registers(registers) => {
+                self.scales.clear(row, Quality::Absent);
+                registers.decode(frame, &self.scales, row).map(|()| true)
             }
             Shape::Block { numbers, block, times, next } => {
                 *next = block.rows;
@@ -172,16 +177,7 @@ fn clock(ticks: u64, format: &TimeFormat) -> Option<i64> {
     i64::try_from(u128::from(ticks) * u128::from(*ns)).ok()
 }
 
-fn binary(
-    frame: &[u8],
-    all: &[Numbers],
-    tagged: bool,
-    time: &TimeFormat,
-    scales: &Scales,
-    row: &mut Row,
-) -> Result<(), Refused> {
-    let (tag, bytes) = if tagged { frame.split_at_checked(2).ok_or(Refused::Length)? } else { (&[0, 0][..], frame) };
-    let numbers = all.get(usize::from(u16::from_le_bytes([tag[0], tag[1]]))).ok_or(Refused::Length)?;
+fn binary(bytes: &[u8], numbers: &Numbers, time: &TimeFormat, scales: &Scales, row: &mut Row) -> Result<(), Refused> {
     if bytes.len() != numbers.layout.bytes {
         return Err(Refused::Length);
     }

@@ -26,7 +26,7 @@ fn channel(name: &str, max: Option<f64>) -> Channel {
 }
 
 fn decoder(format: Format) -> Decoder {
-    let own = !matches!(format, Format::Nmea(_) | Format::Edges(_) | Format::Tagged(_));
+    let own = !matches!(format, Format::Nmea(_) | Format::Edges(_) | Format::Answers(_));
     let source = Source {
         name: "s".into(),
         port: Port::Sysfs(Sysfs { device: "d".into(), class: SysfsClass::Iio, readings: vec![], every_ms: 1 }),
@@ -104,13 +104,23 @@ fn numbers_are_read_in_each_order_and_a_frame_of_another_length_is_refused() {
 }
 
 #[test]
-fn a_tag_says_which_layout_and_channels_of_others_are_absent() {
-    let one = |name: &str| Layout { fields: vec![field(name, 0, Number::U(1), Order::Big)], bytes: 1, block: None };
-    let mut decoder = decoder(Format::Tagged(vec![one("a"), one("b")]));
+fn tag_names_the_response_and_channels_of_others_are_absent() {
+    let csv = |name: &str| Format::Csv { delimiter: b',', columns: vec![name.into(), String::new()] };
+    let mut decoder = decoder(Format::Answers(vec![csv("a"), Format::Json, csv("b")]));
     let mut row = Row::default();
-    assert_eq!(decoder.decode(Ok(&[1, 0, 4]), STAMP, &mut row), Ok(true));
-    assert_eq!((row.values[1], row.quality[0], row.quality[1]), (9.0, Quality::Absent, Quality::Good));
-    for wrong in [&[2, 0, 4][..], &[0], &[], &[0, 0], &[0, 0, 1, 1]] {
+    for (frame, values) in [(&b"\0\x004,9"[..], (Some(9.0), None)), (b"\x02\x004,9", (None, Some(9.0)))] {
+        assert_eq!(decoder.decode(Ok(frame), STAMP, &mut row), Ok(true));
+        let (a, b) = values;
+        for (i, value) in [a, b].into_iter().enumerate() {
+            let wanted = if value.is_some() { Quality::Good } else { Quality::Absent };
+            assert_eq!((row.quality[i], value.is_none_or(|value| value == row.values[i])), (wanted, true), "{frame:?}");
+        }
+        assert_eq!(decoder.bare(frame), b"4,9");
+    }
+    assert_eq!(decoder.decode(Ok(b"\x01\0{\"b\": 1}"), STAMP, &mut row), Ok(true));
+    assert_eq!((row.quality[0], row.quality[1]), (Quality::Absent, Quality::Good));
+    assert_eq!(decoder.decode(Ok(b"\x02\x004"), STAMP, &mut row), Err(Refused::Columns));
+    for wrong in [&b"\x03\x004,9"[..], b"\0", b""] {
         assert_eq!(decoder.decode(Ok(wrong), STAMP, &mut row), Err(Refused::Length), "{wrong:?}");
     }
 }

@@ -28,9 +28,9 @@ const BAUDS: [u32; 6] = [115_200, 9_600, 57_600, 38_400, 19_200, 4_800];
 /// What is asked.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// These ports; all that there are where none is named
+    /// These ports; without it, all that are there
     paths: Vec<PathBuf>,
-    /// This speed alone; the usual ones one after the other where none is given
+    /// Only this speed; without it, the usual ones one after the other
     #[arg(long)]
     baud: Option<u32>,
     /// Seconds to listen at each speed; 0 opens no port

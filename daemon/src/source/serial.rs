@@ -1,15 +1,12 @@
-//! The only file that names a tty. One port: opened by path, exclusive, read in chunks; a hang-up closes it and it is
+//! One tty: opened by path, exclusive, read in chunks; a hang-up closes it and it is
 //! opened again with jittered backoff, for ever. A device that speaks only when it is asked is asked here.
 
-use std::{io, os::fd::AsRawFd, pin::Pin, task};
+use std::os::fd::AsRawFd;
 
 use futures_util::FutureExt;
 use tokio::{
-    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf},
+    io::{AsyncReadExt, AsyncWriteExt},
     time::Instant,
-};
-use tokio_serial::{
-    ClearBuffer, DataBits, FlowControl, Parity, SerialPort, SerialPortBuilderExt, SerialStream, StopBits,
 };
 
 use super::{
@@ -21,7 +18,10 @@ use super::{
 use crate::{
     config::{Line, Serial},
     flow::{Arrival, Fault, Stamp},
-    host::sys,
+    host::{
+        sys,
+        tty::{self, SerialStream},
+    },
     limits,
 };
 
@@ -51,23 +51,7 @@ pub(super) async fn run(settings: Serial, outlet: Outlet) {
 /// Opens the port alone.
 pub(super) fn open(settings: &Serial) -> Result<SerialStream, String> {
     let Line { data, parity, stop } = settings.line;
-    let builder = tokio_serial::new(&settings.path, settings.baud)
-        .data_bits(match data {
-            5 => DataBits::Five,
-            6 => DataBits::Six,
-            7 => DataBits::Seven,
-            _ => DataBits::Eight,
-        })
-        .parity(match parity {
-            b'E' => Parity::Even,
-            b'O' => Parity::Odd,
-            _ => Parity::None,
-        })
-        .stop_bits(if stop == 2 { StopBits::Two } else { StopBits::One })
-        .flow_control(FlowControl::None);
-    let mut port = builder.open_native_async().map_err(|why| why.to_string().to_lowercase())?;
-    port.set_exclusive(true).map_err(|why| format!("take exclusively: {why}"))?;
-    Ok(port)
+    tty::open(tty::Settings { path: &settings.path, baud: settings.baud, data, parity, stop, shared: false })
 }
 
 /// One connection.
@@ -217,40 +201,5 @@ impl<'a> Reading<'a> {
             }
         }
         Ok(n)
-    }
-}
-
-/// A tty that forgets what came before a question: on a line nothing else says which question an answer is for.
-pub(super) struct Quiet(SerialStream);
-
-impl Quiet {
-    /// Opens the port alone.
-    pub(super) fn open(settings: &Serial) -> Result<Self, String> {
-        open(settings).map(Self)
-    }
-}
-
-impl AsyncRead for Quiet {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut task::Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buf)
-    }
-}
-
-impl AsyncWrite for Quiet {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>, buf: &[u8]) -> task::Poll<io::Result<usize>> {
-        self.0.clear(ClearBuffer::Input).map_err(io::Error::from)?;
-        Pin::new(&mut self.0).poll_write(cx, buf)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut task::Context<'_>) -> task::Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
     }
 }

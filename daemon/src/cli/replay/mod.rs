@@ -308,13 +308,15 @@ pub fn describe(config: &Config) -> Vec<String> {
         config.alarms.len()
     )];
     let hours = hours_kept(config.outbox.max_bytes);
-    lines
-        .push(format!("outbox: {} MiB keep about {hours:.0} h of 10 records/s × 200 B", config.outbox.max_bytes >> 20));
+    lines.push(format!(
+        "outbox: {} MiB hold about {hours:.0} h of 10 records/s with 200 B each",
+        config.outbox.max_bytes >> 20
+    ));
     lines.push(match &config.mqtt {
         Some(mqtt) => {
             format!("mqtt: {}:{}, {}", mqtt.host, mqtt.port, if mqtt.tls.is_some() { "TLS" } else { "plain text" })
         }
-        None => "mqtt: none; everything is kept".into(),
+        None => "mqtt: no broker is configured; records stay in the store".into(),
     });
     lines.push(match (&config.commands.keyset, config.commands.allow_unsigned) {
         (_, true) => "commands: without signatures".into(),
