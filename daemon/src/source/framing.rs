@@ -41,6 +41,17 @@ impl Cutter {
         }
     }
 
+    /// Forgets what is half received: what follows is the beginning of a frame.
+    pub fn forget(&mut self) {
+        match self {
+            Self::Lines(lines) => {
+                lines.carry.clear();
+                lines.skipping = false;
+            }
+            Self::Packets(packets) => drop(packets.give_up(true)),
+        }
+    }
+
     /// Takes what one read brought.
     pub fn feed(&mut self, chunk: &[u8]) -> Cut {
         match self {
@@ -66,20 +77,21 @@ pub struct Lines {
     form: LineForm,
     /// In the middle of a line that is already too long, or whose beginning is lost.
     skipping: bool,
-    /// Bytes skipped since the last mark.
+    /// Bytes skipped since the last mark, and how many of them are no text.
     skipped: usize,
+    strange: usize,
 }
 
 impl Lines {
     /// Frames of at most `frame_max` bytes, their checksum included.
     pub fn new(frame_max: usize, form: LineForm) -> Self {
-        Self { carry: BytesMut::new(), frame_max, form, skipping: false, skipped: 0 }
+        Self { carry: BytesMut::new(), frame_max, form, skipping: false, skipped: 0, strange: 0 }
     }
 
     /// Bytes are lost: what is half received has no end, and what follows has no beginning.
     pub fn reset(&mut self) {
         self.carry.clear();
-        (self.skipping, self.skipped) = (true, 0);
+        (self.skipping, self.skipped, self.strange) = (true, 0, 0);
     }
 
     /// Takes what one read brought.
@@ -95,14 +107,14 @@ impl Lines {
             };
             self.pass(at, &mut cut);
             self.skipping = false;
-            let _ = self.carry.split_to(behind);
+            let _ = self.carry.split_to(behind - at);
         }
         if let Some(behind) = self.last_end(&self.carry) {
             cut.bytes = self.carry.split_to(behind).freeze();
             self.ranges(&cut.bytes, &mut cut.ranges);
         }
         if self.carry.len() > self.frame_max + self.form.end.len() {
-            (self.skipping, self.skipped) = (true, 0);
+            (self.skipping, self.skipped, self.strange) = (true, 0, 0);
             self.skip(&mut cut);
         }
         cut
@@ -111,17 +123,19 @@ impl Lines {
     /// Forgets what waits, but for what may be the beginning of an end.
     fn skip(&mut self, cut: &mut Cut) {
         let kept = self.form.end.len().saturating_sub(1).min(self.carry.len());
-        let n = self.carry.len() - kept;
-        let _ = self.carry.split_to(n);
-        self.pass(n, cut);
+        self.pass(self.carry.len() - kept, cut);
     }
 
-    /// So many bytes are skipped. Each length of a line is marked: bytes that come without any end must be seen.
+    /// Forgets the first `n` bytes. Each length of a line is marked: bytes that come without any end must be seen.
     fn pass(&mut self, n: usize, cut: &mut Cut) {
-        self.skipped += n;
+        let gone = self.carry.split_to(n);
+        self.skipped += gone.len();
+        self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
+        // Bytes of another speed have no ends of lines either.
+        let flaw = if self.strange * 4 < self.skipped { Flaw::Oversize } else { Flaw::Garbage };
         while self.skipped > self.frame_max {
-            self.skipped -= self.frame_max;
-            cut.ranges.push(Flaw::Oversize.mark());
+            (self.skipped, self.strange) = (self.skipped - self.frame_max, 0);
+            cut.ranges.push(flaw.mark());
         }
     }
 
