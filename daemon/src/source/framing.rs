@@ -131,7 +131,7 @@ impl Lines {
     /// These bytes are skipped. Each length of a line is marked: bytes that come without any end must be seen.
     fn pass(&mut self, gone: &[u8], cut: &mut Cut) {
         self.skipped += gone.len();
-        self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'	')).count();
+        self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
         // Bytes of another speed have no ends of lines either.
         let flaw = if self.strange * 4 < self.skipped { Flaw::Oversize } else { Flaw::Garbage };
         while self.skipped > self.frame_max {
