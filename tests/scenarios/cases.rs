@@ -45,6 +45,40 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case {
+        name: "31-label-taken-for-the-score",
+        lines: &[],
+        expected: &[Has("none is named as `score`"), Has("`label` int64 [-1, 1], `scores` float32 [-1, 1]")],
+    },
+    Case {
+        name: "32-lower-is-worse",
+        lines: &[("score = \"scores\"", "score = \"scores\"\ndirection = \"low\"")],
+        expected: &[Has("alarms: [('raised', -0.238)]"), Has("scores: [0.111, 0.073, 0.101,")],
+    },
+    Case {
+        name: "34-answers-of-several-values",
+        lines: &[("hop_steps = 8", "hop_steps = 8\nreconstruction = \"recon\"\nreduce = \"mse\"")],
+        expected: &[Has("rc 0"), Lacks("scores: []")],
+    },
+    Case { name: "35-an-input-for-each-column", lines: &[], expected: &[Has("scores: [4, 4, 4.2, 3.9,")] },
+    Case {
+        name: "37-state-that-never-moves",
+        lines: &[
+            ("hop_steps = 4", "hop_steps = 4\nstate = { h_out = \"h_in\" }"),
+            ("[pipeline.p.param.h_in]", ""),
+            ("values = [0, 0, 0, 0]", ""),
+        ],
+        expected: &[Has("scores: [2.075, 3.137, 3.694,")],
+    },
+    Case {
+        name: "40-signature-reasons",
+        lines: &[],
+        expected: &[
+            Has("key `ops` signed, but without prehashing (minisign -l); sign it again without -l"),
+            Has("key `ops` signed something else: manifest.json was changed after it was signed"),
+            Has("as it should be: 3 golden cases"),
+        ],
+    },
+    Case {
         name: "41-the-first-row-decides",
         lines: &[],
         expected: &[
