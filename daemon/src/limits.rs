@@ -80,6 +80,8 @@ pub const PROBLEMS: usize = 100;
 pub const PORTS_BYTES: usize = 600 * 1024;
 /// Columns of a line, and kinds of sentences, that it shows: a frame of 1 KiB holds 200 numbers of four digits.
 pub const PORTS_COLUMNS: usize = 256;
+/// Characters of a label that is suggested for a device's lines: `Battery voltage (V)` has 19.
+pub const PORTS_LABEL: usize = 32;
 /// Processes it names that have a port open: mostly one.
 pub const PORTS_USERS: usize = 4;
 /// Characters of the keys that it shows of JSON lines.

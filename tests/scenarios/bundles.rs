@@ -114,7 +114,7 @@ fn a_model_that_answers_the_same_to_everything_is_rolled_back() {
         &Draft::new(2, &onnx::constant_5(&SHAPE), 5.0),
         "trial_s = 1\ntrial_windows = 2000\n",
         "rolled_back",
-        "whatever it is asked",
+        "gives one score",
     );
 }
 

@@ -3,6 +3,7 @@
 
 mod alarms;
 mod broker;
+mod brokers;
 mod bundles;
 mod bus;
 mod cases;
@@ -17,10 +18,12 @@ mod drain;
 mod erase;
 mod faults;
 mod field;
+mod foreign;
 mod gpio;
 mod howto;
 mod installs;
 mod kills;
+mod lines;
 mod link;
 mod measurements;
 mod models;

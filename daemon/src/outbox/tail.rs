@@ -9,7 +9,7 @@ use std::{
 use super::{
     key::Key,
     ledger::{Ledger, Loss},
-    sealed::{Item, Sealed},
+    sealed::{Record, Sealed},
 };
 use crate::{
     flow::{Class, Clk, Draft, Retain},
@@ -20,10 +20,10 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParcelId(u64);
 
-/// A record with its number.
+/// A record that is in no message yet, and what decides which message it goes into.
 #[derive(Debug)]
-struct Record {
-    item: Item,
+struct Waiting {
+    item: Record,
     class: Class,
     retain: Retain,
     clk: Clk,
@@ -81,7 +81,7 @@ pub struct Tail {
     names: Vec<String>,
     /// The stream that carries the ledger.
     loss: usize,
-    waiting: Vec<VecDeque<Record>>,
+    waiting: Vec<VecDeque<Waiting>>,
     /// Streams with waiting replies, each once, in turn.
     replies: VecDeque<usize>,
     /// Streams with waiting records of the live lane, each once, in turn.
@@ -97,6 +97,8 @@ pub struct Tail {
     /// Records of those that are not on disk yet either.
     at_risk: usize,
     online: bool,
+    /// How long a live record may wait for others of its stream, ns; 0: not at all.
+    linger_ns: u64,
     /// Connections lost since the start: what was read ahead before is read again after.
     breaks: u64,
     /// Stored messages that are in RAM as well.
@@ -131,6 +133,7 @@ impl Tail {
             records: 0,
             at_risk: 0,
             online: false,
+            linger_ns: 0,
             breaks: 0,
             held: BTreeSet::new(),
             doomed: Vec::new(),
@@ -162,9 +165,28 @@ impl Tail {
     }
 
     /// Whether anything could be sent now; the backlog counts only where it may go.
-    pub fn has_to_send(&self, backlog: bool) -> bool {
-        let live = [self.replies.len(), self.turns.len(), self.urgent.len(), self.resend.len()];
-        live.iter().any(|n| *n > 0) || (backlog && !self.backlog.is_empty())
+    pub fn has_to_send(&self, backlog: bool, now_ns: u64) -> bool {
+        let waits = [self.replies.len(), self.urgent.len(), self.resend.len()].iter().any(|n| *n > 0);
+        waits || self.turns.iter().any(|s| self.is_ripe(*s, now_ns)) || (backlog && !self.backlog.is_empty())
+    }
+
+    /// Lets live records wait for others of their stream; 0: not any more.
+    pub fn linger(&mut self, ns: u64) {
+        self.linger_ns = ns;
+    }
+
+    /// Whether a stream's waiting records go now: they waited long enough, fill a message, or RAM is needed. What the broker
+    /// keeps is a message of its own, so it waits for nothing.
+    fn is_ripe(&self, stream: usize, now_ns: u64) -> bool {
+        let queue = &self.waiting[stream];
+        let waited = |r: &Waiting| r.retain != Retain::No || now_ns.saturating_sub(r.since_ns) >= self.linger_ns;
+        queue.len() >= limits::MESSAGE_RECORDS || self.bytes >= limits::LINGER_BYTES || queue.front().is_none_or(waited)
+    }
+
+    /// When the next of them is, ns since boot.
+    pub fn ripe_ns(&self) -> Option<u64> {
+        let fronts = self.turns.iter().filter_map(|s| self.waiting[*s].front());
+        fronts.map(|record| record.since_ns.saturating_add(self.linger_ns)).min()
     }
 
     /// Takes a record in.
@@ -175,8 +197,8 @@ impl Tail {
             self.ledger.enter(&name, (seq, seq), 1, "oversize");
             return;
         }
-        let record = Record {
-            item: Item { seq, at_ns: draft.stamp.boot_ns, body: draft.body },
+        let record = Waiting {
+            item: Record { seq, at_ns: draft.stamp.boot_ns, body: draft.body },
             class: draft.class,
             retain: draft.retain,
             clk: draft.stamp.clk,
@@ -206,11 +228,11 @@ impl Tail {
         let first = queue.pop_front()?;
         let since_ns = first.since_ns;
         let (mut size, mut bytes) = (first.item.body.len() + 48, cost(&first.item));
-        let Record { item, class, retain, clk, wall_ms, lineage, .. } = first;
+        let Waiting { item, class, retain, clk, wall_ms, lineage, .. } = first;
         let mut items = vec![item];
         let bytes_max = if self.online { limits::MESSAGE_BYTES } else { limits::STORED_MESSAGE_BYTES };
         while items.len() < limits::MESSAGE_RECORDS {
-            let joins = |r: &&Record| {
+            let joins = |r: &&Waiting| {
                 // What the broker keeps, and a command's result, whose topic names the command, are alone.
                 r.clk == clk
                     && r.retain == Retain::No
@@ -260,12 +282,12 @@ impl Tail {
 
     /// The next message to send: alarms, replies, what a broken connection left, live streams in turn, and the backlog
     /// where it may go.
-    pub fn take(&mut self, backlog: bool) -> Option<ToSend> {
+    pub fn take(&mut self, backlog: bool, now_ns: u64) -> Option<ToSend> {
         let id = match self.urgent.pop_first() {
             Some(id) => id,
-            None => match self.next_of(true) {
+            None => match self.next_reply() {
                 Some(id) => id,
-                None => match self.resend.pop_first().or_else(|| self.next_of(false)) {
+                None => match self.resend.pop_first().or_else(|| self.next_live(now_ns)) {
                     Some(id) => id,
                     None if backlog => self.backlog.pop_first()?,
                     None => return None,
@@ -277,12 +299,23 @@ impl Tail {
         Some(ToSend { id, sealed: parcel.sealed.clone(), hist: parcel.hist, backlog: parcel.backlog })
     }
 
-    /// Seals what the next stream has waiting, of replies or of the live lane.
-    fn next_of(&mut self, replies: bool) -> Option<ParcelId> {
-        let stream = if replies { self.replies.pop_front()? } else { self.turns.pop_front()? };
+    /// Seals what the next stream has waiting of replies.
+    fn next_reply(&mut self) -> Option<ParcelId> {
+        let stream = self.replies.pop_front()?;
         let id = self.seal(stream)?;
         if !self.waiting[stream].is_empty() {
-            if replies { self.replies.push_back(stream) } else { self.turns.push_back(stream) }
+            self.replies.push_back(stream);
+        }
+        Some(id)
+    }
+
+    /// The same of the live lane, if one of its streams waited long enough.
+    fn next_live(&mut self, now_ns: u64) -> Option<ParcelId> {
+        let at = self.turns.iter().position(|s| self.is_ripe(*s, now_ns))?;
+        let stream = self.turns.remove(at)?;
+        let id = self.seal(stream)?;
+        if !self.waiting[stream].is_empty() {
+            self.turns.push_back(stream);
         }
         Some(id)
     }
@@ -377,7 +410,8 @@ impl Tail {
     /// What must be stored now; each is marked so that it is not sent or taken twice meanwhile. `all`: the stop.
     pub fn take_to_store(&mut self, now_ns: u64, all: bool) -> Vec<ToStore> {
         let age = |since: u64| now_ns.saturating_sub(since);
-        let unacked_ns = limits::UNACKED.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64;
+        // A record that waits for others is unacknowledged on purpose: it does not cost a write to the disk.
+        let unacked_ns = limits::UNACKED.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64 + self.linger_ns;
         let commit_ns = limits::COMMIT_EVERY.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64;
         let oldest = self.waiting.iter().filter_map(|q| q.front()).map(|r| r.since_ns);
         let oldest = oldest.chain(self.resend.iter().map(|id| self.parcels[id].since_ns)).min();
@@ -388,7 +422,7 @@ impl Tail {
         let answered = std::mem::replace(&mut self.delivered_before, self.delivered) != self.delivered;
         let spill = self.bytes >= limits::TAIL_SPILL_BYTES && !answered;
         for stream in 0..self.waiting.len() {
-            let old = |r: &Record| age(r.since_ns) >= unacked_ns;
+            let old = |r: &Waiting| age(r.since_ns) >= unacked_ns;
             while self.waiting[stream].front().is_some_and(|r| everything || spill || old(r)) {
                 let Some(id) = self.seal(stream) else { break };
                 self.resend.insert(id);
@@ -561,7 +595,7 @@ impl Tail {
     }
 }
 
-fn cost(item: &Item) -> usize {
+fn cost(item: &Record) -> usize {
     item.body.len() + limits::RECORD_OVERHEAD
 }
 

@@ -8,6 +8,7 @@ pub mod packets;
 pub mod ports;
 pub mod ring;
 mod serial;
+mod suggest;
 mod sysfs;
 pub mod tape;
 

@@ -375,7 +375,11 @@ pub fn describe(config: &Config) -> Vec<String> {
     ));
     lines.push(match &config.mqtt {
         Some(mqtt) => {
-            format!("mqtt: {}:{}, {}", mqtt.host, mqtt.port, if mqtt.tls.is_some() { "TLS" } else { "plain text" })
+            let each = mqtt.brokers.iter().map(|broker| {
+                let inside = if broker.path.is_some() { " in a WebSocket" } else { "" };
+                format!("{broker}, {}{inside}", if broker.secure { "TLS" } else { "plain text" })
+            });
+            format!("mqtt: {}", each.collect::<Vec<_>>().join("; then "))
         }
         None => "mqtt: no broker is configured; records stay in the store".into(),
     });
