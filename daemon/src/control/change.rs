@@ -8,7 +8,7 @@
 //! ```
 
 use super::{
-    Control, Outcome, CommandState,
+    CommandState, Control, Outcome,
     action::{About, Action, Call, Going, JobNews, Leave, Left, OnError, Stop, Which},
     args::ConfigSet,
     candidate::{Candidate, Change, Changed},
@@ -196,7 +196,11 @@ impl Control {
         }
         if here && live.proof_seq.is_none() && live.trial.confirm_s.is_some() {
             let trial = live.trial.clone();
-            self.tell_asker(&trial, &Outcome::new(CommandState::Running, "in use, not confirmed yet"), Some(About::Proof));
+            self.tell_asker(
+                &trial,
+                &Outcome::new(CommandState::Running, "in use, not confirmed yet"),
+                Some(About::Proof),
+            );
         }
     }
 

@@ -18,7 +18,7 @@ use super::{
     action::{About, Action, Ask, Event, Left, Now, OnError, Record, Which},
     candidate::{Candidate, Change, changed, compare, in_use},
     jobs::{Jobs, keyset, model_keys, model_rules},
-    memory::{MemoryFile, Saved, CommandState},
+    memory::{CommandState, MemoryFile, Saved},
     model_action::{ModelEvent, Moment},
     models::Models,
     refusal::{Refusal, Why},
@@ -81,7 +81,9 @@ impl Effects {
     /// Continues with what the previous process left.
     pub fn new(setup: ControlSetup, store: Store) -> Self {
         let Store { disk, mut shelf } = store;
-        let ControlSetup { config, clock, boot, process, keep, ran_before, trials, orders, streams, blob, events, .. } = setup;
+        let ControlSetup {
+            config, clock, boot, process, keep, ran_before, trials, orders, streams, blob, events, ..
+        } = setup;
         let (put, settled, respond, want, leave) = (setup.put, setup.settled, setup.respond, setup.want, setup.leave);
         let (keys, keys_trouble) = keyset(&config, &disk, &mut shelf);
         let rules = Rules::of(&config, &boot, &process);
@@ -369,7 +371,7 @@ impl Effects {
                 let digest = text.as_ref().map(|text| format!("sha256:{}", digest(text)));
                 Outcome::done(json!({"toml": text, "digest": digest, "set_aside": self.jobs.config.set_aside}))
             }
-            Ask::Log(query) => (self.jobs.machine.log)(query).map_or_else(Outcome::failed, Outcome::done),
+            Ask::Log(query) => (self.jobs.machine.log)(query).map_or_else(|why| Outcome::failed(why), Outcome::done),
             Ask::Reboot => match (self.jobs.machine.reboot)() {
                 Ok(()) => Outcome::new(CommandState::Running, "the system restarts"),
                 Err(why) => Outcome::failed(why),
@@ -385,7 +387,10 @@ impl Effects {
         match self.jobs.board.alarms[place].acknowledge(episode) {
             Ok(id) => Outcome {
                 result: Some(json!({"alarm": name, "id": id})),
-                ..Outcome::new(CommandState::Success, "acknowledged; the alarm clears as soon as its condition has ended")
+                ..Outcome::new(
+                    CommandState::Success,
+                    "acknowledged; the alarm clears as soon as its condition has ended",
+                )
             },
             Err(NotAcknowledged::NotLatched) => {
                 let text =

@@ -2,7 +2,7 @@
 //! `done` finishes the command with it.
 
 use super::{
-    Control, CommandState,
+    CommandState, Control,
     action::{Action, Ask, Call, JobNews, Leave},
     args::{
         Acknowledge, Calibrate, ConfigGet, ConfigSet, Erase, Install, InstallSystem, KeysetUpdate, NoArgs, RollBack,

@@ -5,7 +5,7 @@ use super::{
     Control,
     action::{Action, Call, OnError, Record, Stop},
     command::needs_signature,
-    memory::{Known, CommandState},
+    memory::{CommandState, Known},
     refusal::{Refusal, Why},
     request::{self, Request},
     tell::Outcome,

@@ -57,7 +57,7 @@ use std::collections::VecDeque;
 pub use action::Leave;
 pub use effects::Effects;
 pub use jobs::floor;
-pub use setup::{Local, Machine, ReadLog, ControlSetup, Slots, Want};
+pub use setup::{ControlSetup, Local, Machine, ReadLog, Slots, Want};
 pub use trial::Trials;
 
 use self::{
@@ -65,7 +65,7 @@ use self::{
     change::Live,
     command::needs_signature,
     intake::{Intake, Waiting},
-    memory::{Memory, CommandState},
+    memory::{CommandState, Memory},
     tell::Outcome,
 };
 use crate::{

@@ -114,14 +114,18 @@ impl Work {
     /// The command that requested it, and where its result goes.
     pub(super) fn requester(&self) -> (&str, &Option<Respond>) {
         match &self.goal {
-            Goal::Install(InstallJob { command, respond, .. }) | Goal::Back { command, respond, .. } => (command, respond),
+            Goal::Install(InstallJob { command, respond, .. }) | Goal::Back { command, respond, .. } => {
+                (command, respond)
+            }
         }
     }
 
     /// The model, once it is known.
     pub(super) fn model(&self) -> Option<&str> {
         match &self.goal {
-            Goal::Install(InstallJob { stage: Stage::InSlot { model, .. }, .. }) | Goal::Back { model, .. } => Some(model),
+            Goal::Install(InstallJob { stage: Stage::InSlot { model, .. }, .. }) | Goal::Back { model, .. } => {
+                Some(model)
+            }
             Goal::Install(_) => None,
         }
     }
@@ -216,11 +220,11 @@ impl Models {
 
     /// Saves slots and jobs.
     pub(super) fn save(&mut self, undone: Undone) {
-        self.act(ModelAction::Save(self.shelf.to_save().map(Box::new), undone));
+        self.act(ModelAction::Save(self.shelf.to_save().map(Box::new).map_err(String::from), undone));
     }
 
     fn save_high(&mut self, then: String) {
-        self.act(ModelAction::SaveHigh(self.shelf.high_to_save().map(Box::new), then));
+        self.act(ModelAction::SaveHigh(self.shelf.high_to_save().map(Box::new).map_err(String::from), then));
     }
 
     /// Starts a job, in this phase. Returns its number.

@@ -360,7 +360,10 @@ fn file_of_a_local_caller_is_copied_then_installed_and_a_second_one_waits() {
     assert_eq!(order(&rig.on(ModelEvent::LocalFile(Ok(4), Ok(())))), ["copy"]);
     assert_eq!(order(&rig.on(ModelEvent::LocalFile(Ok(4), Ok(())))), [""; 0]);
     assert!(
-        rig.models.ended.as_ref().is_some_and(|(_, state, text)| *state == CommandState::Rejected && text.contains("copied"))
+        rig.models
+            .ended
+            .as_ref()
+            .is_some_and(|(_, state, text)| *state == CommandState::Rejected && text.contains("copied"))
     );
     rig.saved.incoming.insert(sha('a'), 4);
     let copied = rig.on(ModelEvent::Copied("local-1".into(), Ok((sha('a'), 4))));

@@ -15,7 +15,7 @@ use super::{
     args::{BundleFrom, InstallSystem},
     refusal::{Refusal, Why},
     tell::Outcome,
-    update::{UpdateJob, Saved, UpdateStep},
+    update::{Saved, UpdateJob, UpdateStep},
 };
 use crate::{
     flow::event::Kind,
@@ -391,7 +391,9 @@ impl System {
         if self.unread.is_some() {
             return self.act(SystemAction::Load);
         }
-        let Some(UpdateJob { step: UpdateStep::Restarting { version, why, .. }, boot, slot, .. }) = self.saved.job.clone() else {
+        let Some(UpdateJob { step: UpdateStep::Restarting { version, why, .. }, boot, slot, .. }) =
+            self.saved.job.clone()
+        else {
             return;
         };
         if boot == self.place.boot {
@@ -409,7 +411,9 @@ impl System {
     fn looked(&mut self, good: bool, unwell: Option<String>) {
         let acked = self.at.acked_ns > 0;
         let slot = self.place.slot.clone().unwrap_or_default();
-        let Some(UpdateJob { step: UpdateStep::Restarting { version, uplink, why }, .. }) = &mut self.saved.job else { return };
+        let Some(UpdateJob { step: UpdateStep::Restarting { version, uplink, why }, .. }) = &mut self.saved.job else {
+            return;
+        };
         if good {
             let text = format!("{version} runs in slot {slot}");
             return self.end(End::Success, &text, false);

@@ -25,6 +25,11 @@ const FILE: &str = "trial.json";
 const CONFIG: &str = "remote.toml";
 const PREVIOUS: &str = "previous";
 
+/// The trial of another process could not be rolled back: a file cannot be read or written; which, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unrecovered(String);
+
 /// Digest of a configuration's text.
 pub fn digest(text: &str) -> String {
     hex(&Sha256::digest(text))
@@ -128,10 +133,13 @@ impl Trials {
     }
 
     /// At the start of a process, before the configuration is read: rolls back the trial of another process.
-    pub fn recover(&self, process: &str) -> Result<(), String> {
-        match self.found()? {
+    ///
+    /// # Errors
+    /// A file cannot be read or written; the next start tries again.
+    pub fn recover(&self, process: &str) -> Result<(), Unrecovered> {
+        match self.found().map_err(Unrecovered)? {
             Some(trial) if trial.put_back.is_none() && trial.process != process => {
-                self.put_back(&trial, "the daemon did not live until it was confirmed")
+                self.put_back(&trial, "the daemon did not live until it was confirmed").map_err(Unrecovered)
             }
             _ => Ok(()),
         }

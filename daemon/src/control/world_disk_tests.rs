@@ -78,7 +78,13 @@ fn shelf(random: &mut fastrand::Rng, shelf: &mut Shelf, sha256: &str) {
     match random.u8(0..5) {
         0 => {
             let stage = Stage::Bringing(Brings::Chunks);
-            shelf.set_job(Some(InstallJob { command: "c".into(), respond: None, sha256: sha256.into(), size: 1, stage }));
+            shelf.set_job(Some(InstallJob {
+                command: "c".into(),
+                respond: None,
+                sha256: sha256.into(),
+                size: 1,
+                stage,
+            }));
         }
         1 => shelf.set_job(None),
         2 => {
