@@ -108,18 +108,27 @@ impl Trials {
     }
 
     /// Saves the trial, which holds the previous layer, then writes the new layer.
+    ///
+    /// # Errors
+    /// The disk is not writable: `put_back` restores what was there.
     pub fn begin(&self, trial: &Trial) -> Result<(), String> {
         let done = self.control.save_checked(FILE, trial).and_then(|()| self.write(CONFIG, trial.text.as_deref()));
         done.map_err(|why| format!("write the configuration: {why}"))
     }
 
     /// Commits the change: saves the previous layer as a copy and removes the trial.
+    ///
+    /// # Errors
+    /// The disk is not writable: the trial is still there.
     pub fn keep(&self, trial: &Trial) -> Result<(), String> {
         let done = self.write(PREVIOUS, trial.previous.as_deref()).and_then(|()| self.forget());
         done.map_err(|why| format!("commit the configuration: {why}"))
     }
 
     /// Restores the previous layer. The trial stays on the disk, marked as rolled back, until `end`.
+    ///
+    /// # Errors
+    /// The disk is not writable: the trial is still there.
     pub fn put_back(&self, trial: &Trial, why: &str) -> Result<(), String> {
         let mark = Trial { put_back: Some(why.into()), ..trial.clone() };
         let done = self.write(CONFIG, trial.previous.as_deref());
@@ -128,6 +137,9 @@ impl Trials {
     }
 
     /// Removes a trial whose rollback was reported.
+    ///
+    /// # Errors
+    /// The disk is not writable: the rollback is reported again.
     pub fn end(&self) -> Result<(), String> {
         self.forget().map_err(|why| format!("remove the trial of a configuration: {why}"))
     }

@@ -57,6 +57,9 @@ impl Drop for Waits {
 }
 
 /// Fetches it to `to`, going on after what is there. Blocking; ends within `limits::FETCH`.
+///
+/// # Errors
+/// It is not `https://`, the server refuses it or breaks off too often, it takes too long, or the disk is not writable.
 pub fn fetch(wanted: &Wanted, to: &Path) -> Result<(), HostError> {
     if !wanted.url.starts_with("https://") {
         return Err(HostError(format!("{}: only https:// is fetched from", wanted.url)));

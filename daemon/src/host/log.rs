@@ -53,6 +53,9 @@ pub fn escaped(text: impl fmt::Display, most: usize) -> String {
 }
 
 /// The newest lines that were asked for and fit. Takes `limits::LOG_WAIT` at most.
+///
+/// # Errors
+/// There is no journal, it cannot be read, or it took too long.
 pub fn pull(query: &LogQuery) -> Result<Value, HostError> {
     let what = |why: String| HostError(format!("read the log of {}: {why}", query.unit));
     let mut command = Command::new("journalctl");

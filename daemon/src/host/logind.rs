@@ -29,11 +29,17 @@ async fn connect(bus: &str) -> zbus::Result<Connection> {
 }
 
 /// The same, within a bound.
+///
+/// # Errors
+/// There is no such bus, or it does not answer in time.
 pub async fn connect_soon(bus: &str) -> Result<Connection, HostError> {
     within(connect(bus)).await.map_err(|why| HostError(format!("connect to the D-Bus `{bus}`: {why}")))
 }
 
 /// Asks for a restart of the machine.
+///
+/// # Errors
+/// logind is not there, or polkit refuses.
 pub async fn reboot(bus: &str) -> Result<(), HostError> {
     let what = |why: zbus::Error| HostError(format!("ask logind to restart the system: {why}"));
     let connection = connect_soon(bus).await?;

@@ -58,6 +58,9 @@ pub fn marked_good() -> bool {
 /// Installs a bundle into the other slot and returns its version; tells how far it is, in percent and words. RAUC verifies
 /// the signature before it reads anything else; what is for another board, or older than what runs, is refused before a
 /// byte is written.
+///
+/// # Errors
+/// RAUC is not there, rejects the bundle, stands still, or the boot loader does not prefer the slot.
 pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) -> Result<String, HostError> {
     let what = |why: zbus::Error| format!("RAUC: {}", words(&why));
     let connection: Connection = logind::connect_soon(bus).await?;

@@ -404,6 +404,9 @@ pub fn is_folder(path: &Path) -> Result<(), BundleError> {
 }
 
 /// Packs a folder: the manifest, its signatures, and the files it names. Checks the result as a device would.
+///
+/// # Errors
+/// A file is missing or unreadable, the manifest is not signed, or a device would reject the result.
 pub fn pack(folder: &Path, out: &Path) -> Result<Bundle, BundleError> {
     is_folder(folder)?;
     let read = |name: &str| {

@@ -78,6 +78,9 @@ pub struct Keyset {
 
 impl Keyset {
     /// Reads a keyset's file.
+    ///
+    /// # Errors
+    /// The file cannot be read, is too large, or is rejected; with its path.
     pub fn read(path: &Path) -> Result<Self, KeysetError> {
         let what = |why: String| KeysetError(format!("read keyset {}: {why}", path.display()));
         let size = std::fs::metadata(path).map_err(|why| what(why.to_string()))?.len();
@@ -89,6 +92,9 @@ impl Keyset {
     }
 
     /// Reads a keyset.
+    ///
+    /// # Errors
+    /// It has another shape, names a key twice, or has a threshold that its keys cannot reach.
     pub fn parse(bytes: &[u8]) -> Result<Self, KeysetError> {
         let raw: Raw = serde_json::from_slice(bytes).map_err(|why| KeysetError(why.to_string()))?;
         if raw.kind != "kentledge.keyset" {
@@ -133,6 +139,9 @@ impl Keyset {
     }
 
     /// The name of the key that signed this. The key must have the role. `minisig` is the text of the whole `.minisig` file.
+    ///
+    /// # Errors
+    /// It is no signature, of no key of this keyset, or of a key without the role.
     pub fn signer(&self, role: Role, signed: &[u8], minisig: &str) -> Result<&str, KeysetError> {
         let signature =
             Signature::decode(minisig).map_err(|why| KeysetError(format!("the signature cannot be read: {why}")))?;
@@ -146,6 +155,9 @@ impl Keyset {
 
     /// The names of the keys that signed this: at least as many different keys as the role's threshold. Signatures of unknown
     /// keys, or of keys without the role, are ignored: a bundle may carry those of the keys before and after a rotation.
+    ///
+    /// # Errors
+    /// Fewer keys than the threshold signed it.
     pub fn signers(&self, role: Role, signed: &[u8], minisigs: &[String]) -> Result<Vec<&str>, KeysetError> {
         let (mut names, mut why): (Vec<&str>, _) = (Vec::new(), String::new());
         for minisig in minisigs {
@@ -163,6 +175,9 @@ impl Keyset {
     }
 
     /// Verifies the next keyset: signed by enough keys of both, and with the next version.
+    ///
+    /// # Errors
+    /// Too few signatures of either keyset, another version, or not a keyset.
     pub fn successor(&self, bytes: &[u8], minisigs: &[String]) -> Result<Self, KeysetError> {
         self.signers(Role::Keyset, bytes, minisigs)
             .map_err(|why| KeysetError(format!("by the keyset in use: {why}")))?;
