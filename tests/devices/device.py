@@ -3,9 +3,13 @@
 
     device.py talk KIND PORT [--rows N] [--first N] [--noise SHARE] [--truncate SHARE] [--pause SECONDS] [--seed N]
         row n has a = n / 2 and b = -n; says on standard output which rows left it whole, as JSON
+        KIND is one row of three columns, or `wind` (relative and true wind in turns, every fifth relative one invalid), or `block` (eight
+        samples of a and b in each frame)
+    device.py scale PORT                   a scale with a climate sensor on one line: repeats each question, then answers "SI" and "T"
     device.py answer PORT [--deaf N]       a device that speaks only when asked "?\\n"; every Nth question it does not hear
     device.py modbus-rtu PORT              devices 1 and 2 of a Modbus line
     device.py modbus-tcp TCP-PORT          the same by TCP
+    device.py modbus-rtu-over-tcp TCP-PORT the same with RTU frames by TCP, as serial servers pass them
 """
 
 import argparse
@@ -44,6 +48,18 @@ def frame(kind, n):
         import pynmea2
 
         return (str(pynmea2.MWV("WI", "MWV", (f"{n / 2}", "R", f"{-n}", "N", "A"))) + "\r\n").encode()
+    if kind == "wind":
+        import pynmea2
+
+        relative = pynmea2.MWV("WI", "MWV", (f"{n / 2}", "R", f"{n * 3.6}", "K", "V" if n % 5 == 4 else "A"))
+        true = pynmea2.MWV("WI", "MWV", (f"{300 + n}", "T", "99", "N", "A"))
+        return f"{relative}\r\n{true}\r\n".encode()
+    if kind == "block":
+        from cobs import cobs
+
+        samples = [x for i in range(8 * n, 8 * n + 8) for x in (i, -i)]
+        body = struct.pack("<H16h", n, *samples)
+        return cobs.encode(body + struct.pack("<H", crc16_modbus(body))) + b"\0"
     body = packed(n)
     if kind == "cobs":
         from cobs import cobs
@@ -93,6 +109,18 @@ def talk(args):
     sys.stdin.read()
 
 
+def scale(args):
+    port, n = serial.Serial(args.port, 9600), 0
+    while True:
+        asked = port.read_until(b"\r\n")
+        port.write(asked)
+        if asked.endswith(b"SI\r\n"):
+            port.write(f"{12.5 + n}\r\n".encode())
+            n += 1
+        elif asked.endswith(b"T\r\n"):
+            port.write(b"21.5,40\r\n")
+
+
 def answer(args):
     port, n = serial.Serial(args.port, 115200), 0
     while True:
@@ -113,6 +141,8 @@ async def modbus(args):
         words[10:12] = struct.unpack(">HH", struct.pack(">f", base + 0.25))
         words[12:14] = reversed(struct.unpack(">HH", struct.pack(">i", -100000 - base)))
         words[20] = 0x10000 - base
+        # 230.1 by a scale register, 5 in a mask, its power of ten, BCD digits, "no value".
+        words[30:36] = [2301, 0xA53C, 0x10000 - 1, 0x1234, 0x5678, 0x8000]
         return ModbusDeviceContext(
             hr=ModbusSequentialDataBlock(1, words),
             ir=ModbusSequentialDataBlock(1, [2 * word & 0xFFFF for word in words]),
@@ -131,7 +161,8 @@ async def modbus(args):
             trace_packet=lambda sending, data: b"" if sending and data[:1] == b"\x09" else data,
         )
     else:
-        await StartAsyncTcpServer(context, address=("127.0.0.1", int(args.port)))
+        framer = FramerType.RTU if args.act == "modbus-rtu-over-tcp" else FramerType.SOCKET
+        await StartAsyncTcpServer(context, framer=framer, address=("127.0.0.1", int(args.port)))
 
 
 def main():
@@ -149,13 +180,15 @@ def main():
     one = acts.add_parser("answer")
     one.add_argument("port")
     one.add_argument("--deaf", type=int, default=0)
-    for act in ("modbus-rtu", "modbus-tcp"):
+    for act in ("scale", "modbus-rtu", "modbus-tcp", "modbus-rtu-over-tcp"):
         acts.add_parser(act).add_argument("port")
     args = parser.parse_args()
     if args.act == "talk":
         talk(args)
     elif args.act == "answer":
         answer(args)
+    elif args.act == "scale":
+        scale(args)
     else:
         asyncio.run(modbus(args))
 

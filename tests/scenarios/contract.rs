@@ -103,7 +103,7 @@ fn a_valid_configuration_is_described() {
     let (done, _) = check("[device]\nsite = \"a\"\nid = \"b\"\n");
     assert_eq!((done.code, done.err.as_str()), (Some(0), ""));
     assert!(done.out.starts_with("ok: 0 sources"), "{}", done.out);
-    assert!(done.out.contains("about") && done.out.contains("mqtt: none; everything is kept"), "{}", done.out);
+    assert!(done.out.contains("about") && done.out.contains("mqtt: no broker is configured"), "{}", done.out);
 }
 
 #[test]

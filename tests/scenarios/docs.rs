@@ -18,16 +18,18 @@ pub struct Block {
 }
 
 pub fn blocks(page: &str) -> Vec<Block> {
-    let (mut blocks, mut open): (Vec<Block>, bool) = (Vec::new(), false);
+    // A block in a list is indented as its fence is.
+    let (mut blocks, mut open, mut indent): (Vec<Block>, bool, usize) = (Vec::new(), false, 0);
     for (n, line) in page.lines().enumerate() {
         if let Some(language) = line.trim_start().strip_prefix("```") {
             if !open {
                 blocks.push(Block { language: language.trim().to_owned(), text: String::new(), line: n + 1 });
             }
-            open = !open;
+            (open, indent) = (!open, line.len() - line.trim_start().len());
         } else if open {
             let block = blocks.last_mut().expect("an open block");
-            block.text.push_str(line);
+            let blanks = line.len() - line.trim_start().len();
+            block.text.push_str(&line[blanks.min(indent)..]);
             block.text.push('\n');
         }
     }

@@ -239,6 +239,40 @@ fn modbus_tcp_reads_the_same_map() {
     assert_eq!(daemon.stop(), Some(0));
 }
 
+/// A serial server passes RTU frames through a TCP port.
+#[test]
+fn modbus_rtu_over_tcp_reads_values_that_need_a_scale_register_a_mask_or_bcd() {
+    let broker = Mosquitto::start();
+    let sub = Sub::new(broker.port);
+    let port = rig::free_port();
+    let _device = Device::start(&["modbus-rtu-over-tcp", &port.to_string()]);
+    // Holding register n of device 1 holds 100 + n; 30 to 35: what the device script sets.
+    let text = format!(
+        "[source.m]\nkind = \"modbus-tcp\"\naddress = \"127.0.0.1:{port}\"\nframing = \"rtu\"\npoll_ms = 100\n\
+         join_max = 4\n[source.m.registers]\nu = {{ address = 3 }}\n\
+         scaled = {{ address = 30, scale_register = 32 }}\nmasked = {{ address = 31, mask = 0x0F00 }}\n\
+         bcd = {{ address = 33, type = \"bcd32\" }}\nnone = {{ address = 35, type = \"i16\", not_available = 0x8000 }}\n\
+         beyond = {{ address = 99 }}\nhole = {{ address = 100 }}\n"
+    );
+    let names = ["u", "scaled", "masked", "bcd", "none", "beyond", "hole"];
+    let channels: String =
+        names.iter().map(|name| format!("[channel.{name}]\n[stream.{name}]\nchannels = [\"{name}\"]\n")).collect();
+    let daemon = Site::new(broker.port).with(&(text + &channels)).run();
+    for (name, value) in [("u", 103.0), ("scaled", 230.1), ("masked", 5.0), ("bcd", 12_345_678.0), ("beyond", 199.0)] {
+        let records = sub.wait_records(&format!("m/{name}"), 2);
+        assert_eq!(records[1].0["v"][name].as_f64(), Some(value), "{name}");
+    }
+    let none = sub.wait_records("m/none", 1);
+    assert_eq!((&none[0].0["v"]["none"], &none[0].0["q"]["none"]), (&Value::Null, &"bad:not_available".into()));
+    assert!(
+        daemon.log().contains("holding registers 99 to 100: illegal_data_address; asking for them in smaller parts")
+    );
+    eventually("the hole is named", || {
+        daemon.log().contains("holding register 100: illegal_data_address").then_some(())
+    });
+    assert_eq!(daemon.stop(), Some(0));
+}
+
 /// Folders as Linux's documentation describes them; one of the readings goes away.
 #[test]
 fn the_kernels_sensors_are_read_in_their_units() {

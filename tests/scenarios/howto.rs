@@ -124,11 +124,26 @@ fn has(help: &str, option: &str) -> bool {
     help.split(|c: char| !c.is_ascii_alphanumeric() && c != '-').any(|word| word == option)
 }
 
+/// What `sudo` and `ssh` run.
+fn inner(mut words: &[String]) -> &[String] {
+    while let [first, rest @ ..] = words {
+        let skipped = match first.as_str() {
+            "sudo" => 0,
+            "ssh" => rest.iter().take_while(|w| w.starts_with('-')).count() + 1,
+            _ => break,
+        };
+        words = &rest[skipped.min(rest.len())..];
+    }
+    words
+}
+
 /// What is wrong with one command, if anything.
 fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<String> {
-    if let Some(at) = words.iter().position(|w| w == "kentledge" || w.ends_with("/kentledge")) {
+    let words = inner(words);
+    let program = words.first()?.as_str();
+    if program == "kentledge" || program.ends_with("/kentledge") {
         let mut chain: Vec<&str> = Vec::new();
-        for word in &words[at + 1..] {
+        for word in &words[1..] {
             let nested = chain.is_empty() || chain == ["model"];
             if !nested || !word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') || word.starts_with('-') {
                 break;
@@ -141,11 +156,10 @@ fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<Strin
         if text.contains("unrecognized subcommand") || !text.contains("Usage:") {
             return Some(format!("no command `kentledge {name}`"));
         }
-        let options = words[at + 1..].iter().filter(|w| w.starts_with('-') && w.len() > 1);
+        let options = words[1..].iter().filter(|w| w.starts_with('-') && w.len() > 1);
         let unknown = options.map(|w| w.split('=').next().unwrap_or(w)).find(|option| !has(text, option))?;
         return Some(format!("`kentledge {name}` has no option {unknown}"));
     }
-    let program = words[0].as_str();
     match program {
         "mosquitto_sub" | "mosquitto_pub" => {
             let text = helps.entry(program.into()).or_insert_with(|| help(program, &["--help"]));
@@ -162,6 +176,7 @@ fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<Strin
             let schema = rig::root().join(format!("daemon/docs/schema/dn.args.{}.json", words.get(1)?));
             (!schema.exists()).then(|| format!("no command of the type {}", words[1]))
         }
+        arithmetic if arithmetic.starts_with('(') => None,
         path if path.contains('/') => {
             let built = path.starts_with("target/");
             (!built && !rig::root().join(path).exists()).then(|| format!("no file {path} in the repository"))
@@ -245,4 +260,23 @@ fn pages_on_bundles_and_on_keys_run_as_written() {
         "minisign -V -q -m keyset-2.json -p root.pub && jq -e '.version == 2 and .keys[2].name == \"ops2\"' keyset-2.json",
         dir.path(),
     );
+}
+
+#[test]
+fn page_on_databases_stores_each_record_once_when_messages_come_twice() {
+    let dir = tempfile::tempdir().expect("folder");
+    let message = r#"kl/plant-1/pump-07/up/p/anomaly {"ts":"2026-11-27T00:00:00Z","data":[{"seq":1,"in_t_ns":[1,2],"score":0.5},
+        {"seq":2,"in_t_ns":[3,4],"score":null}]}"#;
+    let message = message.replace('\n', " ");
+    fs::write(dir.path().join("messages"), format!("{message}\n{message}\n")).expect("write");
+    // SQLite itself, by way of Python, and what mosquitto_sub would print.
+    let parts = "sqlite3() { python3 -c 'import sqlite3, sys; db = sqlite3.connect(sys.argv[1])
+db.executescript(sys.argv[2] if len(sys.argv) > 2 else sys.stdin.read()); db.commit()' \"$@\"; }
+mosquitto_sub() { cat messages; }\n";
+    let rows =
+        "python3 -c 'import sqlite3; print(sqlite3.connect(\"plant.db\").execute(\"select * from p\").fetchall())'";
+    let seen = run(&[parts, &shell("howto/feed-a-database.md").concat(), rows].concat(), dir.path());
+    let stored = "[('plant-1/pump-07', 'p/anomaly', 1, '2026-11-27T00:00:00Z', 2, 0.5), \
+                  ('plant-1/pump-07', 'p/anomaly', 2, '2026-11-27T00:00:00Z', 4, None)]";
+    assert!(seen.contains(stored), "{seen}");
 }

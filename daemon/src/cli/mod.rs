@@ -54,7 +54,7 @@ enum Command {
         #[command(flatten)]
         whom: Whom,
     },
-    /// Shows the same live; q quits
+    /// Shows the status live; q quits
     Top {
         #[command(flatten)]
         whom: Whom,
@@ -87,7 +87,7 @@ enum Command {
     },
     /// Records the rows of the configured sources on a tape
     Record {
-        /// Only these sources
+        /// Only the sources of this configuration file
         #[arg(long)]
         config: Option<PathBuf>,
         /// The tape; must not exist yet
@@ -176,7 +176,8 @@ impl Cli {
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }
-                for line in replay::describe(&config).into_iter().chain(checked.lines) {
+                for line in replay::describe(&config).into_iter().chain(checked.lines).chain(config.remarks_on_files())
+                {
                     say(&line)?;
                 }
                 Ok(())

@@ -1,6 +1,6 @@
 //! The types of `[source.NAME]`: where rows come from, and their format on the wire.
 
-use super::{KeyValue, LineForm, NumberText, Pattern, Span, TimeFormat};
+use super::{Bus, KeyValue, LineForm, Modbus, Nmea, NumberText, Pattern, RegisterRow, Span, TimeFormat};
 
 /// `[source.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -190,12 +190,17 @@ impl CheckKind {
 /// A device that must be polled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Poll {
-    /// The request.
-    pub request: Vec<u8>,
-    /// Interval, ms.
+    /// What it is asked, one after the other. The frames of a source with several requests begin with the place of theirs, two
+    /// bytes, least significant first.
+    pub requests: Vec<Vec<u8>>,
+    /// Interval of the first request, ms.
     pub every_ms: u64,
     /// Response timeout, ms.
     pub answer_ms: u64,
+    /// How long the line is quiet before the next request, ms.
+    pub pause_ms: u64,
+    /// What repeats the request is its echo, and no response.
+    pub echo: bool,
 }
 
 /// Bits of a character, as `8N1` writes them.
@@ -245,11 +250,13 @@ pub enum Format {
     /// Regular expressions; the first that fits a line reads it.
     Pattern(Vec<Pattern>),
     /// NMEA 0183: `$` talker sentence, fields, `*` checksum. Sentences that are not named here are skipped.
-    Nmea(Vec<Sentence>),
+    Nmea(Nmea),
     /// Numbers at fixed positions.
     Binary(Layout),
-    /// Several layouts; the first two bytes, least significant first, select one.
-    Tagged(Vec<Layout>),
+    /// What a device answers to each of several requests; the first two bytes select one.
+    Answers(Vec<Format>),
+    /// Registers of Modbus devices, a row for each read, as `source/modbus` writes them.
+    Registers(Vec<RegisterRow>),
     /// Edges and levels of GPIO lines, as `source/gpio.rs` writes them.
     Edges(Vec<GpioLine>),
 }
@@ -269,18 +276,41 @@ impl Format {
                 columns.dedup();
                 Some(columns)
             }
-            Format::Nmea(all) => {
-                Some(all.iter().flat_map(|s| &s.columns).filter_map(|c| Some(c.as_ref()?.0.as_str())).collect())
-            }
+            Format::Nmea(nmea) => Some(nmea.columns().collect()),
+            Format::Answers(all) => Some(all.iter().map(Format::columns).collect::<Option<Vec<_>>>()?.concat()),
             Format::Binary(layout) => Some(layout.fields.iter().map(|f| f.column.as_str()).collect()),
-            Format::Tagged(all) => Some(all.iter().flat_map(|l| &l.fields).map(|f| f.column.as_str()).collect()),
+            Format::Registers(all) => Some(all.iter().flat_map(|r| &r.columns).map(|c| c.name.as_str()).collect()),
             Format::Edges(lines) => Some(lines.iter().map(|l| l.column.as_str()).collect()),
+        }
+    }
+
+    /// Rows that one frame makes.
+    pub fn rows_of_a_frame(&self) -> u64 {
+        match self {
+            Format::Binary(Layout { block: Some(block), .. }) => block.rows as u64,
+            _ => 1,
+        }
+    }
+
+    /// How old the first of them is when the frame comes, ms.
+    pub fn span_ms(&self) -> u64 {
+        match self {
+            Format::Binary(Layout { block: Some(block), .. }) => {
+                (block.rows as f64 * block.period_ns / 1e6).ceil() as u64
+            }
+            _ => 0,
         }
     }
 
     /// Whether its values are text that becomes numbers by `NumberText`.
     pub fn is_text(&self) -> bool {
-        matches!(self, Self::Csv { .. } | Self::Json | Self::Fixed { .. } | Self::KeyValue(_) | Self::Pattern(_))
+        let text = |f: &Self| {
+            matches!(f, Self::Csv { .. } | Self::Json | Self::Fixed { .. } | Self::KeyValue(_) | Self::Pattern(_))
+        };
+        match self {
+            Format::Answers(all) => all.iter().any(text),
+            other => text(other),
+        }
     }
 
     /// Whether every row has a text for this column.
@@ -290,6 +320,7 @@ impl Format {
                 all.iter().map(|p| &p.columns).filter(|c| !c.is_empty()).all(|c| c.iter().any(|name| name == column))
             }
             Format::KeyValue(_) => !self.is_partial(),
+            Format::Answers(_) => false,
             _ => true,
         }
     }
@@ -302,21 +333,13 @@ impl Format {
                 let mut kinds = all.iter().map(|p| &p.columns).filter(|columns| !columns.is_empty());
                 kinds.next().is_some_and(|first| kinds.any(|columns| columns != first))
             }
-            Format::Nmea(all) => all.len() > 1,
-            Format::Tagged(all) => all.len() > 1,
+            Format::Nmea(nmea) => nmea.is_partial(),
+            Format::Answers(_) => true,
+            Format::Registers(all) => all.len() > 1,
             Format::Edges(lines) => lines.len() > 1 && lines.iter().any(|l| l.read == GpioRead::Edges),
             _ => false,
         }
     }
-}
-
-/// One NMEA sentence.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sentence {
-    /// Three letters, such as `RMC`, or the whole address.
-    pub name: String,
-    /// Its fields: name, and whether it is an angle in degrees and minutes with its hemisphere in the next field.
-    pub columns: Vec<Option<(String, bool)>>,
 }
 
 /// Numbers at fixed positions.
@@ -326,6 +349,19 @@ pub struct Layout {
     pub fields: Vec<Field>,
     /// Length, bytes.
     pub bytes: usize,
+    /// A frame holds several samples of some of them.
+    pub block: Option<Block>,
+}
+
+/// Several samples in one frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// Samples, and rows that a frame makes.
+    pub rows: usize,
+    /// By field: bytes from one sample to the next; 0: the frame holds one, which is that of all its rows.
+    pub steps: Vec<usize>,
+    /// From one sample to the next, ns.
+    pub period_ns: f64,
 }
 
 /// One number.
@@ -350,11 +386,13 @@ pub enum Number {
     I(u8),
     /// IEEE 754, 4 or 8 bytes.
     F(u8),
+    /// Decimal digits of four bits each; number of bytes.
+    Bcd(u8),
 }
 
 impl Number {
     /// Names in the configuration.
-    pub const NAMES: [(&str, Number); 12] = [
+    pub const NAMES: [(&str, Number); 15] = [
         ("u8", Self::U(1)),
         ("i8", Self::I(1)),
         ("u16", Self::U(2)),
@@ -367,11 +405,14 @@ impl Number {
         ("i64", Self::I(8)),
         ("f32", Self::F(4)),
         ("f64", Self::F(8)),
+        ("bcd16", Self::Bcd(2)),
+        ("bcd32", Self::Bcd(4)),
+        ("bcd64", Self::Bcd(8)),
     ];
 
     /// Length, bytes.
     pub fn bytes(self) -> usize {
-        let (Self::U(n) | Self::I(n) | Self::F(n)) = self;
+        let (Self::U(n) | Self::I(n) | Self::F(n) | Self::Bcd(n)) = self;
         usize::from(n)
     }
 
@@ -386,7 +427,7 @@ impl Number {
         (0..bytes.len()).fold(0, |bits, i| bits << 8 | u64::from(bytes.get(place(i)).copied().unwrap_or(0)))
     }
 
-    /// Its value; beyond 2^53 rounded to a double.
+    /// Its value; beyond 2^53 rounded to a double; not a number where a digit of a BCD number is above 9.
     pub fn value(self, order: Order, bytes: &[u8]) -> f64 {
         let bits = self.bits(order, bytes);
         match self {
@@ -397,6 +438,11 @@ impl Number {
             }
             Self::F(4) => f32::from_bits(bits as u32).into(),
             Self::F(_) => f64::from_bits(bits),
+            Self::Bcd(n) => {
+                let digit = |i: u32| (bits >> (4 * i) & 0xF) as f64;
+                let digits = || (0..2 * u32::from(n)).rev().map(digit);
+                if digits().any(|digit| digit > 9.0) { f64::NAN } else { digits().fold(0.0, |all, d| all * 10.0 + d) }
+            }
         }
     }
 }
@@ -412,54 +458,6 @@ pub enum Order {
     WordsSwapped,
     /// `BADC`: bytes swapped within registers.
     BytesSwapped,
-}
-
-/// `kind = "modbus-rtu"` and `"modbus-tcp"`.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Modbus {
-    /// The bus of the devices.
-    pub bus: Bus,
-    /// Response timeout, ms.
-    pub answer_ms: u64,
-    /// The reads; the index in this list is the tag of their rows.
-    pub reads: Vec<Read>,
-}
-
-/// The bus of the devices.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Bus {
-    /// RTU on a tty.
-    Line(Serial),
-    /// TCP, `HOST:PORT`.
-    Tcp(String),
-}
-
-/// Registers of one device that are read together.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Read {
-    /// The device, 1–247; by TCP also 0 and 255.
-    pub slave: u8,
-    /// Which table.
-    pub table: Registers,
-    /// First address, from 0.
-    pub address: u16,
-    /// Number of registers or bits.
-    pub count: u16,
-    /// Interval, ms.
-    pub every_ms: u64,
-}
-
-/// The four tables of a Modbus device.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Registers {
-    /// Function 1: bits.
-    Coil,
-    /// Function 2: bits.
-    Discrete,
-    /// Function 3: words.
-    Holding,
-    /// Function 4: words.
-    Input,
 }
 
 /// `kind = "gpio"`

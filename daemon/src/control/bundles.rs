@@ -22,7 +22,7 @@ use crate::{
 };
 
 /// The result of an action: the event that follows, or the one that ends the list.
-type Done = Result<Option<ModelEvent>, ModelEvent>;
+type Done = Result<Option<ModelEvent>, Box<ModelEvent>>;
 
 impl Jobs {
     /// Handles an event of the models, and those that its actions result in. The command that is done at once.
@@ -34,7 +34,7 @@ impl Jobs {
                 match self.perform_on_models(action, &mut done) {
                     Ok(event) => events.extend(event),
                     Err(event) => {
-                        events.push_back(event);
+                        events.push_back(*event);
                         break;
                     }
                 }
@@ -46,11 +46,11 @@ impl Jobs {
     }
 
     fn perform_on_models(&mut self, action: ModelAction, done: &mut Option<(Call, Outcome)>) -> Done {
-        let failed = |why: StoreError| ModelEvent::NotDone(Undone::Step, why.into());
+        let failed = |why: StoreError| Box::new(ModelEvent::NotDone(Undone::Step, why.into()));
         match action {
             ModelAction::Save(saved, undone) => match saved.and_then(|saved| Ok(self.disk.save(&saved)?)) {
                 Err(why) if matches!(undone, Undone::Log(_)) => return Ok(Some(ModelEvent::NotDone(undone, why))),
-                saved => saved.map_err(|why| ModelEvent::NotDone(undone, why))?,
+                saved => saved.map_err(|why| Box::new(ModelEvent::NotDone(undone, why)))?,
             },
             ModelAction::SaveHigh(high, then) => {
                 if let Err(why) = high.and_then(|high| Ok(self.disk.save_high(&high)?)) {

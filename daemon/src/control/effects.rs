@@ -371,7 +371,7 @@ impl Effects {
                 let digest = text.as_ref().map(|text| format!("sha256:{}", digest(text)));
                 Outcome::done(json!({"toml": text, "digest": digest, "set_aside": self.jobs.config.set_aside}))
             }
-            Ask::Log(query) => (self.jobs.machine.log)(query).map_or_else(|why| Outcome::failed(why), Outcome::done),
+            Ask::Log(query) => (self.jobs.machine.log)(query).map_or_else(Outcome::failed, Outcome::done),
             Ask::Reboot => match (self.jobs.machine.reboot)() {
                 Ok(()) => Outcome::new(CommandState::Running, "the system restarts"),
                 Err(why) => Outcome::failed(why),

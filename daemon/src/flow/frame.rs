@@ -40,6 +40,8 @@ pub enum Fault {
     NoAnswer,
     /// Its response does not match the request, or has a wrong checksum.
     WrongAnswer,
+    /// The question itself was heard before the answer, and no echo is configured.
+    Echo,
     /// Modbus exception 1.
     IllegalFunction,
     /// Modbus exception 2.
@@ -62,9 +64,10 @@ pub enum Fault {
 
 impl Fault {
     /// Every fault, by number.
-    pub const ALL: [Fault; 11] = [
+    pub const ALL: [Fault; 12] = [
         Self::NoAnswer,
         Self::WrongAnswer,
+        Self::Echo,
         Self::IllegalFunction,
         Self::IllegalDataAddress,
         Self::IllegalDataValue,
@@ -81,6 +84,7 @@ impl Fault {
         match self {
             Self::NoAnswer => "no_answer",
             Self::WrongAnswer => "wrong_answer",
+            Self::Echo => "echo",
             Self::IllegalFunction => "illegal_function",
             Self::IllegalDataAddress => "illegal_data_address",
             Self::IllegalDataValue => "illegal_data_value",

@@ -5,6 +5,8 @@
 pub enum Why {
     /// Not a number that can be used: text, `nan`, or beyond what a double holds.
     NotANumber,
+    /// The device says that it has no value.
+    NotAvailable,
     /// Outside the channel's configured range.
     Range,
     /// Nothing arrived for longer than `stale_ms`.
@@ -23,6 +25,8 @@ pub enum Why {
     Unstable,
     /// The device says: the value is not valid.
     Invalid,
+    /// What it means is not certain: its unit or its reference is another one, or unknown.
+    Ambiguous,
 }
 
 impl Why {
@@ -33,6 +37,7 @@ impl Why {
     pub fn word(self) -> &'static str {
         match self {
             Why::NotANumber => "not_a_number",
+            Why::NotAvailable => "not_available",
             Why::Range => "range",
             Why::Stale => "stale",
             Why::Rate => "rate",
@@ -42,6 +47,7 @@ impl Why {
             Why::Fault => "fault",
             Why::Unstable => "unstable",
             Why::Invalid => "invalid",
+            Why::Ambiguous => "ambiguous",
         }
     }
 }
@@ -72,6 +78,7 @@ impl Quality {
             Quality::Missing => "missing",
             Quality::Absent => "absent",
             Quality::Bad(Why::NotANumber) => "bad:not_a_number",
+            Quality::Bad(Why::NotAvailable) => "bad:not_available",
             Quality::Bad(Why::Range) => "bad:range",
             Quality::Bad(Why::Stale) => "bad:stale",
             Quality::Bad(Why::Rate) => "bad:rate",
@@ -81,6 +88,7 @@ impl Quality {
             Quality::Bad(Why::Fault) => "bad:fault",
             Quality::Bad(Why::Unstable) => "bad:unstable",
             Quality::Bad(Why::Invalid) => "bad:invalid",
+            Quality::Bad(Why::Ambiguous) => "bad:ambiguous",
         }
     }
 }

@@ -12,12 +12,14 @@ pub mod keep;
 pub mod log;
 pub mod logind;
 pub mod looks;
+pub mod modbus;
 pub mod notify;
 pub mod rauc;
 pub mod scribe;
 pub mod signals;
 pub mod sleepers;
 pub mod sys;
+pub mod tty;
 
 use std::{
     fs::File,

@@ -86,7 +86,7 @@ pub const TENSOR_RANK: usize = 16;
 pub const TENSOR_VALUES_MAX: i64 = 1 << 32;
 /// Nodes of a model on one provider, as reported.
 pub const NODES_MAX: usize = 1 << 24;
-/// Different windows in a row that a model on trial may answer with the very same score.
+/// So many different windows in a row with the very same score end a trial.
 pub const GATE_SAME: u64 = 50;
 /// Flawed windows in a row that it may leave without an answer.
 pub const GATE_UNANSWERED: u64 = 20;

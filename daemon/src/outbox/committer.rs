@@ -435,8 +435,8 @@ impl Committer {
             let evicted = evict(&self.shared, store, cap.saturating_sub(more), &mut leaving)?;
             if evicted > 0 && stamp.boot_ns >= self.full_said_ns {
                 self.full_said_ns = stamp.boot_ns + limits::FULL_SAID.as_nanos() as u64;
-                let mib = cap >> 20;
-                tracing::warn!("the store is full ({mib} MiB): its oldest records are evicted; up/loss names them");
+                let mib = cap as f64 / 1_048_576.0;
+                tracing::warn!("the store is full ({mib:.1} MiB): its oldest records are evicted; up/loss names them");
             }
         }
         let Leaving { keys: leaving, mut ledger, .. } = leaving;

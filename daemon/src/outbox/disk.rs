@@ -102,7 +102,9 @@ impl Disk {
     pub fn give_up_ballast(&self) -> bool {
         let given = fs::remove_file(self.ballast()).is_ok();
         if given {
-            tracing::warn!("the disk is full: the outbox gives up its ballast");
+            tracing::warn!(
+                "the disk is full: the outbox frees its reserve file, to go on storing for a while; make space on the partition"
+            );
             let _ = File::open(&self.folder).and_then(|folder| folder.sync_all());
         }
         given

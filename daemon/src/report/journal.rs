@@ -49,6 +49,11 @@ pub fn start(default: &str) {
 /// Fields that a line does not repeat behind its message: the journal's id, and what the message itself names.
 const NAMED: [&str; 7] = ["message_id", "event", "subject", "alarm", "kind", "id", "state"];
 
+/// Whether a field stands behind the message. Libraries that use `log` add where their source code lay (`log.file`).
+fn is_shown(name: &str) -> bool {
+    name != "message" && !NAMED.contains(&name) && !name.starts_with("log.")
+}
+
 /// One line for each event.
 fn lines<S, W>(writer: W, ansi: bool) -> impl Layer<S>
 where
@@ -60,8 +65,8 @@ where
         let out = &mut Escaping::new(out, limits::LOG_FIELD);
         match field.name() {
             "message" => write!(out, "{value:?}"),
-            name if NAMED.contains(&name) => Ok(()),
-            name => write!(out, " {name}={value:?}"),
+            name if is_shown(name) => write!(out, " {name}={value:?}"),
+            _ => Ok(()),
         }
     });
     tracing_subscriber::fmt::layer().fmt_fields(fields).with_target(false).with_ansi(ansi).with_writer(writer)
@@ -92,7 +97,7 @@ impl Values {
         let Some(at) = self.0.iter().position(|(field, _)| field.name() == "message") else { return };
         let mut message = std::mem::take(&mut self.0[at].1);
         for (field, value) in &self.0 {
-            if field.name() != "message" && !NAMED.contains(&field.name()) {
+            if is_shown(field.name()) {
                 let _ = write!(message, " {}={value}", field.name());
             }
         }
@@ -164,7 +169,7 @@ mod tests {
             tracing_subscriber::registry().with(Escaped(given.clone())).with(lines(move || writer.clone(), false));
         tracing::subscriber::with_default(both, || {
             tracing::info!(message_id = "f00d", alarm = "hot", broker = "b:8883", session = 3, "connected");
-            tracing::info!("nothing beside it");
+            tracing::info!(log.file = "/home/maker/a.rs", log.line = 7, "nothing beside it");
         });
         let given = given.0.lock().expect("given").clone();
         let messages: Vec<&str> = given.iter().filter(|(n, _)| n == "message").map(|(_, v)| v.as_str()).collect();

@@ -5,9 +5,11 @@ pub mod framing;
 mod gpio;
 mod modbus;
 pub mod packets;
+mod polling;
 pub mod ports;
 pub mod ring;
 mod serial;
+mod suggest;
 mod sysfs;
 pub mod tape;
 

@@ -79,8 +79,9 @@ impl Gate {
                 self.same_run = 0;
             }
         }
-        if self.same_run >= limits::GATE_SAME {
-            return Some(format!("it answers {score} whatever it is asked"));
+        // The first window with this score is one of them.
+        if self.same_run + 1 >= limits::GATE_SAME {
+            return Some(format!("it gives one score, {score}, for {} different windows", limits::GATE_SAME));
         }
         if self.scores.len() == limits::GATE_SCORES {
             self.scores.pop_front();
@@ -163,7 +164,8 @@ mod tests {
     #[test]
     fn one_answer_to_everything_is_a_bad_sign_unless_everything_is_the_same() {
         let (mut constant, mut idle) = (gate(None), gate(None));
-        let sign = (0..=limits::GATE_SAME).find_map(|i| constant.answered(0.5, i));
+        assert!((1..limits::GATE_SAME).all(|i| constant.answered(0.5, i).is_none()), "one window fewer is no sign");
+        let sign = constant.answered(0.5, 0);
         assert!(sign.is_some_and(|why| why.contains("0.5")));
         assert!((0..1000).all(|_| idle.answered(0.5, 7).is_none()), "a machine at rest sends the same windows");
     }
