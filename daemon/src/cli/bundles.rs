@@ -25,7 +25,7 @@ use crate::{
         file::hex,
         keyset::Keyset,
         manifest::Manifest,
-        slot::{Line, Slot, SlotId},
+        slot::{ModelSlots, Slot, SlotId},
         store::Store,
     },
 };
@@ -173,7 +173,7 @@ fn list(config: &Config) -> Result<(), Fatal> {
         false => None,
     };
     for (model, pipeline) in models {
-        let line = store.as_ref().map_or_else(Line::default, |store| store.shelf.line(model));
+        let line = store.as_ref().map_or_else(ModelSlots::default, |store| store.shelf.line(model));
         let serving = line.serving().word();
         let manifest = &pipeline.model.manifest;
         let signed = if pipeline.model.unsigned { ", unsigned" } else { "" };

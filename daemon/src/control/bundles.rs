@@ -1,38 +1,24 @@
 //! Performs what the machine of models (`models.rs`) decides: files, threads, the rollout.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fs::File,
-    io::Seek,
-    os::fd::OwnedFd,
-};
+use std::{collections::VecDeque, fs::File, io::Seek};
 
 use super::{
     action::Call,
     jobs::{Jobs, News},
-    models::{ModelAction, ModelEvent, ModelKeys, ModelRules, Moment, Open, Opened, Proving, Undone},
+    model_action::{ModelAction, ModelEvent, Moment, Open, Opened, Proving, Undone},
+    setup::Local,
     tell::Outcome,
 };
 use crate::{
-    config::Config,
     host::{
         Clock,
         fetch::{self, Waits},
     },
     model::{
         bundle,
-        keyset::Keyset,
         rollout::{Report, Request, Target},
     },
 };
-
-/// A request of a local caller, by D-Bus.
-pub enum Local {
-    /// Install this file.
-    Install(OwnedFd),
-    /// Roll back.
-    RollBack(String),
-}
 
 /// The result of an action: the event that follows, or the one that ends the list.
 type Done = Result<Option<ModelEvent>, ModelEvent>;
@@ -161,33 +147,4 @@ impl Jobs {
         self.opened = opened.ok();
         self.on_models(ModelEvent::Opened(number, told));
     }
-}
-
-/// What the machine needs to know of the configuration.
-pub(super) fn rules(config: &Config) -> ModelRules {
-    let names = config.pipelines.iter().map(|pipeline| &pipeline.model.manifest.model);
-    let floors: BTreeMap<String, u64> = names.filter_map(|name| Some((name.clone(), floor(config, name)?))).collect();
-    ModelRules {
-        class: config.device.class.clone(),
-        channel: config.models.channel.clone(),
-        version: semver::Version::parse(env!("CARGO_PKG_VERSION")).unwrap_or(semver::Version::new(0, 0, 0)),
-        floors,
-        trial_ns: (config.models.shadow_s + config.models.trial_s) * 1_000_000_000,
-    }
-}
-
-/// What the machine needs to know of the keyset; `trouble`: why nothing is installed with it.
-pub(super) fn model_keys(keys: &Result<Keyset, String>, trouble: Option<&str>) -> ModelKeys {
-    let expires_ms = match trouble {
-        Some(why) => Err(format!("nothing is installed: {why}")),
-        None => keys.as_ref().map(|keys| keys.expires_ms).map_err(Clone::clone),
-    };
-    ModelKeys { version: keys.as_ref().ok().map(|keys| keys.version), expires_ms }
-}
-
-/// The sequence of the read-only root for a model; `None`: no pipeline uses it.
-pub fn floor(config: &Config, model: &str) -> Option<u64> {
-    let mut of = config.pipelines.iter().filter(|p| p.model.manifest.model == model).map(|p| p.model.floor);
-    let first = of.next()?;
-    Some(of.fold(first, u64::max))
 }

@@ -101,7 +101,7 @@ struct Inner<'a> {
 
 /// A `dn/channel` message: the newest model releases.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Channel {
+pub struct ReleaseChannel {
     /// Increases with each message.
     pub version: u64,
     /// When it was signed, ms since 1970.
@@ -210,7 +210,7 @@ pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
 }
 
 /// Parses a message on `dn/channel` of `to`.
-pub fn channel(to: &str, payload: &[u8]) -> Result<Channel, Refusal> {
+pub fn channel(to: &str, payload: &[u8]) -> Result<ReleaseChannel, Refusal> {
     let text = checked(payload)?;
     let Some((inner, minisig)) = unwrap(text)? else {
         return Err(Refusal(Why::Unsigned, "the channel's word needs a signature".into()));
@@ -220,7 +220,7 @@ pub fn channel(to: &str, payload: &[u8]) -> Result<Channel, Refusal> {
     lifetime(Some(&fields.issued), Some(&fields.expires_at), limits::CHANNEL_LIFE_MS)?;
     let (issued_ms, expires_ms) = (time_ms(&fields.issued)?, time_ms(&fields.expires_at)?);
     let signed = signature(fields.v, &inner, minisig, fields.issuer, fields.version)?;
-    Ok(Channel { version: fields.version, issued_ms, expires_ms, models: fields.models, signed })
+    Ok(ReleaseChannel { version: fields.version, issued_ms, expires_ms, models: fields.models, signed })
 }
 
 /// Checks that the signed type and addressee are those of the topic.

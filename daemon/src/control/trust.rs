@@ -2,7 +2,7 @@
 //! and `dn/channel`.
 
 use super::{
-    Control, Outcome, State,
+    CommandState, Control, Outcome,
     action::{Action, Call, Keys, Left, OnError},
     memory::Found,
     refusal::{Refusal, Why},
@@ -128,7 +128,7 @@ impl Control {
                 self.lower_versions();
                 let text = format!("keyset {version} is in use");
                 self.event(Kind::ConfigChanged, "keys", &text);
-                Outcome::new(State::Success, text)
+                Outcome::new(CommandState::Success, text)
             }
         };
         self.finish(call, &outcome);

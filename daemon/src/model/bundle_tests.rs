@@ -16,7 +16,7 @@ use super::{
     file::hex,
     keyset::{Keyset, Role},
     shelf::Device,
-    slot::{Held, Step},
+    slot::{Held, SlotStep},
     store::Store,
 };
 
@@ -400,7 +400,7 @@ fn after_a_stolen_key_pushed_the_sequence_up_its_revocation_brings_it_down() {
     // It passed its trial: its slot holds the sequence, and so does the file.
     let mut line = store.shelf.line("m");
     let id = line.stage(Held { sha256: "x".into(), version: "9".into(), seq: high });
-    for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
+    for step in [SlotStep::Verified, SlotStep::Proven, SlotStep::Trial, SlotStep::Steady] {
         line.step(id, step).expect("step");
     }
     store.change("m", line).expect("change");
@@ -479,7 +479,7 @@ fn keyset_rotation_cut_at_any_write_leaves_the_old_keyset_or_a_device_that_insta
         let now = store.disk.keyset(&mut store.shelf, &base).expect("keyset").0;
         let mut line = store.shelf.line("m");
         let id = line.stage(Held { sha256: "x".into(), version: "9".into(), seq: high });
-        for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
+        for step in [SlotStep::Verified, SlotStep::Proven, SlotStep::Trial, SlotStep::Steady] {
             line.step(id, step).expect("step");
         }
         store.change("m", line).expect("change");

@@ -164,7 +164,8 @@ impl Message {
         }
     }
 
-    /// Its fields, by number. `daemon/tests/onnx_scan.rs` compares them with those of the Python package `onnx`.
+    /// Its fields, by number. `daemon/tests/onnx_scan.rs` compares them with those of the Python package `onnx`. Long, because it
+    /// is the table of `onnx.proto`, message by message, and holds nothing else.
     pub fn fields(self) -> &'static [(u8, Kind)] {
         const ENTRIES: Kind = Parts(Message::Entry);
         match self {

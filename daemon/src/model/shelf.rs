@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     keyset::Keyset,
     manifest::Release,
-    slot::{Held, Line, Slot, SlotId},
+    slot::{Held, ModelSlots, Slot, SlotId},
 };
 use crate::{flow::order::Respond, limits};
 
@@ -42,8 +42,8 @@ pub enum Stage {
 
 /// An install in progress, saved so that another process can continue it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "JobFile", into = "JobFile")]
-pub struct Job {
+#[serde(from = "InstallJobFile", into = "InstallJobFile")]
+pub struct InstallJob {
     /// The command that requested it.
     pub command: String,
     /// Where its result goes beside `up/res`.
@@ -58,7 +58,7 @@ pub struct Job {
 
 /// The job as `slots.json` holds it; the daemon of another system, older or newer, reads it too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct JobFile {
+struct InstallJobFile {
     command: String,
     respond: Option<Respond>,
     sha256: String,
@@ -76,9 +76,9 @@ enum BringsFile {
     Nothing,
 }
 
-impl From<JobFile> for Job {
-    fn from(file: JobFile) -> Self {
-        let JobFile { command, respond, sha256, size, brings, target, begun } = file;
+impl From<InstallJobFile> for InstallJob {
+    fn from(file: InstallJobFile) -> Self {
+        let InstallJobFile { command, respond, sha256, size, brings, target, begun } = file;
         let stage = match (target, brings) {
             (Some((model, id)), _) => Stage::InSlot { model, id, begun },
             (None, BringsFile::Https(url)) => Stage::Bringing(Brings::Https(url)),
@@ -88,9 +88,9 @@ impl From<JobFile> for Job {
     }
 }
 
-impl From<Job> for JobFile {
-    fn from(job: Job) -> Self {
-        let Job { command, respond, sha256, size, stage } = job;
+impl From<InstallJob> for InstallJobFile {
+    fn from(job: InstallJob) -> Self {
+        let InstallJob { command, respond, sha256, size, stage } = job;
         let (brings, target, begun) = match stage {
             Stage::Bringing(Brings::Https(url)) => (BringsFile::Https(url), None, 1),
             Stage::Bringing(Brings::Chunks) => (BringsFile::Chunks, None, 1),
@@ -129,10 +129,10 @@ pub struct Ended {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Saved {
     v: u32,
-    lines: BTreeMap<String, Line>,
+    lines: BTreeMap<String, ModelSlots>,
     /// Bundles that failed here, and why: they are not tried again.
     failed: VecDeque<(String, String)>,
-    job: Option<Job>,
+    job: Option<InstallJob>,
     /// The keyset in use when this was written; `None`: written by a version that did not record it.
     #[serde(default)]
     keyset: Option<u64>,
@@ -184,27 +184,27 @@ impl Shelf {
     }
 
     /// A model's slots.
-    pub fn line(&self, model: &str) -> Line {
+    pub fn line(&self, model: &str) -> ModelSlots {
         self.saved.lines.get(model).cloned().unwrap_or_default()
     }
 
     /// The slots of all models.
-    pub fn lines(&self) -> impl Iterator<Item = (&String, &Line)> {
+    pub fn lines(&self) -> impl Iterator<Item = (&String, &ModelSlots)> {
         self.saved.lines.iter()
     }
 
     /// Changes a model's slots.
-    pub fn set_line(&mut self, model: &str, line: Line) {
+    pub fn set_line(&mut self, model: &str, line: ModelSlots) {
         self.saved.lines.insert(model.to_owned(), line);
     }
 
     /// The install in progress.
-    pub fn job(&self) -> Option<&Job> {
+    pub fn job(&self) -> Option<&InstallJob> {
         self.saved.job.as_ref()
     }
 
     /// Changes the job.
-    pub fn set_job(&mut self, job: Option<Job>) {
+    pub fn set_job(&mut self, job: Option<InstallJob>) {
         self.saved.job = job;
     }
 
@@ -331,7 +331,7 @@ impl Shelf {
 
     /// The bundles that slots name.
     pub fn bundles(&self) -> impl Iterator<Item = &str> {
-        self.saved.lines.values().flat_map(Line::held_bundles)
+        self.saved.lines.values().flat_map(ModelSlots::held_bundles)
     }
 
     /// This keyset was found at a start or later, after these steps: what they lower is lowered again if it was not saved.
@@ -409,7 +409,7 @@ fn merged(copies: &[High], lowered: &[Lowered]) -> High {
     high
 }
 
-impl Line {
+impl ModelSlots {
     /// Lowers the sequences of the slots to this.
     fn lower(&mut self, seq: u64) {
         let serving = self.clone();

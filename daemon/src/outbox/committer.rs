@@ -12,7 +12,7 @@ use super::{
     key::Key,
     ledger::{Ledger, Sums},
     opening::{Opened, Opening},
-    sealed::Item,
+    sealed::Record,
     store::{Packed, Store},
     tail::ToStore,
     trouble::Unread,
@@ -283,7 +283,8 @@ impl Committer {
         let oldest = self.store.as_ref().and_then(|store| store.next(None));
         if oldest != self.oldest {
             let read = self.store.as_ref().zip(oldest).and_then(|(store, key)| store.read(key).ok());
-            let made_ns = |item: &Item| if read.as_ref().is_some_and(|s| s.boot == self.boot) { item.at_ns } else { 0 };
+            let made_ns =
+                |item: &Record| if read.as_ref().is_some_and(|s| s.boot == self.boot) { item.at_ns } else { 0 };
             self.oldest_ns = read.as_ref().and_then(|sealed| sealed.items.first().map(made_ns));
             self.oldest = oldest;
         }

@@ -31,7 +31,7 @@ pub const STORED_MAX: usize = UNPACKED_MAX + UNPACKED_MAX / 100 + HEAD;
 
 /// One record of a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Item {
+pub struct Record {
     /// Sequence number in its stream.
     pub seq: u64,
     /// When it happened, ns since boot.
@@ -58,7 +58,7 @@ pub struct Sealed {
     /// The envelope's lineage, JSON.
     pub lineage: Option<String>,
     /// The records; at least one.
-    pub items: Vec<Item>,
+    pub items: Vec<Record>,
 }
 
 impl Sealed {
@@ -161,7 +161,7 @@ impl Sealed {
             clk: Clk::Unset,
             wall_ms: None,
             lineage: None,
-            items: vec![Item { seq, at_ns: 1, body }],
+            items: vec![Record { seq, at_ns: 1, body }],
         }
     }
 }
@@ -171,7 +171,7 @@ mod tests {
     use super::*;
 
     fn sealed() -> Sealed {
-        let item = |seq, at_ns| Item { seq, at_ns, body: Bytes::from_static(b"\"score\":0.5") };
+        let item = |seq, at_ns| Record { seq, at_ns, body: Bytes::from_static(b"\"score\":0.5") };
         Sealed {
             stream: "p/pump".into(),
             class: Class::Score,

@@ -41,6 +41,17 @@ impl Cutter {
         }
     }
 
+    /// Forgets what is half received: what follows is the beginning of a frame.
+    pub fn forget(&mut self) {
+        match self {
+            Self::Lines(lines) => {
+                lines.carry.clear();
+                lines.skipping = false;
+            }
+            Self::Packets(packets) => drop(packets.give_up(true)),
+        }
+    }
+
     /// Takes what one read brought.
     pub fn feed(&mut self, chunk: &[u8]) -> Cut {
         match self {
@@ -66,14 +77,15 @@ pub struct Lines {
     form: LineForm,
     /// In the middle of a line that is already too long, or whose beginning is lost.
     skipping: bool,
-    /// Bytes skipped since the last mark.
+    /// Bytes skipped since the last mark, and how many of them are no text.
     skipped: usize,
+    strange: usize,
 }
 
 impl Lines {
     /// Frames of at most `frame_max` bytes, their checksum included.
     pub fn new(frame_max: usize, form: LineForm) -> Self {
-        Self { carry: BytesMut::new(), frame_max, form, skipping: false, skipped: 0 }
+        Self { carry: BytesMut::new(), frame_max, form, skipping: false, skipped: 0, strange: 0 }
     }
 
     /// Bytes are lost: what is half received has no end, and what follows has no beginning.
@@ -101,7 +113,7 @@ impl Lines {
             self.ranges(&cut.bytes, &mut cut.ranges);
         }
         if self.carry.len() > self.frame_max + self.form.end.len() {
-            (self.skipping, self.skipped) = (true, 0);
+            (self.skipping, self.skipped, self.strange) = (true, 0, 0);
             self.skip(&mut cut);
         }
         cut
@@ -110,11 +122,14 @@ impl Lines {
     /// Forgets what is skipped. Each length of a line is marked: bytes that come without any end must be seen.
     fn skip(&mut self, cut: &mut Cut) {
         let kept = self.form.end.len().saturating_sub(1).min(self.carry.len());
-        self.skipped += self.carry.len() - kept;
-        let _ = self.carry.split_to(self.carry.len() - kept);
+        let gone = self.carry.split_to(self.carry.len() - kept);
+        self.skipped += gone.len();
+        self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
+        // Bytes of another speed have no ends of lines either.
+        let flaw = if self.strange * 4 < self.skipped { Flaw::Oversize } else { Flaw::Garbage };
         while self.skipped > self.frame_max {
-            self.skipped -= self.frame_max;
-            cut.ranges.push(Flaw::Oversize.mark());
+            (self.skipped, self.strange) = (self.skipped - self.frame_max, 0);
+            cut.ranges.push(flaw.mark());
         }
     }
 

@@ -135,3 +135,14 @@ proptest! {
         prop_assert!(whole.iter().all(|frame| frame.len() <= 16));
     }
 }
+
+#[test]
+fn bytes_without_an_end_are_too_long_where_they_are_text_and_garbage_where_they_are_not() {
+    let flaws = |bytes: &[u8]| {
+        let mut lines = Lines::new(64, LineForm::default());
+        let cuts: Vec<Cut> = bytes.chunks(50).map(|chunk| lines.feed(chunk)).collect();
+        cuts.into_iter().flat_map(|cut| cut.ranges).collect::<Vec<_>>()
+    };
+    assert_eq!(flaws(&[b'7'; 200]), [Flaw::Oversize.mark(); 3]);
+    assert_eq!(flaws(&[0xfe, 0x83, b'x', 0x18].repeat(50)), [Flaw::Garbage.mark(); 3]);
+}
