@@ -1,6 +1,6 @@
 //! Whose turn it is of the records that wait, and how long live ones wait for others of their stream. Part of the tail.
 
-use super::{ParcelId, Record, Tail};
+use super::{ParcelId, Tail, Waiting};
 use crate::{flow::Retain, limits};
 
 impl Tail {
