@@ -7,12 +7,14 @@ pub use control::*;
 pub use link::*;
 pub use models::*;
 pub use outbox::*;
+pub use recordings::*;
 pub use sources::*;
 
 mod control;
 mod link;
 mod models;
 mod outbox;
+mod recordings;
 mod sources;
 
 /// Frame lane: batches. At the slowest tick (100 ms) of 16 ports this is 25 s; under flood a batch is one 4 KiB
@@ -78,6 +80,8 @@ pub const PROBLEMS: usize = 100;
 pub const PORTS_BYTES: usize = 600 * 1024;
 /// Columns of a line, and kinds of sentences, that it shows: a frame of 1 KiB holds 200 numbers of four digits.
 pub const PORTS_COLUMNS: usize = 256;
+/// Characters of a label that is suggested for a device's lines: `Battery voltage (V)` has 19.
+pub const PORTS_LABEL: usize = 32;
 /// Processes it names that have a port open: mostly one.
 pub const PORTS_USERS: usize = 4;
 /// Characters of the keys that it shows of JSON lines.
@@ -90,6 +94,8 @@ pub const TAPE_BLOCK_BYTES: usize = 64 * 1024;
 pub const TAPE_BEFORE_S: u64 = 60;
 /// And after it.
 pub const TAPE_AFTER_S: u64 = 10;
+/// All calibrations that a tape of an alarm holds: 1,024 features of two numbers of 12 characters are 24 KiB.
+pub const TAPE_CALIBRATIONS_BYTES: usize = 256 * 1024;
 /// Packed bytes of the ring in RAM: 60 s of 300 kB/s pack to a fifth, 3.6 MB.
 pub const TAPE_RING_BYTES: usize = 4 * 1024 * 1024;
 /// Tapes of alarms that are kept; the oldest leaves first. 16 × 4 MiB.

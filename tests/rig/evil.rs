@@ -1,7 +1,8 @@
 //! A broker of our own that misbehaves on purpose, speaking MQTT 5 through rumqttc's codec. It keeps what it was given,
 //! and whether it said so. Faults: forgets sessions, rejects by reason (for a while, or always), takes one message at
 //! a time, answers out of order, answers late, answers nothing (while it still answers pings), closes on messages of a
-//! stream, takes few subscriptions at once or grants none of some, asks for a keep-alive of 0.
+//! stream, takes few subscriptions at once or grants none of some, asks for a keep-alive of 0, offers
+//! neither QoS 1 nor retained messages.
 
 use std::{
     io::{Read, Write},
@@ -50,6 +51,10 @@ struct Inner {
     lives: Vec<(Instant, Option<Instant>)>,
     in_flight_most: usize,
     keep_alive: Option<u16>,
+    /// Neither QoS 1 nor retained messages.
+    poor: bool,
+    /// Codes of CONNECTs that were refused.
+    refused: Vec<ConnectReturnCode>,
     /// More filters in one packet close the connection.
     filters_most: usize,
     /// A filter with this in it is not granted.
@@ -78,6 +83,8 @@ impl Evil {
             lives: Vec::new(),
             in_flight_most: 0,
             keep_alive: None,
+            poor: false,
+            refused: Vec::new(),
             filters_most: usize::MAX,
             not_granted: None,
             filters: Vec::new(),
@@ -104,6 +111,17 @@ impl Evil {
     pub fn with_keep_alive(self, seconds: u16) -> Self {
         self.lock().keep_alive = Some(seconds);
         self
+    }
+
+    /// Takes QoS 0 only and keeps no retained messages: it refuses wills that ask for more, and says so in CONNACK.
+    pub fn without_qos1_and_retain(self) -> Self {
+        self.lock().poor = true;
+        self
+    }
+
+    /// Codes of CONNECTs that were refused.
+    pub fn refused(&self) -> Vec<ConnectReturnCode> {
+        self.lock().refused.clone()
     }
 
     /// Takes so many filters in one packet, and closes on more.
@@ -259,8 +277,20 @@ impl Evil {
     fn answer(&self, packet: Packet) -> Option<Packet> {
         let mut inner = self.lock();
         match packet {
-            Packet::Connect(..) => {
+            Packet::Connect(_, will, _) => {
                 let mut properties = empty();
+                if inner.poor {
+                    (properties.max_qos, properties.retain_available) = (Some(0), Some(0));
+                    let code = match will {
+                        Some(will) if will.retain => Some(ConnectReturnCode::RetainNotSupported),
+                        Some(will) if will.qos != QoS::AtMostOnce => Some(ConnectReturnCode::QoSNotSupported),
+                        _ => None,
+                    };
+                    if let Some(code) = code {
+                        inner.refused.push(code);
+                        return Some(Packet::ConnAck(ConnAck { session_present: false, code, properties: None }));
+                    }
+                }
                 properties.receive_max = inner.receive_max;
                 properties.server_keep_alive = inner.keep_alive;
                 let code = ConnectReturnCode::Success;
@@ -294,7 +324,10 @@ impl Evil {
                 };
                 let payload = serde_json::from_slice(&publish.payload).unwrap_or(Value::Null);
                 inner.seen.push((stream, payload, reason == Some(PubAckReason::Success)));
-                reason.map(|reason| Packet::PubAck(PubAck { pkid: publish.pkid, reason, properties: None }))
+                assert!(!inner.poor || (publish.qos == QoS::AtMostOnce && !publish.retain), "it was told in CONNACK");
+                reason
+                    .filter(|_| publish.pkid > 0)
+                    .map(|reason| Packet::PubAck(PubAck { pkid: publish.pkid, reason, properties: None }))
             }
             _ => None,
         }

@@ -180,8 +180,8 @@ fn replay_shows_alarms_on_channels() {
     std::fs::write(&config, text).expect("write");
     // One row a second.
     std::fs::write(&csv, "temp,n\n20,0\n81,1\n82,2\n83,3\n20,4\n-1,5\n20,6\n").expect("write");
-    let play =
-        || daemon::run(&["replay", "--csv", csv.to_str().expect("path"), "--config", config.to_str().expect("path")]);
+    let (csv, config) = (csv.to_str().expect("path"), config.to_str().expect("path"));
+    let play = || daemon::run(&["replay", "--csv", csv, "--every", "1", "--config", config]);
     let (first, second) = (play(), play());
     assert_eq!((first.code, &first.out), (Some(0), &second.out), "{}", first.err);
     let all: Vec<Value> = first.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();

@@ -114,7 +114,7 @@ fn a_model_that_answers_the_same_to_everything_is_rolled_back() {
         &Draft::new(2, &onnx::constant_5(&SHAPE), 5.0),
         "trial_s = 1\ntrial_windows = 2000\n",
         "rolled_back",
-        "whatever it is asked",
+        "gives one score",
     );
 }
 
@@ -221,7 +221,7 @@ fn a_prepared_bundle_with_a_baseline_is_quiet_on_its_own_rows_and_tells_drift_on
     fs::copy(&bundle, world.site.dir.path().join("factory.kmb")).expect("copy");
     let config = world.site.config().display().to_string();
     let states = |csv: String| -> Vec<String> {
-        let done = daemon::run(&["replay", "--csv", &csv, "--config", &config]);
+        let done = daemon::run(&["replay", "--csv", &csv, "--every", "1", "--config", &config]);
         assert_eq!(done.code, Some(0), "{}", done.err);
         let lines = done.out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
         let drift = lines.filter(|line| line["stream"] == "q/drift/x");

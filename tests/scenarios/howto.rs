@@ -261,3 +261,22 @@ fn pages_on_bundles_and_on_keys_run_as_written() {
         dir.path(),
     );
 }
+
+#[test]
+fn page_on_databases_stores_each_record_once_when_messages_come_twice() {
+    let dir = tempfile::tempdir().expect("folder");
+    let message = r#"kl/plant-1/pump-07/up/p/anomaly {"ts":"2026-11-27T00:00:00Z","data":[{"seq":1,"in_t_ns":[1,2],"score":0.5},
+        {"seq":2,"in_t_ns":[3,4],"score":null}]}"#;
+    let message = message.replace('\n', " ");
+    fs::write(dir.path().join("messages"), format!("{message}\n{message}\n")).expect("write");
+    // SQLite itself, by way of Python, and what mosquitto_sub would print.
+    let parts = "sqlite3() { python3 -c 'import sqlite3, sys; db = sqlite3.connect(sys.argv[1])
+db.executescript(sys.argv[2] if len(sys.argv) > 2 else sys.stdin.read()); db.commit()' \"$@\"; }
+mosquitto_sub() { cat messages; }\n";
+    let rows =
+        "python3 -c 'import sqlite3; print(sqlite3.connect(\"plant.db\").execute(\"select * from p\").fetchall())'";
+    let seen = run(&[parts, &shell("howto/feed-a-database.md").concat(), rows].concat(), dir.path());
+    let stored = "[('plant-1/pump-07', 'p/anomaly', 1, '2026-11-27T00:00:00Z', 2, 0.5), \
+                  ('plant-1/pump-07', 'p/anomaly', 2, '2026-11-27T00:00:00Z', 4, None)]";
+    assert!(seen.contains(stored), "{seen}");
+}

@@ -3,8 +3,10 @@
 
 mod alarms;
 mod broker;
+mod brokers;
 mod bundles;
 mod bus;
+mod cases;
 mod clock;
 mod commands;
 mod configuration;
@@ -16,11 +18,13 @@ mod drain;
 mod erase;
 mod faults;
 mod field;
+mod foreign;
 mod gpio;
 mod howto;
 mod installs;
 mod instruments;
 mod kills;
+mod lines;
 mod link;
 mod measurements;
 mod models;

@@ -168,3 +168,94 @@ fn the_demo_plays_a_real_recording_through_the_whole_road() {
     let last = done.out.lines().last().expect("a summary");
     assert!(last.starts_with("1147 rows sent, 1128 predictions received, 3 alarms raised"), "{last}");
 }
+
+/// The tape holds a few windows; the model learns from 20. So the alarm comes again only with what was learnt before.
+#[test]
+fn the_tape_of_an_alarm_plays_with_the_calibration_that_raised_it() {
+    let (broker, mut tty) = (rig::Mosquitto::start(), Tty::default());
+    let sub = rig::Sub::new(broker.port);
+    let site = Site::new(broker.port).with_sensor(&tty).with(
+        "[tapes]\nbefore_s = 5\nafter_s = 1\n[pipeline.x]\nmodel = \"mean.onnx\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\n\
+         calibration = { windows = 20, factor = 2.0 }\n[alarm.high]\npipeline = \"x\"\ntape = true\n",
+    );
+    let model = site.dir.path().join("mean.onnx");
+    fs::write(&model, rig::onnx::mean(&[1, 4, 2])).expect("model");
+    let learns = site.run();
+    eventually("a model serves", || learns.own_log().contains("serving").then_some(()));
+    tty.rows(0..40, |i| format!("{i},{},{}", i % 3, i % 2));
+    eventually("calibrated", || learns.own_log().contains("calibrated").then_some(()));
+    assert_eq!(learns.stop(), Some(0));
+
+    let daemon = site.run();
+    eventually("a model serves", || daemon.own_log().contains("serving").then_some(()));
+    tty.rows(40..48, |i| format!("{i},{},{}", i % 3, i % 2));
+    tty.rows(48..52, |i| format!("{i},99,99"));
+    sub.wait_records("a/high", 1);
+    let folder = site.state().join("tapes");
+    let saved = eventually("the tape", || {
+        fs::read_dir(&folder).ok()?.flatten().map(|e| e.path()).find(|p| p.extension() == Some("tape".as_ref()))
+    });
+    assert_eq!(daemon.stop(), Some(0));
+    // It is replayed elsewhere: nothing of the device is there.
+    let tape = site.dir.path().join("fetched.tape");
+    fs::copy(saved, &tape).expect("copy");
+    fs::remove_dir_all(site.state()).expect("state");
+    let config = site.config().display().to_string();
+    let play = || {
+        let done = daemon::run(&["replay", tape.to_str().expect("path"), "--config", &config]);
+        assert_eq!(done.code, Some(0), "{done:?}");
+        (lines(&done.out), done.err)
+    };
+    let (all, err) = play();
+    assert!(!err.contains("was made with model"), "{err}");
+    let live: Vec<_> = sub.records("p/x").iter().map(|(r, _)| (r["in_seq"].clone(), r["score"].clone())).collect();
+    let played: Vec<_> =
+        all.iter().filter(|v| v["stream"] == "p/x").map(|v| (v["in_seq"].clone(), v["score"].clone())).collect();
+    assert!(played.len() >= 9 && live.ends_with(&played), "{played:?}\n{live:?}");
+    assert!(all.iter().any(|v| v["stream"] == "a/high" && v["phase"] == "raised"), "{all:?}");
+    // Another model: the scores are not those of the device, and that is said.
+    fs::write(&model, rig::onnx::mean_plus_50(&[1, 4, 2])).expect("model");
+    let (_, err) = play();
+    assert!(err.contains("was made with model"), "{err}");
+}
+
+/// One file with all that loggers do: packed, Latin-1, preamble, units, date and time apart, decimal comma, words.
+#[test]
+fn the_demo_plays_the_file_of_a_logger_as_replay_does() {
+    let dir = tempfile::TempDir::new().expect("folder");
+    let text = "Logger 7;v2\n\nDatum;Uhrzeit;Öl;Druck;Zustand\n;;°C;bar;\n14.05.2027;01:00:00;20,5;;an\n\
+                14.05.2027;01:00:01;21,5;OL;an\n14.05.2027;01:00:02;1.022,5;2,5;an\n";
+    let latin: Vec<u8> = text.chars().map(|c| c as u8).collect();
+    let file = dir.path().join("log.csv");
+    fs::write(&file, latin).expect("write");
+    let packed = std::process::Command::new("gzip").arg(&file).status().expect("gzip");
+    assert!(packed.success());
+    let file = format!("{}.gz", file.display());
+    let refused = daemon::run(&["replay", "--csv", &file]);
+    assert_eq!(refused.code, Some(1));
+    assert!(
+        refused.err.contains("log.csv.gz:3: the text is not UTF-8") && refused.err.contains("`Ö`"),
+        "{}",
+        refused.err
+    );
+
+    let done = daemon::run(&["replay", "--csv", &file, "--encoding", "latin1"]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    let means: Vec<_> = lines(&done.out)
+        .iter()
+        .filter(|v| v["stream"] == "m/signals")
+        .map(|v| (v["in_t_ns"][0].clone(), v["v"]["l"]["mean"].clone(), v["v"]["druck"]["mean"].clone()))
+        .collect();
+    let at = |s: i64| Value::from((1_810_256_400 + s) * 1_000_000_000);
+    assert_eq!(
+        means,
+        [(at(0), 20.5.into(), Value::Null), (at(1), 21.5.into(), Value::Null), (at(2), 1022.5.into(), 2.5.into())]
+    );
+    assert!(done.err.contains("column `Druck`: 1 of 2 cells are no numbers (first: line 6, `OL`)"), "{}", done.err);
+    assert!(done.err.contains("column `Zustand` has no numbers (first: line 5, `an`)"), "{}", done.err);
+
+    let demo = daemon::demo(&["--csv", &file, "--encoding", "latin1", "--speed", "1000"]);
+    assert_eq!(demo.code, Some(0), "{}", demo.err);
+    assert!(demo.out.lines().last().is_some_and(|last| last.starts_with("3 rows sent")), "{}", demo.out);
+    assert!(demo.err.contains("column `Zustand` has no numbers"), "{}", demo.err);
+}

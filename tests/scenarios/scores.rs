@@ -174,7 +174,7 @@ fn check_names_all_that_does_not_fit_with_line_key_and_nearest_name() {
         (
             "classes_zipmap.onnx",
             "score = \"output_probability\"",
-            vec![("score", "options={id(model): {'zipmap': False}}")],
+            vec![("score", "options={id(model): {\"zipmap\": False}}")],
         ),
         ("forest.onnx", two, vec![("score", "did you mean `scores`?"), ("outputs", "did you mean `label`?")]),
         ("classes.onnx", "score = \"probabilities\"", vec![("score", "`probabilities[0]` to `probabilities[2]`")]),

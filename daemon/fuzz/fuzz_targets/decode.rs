@@ -3,13 +3,25 @@
 
 use kentledge::{
     config::{
-        Block, Channel, Field, Format, GpioLine, GpioRead, Layout, Nmea, Number, Order, Port, Sentence,
-        SentenceValue, FieldAt, Reading, Source, Sysfs, SysfsClass, TimeFormat,
+        Base, Block, Channel, Field, FieldAt, Format, GpioLine, GpioRead, KeyValue, Layout, Nmea, Number, NumberText, Order, Pattern,
+        Port, Reading, Sentence, SentenceValue, Source, Span, Sysfs, SysfsClass, TimeFormat, Word,
     },
     flow::{Clk, Quality, SourceId, Stamp},
     signal::decode::{Decoder, Row},
 };
 use libfuzzer_sys::fuzz_target;
+
+/// Numbers with all that can be said of them.
+fn numbers(base: Base) -> NumberText {
+    NumberText {
+        decimal: b',',
+        thousands: Some('.'),
+        sign_behind: true,
+        suffixes: vec![("kg".into(), 1.0), (String::new(), 1.0)],
+        base,
+        words: vec![("OL".into(), Word::Missing)],
+    }
+}
 
 fn decoder(format: Format, time: TimeFormat) -> Decoder {
     let own = format.columns().is_none_or(|columns| columns.contains(&"n"));
@@ -17,13 +29,14 @@ fn decoder(format: Format, time: TimeFormat) -> Decoder {
         name: "s".into(),
         port: Port::Sysfs(Sysfs { device: "d".into(), class: SysfsClass::Iio, readings: vec![], every_ms: 1 }),
         format,
+        numbers: NumberText::default(),
         seq: own.then(|| "n".into()),
         seq_modulo: 0,
         time: own.then(|| ("t".into(), time)),
         stale_ms: 1,
         gap_max_ms: None,
     };
-    let channel = |name: &str| Channel {
+    let channel = |name: &str, numbers| Channel {
         name: name.into(),
         source: SourceId(0),
         column: name.into(),
@@ -35,8 +48,9 @@ fn decoder(format: Format, time: TimeFormat) -> Decoder {
         rate_max_per_s: None,
         stuck_ms: None,
         stuck_band: 0.0,
+        numbers,
     };
-    Decoder::new(&source, &[&channel("a"), &channel("b")])
+    Decoder::new(&source, &[&channel("a", numbers(Base::Decimal)), &channel("b", numbers(Base::Hex(16)))])
 }
 
 fn layout(n: usize) -> Layout {
@@ -64,24 +78,37 @@ fuzz_target!(|data: &[u8]| {
     let nmea = Nmea { sentences: vec![sentence], checksum_optional: true };
     let block = || Layout { block: Some(Block { rows: 3, steps: vec![0, 0, 4, 0], period_ns: 1e6 }), ..layout(8) };
     let edge = |column: &str, bit, read| GpioLine { column: column.into(), bit, read };
+    let span = |column: &str, from, to| Span { column: column.into(), from, to };
+    let keyvalue = |delimiter, end: Option<&str>| {
+        Format::KeyValue(KeyValue { delimiter, label_end: b'=', block_end: end.map(str::to_owned) })
+    };
+    let patterns: Vec<Pattern> =
+        ["(?<a>.*),(?<b>.*)", "(?<b>[^;]*);.*"].iter().filter_map(|text| Pattern::new(text).ok()).collect();
     for mut decoder in [
         decoder(csv(), TimeFormat::Unit(1_000_000)),
         decoder(csv(), TimeFormat::Civil),
+        decoder(csv(), TimeFormat::Patterns(vec!["%d/%m/%Y %H:%M:%S".into(), "%s".into()])),
         decoder(Format::Json, TimeFormat::Unit(1)),
+        decoder(Format::Fixed { columns: vec![span("a", 1, 4), span("b", 4, 9)], width: 10 }, TimeFormat::Unit(1)),
+        decoder(keyvalue(Some(b';'), None), TimeFormat::Unit(1)),
+        decoder(keyvalue(None, Some("b")), TimeFormat::Unit(1)),
+        decoder(Format::Pattern(patterns.clone()), TimeFormat::Unit(1)),
         decoder(Format::Nmea(nmea), TimeFormat::Unit(1)),
         decoder(Format::Binary(block()), TimeFormat::Unit(1)),
         decoder(Format::Binary(layout(0)), TimeFormat::Unit(1_000_000_000)),
-        decoder(Format::Tagged(vec![layout(0), layout(3)]), TimeFormat::Unit(1)),
+        decoder(Format::Answers(vec![csv(), Format::Json, Format::Binary(layout(3))]), TimeFormat::Unit(1)),
         decoder(Format::Edges(vec![edge("a", 0, GpioRead::Frequency), edge("b", 1, GpioRead::Quadrature(0))]), TimeFormat::Unit(1)),
     ] {
         let (mut row, stamp) = (Row::default(), Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset });
         // In pieces of eleven as well: that is an edge.
         for frame in std::iter::once(data).chain(data.chunks(11)) {
-            if decoder.decode(Ok(frame), stamp, &mut row) == Ok(true) {
+            let mut is_row = decoder.decode(Ok(frame), stamp, &mut row) == Ok(true);
+            while is_row {
                 assert_eq!(row.values.len(), 2);
                 for (value, quality) in row.values.iter().zip(&row.quality) {
                     assert!(*quality != Quality::Good || value.is_finite());
                 }
+                is_row = decoder.more(frame, &mut row);
             }
         }
     }

@@ -27,7 +27,11 @@ use clap::Parser;
 use kentledge::{
     cli::{
         exit,
-        replay::{Folder, csv, sample_model},
+        replay::{
+            Folder,
+            recording::{Options, Place, Recording},
+            sample_model,
+        },
         runtime, say,
     },
     config::Config,
@@ -45,6 +49,8 @@ struct Args {
     /// Rows of this file instead of the simulated pump; columns are mapped by its header
     #[arg(long)]
     csv: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
     /// Faster than life
     #[arg(long, default_value_t = 1.0, value_parser = speed)]
     speed: f64,
@@ -93,7 +99,8 @@ fn field_binary() -> Result<PathBuf, Fatal> {
 }
 
 fn demo(args: &Args) -> Result<(), Fatal> {
-    journal::start("error,rumqttd=off,rumqttc=off");
+    // What is passed over in a file is not passed over in silence.
+    journal::start("error,rumqttd=off,rumqttc=off,kentledge::cli::replay=info");
     infer::find_runtime(None).map_err(Fatal::failed)?;
     let program = field_binary()?;
     let folder = Folder::make("demo")?;
@@ -103,19 +110,19 @@ fn demo(args: &Args) -> Result<(), Fatal> {
     };
     let port = broker::start(args.port)?;
     let pty = Pty::open()?;
-    let shape = args.csv.as_deref().map(csv::Shape::read).transpose()?;
-    let place = csv::Place {
+    let recording = args.csv.as_deref().map(|file| Recording::inspect(file, &args.options, None)).transpose()?;
+    let place = Place {
         tty: pty.path.clone(),
         broker: Some(port),
         folder: folder.path().to_owned(),
-        device: if shape.is_some() { "csv" } else { "pump" },
+        device: if recording.is_some() { "csv" } else { "pump" },
         bus: args.bus.clone(),
     };
     let host = Host { program, ..Host::default() };
     let began_ms = host.clock.now().wall_ms.unwrap_or(0);
-    let (config, plays) = match (shape, &args.csv) {
-        (Some(shape), Some(file)) => (shape.config(&model, &place)?, Plays::Csv(file.clone(), shape)),
-        _ => (sensor::pump_shape().config(&model, &place)?, Plays::Pump(began_ms)),
+    let (config, plays) = match recording {
+        Some(mut recording) => (recording.config(&model, &place)?, Plays::Recording(Box::new(recording))),
+        None => (sensor::pump_rows().config(&model, &place)?, Plays::Pump(began_ms)),
     };
     let (heard_tx, heard) = mpsc::sync_channel(HEARD);
     view::listen(port, place.device, heard_tx.clone())?;

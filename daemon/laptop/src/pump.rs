@@ -1,10 +1,10 @@
 //! A simulated pump: eight channels of a small physical model, with faults that come and go. No external data; the same
 //! seed gives the same pump.
 
-/// The columns of a row, in order: sequence, clock (ms), then the channels.
+/// The columns of a row, in order: clock (ms), sequence, then the channels.
 pub const COLUMNS: [&str; 10] = [
-    "seq",
     "time",
+    "seq",
     "Accelerometer1RMS",
     "Accelerometer2RMS",
     "Current",

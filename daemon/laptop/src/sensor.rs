@@ -2,9 +2,9 @@
 
 use std::{
     fs::File,
-    io::{BufRead, BufReader, Write},
+    io::Write,
     os::{fd::AsFd, unix::fs::OpenOptionsExt},
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -24,10 +24,8 @@ use super::{
     view::Heard,
 };
 use kentledge::{
-    cli::replay::csv::Shape,
-    config::TimeFormat,
+    cli::replay::recording::{Made, Recording, channel_names},
     error::{Context, Fatal},
-    signal::parse_time,
 };
 
 /// A pseudo-terminal. Its other end, `path`, is a serial port to any program that opens it.
@@ -62,7 +60,7 @@ pub enum Plays {
     /// The simulated pump, from this wall time on (ms since 1970).
     Pump(i64),
     /// Rows of a file.
-    Csv(PathBuf, Shape),
+    Recording(Box<Recording>),
 }
 
 /// Writes rows until `stop`, or to the end of the file. Returns how many, and the line: it hangs up when that is dropped,
@@ -76,7 +74,7 @@ pub fn play(
 ) -> Result<(u64, Pty), Fatal> {
     let rows = match plays {
         Plays::Pump(began_ms) => pump(&mut pty, began_ms, speed, stop, heard),
-        Plays::Csv(file, shape) => csv(&mut pty, &file, &shape, speed, stop),
+        Plays::Recording(recording) => csv(&mut pty, &recording, speed, stop),
     }?;
     Ok((rows, pty))
 }
@@ -99,49 +97,40 @@ fn pump(
             fault = now;
         }
         let values = pump.row(t_s).map(|x| format!("{x:.5}")).join(",");
-        let row = format!("{n},{},{values}\n", began_ms + (t_s * 1000.0) as i64);
+        let row = format!("{},{n},{values}\n", began_ms + (t_s * 1000.0) as i64);
         pty.master.write_all(row.as_bytes()).context("write to the pseudo-terminal")?;
         n += 1;
     }
     Ok(n)
 }
 
-fn csv(pty: &mut Pty, file: &Path, shape: &Shape, speed: f64, stop: &AtomicBool) -> Result<u64, Fatal> {
-    let what = format!("read {}", file.display());
-    let lines = BufReader::new(File::open(file).context(&what)?).lines();
-    let time = |line: &str| {
-        let (at, format) = shape.time.as_ref()?;
-        parse_time(line.split(char::from(shape.delimiter)).nth(*at)?.trim(), format)
-    };
-    let (mut last, mut n) = (None, 0);
+fn csv(pty: &mut Pty, recording: &Recording, speed: f64, stop: &AtomicBool) -> Result<u64, Fatal> {
+    let (mut last_ns, mut n) = (None, 0);
     let mut due = Instant::now();
-    for line in lines.skip(1) {
+    for row in recording.play()? {
         if stop.load(Ordering::Relaxed) {
             break;
         }
-        let line = line.context(&what)?;
-        let now = time(&line);
-        let step_s = match last.zip(now) {
-            Some((last, now)) => ((now - last) as f64 / 1e9).max(0.0),
-            None => 1.0,
-        };
+        let row = row?;
+        let step_s = last_ns.map_or(1.0, |last_ns| ((row.t_ns - last_ns) as f64 / 1e9).max(0.0));
         // A gap of minutes in the file is cut to 1 s: the daemon sees the gap in the file's own time stamps.
         due += Duration::from_secs_f64((step_s / speed).min(1.0));
         std::thread::sleep(due.saturating_duration_since(Instant::now()));
-        last = now.or(last);
-        pty.master.write_all(format!("{line}\n").as_bytes()).context("write to the pseudo-terminal")?;
+        last_ns = Some(row.t_ns);
+        pty.master.write_all(format!("{}\n", row.text).as_bytes()).context("write to the pseudo-terminal")?;
         n += 1;
     }
     Ok(n)
 }
 
-/// The pump's columns as a CSV file's would be described.
-pub fn pump_shape() -> Shape {
-    Shape {
-        delimiter: b',',
-        columns: COLUMNS.map(String::from).to_vec(),
-        time: Some((1, TimeFormat::Unit(1_000_000))),
-        numbers: vec![true; COLUMNS.len()],
+/// What the configuration for the simulated pump is made of.
+pub fn pump_rows() -> Made {
+    let channels = channel_names(&COLUMNS.into_iter().enumerate().skip(2).collect::<Vec<_>>(), "seq");
+    Made {
         file: "the simulated pump".into(),
+        delimiter: ',',
+        time: (COLUMNS[0].into(), "ms"),
+        seq: Some(COLUMNS[1].into()),
+        channels: channels.into_iter().map(|name| (name, String::new())).collect(),
     }
 }

@@ -176,7 +176,8 @@ impl Cli {
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }
-                for line in replay::describe(&config).into_iter().chain(checked.lines) {
+                for line in replay::describe(&config).into_iter().chain(checked.lines).chain(config.remarks_on_files())
+                {
                     say(&line)?;
                 }
                 Ok(())

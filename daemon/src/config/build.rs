@@ -6,10 +6,11 @@ use std::{
 };
 
 use super::{
-    Commands, Config, Device, Metrics, Mqtt, Outbox, Pipeline, Problem, Stream, StreamMode, Tapes, Tls,
+    Commands, Config, Device, Metrics, Outbox, Pipeline, Problem, Stream, StreamMode, Tapes,
     alarm::alarm,
     layers::{self, Layer},
     models::models,
+    mqtt::mqtt,
     paths::{self, Paths},
     pipeline,
     problem::Problems,
@@ -204,80 +205,6 @@ fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Commands
     commands
 }
 
-fn mqtt(mut t: Table<'_>, paths: &Paths) -> Mqtt {
-    let url = t.need_str("url");
-    let (secure, rest) = match url.split_once("://") {
-        Some(("mqtts", rest)) => (true, rest),
-        Some(("mqtt", rest)) => (false, rest),
-        _ => {
-            t.problem("url", "must be `mqtts://HOST[:PORT]` or `mqtt://HOST[:PORT]`");
-            (true, "")
-        }
-    };
-    let default_port = if secure { 8883 } else { 1883 };
-    let (host, port) = match host_port(rest.trim_end_matches('/'), default_port) {
-        Some(pair) => pair,
-        None => {
-            t.problem("url", format!("invalid address `{rest}`: expected HOST or HOST:PORT"));
-            (String::new(), default_port)
-        }
-    };
-    let allow_plaintext = t.bool("allow_plaintext").unwrap_or(false);
-    if !secure && !allow_plaintext && !is_loopback(&host) {
-        t.problem("url", "plain text is allowed to this machine only; use `mqtts://`, or set `allow_plaintext = true`");
-    }
-    if !secure && !is_loopback(&host) && t.has("password_file") && t.is_remote("allow_plaintext") {
-        t.problem(
-            "allow_plaintext",
-            "cannot be set remotely where there is a password: it would be sent in plain text",
-        );
-    }
-    let ca_file = paths.file(&mut t, "ca_file");
-    let client = match (paths.file(&mut t, "cert_file"), paths.file(&mut t, "key_file")) {
-        (Some(cert), Some(key)) => Some((cert, key)),
-        (None, None) => None,
-        (cert, key) => {
-            for (there, key, other) in [(&cert, "cert_file", "key_file"), (&key, "key_file", "cert_file")] {
-                if there.is_some() && !t.has(other) {
-                    t.problem(key, format!("needs `{other}` beside it"));
-                }
-            }
-            None
-        }
-    };
-    if !secure && (ca_file.is_some() || client.is_some()) {
-        t.problem("url", "certificates are given, but `mqtt://` does not use them; write `mqtts://`");
-    }
-    let mqtt = Mqtt {
-        host,
-        port,
-        tls: secure.then_some(Tls { ca_file, client }),
-        username: t.str("username"),
-        password_file: paths.secret(&mut t, "password_file"),
-        keep_alive_s: t.int("keep_alive_s", 5..=3600).map_or(limits::KEEP_ALIVE_S, |s| s as u64),
-        cbor: t.word("payload", &[("json", false), ("cbor", true)]).unwrap_or(false),
-        client_id: t.str("client_id").unwrap_or_default(),
-    };
-    t.finish();
-    mqtt
-}
-
-fn host_port(text: &str, default: u16) -> Option<(String, u16)> {
-    let (host, port) = match text.strip_prefix('[') {
-        Some(v6) => {
-            let (host, rest) = v6.split_once(']')?;
-            (host, rest.strip_prefix(':'))
-        }
-        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
-    };
-    let port = port.map_or(Some(default), |p| p.parse().ok().filter(|p| *p > 0))?;
-    (!host.is_empty() && !host.contains(['/', '@', ' '])).then(|| (host.to_owned(), port))
-}
-
-fn is_loopback(host: &str) -> bool {
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
-}
-
 fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {
     let mut outbox = Outbox {
         max_bytes: limits::STORE_MIB << 20,
@@ -285,6 +212,7 @@ fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {
         expire_status_h: limits::EXPIRE_STATUS_H,
         expire_data_h: 0,
         backlog_kib_s: 0,
+        linger_ms: 0,
     };
     let Some(node) = node else { return outbox };
     let mut t = root.sub("outbox".into(), node);
@@ -300,6 +228,7 @@ fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {
     set("expire_status_h", 1..=87_600, &mut outbox.expire_status_h);
     set("expire_data_h", 0..=87_600, &mut outbox.expire_data_h);
     set("backlog_kib_s", 0..=1 << 20, &mut outbox.backlog_kib_s);
+    set("linger_ms", 0..=limits::LINGER_MS, &mut outbox.linger_ms);
     t.finish();
     outbox
 }

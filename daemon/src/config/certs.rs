@@ -1,6 +1,7 @@
-//! Checks the certificates and the key of `[mqtt]` before a connection needs them. The daemon does not do that at its start: a
-//! device with an expired certificate still samples, and the link reports why it has no connection. `kentledge check` does,
-//! and `config.set` before it tries another broker.
+//! Reads the certificates and the key of `[mqtt]`, and says in words what is wrong with them. `kentledge check` does that
+//! before a connection needs them, and `config.set` before it tries another broker. The daemon does not do it at its start: a
+//! device with an expired certificate still samples, and the link, which reads the files with the same functions, reports
+//! why it has no connection.
 
 use std::path::Path;
 
@@ -31,7 +32,7 @@ impl Config {
             add("password_file", why);
         }
         if let Some(tls) = &mqtt.tls {
-            if let Some(Err(why)) = tls.ca_file.as_deref().map(authorities) {
+            if let Some(Err(why)) = tls.ca_file.as_deref().map(|path| authorities(path, now_s)) {
                 add("ca_file", why);
             }
             if let Some((chain, key)) = &tls.client {
@@ -40,6 +41,40 @@ impl Config {
         }
         problems.into_sorted()
     }
+}
+
+impl Config {
+    /// What `kentledge check` says of files of `[mqtt]` that may be right, but are a known mistake.
+    pub fn remarks_on_files(&self) -> Vec<String> {
+        let Some(mqtt) = &self.mqtt else { return Vec::new() };
+        let Some(path) = mqtt.tls.as_ref().and_then(|tls| tls.ca_file.as_deref()) else { return Vec::new() };
+        let all = certificates(path).unwrap_or_default();
+        let [only] = all.as_slice() else { return Vec::new() };
+        let broker = mqtt.brokers.iter().find(|broker| broker.secure && is_authority_named(only, &broker.host));
+        let remark = |broker: &super::Broker| {
+            format!(
+                "remark: {} is a CA's certificate and names {}: if it is the broker's own, the connection fails; a broker needs a \
+                 certificate that is no CA's (CA:FALSE), signed by this one",
+                path.display(),
+                broker.host
+            )
+        };
+        broker.map(remark).into_iter().collect()
+    }
+}
+
+/// Whether the certificate says that it is a CA's (basicConstraints) and names this host (subjectAltName).
+fn is_authority_named(certificate: &[u8], host: &str) -> bool {
+    let has = |part: &[u8]| certificate.windows(part.len()).any(|bytes| bytes == part);
+    let address = match host.parse::<std::net::IpAddr>() {
+        Ok(std::net::IpAddr::V4(ip)) => ip.octets().to_vec(),
+        Ok(std::net::IpAddr::V6(ip)) => ip.octets().to_vec(),
+        Err(_) => host.as_bytes().to_vec(),
+    };
+    let tag = if host.parse::<std::net::IpAddr>().is_ok() { 0x87 } else { 0x82 };
+    let Ok(len) = u8::try_from(address.len()) else { return false };
+    // cA = TRUE.
+    has(&[0x30, 0x03, 0x01, 0x01, 0xff]) && has(&[&[tag, len], address.as_slice()].concat())
 }
 
 /// The position of a key of `[mqtt]`.
@@ -51,34 +86,62 @@ fn place(root: &Node, key: &str) -> At {
     below(root, "mqtt").and_then(|mqtt| below(&mqtt, key)).map_or_else(|| root.at.clone(), |node| node.at)
 }
 
-/// Checks that the file has certificates that may sign the broker's.
-fn authorities(path: &Path) -> Result<(), String> {
+/// The certificates that may sign the broker's.
+///
+/// # Errors
+/// The file cannot be read, has no certificate, or one that cannot be used; the text names the file.
+pub fn roots(path: &Path) -> Result<RootCertStore, String> {
+    let mut roots = RootCertStore::empty();
     for (i, certificate) in certificates(path)?.into_iter().enumerate() {
-        let added = RootCertStore::empty().add(certificate);
+        let added = roots.add(certificate);
         added.map_err(|why| format!("{}: certificate {} cannot sign others: {why}", path.display(), i + 1))?;
     }
-    Ok(())
+    Ok(roots)
+}
+
+/// The device's certificate chain and its key.
+///
+/// # Errors
+/// One of the files cannot be read, or holds something else; the text names the file.
+pub fn identity(chain: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+    Ok((certificates(chain)?, private(key)?))
+}
+
+/// Problems of the authorities: none of them is valid now, or the file cannot be used.
+fn authorities(path: &Path, now_s: Option<i64>) -> Result<(), String> {
+    roots(path)?;
+    let all = certificates(path)?;
+    let outdated = |certificate: &CertificateDer<'_>| now_s.and_then(|now| not_valid(certificate, now));
+    // A bundle may hold some that have expired.
+    match all.iter().map(outdated).collect::<Option<Vec<_>>>().as_deref() {
+        Some([why]) => Err(format!("{}: {why}", path.display())),
+        Some([why, ..]) => Err(format!("{}: none of {} certificates is valid now: {why}", path.display(), all.len())),
+        _ => Ok(()),
+    }
+}
+
+/// Why a certificate is not valid at this time.
+fn not_valid(certificate: &[u8], now: i64) -> Option<String> {
+    let (from, to) = validity(certificate)?;
+    if now < from {
+        return Some(format!("it is not valid before {}", date(from)));
+    }
+    (now > to).then(|| format!("it expired at {}", date(to)))
 }
 
 /// Problems of the device's certificate and key, by configuration key.
 fn client(chain: &Path, key: &Path, now_s: Option<i64>) -> Vec<(&'static str, String)> {
     let mut wrong = Vec::new();
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|why| format!("{}: no private key: {why}", key.display()));
-    let private = private.map_err(|why| wrong.push(("key_file", why))).ok();
+    let private = private(key).map_err(|why| wrong.push(("key_file", why))).ok();
     let all = certificates(chain).map_err(|why| wrong.push(("cert_file", why))).unwrap_or_default();
     let Some(own) = all.first() else { return wrong };
     let mut cert = |why: String| wrong.push(("cert_file", format!("{}: {why}", chain.display())));
-    match (version(own), validity(own)) {
-        (Some(version), _) if version != 3 => {
-            cert(format!("it is an X.509 certificate of version {version}; TLS needs version 3 (with extensions)"));
-            return wrong;
-        }
-        (_, Some((from, to))) => match now_s {
-            Some(now) if now < from => cert(format!("it is not valid before {}", date(from))),
-            Some(now) if now > to => cert(format!("it expired at {}", date(to))),
-            _ => {}
-        },
-        _ => {}
+    if let Some(version) = version(own).filter(|version| *version != 3) {
+        cert(format!("it is an X.509 certificate of version {version}; TLS needs version 3 (with extensions)"));
+        return wrong;
+    }
+    if let Some(why) = now_s.and_then(|now| not_valid(own, now)) {
+        cert(why);
     }
     if let Err(why) = ParsedCertificate::try_from(own) {
         cert(format!("it cannot be used: {why}"));
@@ -89,21 +152,71 @@ fn client(chain: &Path, key: &Path, now_s: Option<i64>) -> Vec<(&'static str, St
         Err(why) => wrong.push(("key_file", format!("{}: the key cannot be used: {why}", key.display()))),
         // For some kinds of key it is unknown whether key and certificate match.
         Ok(signing) => {
-            let matched = CertifiedKey::new(all, signing).keys_match();
-            if matched == Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch)) {
-                let why = format!("{} is not the key of the certificate {}", key.display(), chain.display());
-                wrong.push(("key_file", why));
+            let matches = |chain: Vec<_>| {
+                CertifiedKey::new(chain, signing.clone()).keys_match()
+                    != Err(Error::InconsistentKeys(InconsistentKeys::KeyMismatch))
+            };
+            if !matches(all.clone()) {
+                let (key, chain) = (key.display(), chain.display());
+                wrong.push((
+                    "key_file",
+                    match all.iter().skip(1).any(|other| matches(vec![other.clone()])) {
+                        true => format!(
+                            "{key} is the key of a later certificate in {chain}: the device's own must be the first"
+                        ),
+                        false => format!("{key} is not the key of the certificate {chain}"),
+                    },
+                ));
             }
         }
     }
     wrong
 }
 
+fn private(path: &Path) -> Result<PrivateKeyDer<'static>, String> {
+    let bytes = std::fs::read(path).map_err(|why| format!("{}: {why}", path.display()))?;
+    let what = |why: &str| format!("{}: no private key: {why}", path.display());
+    let has = |word: &str| bytes.windows(word.len()).any(|part| part == word.as_bytes());
+    // PKCS #8 says it in its label, the older form in a header.
+    if has("BEGIN ENCRYPTED PRIVATE KEY") || has("Proc-Type: 4,ENCRYPTED") {
+        return Err(format!(
+            "{}: the key is encrypted; a key with a password cannot be used: write it without one (`openssl pkey -in FILE -out NEW`) \
+             and protect it by its owner and mode",
+            path.display()
+        ));
+    }
+    if has("BEGIN CERTIFICATE") && !has("PRIVATE KEY") {
+        return Err(what("it is a certificate; is it the file for `cert_file`?"));
+    }
+    PrivateKeyDer::from_pem_slice(&bytes).map_err(|why| what(&not_pem(&bytes).unwrap_or_else(|| why.to_string())))
+}
+
 fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
     let what = |why: String| format!("{}: {why}", path.display());
-    let read = CertificateDer::pem_file_iter(path).map_err(|why| what(why.to_string()))?;
+    let bytes = std::fs::read(path).map_err(|why| what(why.to_string()))?;
+    let read = CertificateDer::pem_slice_iter(&bytes);
     let all: Vec<_> = read.collect::<Result<_, _>>().map_err(|why| what(why.to_string()))?;
-    if all.is_empty() { Err(what("there is no PEM certificate in it".into())) } else { Ok(all) }
+    if all.is_empty() {
+        let why = not_pem(&bytes).map_or(String::new(), |why| format!(": {why}"));
+        return Err(what(format!("there is no PEM certificate in it{why}")));
+    }
+    Ok(all)
+}
+
+/// What a file is that is not PEM, where that can be seen.
+fn not_pem(bytes: &[u8]) -> Option<String> {
+    let has = |word: &[u8]| bytes.windows(word.len()).any(|part| part == word);
+    match bytes.first()? {
+        // PKCS #7 data inside, by its object identifier: what a .p12 or .pfx file begins with.
+        0x30 if has(&[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 0x01, 0x07, 0x01]) => {
+            Some("it looks like PKCS #12 (.p12, .pfx): take it apart with `openssl pkcs12 -nodes`".into())
+        }
+        0x30 => Some(
+            "it looks like DER: write it as PEM with `openssl x509 -inform der` or `openssl pkey -inform der`".into(),
+        ),
+        _ if has(b"PRIVATE KEY") => Some("it has a private key".into()),
+        _ => None,
+    }
 }
 
 /// One DER element: its tag, its content, and the bytes after it.
@@ -238,8 +351,6 @@ mod tests {
                 "c.toml:7: mqtt.key_file: key.pem is not the key of the certificate cert.pem",
             ),
             (CERT, CERT, CERT, NOW_S, "c.toml:7: mqtt.key_file: key.pem: no private key: "),
-            (CERT, CERT, KEY, 2_200_000_000, "c.toml:6: mqtt.cert_file: cert.pem: it expired at 2036-11-"),
-            (CERT, CERT, KEY, 1_700_000_000, "c.toml:6: mqtt.cert_file: cert.pem: it is not valid before 2026-11-"),
             (KEY, CERT, KEY, NOW_S, "c.toml:5: mqtt.ca_file: ca.pem: there is no PEM certificate in it"),
             ("no PEM", CERT, KEY, NOW_S, "c.toml:5: mqtt.ca_file: ca.pem: there is no PEM certificate in it"),
             (CERT, "", KEY, NOW_S, "c.toml:6: mqtt.cert_file: cert.pem: there is no PEM certificate in it"),
@@ -247,11 +358,48 @@ mod tests {
             let problems = problems(ca, cert, key, Some(now_s));
             assert!(problems.len() == 1 && problems[0].starts_with(expected), "{problems:#?} is not {expected}");
         }
+        for (key, part) in [
+            (
+                "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMC4=\n-----END ENCRYPTED PRIVATE KEY-----",
+                "key.pem: the key is encrypted; a key with a password",
+            ),
+            (
+                "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-256-CBC,00\n\nMC4=\n-----END RSA PRIVATE KEY-----",
+                "the key is encrypted",
+            ),
+            (CERT, "it is a certificate; is it the file for `cert_file`?"),
+            ("0\u{1}\u{1}", "it looks like DER"),
+        ] {
+            let problems = problems(CERT, CERT, key, Some(NOW_S));
+            assert!(problems.len() == 1 && problems[0].contains(part), "{problems:#?} is not {part}");
+        }
+        let swapped = problems(CERT, KEY, KEY, Some(NOW_S));
+        assert!(
+            swapped[0].contains("cert.pem: there is no PEM certificate in it: it has a private key"),
+            "{swapped:?}"
+        );
+        let expired = problems(CERT, CERT, KEY, Some(2_200_000_000));
+        assert!(
+            expired[0].contains("mqtt.ca_file: ca.pem: it expired at 2036-11-") && expired.len() == 2,
+            "{expired:?}"
+        );
+        assert!(expired[1].contains("c.toml:6: mqtt.cert_file: cert.pem: it expired at 2036-11-"), "{expired:?}");
+        let early = problems(CERT, CERT, KEY, Some(1_700_000_000));
+        assert!(early[1].contains("c.toml:6: mqtt.cert_file: cert.pem: it is not valid before 2026-11-"), "{early:?}");
         let torn = CERT.replace("MIIB", "MIIC");
         assert!(problems(&torn, CERT, KEY, Some(NOW_S))[0].contains("ca.pem: certificate 1 cannot sign others"));
         assert!(problems(CERT, &torn, KEY, Some(NOW_S))[0].contains("cert.pem: it cannot be used"));
         // With a clock that is not set, dates are not checked.
         assert_eq!(problems(CERT, CERT, KEY, None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_ca_that_names_the_broker_is_remarked_on_and_refused_by_nothing() {
+        let whole = CertificateDer::from_pem_slice(CERT.as_bytes()).expect("a certificate");
+        assert!(!is_authority_named(&whole, "localhost"), "a CA without the name");
+        let named = [&whole[..], &[0x82, 9], b"localhost", &[0x87, 4, 127, 0, 0, 1]].concat();
+        assert!(is_authority_named(&named, "localhost") && is_authority_named(&named, "127.0.0.1"));
+        assert!(!is_authority_named(&named, "localhos") && !is_authority_named(b"\x82\x09localhost", "localhost"));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! disk, `layers` the files it comes from, and `build` makes one from the other and reports every problem.
 
 mod alarm;
+mod bindings;
 mod build;
 mod certs;
 mod changes;
@@ -11,6 +12,7 @@ mod layers;
 mod layouts;
 mod modbus;
 mod models;
+mod mqtt;
 mod nmea;
 mod number;
 mod paths;
@@ -31,10 +33,12 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 pub use alarm::{After, Alarm, Clear, Condition, Watches};
+pub use certs::{identity, roots};
 pub use changes::{Changes, merge};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
 pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
+pub use mqtt::{Broker, Mqtt, Proxy, Tls, host_and_port};
 pub use nmea::{FieldAt, FieldRule, FieldTest, Nmea, Reading, Sentence, SentenceValue};
 pub use number::{Base, NumberText, Word};
 pub use paths::secret;
@@ -43,7 +47,7 @@ pub use port::{
     Output, Pin, PinName, Poll, Port, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
-pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span};
+pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
 
 use crate::{flow::SourceId, model::manifest::Manifest};
 
@@ -130,36 +134,6 @@ pub struct Metrics {
     pub interval_s: u64,
     /// Address of the metrics port.
     pub listen: Option<std::net::SocketAddr>,
-}
-
-/// `[mqtt]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Mqtt {
-    /// Host name or address.
-    pub host: String,
-    /// TCP port.
-    pub port: u16,
-    /// TLS with its files; `None`: plain text.
-    pub tls: Option<Tls>,
-    /// User name.
-    pub username: Option<String>,
-    /// File with the password.
-    pub password_file: Option<PathBuf>,
-    /// Keep-alive, s.
-    pub keep_alive_s: u64,
-    /// CBOR instead of JSON.
-    pub cbor: bool,
-    /// Client id.
-    pub client_id: String,
-}
-
-/// TLS files, PEM.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Tls {
-    /// Certificates that may sign the broker's; `None`: those of the system.
-    pub ca_file: Option<PathBuf>,
-    /// The device's certificate chain and key.
-    pub client: Option<(PathBuf, PathBuf)>,
 }
 
 /// The format of a sensor's clock.
@@ -309,6 +283,8 @@ pub struct Outbox {
     pub expire_data_h: u64,
     /// Rate of the backlog, KiB/s; 0: unlimited.
     pub backlog_kib_s: u64,
+    /// How long a live record may wait for others of its stream, so that they share a message, ms; 0: not at all.
+    pub linger_ms: u64,
 }
 
 /// `[models]`

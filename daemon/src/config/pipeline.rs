@@ -7,6 +7,7 @@ use std::{
 
 use super::{
     Model, OnBad, Pipeline,
+    bindings::bindings,
     build::{Names, channels},
     raw::Table,
 };
@@ -22,8 +23,10 @@ use crate::{
 };
 
 /// Keys that say of a bare file what the signed manifest says of a bundle.
-const OF_A_FILE: [&str; 11] = [
+const OF_A_FILE: [&str; 13] = [
     "input",
+    "inputs",
+    "state",
     "layout",
     "score",
     "direction",
@@ -57,9 +60,13 @@ fn on_bad(t: &mut Table<'_>, steps: usize) -> OnBad {
 }
 
 pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pipeline> {
-    let model = model(&mut t, names);
+    let mut model = model(&mut t, names);
+    let list = t.strs("channels").or_else(|| model.manifest.channels.clone()).unwrap_or_default();
+    // What is said of a bundle, or beside it, was read and refused above.
+    if model.manifest_sha256.is_empty() && !t.has("bundle") {
+        bindings(&mut t, &list, &mut model.manifest);
+    }
     let manifest = model.manifest.clone();
-    let list = t.strs("channels").or_else(|| manifest.channels.clone()).unwrap_or_default();
     // Where the model's file cannot be read, that is the problem.
     let unread = !model.file.as_os_str().is_empty() && !model.file.is_file();
     if list.is_empty() && !unread {
@@ -77,7 +84,9 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
             format!("{steps} rows of {} channels are more than {} values", channels.len(), limits::WINDOW_VALUES_MAX),
         );
     }
-    let hop = t.int("hop_steps", 1..=steps_max).map(|n| n as usize).or(manifest.hop).unwrap_or(1);
+    // A state takes each row once, unless something else is said.
+    let hop_default = if manifest.state.as_ref().is_some_and(|state| !state.is_empty()) { steps.max(1) } else { 1 };
+    let hop = t.int("hop_steps", 1..=steps_max).map(|n| n as usize).or(manifest.hop).unwrap_or(hop_default);
     let step_ms = t.int("step_ms", 1..=86_400_000).map(|n| n as u64).or(manifest.step_ms);
     let one_source = channels.windows(2).all(|pair| names.channel_source[pair[0]] == names.channel_source[pair[1]]);
     if !one_source && step_ms.is_none() {
@@ -333,8 +342,50 @@ mod tests {
     }
 
     #[test]
+    fn inputs_and_state_are_read_without_opening_the_model() {
+        let keys = "inputs = { x = \"a\", y = [\"a\"] }\nstate = { h_out = \"h_in\", \"c.out\" = \"c.in\" }";
+        let config = read(FILE, keys).expect("valid");
+        let manifest = &config.pipelines[0].model.manifest;
+        let a = vec!["a".to_owned()];
+        assert_eq!(manifest.feeds, [("x".to_owned(), a.clone()), ("y".to_owned(), a)].into());
+        let state = [("h_out", "h_in"), ("c.out", "c.in")].map(|(from, to)| (from.to_owned(), to.to_owned()));
+        assert_eq!(manifest.state, Some(state.into()));
+    }
+
+    #[test]
+    fn wrong_inputs_and_states_are_all_named() {
+        let keys = "inputs = { x = \"aa\", y = 3, z = [] }\nstate = { h = 1, i = \"k\", j = \"k\" }";
+        let problems = read(FILE, keys).expect_err("wrong");
+        for expected in [
+            "inputs: `x`: the pipeline has no channel `aa`; did you mean `a`?",
+            "inputs: `y` must be a channel or a list of channels",
+            "inputs: `z` must be a channel",
+            "state: `h` must name the input",
+            "state: outputs `i` and `j` go into one input, `k`",
+        ] {
+            assert!(problems.contains(&format!("pipeline.x.{expected}")), "{expected}\n{problems}");
+        }
+        let problems = read(FILE, "state = \"h\"").expect_err("no table");
+        assert!(problems.contains("pipeline.x.state: must be a table, such as"), "{problems}");
+    }
+
+    #[test]
+    fn windows_of_a_model_with_a_state_follow_each_other_unless_something_else_is_said() {
+        let hop = |keys: &str| read(FILE, keys).expect("valid").pipelines[0].hop;
+        assert_eq!((hop(""), hop("state = {}"), hop("state = { h = \"g\" }")), (1, 1, 4));
+        assert_eq!(hop("hop_steps = 2\nstate = { h = \"g\" }"), 2);
+    }
+
+    #[test]
     fn words_of_the_score_beside_a_bundle_are_rejected() {
-        for key in ["direction = \"low\"", "reduce = \"max\"", "reconstruction = \"y\"", "classes = [\"a\", \"b\"]"] {
+        for key in [
+            "state = { h = \"g\" }",
+            "inputs = { x = \"a\" }",
+            "direction = \"low\"",
+            "reduce = \"max\"",
+            "reconstruction = \"y\"",
+            "classes = [\"a\", \"b\"]",
+        ] {
             let problems = read("bundle = \"m\"", key).expect_err("the bundle says it");
             assert!(problems.contains("does not go with `bundle`"), "{key}: {problems}");
         }

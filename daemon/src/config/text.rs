@@ -272,15 +272,19 @@ pub(super) fn time_format(t: &mut Table<'_>) -> Option<TimeFormat> {
         return None;
     }
     for text in &texts {
-        if let Err(why) = try_pattern(text) {
+        if let Err(why) = time_pattern(text) {
             t.problem("time_format", format!("`{text}`: {why}"));
         }
     }
     Some(TimeFormat::Patterns(texts))
 }
 
-/// A known time is written and read again: what the pattern cannot say differs then.
-fn try_pattern(pattern: &str) -> Result<(), String> {
+/// Whether a pattern gives a date and a time of day: a known time is written and read again, and what the pattern cannot say
+/// differs then.
+///
+/// # Errors
+/// What it lacks.
+pub fn time_pattern(pattern: &str) -> Result<(), String> {
     if !pattern.contains('%') {
         return Err("expected one of `ns`, `us`, `ms`, `s`, `civil`, or a pattern such as `%d/%m/%Y %H:%M:%S`".into());
     }

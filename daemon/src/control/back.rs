@@ -183,7 +183,7 @@ impl Models {
         if work.model().is_none() {
             self.sweep();
         }
-        tracing::warn!("model rejected: {why}; command {command} ends as {}", State::from(end).word());
+        tracing::warn!("bundle of command {command} rejected ({}): {why}", State::from(end).word());
         self.tell_ended(ended);
         self.act(ModelAction::Tell(JobNews::Slots));
     }

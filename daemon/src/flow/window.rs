@@ -13,6 +13,9 @@ pub struct WindowTag {
     pub in_seq: (u64, u64),
     /// First and last sensor time, ns (the sensor's own clock where declared, else ours since boot).
     pub in_t_ns: (i64, i64),
+    /// Number of the window among all that were due, also those that were not made; one more is counted where rows are
+    /// missing and nothing holds their place. So a window joins the previous one exactly if its number is one higher.
+    pub number: u64,
     /// Share of values that are good samples, 0–1. Below 1 only where the pipeline says `on_bad = "flag"` or `"hold"`.
     pub coverage: f32,
 }

@@ -45,21 +45,13 @@ pub fn limit_memory(bytes: u64) {
     }
 }
 
-/// Bounds what the kernel holds unsent on this process's connections to a remote port (TCP_NOTSENT_LOWAT), so that what
-/// is urgent waits behind no more than that. The MQTT library does not give its socket away, so it is found among ours.
-pub fn limit_unsent(remote_port: u16, bytes: u32) {
-    use nix::sys::socket::{SockaddrStorage, getpeername};
-    let fds = std::fs::read_dir("/proc/self/fd").into_iter().flatten().flatten();
-    for fd in fds.filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok()) {
-        let Ok(peer) = getpeername::<SockaddrStorage>(fd) else { continue };
-        let port = peer.as_sockaddr_in().map(|a| a.port()).or_else(|| peer.as_sockaddr_in6().map(|a| a.port()));
-        if port == Some(remote_port) {
-            let size = size_of::<u32>() as libc::socklen_t;
-            // SAFETY: the kernel reads four bytes from a local value; a descriptor that is gone meanwhile is an error.
-            unsafe {
-                libc::setsockopt(fd, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, (&raw const bytes).cast(), size);
-            }
-        }
+/// Bounds what the kernel holds unsent on a TCP connection (TCP_NOTSENT_LOWAT), so that what is urgent waits behind no more than
+/// that. What it does not take stays as it was.
+pub fn limit_unsent(tcp: RawFd, bytes: u32) {
+    let size = size_of::<u32>() as libc::socklen_t;
+    // SAFETY: the kernel reads four bytes from a local value; `tcp` is only passed on.
+    unsafe {
+        libc::setsockopt(tcp, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, (&raw const bytes).cast(), size);
     }
 }
 

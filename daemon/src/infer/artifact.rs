@@ -95,6 +95,11 @@ impl Artifact {
         self.files.get(name).ok_or_else(|| format!("it has no file `{name}`"))
     }
 
+    /// Whether one of its files has this SHA-256.
+    pub fn has_file(&self, sha256: &str) -> bool {
+        self.files.values().any(|file| file.sha256 == sha256)
+    }
+
     /// `name@version`
     pub fn name(&self) -> String {
         format!("{}@{}", self.manifest.model, self.manifest.version)

@@ -19,6 +19,10 @@ pub struct Learnt {
     /// What makes the score, where that is not only the model: `Scoring::basis`.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub basis: String,
+    /// What it was learnt from: `running::Column::meaning` of each channel in the model's order, and the window at the end. Empty
+    /// in files of earlier builds.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub inputs: Vec<String>,
     /// Mean of each feature.
     pub center: Vec<f32>,
     /// Standard deviation of each feature, not below its floor.
@@ -36,6 +40,10 @@ impl Learnt {
         let mut hash = Sha256::new();
         hash.update(self.model_sha256.as_bytes());
         hash.update(self.basis.as_bytes());
+        for input in &self.inputs {
+            hash.update([0]);
+            hash.update(input.as_bytes());
+        }
         for x in self.center.iter().chain(&self.scale).chain([&self.threshold]) {
             hash.update(x.to_le_bytes());
         }
@@ -43,16 +51,33 @@ impl Learnt {
         hex(&hash.finalize())
     }
 
-    /// Reads what was kept; `None` if it is torn, of another model or another score, or of another size.
-    pub fn read(bytes: &[u8], model_sha256: &str, basis: &str, features: usize) -> Option<Self> {
-        let learnt: Self = serde_json::from_slice(bytes).ok()?;
-        let fits = learnt.v == 1
-            && learnt.model_sha256 == model_sha256
-            && learnt.basis == basis
-            && learnt.center.len() == features
-            && learnt.scale.len() == features
-            && learnt.digest == learnt.digest();
-        fits.then_some(learnt)
+    /// Reads what was kept for `wanted`.
+    ///
+    /// # Errors
+    /// It is torn, of another model or another score, of another size, or of channels that were changed since.
+    pub fn read(bytes: &[u8], wanted: &Wanted<'_>) -> Result<Self, String> {
+        let mut learnt: Self = serde_json::from_slice(bytes).map_err(|_| "it is damaged".to_owned())?;
+        if learnt.v != 1 || learnt.digest != learnt.digest() {
+            return Err("it is damaged".into());
+        }
+        if learnt.model_sha256 != wanted.model_sha256 {
+            return Err("it belongs to another model file".into());
+        }
+        if learnt.basis != wanted.basis {
+            return Err("it belongs to another score of the model".into());
+        }
+        if (learnt.center.len(), learnt.scale.len()) != (wanted.features, wanted.features) {
+            return Err("it has another number of features".into());
+        }
+        if learnt.inputs.is_empty() {
+            // Of an earlier build, which did not keep what it was learnt from.
+            learnt.inputs = wanted.inputs.to_vec();
+            learnt.digest = learnt.digest();
+        }
+        match changed(&learnt.inputs, wanted.inputs) {
+            Some(why) => Err(why),
+            None => Ok(learnt),
+        }
     }
 
     /// As it is kept.
@@ -61,12 +86,37 @@ impl Learnt {
     }
 }
 
+/// What a calibration must belong to.
+#[derive(Debug, Clone, Copy)]
+pub struct Wanted<'a> {
+    /// The model's file.
+    pub model_sha256: &'a str,
+    /// `Scoring::basis`.
+    pub basis: &'a str,
+    /// What it is learnt from: its channels in the model's order, and the window at the end.
+    pub inputs: &'a [String],
+    /// How many features it has.
+    pub features: usize,
+}
+
+/// The first channel that is not what it was, or the window.
+fn changed(was: &[String], is: &[String]) -> Option<String> {
+    let channels = |all: &[String]| all.len().saturating_sub(1);
+    if was.len() != is.len() {
+        return Some(format!("the pipeline had {} channels, and has {}", channels(was), channels(is)));
+    }
+    let last = channels(is);
+    let (at, (was, is)) = was.iter().zip(is).enumerate().find(|(_, (was, is))| was != is)?;
+    let what = if at == last { "the window".to_owned() } else { format!("channel {}", at + 1) };
+    Some(format!("{what} of the pipeline was `{was}`, and is `{is}`"))
+}
+
 /// Learning under way.
 #[derive(Debug)]
 pub struct Learning {
     config: manifest::Calibration,
-    /// Windows learnt from: they are scored when the statistics are known.
-    pub windows: Vec<Box<[f32]>>,
+    /// Windows learnt from, with their numbers: they are scored when the statistics are known.
+    pub windows: Vec<(u64, Box<[f32]>)>,
     /// Welford's running mean and sum of squared deviations (Knuth, TAOCP vol. 2, 4.2.2), by feature.
     stats: Vec<(f64, f64)>,
 }
@@ -93,8 +143,8 @@ impl Learning {
         self.config.windows.saturating_sub(self.windows.len())
     }
 
-    /// Takes one window with its features; windows whose features are not finite teach nothing.
-    pub fn learn(&mut self, window: &[f32], features: &[f64]) {
+    /// Takes one window with its number and features; windows whose features are not finite teach nothing.
+    pub fn learn(&mut self, (number, window): (u64, &[f32]), features: &[f64]) {
         if features.iter().all(|x| x.is_finite()) {
             self.stats.resize(features.len(), (0.0, 0.0));
             let n = (self.windows.len() + 1) as f64;
@@ -103,7 +153,7 @@ impl Learning {
                 *mean += delta / n;
                 *squares += delta * (x - *mean);
             }
-            self.windows.push(window.into());
+            self.windows.push((number, window.into()));
         }
     }
 
@@ -138,12 +188,13 @@ impl Learning {
     }
 
     /// Ends it, with the scores of the windows learnt from.
-    pub fn finish(&self, model_sha256: &str, basis: &str, scores: &[f32], direction: Direction) -> Learnt {
+    pub fn finish(&self, wanted: &Wanted<'_>, scores: &[f32], direction: Direction) -> Learnt {
         let (center, scale) = self.statistics();
         let mut learnt = Learnt {
             v: 1,
-            model_sha256: model_sha256.to_owned(),
-            basis: basis.to_owned(),
+            model_sha256: wanted.model_sha256.to_owned(),
+            basis: wanted.basis.to_owned(),
+            inputs: wanted.inputs.to_vec(),
             center,
             scale,
             threshold: self.threshold(scores, direction),
@@ -184,9 +235,9 @@ mod tests {
     #[test]
     fn statistics_are_mean_and_deviation_with_a_floor_and_skip_what_is_not_finite() {
         let mut l = learning(4, vec![0.5]);
-        l.learn(&[0.0], &[f64::NAN, 1.0]);
+        l.learn((0, &[0.0]), &[f64::NAN, 1.0]);
         assert_eq!(l.needed(), 4);
-        [2.0, 4.0, 4.0, 6.0].iter().for_each(|x| l.learn(&[0.0], &[*x, 7.0]));
+        [2.0, 4.0, 4.0, 6.0].iter().for_each(|x| l.learn((0, &[0.0]), &[*x, 7.0]));
         assert_eq!(l.needed(), 0);
         let (center, scale) = l.statistics();
         assert_eq!(center, [4.0, 7.0]);
@@ -214,28 +265,69 @@ mod tests {
     fn windows_without_features_are_counted_and_no_statistics_are_taken() {
         let mut l = learning(2, vec![]);
         l.config.features = None;
-        l.learn(&[0.0], &[]);
-        l.learn(&[1.0], &[]);
+        l.learn((0, &[0.0]), &[]);
+        l.learn((0, &[1.0]), &[]);
         assert_eq!((l.needed(), l.statistics()), (0, (vec![], vec![])));
+    }
+
+    fn channels(scale: f64) -> Vec<String> {
+        vec!["s.a × 1 + 0".into(), format!("s.b × {scale} + 0 l/min"), "4 rows".into()]
+    }
+
+    fn wanted<'a>(model_sha256: &'a str, basis: &'a str, inputs: &'a [String], features: usize) -> Wanted<'a> {
+        Wanted { model_sha256, basis, inputs, features }
+    }
+
+    fn learnt(channels: &[String]) -> Learnt {
+        let mut l = learning(2, vec![]);
+        l.learn((0, &[0.0]), &[1.0]);
+        l.learn((1, &[0.0]), &[2.0]);
+        l.finish(&wanted("abc", "", channels, 1), &[1.0, 2.0], Direction::High)
     }
 
     #[test]
     fn what_is_kept_is_refused_when_torn_or_of_another_model() {
-        let mut l = learning(2, vec![]);
-        l.learn(&[0.0], &[1.0]);
-        l.learn(&[0.0], &[2.0]);
-        let learnt = l.finish("abc", "", &[1.0, 2.0], Direction::High);
+        let (one, none) = (channels(1.0), []);
+        let learnt = learnt(&one);
         assert_eq!(learnt.threshold, 3.5);
         let bytes = learnt.to_bytes();
-        assert_eq!(Learnt::read(&bytes, "abc", "", 1), Some(learnt));
-        assert_eq!(Learnt::read(&bytes, "abd", "", 1), None);
-        assert_eq!(Learnt::read(&bytes, "abc", "", 2), None);
-        assert_eq!(Learnt::read(&bytes, "abc", "another score", 1), None);
+        assert_eq!(Learnt::read(&bytes, &wanted("abc", "", &one, 1)), Ok(learnt));
+        let why = |wanted: &Wanted<'_>| Learnt::read(&bytes, wanted).expect_err("another");
+        assert!(why(&wanted("abd", "", &one, 1)).contains("another model"));
+        assert!(why(&wanted("abc", "", &one, 2)).contains("features"));
+        assert!(why(&wanted("abc", "other", &one, 1)).contains("another score"));
+        assert!(why(&wanted("abc", "", &none, 1)).contains("had 2 channels, and has 0"));
         for at in 0..bytes.len() {
             let mut torn = bytes.clone();
             torn[at] ^= 1;
-            assert!(Learnt::read(&torn, "abc", "", 1).is_none_or(|l| l.to_bytes() == bytes), "byte {at}");
-            assert_eq!(Learnt::read(&bytes[..at], "abc", "", 1), None);
+            let read = Learnt::read(&torn, &wanted("abc", "", &one, 1));
+            assert!(read.map_or(true, |l| l.to_bytes() == bytes), "byte {at}");
+            assert!(Learnt::read(&bytes[..at], &wanted("abc", "", &one, 1)).is_err());
         }
+    }
+
+    #[test]
+    fn what_was_learnt_of_a_channel_that_changed_is_refused_with_both_sides() {
+        let bytes = learnt(&channels(1.0)).to_bytes();
+        let now = channels(0.06);
+        let why = Learnt::read(&bytes, &wanted("abc", "", &now, 1)).expect_err("another scale");
+        assert_eq!(why, "channel 2 of the pipeline was `s.b × 1 + 0 l/min`, and is `s.b × 0.06 + 0 l/min`");
+        let mut turned = channels(1.0);
+        turned.swap(0, 1);
+        assert!(Learnt::read(&bytes, &wanted("abc", "", &turned, 1)).is_err(), "another order");
+        let mut longer = channels(1.0);
+        longer[2] = "8 rows".into();
+        let why = Learnt::read(&bytes, &wanted("abc", "", &longer, 1)).expect_err("another window");
+        assert_eq!(why, "the window of the pipeline was `4 rows`, and is `8 rows`");
+    }
+
+    #[test]
+    fn what_an_earlier_build_kept_belongs_to_the_channels_of_today() {
+        let old = learnt(&[]).to_bytes();
+        assert!(!String::from_utf8_lossy(&old).contains("inputs"));
+        let now = channels(1.0);
+        let taken = Learnt::read(&old, &wanted("abc", "", &now, 1)).expect("taken up");
+        let later = channels(0.06);
+        assert!(Learnt::read(&taken.to_bytes(), &wanted("abc", "", &later, 1)).is_err());
     }
 }

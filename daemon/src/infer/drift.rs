@@ -109,7 +109,7 @@ mod tests {
 
     fn window(n: u64, values: [f32; 4], coverage: f32) -> Window {
         let last = Stamp { boot_ns: n * 1_000_000_000, wall_ms: None, clk: Clk::Unset };
-        let tag = WindowTag { pipeline: 0, last, in_seq: (n, n), in_t_ns: (0, 0), coverage };
+        let tag = WindowTag { pipeline: 0, last, in_seq: (n, n), in_t_ns: (0, 0), number: n, coverage };
         Window { tag, values: values.into() }
     }
 

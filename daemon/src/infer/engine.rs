@@ -322,7 +322,7 @@ impl Engine {
         let places: Vec<usize> = self.waiting.iter().take(most).map(|w| self.place(w).unwrap_or(0)).collect();
         let count = running.ring_size(&places);
         for (slot, at) in places.iter().take(count).enumerate() {
-            running.fill(slot, *at, &self.waiting[slot].values);
+            running.put(slot, *at, &self.waiting[slot]);
         }
         if count == 0 {
             return Ok(());

@@ -4,8 +4,9 @@ use std::{fmt::Write, sync::Arc};
 
 use super::{
     artifact::Artifact,
-    calibrate::{Calibration, Learning, Learnt},
-    plan::Feed,
+    calibrate::{Calibration, Learning, Learnt, Wanted},
+    feeds::Feed,
+    state::State,
 };
 use crate::{
     config,
@@ -14,10 +15,25 @@ use crate::{
     model::manifest::Layout,
 };
 
+/// What the worker showed of a model, and what is known of a pipeline's channels.
+pub struct Known<'a> {
+    /// SHA-256 of the model's file, hex.
+    pub sha256: &'a str,
+    /// What runs it.
+    pub provider: &'a str,
+    /// How many features it has.
+    pub features: usize,
+    /// What the channels are, in the model's order: `Column::meaning`; and the window at the end.
+    pub inputs: Vec<String>,
+    /// What is carried from window to window.
+    pub state: State,
+}
+
 /// A model in a pipeline.
 pub struct Fit {
     source: Artifact,
-    pipeline: String,
+    /// Its name.
+    pub pipeline: String,
     width: usize,
     threshold: Option<f32>,
     sha256: String,
@@ -26,6 +42,11 @@ pub struct Fit {
     calibration: Calibration,
     /// Center and scale that are fed; `None` while learning: 0 and 1.
     statistics: Option<(Vec<f32>, Vec<f32>)>,
+    inputs: Vec<String>,
+    /// What is carried from window to window.
+    pub state: State,
+    /// Why a saved calibration was discarded, if one was.
+    pub discarded: Option<String>,
     /// The envelope's `lineage`.
     pub lineage: Arc<str>,
     scratch: Vec<f32>,
@@ -33,13 +54,8 @@ pub struct Fit {
 
 impl Fit {
     /// Takes up the calibration that was kept for this very model, or begins one.
-    pub fn new(
-        pipeline: &config::Pipeline,
-        source: &Artifact,
-        (sha256, provider): (&str, &str),
-        features: usize,
-        keep: Option<Later>,
-    ) -> Self {
+    pub fn new(pipeline: &config::Pipeline, source: &Artifact, known: Known<'_>, keep: Option<Later>) -> Self {
+        let Known { sha256, provider, features, inputs, state } = known;
         let mut fit = Self {
             pipeline: pipeline.name.clone(),
             width: pipeline.channels.len(),
@@ -50,6 +66,9 @@ impl Fit {
             keep,
             calibration: Calibration::None,
             statistics: None,
+            inputs,
+            state,
+            discarded: None,
             lineage: "".into(),
             scratch: Vec::new(),
         };
@@ -71,7 +90,7 @@ impl Fit {
         format!("{}.{}", self.pipeline, &self.sha256[..16.min(self.sha256.len())])
     }
 
-    fn kept(&self, features: usize) -> Option<Learnt> {
+    fn kept(&mut self, features: usize) -> Option<Learnt> {
         let keep = self.keep.as_ref()?;
         // Before there were slots it was kept by the pipeline's name alone.
         let bytes = match keep
@@ -89,14 +108,25 @@ impl Fit {
                 return None;
             }
         };
-        let learnt = Learnt::read(&bytes, &self.sha256, &self.basis(), features);
-        if learnt.is_none() {
-            tracing::warn!(
-                pipeline = self.pipeline,
-                "the saved calibration does not fit this model: it is discarded; calibrating again"
-            );
+        match Learnt::read(&bytes, &self.wanted(&self.basis(), features)) {
+            Ok(learnt) => {
+                // Of an earlier build: from now on it says what its channels were.
+                if learnt.to_bytes() != bytes {
+                    keep.save(&self.file(), learnt.to_bytes());
+                }
+                Some(learnt)
+            }
+            Err(why) => {
+                let pipeline = &self.pipeline;
+                tracing::warn!(pipeline, "the saved calibration is discarded: {why}; calibrating again");
+                self.discarded = Some(why);
+                None
+            }
         }
-        learnt
+    }
+
+    fn wanted<'a>(&'a self, basis: &'a str, features: usize) -> Wanted<'a> {
+        Wanted { model_sha256: &self.sha256, basis, inputs: &self.inputs, features }
     }
 
     fn lineage_json(&self) -> Arc<str> {
@@ -119,6 +149,7 @@ impl Fit {
             }
         }
         self.statistics = None;
+        self.state.reset();
         self.calibration = Calibration::Learning(Learning::new(config));
         self.lineage = self.lineage_json();
     }
@@ -126,17 +157,29 @@ impl Fit {
     /// Values for one input of the model, for this window.
     pub fn feed(&mut self, feed: &Feed, window: &[f32], len: usize) -> &[f32] {
         self.scratch.clear();
+        let width = self.width;
         match (feed, &self.statistics) {
             (Feed::Window(Layout::StepsFirst), _) => self.scratch.extend_from_slice(window),
             (Feed::Window(Layout::ChannelsFirst), _) => {
-                let width = self.width;
                 self.scratch.extend((0..width).flat_map(|c| window.iter().skip(c).step_by(width)));
             }
+            (Feed::Channels(places, Layout::StepsFirst), _) => {
+                self.scratch.extend(window.chunks_exact(width).flat_map(|row| places.iter().map(|c| row[*c])));
+            }
+            (Feed::Channels(places, Layout::ChannelsFirst), _) => {
+                self.scratch.extend(places.iter().flat_map(|c| window.iter().skip(*c).step_by(width)));
+            }
+            (Feed::State(place), _) => self.scratch.extend_from_slice(self.state.of(*place)),
             (Feed::Param(values), _) => self.scratch.extend_from_slice(values),
             (Feed::Center, Some((center, _))) => self.scratch.extend_from_slice(center),
             (Feed::Scale, Some((_, scale))) => self.scratch.extend_from_slice(scale),
             (Feed::Center, None) => self.scratch.resize(len, 0.0),
             (Feed::Scale, None) => self.scratch.resize(len, 1.0),
+        }
+        // A batch that is fixed: the same window in each place.
+        let one = self.scratch.len();
+        while one > 0 && matches!(feed, Feed::Window(_) | Feed::Channels(..)) && self.scratch.len() + one <= len {
+            self.scratch.extend_from_within(..one);
         }
         &self.scratch
     }
@@ -162,7 +205,8 @@ impl Fit {
     /// The calibration is done: `scores` are those of the windows learnt from. Returns what to tell.
     pub fn learnt(&mut self, scores: &[f32]) -> String {
         let Calibration::Learning(learning) = &self.calibration else { return String::new() };
-        let learnt = learning.finish(&self.sha256, &self.basis(), scores, self.source.manifest.scoring.direction);
+        let basis = self.basis();
+        let learnt = learning.finish(&self.wanted(&basis, 0), scores, self.source.manifest.scoring.direction);
         if let Some(keep) = &self.keep {
             keep.save(&self.file(), learnt.to_bytes());
         }

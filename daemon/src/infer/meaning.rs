@@ -141,9 +141,14 @@ impl Meaning {
                 if index >= n {
                     misfits.add("score", name, format!("output `{name}` has no value {index}: it has {n}, from 0 on"));
                 } else if n != 1 && !says_which {
+                    let more = if n == window {
+                        format!("; if it repeats the window, say `reconstruction = \"{name}\"`")
+                    } else {
+                        "; if they are probabilities, name the `classes`".to_owned()
+                    };
                     let why = format!(
                         "output `{name}` has {n} values, and a score is one; name one as `score`, `{name}[0]` to \
-                         `{name}[{}]`, or reduce them: `reduce` is `max`, `mean` or `rms`",
+                         `{name}[{}]`, or reduce them: `reduce` is `max`, `mean`, `mse` or `rms`{more}",
                         n - 1
                     );
                     misfits.add("score", name, why);
@@ -190,8 +195,10 @@ impl Meaning {
     }
 }
 
-const NUMBERS: [&str; 11] =
-    ["float32", "float64", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "bool"];
+const NUMBERS: [&str; 13] = [
+    "float32", "float64", "float16", "bfloat16", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32",
+    "uint64", "bool",
+];
 
 /// Whether a type is a tensor of numbers.
 pub fn is_number(kind: &str) -> bool {
@@ -199,7 +206,7 @@ pub fn is_number(kind: &str) -> bool {
 }
 
 fn is_float(output: &Tensor) -> bool {
-    output.kind.starts_with("float")
+    is_number(&output.kind) && output.kind.contains("float")
 }
 
 /// The declared tensor of this name.
@@ -224,7 +231,10 @@ pub fn numbers<'a>(loaded: &'a Loaded, name: &str) -> Result<&'a Tensor, String>
     if is_number(&output.kind) {
         return Ok(output);
     }
-    let hint = zipmap_hint(&loaded.outputs);
+    let hint = match output.kind.as_str() {
+        "string" => "; of a classifier name the output with the `probabilities`, and `classes`",
+        _ => zipmap_hint(&loaded.outputs),
+    };
     Err(format!("output `{name}` is {}, not a tensor of numbers{hint}", output.kind))
 }
 
@@ -232,7 +242,7 @@ pub fn numbers<'a>(loaded: &'a Loaded, name: &str) -> Result<&'a Tensor, String>
 fn zipmap_hint(outputs: &[Tensor]) -> &'static str {
     if outputs.iter().any(|o| o.kind.contains("Map<")) {
         "; skl2onnx makes a map of the probabilities unless an option forbids it: export the model again with \
-         `options={id(model): {'zipmap': False}}`"
+         `options={id(model): {\"zipmap\": False}}` (LightGBM: `convert_lightgbm(…, zipmap=False)`)"
     } else {
         ""
     }

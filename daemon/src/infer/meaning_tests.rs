@@ -74,9 +74,9 @@ fn map_as_output_is_rejected_with_the_option_of_the_exporter() {
         tensor("output_label", "int64", &[-1]),
         tensor("output_probability", "Sequence<Map<Int64, Tensor<f32>(dyn)>>", &[]),
     ]);
-    rejected(&zip, named("output_probability"), "score", &["not a tensor of numbers", "'zipmap': False"]);
-    rejected(&zip, classes(), "classes", &["no output has 3 floats", "'zipmap': False"]);
-    rejected(&zip, Scoring::default(), "score", &["'zipmap': False"]);
+    rejected(&zip, named("output_probability"), "score", &["not a tensor of numbers", "\"zipmap\": False"]);
+    rejected(&zip, classes(), "classes", &["no output has 3 floats", "\"zipmap\": False"]);
+    rejected(&zip, Scoring::default(), "score", &["\"zipmap\": False"]);
     let text = loaded(&[tensor("label", "string", &[-1])]);
     rejected(&text, named("label"), "score", &["`label` is string"]);
 }
@@ -108,6 +108,9 @@ fn sizes_that_do_not_fit_are_named_when_they_are_known() {
     let y = loaded(&[tensor("y", "float32", &[-1, 1])]);
     let (key, why) = check(&y, Scoring::default(), &[8]).expect("8 values are no score");
     assert!(key == "score" && why.contains("`y[0]` to `y[7]`") && why.contains("`rms`"), "{why}");
+    assert!(why.contains("repeats the window, say `reconstruction = \"y\"`"), "{why}");
+    let (_, why) = check(&y, Scoring::default(), &[3]).expect("3 values are no score");
+    assert!(why.contains("`classes`"), "{why}");
     assert_eq!(check(&y, named("y[7]"), &[8]), None);
     assert_eq!(check(&y, named("y[8]"), &[8]).map(|(key, _)| key), Some("score"));
     assert_eq!(check(&y, Scoring { reduce: Some(Reduce::Max), ..Scoring::default() }, &[8]), None);

@@ -1,33 +1,21 @@
-//! How a model's declared inputs and outputs meet a pipeline: which input takes the window, which the calibration, which
-//! fixed values, and which outputs are wanted (`meaning` says what they mean). Pure; says everything that does not fit.
+//! How a model's declared inputs and outputs meet its pipelines: what fills each input (`feeds`), which outputs are wanted,
+//! and what they mean (`meaning`). Pure; says everything that does not fit.
 
 use super::{
     channel::{Loaded, Prepare, Tensor},
-    meaning::{Meaning, Misfits, find, is_number, numbers},
+    feeds::{Fed, Feed, Windows, fit, one_answer},
+    meaning::{Meaning, Misfits, numbers},
 };
 use crate::{
     limits,
     model::manifest::{Layout, Manifest},
 };
 
-/// What fills one input.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Feed {
-    /// The window's values in this order.
-    Window(Layout),
-    /// Mean of the features.
-    Center,
-    /// Standard deviation of the features.
-    Scale,
-    /// Fixed values.
-    Param(Vec<f32>),
-}
-
 /// How the model is fed, and where its answers are.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Plan {
-    /// By input, in the order of `Prepare`.
-    pub feeds: Vec<Feed>,
+    /// By pipeline, and by input in the order of `Prepare`.
+    pub feeds: Vec<Vec<Feed>>,
     /// What the wanted outputs mean.
     pub meaning: Meaning,
     /// Place of the features, where the calibration takes statistics of them.
@@ -36,175 +24,188 @@ pub struct Plan {
     pub outputs: Vec<String>,
     /// Names of the inputs, in the order of `feeds`.
     pub inputs: Vec<String>,
+    /// What is carried from window to window: places of an output and of the input that takes it.
+    pub state: Vec<(usize, usize)>,
+    /// Windows that the model takes at once; each is given so often, and the first answer counts.
+    pub batch: usize,
+    /// By wanted output: it holds an answer for each of these windows.
+    pub batched: Vec<bool>,
+    /// What is worth knowing of the inputs, in words.
+    pub notes: Vec<String>,
 }
 
 impl Plan {
     /// The order in which the model is fed a window.
     pub fn layout(&self) -> Layout {
-        let window =
-            self.feeds.iter().find_map(|feed| if let Feed::Window(layout) = feed { Some(*layout) } else { None });
-        window.unwrap_or(Layout::StepsFirst)
+        let feeds = self.feeds.iter().flatten();
+        let mut window = feeds.filter_map(|feed| if let Feed::Window(layout) = feed { Some(*layout) } else { None });
+        window.next().unwrap_or(Layout::StepsFirst)
+    }
+
+    /// How many of an output's values answer one window; `whole`: how many it has.
+    pub fn answer_len(&self, output: usize, whole: usize) -> usize {
+        if self.batched.get(output) == Some(&true) { whole / self.batch.max(1) } else { whole }
+    }
+
+    /// States that do not fit once the sizes are known: values of each wanted output, and of each input.
+    pub fn check_state(&self, outputs: impl Fn(usize) -> usize, inputs: impl Fn(usize) -> usize) -> Misfits {
+        let mut misfits = Misfits::default();
+        for (output, input) in &self.state {
+            let (given, taken) = (outputs(*output), inputs(*input));
+            if given != taken {
+                let (output, input) = (&self.outputs[*output], &self.inputs[*input]);
+                let why = format!("output `{output}` gives {given} values, and input `{input}` takes {taken}");
+                misfits.add("state", output, why);
+            }
+        }
+        misfits
     }
 }
 
-/// Plans a model for windows of `steps` × `width`; `extra` are outputs to be published beside the score.
+/// Plans a model for windows; `extra` are outputs to be published beside the score.
 ///
 /// # Errors
 /// All that does not fit.
 pub fn plan(
     loaded: &Loaded,
     manifest: &Manifest,
-    window: (usize, usize),
+    windows: &Windows,
     extra: &[String],
 ) -> Result<(Prepare, Plan), Misfits> {
     let mut misfits = Misfits::default();
+    let fed = fit(loaded, manifest, windows).map_err(|mut wrong| misfits.0.append(&mut wrong.0)).ok();
+    let batch = fed.as_ref().map_or(1, |fed| fed.batch);
+    let one = of_one_window(loaded, manifest, batch);
     let mut outputs = Vec::new();
-    let meaning = Meaning::of(loaded, manifest, &mut outputs, &mut misfits);
+    let meaning = Meaning::of(&one, manifest, &mut outputs, &mut misfits);
     let features = manifest.calibration.as_ref().and_then(|cal| cal.features.as_ref());
     let mut want = |key, name: &String, misfits: &mut Misfits| {
-        misfits.take(key, name, numbers(loaded, name)).map(|_| {
-            outputs.iter().position(|output| output == name).unwrap_or_else(|| {
-                outputs.push(name.clone());
-                outputs.len() - 1
-            })
-        })
+        misfits.take(key, name, numbers(loaded, name)).map(|_| place_of(name, &mut outputs))
     };
     let features = features.and_then(|name| want("calibration", name, &mut misfits));
     for name in extra {
         want("outputs", name, &mut misfits);
     }
-    let fed = inputs(loaded, manifest, window, features.map(|place| outputs[place].as_str()));
-    let fed = fed.map_err(|mut wrong| misfits.0.append(&mut wrong.0)).ok();
-    let (Some((inputs, feeds)), true) = (fed, misfits.0.is_empty()) else { return Err(misfits) };
-    let names = inputs.iter().map(|(name, _): &(String, Vec<i64>)| name.clone()).collect();
-    let fixed = |(name, values): (&String, &Vec<f64>)| (name.clone(), values.iter().map(|x| *x as f32).collect());
-    let known = manifest.params.iter().filter(|(_, values)| values.len() <= limits::TRIAL_VALUES).map(fixed).collect();
-    Ok((Prepare { inputs, outputs: outputs.clone(), known }, Plan { feeds, meaning, features, outputs, inputs: names }))
+    let (Some(fed), true) = (fed, misfits.0.is_empty()) else { return Err(misfits) };
+    let Fed { inputs, feeds, state, batch } = fed;
+    let place = |of: usize| feeds[0].iter().position(|feed| *feed == Feed::State(of)).unwrap_or(0);
+    let state = state.iter().enumerate().map(|(i, output)| (place_of(output, &mut outputs), place(i))).collect();
+    let declared = |name: &String| loaded.outputs.iter().find(|o| o.name == *name);
+    let batched = outputs.iter().map(|name| declared(name).is_some_and(|o| is_batched(o, batch))).collect();
+    let mut plan = Plan {
+        inputs: inputs.iter().map(|(name, _)| name.clone()).collect(),
+        notes: Vec::new(),
+        feeds,
+        meaning,
+        features,
+        outputs,
+        state,
+        batch,
+        batched,
+    };
+    plan.check_batch(loaded)?;
+    plan.notes = plan.describe(loaded, windows);
+    let known = plan.known(manifest, &inputs);
+    Ok((Prepare { inputs, outputs: plan.outputs.clone(), known }, plan))
 }
 
-type Fed = (Vec<(String, Vec<i64>)>, Vec<Feed>);
-
-/// Name and shape of each input, and what fills it.
-fn inputs(
-    loaded: &Loaded,
-    manifest: &Manifest,
-    (steps, width): (usize, usize),
-    features: Option<&str>,
-) -> Result<Fed, Misfits> {
-    let cal = manifest.calibration.as_ref();
-    let bound = |name: &str| {
-        manifest.params.contains_key(name)
-            || cal.is_some_and(|c| c.center.as_deref() == Some(name) || c.scale.as_deref() == Some(name))
-    };
-    let window = match &manifest.input {
-        Some(name) => name.clone(),
-        None => loaded
-            .inputs
-            .iter()
-            .find(|i| !bound(&i.name))
-            .map(|i| i.name.clone())
-            .ok_or_else(|| "it has no input for the window".to_owned())?,
-    };
-    let mut misfits = Misfits::default();
-    let learnt = cal.iter().flat_map(|c| c.center.iter().chain(&c.scale)).map(|name| ("calibration", name));
-    let fixed = manifest.params.keys().map(|name| ("param", name));
-    for (key, name) in std::iter::once(("input", &window)).chain(learnt).chain(fixed) {
-        misfits.take(key, name, find(&loaded.inputs, "input", name));
-    }
-    let features_len = features.and_then(|name| {
-        let tensor = loaded.outputs.iter().find(|o| o.name == name)?;
-        tensor.shape.iter().map(|d| usize::try_from((*d).max(1)).ok()).product::<Option<usize>>()
-    });
-    let fed = |input: &Tensor| {
-        if !is_number(&input.kind) {
-            return Err(format!("input `{}` is {}, not a tensor of numbers", input.name, input.kind));
-        }
-        if input.name == window {
-            let (shape, layout) = window_shape(input, manifest.layout, steps, width)?;
-            return Ok((shape, Feed::Window(layout)));
-        }
-        if let Some(values) = manifest.params.get(&input.name) {
-            let shape = sized(input, values.len())?;
-            return Ok((shape, Feed::Param(values.iter().map(|x| *x as f32).collect())));
-        }
-        if bound(&input.name) {
-            let len = features_len.ok_or("the features' size is not declared")?;
-            let is_center = cal.is_some_and(|c| c.center.as_deref() == Some(&input.name));
-            return Ok((sized(input, len)?, if is_center { Feed::Center } else { Feed::Scale }));
-        }
-        Err(format!("input `{}` is bound to nothing; give it values as `param.{}`", input.name, input.name))
-    };
-    let (mut inputs, mut feeds) = (Vec::new(), Vec::new());
-    for input in &loaded.inputs {
-        if let Some((shape, feed)) = misfits.take("model", &input.name, fed(input)) {
-            inputs.push((input.name.clone(), shape));
-            feeds.push(feed);
-        }
-    }
-    if misfits.0.is_empty() { Ok((inputs, feeds)) } else { Err(misfits) }
+/// The place of a wanted output; one that is not wanted yet is added.
+fn place_of(name: &str, outputs: &mut Vec<String>) -> usize {
+    outputs.iter().position(|output| output == name).unwrap_or_else(|| {
+        outputs.push(name.to_owned());
+        outputs.len() - 1
+    })
 }
 
-/// The shape of an input that takes `len` values; an open first dimension is 1, one other open one is what is left.
-fn sized(input: &Tensor, len: usize) -> Result<Vec<i64>, String> {
-    let fixed: i64 = input.shape.iter().filter(|d| **d > 0).product();
-    let mut shape = input.shape.clone();
-    let open = shape.iter().filter(|d| **d < 0).count();
-    let mut left = open;
-    for dimension in &mut shape {
-        if *dimension < 0 {
-            left -= 1;
-            *dimension = if left == 0 { len as i64 / fixed.max(1) } else { 1 };
-        }
-    }
-    if shape.iter().product::<i64>() == len as i64 {
-        Ok(shape)
-    } else {
-        Err(format!("input `{}` has shape {:?}, and {len} values are given", input.name, input.shape))
-    }
+/// The outputs as they are for one window, without those that are a state.
+fn of_one_window(loaded: &Loaded, manifest: &Manifest, batch: usize) -> Loaded {
+    let is_state = |name: &String| manifest.state.as_ref().is_some_and(|state| state.contains_key(name));
+    let named = manifest.scoring.score.as_deref().map(|score| crate::model::scoring::element(score).0);
+    let kept = loaded.outputs.iter().filter(|o| !is_state(&o.name) || named == Some(o.name.as_str()));
+    let one = |o: &Tensor| Tensor { shape: one_answer(&o.shape, batch), ..o.clone() };
+    Loaded { outputs: kept.map(one).collect(), ..Loaded::default() }
 }
 
-/// The shape of the window's input and the order of its values.
-fn window_shape(
-    input: &Tensor,
-    layout: Option<Layout>,
-    steps: usize,
-    width: usize,
-) -> Result<(Vec<i64>, Layout), String> {
-    let (s, w) = (steps as i64, width as i64);
-    let fits = |layout: Layout| {
-        let pair = if layout == Layout::StepsFirst { [s, w] } else { [w, s] };
-        let mut shape = input.shape.clone();
-        let n = shape.len();
-        if n >= 2 {
-            shape[..n - 2].iter_mut().filter(|d| **d < 0).for_each(|d| *d = 1);
-            shape[n - 2..].iter_mut().zip(pair).filter(|(d, _)| **d < 0).for_each(|(d, want)| *d = want);
+fn is_batched(output: &Tensor, batch: usize) -> bool {
+    batch > 1 && output.shape.first() == Some(&(batch as i64))
+}
+
+impl Plan {
+    /// Answers that cannot be told apart by window.
+    fn check_batch(&self, loaded: &Loaded) -> Result<(), Misfits> {
+        let mut misfits = Misfits::default();
+        let meant =
+            [self.meaning.score.map(|(place, _)| place), self.meaning.classes.as_ref().map(|(place, _)| *place)];
+        for place in meant.into_iter().flatten().chain(self.features).filter(|place| !self.batched[*place]) {
+            let name = &self.outputs[place];
+            let shape = loaded.outputs.iter().find(|o| o.name == *name).map(|o| o.shape.clone()).unwrap_or_default();
+            if self.batch > 1 {
+                let why = format!(
+                    "it takes {} windows at once, and output `{name}` {shape:?} has no answer for each of them; export it with a \
+                     batch of 1, or one that is open",
+                    self.batch
+                );
+                misfits.add("model", name, why);
+            }
         }
-        let tail = n >= 2 && shape[n - 2..] == pair;
-        (tail && shape.iter().product::<i64>() == s * w).then_some(shape)
-    };
-    let wrong = || {
-        format!(
-            "input `{}` has shape {:?}, and the pipeline makes windows of {steps} rows × {width} channels",
-            input.name, input.shape
-        )
-    };
-    match (layout, fits(Layout::StepsFirst), fits(Layout::ChannelsFirst)) {
-        (Some(Layout::StepsFirst) | None, Some(shape), None) => Ok((shape, Layout::StepsFirst)),
-        (Some(Layout::ChannelsFirst) | None, None, Some(shape)) => Ok((shape, Layout::ChannelsFirst)),
-        (Some(layout), Some(steps_first), Some(channels_first)) => {
-            Ok((if layout == Layout::StepsFirst { steps_first } else { channels_first }, layout))
+        if misfits.0.is_empty() { Ok(()) } else { Err(misfits) }
+    }
+
+    /// What the trial run is fed, where that is known: constants, and a state of zeros.
+    fn known(
+        &self,
+        manifest: &Manifest,
+        inputs: &[(String, Vec<i64>)],
+    ) -> std::collections::BTreeMap<String, Vec<f32>> {
+        let fixed = |(name, values): (&String, &Vec<f64>)| (name.clone(), values.iter().map(|x| *x as f32).collect());
+        let state = self.state.iter().map(|(_, place)| {
+            let (name, shape) = &inputs[*place];
+            (
+                name.clone(),
+                vec![
+                    0.0;
+                    usize::try_from(shape.iter().product::<i64>()).unwrap_or(usize::MAX).min(limits::TRIAL_VALUES)
+                ],
+            )
+        });
+        let all = manifest.params.iter().map(fixed).chain(state);
+        all.filter(|(_, values): &(String, Vec<f32>)| values.len() <= limits::TRIAL_VALUES).collect()
+    }
+
+    /// What a reader must know of the inputs.
+    fn describe(&self, loaded: &Loaded, windows: &Windows) -> Vec<String> {
+        let mut notes = Vec::new();
+        let names = windows.names.first().map(Vec::as_slice).unwrap_or_default();
+        let taken = self.inputs.iter().zip(&self.feeds[0]).filter_map(|(input, feed)| match feed {
+            Feed::Channels(places, _) => {
+                let channels: Vec<_> = places.iter().filter_map(|at| names.get(*at).map(String::as_str)).collect();
+                Some(format!("{input} takes {}", channels.join(", ")))
+            }
+            _ => None,
+        });
+        let taken: Vec<_> = taken.collect();
+        if !taken.is_empty() {
+            notes.push(format!("inputs: {}", taken.join("; ")));
         }
-        (None, Some(shape), Some(_)) if width == 1 || steps == 1 => Ok((shape, Layout::StepsFirst)),
-        (None, Some(_), Some(_)) => {
-            Err(format!("input `{}` could be steps × channels or channels × steps; say `layout`", input.name))
+        let carried = self.state.iter().map(|(from, to)| format!("{} into {}", self.outputs[*from], self.inputs[*to]));
+        let carried: Vec<_> = carried.collect();
+        if !carried.is_empty() {
+            notes.push(format!("state: {} of the next window", carried.join(", ")));
         }
-        // A flat input, or one of another rank with the same number of values.
-        _ => {
-            let pair_of_another = layout.is_some() && input.shape.len() > 2;
-            let shape = sized(input, steps * width).map_err(|_| wrong())?;
-            let flat = shape.iter().filter(|d| **d > 1).count() <= 1;
-            if flat && !pair_of_another { Ok((shape, layout.unwrap_or(Layout::StepsFirst))) } else { Err(wrong()) }
+        if self.batch > 1 {
+            let n = self.batch;
+            notes.push(format!(
+                "batch: fixed at {n} by the export: each window is given {n} times, and the first answer counts"
+            ));
         }
+        for (input, feed) in self.inputs.iter().zip(&self.feeds[0]) {
+            let kind = loaded.inputs.iter().find(|i| i.name == *input).map(|i| i.kind.as_str()).unwrap_or_default();
+            let is_data = matches!(feed, Feed::Window(_) | Feed::Channels(..));
+            if is_data && kind.contains("int") {
+                notes.push(format!("input {input} is {kind}: values are rounded"));
+            }
+        }
+        notes
     }
 }
 
@@ -217,65 +218,80 @@ mod tests {
         Tensor { name: name.into(), kind: "float32".into(), shape: shape.to_vec() }
     }
 
-    fn plan_for(shape: &[i64], layout: Option<Layout>) -> Result<(Vec<i64>, Feed), String> {
-        let loaded = Loaded { inputs: vec![tensor("x", shape)], outputs: vec![tensor("y", &[1])], ..Loaded::default() };
-        let manifest = Manifest { layout, ..Manifest::bare(Path::new("m.onnx")) };
-        plan(&loaded, &manifest, (64, 8), &[])
-            .map(|(prepare, plan)| (prepare.inputs[0].1.clone(), plan.feeds[0].clone()))
-            .map_err(String::from)
+    fn windows(steps: usize, names: &[&str]) -> Windows {
+        Windows { steps, names: vec![names.iter().map(|name| (*name).to_owned()).collect()] }
     }
 
-    #[test]
-    fn the_order_of_a_windows_values_is_read_from_the_shape() {
-        assert_eq!(plan_for(&[1, 8, 64], None), Ok((vec![1, 8, 64], Feed::Window(Layout::ChannelsFirst))));
-        assert_eq!(plan_for(&[-1, 64, 8], None), Ok((vec![1, 64, 8], Feed::Window(Layout::StepsFirst))));
-        assert_eq!(plan_for(&[-1, -1, 8], None), Ok((vec![1, 64, 8], Feed::Window(Layout::StepsFirst))));
-        assert_eq!(plan_for(&[1, 512], None), Ok((vec![1, 512], Feed::Window(Layout::StepsFirst))));
-        assert_eq!(plan_for(&[-1, 1, 8, 64], None), Ok((vec![1, 1, 8, 64], Feed::Window(Layout::ChannelsFirst))));
-    }
-
-    #[test]
-    fn a_shape_that_does_not_fit_is_refused_with_both_sides() {
-        let why = plan_for(&[1, 9, 64], None).expect_err("wrong shape");
-        assert!(why.contains("[1, 9, 64]") && why.contains("64 rows × 8 channels"), "{why}");
-        assert!(plan_for(&[2, 8, 64], None).is_err());
-        assert!(plan_for(&[1, 8, 64], Some(Layout::StepsFirst)).is_err());
-        assert!(plan_for(&[1, 16, 32], None).is_err());
+    fn model(inputs: &[(&str, &[i64])], outputs: &[(&str, &[i64])]) -> Loaded {
+        let all = |of: &[(&str, &[i64])]| of.iter().map(|(name, shape)| tensor(name, shape)).collect();
+        Loaded { inputs: all(inputs), outputs: all(outputs), ..Loaded::default() }
     }
 
     #[test]
     fn inputs_bound_to_nothing_and_outputs_that_are_not_there_are_named() {
-        let loaded = Loaded {
-            inputs: vec![tensor("x", &[1, 64, 8]), tensor("gain", &[1])],
-            outputs: vec![tensor("y", &[1])],
-            ..Loaded::default()
-        };
+        let loaded = model(&[("x", &[1, 4, 2]), ("gain", &[1])], &[("y", &[1])]);
+        let of = windows(4, &["a", "b"]);
         let mut manifest = Manifest::bare(Path::new("m.onnx"));
         let run = |manifest: &Manifest| {
-            plan(&loaded, manifest, (64, 8), &[]).map(|(_, plan)| plan.feeds).map_err(String::from)
+            plan(&loaded, manifest, &of, &[]).map(|(_, plan)| plan.feeds[0].clone()).map_err(String::from)
         };
-        assert!(run(&manifest).expect_err("gain").contains("param.gain"));
+        let why = run(&manifest).expect_err("gain");
+        assert!(
+            why.contains("param.gain") && why.contains("inputs = { gain = \"…\" }") && why.contains("`a`, `b`"),
+            "{why}"
+        );
         manifest.params.insert("gain".into(), vec![2.0]);
         assert_eq!(run(&manifest).expect("bound")[1], Feed::Param(vec![2.0]));
         manifest.scoring.score = Some("z".into());
         assert!(run(&manifest).expect_err("z").contains("no output `z`; it has `y`"));
         manifest.input = Some("X".into());
-        let (key, of): (Vec<_>, Vec<_>) = plan(&loaded, &manifest, (64, 8), &["yy".into()])
+        let mut named: Vec<_> = plan(&loaded, &manifest, &of, &["yy".into()])
             .expect_err("three problems")
             .0
             .iter()
-            .filter(|misfit| misfit.key != "model")
             .map(|misfit| (misfit.key, misfit.of.clone()))
-            .unzip();
-        assert_eq!((key, of), (vec!["score", "outputs", "input"], vec!["".into(), "yy".into(), "X".into()]));
+            .collect();
+        named.sort_unstable();
+        assert_eq!(named, [("input", "X".into()), ("outputs", "yy".into()), ("score", String::new())]);
     }
 
     #[test]
-    fn rows_of_features_take_a_flattened_window_in_the_order_that_is_named() {
-        assert_eq!(plan_for(&[-1, 512], None), Ok((vec![1, 512], Feed::Window(Layout::StepsFirst))));
-        let by_channel = Some(Layout::ChannelsFirst);
-        assert_eq!(plan_for(&[-1, 512], by_channel), Ok((vec![1, 512], Feed::Window(Layout::ChannelsFirst))));
-        assert_eq!(plan_for(&[-1, 8], None), Ok((vec![64, 8], Feed::Window(Layout::StepsFirst))), "a row at a time");
-        assert!(plan_for(&[-1, 511], None).is_err());
+    fn batch_that_is_fixed_takes_each_window_so_often_and_its_first_answer_counts() {
+        let of = windows(4, &["a", "b"]);
+        let manifest = Manifest::bare(Path::new("m.onnx"));
+        let loaded = model(&[("x", &[8, 4, 2])], &[("y", &[8, 1])]);
+        let (prepare, planned) = plan(&loaded, &manifest, &of, &[]).expect("eight at once");
+        assert_eq!((&prepare.inputs[0].1, planned.batch, &planned.batched), (&vec![8, 4, 2], 8, &vec![true]));
+        assert_eq!((planned.answer_len(0, 8), planned.notes.len()), (1, 1));
+        assert!(
+            planned.notes[0].contains("fixed at 8") && planned.notes[0].contains("first answer"),
+            "{:?}",
+            planned.notes
+        );
+        // One answer for all of them says nothing of one.
+        let loaded = model(&[("x", &[8, 4, 2])], &[("y", &[1])]);
+        let why = plan(&loaded, &manifest, &of, &[]).expect_err("one answer").to_string();
+        assert!(why.contains("8 windows at once") && why.contains("batch of 1"), "{why}");
+        // Classes are counted for one window.
+        let loaded = model(&[("x", &[8, 4, 2])], &[("p", &[8, 3])]);
+        let mut manifest = manifest;
+        manifest.scoring.classes = ["ok", "wear", "leak"].map(str::to_owned).to_vec();
+        assert!(plan(&loaded, &manifest, &of, &[]).is_ok());
+    }
+
+    #[test]
+    fn output_that_is_carried_is_no_score_and_its_size_must_fit() {
+        let of = windows(4, &["a"]);
+        let loaded = model(&[("x", &[1, 4, 1]), ("h0", &[1, -1, 3])], &[("y", &[1]), ("hn", &[1, -1, 3])]);
+        let state = Some([("hn".to_owned(), "h0".to_owned())].into());
+        let manifest = Manifest { state, ..Manifest::bare(Path::new("m.onnx")) };
+        let (prepare, planned) = plan(&loaded, &manifest, &of, &[]).expect("a state");
+        assert_eq!(prepare.inputs[1], ("h0".into(), vec![1, 1, 3]));
+        assert_eq!((&planned.outputs, &planned.state), (&vec!["y".to_owned(), "hn".into()], &vec![(1, 1)]));
+        assert_eq!(prepare.known["h0"], [0.0; 3]);
+        assert_eq!(planned.notes, ["state: hn into h0 of the next window"]);
+        assert!(planned.check_state(|_| 3, |_| 3).0.is_empty());
+        let why = planned.check_state(|_| 6, |_| 3).to_string();
+        assert!(why.contains("`hn` gives 6 values, and input `h0` takes 3"), "{why}");
     }
 }

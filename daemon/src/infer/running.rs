@@ -1,17 +1,22 @@
 //! One model in one worker, with what it has learnt of each pipeline it serves. Windows in, answers out; knows nothing of
 //! what answers are for.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+#[path = "learn.rs"]
+mod learn;
+
+use std::{cmp::Ordering, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     artifact::Artifact,
     channel::{Loaded, Tensor},
     drift::Inputs,
-    fit::Fit,
+    feeds::{Feed, Windows},
+    fit::{Fit, Known},
     meaning::{Meaning, Misfits, Score},
-    plan::{Feed, Plan, plan},
+    plan::{Plan, plan},
     runtime,
     served::{Answered, Keeps, published},
+    state::State,
     worker::{Launch, Rung, Worker},
 };
 use crate::{
@@ -19,7 +24,27 @@ use crate::{
     config::{self, Config, Models, Provider},
     flow::{Direction, Window, verdict::Serving},
     host::{Host, Later},
+    model::manifest::Manifest,
 };
+
+/// One channel of a pipeline.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Column {
+    /// Its name.
+    pub name: String,
+    /// Where its values come from and what they are, `source.column × scale + offset unit`: what was learnt of it belongs to
+    /// that.
+    pub meaning: String,
+}
+
+impl Column {
+    fn of(config: &Config, channel: usize) -> Self {
+        let config::Channel { name, source, column, unit, scale, offset, .. } = &config.channels[channel];
+        let source = &config.sources[usize::from(source.0)].name;
+        let meaning = format!("{source}.{column} × {scale} + {offset} {unit}").trim_end().to_owned();
+        Self { name: name.clone(), meaning }
+    }
+}
 
 /// What workers are started with.
 #[derive(Debug, Clone)]
@@ -32,6 +57,8 @@ pub struct Launching {
     pub models: Models,
     /// Pipelines that use the model, in the order of `at`.
     pub pipelines: Vec<config::Pipeline>,
+    /// By pipeline: its channels, in the model's order.
+    pub columns: Vec<Vec<Column>>,
     /// Where calibrations are kept.
     pub keep: Option<Later>,
 }
@@ -44,6 +71,10 @@ impl Launching {
             runtime: runtime::find(config.models.runtime.as_deref()),
             models: config.models.clone(),
             pipelines: group.iter().map(|pipeline| config.pipelines[*pipeline].clone()).collect(),
+            columns: group
+                .iter()
+                .map(|pipeline| config.pipelines[*pipeline].channels.iter().map(|c| Column::of(config, *c)).collect())
+                .collect(),
             keep: keeps.map(|keeps| keeps.calibration.clone()),
         }
     }
@@ -54,6 +85,16 @@ impl Launching {
     /// No pipeline uses the model.
     pub fn first(&self) -> Result<&config::Pipeline, String> {
         self.pipelines.first().ok_or_else(|| "no pipeline uses the model".into())
+    }
+
+    /// The windows that a model with this manifest is fed: it may call the channels by names of its own.
+    fn windows(&self, manifest: &Manifest) -> Windows {
+        let steps = self.pipelines.first().map_or(0, |pipeline| pipeline.steps);
+        let names = self.columns.iter().map(|columns| match &manifest.channels {
+            Some(own) if own.len() == columns.len() => own.clone(),
+            _ => columns.iter().map(|column| column.name.clone()).collect(),
+        });
+        Windows { steps, names: names.collect() }
     }
 }
 
@@ -88,6 +129,8 @@ pub struct Running {
     /// Providers that were passed over, and why.
     pub passed_over: Vec<String>,
     declared: (Declared, Declared),
+    /// By output: values that answer one window.
+    lens: Vec<usize>,
     values: Vec<f64>,
 }
 
@@ -135,11 +178,11 @@ impl Running {
         beat: &dyn Fn(),
     ) -> Result<Self, Misfits> {
         let model = source.file_for(provider)?.clone();
-        let first = launching.first()?;
+        launching.first()?;
         let mut extra = extra.to_vec();
         extra.extend(launching.pipelines.iter().flat_map(|p| p.outputs.clone()));
         extra.extend(source.manifest.contributions.clone());
-        let shape = (first.steps, first.channels.len());
+        let windows = launching.windows(&source.manifest);
         let launch = Launch {
             name: source.name(),
             program: launching.program.clone(),
@@ -150,23 +193,35 @@ impl Running {
             judge,
         };
         let manifest = &source.manifest;
-        let (worker, loaded, plan) = Worker::start(&launch, |loaded| plan(loaded, manifest, shape, &extra), beat)?;
-        let sizes: Vec<usize> = (0..plan.outputs.len()).map(|output| worker.output_len(output)).collect();
-        let misfits = plan.meaning.check(manifest, &plan.outputs, &sizes, shape.0 * shape.1);
+        let (worker, loaded, mut plan) =
+            Worker::start(&launch, |loaded| plan(loaded, manifest, &windows, &extra), beat)?;
+        let lens: Vec<usize> =
+            (0..plan.outputs.len()).map(|output| plan.answer_len(output, worker.output_len(output))).collect();
+        let mut misfits = plan.meaning.check(manifest, &plan.outputs, &lens, windows.steps * windows.width());
+        misfits.0.extend(plan.check_state(|output| worker.output_len(output), |input| worker.input_len(input)).0);
         if !misfits.0.is_empty() {
             return Err(misfits);
         }
         taken(provider, &loaded)?;
-        let features = plan.features.map_or(0, |f| worker.output_len(f));
+        plan.notes.extend(launching.pipelines.iter().filter(|_| !plan.state.is_empty()).filter_map(overlap));
         let sha256 = &launch.model.sha256;
-        let fit = |p| Fit::new(p, source, (sha256, &provider.name), features, launching.keep.clone());
+        let fit = |(p, columns): (&config::Pipeline, &Vec<Column>)| {
+            let known = Known {
+                sha256,
+                provider: &provider.name,
+                features: plan.features.map_or(0, |f| lens[f]),
+                inputs: columns.iter().map(|column| column.meaning.clone()).chain([rows_of(p)]).collect(),
+                state: State::new(plan.state.iter().map(|(_, input)| worker.input_len(*input))),
+            };
+            Fit::new(p, source, known, launching.keep.clone())
+        };
         Ok(Self {
             contributions: source
                 .manifest
                 .contributions
                 .as_ref()
                 .and_then(|name| plan.outputs.iter().position(|o| o == name)),
-            fits: launching.pipelines.iter().map(fit).collect(),
+            fits: launching.pipelines.iter().zip(&launching.columns).map(fit).collect(),
             published: launching.pipelines.iter().map(|p| published(&plan, p)).collect(),
             inputs: launching.pipelines.iter().map(|p| inputs(p, source)).collect(),
             usual: launching.pipelines.iter().map(|_| Usual::default()).collect(),
@@ -184,6 +239,7 @@ impl Running {
             passed_over: Vec::new(),
             values: Vec::new(),
             declared: (declared(&loaded.inputs), declared(&loaded.outputs)),
+            lens,
             worker,
             plan,
         })
@@ -199,12 +255,20 @@ impl Running {
             text.push_str("; passed over ");
             text.push_str(why);
         }
+        for note in &self.plan.notes {
+            text.push_str("; ");
+            text.push_str(note);
+        }
+        for (fit, why) in self.fits.iter().filter_map(|fit| Some((fit, fit.discarded.as_ref()?))) {
+            text.push_str(&format!("; pipeline {} calibrates again: {why}", fit.pipeline));
+        }
         text
     }
 
-    /// What its outputs mean, in words.
+    /// What its outputs mean and what its inputs take, in words.
     pub fn meaning(&self) -> String {
-        self.plan.meaning.describe(&self.source.manifest, &self.plan.outputs)
+        let meaning = self.plan.meaning.describe(&self.source.manifest, &self.plan.outputs);
+        std::iter::once(&meaning).chain(&self.plan.notes).cloned().collect::<Vec<_>>().join("; ")
     }
 
     /// What the worker could do that it must not be able to, where that was asked.
@@ -217,9 +281,14 @@ impl Running {
         self.worker.slots()
     }
 
-    /// Puts a window of the pipeline at `at` into a slot.
-    pub fn fill(&mut self, slot: usize, at: usize, window: &[f32]) {
-        for (input, feed) in self.plan.feeds.iter().enumerate() {
+    /// Puts a window of the pipeline at `at` into a slot, behind the windows of this pipeline that were answered so far.
+    pub fn put(&mut self, slot: usize, at: usize, window: &Window) {
+        self.fits[at].state.follow(window.tag.number);
+        self.fill(slot, at, &window.values);
+    }
+
+    fn fill(&mut self, slot: usize, at: usize, window: &[f32]) {
+        for (input, feed) in self.plan.feeds[at].iter().enumerate() {
             let len = self.worker.input_len(input);
             let values = self.fits[at].feed(feed, window, len);
             self.worker.write(slot, input, values);
@@ -227,11 +296,14 @@ impl Running {
     }
 
     /// Windows of the next ring, of those for the pipelines at `places`: it ends with the window that completes a
-    /// calibration, because those behind it must be run with what was learnt.
+    /// calibration, because those behind it must be run with what was learnt. With a state it has one window of a pipeline.
     pub fn ring_size(&mut self, places: &[usize]) -> usize {
         let mut needed: Vec<Option<usize>> =
             self.fits.iter_mut().map(|fit| fit.learning().map(|learning| learning.needed())).collect();
         for (i, at) in places.iter().enumerate() {
+            if !self.plan.state.is_empty() && places[..i].contains(at) {
+                return i;
+            }
             if let Some(left) = needed[*at].as_mut() {
                 *left = left.saturating_sub(1);
                 if *left == 0 {
@@ -268,6 +340,11 @@ impl Running {
         sizes.map(|(place, name)| (name.clone(), self.worker.input_len(place))).collect()
     }
 
+    /// Whether an input takes a state.
+    pub fn is_state(&self, input: &str) -> bool {
+        self.plan.state.iter().any(|(_, place)| self.plan.inputs[*place] == input)
+    }
+
     /// What its worker holds.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.worker.memory_bytes()
@@ -278,7 +355,7 @@ impl Running {
         self.worker.is_alive()
     }
 
-    /// One case: every input by name, and the outputs that come.
+    /// One case: every input by name, and the outputs that come. A state that the case does not name begins as zeros.
     pub fn case(
         &mut self,
         inputs: &std::collections::BTreeMap<String, Vec<f32>>,
@@ -287,11 +364,13 @@ impl Running {
     ) -> Result<(Outputs, u32), String> {
         for (place, name) in self.plan.inputs.iter().enumerate() {
             let len = self.worker.input_len(place);
-            let values = inputs.get(name).ok_or_else(|| format!("says nothing for input `{name}`"))?;
+            let zeros = || self.plan.state.iter().any(|(_, input)| *input == place).then(|| vec![0.0; len]);
+            let values = inputs.get(name).cloned().or_else(zeros);
+            let values = values.ok_or_else(|| format!("says nothing for input `{name}`"))?;
             if values.len() != len {
                 return Err(format!("input `{name}` has {} values, and the model takes {len}", values.len()));
             }
-            self.worker.write(0, place, values);
+            self.worker.write(0, place, &values);
         }
         if let Some(why) = self.worker.ring(1, Some(deadline), beat).died {
             return Err(why);
@@ -315,22 +394,24 @@ impl Running {
         if !ok {
             return Outcome::None("run_failed");
         }
+        self.carry(slot, at, window.tag.number);
         let score = self.score(slot, at, &window.values);
-        let values = &mut self.values;
-        let classes = self.plan.meaning.classes.as_ref().map(|(place, names)| {
-            self.worker.read(slot, *place, values);
-            Meaning::classes(names, values)
-        });
+        let (values, worker, lens) = (&mut self.values, &self.worker, &self.lens);
+        let mut read = |place: usize| {
+            worker.read(slot, place, values);
+            values.truncate(lens[place]);
+            values.clone()
+        };
+        let classes = self.plan.meaning.classes.as_ref().map(|(place, names)| Meaning::classes(names, &read(*place)));
         match (self.fits[at].learning(), self.plan.features) {
             (Some(learning), Some(features)) => {
-                self.worker.read(slot, features, values);
                 if window.tag.coverage >= 1.0 {
-                    learning.learn(&window.values, values);
+                    learning.learn((window.tag.number, &window.values), &read(features));
                 }
             }
             (Some(learning), None) => {
                 if window.tag.coverage >= 1.0 && score.is_some_and(f32::is_finite) {
-                    learning.learn(&window.values, &[]);
+                    learning.learn((window.tag.number, &window.values), &[]);
                 }
             }
             (None, _) => {
@@ -340,21 +421,36 @@ impl Running {
                 }
             }
         }
-        let contributions = self.contributions.map(|place| {
-            self.worker.read(slot, place, values);
-            values.iter().map(|x| *x as f32).collect()
-        });
-        let outputs = self.published[at].iter().map(|(place, name)| {
-            self.worker.read(slot, *place, values);
-            (name.clone(), values.clone())
-        });
+        let contributions = self.contributions.map(|place| read(place).iter().map(|x| *x as f32).collect());
+        let outputs = self.published[at].iter().map(|(place, name)| (name.clone(), read(*place)));
         Outcome::Answer(Answered { score, classes, took_us, outputs: outputs.collect(), contributions })
+    }
+
+    /// What a window that ran leaves for the next one.
+    fn carry(&mut self, slot: usize, at: usize, number: u64) {
+        if self.plan.state.is_empty() {
+            return;
+        }
+        let mut left = Vec::with_capacity(self.plan.state.len());
+        for (output, _) in &self.plan.state {
+            self.worker.read(slot, *output, &mut self.values);
+            left.push(self.values.iter().map(|x| *x as f32).collect());
+        }
+        if !self.fits[at].state.took(number, left) {
+            let pipeline = &self.fits[at].pipeline;
+            tracing::warn!(
+                pipeline,
+                "the state of model {} is no number: it begins again as zeros",
+                self.source.name()
+            );
+        }
     }
 
     /// The score in a slot that ran on this window; `None`: the model only names classes.
     fn score(&mut self, slot: usize, at: usize, window: &[f32]) -> Option<f32> {
         let (place, score) = self.plan.meaning.score?;
         self.worker.read(slot, place, &mut self.values);
+        self.values.truncate(self.lens[place]);
         let fed = match score {
             Score::Distance(_) => self.fits[at].feed(&Feed::Window(self.plan.layout()), window, window.len()),
             Score::Value(_) | Score::Reduced(_) => &[],
@@ -387,9 +483,12 @@ impl Running {
         let is_low = self.source.manifest.scoring.direction == Direction::Low;
         let occluded = self.usual[at].occluded(window, answered.took_us);
         let n = occluded.len().min(self.slots());
+        // With the state that the window itself was fed.
+        self.fits[at].state.swap();
         for (slot, values) in occluded.iter().enumerate().take(n) {
             self.fill(slot, at, values);
         }
+        self.fits[at].state.swap();
         if n == 0 {
             return Ok(String::new());
         }
@@ -407,66 +506,25 @@ impl Running {
         }
         Ok(explain::members("occlusion", left))
     }
+}
 
-    /// Whether any pipeline's statistics are still being taken.
-    pub fn is_learning(&self) -> bool {
-        self.fits.iter().any(Fit::is_learning)
-    }
+/// What a window is, apart from its channels.
+fn rows_of(pipeline: &config::Pipeline) -> String {
+    let grid = pipeline.step_ms.map(|ms| format!(" of {ms} ms")).unwrap_or_default();
+    format!("{} rows{grid}", pipeline.steps)
+}
 
-    /// Finishes every calibration that has its windows: scores them with what was learnt, for the threshold. Returns what
-    /// to tell, by pipeline.
-    pub fn calibrate_if_due(
-        &mut self,
-        deadline: Option<Duration>,
-        beat: &dyn Fn(),
-    ) -> Result<Vec<(usize, String)>, String> {
-        let mut finished = Vec::new();
-        for at in 0..self.fits.len() {
-            let Some(learning) = self.fits[at].learning().filter(|learning| learning.needed() == 0) else {
-                continue;
-            };
-            let statistics = learning.statistics();
-            let windows = std::mem::take(&mut learning.windows);
-            self.fits[at].set_statistics(Some(statistics));
-            let scores = self.scores(at, &windows, deadline, beat);
-            let fit = &mut self.fits[at];
-            if let Some(learning) = fit.learning() {
-                learning.windows = windows;
-            }
-            match scores {
-                Ok(scores) => finished.push((at, fit.learnt(&scores))),
-                Err(why) => {
-                    fit.set_statistics(None);
-                    return Err(why);
-                }
-            }
-        }
-        Ok(finished)
-    }
-
-    /// The scores of windows, as far as they are numbers.
-    fn scores(
-        &mut self,
-        at: usize,
-        windows: &[Box<[f32]>],
-        deadline: Option<Duration>,
-        beat: &dyn Fn(),
-    ) -> Result<Vec<f32>, String> {
-        let mut scores = Vec::with_capacity(windows.len());
-        for chunk in windows.chunks(self.worker.slots()) {
-            for (slot, window) in chunk.iter().enumerate() {
-                self.fill(slot, at, window);
-            }
-            if let Some(why) = self.worker.ring(chunk.len(), deadline, beat).died {
-                return Err(why);
-            }
-            for (slot, window) in chunk.iter().enumerate() {
-                if self.worker.outcome(slot).0 {
-                    scores.extend(self.score(slot, at, window).filter(|score| score.is_finite()));
-                }
-            }
-        }
-        Ok(scores)
+/// Rows that go into a state several times, or not at all.
+fn overlap(pipeline: &config::Pipeline) -> Option<String> {
+    let config::Pipeline { name, hop, steps, .. } = pipeline;
+    match hop.cmp(steps) {
+        Ordering::Less => Some(format!(
+            "pipeline {name}: its windows overlap (hop_steps is {hop}, a window has {steps} rows): rows go into the state more than once"
+        )),
+        Ordering::Greater => Some(format!(
+            "pipeline {name}: rows between its windows (hop_steps is {hop}, a window has {steps} rows) do not go into the state"
+        )),
+        Ordering::Equal => None,
     }
 }
 

@@ -310,7 +310,10 @@ mod tests {
 
     use proptest::prelude::*;
 
-    use super::{super::plan::plan, *};
+    use super::{
+        super::{feeds::Windows, plan::plan},
+        *,
+    };
     use crate::model::manifest::Manifest;
 
     #[test]
@@ -357,9 +360,10 @@ mod tests {
                 r#"{{"Ok":{{"inputs":[{tensors}],"outputs":[{tensors}],"runtime":"","placement":[{placement}],"sandbox":""}}}}"#
             );
             let prepared = format!(r#"{{"Ok":{{"outputs":{outputs:?}}}}}"#);
+            let windows = Windows { steps, names: vec![(0..width).map(|i| format!("c{i}")).collect()] };
             if let Ok(loaded) = channel::understand::<Loaded>(loaded.as_bytes()) {
                 prop_assert!(loaded.placement.iter().map(|p| p.nodes).sum::<usize>() < usize::MAX);
-                if let Ok((prepare, _)) = plan(&loaded, &Manifest::bare(Path::new("m.onnx")), (steps, width), &[])
+                if let Ok((prepare, _)) = plan(&loaded, &Manifest::bare(Path::new("m.onnx")), &windows, &[])
                     && let Ok(prepared) = channel::understand::<Prepared>(prepared.as_bytes())
                     && let Ok(layout) = lay_out(&prepare, &prepared)
                 {

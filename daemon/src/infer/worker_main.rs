@@ -199,6 +199,8 @@ fn kind_word(kind: TensorElementType) -> &'static str {
     match kind {
         TensorElementType::Float32 => "float32",
         TensorElementType::Float64 => "float64",
+        TensorElementType::Float16 => "float16",
+        TensorElementType::Bfloat16 => "bfloat16",
         TensorElementType::Int8 => "int8",
         TensorElementType::Int16 => "int16",
         TensorElementType::Int32 => "int32",
@@ -215,7 +217,7 @@ fn kind_word(kind: TensorElementType) -> &'static str {
 
 /// The model's inputs, allocated once and written in place for each run, and the outputs that are wanted.
 struct Bound {
-    inputs: Vec<DynTensor>,
+    inputs: Vec<(String, DynTensor)>,
     outputs: Vec<String>,
     binding: IoBinding,
     scratch32: Vec<f32>,
@@ -234,9 +236,9 @@ impl Bound {
             let mut tensor = DynTensor::new(session.allocator(), *ty, shape.clone()).map_err(text)?;
             let values = shape.iter().product::<i64>().max(0) as usize;
             let known = prepare.known.get(name).filter(|known| known.len() == values).cloned();
-            fill(&mut tensor, &known.unwrap_or_else(|| vec![1.0; values]))?;
+            fill(name, &mut tensor, &known.unwrap_or_else(|| vec![1.0; values]))?;
             binding.bind_input(name.as_str(), &tensor).map_err(text)?;
-            inputs.push(tensor);
+            inputs.push((name.clone(), tensor));
         }
         let cpu =
             MemoryInfo::new(AllocationDevice::CPU, 0, AllocatorType::Device, MemoryType::CPUOutput).map_err(text)?;
@@ -265,10 +267,10 @@ impl Bound {
         memory: &mut SharedMemory,
         slot: usize,
     ) -> Result<(), String> {
-        for (tensor, &(offset, values)) in self.inputs.iter_mut().zip(&layout.inputs) {
+        for ((name, tensor), &(offset, values)) in self.inputs.iter_mut().zip(&layout.inputs) {
             self.scratch32.resize(values, 0.0);
             memory.read(slot + offset, &mut self.scratch32);
-            fill(tensor, &self.scratch32)?;
+            fill(name, tensor, &self.scratch32)?;
         }
         let results = session.run_binding(&self.binding).map_err(text)?;
         for (name, &(offset, values)) in self.outputs.iter().zip(&layout.outputs) {
@@ -292,23 +294,56 @@ macro_rules! by_kind {
     };
 }
 
-/// Writes values into a tensor of any number type.
-fn fill(tensor: &mut DynTensor, from: &[f32]) -> Result<(), String> {
+/// Writes values into a tensor of any number type; `name` is the input's.
+///
+/// # Errors
+/// A value that the type cannot hold: another one in its place would be a wrong answer.
+fn fill(name: &str, tensor: &mut DynTensor, from: &[f32]) -> Result<(), String> {
     let kind = *tensor.data_type();
-    if kind == TensorElementType::Bool {
-        let (_, to) = tensor.try_extract_tensor_mut::<bool>().map_err(text)?;
-        to.iter_mut().zip(from).for_each(|(to, from)| *to = *from != 0.0);
-        return Ok(());
+    let wrong = |x: f32| format!("input `{name}` is {}, which cannot hold the value {x}", kind_word(kind));
+    macro_rules! float {
+        ($rust:ty) => {{
+            let (_, to) = tensor.try_extract_tensor_mut::<$rust>().map_err(text)?;
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = <$rust>::from(*from));
+            Ok(())
+        }};
+    }
+    macro_rules! half {
+        ($rust:ty) => {{
+            let (_, to) = tensor.try_extract_tensor_mut::<$rust>().map_err(text)?;
+            to.iter_mut().zip(from).try_for_each(|(to, from)| {
+                *to = <$rust>::from_f32(*from);
+                if to.is_infinite() && from.is_finite() { Err(wrong(*from)) } else { Ok(()) }
+            })
+        }};
     }
     macro_rules! put {
         ($rust:ty) => {{
             let (_, to) = tensor.try_extract_tensor_mut::<$rust>().map_err(text)?;
-            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from as $rust);
-            Ok(())
+            to.iter_mut().zip(from).try_for_each(|(to, from)| {
+                let whole = from.round();
+                // No number lies within no bounds.
+                if !(whole >= <$rust>::MIN as f32 && whole <= <$rust>::MAX as f32) {
+                    return Err(wrong(*from));
+                }
+                *to = whole as $rust;
+                Ok(())
+            })
         }};
     }
-    by_kind!(kind, put, Float32 => f32, Float64 => f64, Int8 => i8, Int16 => i16, Int32 => i32, Int64 => i64,
-        Uint8 => u8, Uint16 => u16, Uint32 => u32, Uint64 => u64)
+    match kind {
+        TensorElementType::Float32 => float!(f32),
+        TensorElementType::Float64 => float!(f64),
+        TensorElementType::Float16 => half!(half::f16),
+        TensorElementType::Bfloat16 => half!(half::bf16),
+        TensorElementType::Bool => {
+            let (_, to) = tensor.try_extract_tensor_mut::<bool>().map_err(text)?;
+            to.iter_mut().zip(from).for_each(|(to, from)| *to = *from != 0.0);
+            Ok(())
+        }
+        _ => by_kind!(kind, put, Int8 => i8, Int16 => i16, Int32 => i32, Int64 => i64, Uint8 => u8, Uint16 => u16,
+            Uint32 => u32, Uint64 => u64),
+    }
 }
 
 /// Reads values out of a tensor of any number type.
@@ -317,10 +352,12 @@ fn drain(value: &DynValue, into: &mut Vec<f64>) -> Result<(), String> {
     let ValueType::Tensor { ty, .. } = value.dtype() else {
         return Err("is no tensor".into());
     };
-    if *ty == TensorElementType::Bool {
-        let (_, from) = value.try_extract_tensor::<bool>().map_err(text)?;
-        into.extend(from.iter().map(|x| f64::from(*x)));
-        return Ok(());
+    macro_rules! float {
+        ($rust:ty) => {{
+            let (_, from) = value.try_extract_tensor::<$rust>().map_err(text)?;
+            into.extend(from.iter().map(|x| f64::from(*x)));
+            Ok(())
+        }};
     }
     macro_rules! take {
         ($rust:ty) => {{
@@ -329,6 +366,11 @@ fn drain(value: &DynValue, into: &mut Vec<f64>) -> Result<(), String> {
             Ok(())
         }};
     }
-    by_kind!(*ty, take, Float32 => f32, Float64 => f64, Int8 => i8, Int16 => i16, Int32 => i32, Int64 => i64,
-        Uint8 => u8, Uint16 => u16, Uint32 => u32, Uint64 => u64)
+    match *ty {
+        TensorElementType::Float16 => float!(half::f16),
+        TensorElementType::Bfloat16 => float!(half::bf16),
+        TensorElementType::Bool => float!(bool),
+        kind => by_kind!(kind, take, Float32 => f32, Float64 => f64, Int8 => i8, Int16 => i16, Int32 => i32,
+            Int64 => i64, Uint8 => u8, Uint16 => u16, Uint32 => u32, Uint64 => u64),
+    }
 }

@@ -80,8 +80,6 @@ pub const JITTER_S: u64 = 10;
 pub const TOPIC_BYTES: usize = 512;
 /// And its levels: brokers have limits (mosquitto closes on more than 200).
 pub const TOPIC_LEVELS: usize = 32;
-/// Acknowledgements of orders in the client library's queue at once: it is emptied with each turn of its loop.
-pub const ACKS_QUEUED: usize = 6;
 /// Answers waiting for response topics.
 pub const RESPONSES: usize = 32;
 /// One fetch of a bundle: 272 MiB at 128 KiB/s.

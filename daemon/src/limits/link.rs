@@ -16,6 +16,9 @@ pub const RECONNECT_SHORT: Duration = Duration::from_secs(120);
 /// After the broker went away all its devices return within this at the soonest (full jitter): 10,000 devices are 2,000
 /// connections a second.
 pub const RECONNECT_SPREAD: Duration = Duration::from_secs(5);
+/// A first connect so soon after the machine's start is spread in the same way: power may have returned to a whole plant. Boards are
+/// up within two minutes.
+pub const JUST_BOOTED: Duration = Duration::from_secs(120);
 /// Longest wait between two connects.
 pub const RECONNECT_MAX: Duration = Duration::from_secs(30);
 /// Another client uses our client id: each connect ends the other's session. Ours waits so long, doubling.
@@ -60,5 +63,17 @@ pub const CLOCK_WAIT: Duration = Duration::from_secs(1);
 pub const CLOCK_SAVE: Duration = Duration::from_secs(3600);
 /// TCP and MQTT handshake together.
 pub const CONNECT: Duration = Duration::from_secs(10);
+/// Brokers in `mqtt.url`.
+pub const BROKERS: usize = 8;
+/// Addresses of one name that are tried.
+pub const ADDRESSES: usize = 8;
+/// Each of them gets at least so long: a lost SYN is repeated after one second.
+pub const CONNECT_ADDRESS: Duration = Duration::from_secs(2);
+/// Bytes of `mqtt.topic_prefix`; topics of 256 bytes with it are within what brokers take.
+pub const TOPIC_PREFIX_BYTES: usize = 128;
+/// What is read at once of a connection; the largest packet that we accept takes four of them.
+pub const READ_CHUNK: usize = 16 * 1024;
+/// The head of a proxy's or a WebSocket server's answer.
+pub const HTTP_HEAD_BYTES: usize = 8 * 1024;
 /// MQTT session expiry: a device off for a week gets the commands that wait for it.
 pub const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;

@@ -97,3 +97,7 @@ pub const SEQ_BLOCK: u64 = 1 << 20;
 pub const QUARANTINES: usize = 3;
 /// Ledger entries waiting to be published; beyond it, entries of one stream and reason are merged.
 pub const LEDGER_ENTRIES: usize = 256;
+/// Longest `outbox.linger_ms`: a minute of one record a second is 60 in a message, which saves what there is to save.
+pub const LINGER_MS: i64 = 60_000;
+/// With so much in RAM no record waits for others.
+pub const LINGER_BYTES: usize = TAIL_BYTES / 4;

@@ -1,10 +1,7 @@
-//! Which acknowledgement belongs to which message, and what may be handed over next. Pure. The client library gives a
-//! packet id only when it writes a message; messages are written in the order they were handed over, so a queue pairs
-//! the two.
+//! Which acknowledgement belongs to which message, and what may be sent next. Pure.
 //!
-//! One message at a time is handed over: an alarm then waits behind one message at most, and the id that the next one
-//! will get is known. The library takes ids in turn; where a broker answers out of order the next one may still be in
-//! use, and a message handed over then would hold up all others until that very answer, so none is.
+//! A broker that acknowledges nothing (QoS 0 only) is asked with a ping: it reads what it was sent in order, so its answer says
+//! that it read all that was sent before the ping.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -19,23 +16,27 @@ struct Flying<T> {
     what: T,
     backlog: bool,
     since: Duration,
+    /// Messages sent before it.
+    place: u64,
 }
 
-/// Messages of type `T` between being handed over and being acknowledged.
+/// Messages of type `T` between being sent and being acknowledged.
 #[derive(Debug)]
 pub struct Flight<T> {
-    handed: VecDeque<(T, bool)>,
     flying: HashMap<u16, Flying<T>>,
     /// Messages the broker takes at once; 0 before it said so.
     window: u16,
     /// The last id that was used.
     last: u16,
     backlog: usize,
+    sent: u64,
+    /// For each ping without an answer: messages sent before it.
+    pings: VecDeque<u64>,
 }
 
 impl<T> Default for Flight<T> {
     fn default() -> Self {
-        Self { handed: VecDeque::new(), flying: HashMap::new(), window: 0, last: 0, backlog: 0 }
+        Self { flying: HashMap::new(), window: 0, last: 0, backlog: 0, sent: 0, pings: VecDeque::new() }
     }
 }
 
@@ -45,10 +46,9 @@ impl<T> Flight<T> {
         self.window = window;
     }
 
-    /// One more may be handed over.
+    /// One more may be sent.
     pub fn has_room(&self) -> bool {
-        let next = if self.last >= self.window { 1 } else { self.last + 1 };
-        self.handed.is_empty() && self.flying.len() < usize::from(self.window) && !self.flying.contains_key(&next)
+        self.flying.len() < usize::from(self.window)
     }
 
     /// One more of the backlog may be: some slots are left to alarms and live data, where there are as many.
@@ -57,40 +57,65 @@ impl<T> Flight<T> {
         self.has_room() && self.backlog < slots
     }
 
-    /// Handed to the client.
-    pub fn handed(&mut self, what: T, backlog: bool) {
-        self.backlog += usize::from(backlog);
-        self.handed.push_back((what, backlog));
-    }
-
-    /// The client wrote the oldest under this id; `now` on any clock that only grows.
-    pub fn written(&mut self, id: u16, now: Duration) {
-        self.last = id;
-        if let Some((what, backlog)) = self.handed.pop_front() {
-            self.flying.insert(id, Flying { what, backlog, since: now });
+    /// It is sent now, under the id that is returned; `now` on any clock that only grows. An id in use is passed over: the
+    /// window is far smaller than the number of ids.
+    pub fn begin(&mut self, what: T, backlog: bool, now: Duration) -> u16 {
+        loop {
+            self.last = self.last.checked_add(1).unwrap_or(1);
+            if !self.flying.contains_key(&self.last) {
+                break;
+            }
         }
+        self.backlog += usize::from(backlog);
+        self.flying.insert(self.last, Flying { what, backlog, since: now, place: self.sent });
+        self.sent += 1;
+        self.last
     }
 
-    /// The broker answered; with when it was written.
+    /// The broker answered; with when it was sent.
     pub fn answered(&mut self, id: u16) -> Option<(T, Duration)> {
         let flying = self.flying.remove(&id)?;
         self.backlog -= usize::from(flying.backlog);
         Some((flying.what, flying.since))
     }
 
-    /// When the one was written that waits longest for its answer.
+    /// What flies under this id.
+    pub fn what(&self, id: u16) -> Option<&T> {
+        self.flying.get(&id).map(|flying| &flying.what)
+    }
+
+    /// A ping is sent now.
+    pub fn pinged(&mut self) {
+        self.pings.push_back(self.sent);
+    }
+
+    /// A ping is without an answer.
+    pub fn awaits_pong(&self) -> bool {
+        !self.pings.is_empty()
+    }
+
+    /// The answer of the oldest ping came: the ids of all that was sent before it, in that order.
+    pub fn ponged(&mut self) -> Vec<u16> {
+        let Some(sent) = self.pings.pop_front() else { return Vec::new() };
+        let before = self.flying.iter().filter(|(_, flying)| flying.place < sent);
+        let mut before: Vec<(u64, u16)> = before.map(|(id, flying)| (flying.place, *id)).collect();
+        before.sort_unstable();
+        before.into_iter().map(|(_, id)| id).collect()
+    }
+
+    /// When the one was sent that waits longest for its answer.
     pub fn oldest(&self) -> Option<Duration> {
         self.flying.values().map(|f| f.since).min()
     }
 
-    /// What was written and is not answered, with when it was written.
+    /// What was sent and is not answered, with when it was sent.
     pub fn flying(&self) -> impl Iterator<Item = (&T, Duration)> {
         self.flying.values().map(|flying| (&flying.what, flying.since))
     }
 
-    /// Handed or flying.
+    /// How many fly.
     pub fn len(&self) -> usize {
-        self.handed.len() + self.flying.len()
+        self.flying.len()
     }
 }
 
@@ -101,24 +126,29 @@ mod tests {
     const T: Duration = Duration::ZERO;
 
     #[test]
-    fn answers_in_any_order_find_their_messages_and_an_id_in_use_is_waited_for() {
+    fn answers_in_any_order_find_their_messages_and_an_id_in_use_is_passed_over() {
         let mut flight = Flight::default();
         assert!(!flight.has_room(), "not before the broker said how many");
         flight.open(3);
-        for (id, what) in [(1, "a"), (2, "b"), (3, "c")] {
-            assert!(flight.has_room());
-            flight.handed(what, false);
-            assert!(!flight.has_room(), "one at a time");
-            flight.written(id, Duration::from_secs(u64::from(id)));
-        }
-        assert_eq!(flight.len(), 3);
+        let ids: Vec<u16> = ["a", "b", "c"]
+            .iter()
+            .zip(1..)
+            .map(|(what, s)| {
+                assert!(flight.has_room());
+                flight.begin(*what, false, Duration::from_secs(s))
+            })
+            .collect();
+        assert_eq!(ids, [1, 2, 3]);
+        assert!(!flight.has_room() && flight.len() == 3);
         assert_eq!(flight.answered(2).map(|a| a.0), Some("b"));
-        assert!(!flight.has_room(), "id 1 is next and in use");
+        assert!(flight.has_room(), "an answer out of order makes room");
         assert_eq!(flight.oldest(), Some(Duration::from_secs(1)));
-        assert_eq!(flight.answered(1).map(|a| a.0), Some("a"));
-        assert!(flight.has_room());
+        flight.last = u16::MAX;
+        assert_eq!(flight.begin("d", false, T), 2, "0 is no id, 1 is in use");
         assert_eq!(flight.answered(9), None);
-        assert_eq!(flight.answered(3).map(|a| a.0), Some("c"));
+        for (id, what) in [(1, "a"), (3, "c"), (2, "d")] {
+            assert_eq!(flight.answered(id).map(|a| a.0), Some(what));
+        }
         assert_eq!((flight.len(), flight.oldest()), (0, None));
     }
 
@@ -126,14 +156,32 @@ mod tests {
     fn the_backlog_leaves_slots_to_live_data_and_gets_the_only_one_where_there_is_but_one() {
         let mut flight = Flight::default();
         flight.open(5);
-        for id in 1..=3 {
+        for _ in 0..3 {
             assert!(flight.has_room_for_backlog());
-            flight.handed((), true);
-            flight.written(id, T);
+            flight.begin((), true, T);
         }
         assert!(flight.has_room() && !flight.has_room_for_backlog());
         let mut flight: Flight<()> = Flight::default();
         flight.open(1);
         assert!(flight.has_room_for_backlog());
+    }
+
+    #[test]
+    fn an_answered_ping_covers_what_was_sent_before_it_and_nothing_after() {
+        let mut flight = Flight::default();
+        flight.open(10);
+        let (a, b) = (flight.begin("a", false, T), flight.begin("b", true, T));
+        flight.pinged();
+        let c = flight.begin("c", false, T);
+        flight.pinged();
+        let d = flight.begin("d", false, T);
+        assert!(flight.awaits_pong());
+        assert_eq!(flight.ponged(), [a, b]);
+        flight.answered(a);
+        flight.answered(b);
+        assert_eq!(flight.ponged(), [c]);
+        assert!(!flight.awaits_pong());
+        assert_eq!(flight.ponged(), Vec::<u16>::new(), "a pong that nobody asked for");
+        assert!(flight.answered(d).is_some());
     }
 }

@@ -1,4 +1,4 @@
-//! What is handed to the client library, and what its acknowledgement means.
+//! What is sent next, and what its acknowledgement means.
 
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use tokio::sync::watch;
@@ -11,8 +11,8 @@ use crate::{flow::order::LinkNews, host::Defence, outbox::ParcelId};
 pub(super) enum Settles {
     /// A message of the outbox, or a part of one.
     Parcel(Part),
-    /// So many subscriptions.
-    Subscriptions(usize),
+    /// Subscriptions with these filters.
+    Subscriptions(Vec<String>),
     /// That what is not configured any more is removed.
     Gone,
     /// Nothing: announcements are repeated with each connection, and a response is sent once.
@@ -32,15 +32,13 @@ pub(super) struct Part {
     pub result: Option<u64>,
 }
 
-/// A message on its way to the client library.
+/// A message that is sent next.
 pub(super) struct Handed {
     pub topic: String,
     pub payload: Vec<u8>,
     pub retain: bool,
     pub settles: Settles,
     pub backlog: bool,
-    /// An answer for a response topic goes after the acknowledgement of its order.
-    pub answer: bool,
     pub correlation: Option<bytes::Bytes>,
     /// Subscriptions.
     pub wishes: Vec<super::topic::Wish>,
@@ -54,14 +52,13 @@ impl Handed {
             retain,
             settles: Settles::Nothing,
             backlog: false,
-            answer: false,
             correlation: None,
             wishes: Vec::new(),
         }
     }
 
     pub fn subscriptions(wishes: Vec<super::topic::Wish>) -> Self {
-        let settles = Settles::Subscriptions(wishes.len());
+        let settles = Settles::Subscriptions(wishes.iter().map(|wish| wish.filter.clone()).collect());
         Self { settles, wishes, ..Self::nothing(String::new(), Vec::new(), false) }
     }
 }

@@ -1,29 +1,35 @@
-//! The edge to the broker: MQTT 5, one client and event loop for each connection, resending from our own cursor. The
-//! client library's queue is not the truth: what is unacknowledged when a connection ends is in the outbox.
+//! The edge to the broker: MQTT 5. A session for each connection, resending from our own cursor: what is unacknowledged when a
+//! connection ends is in the outbox.
+//!
+//! ```text
+//! run ─▶ open (dial: addresses, proxy, TLS, WebSocket ─▶ CONNECT, CONNACK) ─▶ connection ⇄ session (bytes, packets)
+//!  ▲ backoff, the next broker of the list                                        ├ offer: what the broker takes
+//!  └───────────────────────────────────────────────────────────────────────────  └ flight, packet, suspect, seen: what was sent
+//! ```
 
 mod backoff;
+mod dial;
 mod flight;
 mod hand;
+mod offer;
+mod open;
 mod outage;
 mod pace;
 mod packet;
+mod reason;
 mod seen;
+mod session;
 mod suspect;
 mod talk;
 mod tally;
+mod tls;
 mod topic;
 mod wire;
+mod ws;
 
 use std::{collections::VecDeque, fmt::Write, pin::pin, sync::Arc, time::Duration};
 
-use futures_util::StreamExt;
-use rumqttc::{
-    Outgoing,
-    v5::{
-        AsyncClient, ConnectionError, Event, EventLoop, StateError,
-        mqttbytes::{Error as WireError, v5::DisconnectReasonCode},
-    },
-};
+use rumqttc::v5::mqttbytes::v5::{Disconnect, DisconnectReasonCode, Packet};
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -35,13 +41,15 @@ use self::{
     backoff::Cause,
     flight::Flight,
     hand::{Gone, Handed, Settles},
+    offer::Offer,
     outage::Outage,
     pace::Pace,
-    packet::{Parcels, Sizes},
+    packet::Parcels,
+    session::{Event, Session},
     suspect::Name,
 };
 use crate::{
-    config::Mqtt,
+    config::{Broker, Mqtt},
     flow::{
         Clk,
         beat::Beat,
@@ -131,8 +139,8 @@ enum Ended {
     Stopped,
     /// It broke, or was not made.
     Failed(Failed),
-    /// Another client came with our client id, as the broker says.
-    Twin,
+    /// Another client came with our client id, as the broker says, with what it says beside.
+    Twin(String),
     /// Another connection is wanted.
     Changed,
 }
@@ -145,12 +153,14 @@ struct Failed {
     closed: bool,
     /// The broker says that a packet was larger than it takes.
     too_large: bool,
+    /// A refusal taught what the broker does not offer: the next connect asks for less.
+    taught: bool,
 }
 
 impl Failed {
     /// The broker went away, or this side left it for what it said.
     fn broker(why: String) -> Self {
-        Self { cause: Cause::Broker, why, closed: false, too_large: false }
+        Self { cause: Cause::Broker, why, closed: false, too_large: false, taught: false }
     }
 
     /// The network between, or this device's own.
@@ -163,60 +173,104 @@ impl Failed {
 pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>, beat: Beat) {
     let mut outage = Outage::default();
     let mut before = u64::MAX;
+    let mut wait = first_wait(edges.wanted.borrow().wait_most.is_some());
     loop {
         let wanted = edges.wanted.borrow_and_update().clone();
         let (wait_most, generation) = (wanted.wait_most.unwrap_or(Duration::MAX), wanted.generation);
-        if std::mem::replace(&mut before, generation) != generation {
-            // Another broker takes other sizes.
-            outage.sizes = Sizes::default();
-        }
-        setup.news.send_replace(LinkNews { taken: generation, ..LinkNews::default() });
-        (setup.going_to)(&format!("{}:{}", wanted.mqtt.host, wanted.mqtt.port));
-        let wait = if wanted.mqtt.tls.is_some() && setup.clock.now().clk == Clk::Unset {
-            // Certificates are valid at times. A clock that cannot be right would refuse them all, for ever.
-            let why = "waiting for the time: TLS needs a clock that is not before the last known time";
-            outage.say(&setup, &wanted.mqtt, why);
-            limits::CLOCK_WAIT
-        } else {
-            outage.session += 1;
-            let began = Instant::now();
-            let mut link = Link::new(&setup, &wanted, &mut outage);
-            let ended = link.connection(&mut stop, &mut edges, &beat).await;
-            let (connected, flying, largest) = (link.connected, link.flying(), link.largest());
-            if connected {
-                setup.reader.offline();
-                outage.since = Instant::now();
-                outage.why.clear();
-                if began.elapsed() > limits::TWIN_WAIT_MAX {
-                    outage.twins = 0;
-                }
-            }
-            match ended {
-                Ended::Stopped => return,
-                Ended::Changed => Duration::ZERO,
-                Ended::Twin => {
-                    let id = &wanted.mqtt.client_id;
-                    let what = format!("another client connected as {id} and took the session over");
-                    outage.twin(&setup, &wanted.mqtt, &what)
-                }
-                Ended::Failed(failed) => {
-                    match largest.filter(|_| failed.too_large) {
-                        Some(size) => outage.sizes = outage.sizes.refused(size),
-                        None if connected && failed.closed => outage.closed(&setup, flying, began.elapsed()),
-                        None => {}
-                    }
-                    outage.say(&setup, &wanted.mqtt, &failed.why);
-                    backoff::wait(failed.cause, outage.since.elapsed(), outage.soon, fastrand::f64())
-                }
-            }
-        };
-        outage.report(&setup);
         tokio::select! {
             () = beat.during(tokio::time::sleep(wait.min(wait_most))) => {}
-            () = until(&mut edges.wanted, |wanted| wanted.generation != generation) => {}
+            () = until(&mut edges.wanted, |wanted| wanted.generation != generation) => {
+                wait = Duration::ZERO;
+                continue;
+            }
             () = until(&mut stop, |stop| *stop) => return,
         }
+        if std::mem::replace(&mut before, generation) != generation {
+            // Another broker takes other sizes.
+            outage.begin(&wanted.mqtt);
+        }
+        let Some(broker) = outage.broker(&wanted.mqtt).cloned() else { return };
+        setup.news.send_replace(LinkNews { taken: generation, ..LinkNews::default() });
+        (setup.going_to)(&broker.to_string());
+        if broker.secure && setup.clock.now().clk == Clk::Unset {
+            // Certificates are valid at times. A clock that cannot be right would refuse them all, for ever.
+            let why = "waiting for the time: TLS needs a clock that is not before the last known time";
+            outage.say(&setup, &broker, why);
+            wait = limits::CLOCK_WAIT;
+            outage.report(&setup);
+            continue;
+        }
+        outage.session += 1;
+        let began = Instant::now();
+        let mut link = Link::new(&setup, &wanted, &broker, &mut outage);
+        let ended = Box::pin(link.connection(&mut stop, &mut edges, &beat)).await;
+        let left =
+            Left { connected: link.connected, flying: link.flying(), largest: link.largest(), after: began.elapsed() };
+        match after(&setup, &wanted.mqtt, &broker, &mut outage, ended, left) {
+            Some(pause) => wait = pause,
+            None => return,
+        }
+        outage.report(&setup);
     }
+}
+
+/// Power returns to all devices of a plant at once; so do their first connects, but for this. `hurries`: a change is on trial.
+fn first_wait(hurries: bool) -> Duration {
+    let just_booted = Clock::boot_ns() < limits::JUST_BOOTED.as_nanos() as u64;
+    if just_booted && !hurries { limits::RECONNECT_SPREAD.mul_f64(fastrand::f64()) } else { Duration::ZERO }
+}
+
+/// What a connection left.
+struct Left {
+    connected: bool,
+    flying: Vec<(Name, Duration)>,
+    largest: Option<usize>,
+    after: Duration,
+}
+
+/// Takes in how a connection ended. Returns the wait before the next one; `None`: the stop.
+fn after(
+    setup: &Setup,
+    mqtt: &Mqtt,
+    broker: &Broker,
+    outage: &mut Outage,
+    ended: Ended,
+    left: Left,
+) -> Option<Duration> {
+    if left.connected {
+        setup.reader.offline();
+        outage.since = Instant::now();
+        outage.why.clear();
+        if left.after > limits::TWIN_WAIT_MAX {
+            outage.twins = 0;
+        }
+    }
+    Some(match ended {
+        Ended::Stopped => return None,
+        Ended::Changed => Duration::ZERO,
+        Ended::Twin(why) => {
+            let what = format!("another client connected as {} and took the session over{why}", mqtt.client_id);
+            outage.twin(setup, broker, &what)
+        }
+        Ended::Failed(failed) if failed.taught => {
+            tracing::info!(broker = %broker, "{}; connecting again without what the broker does not offer", failed.why);
+            limits::RECONNECT_MIN.mul_f64(fastrand::f64())
+        }
+        Ended::Failed(failed) => {
+            match left.largest.filter(|_| failed.too_large) {
+                Some(size) => outage.known().sizes = outage.known().sizes.refused(size),
+                None if left.connected && failed.closed => outage.closed(setup, left.flying, left.after, &failed.why),
+                None => {}
+            }
+            outage.say(setup, broker, &failed.why);
+            let untried = outage.next_broker(left.connected && left.after >= limits::SOON);
+            if untried && !left.connected {
+                // The wait before this round has spread the devices already.
+                return Some(limits::RECONNECT_MIN.mul_f64(fastrand::f64()));
+            }
+            backoff::wait(failed.cause, outage.since.elapsed(), outage.soon, fastrand::f64())
+        }
+    })
 }
 
 /// Waits until the watched value fits, or its sender is dropped.
@@ -229,6 +283,8 @@ async fn until<T>(watched: &mut watch::Receiver<T>, so: impl FnMut(&T) -> bool) 
 struct Link<'a> {
     setup: &'a Setup,
     wanted: &'a Wanted,
+    broker: &'a Broker,
+    topics: Topics,
     /// What `up/birth` says: a command that echoes it was made for this connection.
     nonce: Arc<str>,
     outage: &'a mut Outage,
@@ -242,25 +298,26 @@ struct Link<'a> {
     /// A message of the outbox was acknowledged on this connection.
     acknowledged: bool,
     /// What the broker takes, by its own word.
-    sizes: Sizes,
-    /// Subscriptions without an answer, and those that were refused.
+    offer: Offer,
+    /// Subscriptions without an answer, and those that were refused, with the last one's reason.
     subscriptions_left: usize,
-    subscriptions_refused: usize,
+    subscriptions_refused: (usize, String),
     /// The status says that connections are short-lived.
     short_lived: bool,
-    /// What is handed over next, one by one.
+    /// What is sent next, one by one.
     hand: VecDeque<Handed>,
+    /// The newest message that was sent: its id, topic and bytes.
+    newest: Option<(u16, String, usize)>,
     /// Orders that control has no room for yet.
     waiting: VecDeque<Box<Arrived>>,
     /// Orders the broker may forget.
     settled: VecDeque<u16>,
-    /// Acknowledgements of orders that are in the client's queue, which must keep a place for a message of ours.
-    acks: usize,
     pace: Pace,
     connected: bool,
     began: Instant,
-    /// When the broker was heard last, since `began`.
+    /// When the broker was heard last, and when it was pinged, since `began`.
     heard: Duration,
+    pinged: Duration,
     keep_alive: Duration,
     /// What was announced, and when that was looked at, since `began`.
     birth: String,
@@ -269,10 +326,12 @@ struct Link<'a> {
 }
 
 impl<'a> Link<'a> {
-    fn new(setup: &'a Setup, wanted: &'a Wanted, outage: &'a mut Outage) -> Self {
+    fn new(setup: &'a Setup, wanted: &'a Wanted, broker: &'a Broker, outage: &'a mut Outage) -> Self {
         Self {
             setup,
             wanted,
+            broker,
+            topics: setup.topics.below(&wanted.mqtt.topic_prefix),
             nonce: nonce().into(),
             outage,
             flight: Flight::default(),
@@ -280,18 +339,19 @@ impl<'a> Link<'a> {
             later: VecDeque::new(),
             alone: None,
             acknowledged: false,
-            sizes: Sizes::default(),
+            offer: Offer::default(),
             subscriptions_left: 0,
-            subscriptions_refused: 0,
+            subscriptions_refused: (0, String::new()),
             short_lived: false,
             hand: VecDeque::new(),
+            newest: None,
             waiting: VecDeque::new(),
             settled: VecDeque::new(),
-            acks: 0,
             pace: Pace::new(setup.backlog_kib_s),
             connected: false,
             began: Instant::now(),
             heard: Duration::ZERO,
+            pinged: Duration::ZERO,
             keep_alive: Duration::from_secs(wanted.mqtt.keep_alive_s),
             birth: String::new(),
             announced: Duration::ZERO,
@@ -299,42 +359,60 @@ impl<'a> Link<'a> {
         }
     }
 
+    /// Opens the session; orders are settled meanwhile.
+    async fn open(
+        &mut self,
+        stop: &mut watch::Receiver<bool>,
+        edges: &mut Edges,
+        beat: &Beat,
+    ) -> Result<Session, Ended> {
+        let (wanted, broker) = (self.wanted, self.broker);
+        let will = (self.topics.state(), wire::encode(self.state("offline"), wanted.mqtt.cbor));
+        let mut opening = pin!(open::open(broker, &wanted.mqtt, self.outage.known().learnt, will));
+        let opened = loop {
+            beat.beat(); // at least every tick, below
+            tokio::select! {
+                biased;
+                opened = &mut opening => break opened,
+                Some(ticket) = edges.settled.recv() => self.outage.seen.settled(ticket),
+                () = until(stop, |stop| *stop) => return Err(Ended::Stopped),
+                () = until(&mut edges.wanted, |now| now.generation != wanted.generation) => return Err(Ended::Changed),
+                () = tokio::time::sleep(limits::LINK_TICK) => {}
+            }
+        };
+        match opened {
+            Ok(opened) => {
+                self.heard = self.began.elapsed();
+                self.connected(&opened.ack);
+                Ok(opened.session)
+            }
+            Err((failed, code)) => {
+                let taught = code.is_some_and(|code| self.outage.known().learnt.refused(code));
+                Err(Ended::Failed(Failed { taught, ..failed }))
+            }
+        }
+    }
+
     async fn connection(&mut self, stop: &mut watch::Receiver<bool>, edges: &mut Edges, beat: &Beat) -> Ended {
         let (setup, generation) = (self.setup, self.wanted.generation);
-        let will = self.state("offline");
-        let options = match wire::options(&self.wanted.mqtt, &setup.topics.state(), will) {
-            Ok(options) => options,
-            Err(why) => return Ended::Failed(Failed::path(why)),
+        let mut session = match self.open(stop, edges, beat).await {
+            Ok(session) => session,
+            Err(ended) => return ended,
         };
-        let keep_alive = Duration::from_secs(self.wanted.mqtt.keep_alive_s);
-        // One message of ours at a time, and acknowledgements of orders.
-        let (client, events) = AsyncClient::new(options, limits::ACKS_QUEUED + 2);
-        let mut events = pin!(stream(events, keep_alive));
         let mut drain_until: Option<Instant> = None;
         loop {
             beat.beat(); // at least every tick, below
             if let Some(until) = drain_until
                 && (setup.reader.is_drained() || Instant::now() >= until)
             {
-                self.leave(&client, events).await;
+                self.leave(&mut session).await;
                 return Ended::Stopped;
             }
-            if self.connected && self.began.elapsed().saturating_sub(self.announced) >= limits::LINK_TICK {
-                self.announce();
-                self.outage.report(setup);
-                if self.began.elapsed() >= limits::SOON * 2 {
-                    self.outage.soon = 0;
-                    if std::mem::take(&mut self.short_lived) {
-                        (setup.note)("");
-                    }
-                }
-            }
-            self.hand_in();
-            self.try_alone();
-            if let Err(failed) = self.check().and_then(|()| self.hand_over(&client)) {
+            self.look();
+            if let Err(failed) = self.check().and_then(|()| self.hand_over(&mut session)) {
                 return Ended::Failed(failed);
             }
-            let room = self.connected && self.hand.is_empty() && self.flight.has_room() && !self.wants_alone();
+            let room = session.is_idle() && self.hand.is_empty() && self.flight.has_room() && !self.wants_alone();
             let backlog = self.flight.has_room_for_backlog() && self.pace.allows(self.began.elapsed());
             let tick = if drain_until.is_some() || self.pace.is_limited() {
                 limits::LINK_TICK / 10
@@ -343,12 +421,12 @@ impl<'a> Link<'a> {
             };
             tokio::select! {
                 biased;
-                event = events.next() => match event {
-                    Some(Ok(event)) => if let Err(failed) = self.event(event) {
-                        return Ended::Failed(failed);
+                event = session.next() => match event {
+                    Ok(Event::Flushed) => {}
+                    Ok(Event::Packet(packet)) => if let Err(ended) = self.packet(packet) {
+                        return ended;
                     },
-                    Some(Err(why)) => return ended(&why),
-                    None => return Ended::Failed(Failed::broker("the client ended".into())),
+                    Err(closed) => return Ended::Failed(self.closed(&closed)),
                 },
                 // Before answers: an order is acknowledged first.
                 Some(ticket) = edges.settled.recv() => {
@@ -363,16 +441,12 @@ impl<'a> Link<'a> {
                     self.send(&message);
                 },
                 () = until(stop, |stop| *stop), if drain_until.is_none() => {
-                    if !self.connected {
-                        return Ended::Stopped;
-                    }
+                    setup.reader.hurry();
                     drain_until = Some(Instant::now() + limits::DRAIN_LINK);
-                    self.publish(setup.topics.state(), self.state("stopping"));
+                    self.publish(self.topics.state(), self.state("stopping"));
                 }
                 () = until(&mut edges.wanted, |wanted| wanted.generation != generation), if drain_until.is_none() => {
-                    if self.connected {
-                        self.leave(&client, events).await;
-                    }
+                    self.leave(&mut session).await;
                     return Ended::Changed;
                 }
                 () = tokio::time::sleep(tick) => {}
@@ -380,12 +454,28 @@ impl<'a> Link<'a> {
         }
     }
 
-    /// A peer that is gone without a word, or that takes everything and acknowledges nothing. The library's own look at
-    /// its pings stands still while it writes into a connection that takes no more.
+    /// What is looked at now and then.
+    fn look(&mut self) {
+        if self.began.elapsed().saturating_sub(self.announced) >= limits::LINK_TICK {
+            self.announce();
+            self.outage.report(self.setup);
+            if self.began.elapsed() >= limits::SOON * 2 {
+                self.outage.soon = 0;
+                if std::mem::take(&mut self.short_lived) {
+                    (self.setup.note)(&self.offer.lacks().join("; "));
+                }
+            }
+        }
+        self.hand_in();
+        self.try_alone();
+    }
+
+    /// A peer that is gone without a word, or that takes everything and acknowledges nothing.
     fn check(&self) -> Result<(), Failed> {
         let (now, most) = (self.began.elapsed(), self.keep_alive * 2);
-        if self.connected && now.saturating_sub(self.heard) > most {
-            return Err(Failed::path(format!("the broker has not been heard for {} s", most.as_secs())));
+        if now.saturating_sub(self.heard) > most {
+            // Others may have lost it too.
+            return Err(Failed::broker(format!("the broker has not been heard for {} s", most.as_secs())));
         }
         match self.flight.oldest() {
             Some(since) if now.saturating_sub(since) > most.max(limits::ACK_WAIT) => {
@@ -396,24 +486,21 @@ impl<'a> Link<'a> {
     }
 
     /// Says that we are gone, waits for the broker to know it, and closes.
-    async fn leave(&mut self, client: &AsyncClient, mut events: impl futures_util::Stream<Item = Polled> + Unpin) {
-        self.publish(self.setup.topics.state(), self.state("offline"));
+    async fn leave(&mut self, session: &mut Session) {
+        self.publish(self.topics.state(), self.state("offline"));
         let until = Instant::now() + Duration::from_secs(1);
-        while self.flight.len() + self.hand.len() > 0 && self.hand_over(client).is_ok() {
-            match tokio::time::timeout_at(until, events.next()).await {
-                Ok(Some(Ok(event))) => {
-                    let _ = self.event(event);
+        while self.flight.len() + self.hand.len() > 0 && self.hand_over(session).is_ok() {
+            match tokio::time::timeout_at(until, session.next()).await {
+                Ok(Ok(Event::Flushed)) => {}
+                Ok(Ok(Event::Packet(packet))) => {
+                    let _ = self.packet(packet);
                 }
                 _ => break,
             }
         }
-        if client.try_disconnect().is_ok() {
-            // The client writes it while it is polled; its end is the end of the connection.
-            while let Ok(Some(Ok(event))) = tokio::time::timeout_at(until, events.next()).await {
-                if event == Event::Outgoing(Outgoing::Disconnect) {
-                    break;
-                }
-            }
+        let end = Disconnect::new(DisconnectReasonCode::NormalDisconnection);
+        if session.push(&Packet::Disconnect(end)).is_ok() {
+            while let Ok(Ok(Event::Packet(_))) = tokio::time::timeout_at(until, session.next()).await {}
         }
     }
 
@@ -434,56 +521,4 @@ impl<'a> Link<'a> {
         let _ = write!(out, ",\"clk\":\"{}\",\"boot\":\"{}\",{members}}}", now.clk.word(), self.setup.announce.boot);
         out
     }
-}
-
-type Polled = Result<Event, ConnectionError>;
-
-/// The event loop as a stream. A poll is never cancelled half-way: the stream keeps it between two `next`s.
-fn stream(events: EventLoop, keep_alive: Duration) -> impl futures_util::Stream<Item = Polled> {
-    futures_util::stream::unfold(Some(events), move |events| async move {
-        let mut events = events?;
-        let polled = events.poll().await;
-        // A broker that does not ask for a keep-alive (0): the library would ping at once, again and again.
-        if events.options.keep_alive().is_zero() {
-            events.options.set_keep_alive(keep_alive);
-        }
-        // After an error the loop would connect again by itself; a new connection is a new loop.
-        let next = polled.is_ok().then_some(events);
-        Some((polled, next))
-    })
-}
-
-/// MQTT 5's reason for a packet that is too large. The client library knows it in a DISCONNECT only.
-const PACKET_TOO_LARGE: u8 = 0x95;
-
-fn ended(why: &ConnectionError) -> Ended {
-    let failed = |text: String| Failed { closed: true, ..Failed::broker(text) };
-    Ended::Failed(match why {
-        ConnectionError::MqttState(StateError::ServerDisconnect { reason_code, .. }) => match reason_code {
-            DisconnectReasonCode::SessionTakenOver => return Ended::Twin,
-            DisconnectReasonCode::PacketTooLarge => {
-                Failed { too_large: true, ..failed("the broker closed: a packet was too large for it".into()) }
-            }
-            // It stops, or is busy: none of our messages is why.
-            DisconnectReasonCode::ServerShuttingDown | DisconnectReasonCode::ServerBusy => {
-                Failed { closed: false, ..failed(format!("the broker closed: {reason_code:?}")) }
-            }
-            other => failed(format!("the broker closed: {other:?}")),
-        },
-        ConnectionError::MqttState(StateError::Deserialization(
-            WireError::InvalidConnectReturnCode(PACKET_TOO_LARGE) | WireError::InvalidReason(PACKET_TOO_LARGE),
-        )) => Failed { too_large: true, ..failed("the broker refuses a packet as too large".into()) },
-        ConnectionError::Io(why) if is_path(why) => Failed::path(why.to_string().to_lowercase()),
-        ConnectionError::Io(why) => failed(why.to_string().to_lowercase()),
-        ConnectionError::ConnectionRefused(code) => failed(format!("the broker refused: {code:?}")),
-        ConnectionError::Timeout(_) => Failed::broker("no answer in time".into()),
-        other => failed(other.to_string().to_lowercase()),
-    })
-}
-
-/// This device has no route to the broker, or cannot look up its name.
-fn is_path(why: &std::io::Error) -> bool {
-    use std::io::ErrorKind as Io;
-    let local = [Io::NetworkUnreachable, Io::HostUnreachable, Io::NetworkDown, Io::AddrNotAvailable];
-    local.contains(&why.kind()) || (why.raw_os_error().is_none() && why.to_string().contains("failed to lookup"))
 }

@@ -7,12 +7,17 @@ use tokio::time::Instant;
 
 use super::{
     Setup, backoff,
+    offer::Learnt,
     packet::Sizes,
     seen::Seen,
     suspect::{Name, Suspects},
     tally::Tally,
 };
-use crate::{config::Mqtt, flow::event::Kind, limits};
+use crate::{
+    config::{Broker, Mqtt},
+    flow::event::Kind,
+    limits,
+};
 
 /// What outlives a connection.
 pub struct Outage {
@@ -30,11 +35,34 @@ pub struct Outage {
     pub suspects: Suspects,
     /// Orders that were handled.
     pub seen: Seen,
-    /// How much the broker takes, as far as a refusal taught it.
-    pub sizes: Sizes,
+    /// The place of the broker in the list that is tried now, and what is known of each.
+    at: usize,
+    brokers: Vec<Known>,
+    /// Why the last short-lived connection ended.
+    ended: String,
     /// What happens often.
     pub tallies: Tallies,
     began: Instant,
+}
+
+/// What is known of one broker.
+#[derive(Default)]
+pub struct Known {
+    /// How much it takes, as far as a refusal taught it.
+    pub sizes: Sizes,
+    /// What it does not offer, as far as a refusal taught it.
+    pub learnt: Learnt,
+    /// What it lacks, as it was logged last.
+    pub lacks: String,
+    /// How often it closed after SUBSCRIBE: each halves the filters in one packet.
+    pub closed_on_filters: u32,
+}
+
+impl Known {
+    /// Filters in one packet.
+    pub fn filters(&self) -> usize {
+        (limits::FILTERS >> self.closed_on_filters.min(8)).max(1)
+    }
 }
 
 /// What happens often.
@@ -60,7 +88,9 @@ impl Default for Outage {
             soon: 0,
             suspects: Suspects::default(),
             seen: Seen::default(),
-            sizes: Sizes::default(),
+            at: 0,
+            brokers: vec![Known::default()],
+            ended: String::new(),
             tallies: Tallies::default(),
             began: Instant::now(),
         }
@@ -68,32 +98,59 @@ impl Default for Outage {
 }
 
 impl Outage {
+    /// Begins with the first broker of another configuration, of which nothing is known.
+    pub fn begin(&mut self, mqtt: &Mqtt) {
+        self.at = 0;
+        self.brokers = mqtt.brokers.iter().map(|_| Known::default()).collect();
+        self.brokers.resize_with(self.brokers.len().max(1), Known::default);
+    }
+
+    /// The broker whose turn it is; `None`: there is none, which no valid configuration has.
+    pub fn broker<'a>(&self, mqtt: &'a Mqtt) -> Option<&'a Broker> {
+        mqtt.brokers.get(self.at)
+    }
+
+    /// What is known of it.
+    pub fn known(&mut self) -> &mut Known {
+        &mut self.brokers[self.at]
+    }
+
+    /// After one that held, the list begins anew: the first broker is the one that is meant. Otherwise the next has its turn.
+    /// `true`: it is one that was not tried yet in this round.
+    pub fn next_broker(&mut self, held: bool) -> bool {
+        self.at = if held { 0 } else { (self.at + 1) % self.brokers.len() };
+        self.at > 0
+    }
+
     /// Leaves the broker to a twin for some time, and says so. Returns how long.
-    pub fn twin(&mut self, setup: &Setup, mqtt: &Mqtt, what: &str) -> Duration {
+    pub fn twin(&mut self, setup: &Setup, broker: &Broker, what: &str) -> Duration {
         self.twins += 1;
         self.soon = 0;
         let wait = backoff::twin_wait(self.twins, fastrand::f64());
         let why = format!("{what}; leaving it the broker for {} s", wait.as_secs());
-        self.say(setup, mqtt, &why);
+        self.say(setup, broker, &why);
         (setup.tell)(Kind::LinkTwin, &why);
         wait
     }
 
-    /// Says why, where it is another reason than before.
-    pub fn say(&mut self, setup: &Setup, mqtt: &Mqtt, why: &str) {
-        if why != self.why {
-            let broker = format!("{}:{}", mqtt.host, mqtt.port);
-            tracing::warn!(broker, "no connection: {why}; trying again");
-            (setup.note)(why);
-            why.clone_into(&mut self.why);
+    /// Says why, where it is another reason than before, or another broker of the list. What changes with each attempt is in
+    /// parentheses at the end.
+    pub fn say(&mut self, setup: &Setup, broker: &Broker, why: &str) {
+        let text = if self.brokers.len() > 1 { format!("{broker}: {why}") } else { why.to_owned() };
+        let same = |text: &str| text.split(" (the only").next().map(str::to_owned);
+        if same(&text) != same(&self.why) {
+            tracing::warn!(broker = %broker, "no connection: {why}; trying again");
+            (setup.note)(&text);
+            self.why = text;
         }
     }
 
     /// The broker closed a connection `after` it was accepted, with these messages unacknowledged.
-    pub fn closed(&mut self, setup: &Setup, flying: Vec<(Name, Duration)>, after: Duration) {
+    pub fn closed(&mut self, setup: &Setup, flying: Vec<(Name, Duration)>, after: Duration, why: &str) {
         self.suspects.closed(flying);
         self.seen.closed(self.session, after);
         self.soon = if after < limits::SOON { self.soon + 1 } else { 0 };
+        why.clone_into(&mut self.ended);
         let more = self.soon > limits::SOON_TIMES && self.soon.is_power_of_two();
         if self.soon == limits::SOON_TIMES || more {
             (setup.tell)(Kind::Outage, &self.short_lived());
@@ -102,12 +159,8 @@ impl Outage {
 
     /// In words, that connections end soon.
     pub fn short_lived(&self) -> String {
-        format!(
-            "connections are short-lived: the broker accepted and closed {} in a row within {} s and gave no reason; \
-             perhaps it does not take a message of this device, or another client has its client id",
-            self.soon,
-            limits::SOON.as_secs()
-        )
+        let (n, within, why) = (self.soon, limits::SOON.as_secs(), &self.ended);
+        format!("connections are short-lived: {n} in a row were accepted and ended within {within} s: {why}")
     }
 
     /// Logs what happened often.
@@ -127,5 +180,36 @@ impl Outage {
             let text = format!("{n} messages for this device were dropped: more at once than it said it takes");
             (setup.tell)(Kind::CommandsRefused, &text);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn brokers_are_tried_in_order_and_after_one_that_held_from_the_first() {
+        let mut outage = Outage { brokers: (0..3).map(|_| Known::default()).collect(), ..Outage::default() };
+        let turns: Vec<_> = (0..4).map(|_| (outage.next_broker(false), outage.at)).collect();
+        assert_eq!(turns, [(true, 1), (true, 2), (false, 0), (true, 1)], "a round ends with a pause");
+        assert!(!outage.next_broker(true) && outage.at == 0);
+        let mut alone = Outage::default();
+        assert!(!alone.next_broker(false), "a single broker is always a new round");
+    }
+
+    #[test]
+    fn what_a_refusal_taught_is_of_one_broker() {
+        let mut outage = Outage { brokers: (0..2).map(|_| Known::default()).collect(), ..Outage::default() };
+        assert_eq!(outage.known().filters(), limits::FILTERS);
+        let filters: Vec<usize> = (0..5)
+            .map(|_| {
+                outage.known().closed_on_filters += 1;
+                outage.known().filters()
+            })
+            .collect();
+        assert_eq!(filters, [4, 2, 1, 1, 1]);
+        outage.known().sizes = outage.known().sizes.refused(4000);
+        outage.next_broker(false);
+        assert_eq!((outage.known().filters(), outage.known().sizes), (limits::FILTERS, Sizes::default()));
     }
 }

@@ -4,10 +4,7 @@
 use std::{borrow::Cow, collections::HashMap, ops::Range};
 
 use super::{topic::Wish, wire};
-use crate::{
-    limits,
-    outbox::{Loss, ParcelId, Sealed},
-};
+use crate::outbox::{Loss, ParcelId, Sealed};
 
 /// What is known of the broker's limit, bytes of a whole packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +53,12 @@ pub fn publish_bytes(topic: usize, payload: usize, correlation: Option<usize>) -
 }
 
 /// Splits subscriptions into packets that fit: few filters each (AWS IoT Core takes eight), and few bytes.
-pub fn subscriptions(wishes: Vec<Wish>, most: usize) -> Vec<Vec<Wish>> {
+pub fn subscriptions(wishes: Vec<Wish>, filters: usize, most: usize) -> Vec<Vec<Wish>> {
     let mut packets: Vec<Vec<Wish>> = Vec::new();
     let mut bytes = 0;
     for wish in wishes {
         let one = 2 + wish.filter.len() + 1;
-        match packets.last_mut().filter(|packet| packet.len() < limits::FILTERS && bytes + one <= most) {
+        match packets.last_mut().filter(|packet| packet.len() < filters && bytes + one <= most) {
             Some(packet) => packet.push(wish),
             None => {
                 packets.push(vec![wish]);
@@ -152,6 +149,7 @@ mod tests {
     };
 
     use super::*;
+    use crate::limits;
 
     fn sealed(records: u64) -> Sealed {
         let mut sealed = Sealed::sample(1, 60);
@@ -219,12 +217,13 @@ mod tests {
     fn subscriptions_are_split_by_number_and_by_size_and_none_is_left_out() {
         let wishes: Vec<Wish> =
             (0..21).map(|i| Wish { filter: format!("kl/s/_c-{i}/dn/cmd/+/+"), kept: false }).collect();
-        let packets = subscriptions(wishes.clone(), usize::MAX);
+        let packets = subscriptions(wishes.clone(), limits::FILTERS, usize::MAX);
         assert!(packets.iter().all(|packet| packet.len() <= limits::FILTERS) && packets.len() == 3);
         assert_eq!(packets.concat(), wishes);
-        let packets = subscriptions(wishes.clone(), 64);
+        let packets = subscriptions(wishes.clone(), limits::FILTERS, 64);
         assert!(packets.iter().all(|packet| packet.len() <= 2));
         assert_eq!(packets.concat(), wishes);
+        assert_eq!(subscriptions(wishes.clone(), 1, usize::MAX).len(), 21);
     }
 
     #[test]

@@ -1,23 +1,25 @@
-//! One connection's events: what the broker says, and what is handed to the client library.
+//! One connection's packets: what the broker says, and what is sent to it.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use rumqttc::{
-    Outgoing,
+use bytes::Bytes;
+use rumqttc::v5::mqttbytes::{
+    QoS,
     v5::{
-        AsyncClient, Event, Incoming,
-        mqttbytes::{
-            QoS,
-            v5::{ConnAck, PubAckReason, Publish, PublishProperties, SubAck, SubscribeReasonCode},
-        },
+        ConnAck, Disconnect, DisconnectReasonCode, Packet, PingReq, PubAck, PubAckReason, Publish, PublishProperties,
+        SubAck, Subscribe, SubscribeReasonCode,
     },
 };
 
 use super::{
-    Failed, Link,
+    Ended, Failed, Link,
     hand::{self, Handed, Settles},
-    packet::{self, Sizes},
+    offer::Offer,
+    open, packet,
+    packet::Sizes,
+    reason::{self, Stage},
     seen,
+    session::{Closed, Session},
     suspect::{Name, Verdict},
     wire,
 };
@@ -25,49 +27,116 @@ use crate::{
     flow::{
         Class, Retain,
         event::Kind,
-        order::{Arrived, Respond, Response, Ticket},
+        order::{Arrived, LinkNews, Respond, Response, Ticket},
     },
-    host::{Clock, Defence, sys},
+    host::{Clock, Defence},
     limits,
     outbox::{Loss, ToSend},
 };
 
 impl Link<'_> {
-    pub(super) fn event(&mut self, event: Event) -> Result<(), Failed> {
-        if matches!(event, Event::Incoming(_)) {
-            self.heard = self.began.elapsed();
-        }
-        match event {
-            Event::Incoming(Incoming::ConnAck(ack)) => self.connected(&ack),
-            Event::Outgoing(Outgoing::Publish(id)) => self.flight.written(id, self.began.elapsed()),
-            Event::Outgoing(Outgoing::PubAck(_)) => self.acks = self.acks.saturating_sub(1),
-            Event::Outgoing(Outgoing::Subscribe(id)) => self.flight.written(id, self.began.elapsed()),
-            Event::Incoming(Incoming::SubAck(ack)) => {
+    pub(super) fn packet(&mut self, packet: Packet) -> Result<(), Ended> {
+        self.heard = self.began.elapsed();
+        match packet {
+            Packet::SubAck(ack) => {
                 if let Some((Settles::Subscriptions(asked), _)) = self.flight.answered(ack.pkid) {
-                    self.subscribed(asked, &ack);
+                    self.subscribed(&asked, &ack);
                 }
             }
-            Event::Incoming(Incoming::Publish(publish)) => self.arrived(publish),
-            Event::Incoming(Incoming::PubAck(ack)) => {
-                let answered = self.flight.answered(ack.pkid);
-                match answered {
-                    Some((Settles::Parcel(part), since)) => {
-                        self.setup.meters.acknowledge.took_time(self.began.elapsed().saturating_sub(since));
-                        self.setup.board.acked_ns.store(Clock::boot_ns(), Ordering::Relaxed);
-                        return self.settle(part, ack.reason);
-                    }
-                    Some((Settles::Gone, _)) => self.gone.acked(ack.reason, &self.setup.news),
-                    _ => {}
-                }
+            Packet::Publish(publish) => self.arrived(publish),
+            Packet::PubAck(ack) => {
+                let text = ack.properties.and_then(|p| p.reason_string);
+                self.answered(ack.pkid, ack.reason, text.as_deref()).map_err(Ended::Failed)?;
+            }
+            Packet::PingResp(_) => self.ponged().map_err(Ended::Failed)?,
+            Packet::Disconnect(end) => return Err(self.disconnected(&end)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn answered(&mut self, id: u16, reason: PubAckReason, text: Option<&str>) -> Result<(), Failed> {
+        match self.flight.answered(id) {
+            Some((Settles::Parcel(part), since)) => {
+                self.setup.meters.acknowledge.took_time(self.began.elapsed().saturating_sub(since));
+                self.setup.board.acked_ns.store(Clock::boot_ns(), Ordering::Relaxed);
+                return self.settle(part, reason, text);
+            }
+            Some((Settles::Gone, _)) => self.gone.acked(reason, &self.setup.news),
+            Some((Settles::Nothing, _)) if !is_good(reason) => {
+                let text = text.map_or(String::new(), |text| format!(", it says `{}`", reason::short(text)));
+                tracing::warn!(
+                    "the broker rejected an announcement of this device: {reason:?}{text}; it goes on without it"
+                );
             }
             _ => {}
         }
         Ok(())
     }
 
+    /// A broker without QoS 1 has read what was sent before the ping that it answers now.
+    fn ponged(&mut self) -> Result<(), Failed> {
+        for id in self.flight.ponged() {
+            let is_message = !matches!(self.flight.what(id), Some(Settles::Subscriptions(_)));
+            if !self.offer.qos1 && is_message {
+                self.answered(id, PubAckReason::Success, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Pings when it is time, or when that is the only answer to what was sent.
+    fn ping(&mut self, session: &mut Session) -> Result<(), Failed> {
+        let now = self.began.elapsed();
+        let due = now.saturating_sub(self.pinged) >= self.keep_alive;
+        let asks = !self.offer.qos1 && self.flight.len() > 0 && !self.flight.awaits_pong();
+        if due || asks {
+            push(session, &Packet::PingReq(PingReq))?;
+            self.flight.pinged();
+            self.pinged = now;
+        }
+        Ok(())
+    }
+
+    /// The broker ended the session, with a reason.
+    fn disconnected(&self, end: &Disconnect) -> Ended {
+        let said = end.properties.as_ref();
+        let text = said.and_then(|p| p.reason_string.as_deref());
+        let server = said.and_then(|p| p.server_reference.as_deref());
+        if end.reason_code == DisconnectReasonCode::SessionTakenOver {
+            return Ended::Twin(text.map_or(String::new(), |text| format!(" (it says `{}`)", reason::short(text))));
+        }
+        let words = reason::words(end.reason_code as u8, text, server, &self.wanted.mqtt);
+        let failed = Failed::broker(format!("the broker closed: {words}"));
+        Ended::Failed(match end.reason_code {
+            DisconnectReasonCode::PacketTooLarge => Failed { closed: true, too_large: true, ..failed },
+            // It stops, or is busy: none of our messages is why.
+            DisconnectReasonCode::ServerShuttingDown | DisconnectReasonCode::ServerBusy => failed,
+            _ => Failed { closed: true, ..failed },
+        })
+    }
+
+    /// The session ended without a reason of the broker's: what was pending says what is likely.
+    pub(super) fn closed(&mut self, closed: &Closed) -> Failed {
+        let pending = self.flight.len();
+        let stage = match pending {
+            // A broker reads in order, and subscriptions were sent first.
+            _ if self.subscriptions_left > 0 => Stage::Subscribe,
+            0 => Stage::Idle,
+            _ => Stage::Publish,
+        };
+        // It may be that it takes fewer of them in one packet.
+        let taught = stage == Stage::Subscribe && self.outage.known().filters() > 1;
+        self.outage.known().closed_on_filters += u32::from(taught);
+        let newest = self.newest.as_ref().filter(|(id, ..)| pending == 1 && self.flight.what(*id).is_some());
+        let last = newest.map(|(_, topic, size)| (topic.as_str(), *size));
+        let failed = open::ended(closed, stage, last, &self.wanted.mqtt, &self.topics.root(), self.broker);
+        Failed { taught, ..failed }
+    }
+
     /// Only a successful answer removes a record. An answer that no repetition can change counts it as lost; any other
     /// ends the connection, and everything unacknowledged is sent again after a pause.
-    fn settle(&mut self, part: hand::Part, reason: PubAckReason) -> Result<(), Failed> {
+    fn settle(&mut self, part: hand::Part, reason: PubAckReason, text: Option<&str>) -> Result<(), Failed> {
         if self.alone.as_ref() == Some(&part.name) {
             self.alone = None;
         }
@@ -86,7 +155,8 @@ impl Link<'_> {
                 self.outage.suspects.answered(&part.name);
                 let (tally, last) = &mut self.outage.tallies.refused;
                 tally.add(1);
-                *last = format!("the last one: {reason:?}, stream {}", part.name.0);
+                let text = text.map_or(String::new(), |text| format!(", it says `{}`", reason::short(text)));
+                *last = format!("the last one: {reason:?}, stream {}{text}", part.name.0);
                 self.settled_part(&part, Some("refused_by_broker"));
             }
             other => {
@@ -94,7 +164,8 @@ impl Link<'_> {
                 if matches!(other, PubAckReason::UnspecifiedError | PubAckReason::ImplementationSpecificError) {
                     self.outage.suspects.closed(vec![(part.name, Duration::ZERO)]);
                 }
-                return Err(Failed::broker(format!("the broker could not take a message: {other:?}")));
+                let text = text.map_or(String::new(), |text| format!(", it says `{}`", reason::short(text)));
+                return Err(Failed::broker(format!("the broker could not take a message: {other:?}{text}")));
             }
         }
         Ok(())
@@ -108,46 +179,73 @@ impl Link<'_> {
         }
     }
 
-    fn connected(&mut self, ack: &ConnAck) {
-        let properties = ack.properties.as_ref();
-        let theirs = properties.and_then(|p| p.receive_max).unwrap_or(u16::MAX);
-        // 0 is a broker that does not look; this side goes on looking.
-        if let Some(seconds) = properties.and_then(|p| p.server_keep_alive).filter(|seconds| *seconds > 0) {
-            self.keep_alive = Duration::from_secs(u64::from(seconds));
-        }
-        self.sizes =
-            properties.and_then(|p| p.max_packet_size).map_or(Sizes::default(), |n| Sizes::default().announced(n));
+    /// The broker accepted: what it offers is obeyed from here on.
+    pub(super) fn connected(&mut self, ack: &ConnAck) {
         let setup = self.setup;
-        self.flight.open(limits::IN_FLIGHT.min(theirs));
-        let mqtt = &self.wanted.mqtt;
-        sys::limit_unsent(mqtt.port, limits::UNSENT_BYTES);
+        self.offer = Offer::read(ack, self.outage.known().learnt);
+        self.outage.known().learnt.accepted(&self.offer, ack);
+        self.keep_alive = open::keep_alive(&self.wanted.mqtt, self.offer.keep_alive);
+        self.pinged = self.began.elapsed();
+        self.flight.open(self.offer.at_once);
         self.connected = true;
-        self.setup.meters.connections.add(1);
-        let broker = format!("{}:{}", mqtt.host, mqtt.port);
-        tracing::info!(broker, session = self.outage.session, "connected");
+        setup.meters.connections.add(1);
+        let broker = self.broker;
+        tracing::info!(broker = %broker, session = self.outage.session, "connected");
+        self.remark(ack);
         self.short_lived = self.outage.soon >= limits::SOON_TIMES;
-        (setup.note)(&if self.short_lived { self.outage.short_lived() } else { String::new() });
+        let lacks = self.offer.lacks().join("; ");
+        (setup.note)(&if self.short_lived { self.outage.short_lived() } else { lacks });
         let away = self.outage.since.elapsed();
         if away >= limits::OUTAGE_TOLD && !self.outage.why.is_empty() {
             (setup.tell)(Kind::Outage, &format!("no connection for {:.1} s: {}", away.as_secs_f64(), self.outage.why));
         }
-        for wishes in packet::subscriptions(setup.topics.wishes(), self.most().most) {
+        let (wishes, without) = self.topics.wishes(self.offer.wildcards);
+        self.subscriptions_refused.0 = without;
+        let filters = self.outage.known().filters();
+        for wishes in packet::subscriptions(wishes, filters, self.most().most) {
             self.subscriptions_left += wishes.len();
             self.hand.push_back(Handed::subscriptions(wishes));
         }
-        self.publish(setup.topics.state(), self.state("online"));
+        self.publish(self.topics.state(), self.state("online"));
         self.announce();
         for (stream, members) in &setup.announce.meta {
-            self.publish(setup.topics.meta(stream), self.head(members));
+            self.publish(self.topics.meta(stream), self.head(members));
         }
-        self.hand.extend(self.gone.handed(&setup.announce.gone, &setup.topics));
+        if self.offer.retain {
+            self.hand.extend(self.gone.handed(&setup.announce.gone, &self.topics));
+        } else if !setup.announce.gone.is_empty() {
+            // A broker that keeps nothing has nothing to remove.
+            setup.news.send_modify(|news: &mut LinkNews| news.cleared = true);
+        }
         setup.reader.online();
     }
 
+    /// Logs what the broker says beside, and once what it lacks.
+    fn remark(&mut self, ack: &ConnAck) {
+        let broker = self.broker;
+        let said = ack.properties.as_ref();
+        if let Some(text) = said.and_then(|p| p.reason_string.as_deref()).filter(|text| !text.is_empty()) {
+            tracing::info!(broker = %broker, "the broker says `{}`", reason::short(text));
+        }
+        if let Some(id) = said.and_then(|p| p.assigned_client_identifier.as_deref()) {
+            tracing::warn!(
+                broker = %broker,
+                "the broker assigned the client id `{}` instead of `{}`: write it into `mqtt.client_id`, or commands sent while this \
+                 device is away are lost",
+                reason::short(id),
+                self.wanted.mqtt.client_id
+            );
+        }
+        let lacks = self.offer.lacks().join("; ");
+        if std::mem::replace(&mut self.outage.known().lacks, lacks.clone()) != lacks && !lacks.is_empty() {
+            tracing::warn!(broker = %broker, "the broker offers less than this device asks for: {lacks}");
+        }
+    }
+
     /// What is known of the broker's largest packet.
-    fn most(&self) -> Sizes {
-        let learnt = self.outage.sizes;
-        Sizes { most: self.sizes.most.min(learnt.most), never: self.sizes.never.min(learnt.never) }
+    fn most(&mut self) -> Sizes {
+        let (said, learnt) = (self.offer.sizes, self.outage.known().sizes);
+        Sizes { most: said.most.min(learnt.most), never: said.never.min(learnt.never) }
     }
 
     /// Who this is and what serves, retained; said again when that changed.
@@ -163,19 +261,30 @@ impl Link<'_> {
 
     /// What the broker said to subscriptions; there may be several packets of them. One that was refused leaves the device
     /// without commands: it is reported, and data goes on.
-    fn subscribed(&mut self, asked: usize, ack: &SubAck) {
-        let granted = ack.return_codes.iter().filter(|code| matches!(code, SubscribeReasonCode::Success(_))).count();
-        self.subscriptions_refused += asked.saturating_sub(granted);
-        self.subscriptions_left = self.subscriptions_left.saturating_sub(asked);
+    fn subscribed(&mut self, asked: &[String], ack: &SubAck) {
+        let codes = ack.return_codes.iter().map(Some).chain(std::iter::repeat(None));
+        for (filter, code) in asked.iter().zip(codes) {
+            if !matches!(code, Some(SubscribeReasonCode::Success(_))) {
+                self.subscriptions_refused.0 += 1;
+                let why = code.map_or("no answer".into(), |code| format!("{code:?}"));
+                self.subscriptions_refused.1 = format!(" (the last one: {filter}: {why})");
+            }
+        }
+        self.subscriptions_left = self.subscriptions_left.saturating_sub(asked.len());
         if self.subscriptions_left > 0 {
             return;
         }
-        if self.subscriptions_refused == 0 {
+        let (refused, last) = &self.subscriptions_refused;
+        if *refused == 0 {
             self.setup.news.send_if_modified(|news| !std::mem::replace(&mut news.subscribed, true));
-        } else {
-            let all = self.setup.topics.wishes().len();
-            let text = format!("the broker refuses {} of {all} subscriptions", self.subscriptions_refused);
-            tracing::error!("MQTT session: {text}: messages on these topics do not arrive; publishing goes on");
+        } else if !last.is_empty() {
+            let all = self.topics.wishes(true).0.len();
+            let text = format!("the broker refuses {refused} of {all} subscriptions");
+            let said = ack.properties.as_ref().and_then(|p| p.reason_string.as_deref());
+            let said = said.map_or(String::new(), |text| format!(", it says `{}`", reason::short(text)));
+            tracing::error!(
+                "MQTT session: {text}{last}{said}: messages on these topics do not arrive; publishing goes on"
+            );
             (self.setup.note)(&text);
         }
     }
@@ -184,7 +293,7 @@ impl Link<'_> {
     /// before is only acknowledged.
     fn arrived(&mut self, publish: Publish) {
         let topic = String::from_utf8_lossy(&publish.topic);
-        let Some((to, asked)) = self.setup.topics.read(&topic) else {
+        let Some((to, asked)) = self.topics.read(&topic) else {
             tracing::debug!(%topic, "a message that is not for this device");
             return self.settled.push_back(publish.pkid);
         };
@@ -206,8 +315,10 @@ impl Link<'_> {
             }
         }
         let properties = publish.properties.as_ref();
-        let respond = properties
-            .and_then(|p| Some(Respond { topic: p.response_topic.clone()?, correlation: p.correlation_data.clone() }));
+        let respond = properties.and_then(|p| {
+            let topic = self.topics.response(p.response_topic.as_deref()?)?;
+            Some(Respond { topic, correlation: p.correlation_data.clone() })
+        });
         let (payload, retained, nonce) = (publish.payload.clone(), publish.retain, self.nonce.clone());
         self.waiting.push_back(Box::new(Arrived { to, asked, payload, retained, respond, nonce, ticket }));
         self.hand_in();
@@ -241,13 +352,14 @@ impl Link<'_> {
 
     pub(super) fn respond(&mut self, response: Response) {
         let Respond { topic, correlation } = response.respond;
+        let topic = self.topics.whole(&topic);
         let payload = wire::encode(response.payload, self.wanted.mqtt.cbor);
-        self.hand.push_back(Handed { correlation, answer: true, ..Handed::nothing(topic, payload, false) });
+        self.hand.push_back(Handed { correlation, ..Handed::nothing(topic, payload, false) });
     }
 
     pub(super) fn send(&mut self, message: &ToSend) {
         let result = message.sealed.class == Class::Reply;
-        let (topics, stream) = (&self.setup.topics, &message.sealed.stream);
+        let (topics, stream) = (&self.topics, &message.sealed.stream);
         let topic = match message.sealed.items.first().filter(|_| result) {
             Some(item) => topics.result(stream, &item.body),
             None => topics.stream(stream),
@@ -256,7 +368,7 @@ impl Link<'_> {
         let room = sizes.most.saturating_sub(packet::publish_bytes(topic.len(), 0, None) + 3);
         let parts = packet::split(&message.sealed, message.hist, self.wanted.mqtt.cbor, room);
         let retain = self.retain(message);
-        if retain == Retain::Remove {
+        if retain == Retain::Remove && self.offer.retain {
             self.hand.push_back(Handed::nothing(topic.clone(), Vec::new(), true));
         }
         self.parcels.begin(message.id, parts.len());
@@ -355,49 +467,59 @@ impl Link<'_> {
         self.hand.push_back(Handed::nothing(topic, payload, true));
     }
 
-    /// Gives the client library the next message when it is done with the previous one.
-    pub(super) fn hand_over(&mut self, client: &AsyncClient) -> Result<(), Failed> {
-        let failed = |what: &str, why: String| Failed::broker(format!("hand {what} to the client: {why}"));
-        while self.acks < limits::ACKS_QUEUED
-            && let Some(id) = self.settled.pop_front()
-        {
-            // A QoS 0 message has no id and needs no acknowledgement.
-            if id > 0 {
-                let publish = Publish { qos: QoS::AtLeastOnce, pkid: id, ..Publish::default() };
-                client.try_ack(&publish).map_err(|why| failed("an acknowledgement", why.to_string()))?;
-                self.acks += 1;
-            }
+    /// Writes the next message when the previous one is with the kernel: an alarm waits behind one at most.
+    pub(super) fn hand_over(&mut self, session: &mut Session) -> Result<(), Failed> {
+        // A QoS 0 message has no id and needs no acknowledgement. An order is acknowledged before it is answered: should the
+        // broker close on the answer, the order does not come again.
+        for id in self.settled.drain(..).filter(|id| *id > 0) {
+            push(session, &Packet::PubAck(PubAck::new(id, None)))?;
         }
         let one = self.outage.suspects.one_at_a_time() || self.alone.is_some();
-        if !self.flight.has_room() || (one && self.flight.len() > 0) {
-            return Ok(());
-        }
-        // An order is acknowledged first: should the broker close on its answer, it does not come again.
-        if self.hand.front().is_some_and(|next| next.answer) && !self.settled.is_empty() {
-            return Ok(());
-        }
-        let Some(next) = self.hand.pop_front() else { return Ok(()) };
-        let Handed { topic, payload, retain, .. } = next;
-        if next.wishes.is_empty() && !matches!(next.settles, Settles::Parcel(_)) {
-            let size = packet::publish_bytes(topic.len(), payload.len(), next.correlation.as_ref().map(|c| c.len()));
-            if size >= self.most().never {
-                let (tally, last) = &mut self.outage.tallies.large;
-                tally.add(1);
-                *last = format!("the last one: topic {topic}, {size} bytes");
-                return Ok(());
+        if session.is_idle() && self.flight.has_room() && !(one && self.flight.len() > 0) {
+            while let Some(next) = self.hand.pop_front() {
+                if self.fits(&next) {
+                    self.write(next, session)?;
+                    break;
+                }
             }
         }
-        let handed = match (&next.settles, next.correlation) {
-            (Settles::Subscriptions(_), _) => client.try_subscribe_many(wire::filters(next.wishes)),
-            (_, None) => client.try_publish(topic, QoS::AtLeastOnce, retain, payload),
-            (_, correlation_data) => {
-                let properties = PublishProperties { correlation_data, ..PublishProperties::default() };
-                client.try_publish_with_properties(topic, QoS::AtLeastOnce, retain, payload, properties)
-            }
+        self.ping(session)
+    }
+
+    /// Whether the broker takes a packet of this size. Records were split and measured before (`send`); what is announced, or
+    /// answered, cannot be split.
+    fn fits(&mut self, next: &Handed) -> bool {
+        let correlation = next.correlation.as_ref().map(Bytes::len);
+        let size = packet::publish_bytes(next.topic.len(), next.payload.len(), correlation);
+        let never = self.most().never;
+        let fits = size < never || !next.wishes.is_empty() || matches!(next.settles, Settles::Parcel(_));
+        if !fits {
+            tracing::warn!("{} is not sent: it has {size} bytes, and the broker takes {}", next.topic, never - 1);
+        }
+        fits
+    }
+
+    fn write(&mut self, next: Handed, session: &mut Session) -> Result<(), Failed> {
+        let Handed { topic, payload, retain, settles, backlog, correlation, wishes, .. } = next;
+        let id = self.flight.begin(settles, backlog, self.began.elapsed());
+        let packet = if wishes.is_empty() {
+            self.newest = Some((id, topic.clone(), packet::publish_bytes(topic.len(), payload.len(), None)));
+            Packet::Publish(Publish {
+                dup: false,
+                qos: if self.offer.qos1 { QoS::AtLeastOnce } else { QoS::AtMostOnce },
+                retain: retain && self.offer.retain,
+                topic: topic.into(),
+                pkid: id,
+                payload: payload.into(),
+                properties: correlation
+                    .map(|data| PublishProperties { correlation_data: Some(data), ..PublishProperties::default() }),
+            })
+        } else {
+            let mut subscribe = Subscribe::new_many(wire::filters(wishes), None);
+            subscribe.pkid = id;
+            Packet::Subscribe(subscribe)
         };
-        handed.map_err(|why| failed("a message", why.to_string()))?;
-        self.flight.handed(next.settles, next.backlog);
-        Ok(())
+        push(session, &packet)
     }
 
     /// Messages of the outbox that are unacknowledged, with their age.
@@ -418,4 +540,12 @@ impl Link<'_> {
         });
         sizes.max()
     }
+}
+
+fn push(session: &mut Session, packet: &Packet) -> Result<(), Failed> {
+    session.push(packet).map_err(|why| Failed::broker(format!("write a packet: {why}")))
+}
+
+fn is_good(reason: PubAckReason) -> bool {
+    matches!(reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers)
 }

@@ -5,6 +5,8 @@ use crate::flow::order::{Addressee, Asked};
 /// Topics of one device.
 #[derive(Debug, Clone)]
 pub struct Topics {
+    /// Empty, or it ends with `/`.
+    prefix: String,
     site: String,
     device: String,
     up: String,
@@ -24,7 +26,28 @@ impl Topics {
     /// `kl/{site}/{device}/…`, and what is sent to the site and to these cohorts.
     pub fn new(site: &str, device: &str, cohorts: &[String]) -> Self {
         let up = format!("kl/{site}/{device}/up/");
-        Self { site: site.into(), device: device.into(), up, cohorts: cohorts.to_vec() }
+        Self { prefix: String::new(), site: site.into(), device: device.into(), up, cohorts: cohorts.to_vec() }
+    }
+
+    /// The same below a prefix, which is empty or ends with `/`.
+    pub fn below(&self, prefix: &str) -> Self {
+        let up = format!("{prefix}kl/{}/{}/up/", self.site, self.device);
+        Self { prefix: prefix.into(), up, ..self.clone() }
+    }
+
+    /// What all topics of this device begin with.
+    pub fn root(&self) -> String {
+        format!("{}kl/{}/{}", self.prefix, self.site, self.device)
+    }
+
+    /// A response topic as control knows it, without the prefix; `None`: it is not below it.
+    pub fn response(&self, topic: &str) -> Option<String> {
+        topic.strip_prefix(&self.prefix).map(str::to_owned)
+    }
+
+    /// The reverse.
+    pub fn whole(&self, topic: &str) -> String {
+        format!("{}{topic}", self.prefix)
     }
 
     /// Retained, last will: online, stopping, offline.
@@ -69,20 +92,25 @@ impl Topics {
         }
     }
 
-    /// What is subscribed with each connection.
-    pub fn wishes(&self) -> Vec<Wish> {
+    /// What is subscribed with each connection, and how many filters are left out because they need wildcards.
+    pub fn wishes(&self, wildcards: bool) -> (Vec<Wish>, usize) {
+        let dn = |to: &str, rest: &str| format!("{}kl/{}/{to}/dn/{rest}", self.prefix, self.site);
         let mut below = vec![self.device.clone(), "_all".into()];
         below.extend(self.cohorts.iter().map(|name| format!("_c-{name}")));
-        let commands = below.iter().map(|to| Wish { filter: format!("kl/{}/{to}/dn/cmd/+/+", self.site), kept: false });
-        let desired = Wish { filter: format!("kl/{}/{}/dn/desired", self.site, self.device), kept: true };
-        let channel = Wish { filter: format!("kl/{}/{}/dn/channel", self.site, self.device), kept: true };
-        let blob = Wish { filter: format!("kl/{}/{}/dn/blob/+/+", self.site, self.device), kept: false };
-        commands.chain([desired, channel, blob]).collect()
+        let commands = below.iter().map(|to| Wish { filter: dn(to, "cmd/+/+"), kept: false });
+        let own = ["desired", "channel"].map(|word| Wish { filter: dn(&self.device, word), kept: true });
+        let blob = Wish { filter: dn(&self.device, "blob/+/+"), kept: false };
+        let all: Vec<Wish> = commands.chain(own).chain([blob]).collect();
+        let n = all.len();
+        let wishes: Vec<Wish> = all.into_iter().filter(|wish| wildcards || !wish.filter.contains('+')).collect();
+        let left_out = n - wishes.len();
+        (wishes, left_out)
     }
 
     /// Whom a message was sent to, and what it is; `None`: nothing of ours.
     pub fn read(&self, topic: &str) -> Option<(Addressee, Asked)> {
-        let (to, what) = topic.strip_prefix("kl/")?.strip_prefix(&self.site)?.strip_prefix('/')?.split_once("/dn/")?;
+        let below = topic.strip_prefix(&self.prefix)?;
+        let (to, what) = below.strip_prefix("kl/")?.strip_prefix(&self.site)?.strip_prefix('/')?.split_once("/dn/")?;
         let to = match to {
             "_all" => Addressee::All,
             to if to == self.device => Addressee::Device,
@@ -152,6 +180,26 @@ mod tests {
         ] {
             assert_eq!(topics.read(other), None, "{other}");
         }
-        assert_eq!(topics.wishes().len(), 6);
+        assert_eq!((topics.wishes(true).0.len(), topics.wishes(true).1), (6, 0));
+    }
+
+    #[test]
+    fn a_prefix_is_before_every_topic_that_is_sent_subscribed_and_read() {
+        let topics = Topics::new("s", "d", &["x".into()]).below("tenant/7/");
+        assert_eq!(topics.state(), "tenant/7/kl/s/d/up/state");
+        assert_eq!(topics.root(), "tenant/7/kl/s/d");
+        assert!(topics.wishes(true).0.iter().all(|wish| wish.filter.starts_with("tenant/7/kl/s/")));
+        assert_eq!(topics.read("tenant/7/kl/s/d/dn/desired"), Some((Addressee::Device, Asked::Desired)));
+        assert_eq!(topics.read("kl/s/d/dn/desired"), None);
+        assert_eq!(topics.response("tenant/7/kl/s/d/up/_r/a").as_deref(), Some("kl/s/d/up/_r/a"));
+        assert_eq!(topics.response("kl/s/d/up/_r/a"), None, "it would be answered elsewhere");
+        assert_eq!(topics.whole("kl/s/d/up/_r/a"), "tenant/7/kl/s/d/up/_r/a");
+    }
+
+    #[test]
+    fn without_wildcards_only_whole_topics_are_subscribed_and_the_rest_is_counted() {
+        let (wishes, left_out) = Topics::new("s", "d", &["x".into()]).wishes(false);
+        let filters: Vec<_> = wishes.iter().map(|wish| wish.filter.as_str()).collect();
+        assert_eq!((filters, left_out), (vec!["kl/s/d/dn/desired", "kl/s/d/dn/channel"], 4));
     }
 }

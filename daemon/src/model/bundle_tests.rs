@@ -43,10 +43,15 @@ impl Signer {
     }
 
     fn sign(&self, bytes: &[u8]) -> String {
-        let (file, sig) = (self.0.path().join("m"), self.0.path().join("sig"));
+        self.sign_as("manifest.json", bytes, "-S")
+    }
+
+    /// Signs the bytes in a file of this name; `how`: `-S`, or `-Sl` for the old kind of signature.
+    fn sign_as(&self, name: &str, bytes: &[u8], how: &str) -> String {
+        let (file, sig) = (self.0.path().join(name), self.0.path().join("sig"));
         fs::write(&file, bytes).expect("write");
         let mut minisign = Command::new("minisign");
-        minisign.args(["-S", "-q", "-m"]).arg(&file).arg("-x").arg(&sig).arg("-s").arg(self.0.path().join("sec"));
+        minisign.args([how, "-q", "-m"]).arg(&file).arg("-x").arg(&sig).arg("-s").arg(self.0.path().join("sec"));
         assert!(minisign.stdin(Stdio::null()).stdout(Stdio::null()).status().expect("minisign").success());
         fs::read_to_string(sig).expect("signature")
     }
@@ -215,6 +220,43 @@ fn nobody_elses_signature_counts_and_no_key_counts_for_another_role_or_twice() {
     assert!(open(&packed(&folder(&[&maker, &second], 1, "score", |_| {})), &two).is_ok());
 }
 
+#[test]
+fn signature_that_does_not_count_is_rejected_with_what_is_wrong_with_it() {
+    let (maker, other) = (Signer::new(), Signer::new());
+    let keys = keyset(&[(&maker, &["model", "command"])], json!({"revoked": [other.public()]}));
+    let text = b"{\"model\":\"m\"}";
+    let why =
+        |role: Role, signed: &[u8], minisig: &str| keys.signers(role, signed, &[minisig.to_owned()]).expect_err("no");
+    #[track_caller]
+    fn says(why: &str, words: &[&str]) {
+        words.iter().for_each(|word| assert!(why.contains(word), "{word}: {why}"));
+    }
+    let good = maker.sign(text);
+    assert_eq!(keys.signers(Role::Model, text, std::slice::from_ref(&good)), Ok(vec!["k0"]));
+    let legacy = maker.sign_as("manifest.json", text, "-Sl");
+    says(&why(Role::Model, text, &legacy), &["key `k0` signed, but without prehashing (minisign -l)", "without -l"]);
+    let changed = &[text, &b" "[..]].concat();
+    for minisig in [&good, &legacy] {
+        says(&why(Role::Model, changed, minisig), &["key `k0` signed something else: manifest.json was changed after"]);
+    }
+    says(
+        &why(Role::Model, text, &maker.sign_as("keyset.json", b"{}", "-S")),
+        &["signed something else", "file keyset.json"],
+    );
+    says(
+        &why(Role::Command, text, &maker.sign_as("inner", b"{}", "-S")),
+        &["signed something else", "inner", "changed"],
+    );
+    let comment = good.replace("file:manifest.json", "file:manifest.jsom");
+    says(&why(Role::Model, text, &comment), &["key `k0` signed, but", "trusted comment was changed"]);
+    says(&why(Role::Model, text, &other.sign(text)), &["no key of this device", "is revoked"]);
+    says(&why(Role::Model, text, &Signer::new().sign(text)), &["no key of this device", "unknown key ID "]);
+    says(&why(Role::Model, text, "nothing"), &["cannot be read"]);
+    // What stands in a comment is shown as one line.
+    let lines = maker.sign_as("a\u{1b}[2Jb", b"x", "-S");
+    assert!(!why(Role::Command, text, &lines).chars().any(char::is_control));
+}
+
 /// A tar of these entries, in this order.
 fn tar_of(entries: &[(&str, tar::EntryType, Vec<u8>)]) -> Vec<u8> {
     let mut tar = tar::Builder::new(Vec::new());
@@ -265,7 +307,7 @@ fn foreign_parts_crossed_parts_and_parts_in_another_order_are_refused() {
     for at in [1, 2] {
         let mut crossed = entries(&one);
         crossed[at] = entries(&two)[at].clone();
-        refused(crossed, if at == 1 { "no key of this device" } else { "sha256" });
+        refused(crossed, if at == 1 { "key `k0` signed something else" } else { "sha256" });
     }
     let mut twice = entries(&one);
     twice.insert(3, twice[2].clone());

@@ -15,6 +15,7 @@ use std::{collections::BTreeMap, path::Path};
 use minisign_verify::{PublicKey, Signature};
 use serde::Deserialize;
 
+use super::signature;
 use crate::limits;
 
 /// What a key may sign.
@@ -72,6 +73,8 @@ pub struct Keyset {
     /// The highest sequence of a model is lowered to this when this keyset takes effect and drops a key for models.
     pub min_seq: BTreeMap<String, u64>,
     keys: Vec<Key>,
+    /// Key IDs that were trusted once.
+    revoked: Vec<String>,
     threshold: BTreeMap<Role, usize>,
 }
 
@@ -117,7 +120,8 @@ impl Keyset {
             }
         }
         let (version, min_seq, threshold) = (raw.version, raw.min_seq, raw.threshold);
-        Ok(Self { version, expires_ms: expires.as_millisecond(), min_seq, keys, threshold })
+        let revoked = raw.revoked.iter().filter_map(|key| signature::key_id(key)).collect();
+        Ok(Self { version, expires_ms: expires.as_millisecond(), min_seq, keys, revoked, threshold })
     }
 
     /// The keyset holds no key: no signature is accepted.
@@ -138,24 +142,45 @@ impl Keyset {
         match key {
             Some(key) if key.roles.contains(&role) => Ok(&key.name),
             Some(key) => Err(format!("key `{}` may not sign this", key.name)),
-            None => Err("no key of this device made the signature".into()),
+            None => Err(self.why_not(role, signed, minisig)),
+        }
+    }
+
+    /// Why a signature does not count, by the key that it names.
+    fn why_not(&self, role: Role, signed: &[u8], minisig: &str) -> String {
+        let id = signature::key_id_of(minisig).unwrap_or_default();
+        let named = self.keys.iter().find(|key| signature::key_id(&key.text).as_ref() == Some(&id));
+        match named {
+            Some(key) => {
+                let of = (role == Role::Model).then_some("manifest.json");
+                signature::wrong(&key.name, &key.text, signed, minisig, of)
+            }
+            None if self.revoked.contains(&id) => {
+                format!("no key of this device made the signature: the key with ID {id} is revoked")
+            }
+            None => format!("no key of this device made the signature: it names the unknown key ID {id}"),
         }
     }
 
     /// The names of the keys that signed this: at least as many different keys as the role's threshold. Signatures of unknown
     /// keys, or of keys without the role, are ignored: a bundle may carry those of the keys before and after a rotation.
     pub fn signers(&self, role: Role, signed: &[u8], minisigs: &[String]) -> Result<Vec<&str>, String> {
-        let (mut names, mut why): (Vec<&str>, _) = (Vec::new(), String::new());
+        let (mut names, mut why): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
         for minisig in minisigs {
             match self.signer(role, signed, minisig) {
-                Ok(name) if names.contains(&name) => why = format!(" (key `{name}` signed twice)"),
+                Ok(name) if names.contains(&name) => why.push(format!("key `{name}` signed twice")),
                 Ok(name) => names.push(name),
-                Err(reason) => why = format!(" ({reason})"),
+                Err(reason) => why.push(reason),
             }
         }
         let needed = self.threshold.get(&role).copied().unwrap_or(1);
         if names.len() < needed {
-            return Err(format!("{} of {needed} needed signatures{why}", names.len()));
+            let count = format!("{} of {needed} needed signatures", names.len());
+            return Err(match why.as_slice() {
+                [] => count,
+                [only] if needed == 1 => only.clone(),
+                all => format!("{count} ({})", all.join("; ")),
+            });
         }
         Ok(names)
     }

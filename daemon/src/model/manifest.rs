@@ -61,6 +61,10 @@ pub struct Manifest {
     pub input: Option<String>,
     /// Order of its values; `None`: read from its shape.
     pub layout: Option<Layout>,
+    /// Inputs that take some of the channels: their names, in the input's order.
+    pub feeds: BTreeMap<String, Vec<String>>,
+    /// Outputs that are carried into inputs of the next window; `None`: not said whether the model has a state.
+    pub state: Option<BTreeMap<String, String>>,
     /// Inputs with fixed values.
     pub params: BTreeMap<String, Vec<f64>>,
     /// What the outputs mean: the score, and classes.
@@ -145,6 +149,7 @@ struct Json {
     #[serde(default)]
     classes: Vec<String>,
     probabilities: Option<String>,
+    state: Option<BTreeMap<String, String>>,
 }
 
 #[derive(Deserialize)]
@@ -188,6 +193,7 @@ struct Io {
     role: Option<String>,
     layout: Option<Layout>,
     values: Option<Vec<f64>>,
+    channels: Option<Vec<String>>,
 }
 
 #[derive(Deserialize)]
@@ -223,6 +229,8 @@ impl Manifest {
             gap_max_ms: None,
             input: None,
             layout: None,
+            feeds: BTreeMap::new(),
+            state: None,
             params: BTreeMap::new(),
             scoring: Scoring::default(),
             contributions: None,
@@ -256,6 +264,10 @@ impl Manifest {
         let scoring = scoring(&json)?;
         let contributions = json.outputs.iter().find(|io| io.role.as_deref() == Some("contributions"));
         let window = json.window.as_ref();
+        let feeds = feeds(&json.inputs, window.map(|w| w.channels.as_slice()))?;
+        if let Some(why) = json.state.as_ref().and_then(twice) {
+            return Err(format!("`state`: {why}"));
+        }
         Ok(Self {
             model: json.model,
             version: json.version,
@@ -267,6 +279,8 @@ impl Manifest {
             gap_max_ms: window.and_then(|w| w.gap_max_ms),
             input: input.map(|io| io.name.clone()),
             layout: input.and_then(|io| io.layout),
+            feeds,
+            state: json.state,
             params: json.inputs.iter().filter_map(|io| Some((io.name.clone(), io.values.clone()?))).collect(),
             scoring,
             contributions: contributions.map(|io| io.name.clone()),
@@ -284,6 +298,29 @@ impl Manifest {
         let variant = self.variants.iter().find(|(_, providers)| providers.iter().any(|p| p == provider));
         variant.map_or(&self.file, |(file, _)| file)
     }
+}
+
+/// Inputs that say which channels they take.
+fn feeds(inputs: &[Io], channels: Option<&[String]>) -> Result<BTreeMap<String, Vec<String>>, String> {
+    let mut feeds = BTreeMap::new();
+    for (name, taken) in inputs.iter().filter_map(|io| Some((&io.name, io.channels.as_ref()?))) {
+        let unknown = taken.iter().find(|channel| channels.is_none_or(|all| !all.contains(channel)));
+        match unknown {
+            Some(channel) => return Err(format!("input `{name}`: the window has no channel `{channel}`")),
+            None if taken.is_empty() => return Err(format!("input `{name}`: `channels` names no channel")),
+            None => feeds.insert(name.clone(), taken.clone()),
+        };
+    }
+    Ok(feeds)
+}
+
+/// Why a state cannot be carried so: two outputs go into one input.
+pub fn twice(state: &BTreeMap<String, String>) -> Option<String> {
+    let mut seen = BTreeMap::new();
+    state.iter().find_map(|(output, input)| {
+        let other = seen.insert(input, output)?;
+        Some(format!("outputs `{other}` and `{output}` go into one input, `{input}`"))
+    })
 }
 
 /// What the manifest says of the score; a role of an output says the same as the key of that name.
@@ -390,6 +427,21 @@ mod tests {
         assert_eq!(one.scoring.score.as_deref(), Some("y[1]"));
         let why = parse(&json!({"outputs": role, "score": "z"})).expect_err("two outputs");
         assert!(why.contains("`score` is `z`, and output `y` has the role `score`"), "{why}");
+    }
+
+    #[test]
+    fn channels_of_inputs_and_the_state_are_read_and_wrong_ones_are_named() {
+        let window = json!({"channels": ["a", "b", "c"], "length": 4});
+        let of = |more: Value| parse(&json!({"window": window, "inputs": more}));
+        let manifest = of(json!([{"name": "x", "channels": ["c", "a"]}, {"name": "y"}])).expect("two of three");
+        assert_eq!(manifest.feeds, BTreeMap::from([("x".into(), vec!["c".into(), "a".into()])]));
+        let why = of(json!([{"name": "x", "channels": ["d"]}])).expect_err("no such channel");
+        assert!(why.contains("input `x`: the window has no channel `d`"), "{why}");
+        assert!(of(json!([{"name": "x", "channels": []}])).is_err());
+        assert_eq!(parse(&json!({})).expect("unsaid").state, None);
+        assert_eq!(parse(&json!({"state": {}})).expect("none").state, Some(BTreeMap::new()));
+        let why = parse(&json!({"state": {"h": "s", "c": "s"}})).expect_err("two into one");
+        assert!(why.contains("outputs `c` and `h` go into one input, `s`"), "{why}");
     }
 
     #[test]

@@ -14,5 +14,6 @@ pub mod rollout;
 pub mod scan;
 pub mod scoring;
 pub mod shelf;
+mod signature;
 pub mod slot;
 pub mod store;

@@ -85,9 +85,10 @@ impl fmt::Display for Refused {
             Refused::NotOnnx(why) => write!(f, "it is no whole ONNX file: {why}"),
             Refused::NotCanonical(why) => write!(f, "its encoding is not canonical: {why}"),
             Refused::OrtFormat => f.write_str("the runtime would read it as its own ORT format, which is not accepted"),
-            Refused::ExternalData => {
-                f.write_str("it reads weights from another file (external data), which is refused")
-            }
+            Refused::ExternalData => f.write_str(
+                "it reads weights from another file (external data), and a model is one file here; pack it: \
+                     python3 -c 'import onnx; onnx.save(onnx.load(\"model.onnx\"), \"one.onnx\")'",
+            ),
             Refused::Domain(name) => write!(f, "it uses operators of the domain `{name}`, which is unknown here"),
             Refused::TooLarge(what) => write!(f, "it has too many {what}"),
             Refused::Training => f.write_str("it is for training, and nothing is trained here"),

@@ -13,13 +13,16 @@ pub enum Reduce {
     Max,
     /// Their mean.
     Mean,
+    /// The mean of their squares.
+    Mse,
     /// The root of the mean of their squares.
     Rms,
 }
 
 impl Reduce {
     /// The words of the manifest and the configuration.
-    pub const WORDS: [(&str, Self); 3] = [("max", Self::Max), ("mean", Self::Mean), ("rms", Self::Rms)];
+    pub const WORDS: [(&str, Self); 4] =
+        [("max", Self::Max), ("mean", Self::Mean), ("mse", Self::Mse), ("rms", Self::Rms)];
 
     /// As written in a manifest.
     pub fn word(self) -> &'static str {
@@ -33,6 +36,7 @@ impl Reduce {
             // Not f64::max: it would step over what is no number.
             Self::Max => values.reduce(|a, b| if a >= b || a.is_nan() { a } else { b }).unwrap_or(f64::NAN),
             Self::Mean => values.sum::<f64>() / n,
+            Self::Mse => values.map(|x| x * x).sum::<f64>() / n,
             Self::Rms => (values.map(|x| x * x).sum::<f64>() / n).sqrt(),
         }
     }
@@ -116,10 +120,11 @@ mod tests {
     }
 
     #[test]
-    fn several_values_become_the_largest_the_mean_or_the_root_of_the_mean_square() {
+    fn several_values_become_the_largest_or_a_mean() {
         let of = |reduce: Reduce, values: &[f64]| reduce.of(values.iter().copied());
         assert_eq!(of(Reduce::Max, &[-3.0, -1.0, -2.0]), -1.0);
         assert_eq!(of(Reduce::Mean, &[1.0, 2.0, 6.0]), 3.0);
+        assert_eq!(of(Reduce::Mse, &[3.0, -4.0, 0.0, 0.0]), 6.25);
         assert_eq!(of(Reduce::Rms, &[3.0, -4.0, 0.0, 0.0]), 2.5);
         for reduce in Reduce::WORDS.map(|(_, reduce)| reduce) {
             assert!(of(reduce, &[1.0, f64::NAN, 2.0]).is_nan() && of(reduce, &[]).is_nan(), "{reduce:?}");

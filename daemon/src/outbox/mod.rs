@@ -184,6 +184,8 @@ pub struct Setup {
     pub program: Option<PathBuf>,
     /// Wall time, or a bound below it, s since 1970.
     pub now_s: u64,
+    /// How long a live record may wait for others of its stream, ms.
+    pub linger_ms: u64,
 }
 
 /// What the outbox holds and did.
@@ -217,7 +219,7 @@ impl Outbox {
     /// Opens the numbers and the ledger, which is quick; the store is opened by the committer's first turn. Whatever is
     /// damaged is reported; a disk that does not work is waited for.
     pub fn open(setup: Setup) -> Self {
-        let Setup { state_dir, boot, streams, loss, max_bytes, expiry, program, now_s } = setup;
+        let Setup { state_dir, boot, streams, loss, max_bytes, expiry, program, now_s, linger_ms } = setup;
         let folder = state_dir.join("outbox");
         if let Err(why) = std::fs::create_dir_all(&folder) {
             tracing::error!("make {}: {why}; keeping in memory until it can be made", folder.display());
@@ -239,8 +241,10 @@ impl Outbox {
         if reserved.is_err() && opening.disk.give_up_ballast() {
             reserved = seqs.reserve();
         }
+        let mut tail = Tail::new(&boot, streams, usize::from(loss.0), ledger);
+        tail.linger(linger_ms * 1_000_000);
         let state = State {
-            tail: Tail::new(&boot, streams, usize::from(loss.0), ledger),
+            tail,
             seqs,
             disk_failed: reserved.is_err(),
             opening: true,
@@ -374,14 +378,26 @@ pub struct Reader(Arc<Shared>);
 impl Reader {
     /// The next message to send, if any; the backlog only where it may go.
     pub fn take(&self, backlog: bool) -> Option<ToSend> {
-        self.0.lock().tail.take(backlog)
+        self.0.lock().tail.take(backlog, Clock::boot_ns())
     }
 
     /// Waits until there may be something to send.
     pub async fn ready(&self, backlog: bool) {
-        if !self.0.lock().tail.has_to_send(backlog) {
-            self.0.ready.notified().await;
-        }
+        let now_ns = Clock::boot_ns();
+        let ripe_ns = {
+            let state = self.0.lock();
+            if state.tail.has_to_send(backlog, now_ns) {
+                return;
+            }
+            state.tail.ripe_ns()
+        };
+        let lingers = Duration::from_nanos(ripe_ns.map_or(u64::MAX, |ripe| ripe.saturating_sub(now_ns)));
+        let _ = tokio::time::timeout(lingers, self.0.ready.notified()).await;
+    }
+
+    /// No record waits for others any more: the stop.
+    pub fn hurry(&self) {
+        self.0.lock().tail.linger(0);
     }
 
     /// The broker acknowledged it.

@@ -19,6 +19,7 @@ fn a_disk_that_takes_nothing_stops_no_one_even_when_the_numbers_run_out() {
         expiry: Expiry::default(),
         program: None,
         now_s: 0,
+        linger_ms: 0,
     };
     let Outbox { mut writer, committer, .. } = Outbox::open(setup);
     let stamp = Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset };
@@ -62,6 +63,7 @@ fn nobody_waits_for_a_disk_that_hangs_and_alarms_are_kept() {
         expiry: Expiry::default(),
         program: None,
         now_s: 0,
+        linger_ms: 0,
     };
     let Outbox { mut writer, committer, .. } = Outbox::open(setup);
     let stamp = Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset };
@@ -211,6 +213,7 @@ impl World {
             expiry: Expiry::default(),
             program: None,
             now_s: 1_800_000_000 + self.starts,
+            linger_ms: 0,
         });
         let Outbox { writer, reader, committer, reports } = opened;
         assert!(self.faulty || reports.is_empty(), "nothing was damaged: {reports:?}");

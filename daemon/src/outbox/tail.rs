@@ -97,6 +97,8 @@ pub struct Tail {
     /// Records of those that are not on disk yet either.
     at_risk: usize,
     online: bool,
+    /// How long a live record may wait for others of its stream, ns; 0: not at all.
+    linger_ns: u64,
     /// Connections lost since the start: what was read ahead before is read again after.
     breaks: u64,
     /// Stored messages that are in RAM as well.
@@ -131,6 +133,7 @@ impl Tail {
             records: 0,
             at_risk: 0,
             online: false,
+            linger_ns: 0,
             breaks: 0,
             held: BTreeSet::new(),
             doomed: Vec::new(),
@@ -162,9 +165,28 @@ impl Tail {
     }
 
     /// Whether anything could be sent now; the backlog counts only where it may go.
-    pub fn has_to_send(&self, backlog: bool) -> bool {
-        let live = [self.replies.len(), self.turns.len(), self.urgent.len(), self.resend.len()];
-        live.iter().any(|n| *n > 0) || (backlog && !self.backlog.is_empty())
+    pub fn has_to_send(&self, backlog: bool, now_ns: u64) -> bool {
+        let waits = [self.replies.len(), self.urgent.len(), self.resend.len()].iter().any(|n| *n > 0);
+        waits || self.turns.iter().any(|s| self.is_ripe(*s, now_ns)) || (backlog && !self.backlog.is_empty())
+    }
+
+    /// Lets live records wait for others of their stream; 0: not any more.
+    pub fn linger(&mut self, ns: u64) {
+        self.linger_ns = ns;
+    }
+
+    /// Whether a stream's waiting records go now: they waited long enough, fill a message, or RAM is needed. What the broker
+    /// keeps is a message of its own, so it waits for nothing.
+    fn is_ripe(&self, stream: usize, now_ns: u64) -> bool {
+        let queue = &self.waiting[stream];
+        let waited = |r: &Record| r.retain != Retain::No || now_ns.saturating_sub(r.since_ns) >= self.linger_ns;
+        queue.len() >= limits::MESSAGE_RECORDS || self.bytes >= limits::LINGER_BYTES || queue.front().is_none_or(waited)
+    }
+
+    /// When the next of them is, ns since boot.
+    pub fn ripe_ns(&self) -> Option<u64> {
+        let fronts = self.turns.iter().filter_map(|s| self.waiting[*s].front());
+        fronts.map(|record| record.since_ns.saturating_add(self.linger_ns)).min()
     }
 
     /// Takes a record in.
@@ -260,12 +282,12 @@ impl Tail {
 
     /// The next message to send: alarms, replies, what a broken connection left, live streams in turn, and the backlog
     /// where it may go.
-    pub fn take(&mut self, backlog: bool) -> Option<ToSend> {
+    pub fn take(&mut self, backlog: bool, now_ns: u64) -> Option<ToSend> {
         let id = match self.urgent.pop_first() {
             Some(id) => id,
-            None => match self.next_of(true) {
+            None => match self.next_reply() {
                 Some(id) => id,
-                None => match self.resend.pop_first().or_else(|| self.next_of(false)) {
+                None => match self.resend.pop_first().or_else(|| self.next_live(now_ns)) {
                     Some(id) => id,
                     None if backlog => self.backlog.pop_first()?,
                     None => return None,
@@ -277,12 +299,23 @@ impl Tail {
         Some(ToSend { id, sealed: parcel.sealed.clone(), hist: parcel.hist, backlog: parcel.backlog })
     }
 
-    /// Seals what the next stream has waiting, of replies or of the live lane.
-    fn next_of(&mut self, replies: bool) -> Option<ParcelId> {
-        let stream = if replies { self.replies.pop_front()? } else { self.turns.pop_front()? };
+    /// Seals what the next stream has waiting of replies.
+    fn next_reply(&mut self) -> Option<ParcelId> {
+        let stream = self.replies.pop_front()?;
         let id = self.seal(stream)?;
         if !self.waiting[stream].is_empty() {
-            if replies { self.replies.push_back(stream) } else { self.turns.push_back(stream) }
+            self.replies.push_back(stream);
+        }
+        Some(id)
+    }
+
+    /// The same of the live lane, if one of its streams waited long enough.
+    fn next_live(&mut self, now_ns: u64) -> Option<ParcelId> {
+        let at = self.turns.iter().position(|s| self.is_ripe(*s, now_ns))?;
+        let stream = self.turns.remove(at)?;
+        let id = self.seal(stream)?;
+        if !self.waiting[stream].is_empty() {
+            self.turns.push_back(stream);
         }
         Some(id)
     }
@@ -377,7 +410,8 @@ impl Tail {
     /// What must be stored now; each is marked so that it is not sent or taken twice meanwhile. `all`: the stop.
     pub fn take_to_store(&mut self, now_ns: u64, all: bool) -> Vec<ToStore> {
         let age = |since: u64| now_ns.saturating_sub(since);
-        let unacked_ns = limits::UNACKED.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64;
+        // A record that waits for others is unacknowledged on purpose: it does not cost a write to the disk.
+        let unacked_ns = limits::UNACKED.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64 + self.linger_ns;
         let commit_ns = limits::COMMIT_EVERY.as_nanos() as u64 - limits::OUTBOX_TURN.as_nanos() as u64;
         let oldest = self.waiting.iter().filter_map(|q| q.front()).map(|r| r.since_ns);
         let oldest = oldest.chain(self.resend.iter().map(|id| self.parcels[id].since_ns)).min();

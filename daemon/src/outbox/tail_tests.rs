@@ -18,7 +18,7 @@ fn push(tail: &mut Tail, stream: u16, seq: u64, now_ns: u64) {
 }
 
 fn taken(tail: &mut Tail) -> Vec<(String, u64, u64)> {
-    std::iter::from_fn(|| tail.take(true))
+    std::iter::from_fn(|| tail.take(true, u64::MAX))
         .map(|t| (t.sealed.stream.clone(), t.sealed.seqs().0, t.sealed.seqs().1))
         .collect()
 }
@@ -41,13 +41,13 @@ fn replies_go_after_alarms_and_before_all_else_and_the_backlog_only_where_it_may
     push(&mut t, 2, 1, 0);
     let mut stored = Tail::new("b", vec!["p/x".into()], 0, Ledger::default());
     push(&mut stored, 0, 7, 0);
-    let old = stored.take(true).expect("sealed").sealed;
+    let old = stored.take(true, u64::MAX).expect("sealed").sealed;
     t.went_online();
     t.push_backlog((*old).clone(), Key::test(3));
-    let order: Vec<String> = std::iter::from_fn(|| t.take(false)).map(|m| m.sealed.stream.clone()).collect();
+    let order: Vec<String> = std::iter::from_fn(|| t.take(false, u64::MAX)).map(|m| m.sealed.stream.clone()).collect();
     assert_eq!(order, ["a/z", "res/w", "p/x"]);
-    assert!(!t.has_to_send(false) && t.has_to_send(true));
-    assert!(t.take(true).expect("backlog").backlog);
+    assert!(!t.has_to_send(false, u64::MAX) && t.has_to_send(true, u64::MAX));
+    assert!(t.take(true, u64::MAX).expect("backlog").backlog);
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn while_acknowledgements_come_nothing_but_alarms_goes_to_the_store() {
     t.went_online();
     for i in 1..=1000 {
         push(&mut t, 0, i, i * S / 1000);
-        let sent = t.take(true).expect("sent");
+        let sent = t.take(true, u64::MAX).expect("sent");
         assert!(t.take_to_store(i * S / 1000, false).is_empty());
         t.acked(sent.id);
     }
@@ -90,7 +90,7 @@ fn what_stays_unacknowledged_for_a_second_is_stored_and_still_in_flight() {
     let mut t = tail();
     t.went_online();
     push(&mut t, 0, 1, 0);
-    let sent = t.take(true).expect("sent");
+    let sent = t.take(true, u64::MAX).expect("sent");
     assert!(t.take_to_store(S / 2, false).is_empty());
     let stored = t.take_to_store(S, false);
     assert_eq!(stored.len(), 1);
@@ -114,7 +114,7 @@ fn offline_everything_is_stored_in_batches_and_leaves_ram_but_alarms() {
     t.stored(score.id, Key::test(1));
     assert_eq!((t.records(), t.at_risk), (1, 0));
     t.went_online();
-    let alarm = t.take(true).expect("the alarm");
+    let alarm = t.take(true, u64::MAX).expect("the alarm");
     assert!(alarm.hist && alarm.sealed.class == Class::Event);
 }
 
@@ -124,7 +124,7 @@ fn a_broken_connection_sends_again_in_order_before_anything_newer() {
     t.went_online();
     for i in 1..=3 {
         push(&mut t, 0, i, 0);
-        t.take(true);
+        t.take(true, u64::MAX);
     }
     t.went_offline();
     push(&mut t, 0, 4, 0);
@@ -140,12 +140,12 @@ fn the_backlog_goes_last_and_back_to_the_store_when_the_connection_breaks() {
     push(&mut t, 0, 9, 0);
     let mut stored = Tail::new("b", vec!["p/x".into()], 0, Ledger::default());
     push(&mut stored, 0, 1, 0);
-    let old = stored.take(true).expect("sealed").sealed;
+    let old = stored.take(true, u64::MAX).expect("sealed").sealed;
     t.push_backlog((*old).clone(), Key::test(3));
     assert!(t.holds(Key::test(3)));
-    let live = t.take(true).expect("live");
+    let live = t.take(true, u64::MAX).expect("live");
     assert_eq!((live.sealed.seqs(), live.hist), ((9, 9), false));
-    assert!(t.take(true).expect("backlog").hist);
+    assert!(t.take(true, u64::MAX).expect("backlog").hist);
     t.went_offline();
     assert!(!t.holds(Key::test(3)));
     assert_eq!(t.records(), 1);
@@ -196,7 +196,7 @@ fn full_tail_in_flight_sheds_without_end_and_keeps_what_is_stored() {
     t.went_online();
     push(&mut t, 2, 1, 0);
     push(&mut t, 0, 1, 0);
-    let (alarm, score) = (t.take(true).expect("alarm"), t.take(true).expect("score"));
+    let (alarm, score) = (t.take(true, u64::MAX).expect("alarm"), t.take(true, u64::MAX).expect("score"));
     let stored = t.take_to_store(0, false);
     t.stored(stored[0].id, Key::test(5));
     assert!(t.shed("no_room"));
@@ -213,8 +213,50 @@ fn message_stored_twice_in_one_commit_is_counted_once() {
     let mut t = tail();
     t.went_online();
     push(&mut t, 4, 1, 0);
-    let sent = t.take(true).expect("in flight");
+    let sent = t.take(true, u64::MAX).expect("in flight");
     t.stored(sent.id, Key::test(0));
     t.stored(sent.id, Key::test(1));
     assert_eq!((t.at_risk, t.take_doomed()), (0, vec![Key::test(1)]));
+}
+
+#[test]
+fn live_records_wait_for_company_and_alarms_replies_and_what_fills_a_message_do_not() {
+    let mut t = tail();
+    t.went_online();
+    t.linger(10 * S);
+    push(&mut t, 0, 1, 0);
+    push(&mut t, 0, 2, 4 * S);
+    push(&mut t, 1, 1, 6 * S);
+    assert!(!t.has_to_send(true, 9 * S) && t.take(true, 9 * S).is_none());
+    assert_eq!(t.ripe_ns(), Some(10 * S));
+    push(&mut t, 2, 1, 9 * S);
+    push(&mut t, 3, 1, 9 * S);
+    let streams = |t: &mut Tail, now| -> Vec<(String, usize)> {
+        std::iter::from_fn(|| t.take(true, now)).map(|m| (m.sealed.stream.clone(), m.sealed.items.len())).collect()
+    };
+    assert_eq!(streams(&mut t, 9 * S), [("a/z".into(), 1), ("res/w".into(), 1)]);
+    assert_eq!(streams(&mut t, 10 * S), [("p/x".into(), 2)], "each stream by its own oldest record");
+    assert_eq!(t.ripe_ns(), Some(16 * S));
+    (0..limits::MESSAGE_RECORDS as u64).for_each(|i| push(&mut t, 0, 3 + i, 10 * S));
+    assert_eq!(streams(&mut t, 10 * S), [("p/x".into(), limits::MESSAGE_RECORDS)], "it fills a message");
+    t.linger(0);
+    assert_eq!(streams(&mut t, 10 * S), [("m/y".into(), 1)], "the stop");
+}
+
+#[test]
+fn a_record_that_waits_for_company_costs_no_write_and_one_that_stays_unacknowledged_does() {
+    let mut t = tail();
+    t.went_online();
+    t.linger(10 * S);
+    push(&mut t, 0, 1, 0);
+    assert!(t.take_to_store(9 * S, false).is_empty(), "it waits on purpose");
+    assert!(t.take(true, 10 * S).is_some());
+    assert!(t.take_to_store(10 * S + S / 2, false).is_empty(), "it was just sent");
+    assert_eq!(t.take_to_store(11 * S, false).len(), 1, "unacknowledged for a second");
+    push(&mut t, 0, 2, 20 * S);
+    t.went_offline();
+    assert!(!t.take_to_store(21 * S, false).is_empty(), "without a connection nothing waits for company");
+    push(&mut t, 0, 3, 30 * S);
+    t.went_online();
+    assert!(!t.take_to_store(30 * S, true).is_empty(), "the stop stores what waits");
 }

@@ -70,6 +70,8 @@ pub struct Windower {
     without: Vec<u32>,
     /// Rows until the next window is due.
     until: usize,
+    /// `WindowTag::number` of the newest window that was due.
+    number: u64,
     held: Vec<f32>,
 }
 
@@ -89,6 +91,7 @@ impl Windower {
             overheld: 0,
             without: vec![0; width],
             until: steps,
+            number: 0,
             held: vec![0.0; width],
         }
     }
@@ -96,6 +99,8 @@ impl Windower {
     /// Takes a row. `missing` rows between the previous one and this one never came (0: it is the next one).
     pub fn push(&mut self, row: RowRef<'_>, missing: u64) -> Result<Option<Window>, Dropped> {
         if missing > 0 {
+            // Held rows join what is before them with what comes behind; longer gaps leave no row of before in a window.
+            self.number += u64::from(self.on_bad == OnBad::Drop || missing >= self.steps as u64);
             match self.on_bad {
                 OnBad::Drop => self.clear(),
                 OnBad::Flag | OnBad::Hold(_) => self.fill(missing, row),
@@ -120,6 +125,7 @@ impl Windower {
             return Ok(None);
         }
         self.until = self.hop;
+        self.number += 1;
         self.due(row.stamp)
     }
 
@@ -145,6 +151,7 @@ impl Windower {
             last,
             in_seq: (first_row.seq, last_row.seq),
             in_t_ns: (first_row.t_ns, last_row.t_ns),
+            number: self.number,
             coverage,
         };
         let values = &self.history[self.history.len() - self.steps * self.width..];
@@ -227,6 +234,24 @@ mod tests {
         let dropped = got.iter().filter(|r| matches!(r, Err(Dropped::Gap))).count();
         let made: Vec<_> = got.iter().filter_map(|r| r.as_ref().ok()?.as_ref()).map(|w| w.tag.in_seq).collect();
         assert_eq!((dropped, made), (3, vec![(0, 3), (1, 4), (2, 5), (11, 14), (12, 15), (13, 16)]));
+    }
+
+    #[test]
+    fn number_of_a_window_is_one_higher_than_the_last_exactly_where_it_joins_it() {
+        let numbers = |on_bad, rows: &[(u64, bool, u64)]| -> Vec<u64> {
+            let mut w = Windower::new(0, (2, 1, 2), on_bad, 0.0);
+            let due = rows.iter().filter_map(|(seq, good, missing)| push(&mut w, *seq, *good, *missing).ok()?);
+            due.map(|window| window.tag.number).collect()
+        };
+        let whole: Vec<_> = (0..8).map(|i| (i, true, 0)).collect();
+        assert_eq!(numbers(OnBad::Drop, &whole), [1, 2, 3, 4]);
+        let bad: Vec<_> = (0..8).map(|i| (i, i != 2, 0)).collect();
+        assert_eq!(numbers(OnBad::Drop, &bad), [1, 3, 4], "a window that was dropped");
+        let gap = |missing| (0..8).map(|i| (i, true, if i == 4 { missing } else { 0 })).collect::<Vec<_>>();
+        assert_eq!(numbers(OnBad::Drop, &gap(1)), [1, 2, 4, 5], "between two windows");
+        assert_eq!(numbers(OnBad::Flag, &gap(1)), [1, 2, 3, 4], "the row that is missing is held");
+        assert_eq!(numbers(OnBad::Flag, &gap(2)), [1, 2, 4, 5], "a window of them is not");
+        assert_eq!(numbers(OnBad::Hold(1), &gap(1)), [1, 2, 3, 4]);
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod polling;
 pub mod ports;
 pub mod ring;
 mod serial;
+mod suggest;
 mod sysfs;
 pub mod tape;
 

@@ -15,7 +15,11 @@ use std::{
 use nix::fcntl::OFlag;
 use tokio::{io::AsyncReadExt, time::Instant};
 
-use super::{serial, sysfs};
+use super::{
+    serial,
+    suggest::{Suggestion, suggest},
+    sysfs,
+};
 use crate::{
     config::{Framing, Line, LineForm, Serial, SysfsClass},
     host::{gpiochip, log::escaped, sys},
@@ -49,6 +53,8 @@ pub enum Speech {
     Json(Vec<String>),
     /// NMEA: the sentences and how many fields each has, and whether they come without a checksum.
     Nmea(BTreeMap<String, usize>, bool),
+    /// Lines that need more than a separator.
+    Text(Suggestion),
     /// Lines without a form that is known here.
     Lines,
     /// Frames with this framing, and the length of the last.
@@ -187,6 +193,9 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String, used: &mut Used
             let names: Vec<_> = all.keys().map(String::as_str).collect();
             writeln!(out, "  speaks NMEA 0183 at {baud} baud: {}", names.join(", "))
         }
+        Speech::Text(found) => {
+            writeln!(out, "  speaks {} at {baud} baud", escaped(&found.what, limits::PORTS_KEYS))
+        }
         Speech::Lines => writeln!(out, "  speaks lines of text at {baud} baud, of no form that is known here"),
         Speech::Frames(framing, n) => writeln!(out, "  speaks frames by {framing} of about {n} bytes at {baud} baud"),
         Speech::Unknown => writeln!(out, "  speaks, but nothing that is known here at {bauds:?} baud"),
@@ -201,7 +210,7 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String, used: &mut Used
 
 /// The last whole line, escaped: of the first one the beginning may be missing.
 fn last_line(bytes: &[u8]) -> Option<String> {
-    let mut lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).collect();
+    let mut lines: Vec<&[u8]> = bytes.split(|b| matches!(b, b'\n' | b'\r')).map(<[u8]>::trim_ascii).collect();
     lines.pop();
     let line = lines.into_iter().rfind(|line| !line.is_empty())?;
     let more = if line.len() > limits::EXAMPLE_BYTES { "…" } else { "" };
@@ -221,6 +230,7 @@ fn serial_lines(source: &str, path: &str, baud: u32, speech: &Speech) -> String 
             text
         }
         Speech::Json(_) => "    format = \"json\"\n".into(),
+        Speech::Text(found) => found.keys.lines().fold(String::new(), |all, key| all + "    " + key + "\n"),
         Speech::Nmea(all, unsummed) => {
             let sentence = |(name, n): (&String, &usize)| {
                 let columns: Vec<_> = (1..=*n).map(|i| format!("\"{}{i}\"", name.to_lowercase())).collect();
@@ -274,7 +284,7 @@ pub fn guess(bytes: &[u8]) -> Speech {
     let printable = bytes.iter().filter(|b| matches!(b, b' '..=b'~' | b'\r' | b'\n' | b'\t')).count();
     let text = String::from_utf8_lossy(bytes);
     // The first line may be half of one, the last one too.
-    let mut lines: Vec<&str> = text.split('\n').map(str::trim_ascii).collect();
+    let mut lines: Vec<&str> = text.split(['\n', '\r']).map(str::trim_ascii).collect();
     lines.pop();
     let lines: Vec<&str> = lines.into_iter().skip(1).filter(|line| !line.is_empty()).collect();
     if printable * 20 >= bytes.len() * 19 && !lines.is_empty() {
@@ -313,10 +323,14 @@ fn text_lines(lines: &[&str]) -> Speech {
     if let Some(last) = objects.last().filter(|_| most(objects.len())) {
         return Speech::Json(last.keys().cloned().collect());
     }
+    if let Some(found) = suggest(lines) {
+        return Speech::Text(found);
+    }
     for delimiter in [',', ';', '\t', ' '] {
-        let count = |line: &&str| line.split(delimiter).count();
+        let fields = |line: &&str| split(line, delimiter).filter(|f| f.trim().parse::<f64>().is_ok()).count();
+        let count = |line: &&str| split(line, delimiter).count();
         let n = lines.iter().map(count).max().unwrap_or(0);
-        let numbers = |line: &&str| line.split(delimiter).filter(|f| f.trim().parse::<f64>().is_ok()).count() * 2 > n;
+        let numbers = |line: &&str| fields(line) * 2 > n;
         if (2..=limits::PORTS_COLUMNS).contains(&n)
             && most(lines.iter().filter(|line| count(line) == n && numbers(line)).count())
         {
@@ -327,6 +341,11 @@ fn text_lines(lines: &[&str]) -> Speech {
         return Speech::Csv(',', 1);
     }
     Speech::Lines
+}
+
+/// Columns of a line; a blank stands for any number of them.
+fn split(line: &str, delimiter: char) -> impl Iterator<Item = &str> {
+    line.split(delimiter).filter(move |field| delimiter != ' ' || !field.is_empty())
 }
 
 /// Frames between `end` bytes that all decode.
@@ -470,7 +489,11 @@ mod tests {
             Speech::Nmea([("DPT".to_owned(), 2)].into(), true)
         );
         assert_eq!(last_line(b"1,2\r\n3,4\x1b\r\n5,").as_deref(), Some("3,4\\x1b"));
+        assert_eq!(last_line(b"1,2\r3,4\r5").as_deref(), Some("3,4"));
         assert_eq!(last_line(b"1,2"), None);
+        assert_eq!(guess(b"\r1,2\r3,4\r5,6\r7"), Speech::Csv(',', 2));
+        assert_eq!(guess(b"x\n 1.5   2\n10.5  12\n"), Speech::Csv(' ', 2));
+        assert!(matches!(guess(b"x\nT=23.5;P=1.0\nT=23.5;P=1.0\n"), Speech::Text(_)));
         assert_eq!(guess(b"hello\nready.\nready.\n"), Speech::Lines);
         assert_eq!(
             guess(b"\x00\x03\x11\x22\x02\x33\x00\x03\x11\x22\x02\x34\x00\x05\x01\x02\x03\x04\x00"),
@@ -502,6 +525,8 @@ mod tests {
             Speech::Csv(';', 1),
             Speech::Csv('\t', 2),
             Speech::Csv(' ', 2),
+            guess(b"x\nT=23,5C;P=1,013bar\nT=23,5C;P=1,013bar\n"),
+            guess(b"x\rST,GS,+  1.5kg*1E\rUS,GS,+  1.5kg*1F\r"),
             Speech::Json(vec!["a".into(), "\x1b".into()]),
             Speech::Nmea(nmea, true),
             Speech::Frames("cobs", 4),
@@ -525,6 +550,6 @@ mod tests {
         all += &kernel_lines(&used.name("x86_pkg_temp"), "thermal", "x86_pkg_temp", &["temp".into()]);
         let checked = check(&all);
         assert!(checked.is_ok(), "{:#?}\n{all}", checked.err());
-        assert_eq!(checked.map(|config| config.sources.len()).unwrap_or(0), 3 * 11 + 5);
+        assert_eq!(checked.map(|config| config.sources.len()).unwrap_or(0), 3 * 13 + 5);
     }
 }

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc, time::Duration};
 
-use super::tape::{self, Block, Head};
+use super::tape::{self, Block, Head, Served};
 use crate::{
     config::Tapes,
     flow::{
@@ -26,6 +26,8 @@ pub struct Setup {
     pub board: Arc<Board>,
     /// Where tapes go.
     pub keep: Keep,
+    /// What evaluates the sources now.
+    pub served: Box<dyn Fn() -> Served + Send>,
 }
 
 /// The stage as a thread: ends when the lane is closed and empty.
@@ -123,6 +125,7 @@ impl Ring {
             |at| at.strftime("%Y%m%dT%H%M%SZ").to_string(),
         );
         let name = format!("{when}-{alarm}.tape");
+        self.setup.head.served = (self.setup.served)();
         let saved = tape::whole(&self.setup.head, self.blocks.iter().map(|(_, block)| block.as_slice()))
             .and_then(|bytes| self.setup.keep.save(&name, &bytes));
         match saved {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! "KLTAPE" version:u8=2 '\n'           8 bytes
-//! head: len:u32le crc:u32le JSON       {"boot":"…","sources":["pump",…]}
+//! head: len:u32le crc:u32le JSON       {"boot":"…","sources":["pump",…],"models":{…},"calibrations":{…}}
 //! then blocks, each:                   len:u32le crc:u32le zstd[len]
 //!   unpacked, records, each:           len:u32le payload[len]
 //!     payload = kind:u8 source:u16le boot_ns:u64le wall_ms:i64le clk:u8 body…
@@ -12,6 +12,7 @@
 //! error. Version 1 had records without blocks, and lines only; it is still played.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     io::{BufRead, BufReader, BufWriter, Read, Write},
     path::Path,
@@ -32,7 +33,8 @@ const MAGIC_1: &[u8; 8] = b"KLTAPE\x01\n";
 impl Head {
     /// Of a tape that is recorded now.
     pub fn new(boot: &str, sources: Vec<String>) -> Self {
-        Self { boot: boot.to_owned(), sources, program: env!("CARGO_PKG_VERSION").into() }
+        let served = Served::default();
+        Self { boot: boot.to_owned(), sources, program: env!("CARGO_PKG_VERSION").into(), served }
     }
 }
 
@@ -46,6 +48,29 @@ pub struct Head {
     /// The program that recorded it: another one may decode it otherwise.
     #[serde(default)]
     pub program: String,
+    /// What evaluated the sources, on a tape of an alarm.
+    #[serde(flatten)]
+    pub served: Served,
+}
+
+/// The models that served while a tape was made: a replay with others gives other scores.
+#[derive(Debug, Clone, Default, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Served {
+    /// The model of each pipeline, by the pipeline's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub models: BTreeMap<String, Model>,
+    /// What was learnt: the text of each file of calibrations, by its name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub calibrations: BTreeMap<String, String>,
+}
+
+/// One model.
+#[derive(Debug, Clone, PartialEq, serde::Serialize, serde::Deserialize)]
+pub struct Model {
+    /// `name@version`
+    pub model: String,
+    /// Of the ONNX file, hex.
+    pub sha256: String,
 }
 
 /// Records on their way into a block.
@@ -180,7 +205,7 @@ impl Player {
         if magic != *MAGIC && magic != *MAGIC_1 {
             return Err(Fatal::failed(format!("{}: tape version {} is not known here", what(), magic[6])));
         }
-        let head = Head { boot: String::new(), sources: Vec::new(), program: String::new() };
+        let head = Head { program: String::new(), ..Head::new("", Vec::new()) };
         let (version, block) = (magic[6], Bytes::new());
         let mut player = Self { file, path: path.display().to_string(), record: 0, version, block, head };
         let head = player.payload()?.ok_or_else(|| Fatal::failed(format!("{}: it has no head", what())))?;
@@ -313,7 +338,7 @@ mod tests {
     fn recorded(dir: &str) -> (std::path::PathBuf, Vec<u8>) {
         let path = std::env::temp_dir().join(format!("kentledge-tape-{dir}-{}", std::process::id()));
         let _ = std::fs::remove_file(&path);
-        let head = Head { boot: "b".into(), sources: vec!["pump".into()], program: "1".into() };
+        let head = Head { program: "1".into(), ..Head::new("b", vec!["pump".into()]) };
         let mut recorder = Recorder::create(&path, &head).expect("create");
         let stamp = Stamp { boot_ns: 5, wall_ms: None, clk: Clk::Unset };
         let bytes = Bytes::from_static(b"1,23,4");

@@ -4,11 +4,13 @@
 //!
 //! ```text
 //! STATE/alarms/NAME             an alarm that is raised
-//!       retained/streams.json   streams whose `up/meta/STREAM` was announced; two copies with checksums
+//!       retained/streams.json   streams whose `up/meta/STREAM` was announced, and alarms that were configured; two copies with
+//!                               checksums
 //! ```
 //!
-//! The link removes what is gone with its next connection; an alarm that is gone also gets a last record, `removed`. Both are
-//! known on the disk until the broker has acknowledged it.
+//! The link removes what is gone with its next connection; an alarm that is gone while it is raised also gets a last record,
+//! `removed`. Both are known on the disk until the broker has acknowledged it. An alarm's state is written after its record is sent,
+//! so a power cut between may leave one at the broker that has no state here: hence the list of alarms.
 
 use std::{collections::BTreeSet, path::Path};
 
@@ -29,11 +31,16 @@ const FILE: &str = "streams.json";
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct Announced {
     streams: BTreeSet<String>,
+    /// Absent in the file of an older version.
+    #[serde(default)]
+    alarms: BTreeSet<String>,
 }
 
 /// What is gone.
 pub struct Gone {
     alarms: Vec<(String, StreamId)>,
+    /// Alarms that were configured, and are not known to be raised.
+    quiet: Vec<String>,
     streams: Vec<String>,
     announced: Announced,
     keep: (Keep, Option<Keep>),
@@ -46,10 +53,12 @@ impl Gone {
         let retained = Keep::at(state_dir.join("retained"));
         let measured = config.streams.iter().map(|stream| stream.name.clone());
         let predicted = config.pipelines.iter().map(|pipeline| format!("p/{}", pipeline.name));
-        let announced = Announced { streams: measured.chain(predicted).collect() };
+        let configured = config.alarms.iter().map(|alarm| alarm.name.clone());
+        let announced = Announced { streams: measured.chain(predicted).collect(), alarms: configured.collect() };
         let is_gone = |name: &String| !name.contains('.') && config.alarms.iter().all(|alarm| alarm.name != *name);
         let names = raised.names().into_iter().filter(is_gone).take(limits::RETAINED_GONE);
-        let alarms = names.map(|name| (name.clone(), table.add(format!("a/{name}")))).collect();
+        let alarms: Vec<(String, StreamId)> =
+            names.map(|name| (name.clone(), table.add(format!("a/{name}")))).collect();
         // A list that is damaged is made again; what it named is described once more when it is configured again.
         let before = match retained.load_checked::<Announced>(FILE) {
             Ok(before) => before.unwrap_or_default(),
@@ -59,23 +68,28 @@ impl Gone {
                 tracing::error!(
                     "the list of announced streams {why}; streams that are not configured any more stay at the broker"
                 );
-                return Self { alarms, streams: Vec::new(), announced, keep: (raised, None) };
+                return Self { alarms, quiet: Vec::new(), streams: Vec::new(), announced, keep: (raised, None) };
             }
         };
-        let streams: Vec<_> =
-            before.streams.difference(&announced.streams).take(limits::RETAINED_GONE).cloned().collect();
-        let all = Announced { streams: announced.streams.iter().chain(&streams).cloned().collect() };
-        if all.streams != before.streams
+        let gone = |before: &BTreeSet<String>, now: &BTreeSet<String>| -> Vec<String> {
+            before.difference(now).take(limits::RETAINED_GONE).cloned().collect()
+        };
+        let with = |now: &BTreeSet<String>, gone: &[String]| now.iter().chain(gone).cloned().collect();
+        let streams = gone(&before.streams, &announced.streams);
+        let mut quiet = gone(&before.alarms, &announced.alarms);
+        let all = Announced { streams: with(&announced.streams, &streams), alarms: with(&announced.alarms, &quiet) };
+        quiet.retain(|name| alarms.iter().all(|(raised, _)| raised != name));
+        if (&all.streams, &all.alarms) != (&before.streams, &before.alarms)
             && let Err(why) = retained.save_checked(FILE, &all)
         {
             tracing::error!("save the list of announced streams: {why}; it is tried again at the next start");
         }
-        Self { alarms, streams, announced, keep: (raised, Some(retained)) }
+        Self { alarms, quiet, streams, announced, keep: (raised, Some(retained)) }
     }
 
     /// What the link removes, as topics below `up/`.
     pub fn topics(&self) -> Vec<String> {
-        let alarms = self.alarms.iter().map(|(name, _)| format!("a/{name}"));
+        let alarms = self.alarms.iter().map(|(name, _)| name).chain(&self.quiet).map(|name| format!("a/{name}"));
         alarms.chain(self.streams.iter().map(|name| format!("meta/{name}"))).collect()
     }
 
@@ -98,7 +112,8 @@ impl Gone {
 
     /// Forgets what is gone when the broker has acknowledged that it is removed. Ends with the run at the latest.
     pub async fn settle(self, mut news: watch::Receiver<LinkNews>) {
-        if self.alarms.is_empty() && self.streams.is_empty() || news.wait_for(|news| news.cleared).await.is_err() {
+        let none = self.alarms.is_empty() && self.quiet.is_empty() && self.streams.is_empty();
+        if none || news.wait_for(|news| news.cleared).await.is_err() {
             return;
         }
         // The disk may take its time; this is the thread of all edges.
@@ -179,6 +194,32 @@ mod tests {
         tell.send_replace(LinkNews { cleared: true, ..LinkNews::default() });
         gone.settle(news).await;
         assert_eq!(find(&["y"]).0.topics(), Vec::<String>::new());
+    }
+
+    #[test]
+    fn an_alarm_that_is_gone_is_cleared_at_the_broker_though_no_state_of_it_was_saved() {
+        let dir = tempfile::tempdir().expect("folder");
+        let find = |alarms: &[&str]| {
+            let mut config = config(dir.path(), &[]);
+            let text: String =
+                alarms.iter().map(|name| format!("[alarm.{name}]\nchannel = \"a\"\nraise_above = 1.0\n")).collect();
+            if !text.is_empty() {
+                let file = dir.path().join("c.toml");
+                let whole = std::fs::read_to_string(&file).expect("read") + &text;
+                std::fs::write(&file, whole).expect("write");
+                config = Config::local(Some(&file)).expect("valid");
+            }
+            let mut table = Table::new(&config);
+            Gone::find(dir.path(), &config, &mut table)
+        };
+        assert_eq!(find(&["hot", "loud"]).topics(), Vec::<String>::new());
+        for _ in 0..2 {
+            let gone = find(&["loud"]);
+            assert_eq!((gone.topics(), gone.records(Stamp::from_sensor(0)).len()), (vec!["a/hot".to_owned()], 0));
+        }
+        find(&["loud"]).forget();
+        assert_eq!(find(&["loud"]).topics(), Vec::<String>::new());
+        assert_eq!(find(&["hot", "loud"]).topics(), Vec::<String>::new(), "configured again");
     }
 
     #[test]

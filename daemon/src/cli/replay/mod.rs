@@ -1,11 +1,11 @@
 //! Tapes and CSV files through the same stages as live data, one after the other in one thread: the same input gives
 //! the same output, to the byte, faster than life. And the recorder that makes tapes.
 
-pub mod csv;
+pub mod recording;
 
 use std::{
     collections::BTreeMap,
-    io::{BufRead, BufReader, BufWriter, Write},
+    io::{BufWriter, Write},
     path::{Path, PathBuf},
     sync::Arc,
     time::Duration,
@@ -13,14 +13,16 @@ use std::{
 
 use clap::Args as ClapArgs;
 
+use self::recording::{Options, Place, Recording};
 use crate::{
-    config::{self, Config, Format},
+    config::{self, Config},
     error::{Code, Context, Fatal},
     flow::{Arrival, Draft, FrameBatch, Sink, SourceId, Stamp, StreamId, Window, beat::Beat, lane},
-    host::{Host, signals},
-    infer::{self, Engine},
+    host::{Host, Keep, Later, Scribe, signals},
+    infer::{self, Artifact, Engine},
     limits,
-    signal::{Made, Signal, parse_time},
+    model::store::Store,
+    signal::{Made, Signal},
     source::{self, tape},
     system::{connect, streams::Table},
 };
@@ -31,14 +33,16 @@ pub struct Args {
     /// A tape made by `kentledge record`
     #[arg(required_unless_present = "csv", conflicts_with = "csv")]
     tape: Option<PathBuf>,
-    /// A CSV file with a header, whose columns are mapped by name
+    /// A CSV file as a data logger writes it, plain or gzip, whose columns are mapped by name
     #[arg(long)]
     csv: Option<PathBuf>,
+    #[command(flatten)]
+    options: Options,
     /// The configuration; for a CSV file it is made from the header where none is given
     #[arg(long, required_unless_present = "csv")]
     config: Option<PathBuf>,
     /// A model folder for a CSV file without a configuration; the sample model where none is given
-    #[arg(long)]
+    #[arg(long, requires = "csv", conflicts_with = "config")]
     model: Option<PathBuf>,
 }
 
@@ -48,22 +52,15 @@ pub fn replay(args: &Args) -> Result<(), Fatal> {
     let folder = Folder::make("replay")?;
     let done = match (&args.csv, &args.tape) {
         (Some(file), _) => {
-            let shape = csv::Shape::read(file)?;
-            let mut config = match &args.config {
-                Some(config) => Config::load(Some(config))?,
-                None => {
-                    let model = args.model.clone().map_or_else(|| sample_model(folder.path()), Ok)?;
-                    shape.config(&model, &csv::Place::replay(folder.path()))?
-                }
-            };
-            let source = config.sources.first_mut().ok_or_else(|| Fatal::failed("the configuration has no source"))?;
-            source.format = Format::Csv { delimiter: shape.delimiter, columns: shape.columns.clone() };
-            play(config, csv_arrivals(file, &shape)?, &mut out)
+            let (config, recording, source) = opened(file, args, folder.path())?;
+            play(config, csv_arrivals(&recording, source)?, Past::default(), &mut out)
         }
         (None, Some(tape)) => {
             let config = Config::load(args.config.as_deref())?;
-            let arrivals = tape_arrivals(tape, &config)?;
-            play(config, arrivals, &mut out)
+            let player = tape::Player::open(tape)?;
+            let past = Past::of(tape, &player.head.served, &config, folder.path())?;
+            let arrivals = tape_arrivals(tape, player, &config)?;
+            play(config, arrivals, past, &mut out)
         }
         (None, None) => Err(Fatal::failed("nothing to replay")),
     };
@@ -73,26 +70,39 @@ pub fn replay(args: &Args) -> Result<(), Fatal> {
     }
 }
 
-/// Rows of the file as frames, stamped by the file's own clock; without one, a second each.
-fn csv_arrivals(file: &Path, shape: &csv::Shape) -> Result<impl Iterator<Item = Result<Arrival, Fatal>>, Fatal> {
-    let what = format!("read {}", file.display());
-    let mut lines = BufReader::new(std::fs::File::open(file).context(&what)?).lines();
-    lines.next();
-    let (delimiter, time) = (char::from(shape.delimiter), shape.time.clone());
-    let mut row = 0i64;
-    Ok(lines.map(move |line| {
-        let line = line.context(&what)?;
-        let own = time.as_ref().and_then(|(at, format)| parse_time(line.split(delimiter).nth(*at)?.trim(), format));
-        let stamp = Stamp::from_sensor(own.unwrap_or(row * 1_000_000_000));
-        row += 1;
-        let ranges = if line.is_empty() { vec![] } else { vec![(0, line.len() as u32)] };
-        Ok(Arrival::Frames(FrameBatch { source: SourceId(0), stamp, bytes: line.into(), ranges }))
+/// The file, the configuration that reads it, and the place of the source whose rows it has.
+fn opened(file: &Path, args: &Args, folder: &Path) -> Result<(Config, Recording, SourceId), Fatal> {
+    if let Some(config) = &args.config {
+        let mut config = Config::load(Some(config))?;
+        let mut recording = Recording::inspect(file, &args.options, Some(&config))?;
+        let source = recording.bind(&mut config)?;
+        return Ok((config, recording, SourceId(source as u16)));
+    }
+    let mut recording = Recording::inspect(file, &args.options, None)?;
+    let model = args.model.clone().map_or_else(|| sample_model(folder), Ok)?;
+    let config = recording.config(&model, &Place::replay(folder))?;
+    Ok((config, recording, SourceId(0)))
+}
+
+/// Rows of the file as frames, stamped by the file's own clock.
+fn csv_arrivals(
+    recording: &Recording,
+    source: SourceId,
+) -> Result<impl Iterator<Item = Result<Arrival, Fatal>> + use<>, Fatal> {
+    Ok(recording.play()?.map(move |row| {
+        let row = row?;
+        let stamp = Stamp::from_sensor(row.t_ns);
+        let ranges = vec![(0, row.text.len() as u32)];
+        Ok(Arrival::Frames(FrameBatch { source, stamp, bytes: row.text.into(), ranges }))
     }))
 }
 
 /// A tape's arrivals, its sources matched by name.
-fn tape_arrivals(path: &Path, config: &Config) -> Result<impl Iterator<Item = Result<Arrival, Fatal>> + use<>, Fatal> {
-    let mut player = tape::Player::open(path)?;
+fn tape_arrivals(
+    path: &Path,
+    mut player: tape::Player,
+    config: &Config,
+) -> Result<impl Iterator<Item = Result<Arrival, Fatal>> + use<>, Fatal> {
     if player.head.program != env!("CARGO_PKG_VERSION") {
         let by = if player.head.program.is_empty() { "an older program" } else { &player.head.program };
         tracing::warn!("tape {} was recorded by {by}: this version may compute other results", path.display());
@@ -118,10 +128,58 @@ fn tape_arrivals(path: &Path, config: &Config) -> Result<impl Iterator<Item = Re
     }))
 }
 
+/// What served when an alarm saved its tape: the tape plays with the same, so the alarm comes again.
+#[derive(Default)]
+struct Past {
+    /// Calibrations.
+    calibrations: Option<Later>,
+    /// The model of a pipeline, where that is not the configured one.
+    models: BTreeMap<usize, Artifact>,
+}
+
+impl Past {
+    /// Of a tape: its models by their digests among those that are configured or installed here, and its calibrations.
+    fn of(tape: &Path, served: &tape::Served, config: &Config, folder: &Path) -> Result<Self, Fatal> {
+        let keep = Keep::open(folder, "calibration").context(format!("replay {}", tape.display()))?;
+        for (name, text) in served.calibrations.iter().filter(|(name, _)| is_file_name(name)) {
+            keep.save(name, text.as_bytes()).context(format!("replay {}: unpack calibrations", tape.display()))?;
+        }
+        let state = &config.device.state_dir;
+        let slots = state.join("models").is_dir() && !served.models.is_empty();
+        let mut installed = if slots { connect::installed(config, &Store::open(state).0).0 } else { BTreeMap::new() };
+        let mut models = BTreeMap::new();
+        for (at, pipeline) in config.pipelines.iter().enumerate() {
+            let Some(then) = served.models.get(&pipeline.name) else { continue };
+            let configured = Artifact::factory(&pipeline.model).ok();
+            if configured.is_some_and(|model| model.has_file(&then.sha256)) {
+                continue;
+            }
+            match installed.remove(&pipeline.model.manifest.model).filter(|model| model.has_file(&then.sha256)) {
+                Some(model) => _ = models.insert(at, model),
+                None => tracing::warn!(
+                    pipeline = pipeline.name,
+                    "tape {} was made with model {} (sha256 {}): it is neither configured nor installed here, so scores and \
+                     alarms may be others",
+                    tape.display(),
+                    then.model,
+                    then.sha256
+                ),
+            }
+        }
+        Ok(Self { calibrations: Some(Scribe::default().folder(keep)), models })
+    }
+}
+
+/// A name without a path.
+fn is_file_name(name: &str) -> bool {
+    Path::new(name).components().count() == 1 && !name.contains(['/', '\0']) && !name.starts_with('.')
+}
+
 /// The stages, one after the other.
 fn play(
     config: Config,
     arrivals: impl Iterator<Item = Result<Arrival, Fatal>>,
+    mut past: Past,
     out: &mut impl Write,
 ) -> Result<(), Fatal> {
     let host = Host { boot: "replay".into(), ..Host::default() };
@@ -130,7 +188,10 @@ fn play(
     let mut printer = Printer { out, names: &table.names, seqs: vec![1; table.names.len()], error: None };
     let mut engines = Vec::new();
     for group in config::groups(&config) {
-        let mut engine = Engine::new(connect::engine(&host, &config, &table, &group, None, (&meters, &board)));
+        let mut setup = connect::engine(&host, &config, &table, &group, None, (&meters, &board));
+        setup.launching.keep.clone_from(&past.calibrations);
+        setup.installed = group.first().and_then(|pipeline| past.models.remove(pipeline));
+        let mut engine = Engine::new(setup);
         engine.start(None, &mut printer, &|| {}).map_err(Fatal::failed)?;
         engines.push((group, engine));
     }
@@ -314,7 +375,11 @@ pub fn describe(config: &Config) -> Vec<String> {
     ));
     lines.push(match &config.mqtt {
         Some(mqtt) => {
-            format!("mqtt: {}:{}, {}", mqtt.host, mqtt.port, if mqtt.tls.is_some() { "TLS" } else { "plain text" })
+            let each = mqtt.brokers.iter().map(|broker| {
+                let inside = if broker.path.is_some() { " in a WebSocket" } else { "" };
+                format!("{broker}, {}{inside}", if broker.secure { "TLS" } else { "plain text" })
+            });
+            format!("mqtt: {}", each.collect::<Vec<_>>().join("; then "))
         }
         None => "mqtt: no broker is configured; records stay in the store".into(),
     });

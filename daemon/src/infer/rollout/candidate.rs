@@ -58,7 +58,7 @@ impl Candidate {
             let places: Vec<usize> = left.iter().take(running.slots()).map(|(window, _)| place(window)).collect();
             let count = running.ring_size(&places);
             for (slot, at) in places.iter().take(count).enumerate() {
-                running.fill(slot, *at, &left[slot].0.values);
+                running.put(slot, *at, &left[slot].0);
             }
             if let Some(why) = running.ring(count, deadline, beat).died {
                 return Err(why);

@@ -81,7 +81,7 @@ impl Gate {
         }
         // The first window with this score is one of them.
         if self.same_run + 1 >= limits::GATE_SAME {
-            return Some(format!("it answers {score} whatever it is asked"));
+            return Some(format!("it gives one score, {score}, for {} different windows", limits::GATE_SAME));
         }
         if self.scores.len() == limits::GATE_SCORES {
             self.scores.pop_front();

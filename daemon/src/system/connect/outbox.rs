@@ -28,6 +28,7 @@ pub fn setup(host: &Host, config: &Config, table: &Table) -> Setup {
         expiry: Expiry(ages.collect()),
         program: Some(host.program.clone()),
         now_s: now.wall_ms.unwrap_or(0).max(host.clock.floor_ms()) as u64 / 1000,
+        linger_ms: outbox.linger_ms,
     }
 }
 

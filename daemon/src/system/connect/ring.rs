@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::{super::crew::Crew, Base};
 use crate::{
+    config,
     error::Fatal,
     flow::{Arrival, lane},
     host::Keep,
@@ -28,6 +29,7 @@ impl Base<'_> {
                 alarms,
                 board: self.board(),
                 keep: Keep::at(config.device.state_dir.join("tapes")),
+                served: Box::new(self.served()),
             };
             crew.thread("ring", move |beat| {
                 ring::run(setup, arrivals, || beat.beat());
@@ -39,5 +41,30 @@ impl Base<'_> {
                 to_ring.push(arrival.clone(), &mut Vec::new());
             }
         })
+    }
+
+    /// What serves each pipeline, and what it has learnt: a replay of the tape works with the same.
+    fn served(&self) -> impl Fn() -> tape::Served + Send + use<> {
+        let (counters, groups) = (self.counters(), config::groups(self.config));
+        let name = |pipeline: &usize| self.config.pipelines[*pipeline].name.clone();
+        let groups: Vec<Vec<String>> = groups.iter().map(|group| group.iter().map(name).collect()).collect();
+        let kept = Keep::at(self.config.device.state_dir.join("calibration"));
+        move || {
+            let (mut served, mut left) = (tape::Served::default(), limits::TAPE_CALIBRATIONS_BYTES);
+            for (group, pipelines) in groups.iter().enumerate() {
+                let Some(serving) = counters.serving(group) else { continue };
+                for pipeline in pipelines {
+                    let model = tape::Model { model: serving.model.clone(), sha256: serving.sha256.clone() };
+                    let own = format!("{pipeline}.{}", serving.sha256.get(..16).unwrap_or(&serving.sha256));
+                    let text = kept.load(&own).ok().flatten().and_then(|bytes| String::from_utf8(bytes).ok());
+                    if let Some(text) = text.filter(|text| text.len() <= left) {
+                        left -= text.len();
+                        served.calibrations.insert(own, text);
+                    }
+                    served.models.insert(pipeline.clone(), model);
+                }
+            }
+            served
+        }
     }
 }

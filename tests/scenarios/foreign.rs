@@ -1,0 +1,202 @@
+//! Models of others, as their tools export them (`tests/onnx/foreign_models.py`): several inputs, other number formats, a
+//! batch that is fixed, a state.
+
+use std::fs;
+
+use nix::sys::signal::Signal;
+use rig::{Mosquitto, Site, Sub, Tty, daemon, eventually, onnx, root};
+use serde_json::{Value, json};
+
+fn model(name: &str) -> String {
+    root().join("tests/onnx/foreign").join(name).display().to_string()
+}
+
+/// The scores of a pipeline in what `replay` printed.
+fn scores(out: &str, pipeline: &str) -> Vec<f64> {
+    let lines = out.lines().map(|line| serde_json::from_str::<Value>(line).expect("JSON lines"));
+    let of = lines.filter(|line| line["stream"] == format!("p/{pipeline}"));
+    of.map(|line| line["score"].as_f64().unwrap_or(f64::NAN)).collect()
+}
+
+/// A site whose source is a file of these rows; returns it with the file.
+fn with_rows(rows: &[Value]) -> (Site, String) {
+    let site = Site::offline()
+        .with("[source.s]\npath = \"/dev/null\"\ncolumns = [\"temp\", \"flow\"]\n[channel.temp]\n[channel.flow]\n");
+    let mut text = "temp,flow\n".to_owned();
+    rows.iter().for_each(|row| text.push_str(&format!("{},{}\n", row[0], row[1])));
+    let file = site.dir.path().join("rows.csv");
+    fs::write(&file, text).expect("rows");
+    (site, file.display().to_string())
+}
+
+fn near(got: &[f64], expected: &[f64]) -> bool {
+    got.len() == expected.len() && got.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-3 * b.abs().max(1.0))
+}
+
+#[test]
+fn models_of_other_tools_answer_what_their_own_tools_answer() {
+    let text = fs::read_to_string(model("expected.json")).expect("expected.json");
+    let expected: Value = serde_json::from_str(&text).expect("JSON");
+    let models = expected["models"].as_object().expect("models");
+    let (mut site, rows) = with_rows(expected["rows"].as_array().expect("rows"));
+    let name = |file: &str| file.trim_end_matches(".onnx").to_owned();
+    for (file, of) in models {
+        let keys = of["keys"].as_str().expect("keys");
+        let head = format!("[pipeline.{}]\nmodel = \"{}\"\nchannels = [\"temp\", \"flow\"]\n", name(file), model(file));
+        site = site.with(&format!("{head}{keys}"));
+    }
+    let config = site.config().display().to_string();
+    let done = daemon::run(&["check", "--config", &config]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    for said in [
+        "pipeline columns: score: output variable, high is bad; inputs: Flow takes flow; temp takes temp",
+        "state: hn into h0 of the next window",
+        "batch: fixed at 8 by the export: each window is given 8 times, and the first answer counts",
+        "input x is int64: values are rounded",
+    ] {
+        assert!(done.out.contains(said), "{said}\n{}", done.out);
+    }
+    let done = daemon::run(&["replay", "--csv", &rows, "--config", &config]);
+    assert_eq!(done.code, Some(0), "{}", done.err);
+    for (file, of) in models {
+        let expected: Vec<f64> = of["scores"].as_array().expect("scores").iter().filter_map(Value::as_f64).collect();
+        let got = scores(&done.out, &name(file));
+        assert!(near(&got, &expected), "{file}: {got:?}, expected {expected:?}");
+    }
+    assert!(models.len() >= 12, "{}", models.len());
+}
+
+/// What `carried.onnx` answers: half of the state and the mean of the window. `begins`: windows with a new state.
+fn carried(means: &[f64], begins: &[usize]) -> Vec<f64> {
+    let mut state = 0.0;
+    let next = |(i, mean): (usize, &f64)| {
+        state = (if begins.contains(&i) { 0.0 } else { state } + mean) / 2.0;
+        state
+    };
+    means.iter().enumerate().map(next).collect()
+}
+
+#[test]
+fn state_of_each_pipeline_is_carried_and_begins_again_at_a_gap_and_after_a_lost_worker() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let pipeline = |name: &str, channels: &str| {
+        let model = model("carried.onnx");
+        let state = "state = { h_out = \"h_in\" }";
+        format!("[pipeline.{name}]\nmodel = \"{model}\"\nchannels = {channels}\nwindow_steps = 4\n{state}\n")
+    };
+    let site = Site::new(broker.port).with_sensor(&tty).with("[channel.c]\ncolumn = \"a\"\nscale = 10\n");
+    let site = site.with(&pipeline("x", "[\"a\", \"b\"]")).with(&pipeline("y", "[\"b\", \"c\"]"));
+    let daemon = site.run();
+    sub.wait_event("model.serving", "state: h_out into h_in of the next window");
+    assert_eq!(daemon.workers().len(), 1, "one worker for both");
+    // 3 windows, a gap of 4 rows, 3 windows, a worker that is lost between two windows, 2 windows.
+    let row = |i: u64| format!("{i},{i},3");
+    let means = |of: fn(f64) -> f64, firsts: &[u64]| -> Vec<f64> {
+        firsts.iter().map(|first| (0..4).map(|i| of((first + i) as f64)).sum::<f64>() / 4.0).collect()
+    };
+    let firsts = [0, 4, 8, 16, 20, 24, 28, 32];
+    tty.rows(0..12, row);
+    tty.rows(16..28, row);
+    sub.wait_records("p/x", 6);
+    sub.wait_records("p/y", 6);
+    let old = daemon.signal_worker(Signal::SIGKILL);
+    // Only a worker that is rung is missed: the next window is lost with it, or served by the next worker.
+    tty.rows(28..32, row);
+    eventually("another worker", || daemon.workers().into_iter().find(|pid| *pid != old));
+    tty.rows(32..36, row);
+    for (pipeline, of) in [("x", (|i| (i + 3.0) / 2.0) as fn(f64) -> f64), ("y", |i| (3.0 + 10.0 * i) / 2.0)] {
+        let stream = format!("p/{pipeline}");
+        let got = sub.wait("the last window", |_| {
+            let all = sub.records(&stream);
+            all.iter().any(|(p, _)| p["in_seq"][0] == 32).then_some(all)
+        });
+        let seen: Vec<u64> = got.iter().filter_map(|(p, _)| p["in_seq"][0].as_u64()).collect();
+        let scores: Vec<f64> = got.iter().filter_map(|(p, _)| p["score"].as_f64()).collect();
+        let at = |first: u64| seen.iter().position(|s| *s == first);
+        let began = at(28).or_else(|| at(32)).expect("the first window of the second worker");
+        assert!(firsts[..6].iter().all(|first| seen.contains(first)), "{seen:?}");
+        assert!(near(&scores, &carried(&means(of, &seen), &[0, 3, began])), "{pipeline}: {seen:?} {scores:?}");
+    }
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn calibration_of_a_channel_that_was_changed_is_discarded_with_the_reason() {
+    let (broker, mut tty) = (Mosquitto::start(), Tty::default());
+    let sub = Sub::new(broker.port);
+    let site = Site::new(broker.port).with_sensor(&tty);
+    fs::write(site.dir.path().join("mean.onnx"), onnx::mean(&[1, 4, 2])).expect("model");
+    let pipeline = "[pipeline.x]\nmodel = \"mean.onnx\"\nchannels = [\"a\", \"b\"]\nwindow_steps = 4\n\
+                    calibration = { windows = 20, factor = 2.0 }\n[alarm.odd]\npipeline = \"x\"\n";
+    let site = site.with(pipeline);
+    let mut next = 0;
+    let mut run = |site: &Site, learns: bool| {
+        let (daemon, before) = (site.run(), sub.records("p/x").len());
+        eventually("it serves", || daemon.own_log().contains("serving mean@0").then_some(()));
+        tty.rows(next..next + 30, |i| format!("{i},{},{}", i % 3, i % 2));
+        next += 30;
+        let all = sub.wait_records("p/x", before + 27);
+        assert_eq!(all[before].0["score"].is_null(), learns, "{}", daemon.own_log());
+        assert_eq!(sub.count("a/odd"), 0);
+        let log = daemon.own_log();
+        assert_eq!(daemon.stop(), Some(0));
+        log
+    };
+    run(&site, true);
+    assert!(!run(&site, false).contains("calibrat"));
+    let changed = site.without("[channel.a]\nmax = 1e6\n").with("[channel.a]\nscale = 0.06\nunit = \"m3/h\"\n");
+    let log = run(&changed, true);
+    let why = "channel 1 of the pipeline was `s.a × 1 + 0`, and is `s.a × 0.06 + 0 m3/h`";
+    assert!(log.contains(&format!("the saved calibration is discarded: {why}; calibrating again")), "{log}");
+    sub.wait_event("model.serving", &format!("pipeline x calibrates again: {why}"));
+    run(&changed, false);
+}
+
+#[test]
+fn inputs_and_states_that_are_not_said_are_rejected_with_the_key_that_says_them() {
+    let (site, _) = with_rows(&[]);
+    let keys = |file: &str, channels: &str, more: &str| {
+        format!("[pipeline.x]\nmodel = \"{}\"\nchannels = [{channels}]\nwindow_steps = 4\n{more}\n", model(file))
+    };
+    for (text, key, why) in [
+        (
+            keys("gru.onnx", "\"temp\", \"flow\"", ""),
+            "state",
+            "carry it from window to window with `state = { hn = \"h0\" }`",
+        ),
+        (
+            keys("carried.onnx", "\"temp\", \"flow\"", "[pipeline.x.param.h_in]\nvalues = [0]"),
+            "param",
+            "write `state = { h_out = \"h_in\" }` instead",
+        ),
+        (keys("columns.onnx", "\"temp\"", ""), "model", "input `Flow` [-1, 1] is bound to nothing"),
+        (keys("gru.onnx", "\"temp\", \"flow\"", "state = { hm = \"h0\" }"), "state", "did you mean `hn`?"),
+    ] {
+        let config = site.clone().with(&text).config().display().to_string();
+        let done = daemon::run(&["check", "--config", &config]);
+        assert_eq!(done.code, Some(78), "{}", done.out);
+        assert!(done.err.contains(&format!("pipeline.x.{key}: ")) && done.err.contains(why), "{why}\n{}", done.err);
+    }
+    // In a bundle: golden cases begin with a state of zeros, each of them.
+    let dir = site.dir.path().join("carried");
+    fs::create_dir(&dir).expect("folder");
+    fs::copy(model("carried.onnx"), dir.join("model.onnx")).expect("model");
+    let mut manifest = json!({"model": "carried", "version": "1.0.0", "window": {"channels": ["a", "b"], "length": 4}});
+    let prepare = |manifest: &Value| {
+        fs::write(dir.join("manifest.json"), manifest.to_string()).expect("manifest");
+        daemon::run(&["model", "prepare", &dir.display().to_string()])
+    };
+    let done = prepare(&manifest);
+    assert!(done.code != Some(0) && done.err.contains("state = { h_out = \"h_in\" }"), "{}", done.err);
+    manifest["state"] = json!({"h_out": "h_in"});
+    let done = prepare(&manifest);
+    assert!(done.code == Some(0) && done.out.contains("state: h_out into h_in"), "{}{}", done.out, done.err);
+    let golden = fs::read_to_string(dir.join("golden.jsonl")).expect("golden");
+    for case in golden.lines().map(|line| serde_json::from_str::<Value>(line).expect("a case")) {
+        let x: Vec<f64> = case["inputs"]["x"].as_array().expect("x").iter().filter_map(Value::as_f64).collect();
+        let score = case["outputs"]["score"][0].as_f64().expect("a score");
+        assert!(near(&[score], &[x.iter().sum::<f64>() / 16.0]), "{case}");
+        assert!(case["inputs"].get("h_in").is_none(), "{case}");
+    }
+}
