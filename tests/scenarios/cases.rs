@@ -122,6 +122,42 @@ const CASES: &[Case] = &[
             Lacks("kentledge.toml"),
         ],
     },
+    Case {
+        name: "25-broker-without-retain",
+        lines: &[],
+        expected: &[
+            Expect::AtLeast("measurements that the broker took:", 10),
+            Has("1 WARN the broker offers less than this device asks for: it keeps no retained messages"),
+        ],
+    },
+    Case {
+        name: "26-broker-with-qos-0-only",
+        lines: &[],
+        expected: &[
+            Expect::AtLeast("measurements that the broker took:", 10),
+            Has("1 WARN the broker offers less than this device asks for: it acknowledges no message (QoS 0 only)"),
+        ],
+    },
+    Case {
+        name: "28-packet-larger-than-the-broker-takes",
+        lines: &[],
+        expected: &[Expect::AtLeast("rows that arrived:", 500), Has("'connect': 1,"), Lacks("twin")],
+    },
+    Case {
+        name: "29-alarm-that-was-renamed",
+        lines: &[],
+        expected: &[Has("up/meta/temps"), Lacks("up/a/bearing"), Lacks("up/meta/raw")],
+    },
+    Case {
+        name: "30-tls-reasons",
+        lines: &[],
+        expected: &[
+            Has("has no subjectAltName (X.509 version 1): it needs version 3 with localhost as subjectAltName"),
+            Has("marked as a CA's and cannot be the broker's own"),
+            Has("enc.key: the key is encrypted; a key with a password cannot be used"),
+            Has("as it should be: INFO connected"),
+        ],
+    },
 ];
 
 /// The folder of the cases; `None`, said loudly, where it is missing.
