@@ -29,7 +29,10 @@ async def pipe(reader, writer):
 
 
 async def proxy(reader, writer):
-    first, fields = await head(reader)
+    try:
+        first, fields = await head(reader)
+    except asyncio.IncompleteReadError:  # who only looks whether the port is open
+        return writer.close()
     verb, target, _ = first.split(" ")
     if verb != "CONNECT" or fields.get("proxy-authorization") != LOGIN:
         writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
@@ -48,7 +51,10 @@ def frame(opcode, data):
 
 
 async def websocket(reader, writer):
-    first, fields = await head(reader)
+    try:
+        first, fields = await head(reader)
+    except asyncio.IncompleteReadError:
+        return writer.close()
     if not first.startswith("GET /mqtt ") or fields.get("sec-websocket-protocol") != "mqtt":
         writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\n\r\n")
         await writer.drain()

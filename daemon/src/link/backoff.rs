@@ -11,9 +11,9 @@ use crate::limits;
 /// What ended a connection, or kept it from being made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The broker closed or refused, or nothing at all came back: others may have lost it too.
+    /// The broker closed, refused or fell silent, or its host does not answer: others may have lost it too.
     Broker,
-    /// This device has no route or no address for it, or a connection of its own fell silent.
+    /// This device has no interface, no address of its own, or no name service.
     Path,
 }
 

@@ -14,7 +14,7 @@ use super::{
     offer::Learnt,
     reason::{self, Stage},
     session::{Closed, Event, Session},
-    tls,
+    tls, ws,
 };
 use crate::{
     config::{Broker, Mqtt},
@@ -121,6 +121,9 @@ pub(super) fn ended(
 ) -> Failed {
     let name = mqtt.tls.as_ref().and_then(|tls| tls.server_name.as_ref()).unwrap_or(&broker.host);
     let why = match closed {
+        Closed::Malformed(why, _) if why.starts_with(ws::CLOSED) => {
+            format!("{}; {why}", reason::silent(stage, last, mqtt, root))
+        }
         Closed::Malformed(why, code) => {
             let failed = Failed::broker(format!("what the broker sends is no MQTT 5: {why}"));
             return Failed { closed: true, too_large: *code == Some(0x95), ..failed };

@@ -13,6 +13,8 @@ use ring::digest;
 
 /// What RFC 6455 adds to the key before it is hashed.
 const SALT: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
+/// How the text of a closing begins.
+pub const CLOSED: &str = "the WebSocket was closed";
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
@@ -29,6 +31,11 @@ impl Frames {
     /// Puts one binary frame around a packet.
     pub fn wrap(&self, packet: &[u8], out: &mut BytesMut) {
         frame(BINARY, packet, out);
+    }
+
+    /// Says that this side ends it in order.
+    pub fn close(&self, out: &mut BytesMut) {
+        frame(CLOSE, &1000u16.to_be_bytes(), out);
     }
 
     /// Takes the payload out of what came; `answer` gets the pong that a ping asks for.
@@ -112,9 +119,9 @@ fn closed(content: &[u8]) -> String {
     match content {
         [a, b, text @ ..] => {
             let text = String::from_utf8_lossy(text);
-            format!("the WebSocket was closed with code {} {text}", u16::from_be_bytes([*a, *b])).trim_end().to_owned()
+            format!("{CLOSED} with code {} {text}", u16::from_be_bytes([*a, *b])).trim_end().to_owned()
         }
-        _ => "the WebSocket was closed".into(),
+        _ => CLOSED.into(),
     }
 }
 

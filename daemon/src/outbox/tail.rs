@@ -6,10 +6,13 @@ use std::{
     sync::Arc,
 };
 
+#[path = "turns.rs"]
+mod turns;
+
 use super::{
     key::Key,
     ledger::{Ledger, Loss},
-    sealed::{Item, Sealed},
+    sealed::{Record, Sealed},
 };
 use crate::{
     flow::{Class, Clk, Draft, Retain},
@@ -20,10 +23,10 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParcelId(u64);
 
-/// A record with its number.
+/// A record that is in no message yet, and what decides which message it goes into.
 #[derive(Debug)]
-struct Record {
-    item: Item,
+struct Waiting {
+    item: Record,
     class: Class,
     retain: Retain,
     clk: Clk,
@@ -81,7 +84,7 @@ pub struct Tail {
     names: Vec<String>,
     /// The stream that carries the ledger.
     loss: usize,
-    waiting: Vec<VecDeque<Record>>,
+    waiting: Vec<VecDeque<Waiting>>,
     /// Streams with waiting replies, each once, in turn.
     replies: VecDeque<usize>,
     /// Streams with waiting records of the live lane, each once, in turn.
@@ -170,25 +173,6 @@ impl Tail {
         waits || self.turns.iter().any(|s| self.is_ripe(*s, now_ns)) || (backlog && !self.backlog.is_empty())
     }
 
-    /// Lets live records wait for others of their stream; 0: not any more.
-    pub fn linger(&mut self, ns: u64) {
-        self.linger_ns = ns;
-    }
-
-    /// Whether a stream's waiting records go now: they waited long enough, fill a message, or RAM is needed. What the broker
-    /// keeps is a message of its own, so it waits for nothing.
-    fn is_ripe(&self, stream: usize, now_ns: u64) -> bool {
-        let queue = &self.waiting[stream];
-        let waited = |r: &Record| r.retain != Retain::No || now_ns.saturating_sub(r.since_ns) >= self.linger_ns;
-        queue.len() >= limits::MESSAGE_RECORDS || self.bytes >= limits::LINGER_BYTES || queue.front().is_none_or(waited)
-    }
-
-    /// When the next of them is, ns since boot.
-    pub fn ripe_ns(&self) -> Option<u64> {
-        let fronts = self.turns.iter().filter_map(|s| self.waiting[*s].front());
-        fronts.map(|record| record.since_ns.saturating_add(self.linger_ns)).min()
-    }
-
     /// Takes a record in.
     pub fn push(&mut self, draft: Draft, seq: u64, now_ns: u64) {
         let stream = usize::from(draft.stream.0);
@@ -197,8 +181,8 @@ impl Tail {
             self.ledger.enter(&name, (seq, seq), 1, "oversize");
             return;
         }
-        let record = Record {
-            item: Item { seq, at_ns: draft.stamp.boot_ns, body: draft.body },
+        let record = Waiting {
+            item: Record { seq, at_ns: draft.stamp.boot_ns, body: draft.body },
             class: draft.class,
             retain: draft.retain,
             clk: draft.stamp.clk,
@@ -228,11 +212,11 @@ impl Tail {
         let first = queue.pop_front()?;
         let since_ns = first.since_ns;
         let (mut size, mut bytes) = (first.item.body.len() + 48, cost(&first.item));
-        let Record { item, class, retain, clk, wall_ms, lineage, .. } = first;
+        let Waiting { item, class, retain, clk, wall_ms, lineage, .. } = first;
         let mut items = vec![item];
         let bytes_max = if self.online { limits::MESSAGE_BYTES } else { limits::STORED_MESSAGE_BYTES };
         while items.len() < limits::MESSAGE_RECORDS {
-            let joins = |r: &&Record| {
+            let joins = |r: &&Waiting| {
                 // What the broker keeps, and a command's result, whose topic names the command, are alone.
                 r.clk == clk
                     && r.retain == Retain::No
@@ -297,27 +281,6 @@ impl Tail {
         let parcel = self.parcels.get_mut(&id)?;
         parcel.place = Place::Flight;
         Some(ToSend { id, sealed: parcel.sealed.clone(), hist: parcel.hist, backlog: parcel.backlog })
-    }
-
-    /// Seals what the next stream has waiting of replies.
-    fn next_reply(&mut self) -> Option<ParcelId> {
-        let stream = self.replies.pop_front()?;
-        let id = self.seal(stream)?;
-        if !self.waiting[stream].is_empty() {
-            self.replies.push_back(stream);
-        }
-        Some(id)
-    }
-
-    /// The same of the live lane, if one of its streams waited long enough.
-    fn next_live(&mut self, now_ns: u64) -> Option<ParcelId> {
-        let at = self.turns.iter().position(|s| self.is_ripe(*s, now_ns))?;
-        let stream = self.turns.remove(at)?;
-        let id = self.seal(stream)?;
-        if !self.waiting[stream].is_empty() {
-            self.turns.push_back(stream);
-        }
-        Some(id)
     }
 
     /// The broker has it.
@@ -422,7 +385,7 @@ impl Tail {
         let answered = std::mem::replace(&mut self.delivered_before, self.delivered) != self.delivered;
         let spill = self.bytes >= limits::TAIL_SPILL_BYTES && !answered;
         for stream in 0..self.waiting.len() {
-            let old = |r: &Record| age(r.since_ns) >= unacked_ns;
+            let old = |r: &Waiting| age(r.since_ns) >= unacked_ns;
             while self.waiting[stream].front().is_some_and(|r| everything || spill || old(r)) {
                 let Some(id) = self.seal(stream) else { break };
                 self.resend.insert(id);
@@ -595,7 +558,7 @@ impl Tail {
     }
 }
 
-fn cost(item: &Item) -> usize {
+fn cost(item: &Record) -> usize {
     item.body.len() + limits::RECORD_OVERHEAD
 }
 

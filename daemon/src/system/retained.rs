@@ -202,7 +202,7 @@ mod tests {
         let find = |alarms: &[&str]| {
             let mut config = config(dir.path(), &[]);
             let text: String =
-                alarms.iter().map(|name| format!("[alarm.{name}]\nchannel = \"a\"\nraise_above = 1.0\n")).collect();
+                alarms.iter().map(|name| format!("[alarm.{name}]\nchannel = \"a\"\nabove = 1.0\n")).collect();
             if !text.is_empty() {
                 let file = dir.path().join("c.toml");
                 let whole = std::fs::read_to_string(&file).expect("read") + &text;
