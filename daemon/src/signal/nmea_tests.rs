@@ -216,7 +216,12 @@ fn check_says_what_a_list_leaves_open() {
     let advice = |keys: &str| config(keys, &["a"]).expect("valid").advice();
     let open = advice("sentences = { MWV = [\"a\", \"\", \"b:kn\"] }");
     assert!(open.len() == 1 && open[0].contains("of `a`, `b` is in field 2: add `only:`"), "{open:?}");
-    for closed in ["MWV = [\"a\", \"only:R\", \"b:kn\"]", "RMC = [\"\", \"\", \"a:ddmm\"]", "DPT = [\"a\"]", "HDG = [\"\", \"a:signed\"]"] {
+    for closed in [
+        "MWV = [\"a\", \"only:R\", \"b:kn\"]",
+        "RMC = [\"\", \"\", \"a:ddmm\"]",
+        "DPT = [\"a\"]",
+        "HDG = [\"\", \"a:signed\"]",
+    ] {
         assert_eq!(advice(&format!("sentences = {{ {closed} }}")), Vec::<String>::new(), "{closed}");
     }
 }
