@@ -158,6 +158,54 @@ const CASES: &[Case] = &[
             Has("as it should be: INFO connected"),
         ],
     },
+    Case {
+        name: "01-nmea-mwv-reference",
+        lines: &[(
+            "sentences = { MWV = [\"angle\", \"\", \"speed\"] }",
+            "sentences = { MWV = [\"angle\", \"only:R\", \"speed:kn\"] }",
+        )],
+        expected: &[
+            Has("{\"angle\": 40, \"speed\": 10}}"),
+            Has("{\"angle\": 42, \"speed\": 10.2}}"),
+            Has("\"angle\": \"bad:invalid\""),
+            Lacks("250"),
+            Lacks("999"),
+        ],
+    },
+    Case {
+        name: "02-nmea-void-fix",
+        lines: &[],
+        expected: &[
+            Has("{\"lat\": 51.541666666666664, \"lon\": -0.12083333333333333, \"knots\": 4.2}}"),
+            One(&["\"lat\": \"bad:invalid\"", "\"lat\": \"missing\""]),
+            Lacks("\"knots\": 0"),
+        ],
+    },
+    Case {
+        name: "03-nmea-no-checksum",
+        lines: &[("format = \"nmea\"", "format = \"nmea\"\nchecksum = \"optional\"")],
+        expected: &[Has("{\"metres\": 3.1}}"), Has("{\"metres\": 10.1}}"), Lacks("wrong_baud")],
+    },
+    Case {
+        name: "15-echo-of-the-request",
+        lines: &[],
+        expected: &[
+            Has("it echoes and answers: m/raw {\"v\": {\"kg\": 12.5}}"),
+            Has("it only echoes, the device is off: nothing arrived on up/m/"),
+            Has("\"faults\": {\"no_answer\": "),
+            Lacks("\"kg\": 1}"),
+        ],
+    },
+    Case {
+        name: "16-counter-restarts",
+        lines: &[],
+        expected: &[
+            Has("{\"in_seq\": [4, 4], \"v\": {\"x\": 9}}"),
+            Has("\"missing\": 0, "),
+            Has("\"reordered\": 1, "),
+            Lacks("25531"),
+        ],
+    },
 ];
 
 /// The folder of the cases; `None`, said loudly, where it is missing.
