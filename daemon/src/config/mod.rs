@@ -13,6 +13,7 @@ mod modbus;
 mod models;
 mod mqtt;
 mod number;
+mod output;
 mod paths;
 mod pipeline;
 mod port;
@@ -36,9 +37,10 @@ pub use layers::Layer;
 pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
 pub use mqtt::{Broker, Mqtt, Proxy, Tls, host_and_port};
 pub use number::{Base, NumberText, Word};
+pub use output::{Output, Point, Target};
 pub use paths::secret;
 pub use port::{
-    Bias, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order, Output, Pin,
+    Bias, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order, Pin,
     PinName, Poll, Port, Sentence, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
@@ -63,7 +65,7 @@ pub struct Config {
     pub pipelines: Vec<Pipeline>,
     /// Alarms on channels and scores.
     pub alarms: Vec<Alarm>,
-    /// Output lines that alarms drive.
+    /// Lines, coils and registers that alarms drive.
     pub outputs: Vec<Output>,
     /// Tapes that alarms save of the sources.
     pub tapes: Tapes,
