@@ -100,6 +100,13 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     if t.has("late_ms") && step_ms.is_none() {
         t.problem("late_ms", "belongs to a time grid, which `step_ms` makes");
     }
+    let span_ms = channels.iter().map(|c| names.span_ms[usize::from(names.channel_source[*c].0)]).max().unwrap_or(0);
+    if !one_source && late_ms < span_ms {
+        t.problem(
+            "late_ms",
+            format!("must be at least {span_ms}: frames of a source hold samples of so many ms, and come behind them"),
+        );
+    }
     let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64).or(manifest.gap_max_ms);
     let on_bad = on_bad(&mut t, steps);
     let coverage_min = t.float("coverage_min").map_or(0.5, |x| x as f32);
@@ -225,13 +232,13 @@ fn bundle(t: &mut Table<'_>, path: PathBuf, names: &Names) -> Model {
         }
     }
     let keys = match &names.keyset {
-        Some(keyset) => Keyset::read(keyset).map(Some),
+        Some(keyset) => Keyset::read(keyset).map(Some).map_err(String::from),
         None if names.allow_unsigned => Ok(None),
         None => Err("no keyset is installed (commands.keyset) that could say whose signature counts".into()),
     };
     let read = keys.and_then(|keys| {
         let file = File::open(&path).map_err(|why| why.to_string())?;
-        Head::read(&file, keys.as_ref())
+        Head::read(&file, keys.as_ref()).map_err(String::from)
     });
     match read {
         Ok(head) => {

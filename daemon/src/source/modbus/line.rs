@@ -87,7 +87,7 @@ impl<'a> Line<'a> {
     /// One question. A connection that gave answers and was closed by the other side is opened again, once, for the same
     /// question: some devices close after each answer, others after a minute of silence.
     pub async fn ask(&mut self, question: Question) -> Result<Vec<u8>, Failure> {
-        // On a shared line others get a turn first, and the pause is kept behind their answer too.
+        // On a shared line another writer gets a turn first, and the pause is kept behind their answer too.
         let pause = if self.settings.shared { limits::MODBUS_SHARE } else { self.pause() };
         if let Some(used) = self.used {
             tokio::time::sleep_until(used + pause).await;
