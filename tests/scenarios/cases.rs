@@ -45,6 +45,42 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case {
+        name: "18-modbus-echo",
+        lines: &[("answer_ms = 200", "answer_ms = 200\necho = true")],
+        expected: &[
+            Has("m/raw {\"v\": {\"v\": 2301, \"w\": 450, \"hz\": null}"),
+            Has("m/raw {\"v\": {\"v\": null, \"w\": null, \"hz\": 5001}"),
+            Lacks("begins with the question"),
+        ],
+    },
+    Case {
+        name: "19-modbus-pause-between-questions",
+        lines: &[("answer_ms = 200", "answer_ms = 200\npause_ms = 60")],
+        expected: &[
+            Has("m/raw {\"v\": {\"v\": 2301, \"w\": 450, \"hz\": null}"),
+            Has("m/raw {\"v\": {\"v\": null, \"w\": null, \"hz\": 5001}"),
+            Lacks("not heard"),
+        ],
+    },
+    Case {
+        name: "20-modbus-registers-at-once",
+        lines: &[],
+        expected: &[
+            Has("m/raw {\"v\": {\"r0\": 100, \"r1\": 101"),
+            Has("\"r9\": 109, \"r10\": 110"),
+            Has("\"r19\": 119}}"),
+            Has("asking for them in smaller parts"),
+        ],
+    },
+    Case {
+        name: "23-modbus-rtu-over-tcp",
+        lines: &[("answer_ms = 200", "answer_ms = 200\nframing = \"rtu\"")],
+        expected: &[
+            Has("m/raw {\"v\": {\"v\": 2301, \"w\": 450, \"hz\": null}"),
+            Has("m/raw {\"v\": {\"v\": null, \"w\": null, \"hz\": 5001}"),
+        ],
+    },
+    Case {
         name: "31-label-taken-for-the-score",
         lines: &[],
         expected: &[Has("none is named as `score`"), Has("`label` int64 [-1, 1], `scores` float32 [-1, 1]")],

@@ -6,7 +6,7 @@ use std::{os::fd::AsRawFd, time::Duration};
 use futures_util::FutureExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
