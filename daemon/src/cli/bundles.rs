@@ -154,9 +154,9 @@ fn verify(path: &Path, keyset: Option<PathBuf>, config: Option<&Path>) -> Result
     };
     let keyset =
         keyset.ok_or_else(|| what("no keyset is installed (commands.keyset); name one with --keyset".into()))?;
-    let keys = Keyset::read(&keyset).map_err(what)?;
+    let keys = Keyset::read(&keyset).map_err(|why| what(why.into()))?;
     let file = File::open(path).map_err(|why| what(why.to_string()))?;
-    let bundle = Bundle::open(&file, Some(&keys)).map_err(what)?;
+    let bundle = Bundle::open(&file, Some(&keys)).map_err(|why| what(why.into()))?;
     let release = &bundle.release;
     say(&format!("{}@{}, sequence {}, channel {}", release.model, release.version, release.seq, release.channel))?;
     say(&format!("signed by {}; for {}", bundle.signed_by.join(", "), release.device_class.join(", ")))?;

@@ -370,7 +370,11 @@ pub fn numbers(path: &Path, channels: &[String]) -> Result<Vec<(String, Vec<f64>
             [one] => places.push(*one),
             [] => {
                 let all = layout.names.join(", ");
-                return Err(at(path, layout.header, &format!("no column is called like channel `{channel}`; there are: {all}")));
+                return Err(at(
+                    path,
+                    layout.header,
+                    &format!("no column is called like channel `{channel}`; there are: {all}"),
+                ));
             }
             _ => return Err(at(path, layout.header, &format!("several columns are called like channel `{channel}`"))),
         }
