@@ -125,7 +125,14 @@ const CASES: &[Case] = &[
             "time_format = [\"%d/%m/%Y %H:%M:%S\", \"%Y/%m/%d %H:%M:%S\", \"%d.%m.%Y %H:%M:%S\", \"%Y-%m-%d %H:%M:%S UTC\", \
              \"%m/%d/%Y %I:%M:%S %p\", \"%Y-%m-%d %H:%M:%S\"]",
         )],
-        &[Has("{\"x\": 1}"), Has("{\"x\": 2}"), Has("{\"x\": 3}"), Has("{\"x\": 4}"), Has("{\"x\": 5}"), Has("{\"x\": 6}")],
+        &[
+            Has("{\"x\": 1}"),
+            Has("{\"x\": 2}"),
+            Has("{\"x\": 3}"),
+            Has("{\"x\": 4}"),
+            Has("{\"x\": 5}"),
+            Has("{\"x\": 6}"),
+        ],
     ),
     with(
         "14-label-value-lines",
@@ -180,11 +187,16 @@ const CASES: &[Case] = &[
         &[AtLeast("measurements that the broker took:", 100), Has("it acknowledges no message (QoS 0 only)")],
     ),
     plain("28-packet-larger-than-the-broker-takes", &[AtLeast("rows that arrived:", 3000), Lacks("twin")]),
-    plain("29-alarm-that-was-renamed", &[Has("kept: kl/field/t/up/state"), Lacks("up/a/bearing"), Lacks("up/meta/raw")]),
+    plain(
+        "29-alarm-that-was-renamed",
+        &[Has("kept: kl/field/t/up/state"), Lacks("up/a/bearing"), Lacks("up/meta/raw")],
+    ),
     plain(
         "30-tls-reasons",
         &[
-            Has("server's certificate of version 1: WARN no connection: the broker's certificate has no subjectAltName"),
+            Has(
+                "server's certificate of version 1: WARN no connection: the broker's certificate has no subjectAltName",
+            ),
             Has("as ca_file: WARN no connection: the broker's certificate is marked as a CA's"),
             Has("enc.key: the key is encrypted"),
             Has("as it should be: INFO connected"),
@@ -192,7 +204,12 @@ const CASES: &[Case] = &[
     ),
     plain(
         "31-label-taken-for-the-score",
-        &[Has("rc 1"), Has("it has 2 outputs, and none is named as `score`"), Has("`label` int64"), Has("`scores` float32")],
+        &[
+            Has("rc 1"),
+            Has("it has 2 outputs, and none is named as `score`"),
+            Has("`label` int64"),
+            Has("`scores` float32"),
+        ],
     ),
     with(
         "32-lower-is-worse",
@@ -225,7 +242,9 @@ const CASES: &[Case] = &[
         &[
             Has("input-missing.csv: rc 0 [1773309600000000000, 1773309600000000000] {'temp': None, 'flow': 0.25}"),
             Has("{'temp': 21.5, 'flow': 1.25}"),
-            Has("input-comma.csv: rc 0 [1773309600000000000, 1773309600000000000] {'count': 0, 'temp': 20.5, 'flow': 0.25}"),
+            Has(
+                "input-comma.csv: rc 0 [1773309600000000000, 1773309600000000000] {'count': 0, 'temp': 20.5, 'flow': 0.25}",
+            ),
             Has("{'count': 3, 'temp': 23.5, 'flow': 3.25}"),
         ],
     ),
@@ -233,7 +252,9 @@ const CASES: &[Case] = &[
         "43-the-clock-of-a-file-ignored",
         &[
             Has("input-points.csv: rc 1"),
-            Has("input-points.csv:2: the clock in column `timestamp`: `12.03.2026 10:00:00` may be day first or month first"),
+            Has(
+                "input-points.csv:2: the clock in column `timestamp`: `12.03.2026 10:00:00` may be day first or month first",
+            ),
             Has("input-slashes.csv: rc 0 [1773309600000000000, 1773309600000000000] {'temp': 20.5}"),
             Has("[1773309780000000000, 1773309780000000000] {'temp': 23.5} input-ts.csv"),
             Has("input-ts.csv: rc 0 [1773309600000000000, 1773309600000000000] {'temp': 20.5}"),
@@ -244,8 +265,12 @@ const CASES: &[Case] = &[
     plain(
         "44-headers-of-the-world",
         &[
-            Has("input-names.csv: rc 0 [1773309600000000000, 1773309600000000000] {'column_2': 20.5, 'column_3': 0.25}"),
-            Has("input-brackets.csv: rc 0 [1773309600000000000, 1773309600000000000] {'temp__c': 20.5, 'temp__c_2': 0.25}"),
+            Has(
+                "input-names.csv: rc 0 [1773309600000000000, 1773309600000000000] {'column_2': 20.5, 'column_3': 0.25}",
+            ),
+            Has(
+                "input-brackets.csv: rc 0 [1773309600000000000, 1773309600000000000] {'temp__c': 20.5, 'temp__c_2': 0.25}",
+            ),
             Has("input-units.csv: rc 0 [1773309600000000000, 1773309600000000000] {'temp': 20.5, 'flow': 0.25}"),
             Has("input-latin1.csv: rc 1"),
             Has("input-latin1.csv:1: the text is not UTF-8"),
@@ -255,7 +280,10 @@ const CASES: &[Case] = &[
     ),
     Case {
         as_root: true,
-        ..plain("45-state-on-a-read-only-partition", &[Has("it runs"), Has("{\"x\": 0}"), Has("{\"x\": 2}"), Has("Read-only file system")])
+        ..plain(
+            "45-state-on-a-read-only-partition",
+            &[Has("it runs"), Has("{\"x\": 0}"), Has("{\"x\": 2}"), Has("Read-only file system")],
+        )
     },
 ];
 
@@ -420,7 +448,9 @@ fn cases_from_the_field_give_what_their_users_would_expect() {
     if !results.is_empty() && is_overloaded() {
         return rig::skipped("the cases that failed: the machine is too busy for their fixed times");
     }
-    let failed: Vec<String> =
-        results.iter().filter_map(|(case, _, result)| Some(format!("{}: {}", case.name, result.as_ref().err()?))).collect();
+    let failed: Vec<String> = results
+        .iter()
+        .filter_map(|(case, _, result)| Some(format!("{}: {}", case.name, result.as_ref().err()?)))
+        .collect();
     assert!(failed.is_empty(), "{}", failed.join("\n\n"));
 }
