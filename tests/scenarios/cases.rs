@@ -191,11 +191,18 @@ fn copy(shared: &Path, case: &Case, to: &Path) -> Result<PathBuf, String> {
     Ok(own)
 }
 
+/// ONNX Runtime for this machine: `lib/case.sh` would take one of a board that lies in the cache too.
+fn runtime() -> String {
+    let script = Command::new(root().join("daemon/get-onnxruntime")).output().expect("get-onnxruntime");
+    String::from_utf8_lossy(&script.stdout).trim().to_owned()
+}
+
 /// Plays it; its output with all blanks as one.
-fn play(own: &Path) -> Result<String, String> {
+fn play(own: &Path, runtime: &str) -> Result<String, String> {
     let mut run = Command::new(own.join("run.sh"))
         .current_dir(root())
         .env("KENTLEDGE", rig::daemon::binary())
+        .env("KENTLEDGE_ORT_LIB", runtime)
         .env("TMPDIR", own.parent().unwrap_or(own))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -243,6 +250,7 @@ fn cases_from_the_field_give_what_their_users_would_expect() {
     let Some(shared) = shared() else { return };
     let dir = TempDir::new().expect("folder");
     symlink(shared.join("lib"), dir.path().join("lib")).expect("lib");
+    let runtime = runtime();
     let began = Instant::now();
     let (waiting, results) = (Mutex::new(CASES.iter()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -251,7 +259,7 @@ fn cases_from_the_field_give_what_their_users_would_expect() {
                 loop {
                     let Some(case) = waiting.lock().expect("cases").next() else { break };
                     let from = Instant::now();
-                    let result = copy(&shared, case, dir.path()).and_then(|own| play(&own));
+                    let result = copy(&shared, case, dir.path()).and_then(|own| play(&own, &runtime));
                     let result = result.and_then(|output| compare(&output, case.expected));
                     results.lock().expect("results").push((case.name, from.elapsed(), result));
                 }
