@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd;
 use futures_util::FutureExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{
@@ -120,7 +120,7 @@ impl<'a> Reading<'a> {
 
     async fn take(&mut self, bytes: &[u8]) {
         let stamp = self.outlet.clock.now();
-        if self.total == 0 && begins_inside(self.opened.elapsed(), self.overruns.is_some(), self.poll.is_some()) {
+        if self.total == 0 && begins_inside(self.opened.elapsed(), self.overruns.is_some(), self.polling.is_some()) {
             let _ = self.cutter.reset();
         }
         self.total += bytes.len() as u64;
