@@ -3,6 +3,9 @@
 
     device.py talk KIND PORT [--rows N] [--first N] [--noise SHARE] [--truncate SHARE] [--pause SECONDS] [--seed N]
         row n has a = n / 2 and b = -n; says on standard output which rows left it whole, as JSON
+        KIND is one row of three columns, or `wind` (relative and true wind in turns, every fifth relative one invalid), or `block` (eight
+        samples of a and b in each frame)
+    device.py scale PORT                   a scale with a climate sensor on one line: repeats each question, then answers "SI" and "T"
     device.py answer PORT [--deaf N]       a device that speaks only when asked "?\\n"; every Nth question it does not hear
     device.py modbus-rtu PORT              devices 1 and 2 of a Modbus line
     device.py modbus-tcp TCP-PORT          the same by TCP
@@ -45,6 +48,18 @@ def frame(kind, n):
         import pynmea2
 
         return (str(pynmea2.MWV("WI", "MWV", (f"{n / 2}", "R", f"{-n}", "N", "A"))) + "\r\n").encode()
+    if kind == "wind":
+        import pynmea2
+
+        relative = pynmea2.MWV("WI", "MWV", (f"{n / 2}", "R", f"{n * 3.6}", "K", "V" if n % 5 == 4 else "A"))
+        true = pynmea2.MWV("WI", "MWV", (f"{300 + n}", "T", "99", "N", "A"))
+        return f"{relative}\r\n{true}\r\n".encode()
+    if kind == "block":
+        from cobs import cobs
+
+        samples = [x for i in range(8 * n, 8 * n + 8) for x in (i, -i)]
+        body = struct.pack("<H16h", n, *samples)
+        return cobs.encode(body + struct.pack("<H", crc16_modbus(body))) + b"\0"
     body = packed(n)
     if kind == "cobs":
         from cobs import cobs
@@ -92,6 +107,18 @@ def talk(args):
     port.flush()
     print(json.dumps(whole), flush=True)
     sys.stdin.read()
+
+
+def scale(args):
+    port, n = serial.Serial(args.port, 9600), 0
+    while True:
+        asked = port.read_until(b"\r\n")
+        port.write(asked)
+        if asked.endswith(b"SI\r\n"):
+            port.write(f"{12.5 + n}\r\n".encode())
+            n += 1
+        elif asked.endswith(b"T\r\n"):
+            port.write(b"21.5,40\r\n")
 
 
 def answer(args):
@@ -153,13 +180,15 @@ def main():
     one = acts.add_parser("answer")
     one.add_argument("port")
     one.add_argument("--deaf", type=int, default=0)
-    for act in ("modbus-rtu", "modbus-tcp", "modbus-rtu-over-tcp"):
+    for act in ("scale", "modbus-rtu", "modbus-tcp", "modbus-rtu-over-tcp"):
         acts.add_parser(act).add_argument("port")
     args = parser.parse_args()
     if args.act == "talk":
         talk(args)
     elif args.act == "answer":
         answer(args)
+    elif args.act == "scale":
+        scale(args)
     else:
         asyncio.run(modbus(args))
 

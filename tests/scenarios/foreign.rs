@@ -4,7 +4,12 @@
 use std::fs;
 
 use nix::sys::signal::Signal;
-use rig::{Mosquitto, Site, Sub, Tty, daemon, eventually, onnx, root};
+use rig::{
+    Mosquitto, Site, Sub, Tty, daemon, eventually,
+    maker::{Draft, SHAPE},
+    onnx, root,
+    world::World,
+};
 use serde_json::{Value, json};
 
 fn model(name: &str) -> String {
@@ -56,7 +61,7 @@ fn models_of_other_tools_answer_what_their_own_tools_answer() {
     ] {
         assert!(done.out.contains(said), "{said}\n{}", done.out);
     }
-    let done = daemon::run(&["replay", "--csv", &rows, "--config", &config]);
+    let done = daemon::run(&["replay", "--csv", &rows, "--every", "1", "--config", &config]);
     assert_eq!(done.code, Some(0), "{}", done.err);
     for (file, of) in models {
         let expected: Vec<f64> = of["scores"].as_array().expect("scores").iter().filter_map(Value::as_f64).collect();
@@ -64,6 +69,17 @@ fn models_of_other_tools_answer_what_their_own_tools_answer() {
         assert!(near(&got, &expected), "{file}: {got:?}, expected {expected:?}");
     }
     assert!(models.len() >= 12, "{}", models.len());
+    // What an input's type cannot hold is no answer.
+    let (site, rows) = with_rows(&[1.0, 2.0, 3.0, 70_000.0].map(|x| json!([x, 1.0])));
+    let keys = format!(
+        "[pipeline.x]\nmodel = \"{}\"\nchannels = [\"temp\", \"flow\"]\nwindow_steps = 4\n",
+        model("half.onnx")
+    );
+    let site = site.with(&keys);
+    let config = site.config().display().to_string();
+    let done = daemon::run(&["replay", "--csv", &rows, "--every", "1", "--config", &config]);
+    assert!(done.out.contains("\"lost\":1,\"reason\":\"run_failed\""), "{}", done.out);
+    assert!(done.err.contains("input `x` is float16, which cannot hold the value 70000"), "{}", done.err);
 }
 
 /// What `carried.onnx` answers: half of the state and the mean of the window. `begins`: windows with a new state.
@@ -153,36 +169,28 @@ fn calibration_of_a_channel_that_was_changed_is_discarded_with_the_reason() {
     run(&changed, false);
 }
 
+/// The predictions of pipeline `x` so far, each with the model that made it.
+fn by_model(sub: &Sub) -> Vec<(Value, String)> {
+    let messages = sub.messages();
+    let of_x = messages.iter().filter(|m| m.stream == "p/x");
+    let all = of_x.flat_map(|m| {
+        let by = m.payload["lineage"]["model"].as_str().unwrap_or("").to_owned();
+        m.payload["data"].as_array().cloned().unwrap_or_default().into_iter().map(move |record| (record, by.clone()))
+    });
+    let mut known = std::collections::HashSet::new();
+    all.filter(|(record, _)| known.insert(record["seq"].as_u64())).collect()
+}
+
 #[test]
-fn inputs_and_states_that_are_not_said_are_rejected_with_the_key_that_says_them() {
-    let (site, _) = with_rows(&[]);
-    let keys = |file: &str, channels: &str, more: &str| {
-        format!("[pipeline.x]\nmodel = \"{}\"\nchannels = [{channels}]\nwindow_steps = 4\n{more}\n", model(file))
-    };
-    for (text, key, why) in [
-        (
-            keys("gru.onnx", "\"temp\", \"flow\"", ""),
-            "state",
-            "carry it from window to window with `state = { hn = \"h0\" }`",
-        ),
-        (
-            keys("carried.onnx", "\"temp\", \"flow\"", "[pipeline.x.param.h_in]\nvalues = [0]"),
-            "param",
-            "write `state = { h_out = \"h_in\" }` instead",
-        ),
-        (keys("columns.onnx", "\"temp\"", ""), "model", "input `Flow` [-1, 1] is bound to nothing"),
-        (keys("gru.onnx", "\"temp\", \"flow\"", "state = { hm = \"h0\" }"), "state", "did you mean `hn`?"),
-    ] {
-        let config = site.clone().with(&text).config().display().to_string();
-        let done = daemon::run(&["check", "--config", &config]);
-        assert_eq!(done.code, Some(78), "{}", done.out);
-        assert!(done.err.contains(&format!("pipeline.x.{key}: ")) && done.err.contains(why), "{why}\n{}", done.err);
-    }
-    // In a bundle: golden cases begin with a state of zeros, each of them.
-    let dir = site.dir.path().join("carried");
+fn bundle_with_a_state_is_proven_from_zeros_and_begins_again_after_a_model_on_trial() {
+    let mut world = World::new("trial_s = 600\ntrial_windows = 10000\n");
+    // As its maker makes it: the golden cases name no state.
+    let dir = world.site.dir.path().join("carried");
     fs::create_dir(&dir).expect("folder");
     fs::copy(model("carried.onnx"), dir.join("model.onnx")).expect("model");
-    let mut manifest = json!({"model": "carried", "version": "1.0.0", "window": {"channels": ["a", "b"], "length": 4}});
+    fs::write(dir.join("card.md"), "# carried\n").expect("card");
+    let mut manifest =
+        json!({"model": "mean", "version": "1.1.0", "seq": 1, "window": {"channels": ["a", "b"], "length": 4}});
     let prepare = |manifest: &Value| {
         fs::write(dir.join("manifest.json"), manifest.to_string()).expect("manifest");
         daemon::run(&["model", "prepare", &dir.display().to_string()])
@@ -199,4 +207,37 @@ fn inputs_and_states_that_are_not_said_are_rejected_with_the_key_that_says_them(
         assert!(near(&[score], &[x.iter().sum::<f64>() / 16.0]), "{case}");
         assert!(case["inputs"].get("h_in").is_none(), "{case}");
     }
+    fs::write(dir.join("manifest.json.minisig"), world.maker.sign(&dir.join("manifest.json"))).expect("sign");
+    fs::copy(world.maker.pack(&dir), world.site.dir.path().join("factory.kmb")).expect("copy");
+    let daemon = world.run();
+    world.rows(20, 0);
+    world.install("two", &world.maker.bundle(&Draft::new(2, &onnx::nan_above_100(&SHAPE), 4.5)));
+    eventually("the model on trial serves", || {
+        world.rows(1, 0);
+        by_model(&world.sub).iter().any(|(_, by)| by == "mean@1.2.0").then_some(())
+    });
+    let high = world.rows;
+    world.rows(12, 200);
+    world.sub.wait_event("model.rolled_back", "mean@1.1.0 serves again");
+    let last = (world.rows / 4 - 1) * 4;
+    let all = world.sub.wait("the last window", |_| {
+        let all = by_model(&world.sub);
+        all.iter().any(|(p, _)| p["in_seq"][0] == last).then_some(all)
+    });
+    let of = |i: u64| if i < high { 0.0 } else { 200.0 };
+    let value = |i: u64| of(i) + ((i % 7) + (i % 5)) as f64 / 2.0;
+    let (mut state, mut before, mut begun) = (0.0, String::new(), 0);
+    for (p, by) in &all {
+        let first = p["in_seq"][0].as_u64().expect("seq");
+        let mean = (first..first + 4).map(value).sum::<f64>() / 4.0;
+        if by == "mean@1.1.0" {
+            let begins = before != *by;
+            begun += u32::from(begins);
+            state = (if begins { 0.0 } else { state } + mean) / 2.0;
+            assert!(near(&[p["score"].as_f64().expect("score")], &[state]), "{p}: {state}");
+        }
+        before.clone_from(by);
+    }
+    assert_eq!(begun, 2, "at the start, and after the model on trial");
+    assert_eq!(daemon.stop(), Some(0));
 }

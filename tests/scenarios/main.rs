@@ -22,6 +22,7 @@ mod foreign;
 mod gpio;
 mod howto;
 mod installs;
+mod instruments;
 mod kills;
 mod lines;
 mod link;

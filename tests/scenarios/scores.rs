@@ -187,11 +187,25 @@ fn check_names_all_that_does_not_fit_with_line_key_and_nearest_name() {
             vec![("reconstruction", "does not go with `score`"), ("classes", "`ok` occurs twice")],
         ),
         ("forest.onnx", "score = \"scores\"\ndirection = \"down\"", vec![("direction", "`high`, `low`")]),
+        (
+            "../foreign/carried.onnx",
+            "",
+            vec![("state", "carry it from window to window with `state = { h_out = \"h_in\" }`")],
+        ),
+        (
+            "../foreign/carried.onnx",
+            "param.h_in.values = [0]",
+            vec![("param", "write `state = { h_out = \"h_in\" }` instead")],
+        ),
+        ("../foreign/gru.onnx", "state = { hm = \"h0\" }", vec![("state", "did you mean `hn`?")]),
     ] {
         let (done, config) = check(&site.clone().with(&pipeline(model, more)));
         assert_eq!(done.code, Some(78), "{more}: {}", done.out);
         for (key, why) in expected {
-            let place = format!(":{}: pipeline.x.{key}: ", line(&config, &format!("{key} =")));
+            // A key that is not written is reported at the model.
+            let written = |start: &&String| config.lines().any(|l| l.starts_with(start.as_str()));
+            let starts = [format!("{key} ="), format!("{key}."), "model =".to_owned()];
+            let place = format!(":{}: pipeline.x.{key}: ", line(&config, starts.iter().find(written).expect("a line")));
             assert!(done.err.lines().any(|l| l.contains(&place) && l.contains(why)), "{place}{why}\n{}", done.err);
         }
     }

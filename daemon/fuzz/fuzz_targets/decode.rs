@@ -3,8 +3,8 @@
 
 use kentledge::{
     config::{
-        Base, Channel, Field, Format, GpioLine, GpioRead, KeyValue, Layout, Number, NumberText, Order, Pattern, Port, Sentence,
-        Source, Span, Sysfs, SysfsClass, TimeFormat, Word,
+        Base, Block, Channel, Field, FieldAt, Format, GpioLine, GpioRead, KeyValue, Layout, Nmea, Number, NumberText, Order, Pattern,
+        Port, Reading, Sentence, SentenceValue, Source, Span, Sysfs, SysfsClass, TimeFormat, Word,
     },
     flow::{Clk, Quality, SourceId, Stamp},
     signal::decode::{Decoder, Row},
@@ -61,12 +61,22 @@ fn layout(n: usize) -> Layout {
         field("a", 6, Number::F(4), Order::WordsSwapped),
         field("b", 10 + n, Number::F(8), Order::Little),
     ];
-    Layout { fields, bytes: 18 + n }
+    Layout { fields, bytes: 18 + n, block: None }
 }
 
 fuzz_target!(|data: &[u8]| {
     let csv = || Format::Csv { delimiter: b',', columns: ["n", "t", "a", "b"].map(String::from).to_vec() };
-    let columns = vec![Some(("a".to_owned(), true)), None, Some(("b".to_owned(), false))];
+    let value = |column: &str, place, reading| SentenceValue {
+        column: column.into(),
+        at: FieldAt::Field(place),
+        reading,
+        valid: vec![],
+        constant: vec![5],
+    };
+    let values = vec![value("a", 0, Reading::Angle), value("b", 2, Reading::Signed)];
+    let sentence = Sentence { name: "GLL".into(), only: vec![], values };
+    let nmea = Nmea { sentences: vec![sentence], checksum_optional: true };
+    let block = || Layout { block: Some(Block { rows: 3, steps: vec![0, 0, 4, 0], period_ns: 1e6 }), ..layout(8) };
     let edge = |column: &str, bit, read| GpioLine { column: column.into(), bit, read };
     let span = |column: &str, from, to| Span { column: column.into(), from, to };
     let keyvalue = |delimiter, end: Option<&str>| {
@@ -83,19 +93,22 @@ fuzz_target!(|data: &[u8]| {
         decoder(keyvalue(Some(b';'), None), TimeFormat::Unit(1)),
         decoder(keyvalue(None, Some("b")), TimeFormat::Unit(1)),
         decoder(Format::Pattern(patterns.clone()), TimeFormat::Unit(1)),
-        decoder(Format::Nmea(vec![Sentence { name: "GLL".into(), columns }]), TimeFormat::Unit(1)),
+        decoder(Format::Nmea(nmea), TimeFormat::Unit(1)),
+        decoder(Format::Binary(block()), TimeFormat::Unit(1)),
         decoder(Format::Binary(layout(0)), TimeFormat::Unit(1_000_000_000)),
-        decoder(Format::Tagged(vec![layout(0), layout(3)]), TimeFormat::Unit(1)),
+        decoder(Format::Answers(vec![csv(), Format::Json, Format::Binary(layout(3))]), TimeFormat::Unit(1)),
         decoder(Format::Edges(vec![edge("a", 0, GpioRead::Frequency), edge("b", 1, GpioRead::Quadrature(0))]), TimeFormat::Unit(1)),
     ] {
         let (mut row, stamp) = (Row::default(), Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset });
         // In pieces of eleven as well: that is an edge.
         for frame in std::iter::once(data).chain(data.chunks(11)) {
-            if decoder.decode(Ok(frame), stamp, &mut row) == Ok(true) {
+            let mut is_row = decoder.decode(Ok(frame), stamp, &mut row) == Ok(true);
+            while is_row {
                 assert_eq!(row.values.len(), 2);
                 for (value, quality) in row.values.iter().zip(&row.quality) {
                     assert!(*quality != Quality::Good || value.is_finite());
                 }
+                is_row = decoder.more(frame, &mut row);
             }
         }
     }

@@ -26,6 +26,8 @@ pub(super) struct Names {
     pub channel_source: Vec<SourceId>,
     /// Sources whose rows do not have all columns.
     pub partial: Vec<bool>,
+    /// By source: how old the first sample of a frame is when the frame comes, ms.
+    pub span_ms: Vec<u64>,
     pub pipelines: BTreeMap<String, usize>,
     pub allow_unsigned: bool,
     pub keyset: Option<PathBuf>,
@@ -63,6 +65,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         channels: BTreeMap::new(),
         channel_source: Vec::new(),
         partial: Vec::new(),
+        span_ms: Vec::new(),
         pipelines: BTreeMap::new(),
         allow_unsigned: models.allow_unsigned,
         keyset: commands.keyset.clone(),
@@ -73,6 +76,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         names.sources.insert(name.to_owned(), id);
         let source = source(name, table);
         names.partial.push(source.format.is_partial());
+        names.span_ms.push(source.format.span_ms());
         Some(source)
     });
     overlapping(&mut root, &sources);

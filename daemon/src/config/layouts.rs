@@ -1,90 +1,12 @@
-//! The columns of a source: fields of binary frames, NMEA sentences, GPIO lines.
+//! The columns of a source: GPIO lines, readings of the kernel.
 
 use super::{
-    Bias, Field, Format, Gpio, GpioLine, GpioRead, Layout, Number, Pin, PinName, Port, Sentence, Sysfs, SysfsClass,
+    Bias, Format, Gpio, GpioLine, GpioRead, Pin, PinName, Port, Sysfs, SysfsClass,
     paths::device,
-    raw::{Node, Table, Value},
-    source::{number, twice},
+    raw::{Table, Value},
+    source::twice,
 };
 use crate::limits;
-
-/// `["seq:u16le", "_:2", "x:i16be"]`
-pub(super) fn fields(t: &mut Table<'_>, texts: &[String]) -> Layout {
-    let mut layout = Layout::default();
-    if texts.is_empty() {
-        t.problem(
-            "fields",
-            "is needed: name and type of each number, such as `\"x:i16le\"`; `\"_:2\"` skips two bytes",
-        );
-    }
-    for text in texts {
-        let Some((column, kind)) = text.split_once(':') else {
-            t.problem("fields", format!("`{text}` is no NAME:TYPE"));
-            continue;
-        };
-        match (column, kind.parse::<usize>(), number(kind)) {
-            ("_", Ok(bytes), _) if (1..=limits::FRAME_BYTES_MAX).contains(&bytes) => layout.bytes += bytes,
-            ("_", _, Some((number, _))) => layout.bytes += number.bytes(),
-            (column, _, Some((number, order))) => {
-                layout.fields.push(Field { column: column.to_owned(), at: layout.bytes, number, order });
-                layout.bytes += number.bytes();
-            }
-            _ => {
-                let names: Vec<_> = Number::NAMES.iter().map(|(name, _)| *name).collect();
-                let text =
-                    format!("`{text}`: invalid type: expected one of {}, with `le` or `be` behind", names.join(", "));
-                t.problem("fields", text);
-            }
-        }
-    }
-    let names: Vec<String> = layout.fields.iter().map(|f| f.column.clone()).collect();
-    if let Some(twice) = twice(&names) {
-        t.problem("fields", format!("`{twice}` stands twice"));
-    }
-    if layout.bytes > limits::FRAME_BYTES_MAX {
-        t.problem("fields", format!("{} bytes are more than {}", layout.bytes, limits::FRAME_BYTES_MAX));
-    }
-    layout
-}
-
-/// `sentences = { MWV = ["angle", "", "speed"], RMC = ["", "", "lat:ddmm"] }`
-pub(super) fn sentences(t: &mut Table<'_>, node: Option<Node>) -> Vec<Sentence> {
-    let Some(Node { value: Value::Table(map), .. }) = node else {
-        t.problem("sentences", "is needed: for each sentence the names of its fields, empty where one is not of use");
-        return Vec::new();
-    };
-    let mut all = Vec::new();
-    for (name, node) in map {
-        if !matches!(name.len(), 3 | 5..=8) || !name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit()) {
-            t.problem(
-                "sentences",
-                format!("`{name}` is neither a sentence such as `RMC` nor a whole address such as `GPRMC`"),
-            );
-        }
-        let Value::List(items) = node.value else {
-            t.problem("sentences", format!("`{name}` must be a list of names"));
-            continue;
-        };
-        let column = |item: Node| match item.value {
-            Value::Str(text) if text.is_empty() => Some(None),
-            Value::Str(text) => Some(Some(match text.strip_suffix(":ddmm") {
-                Some(name) => (name.to_owned(), true),
-                None => (text, false),
-            })),
-            _ => None,
-        };
-        let columns: Option<Vec<_>> = items.into_iter().map(column).collect();
-        match columns {
-            Some(columns) => all.push(Sentence { name, columns }),
-            None => t.problem("sentences", format!("`{name}` must be a list of names")),
-        }
-    }
-    let names: Vec<String> = all.iter().flat_map(|s: &Sentence| &s.columns).flatten().map(|(n, _)| n.clone()).collect();
-    if let Some(twice) = twice(&names) {
-        t.problem("sentences", format!("`{twice}` stands twice"));
-    }
-    all
-}
 
 pub(super) fn gpio(t: &mut Table<'_>) -> (Port, Format) {
     let mut gpio = Gpio {

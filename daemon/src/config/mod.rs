@@ -6,19 +6,23 @@ mod bindings;
 mod build;
 mod certs;
 mod changes;
+mod fields;
 mod groups;
 mod layers;
 mod layouts;
 mod modbus;
 mod models;
 mod mqtt;
+mod nmea;
 mod number;
 mod paths;
 mod pipeline;
+mod poll;
 mod port;
 mod problem;
 mod raw;
 mod source;
+mod standard;
 mod text;
 
 use std::{
@@ -35,11 +39,12 @@ pub use groups::{group_of, groups};
 pub use layers::Layer;
 pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
 pub use mqtt::{Broker, Mqtt, Proxy, Tls, host_and_port};
+pub use nmea::{FieldAt, FieldRule, FieldTest, Nmea, Reading, Sentence, SentenceValue};
 pub use number::{Base, NumberText, Word};
 pub use paths::secret;
 pub use port::{
-    Bias, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order, Output, Pin,
-    PinName, Poll, Port, Sentence, Serial, Source, Sysfs, SysfsClass,
+    Bias, Block, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order,
+    Output, Pin, PinName, Poll, Port, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
 pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};

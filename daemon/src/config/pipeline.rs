@@ -100,20 +100,20 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     if t.has("late_ms") && step_ms.is_none() {
         t.problem("late_ms", "belongs to a time grid, which `step_ms` makes");
     }
+    let span_ms = channels.iter().map(|c| names.span_ms[usize::from(names.channel_source[*c].0)]).max().unwrap_or(0);
+    if !one_source && late_ms < span_ms {
+        t.problem(
+            "late_ms",
+            format!("must be at least {span_ms}: frames of a source hold samples of so many ms, and come behind them"),
+        );
+    }
     let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64).or(manifest.gap_max_ms);
     let on_bad = on_bad(&mut t, steps);
     let coverage_min = t.float("coverage_min").map_or(0.5, |x| x as f32);
     if !(0.0..=1.0).contains(&coverage_min) {
         t.problem("coverage_min", format!("{coverage_min} is not within 0 to 1"));
     }
-    if let Some(cal) = &manifest.calibration
-        && cal.windows.saturating_mul(steps * channels.len() * 4) > limits::CALIBRATION_BYTES
-    {
-        t.problem(
-            "calibration",
-            format!("{} windows of this size are more than {} MiB", cal.windows, limits::CALIBRATION_BYTES >> 20),
-        );
-    }
+    learnable(&mut t, &manifest, steps * channels.len());
     let threshold = t.float("threshold").map(|x| x as f32);
     let outputs = t.strs("outputs").unwrap_or_default();
     let lineage_full = t.word("lineage", &[("short", false), ("full", true)]).unwrap_or(false);
@@ -133,6 +133,16 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
         outputs,
         lineage_full,
     })
+}
+
+/// Whether the windows of a calibration fit the memory for them; `values`: of a window.
+fn learnable(t: &mut Table<'_>, manifest: &Manifest, values: usize) {
+    if let Some(cal) = &manifest.calibration
+        && cal.windows.saturating_mul(values * 4) > limits::CALIBRATION_BYTES
+    {
+        let (n, mib) = (cal.windows, limits::CALIBRATION_BYTES >> 20);
+        t.problem("calibration", format!("{n} windows of this size are more than {mib} MiB"));
+    }
 }
 
 /// The bundle, or the model file with its manifest; the manifest of a bare file is made from the pipeline's keys.
@@ -222,13 +232,13 @@ fn bundle(t: &mut Table<'_>, path: PathBuf, names: &Names) -> Model {
         }
     }
     let keys = match &names.keyset {
-        Some(keyset) => Keyset::read(keyset).map(Some),
+        Some(keyset) => Keyset::read(keyset).map(Some).map_err(String::from),
         None if names.allow_unsigned => Ok(None),
         None => Err("no keyset is installed (commands.keyset) that could say whose signature counts".into()),
     };
     let read = keys.and_then(|keys| {
         let file = File::open(&path).map_err(|why| why.to_string())?;
-        Head::read(&file, keys.as_ref())
+        Head::read(&file, keys.as_ref()).map_err(String::from)
     });
     match read {
         Ok(head) => {

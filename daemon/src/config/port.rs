@@ -1,6 +1,6 @@
 //! The types of `[source.NAME]`: where rows come from, and their format on the wire.
 
-use super::{Bus, KeyValue, LineForm, Modbus, NumberText, Pattern, RegisterRow, Span, TimeFormat};
+use super::{Bus, KeyValue, LineForm, Modbus, Nmea, NumberText, Pattern, RegisterRow, Span, TimeFormat};
 
 /// `[source.NAME]`
 #[derive(Debug, Clone, PartialEq)]
@@ -190,12 +190,17 @@ impl CheckKind {
 /// A device that must be polled.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Poll {
-    /// The request.
-    pub request: Vec<u8>,
-    /// Interval, ms.
+    /// What it is asked, one after the other. The frames of a source with several requests begin with the place of theirs, two
+    /// bytes, least significant first.
+    pub requests: Vec<Vec<u8>>,
+    /// Interval of the first request, ms.
     pub every_ms: u64,
     /// Response timeout, ms.
     pub answer_ms: u64,
+    /// How long the line is quiet before the next request, ms.
+    pub pause_ms: u64,
+    /// What repeats the request is its echo, and no response.
+    pub echo: bool,
 }
 
 /// Bits of a character, as `8N1` writes them.
@@ -245,9 +250,11 @@ pub enum Format {
     /// Regular expressions; the first that fits a line reads it.
     Pattern(Vec<Pattern>),
     /// NMEA 0183: `$` talker sentence, fields, `*` checksum. Sentences that are not named here are skipped.
-    Nmea(Vec<Sentence>),
+    Nmea(Nmea),
     /// Numbers at fixed positions.
     Binary(Layout),
+    /// What a device answers to each of several requests; the first two bytes select one.
+    Answers(Vec<Format>),
     /// Registers of Modbus devices, a row for each read, as `source/modbus` writes them.
     Registers(Vec<RegisterRow>),
     /// Edges and levels of GPIO lines, as `source/gpio.rs` writes them.
@@ -269,18 +276,41 @@ impl Format {
                 columns.dedup();
                 Some(columns)
             }
-            Format::Nmea(all) => {
-                Some(all.iter().flat_map(|s| &s.columns).filter_map(|c| Some(c.as_ref()?.0.as_str())).collect())
-            }
+            Format::Nmea(nmea) => Some(nmea.columns().collect()),
+            Format::Answers(all) => Some(all.iter().map(Format::columns).collect::<Option<Vec<_>>>()?.concat()),
             Format::Binary(layout) => Some(layout.fields.iter().map(|f| f.column.as_str()).collect()),
             Format::Registers(all) => Some(all.iter().flat_map(|r| &r.columns).map(|c| c.name.as_str()).collect()),
             Format::Edges(lines) => Some(lines.iter().map(|l| l.column.as_str()).collect()),
         }
     }
 
+    /// Rows that one frame makes.
+    pub fn rows_of_a_frame(&self) -> u64 {
+        match self {
+            Format::Binary(Layout { block: Some(block), .. }) => block.rows as u64,
+            _ => 1,
+        }
+    }
+
+    /// How old the first of them is when the frame comes, ms.
+    pub fn span_ms(&self) -> u64 {
+        match self {
+            Format::Binary(Layout { block: Some(block), .. }) => {
+                (block.rows as f64 * block.period_ns / 1e6).ceil() as u64
+            }
+            _ => 0,
+        }
+    }
+
     /// Whether its values are text that becomes numbers by `NumberText`.
     pub fn is_text(&self) -> bool {
-        matches!(self, Self::Csv { .. } | Self::Json | Self::Fixed { .. } | Self::KeyValue(_) | Self::Pattern(_))
+        let text = |f: &Self| {
+            matches!(f, Self::Csv { .. } | Self::Json | Self::Fixed { .. } | Self::KeyValue(_) | Self::Pattern(_))
+        };
+        match self {
+            Format::Answers(all) => all.iter().any(text),
+            other => text(other),
+        }
     }
 
     /// Whether every row has a text for this column.
@@ -290,6 +320,7 @@ impl Format {
                 all.iter().map(|p| &p.columns).filter(|c| !c.is_empty()).all(|c| c.iter().any(|name| name == column))
             }
             Format::KeyValue(_) => !self.is_partial(),
+            Format::Answers(_) => false,
             _ => true,
         }
     }
@@ -302,21 +333,13 @@ impl Format {
                 let mut kinds = all.iter().map(|p| &p.columns).filter(|columns| !columns.is_empty());
                 kinds.next().is_some_and(|first| kinds.any(|columns| columns != first))
             }
-            Format::Nmea(all) => all.len() > 1,
+            Format::Nmea(nmea) => nmea.is_partial(),
+            Format::Answers(_) => true,
             Format::Registers(all) => all.len() > 1,
             Format::Edges(lines) => lines.len() > 1 && lines.iter().any(|l| l.read == GpioRead::Edges),
             _ => false,
         }
     }
-}
-
-/// One NMEA sentence.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Sentence {
-    /// Three letters, such as `RMC`, or the whole address.
-    pub name: String,
-    /// Its fields: name, and whether it is an angle in degrees and minutes with its hemisphere in the next field.
-    pub columns: Vec<Option<(String, bool)>>,
 }
 
 /// Numbers at fixed positions.
@@ -326,6 +349,19 @@ pub struct Layout {
     pub fields: Vec<Field>,
     /// Length, bytes.
     pub bytes: usize,
+    /// A frame holds several samples of some of them.
+    pub block: Option<Block>,
+}
+
+/// Several samples in one frame.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Block {
+    /// Samples, and rows that a frame makes.
+    pub rows: usize,
+    /// By field: bytes from one sample to the next; 0: the frame holds one, which is that of all its rows.
+    pub steps: Vec<usize>,
+    /// From one sample to the next, ns.
+    pub period_ns: f64,
 }
 
 /// One number.

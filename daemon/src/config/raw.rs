@@ -225,6 +225,38 @@ impl<'a> Table<'a> {
         }
     }
 
+    /// The same, where a text may stand in the place of a table.
+    pub fn tables_or_texts(&mut self, key: &'static str) -> Vec<(String, Node)> {
+        let mut all = self.tables(key);
+        for (name, node) in &all {
+            if !matches!(node.value, Value::Str(_) | Value::Table(_)) {
+                let whole = self.key(&format!("{key}.{name}"));
+                self.problems.add(&node.at, whole, format!("must be a table or a text, not {}", node.value.kind()));
+            }
+        }
+        all.retain(|(_, node)| matches!(node.value, Value::Str(_) | Value::Table(_)));
+        all
+    }
+
+    /// A reader for a table below this one that has those keys of this one too that it `inherits`, where it has none of its own.
+    pub fn inherit(&mut self, path: String, node: Node, inherits: impl Fn(&str) -> bool) -> Inherited<'_> {
+        let own: BTreeSet<String> = match &node.value {
+            Value::Table(map) => map.keys().cloned().collect(),
+            _ => BTreeSet::new(),
+        };
+        let mut whole = Node { at: node.at.clone(), value: Value::Table(self.map.clone()) };
+        if let Value::Table(map) = &mut whole.value {
+            map.retain(|key, _| inherits(key));
+        }
+        overlay(&mut whole, node.clone());
+        Inherited { own, table: Table { at: node.at, ..self.sub(path, whole) } }
+    }
+
+    /// These keys were read by an inheriting table.
+    pub fn know(&mut self, known: BTreeSet<&'static str>) {
+        self.known.extend(known);
+    }
+
     /// A reader for a table below this one.
     pub fn sub(&mut self, path: String, node: Node) -> Table<'_> {
         let path = self.key(&path);
@@ -340,6 +372,37 @@ impl<'a> Table<'a> {
             let whole = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
             problems.add(&node.at, whole, unknown(key, &known));
         }
+    }
+}
+
+/// A table that has the keys of the one around it too.
+pub struct Inherited<'a> {
+    own: BTreeSet<String>,
+    table: Table<'a>,
+}
+
+impl Inherited<'_> {
+    /// Reports its own unknown keys. Returns those that were read.
+    pub fn finish_inherited(self) -> BTreeSet<&'static str> {
+        let Self { own, mut table } = self;
+        table.map.retain(|key, _| own.contains(key));
+        let known = table.known.clone();
+        table.finish();
+        known
+    }
+}
+
+impl<'a> std::ops::Deref for Inherited<'a> {
+    type Target = Table<'a>;
+
+    fn deref(&self) -> &Table<'a> {
+        &self.table
+    }
+}
+
+impl std::ops::DerefMut for Inherited<'_> {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.table
     }
 }
 

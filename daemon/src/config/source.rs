@@ -1,8 +1,9 @@
 //! `[source.NAME]` and `[channel.NAME]`: builds what is opened and how it is read from the tables.
 
 use super::{
-    Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Line, LineForm, Number, NumberText, Order, Output, Poll,
-    Port, Serial, Source, TimeFormat, build::Names, layouts, modbus, number, paths::device, raw::Table, text,
+    Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Layout, Line, LineForm, Number, NumberText, Order, Output,
+    Port, Serial, Source, TimeFormat, build::Names, fields, layouts, modbus, nmea, number, paths::device, poll,
+    raw::Table, text,
 };
 use crate::{flow::SourceId, limits};
 
@@ -10,8 +11,9 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
     let kinds = ["serial", "modbus-rtu", "modbus-tcp", "gpio", "iio", "hwmon", "thermal"].map(|kind| (kind, kind));
     let (port, format) = match t.word("kind", &kinds).unwrap_or("serial") {
         "serial" => {
-            let serial = serial(&mut t);
-            let format = format(&mut t, &serial.framing);
+            let mut serial = serial(&mut t);
+            let (poll, format) = poll::poll(&mut t, &serial.framing);
+            serial.poll = poll;
             if matches!(format, Format::Nmea(_)) && serial.lines.check.is_some() {
                 t.problem("check", "NMEA sentences bring their own");
             }
@@ -69,7 +71,6 @@ fn serial(t: &mut Table<'_>) -> Serial {
     if let Framing::Fixed { bytes, .. } = serial.framing {
         serial.frame_max = serial.frame_max.max(bytes);
     }
-    serial.poll = poll(t);
     serial
 }
 
@@ -149,7 +150,7 @@ fn framing(t: &mut Table<'_>, check: Option<Check>) -> Framing {
 }
 
 /// Bytes written as hexadecimal digits, `aa 55`.
-fn bytes(t: &mut Table<'_>, key: &'static str) -> Option<Vec<u8>> {
+pub(super) fn bytes(t: &mut Table<'_>, key: &'static str) -> Option<Vec<u8>> {
     let text: String = t.str(key)?.split_whitespace().collect();
     let digits = text.len().is_multiple_of(2) && !text.is_empty() && text.len() <= 512 && text.is_ascii();
     let pair = |i: usize| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok();
@@ -160,47 +161,19 @@ fn bytes(t: &mut Table<'_>, key: &'static str) -> Option<Vec<u8>> {
     bytes
 }
 
-fn poll(t: &mut Table<'_>) -> Option<Poll> {
-    let (text, raw) = (t.str("request"), bytes(t, "request_hex"));
-    let (every, answer) = (t.int("poll_ms", 10..=86_400_000), t.int("answer_ms", 1..=60_000));
-    let request = match (text, raw) {
-        (Some(text), None) => text.into_bytes(),
-        (None, Some(raw)) => raw,
-        (Some(_), Some(_)) => {
-            t.problem("request_hex", "stands beside `request`; only one of them can be sent");
-            return None;
-        }
-        (None, None) => {
-            for key in ["poll_ms", "answer_ms"].into_iter().filter(|key| t.has(key)).collect::<Vec<_>>() {
-                t.problem(key, "needs `request` or `request_hex`: what the device is asked");
-            }
-            return None;
-        }
-    };
-    let every_ms = every.map_or(1000, |n| n as u64);
-    let answer_ms = answer.map_or(every_ms.min(1000), |n| n as u64);
-    if answer_ms > every_ms {
-        t.problem("answer_ms", "is longer than `poll_ms`");
-    }
-    if request.is_empty() || request.len() > limits::FRAME_BYTES {
-        t.problem("request", format!("must have 1 to {} bytes", limits::FRAME_BYTES));
-    }
-    Some(Poll { request, every_ms, answer_ms })
-}
-
-fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
+pub(super) fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
     let lines = *framing == Framing::Lines;
     let usual = if lines { "csv" } else { "binary" };
     let words = ["csv", "fixed", "keyvalue", "pattern", "json", "nmea", "binary"].map(|word| (word, word));
     let word = t.word("format", &words).unwrap_or(usual);
-    let fields = t.strs("fields");
+    let texts = t.strs("fields");
     let sentences = t.node("sentences");
     let used: &[&str] = match word {
-        "nmea" => &["sentences"],
-        "binary" => &["fields"],
+        "nmea" => &["sentences", "checksum"],
+        "binary" => &["fields", "rate_hz"],
         word => text::keys(word),
     };
-    for key in ["fields", "sentences"].into_iter().chain(text::KEYS) {
+    for key in ["fields", "rate_hz", "sentences", "checksum"].into_iter().chain(text::KEYS) {
         // Read here, so that one that stands beside the wrong format is no unknown key.
         t.node(key);
         if t.has(key) && !used.contains(&key) {
@@ -216,7 +189,7 @@ fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
             if !lines {
                 t.problem("format", "`nmea` comes in lines");
             }
-            Format::Nmea(layouts::sentences(t, sentences))
+            Format::Nmea(nmea::nmea(t, sentences))
         }
         "binary" => {
             if lines {
@@ -225,7 +198,7 @@ fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
                     "`binary` needs a framing that is not lines: a line feed may be a part of a number",
                 );
             }
-            Format::Binary(layouts::fields(t, &fields.unwrap_or_default()))
+            Format::Binary(fields::fields(t, &texts.unwrap_or_default()))
         }
         _ => text::csv(t),
     }
@@ -273,6 +246,10 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
             t.problem(key, "belongs to a sensor that writes its rows itself");
         } else if format.columns().is_some_and(|columns| !columns.contains(&column.as_str())) {
             t.problem(key, format!("`{column}` is not in `columns`"));
+        } else if let Format::Binary(Layout { fields, block: Some(block), .. }) = format
+            && fields.iter().zip(&block.steps).any(|(field, step)| field.column == *column && *step > 0)
+        {
+            t.problem(key, format!("`{column}` is an array: a frame has one number and one time"));
         } else if !format.always_has(column) {
             t.problem(key, format!("not every row has `{column}`"));
         }

@@ -5,8 +5,9 @@ use std::sync::Arc;
 
 use super::{
     action::JobNews,
-    memory::State,
-    models::{Caller, Goal, ModelAction, Models, Open, Phase, Proving, Undone, Work, refuse},
+    memory::CommandState,
+    model_action::{Caller, ModelAction, Open, Proving, Undone},
+    models::{Goal, Models, Phase, Work, refuse},
     refusal::{Refusal, Why},
     tell::Outcome,
 };
@@ -15,8 +16,8 @@ use crate::{
     host::Defence,
     limits,
     model::{
-        shelf::{End, Ended, Job, Stage},
-        slot::{Line, Origin},
+        shelf::{End, Ended, InstallJob, Stage},
+        slot::{ModelSlots, Origin},
     },
 };
 
@@ -105,7 +106,7 @@ impl Models {
         if matches!(self.work, Some(Work { goal: Goal::Back { .. }, .. })) {
             return;
         }
-        let of = |line: &Line| line.held().is_some_and(|held| *held.sha256 == **bundle);
+        let of = |line: &ModelSlots| line.held().is_some_and(|held| *held.sha256 == **bundle);
         let found = self.shelf.lines().find(|(_, line)| of(line)).map(|(name, _)| name.clone());
         let Some(model) = found else { return self.none_to_go_back_to(bundle, why) };
         self.leave_job(&format!("cancelled: the model that serves `{model}` fails ({why}), and the device rolls back"));
@@ -164,7 +165,7 @@ impl Models {
         let (command, respond) = work.requester();
         let ended = Ended { command: command.to_owned(), end, text: why.to_owned(), respond: respond.clone() };
         match &work.goal {
-            Goal::Install(Job { sha256, stage: Stage::InSlot { model, id, .. }, .. }) => {
+            Goal::Install(InstallJob { sha256, stage: Stage::InSlot { model, id, .. }, .. }) => {
                 let mut line = self.shelf.line(model);
                 line.reject(*id, why);
                 self.shelf.set_line(model, line);
@@ -172,7 +173,7 @@ impl Models {
                     self.shelf.failed(sha256, why);
                 }
             }
-            Goal::Install(Job { sha256, .. }) => self.act(ModelAction::RemoveIncoming(sha256.clone())),
+            Goal::Install(InstallJob { sha256, .. }) => self.act(ModelAction::RemoveIncoming(sha256.clone())),
             Goal::Back { .. } => {}
         }
         if matches!(work.goal, Goal::Install(_)) {
@@ -183,7 +184,7 @@ impl Models {
         if work.model().is_none() {
             self.sweep();
         }
-        tracing::warn!("bundle of command {command} rejected ({}): {why}", State::from(end).word());
+        tracing::warn!("bundle of command {command} rejected ({}): {why}", CommandState::from(end).word());
         self.tell_ended(ended);
         self.act(ModelAction::Tell(JobNews::Slots));
     }

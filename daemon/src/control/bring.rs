@@ -8,15 +8,16 @@ use serde_json::{Value, json};
 use super::{
     action::JobNews,
     args::Install,
-    memory::State,
-    models::{Caller, Goal, ModelAction, Models, Open, Phase, Undone, Work, new_job, refuse},
+    memory::CommandState,
+    model_action::{Caller, ModelAction, Open, Undone},
+    models::{Goal, Models, Phase, Work, new_job, refuse},
     refusal::{Refusal, Why},
     tell::Outcome,
 };
 use crate::{
     limits,
     model::{
-        shelf::{Brings, End, Job, Stage},
+        shelf::{Brings, End, InstallJob, Stage},
         store::There,
     },
 };
@@ -40,7 +41,7 @@ impl Models {
     pub(super) fn install(&mut self, caller: Caller, install: Install, room: Result<(), String>, copied: bool) {
         match self.may_install(&install, room) {
             Err(refusal) => self.answer(caller, Outcome::refused(refusal)),
-            Ok(true) => self.answer(caller, Outcome::new(State::Success, "it serves already")),
+            Ok(true) => self.answer(caller, Outcome::new(CommandState::Success, "it serves already")),
             Ok(false) => {
                 let (job, sha256) = (new_job(&caller, install), copied.then_some(()));
                 let text = match job.stage {
@@ -98,7 +99,7 @@ impl Models {
     }
 
     /// Receives the bundle of a job: first looks how much of it is there.
-    pub(super) fn bring(&mut self, job: Job) {
+    pub(super) fn bring(&mut self, job: InstallJob) {
         let (now_ns, sha256) = (self.at.now_ns, job.sha256.clone());
         let phase = Phase::Bringing { have: 0, told_ns: 0, began_ns: now_ns, moved_ns: now_ns };
         let number = self.begin_work(Goal::Install(job), phase);

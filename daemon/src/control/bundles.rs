@@ -1,41 +1,28 @@
 //! Performs what the machine of models (`models.rs`) decides: files, threads, the rollout.
 
-use std::{
-    collections::{BTreeMap, VecDeque},
-    fs::File,
-    io::Seek,
-    os::fd::OwnedFd,
-};
+use std::{collections::VecDeque, fs::File, io::Seek};
 
 use super::{
     action::Call,
     jobs::{Jobs, News},
-    models::{ModelAction, ModelEvent, ModelKeys, ModelRules, Moment, Open, Opened, Proving, Undone},
+    model_action::{ModelAction, ModelEvent, Moment, Open, Opened, Proving, Undone},
+    setup::Local,
     tell::Outcome,
 };
 use crate::{
-    config::Config,
     host::{
         Clock,
         fetch::{self, Waits},
     },
     model::{
         bundle,
-        keyset::Keyset,
+        error::StoreError,
         rollout::{Report, Request, Target},
     },
 };
 
-/// A request of a local caller, by D-Bus.
-pub enum Local {
-    /// Install this file.
-    Install(OwnedFd),
-    /// Roll back.
-    RollBack(String),
-}
-
 /// The result of an action: the event that follows, or the one that ends the list.
-type Done = Result<Option<ModelEvent>, ModelEvent>;
+type Done = Result<Option<ModelEvent>, Box<ModelEvent>>;
 
 impl Jobs {
     /// Handles an event of the models, and those that its actions result in. The command that is done at once.
@@ -47,26 +34,26 @@ impl Jobs {
                 match self.perform_on_models(action, &mut done) {
                     Ok(event) => events.extend(event),
                     Err(event) => {
-                        events.push_back(event);
+                        events.push_back(*event);
                         break;
                     }
                 }
             }
         }
-        // A bundle that nobody took is of a job that was cancelled.
+        // A bundle that is left here belongs to a cancelled job.
         self.opened = None;
         done
     }
 
     fn perform_on_models(&mut self, action: ModelAction, done: &mut Option<(Call, Outcome)>) -> Done {
-        let failed = |why| ModelEvent::NotDone(Undone::Step, why);
+        let failed = |why: StoreError| Box::new(ModelEvent::NotDone(Undone::Step, why.into()));
         match action {
-            ModelAction::Save(saved, undone) => match saved.and_then(|saved| self.disk.save(&saved)) {
+            ModelAction::Save(saved, undone) => match saved.and_then(|saved| Ok(self.disk.save(&saved)?)) {
                 Err(why) if matches!(undone, Undone::Log(_)) => return Ok(Some(ModelEvent::NotDone(undone, why))),
-                saved => saved.map_err(|why| ModelEvent::NotDone(undone, why))?,
+                saved => saved.map_err(|why| Box::new(ModelEvent::NotDone(undone, why)))?,
             },
             ModelAction::SaveHigh(high, then) => {
-                if let Err(why) = high.and_then(|high| self.disk.save_high(&high)) {
+                if let Err(why) = high.and_then(|high| Ok(self.disk.save_high(&high)?)) {
                     tracing::error!("{why}; {then}");
                 }
             }
@@ -93,7 +80,7 @@ impl Jobs {
 
     fn fetch(&self, number: u64, sha256: &str, url: String, size: u64) {
         let (wanted, to) = (self.wanted(url, size, self.model_waits.stopped()), self.disk.incoming(sha256));
-        self.long(move || fetch::fetch(&wanted, &to), move |brought| News::Brought(number, brought));
+        self.long(move || Ok(fetch::fetch(&wanted, &to)?), move |brought| News::Brought(number, brought));
     }
 
     fn copy(&mut self, id: String) {
@@ -116,7 +103,7 @@ impl Jobs {
                 Open::Stored => disk.open_bundle(&sha256, Some(&keys?)),
                 Open::Served => disk.open_bundle(&sha256, None),
             };
-            opened.map(Box::new)
+            Ok(Box::new(opened?))
         };
         self.long(work, move |opened| News::Opened(number, opened));
     }
@@ -161,33 +148,4 @@ impl Jobs {
         self.opened = opened.ok();
         self.on_models(ModelEvent::Opened(number, told));
     }
-}
-
-/// What the machine needs to know of the configuration.
-pub(super) fn rules(config: &Config) -> ModelRules {
-    let names = config.pipelines.iter().map(|pipeline| &pipeline.model.manifest.model);
-    let floors: BTreeMap<String, u64> = names.filter_map(|name| Some((name.clone(), floor(config, name)?))).collect();
-    ModelRules {
-        class: config.device.class.clone(),
-        channel: config.models.channel.clone(),
-        version: semver::Version::parse(env!("CARGO_PKG_VERSION")).unwrap_or(semver::Version::new(0, 0, 0)),
-        floors,
-        trial_ns: (config.models.shadow_s + config.models.trial_s) * 1_000_000_000,
-    }
-}
-
-/// What the machine needs to know of the keyset; `trouble`: why nothing is installed with it.
-pub(super) fn model_keys(keys: &Result<Keyset, String>, trouble: Option<&str>) -> ModelKeys {
-    let expires_ms = match trouble {
-        Some(why) => Err(format!("nothing is installed: {why}")),
-        None => keys.as_ref().map(|keys| keys.expires_ms).map_err(Clone::clone),
-    };
-    ModelKeys { version: keys.as_ref().ok().map(|keys| keys.version), expires_ms }
-}
-
-/// The sequence of the read-only root for a model; `None`: no pipeline uses it.
-pub fn floor(config: &Config, model: &str) -> Option<u64> {
-    let mut of = config.pipelines.iter().filter(|p| p.model.manifest.model == model).map(|p| p.model.floor);
-    let first = of.next()?;
-    Some(of.fold(first, u64::max))
 }

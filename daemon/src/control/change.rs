@@ -8,7 +8,7 @@
 //! ```
 
 use super::{
-    Control, Outcome, State,
+    CommandState, Control, Outcome,
     action::{About, Action, Call, Going, JobNews, Leave, Left, OnError, Stop, Which},
     args::ConfigSet,
     candidate::{Candidate, Change, Changed},
@@ -90,10 +90,10 @@ impl Control {
             tried(&known.id) || going.commands.contains(&known.id) || unread.contains(&(known.kind.as_str(), true))
         };
         for known in self.memory.unfinished().into_iter().filter(|known| !goes_on(known)) {
-            let began = known.state == State::Running;
+            let began = known.state == CommandState::Running;
             let outcome = match known.kind.as_str() {
-                "restart" if began => Outcome::new(State::Success, "restarted"),
-                "reboot" if began && known.boot != self.rules.boot => Outcome::new(State::Success, "restarted"),
+                "restart" if began => Outcome::new(CommandState::Success, "restarted"),
+                "reboot" if began && known.boot != self.rules.boot => Outcome::new(CommandState::Success, "restarted"),
                 "reboot" if began => Outcome::failed("the machine was not restarted"),
                 _ => Outcome::failed("the daemon stopped before it was done"),
             };
@@ -116,7 +116,7 @@ impl Control {
         };
         let Candidate { previous, text, digest, same, confirm_s, link_only, changed } = candidate;
         if same {
-            let outcome = Outcome::new(State::Success, "it is set already");
+            let outcome = Outcome::new(CommandState::Success, "it is set already");
             return self.end_change(&change, &Outcome { result: Some(changed.result), ..outcome }, &digest);
         }
         let trial = Trial {
@@ -133,12 +133,12 @@ impl Control {
         tracing::info!(digest = trial.digest, confirm_s, "a configuration is on trial: {list}");
         self.act(Action::Begin(Box::new(trial.clone())));
         if link_only {
-            self.tell_asker(&trial, &Outcome::new(State::Running, "the connection restarts"), None);
+            self.tell_asker(&trial, &Outcome::new(CommandState::Running, "the connection restarts"), None);
             self.generation += 1;
             self.act(Action::Connect(Which::Candidate, self.generation, confirm_s.map(wait_most)));
             self.go_live(trial);
         } else {
-            self.tell_asker(&trial, &Outcome::new(State::Running, "the stages restart"), None);
+            self.tell_asker(&trial, &Outcome::new(CommandState::Running, "the stages restart"), None);
             self.leave(Leave::Reload);
         }
     }
@@ -150,7 +150,7 @@ impl Control {
                 let (kind, id, respond) = ("config.set".into(), id.clone(), change.respond.clone());
                 self.finish(Call { kind, id, respond, ticket: None }, outcome);
             }
-            Asker::Desired(version) if outcome.state == State::Success => {
+            Asker::Desired(version) if outcome.state == CommandState::Success => {
                 self.memory.applied(*version, digest);
                 self.end_desired(*version, "applied", &outcome.text);
             }
@@ -196,7 +196,11 @@ impl Control {
         }
         if here && live.proof_seq.is_none() && live.trial.confirm_s.is_some() {
             let trial = live.trial.clone();
-            self.tell_asker(&trial, &Outcome::new(State::Running, "in use, not confirmed yet"), Some(About::Proof));
+            self.tell_asker(
+                &trial,
+                &Outcome::new(CommandState::Running, "in use, not confirmed yet"),
+                Some(About::Proof),
+            );
         }
     }
 
@@ -214,7 +218,7 @@ impl Control {
     fn keep_change(&mut self) {
         let Some(trial) = self.live.as_ref().map(|live| live.trial.clone()) else { return };
         // Save the result first: after a power cut between the two writes, no command would finish a committed change.
-        self.remember_change(&trial, State::Success, "");
+        self.remember_change(&trial, CommandState::Success, "");
         self.act(Action::Commit(Box::new(trial)));
     }
 
@@ -227,7 +231,7 @@ impl Control {
         self.in_use.clone_from(digest);
         self.event(Kind::ConfigChanged, "config", &format!("sha256:{digest} is in use: {list}"));
         let text = if changed.removes { format!("in use: {list}") } else { "in use".into() };
-        let outcome = Outcome { result: Some(changed.result), ..Outcome::new(State::Success, text) };
+        let outcome = Outcome { result: Some(changed.result), ..Outcome::new(CommandState::Success, text) };
         self.tell_asker(trial, &outcome, None);
         self.report();
     }
@@ -258,22 +262,22 @@ impl Control {
 
     fn was_rolled_back(&self, trial: &Trial) -> bool {
         match &trial.asker {
-            Asker::Command(id) => self.memory.known(id).is_some_and(|known| known.state == State::RolledBack),
+            Asker::Command(id) => self.memory.known(id).is_some_and(|known| known.state == CommandState::RolledBack),
             Asker::Desired(_) => false,
         }
     }
 
     fn tell_put_back(&mut self, trial: &Trial, why: &str, repeated: bool) {
         self.memory.put_back(&trial.digest);
-        self.remember_change(trial, State::RolledBack, why);
+        self.remember_change(trial, CommandState::RolledBack, why);
         self.event(Kind::ConfigRolledBack, "config", &format!("sha256:{}: {why}", trial.digest));
-        self.tell_asker(trial, &Outcome { repeated, ..Outcome::new(State::RolledBack, why) }, None);
+        self.tell_asker(trial, &Outcome { repeated, ..Outcome::new(CommandState::RolledBack, why) }, None);
     }
 
-    fn remember_change(&mut self, trial: &Trial, state: State, text: &str) {
+    fn remember_change(&mut self, trial: &Trial, state: CommandState, text: &str) {
         match &trial.asker {
             Asker::Command(id) => self.memory.became(id, state, text),
-            Asker::Desired(version) if state == State::Success => {
+            Asker::Desired(version) if state == CommandState::Success => {
                 self.memory.wished(*version, "applied", text);
                 self.memory.applied(*version, &trial.digest);
             }

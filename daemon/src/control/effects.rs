@@ -14,102 +14,33 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use super::{
-    Control, Leave, Local, Rules, Slots, Trials,
+    Control, Leave, Rules, Trials,
     action::{About, Action, Ask, Event, Left, Now, OnError, Record, Which},
-    bundles::{model_keys, rules as model_rules},
     candidate::{Candidate, Change, changed, compare, in_use},
-    jobs::{Jobs, keyset},
-    memory::{MemoryFile, Saved, State},
-    models::{ModelEvent, Models, Moment},
+    jobs::{Jobs, keyset, model_keys, model_rules},
+    memory::{CommandState, MemoryFile, Saved},
+    model_action::{ModelEvent, Moment},
+    models::Models,
     refusal::{Refusal, Why},
+    setup::{ControlSetup, Want},
     slots,
     system::{Place, System},
     tell::{self, Outcome},
     trial::{Trial, digest},
 };
 use crate::{
-    config::{Config, Mqtt},
+    config::Config,
     flow::{
         Class, Draft, Retain, StreamId,
         alarm::NotAcknowledged,
-        board::Board,
         event::EventStreams,
         meter::Meters,
-        order::{LinkNews, LogQuery, Orders, Respond, Response, Ticket},
+        order::{LinkNews, Orders, Respond, Response, Ticket},
     },
-    host::{Clock, Keep, clock::rfc3339_ms, fetch::Waits},
+    host::{Keep, clock::rfc3339_ms, fetch::Waits},
     limits,
-    model::{rollout::Desk, store::Store},
+    model::store::Store,
 };
-
-/// Requests another connection: the broker, the count of such changes, and the longest wait between two connects while
-/// the change is on trial.
-pub type Want = Box<dyn Fn(Mqtt, u64, Option<Duration>) + Send>;
-
-/// Reads a part of the journal.
-pub type ReadLog = Box<dyn Fn(&LogQuery) -> Result<Value, String> + Send>;
-
-/// Access to the machine.
-pub struct Machine {
-    /// Restarts the machine.
-    pub reboot: Box<dyn Fn() -> Result<(), String> + Send>,
-    /// Reads the journal.
-    pub log: ReadLog,
-    /// The status document.
-    pub status: Box<dyn Fn() -> Value + Send>,
-}
-
-/// The surroundings of the stage.
-pub struct Setup {
-    /// The configuration in use.
-    pub config: Config,
-    /// The clock.
-    pub clock: Arc<Clock>,
-    /// Id of this boot.
-    pub boot: String,
-    /// Id of this process.
-    pub process: String,
-    /// `STATE/control`.
-    pub keep: Keep,
-    /// This device ran before, so it must have a memory of commands.
-    pub ran_before: bool,
-    /// Configurations on trial.
-    pub trials: Trials,
-    /// Orders from the link; closed: the process stops.
-    pub orders: Orders,
-    /// `up/res` and `up/reported`.
-    pub streams: (StreamId, StreamId),
-    /// `up/blob`
-    pub blob: StreamId,
-    /// `up/e/…`
-    pub events: EventStreams,
-    /// To the outbox; never waits. Returns the record's number.
-    pub put: Box<dyn Fn(Draft) -> u64 + Send>,
-    /// Reports that an order is settled: the link then acknowledges it to the broker.
-    pub settled: Box<dyn Fn(Ticket) + Send>,
-    /// To a response topic; never waits.
-    pub respond: Box<dyn Fn(Response) + Send>,
-    /// State of the connection.
-    pub link: watch::Receiver<LinkNews>,
-    /// Requests another connection.
-    pub want: Want,
-    /// Counters.
-    pub meters: Arc<Meters>,
-    /// What other stages show, and which pipelines are to learn again.
-    pub board: Arc<Board>,
-    /// Access to the machine.
-    pub machine: Machine,
-    /// Ends this run of the process.
-    pub leave: Box<dyn Fn(Leave) + Send>,
-    /// Requests to the rollout of models, and its reports.
-    pub rollout: Desk,
-    /// Requests of local callers.
-    pub local: mpsc::Receiver<Local>,
-    /// Publishes the state of model installs for status and D-Bus.
-    pub show_models: Box<dyn Fn(Value) + Send>,
-    /// Access to the system's slots.
-    pub slots: Slots,
-}
 
 /// Where records, answers and requests go.
 struct Doors {
@@ -148,9 +79,11 @@ enum Done {
 
 impl Effects {
     /// Continues with what the previous process left.
-    pub fn new(setup: Setup, store: Store) -> Self {
+    pub fn new(setup: ControlSetup, store: Store) -> Self {
         let Store { disk, mut shelf } = store;
-        let Setup { config, clock, boot, process, keep, ran_before, trials, orders, streams, blob, events, .. } = setup;
+        let ControlSetup {
+            config, clock, boot, process, keep, ran_before, trials, orders, streams, blob, events, ..
+        } = setup;
         let (put, settled, respond, want, leave) = (setup.put, setup.settled, setup.respond, setup.want, setup.leave);
         let (keys, keys_trouble) = keyset(&config, &disk, &mut shelf);
         let rules = Rules::of(&config, &boot, &process);
@@ -440,7 +373,7 @@ impl Effects {
             }
             Ask::Log(query) => (self.jobs.machine.log)(query).map_or_else(Outcome::failed, Outcome::done),
             Ask::Reboot => match (self.jobs.machine.reboot)() {
-                Ok(()) => Outcome::new(State::Running, "the system restarts"),
+                Ok(()) => Outcome::new(CommandState::Running, "the system restarts"),
                 Err(why) => Outcome::failed(why),
             },
             Ask::Erase => self.erase(),
@@ -454,7 +387,10 @@ impl Effects {
         match self.jobs.board.alarms[place].acknowledge(episode) {
             Ok(id) => Outcome {
                 result: Some(json!({"alarm": name, "id": id})),
-                ..Outcome::new(State::Success, "acknowledged; the alarm clears as soon as its condition has ended")
+                ..Outcome::new(
+                    CommandState::Success,
+                    "acknowledged; the alarm clears as soon as its condition has ended",
+                )
             },
             Err(NotAcknowledged::NotLatched) => {
                 let text =
@@ -477,7 +413,7 @@ impl Effects {
         };
         match (self.jobs.machine.reboot)() {
             Ok(()) => Outcome::new(
-                State::Success,
+                CommandState::Success,
                 "the request is written and the system restarts; /data is erased before it is mounted",
             ),
             Err(why) => {

@@ -2,7 +2,7 @@
 //! `done` finishes the command with it.
 
 use super::{
-    Control, State,
+    CommandState, Control,
     action::{Action, Ask, Call, JobNews, Leave},
     args::{
         Acknowledge, Calibrate, ConfigGet, ConfigSet, Erase, Install, InstallSystem, KeysetUpdate, NoArgs, RollBack,
@@ -28,7 +28,7 @@ impl Control {
 
     pub(super) fn publish_report(&mut self, call: Call, _: NoArgs) {
         self.report();
-        self.finish(call, &Outcome::new(State::Success, "up/reported is published again"));
+        self.finish(call, &Outcome::new(CommandState::Success, "up/reported is published again"));
     }
 
     pub(super) fn config_get(&mut self, call: Call, which: ConfigGet) {
@@ -51,7 +51,7 @@ impl Control {
             }
             Some(place) => {
                 self.act(Action::Recalibrate(place));
-                Outcome::new(State::Success, "the model learns again; up/e/model.calibrated reports the end")
+                Outcome::new(CommandState::Success, "the model learns again; up/e/model.calibrated reports the end")
             }
         };
         self.finish(call, &outcome);
@@ -70,7 +70,7 @@ impl Control {
 
     pub(super) fn restart(&mut self, call: Call, _: NoArgs) {
         // Answer on the response topic now: the next process does not know that topic.
-        let outcome = Outcome::new(State::Running, "draining");
+        let outcome = Outcome::new(CommandState::Running, "draining");
         self.result(&call, &outcome);
         self.respond(&call, &outcome);
         self.leave(Leave::Restart);
@@ -133,7 +133,7 @@ impl Control {
             JobNews::Running { command, .. } if self.is_over(&command) => {}
             JobNews::Running { kind, command, text } => {
                 let Some(kind) = kind_of(self, kind, &command) else { return };
-                self.result_about(&kind, &command, &Outcome::new(State::Running, text), None);
+                self.result_about(&kind, &command, &Outcome::new(CommandState::Running, text), None);
             }
             // The memory, once it can be read, may say that the command is not finished.
             JobNews::Ended(..) if self.memory.unread().is_some() => {}

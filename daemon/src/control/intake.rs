@@ -5,7 +5,7 @@ use super::{
     Control,
     action::{Action, Call, OnError, Record, Stop},
     command::needs_signature,
-    memory::{Known, State},
+    memory::{CommandState, Known},
     refusal::{Refusal, Why},
     request::{self, Request},
     tell::Outcome,
@@ -142,7 +142,7 @@ impl Control {
         let (request, verified) = read;
         self.is_new(&request, &verified)?;
         if request.expires_ms.is_some_and(|at| self.now_ms() >= at) {
-            return Err(Outcome::new(State::Expired, "it came too late"));
+            return Err(Outcome::new(CommandState::Expired, "it came too late"));
         }
         let now_ns = self.now_ns();
         let waiting = self.waiting.iter().filter(|waiting| waiting.verified == verified.is_ok()).count();
@@ -167,7 +167,7 @@ impl Control {
             self.save(OnError::Stop(Stop::Accept(call.clone(), settle)));
         }
         self.act(Action::CountAccepted);
-        self.result(&call, &Outcome::new(State::Accepted, ""));
+        self.result(&call, &Outcome::new(CommandState::Accepted, ""));
         self.settle(settle);
         if wait_ns == 0 {
             self.run(request, call);
@@ -195,7 +195,7 @@ impl Control {
             id: request.id.clone(),
             kind: request.kind.clone(),
             digest: request.digest.clone(),
-            state: State::Accepted,
+            state: CommandState::Accepted,
             text: String::new(),
             boot: self.rules.boot.clone(),
             acked: false,
@@ -214,7 +214,7 @@ impl Control {
 
     /// Executes a command: that it runs is saved before.
     fn run(&mut self, request: Request, call: Call) {
-        self.memory.became(&call.id, State::Running, "");
+        self.memory.became(&call.id, CommandState::Running, "");
         if needs_signature(&call.kind) {
             self.save(OnError::Stop(Stop::Run(call.clone())));
         }
@@ -228,7 +228,7 @@ impl Control {
         let Waiting { request, respond, .. } = self.waiting.swap_remove(at);
         let call = Call { kind: request.kind.clone(), id: request.id.clone(), respond, ticket: None };
         if request.expires_ms.is_some_and(|at| self.now_ms() >= at) {
-            self.finish(call, &Outcome::new(State::Expired, "it came too late"));
+            self.finish(call, &Outcome::new(CommandState::Expired, "it came too late"));
         } else {
             self.run(request, call);
         }

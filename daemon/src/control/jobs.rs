@@ -3,6 +3,7 @@
 //! and finishes commands. This file holds what they work with.
 
 use std::{
+    collections::BTreeMap,
     fs::File,
     sync::{Arc, mpsc},
 };
@@ -10,11 +11,10 @@ use std::{
 use serde_json::Value;
 
 use super::{
-    Machine,
     action::{Going, JobNews, Keys, Trusted},
-    bundles::{Local, model_keys},
-    models::{ModelEvent, Models},
-    slots::Slots,
+    model_action::{ModelEvent, ModelKeys, ModelRules},
+    models::Models,
+    setup::{Local, Machine, Slots},
     system::{self, System, SystemEvent, Word},
 };
 use crate::{
@@ -214,8 +214,37 @@ pub(super) fn keyset(config: &Config, disk: &Disk, shelf: &mut Shelf) -> (Result
     match &config.commands.keyset {
         Some(path) => match disk.keyset(shelf, path) {
             Ok((keyset, trouble)) => (Ok(keyset), trouble),
-            Err(why) => (Err(why), None),
+            Err(why) => (Err(why.into()), None),
         },
         None => (Err("no keyset is installed (commands.keyset)".into()), None),
     }
+}
+
+/// What the machine needs to know of the configuration.
+pub(super) fn model_rules(config: &Config) -> ModelRules {
+    let names = config.pipelines.iter().map(|pipeline| &pipeline.model.manifest.model);
+    let floors: BTreeMap<String, u64> = names.filter_map(|name| Some((name.clone(), floor(config, name)?))).collect();
+    ModelRules {
+        class: config.device.class.clone(),
+        channel: config.models.channel.clone(),
+        version: semver::Version::parse(env!("CARGO_PKG_VERSION")).unwrap_or(semver::Version::new(0, 0, 0)),
+        floors,
+        trial_ns: (config.models.shadow_s + config.models.trial_s) * 1_000_000_000,
+    }
+}
+
+/// What the machine needs to know of the keyset; `trouble`: why nothing is installed with it.
+pub(super) fn model_keys(keys: &Result<Keyset, String>, trouble: Option<&str>) -> ModelKeys {
+    let expires_ms = match trouble {
+        Some(why) => Err(format!("nothing is installed: {why}")),
+        None => keys.as_ref().map(|keys| keys.expires_ms).map_err(Clone::clone),
+    };
+    ModelKeys { version: keys.as_ref().ok().map(|keys| keys.version), expires_ms }
+}
+
+/// The sequence of the read-only root for a model; `None`: no pipeline uses it.
+pub fn floor(config: &Config, model: &str) -> Option<u64> {
+    let mut of = config.pipelines.iter().filter(|p| p.model.manifest.model == model).map(|p| p.model.floor);
+    let first = of.next()?;
+    Some(of.fold(first, u64::max))
 }

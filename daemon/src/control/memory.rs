@@ -25,7 +25,7 @@ pub const LOWERED: &str = "none";
 /// The state of a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum CommandState {
     /// Accepted, not started.
     Accepted,
     /// In progress.
@@ -42,7 +42,7 @@ pub enum State {
     RolledBack,
 }
 
-impl State {
+impl CommandState {
     /// The word in the result.
     pub fn word(self) -> &'static str {
         match self {
@@ -62,7 +62,7 @@ impl State {
     }
 }
 
-impl From<End> for State {
+impl From<End> for CommandState {
     fn from(end: End) -> Self {
         match end {
             End::Success => Self::Success,
@@ -81,7 +81,7 @@ pub struct Known {
     pub kind: String,
     /// Digest of type and arguments.
     pub digest: String,
-    pub state: State,
+    pub state: CommandState,
     /// The text of the result, for people.
     pub text: String,
     /// The boot in which it began.
@@ -343,7 +343,7 @@ impl Memory {
     }
 
     /// Sets the state of a command.
-    pub fn became(&mut self, id: &str, state: State, text: &str) {
+    pub fn became(&mut self, id: &str, state: CommandState, text: &str) {
         if let Some(known) = self.saved.commands.iter_mut().rev().find(|known| known.id == id) {
             known.state = state;
             known.acked = false;
@@ -408,7 +408,7 @@ mod tests {
             id: id.into(),
             kind,
             digest,
-            state: State::Running,
+            state: CommandState::Running,
             text: String::new(),
             boot: "b".into(),
             acked: false,
@@ -458,11 +458,11 @@ mod tests {
         for n in 0..limits::COMMANDS_KNOWN + 3 {
             memory.take(known(&format!("c{n}")), Some(("ops", KEY, n as u64 + 1)));
         }
-        memory.became("c5", State::Success, "done");
+        memory.became("c5", CommandState::Success, "done");
         save(&memory, dir.path()).expect("save");
         let (memory, _) = open(dir.path(), true);
         assert!(memory.known("c0").is_none(), "the oldest leave");
-        assert_eq!(memory.known("c5").map(|k| k.state), Some(State::Success));
+        assert_eq!(memory.known("c5").map(|k| k.state), Some(CommandState::Success));
         assert_eq!(memory.issuer("ops", KEY), limits::COMMANDS_KNOWN as u64 + 3);
         tear(dir.path());
         let (mut memory, found) = open(dir.path(), true);

@@ -28,9 +28,11 @@ mod handlers;
 mod intake;
 mod jobs;
 mod memory;
+mod model_action;
 mod models;
 mod refusal;
 pub mod request;
+mod setup;
 mod show;
 mod slots;
 mod system;
@@ -46,14 +48,16 @@ mod stories;
 #[cfg(test)]
 mod world;
 #[cfg(test)]
+mod world_disk;
+#[cfg(test)]
 mod world_models;
 
 use std::collections::VecDeque;
 
 pub use action::Leave;
-pub use bundles::{Local, floor};
-pub use effects::{Effects, Machine, ReadLog, Setup, Want};
-pub use slots::Slots;
+pub use effects::Effects;
+pub use jobs::floor;
+pub use setup::{ControlSetup, Local, Machine, ReadLog, Slots, Want};
 pub use trial::Trials;
 
 use self::{
@@ -61,7 +65,7 @@ use self::{
     change::Live,
     command::needs_signature,
     intake::{Intake, Waiting},
-    memory::{Memory, State},
+    memory::{CommandState, Memory},
     tell::Outcome,
 };
 use crate::{
@@ -269,7 +273,7 @@ impl Control {
             Stop::Accept(mut call, ticket) => {
                 call.ticket = call.ticket.or(ticket);
                 self.waiting.retain(|waiting| waiting.request.id != call.id);
-                self.memory.became(&call.id, State::Failed, &why);
+                self.memory.became(&call.id, CommandState::Failed, &why);
                 self.refuse(call, &Outcome::failed(why), true);
             }
             Stop::Run(call) => self.finish(call, &Outcome::failed(why)),

@@ -6,21 +6,18 @@
 //! bring (file │ HTTPS │ chunks by MQTT) ─▶ open ─▶ [Verified] ─▶ prove ─▶ [Trial] ─▶ swap ─▶ watch ─▶ [Steady]
 //! ```
 //!
-//! A list of actions ends with the first that fails (`ModelEvent::NotDone`), except a save that is worth a log line only. A job
-//! ends with one write: what it changed, and its result (`Ended`), which stays until control has saved it too. So a kill
+//! A job ends with one write: what it changed, and its result (`Ended`), which stays until control has saved it too. So a kill
 //! between the two loses no result.
 //!
 //! This file begins jobs and takes them from step to step; `bring.rs` receives bundles, `back.rs` ends jobs.
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use bytes::Bytes;
-use serde_json::Value;
-
 use super::{
-    action::{Call, JobNews},
+    action::JobNews,
     args::Install,
-    memory::State,
+    memory::CommandState,
+    model_action::{Caller, ModelAction, ModelEvent, ModelKeys, ModelRules, Moment, Open, Opened, Proving, Undone},
     refusal::{Refusal, Why},
     tell::Outcome,
 };
@@ -33,180 +30,10 @@ use crate::{
     model::{
         manifest::Release,
         rollout::{Proof, Report},
-        shelf::{Brings, Device, End, Ended, High, Job, Saved, Shelf, Stage},
-        slot::{Held, Origin, SlotId, Step},
-        store::There,
+        shelf::{Brings, Device, End, Ended, InstallJob, Saved, Shelf, Stage},
+        slot::{Held, Origin, SlotStep},
     },
 };
-
-/// What the machine needs to know of the configuration.
-#[derive(Debug, Clone)]
-pub struct ModelRules {
-    /// Device class; empty: not configured.
-    pub class: String,
-    /// The release channel in use.
-    pub channel: String,
-    /// Version of this daemon.
-    pub version: semver::Version,
-    /// Each model that a pipeline uses, and its sequence in the read-only root.
-    pub floors: BTreeMap<String, u64>,
-    /// Minimum time of a trial, ns.
-    pub trial_ns: u64,
-}
-
-/// What the machine needs to know of the keyset.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelKeys {
-    /// Its version, if there is one.
-    pub version: Option<u64>,
-    /// When it expires, ms since 1970; or why nothing is installed.
-    pub expires_ms: Result<i64, String>,
-}
-
-/// The moment of an event: ns since boot; the time, or a bound below it, ms since 1970.
-#[derive(Debug, Clone, Copy)]
-pub struct Moment {
-    pub now_ns: u64,
-    pub now_ms: i64,
-}
-
-/// The requester of a job: it gets the result that is known at once.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Caller {
-    /// A command.
-    Command(Call),
-    /// A local caller, by D-Bus: the id of its request.
-    Local(String),
-}
-
-/// A bundle that was read and verified from the first byte to the last.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Opened {
-    /// Whether it may be installed.
-    pub release: Release,
-    /// The names of the keys that signed it.
-    pub signed_by: Vec<String>,
-}
-
-/// What the machine can learn. A number is that of the job in progress: another job may have started meanwhile.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ModelEvent {
-    /// The start.
-    Began,
-    /// `model.install`; whether the disk has room for the bundle.
-    Install(Call, Install, Result<(), String>),
-    /// `model.rollback`; the model, if one is named.
-    RollBack(Call, Option<String>),
-    /// A local caller has a file to install: its size; whether the disk has room for it.
-    LocalFile(Result<u64, String>, Result<(), String>),
-    /// A local caller requests a rollback; the model, if one is named.
-    LocalRollBack(Option<String>),
-    /// The file of a local caller was copied: its digest and size.
-    Copied(String, Result<(String, u64), String>),
-    /// How much of the bundle is there.
-    Found(u64, There),
-    /// The bundle is received, or will not be.
-    Brought(u64, Result<(), String>),
-    /// A part of a bundle came: its digest, the offset, the bytes.
-    Chunk(String, u64, Bytes),
-    /// The bundle was verified.
-    Opened(u64, Result<Box<Opened>, String>),
-    /// A report of the rollout.
-    Rollout(Report),
-    /// The keyset in use changed.
-    Keys(ModelKeys),
-    /// Whether `dn/channel` is out of date.
-    Stale(bool),
-    /// Control saved the result of this command.
-    Heard(String),
-    /// Time passes.
-    Tick,
-    /// A requested restart or reload.
-    Leaving,
-    /// An action failed, and what stood behind it was not done; why.
-    NotDone(Undone, String),
-}
-
-/// What an action belongs to, and so what follows if it fails.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Undone {
-    /// The beginning of a job: it is not begun.
-    Begin(Caller),
-    /// A step of the job in progress: it fails.
-    Step,
-    /// The end of a job whose model serves already: this command gets another result.
-    Commit {
-        /// The command.
-        command: String,
-        /// Where its result goes.
-        respond: Option<Respond>,
-        /// The model.
-        model: String,
-    },
-    /// Nothing: it is logged with this text, and the list goes on.
-    Log(String),
-}
-
-/// Where a bundle to open is, and what is checked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Open {
-    /// It was received just now.
-    Incoming,
-    /// It is in the store.
-    Stored,
-    /// It is in the store and served here before: it stays trusted, whatever the keyset in use is.
-    Served,
-}
-
-/// What is proven.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Proving {
-    /// The bundle that was opened last, in this slot.
-    Opened(SlotId),
-    /// The model that the configuration names.
-    Factory(String),
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, PartialEq)]
-pub enum ModelAction {
-    /// Saves slots and jobs.
-    Save(Result<Box<Saved>, String>, Undone),
-    /// Saves the highest sequences. A failure is logged with this text.
-    SaveHigh(Result<Box<High>, String>, String),
-    /// Looks how much of a bundle is there: `Found`.
-    Find(u64, String),
-    /// Fetches a bundle of this digest and size: `Brought`.
-    Fetch { number: u64, sha256: String, url: String, size: u64 },
-    /// Ends a fetch in progress.
-    StopFetch,
-    /// Copies the file of the local caller: `Copied`.
-    Copy(String),
-    /// The copy becomes the incoming bundle of this digest.
-    TakeCopy(String),
-    /// Appends to the incoming bundle of this digest; on the disk before anything behind it.
-    Append(String, Bytes),
-    /// Opens and verifies the bundle of this digest: `Opened`.
-    Open(u64, String, Open),
-    /// Moves the incoming bundle to its final place, unless it is there.
-    TakeIn(String),
-    /// Removes an incoming bundle.
-    RemoveIncoming(String),
-    /// Removes all bundles but these, and all incoming bundles but this one.
-    Sweep(Vec<String>, Option<String>),
-    /// Proves a model in workers that could serve: `Rollout(Proven)`.
-    Prove { number: u64, what: Proving, watched: bool },
-    /// Offers the proven model to the engines: `Rollout(Verdict)`.
-    Offer(u64),
-    /// The engines of this model roll back; why.
-    Back(String, String),
-    /// For status and D-Bus.
-    Show(Value),
-    /// The command is done at once.
-    Done(Call, Outcome),
-    /// A report for control.
-    Tell(JobNews),
-}
 
 /// The phase of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -225,7 +52,7 @@ pub(super) enum Phase {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Goal {
     /// A new bundle. Saved: another process continues it.
-    Install(Job),
+    Install(InstallJob),
     /// A model that served before. Not watched, not a new release, and not continued by another process.
     Back { command: String, respond: Option<Respond>, model: String, to: Origin },
 }
@@ -253,7 +80,7 @@ pub struct Models {
     /// The id of the local caller whose file is copied.
     pub(super) copying: Option<String>,
     /// The result of the last job, for status and D-Bus.
-    pub(super) ended: Option<(String, State, String)>,
+    pub(super) ended: Option<(String, CommandState, String)>,
     /// When `model.failed` was published last for a model without a previous one.
     pub(super) none_told_ns: Option<u64>,
     /// Jobs started in this process.
@@ -287,14 +114,18 @@ impl Work {
     /// The command that requested it, and where its result goes.
     pub(super) fn requester(&self) -> (&str, &Option<Respond>) {
         match &self.goal {
-            Goal::Install(Job { command, respond, .. }) | Goal::Back { command, respond, .. } => (command, respond),
+            Goal::Install(InstallJob { command, respond, .. }) | Goal::Back { command, respond, .. } => {
+                (command, respond)
+            }
         }
     }
 
     /// The model, once it is known.
     pub(super) fn model(&self) -> Option<&str> {
         match &self.goal {
-            Goal::Install(Job { stage: Stage::InSlot { model, .. }, .. }) | Goal::Back { model, .. } => Some(model),
+            Goal::Install(InstallJob { stage: Stage::InSlot { model, .. }, .. }) | Goal::Back { model, .. } => {
+                Some(model)
+            }
             Goal::Install(_) => None,
         }
     }
@@ -389,11 +220,11 @@ impl Models {
 
     /// Saves slots and jobs.
     pub(super) fn save(&mut self, undone: Undone) {
-        self.act(ModelAction::Save(self.shelf.to_save().map(Box::new), undone));
+        self.act(ModelAction::Save(self.shelf.to_save().map(Box::new).map_err(String::from), undone));
     }
 
     fn save_high(&mut self, then: String) {
-        self.act(ModelAction::SaveHigh(self.shelf.high_to_save().map(Box::new), then));
+        self.act(ModelAction::SaveHigh(self.shelf.high_to_save().map(Box::new).map_err(String::from), then));
     }
 
     /// Starts a job, in this phase. Returns its number.
@@ -512,7 +343,7 @@ impl Models {
         }
     }
 
-    fn admitted(&mut self, number: u64, job: Job, Opened { release, signed_by }: Opened) -> Result<(), String> {
+    fn admitted(&mut self, number: u64, job: InstallJob, Opened { release, signed_by }: Opened) -> Result<(), String> {
         let floor = self.rules.floors.get(&release.model);
         let floor = *floor.ok_or_else(|| format!("no pipeline uses a model called `{}`", release.model))?;
         let device = Device {
@@ -528,13 +359,13 @@ impl Models {
             Stage::InSlot { id, begun, .. } => (*id, *begun),
             Stage::Bringing(_) => (line.stage(Held { sha256: job.sha256.clone(), version: version.clone(), seq }), 1),
         };
-        line.step(id, Step::Verified).map_err(|why| why.to_string())?;
+        line.step(id, SlotStep::Verified).map_err(|why| why.to_string())?;
         self.shelf.not_before(created_ms);
         self.save_high("a restart forgets the time of the newest signed bundle".into());
         if matches!(job.stage, Stage::Bringing(_)) {
             self.act(ModelAction::TakeIn(job.sha256.clone()));
         }
-        let job = Job { stage: Stage::InSlot { model: model.clone(), id, begun }, ..job };
+        let job = InstallJob { stage: Stage::InSlot { model: model.clone(), id, begun }, ..job };
         self.change(Undone::Step, |shelf| {
             shelf.set_line(&model, line);
             shelf.set_job(Some(job.clone()));
@@ -550,9 +381,9 @@ impl Models {
     fn proven(&mut self, proof: Proof) {
         let Some(Work { number, goal, .. }) = &self.work else { return };
         let number = *number;
-        if let Goal::Install(Job { command, stage: Stage::InSlot { model, id, .. }, .. }) = goal {
+        if let Goal::Install(InstallJob { command, stage: Stage::InSlot { model, id, .. }, .. }) = goal {
             let (command, model, mut line) = (command.clone(), model.clone(), self.shelf.line(model));
-            let stepped = line.step(*id, Step::Proven).and_then(|()| line.step(*id, Step::Trial));
+            let stepped = line.step(*id, SlotStep::Proven).and_then(|()| line.step(*id, SlotStep::Trial));
             if let Err(why) = stepped {
                 return self.job_failed(End::Failed, &why.to_string());
             }
@@ -601,8 +432,8 @@ impl Models {
             Goal::Back { .. } => {
                 line.roll_back();
             }
-            Goal::Install(Job { stage: Stage::InSlot { id, .. }, .. }) => {
-                if let Err(why) = line.step(*id, Step::Steady) {
+            Goal::Install(InstallJob { stage: Stage::InSlot { id, .. }, .. }) => {
+                if let Err(why) = line.step(*id, SlotStep::Steady) {
                     tracing::error!("model {model}: commit its slot: {why}");
                 }
                 fresh = line.slot(*id).held().cloned();
@@ -664,13 +495,13 @@ pub(super) fn refuse<T>(why: Why, text: impl Into<String>) -> Result<T, Refusal>
 }
 
 /// How an install begins: its bundle is received.
-pub(super) fn new_job(caller: &Caller, install: Install) -> Job {
+pub(super) fn new_job(caller: &Caller, install: Install) -> InstallJob {
     let Install { sha256, size, url } = install;
     let (command, respond) = match caller {
         Caller::Command(call) => (call.id.clone(), call.respond.clone()),
         Caller::Local(id) => (id.clone(), None),
     };
-    Job { command, respond, sha256, size, stage: Stage::Bringing(url.map_or(Brings::Chunks, Brings::Https)) }
+    InstallJob { command, respond, sha256, size, stage: Stage::Bringing(url.map_or(Brings::Chunks, Brings::Https)) }
 }
 
 #[cfg(test)]

@@ -1,10 +1,14 @@
 //! Each rule of the models, in memory: lists of actions, and what they leave on the disk.
 
+use bytes::Bytes;
+
 use super::*;
 use crate::{
-    control::world_models::{Files, machine, release},
-    flow::verdict::Verdict,
-    model::slot::Line,
+    control::{action::Call, world_disk::Files, world_models::release},
+    model::{
+        slot::{ModelSlots, SlotId},
+        store::There,
+    },
 };
 
 const S: u64 = 1_000_000_000;
@@ -34,12 +38,12 @@ fn install(letter: char, url: bool) -> Install {
 impl Rig {
     fn new() -> Self {
         let saved = Files::default();
-        Self { models: machine(&saved, Moment { now_ns: S, now_ms: 1 }), saved, now_ns: S, full: false }
+        Self { models: saved.machine(Moment { now_ns: S, now_ms: 1 }), saved, now_ns: S, full: false }
     }
 
     /// Another process.
     fn start(&mut self) -> Vec<ModelAction> {
-        self.models = machine(&self.saved, Moment { now_ns: self.now_ns, now_ms: 1 });
+        self.models = self.saved.machine(Moment { now_ns: self.now_ns, now_ms: 1 });
         self.on(ModelEvent::Began)
     }
 
@@ -111,7 +115,7 @@ impl Rig {
         self.saved.shelf().line("m").held().map(|held| held.sha256.clone())
     }
 
-    fn line(&self) -> Line {
+    fn line(&self) -> ModelSlots {
         self.saved.shelf().line("m")
     }
 }
@@ -136,7 +140,7 @@ fn order(actions: &[ModelAction]) -> Vec<&'static str> {
         ModelAction::Back(..) => Some("back"),
         ModelAction::Done(_, outcome) => Some(outcome.state.word()),
         ModelAction::Tell(JobNews::Running { .. }) => Some("running"),
-        ModelAction::Tell(JobNews::Ended(_, ended)) => Some(State::from(ended.end).word()),
+        ModelAction::Tell(JobNews::Ended(_, ended)) => Some(CommandState::from(ended.end).word()),
         ModelAction::Tell(JobNews::Blob(_)) => Some("blob"),
         ModelAction::Tell(JobNews::Event(..)) => Some("event"),
         ModelAction::Tell(JobNews::Slots) => Some("slots"),
@@ -246,7 +250,7 @@ fn chunks_are_taken_in_order_and_on_the_disk_before_the_bundle_is_opened() {
     let chunk = |rig: &mut Rig, offset: u64, bytes: &'static [u8]| {
         order(&rig.on(ModelEvent::Chunk(sha('a'), offset, Bytes::from_static(bytes))))
     };
-    assert_eq!(chunk(&mut rig, 2, b"xx"), [""; 0], "a gap, told a moment ago");
+    assert_eq!(chunk(&mut rig, 2, b"xx"), [""; 0], "a gap that was reported a moment ago");
     rig.now_ns += 60 * S;
     assert_eq!(chunk(&mut rig, 2, b"xx"), ["blob"], "a gap");
     assert_eq!(chunk(&mut rig, 0, b"12"), ["append"]);
@@ -356,7 +360,10 @@ fn file_of_a_local_caller_is_copied_then_installed_and_a_second_one_waits() {
     assert_eq!(order(&rig.on(ModelEvent::LocalFile(Ok(4), Ok(())))), ["copy"]);
     assert_eq!(order(&rig.on(ModelEvent::LocalFile(Ok(4), Ok(())))), [""; 0]);
     assert!(
-        rig.models.ended.as_ref().is_some_and(|(_, state, text)| *state == State::Rejected && text.contains("copied"))
+        rig.models
+            .ended
+            .as_ref()
+            .is_some_and(|(_, state, text)| *state == CommandState::Rejected && text.contains("copied"))
     );
     rig.saved.incoming.insert(sha('a'), 4);
     let copied = rig.on(ModelEvent::Copied("local-1".into(), Ok((sha('a'), 4))));

@@ -15,7 +15,7 @@ use super::{
     jobs::{Jobs, News},
     system::{At, SystemAction, SystemEvent, Unsaved, Word},
     tell::Outcome,
-    update::{Job, Saved},
+    update::{Saved, UpdateJob},
 };
 use crate::{
     host::{Clock, Keep, fetch},
@@ -24,23 +24,6 @@ use crate::{
 
 /// The name of the saved state.
 pub(super) const FILE: &str = "system.json";
-
-/// Writes the bundle into the other slot. Reports percent and text; returns the version.
-pub type Write = dyn Fn(&Path, &mut dyn FnMut(i32, &str)) -> Result<String, String> + Send + Sync;
-
-/// Access to the machine's slots.
-pub struct Slots {
-    /// The slot that runs; `None`: this machine has no slots.
-    pub slot: Option<String>,
-    /// Version of the system that runs.
-    pub version: Option<String>,
-    /// Whether the slot that runs is marked good in the boot loader's environment.
-    pub good: Box<dyn Fn() -> bool + Send>,
-    /// Writes the other slot.
-    pub write: std::sync::Arc<Write>,
-    /// Publishes the state of the update for status and D-Bus.
-    pub show: Box<dyn Fn(Value) + Send>,
-}
 
 impl Jobs {
     /// `os.install`. `None`: it is in progress.
@@ -82,7 +65,9 @@ impl Jobs {
     fn perform_on_system(&mut self, action: SystemAction) -> Option<SystemEvent> {
         match action {
             SystemAction::Load => return Some(SystemEvent::Loaded(self.keep.load_checked(FILE))),
-            SystemAction::Restart => return (self.machine.reboot)().err().map(SystemEvent::NotRestarted),
+            SystemAction::Restart => {
+                return (self.machine.reboot)().err().map(|why| SystemEvent::NotRestarted(why.into()));
+            }
             SystemAction::Look => {
                 let status = (self.machine.status)();
                 let unwell = status["unwell"].as_array().and_then(|all| all.first()).and_then(Value::as_str);
@@ -106,14 +91,14 @@ impl Jobs {
     }
 
     /// Where the job's bundle is, or will be.
-    fn bundle_of(&self, job: &Job) -> PathBuf {
+    fn bundle_of(&self, job: &UpdateJob) -> PathBuf {
         match &job.from {
             BundleFrom::File(path) => path.clone(),
             BundleFrom::Https(_) => self.incoming_system(),
         }
     }
 
-    fn bring_system(&mut self, job: Job) {
+    fn bring_system(&mut self, job: UpdateJob) {
         let to = self.bundle_of(&job);
         let wanted = match job.from {
             BundleFrom::File(_) => None,
@@ -129,7 +114,7 @@ impl Jobs {
         self.long(work, |brought| News::System(Word::Brought(brought)));
     }
 
-    fn write_system(&mut self, job: &Job) {
+    fn write_system(&mut self, job: &UpdateJob) {
         let path = self.bundle_of(job);
         let (write, news) = (self.slots.write.clone(), self.reports.0.clone());
         let work = move || {
@@ -137,7 +122,7 @@ impl Jobs {
                 // A progress report may be lost, the result may not.
                 let _ = news.try_send(News::System(Word::Progress(percent, words.to_owned())));
             };
-            write(&path, &mut tell)
+            Ok(write(&path, &mut tell)?)
         };
         self.long(work, |written| News::System(Word::Written(written)));
     }

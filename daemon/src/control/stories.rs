@@ -17,8 +17,8 @@ use serde_json::json;
 use super::{
     action::{Action, Ask, OnError, Stop},
     command::needs_signature,
-    memory::State,
-    models::ModelAction,
+    memory::CommandState,
+    model_action::ModelAction,
     refusal::Why,
     world::{Swap, World},
 };
@@ -151,11 +151,11 @@ fn judge_results(world: &World, id: &str) -> Result<(), String> {
     }
     let (state, committed) = (first.outcome.state, world.committed_by.contains(id));
     let same = first.outcome.text.contains("set already");
-    if first.kind == "config.set" && committed != (state == State::Success) && !same {
+    if first.kind == "config.set" && committed != (state == CommandState::Success) && !same {
         return Err(format!("{id}: {}, committed: {committed}", state.word()));
     }
     let (steady, served) = (world.steady_by.contains(id), first.outcome.text.contains("serves already"));
-    if first.kind == "model.install" && steady != (state == State::Success) && !served {
+    if first.kind == "model.install" && steady != (state == CommandState::Success) && !served {
         return Err(format!("{id}: {}, passed its trial: {steady}", state.word()));
     }
     Ok(())

@@ -15,7 +15,7 @@ use super::{
     args::{BundleFrom, InstallSystem},
     refusal::{Refusal, Why},
     tell::Outcome,
-    update::{Job, Saved, Step},
+    update::{Saved, UpdateJob, UpdateStep},
 };
 use crate::{
     flow::event::Kind,
@@ -91,9 +91,9 @@ pub enum SystemAction {
     /// Reads the saved state again.
     Load,
     /// Receives the bundle and checks its digest.
-    Bring(Box<Job>),
+    Bring(Box<UpdateJob>),
     /// Writes the bundle into the other slot.
-    Write(Box<Job>),
+    Write(Box<UpdateJob>),
     /// Removes the received bundle.
     RemoveIncoming,
     /// Restarts the machine.
@@ -198,8 +198,8 @@ impl System {
                     Err(refusal) => self.act(SystemAction::Done(call, Outcome::refused(refusal))),
                     Ok(slot) => {
                         let (InstallSystem { sha256, size, from }, boot) = (install, self.place.boot.clone());
-                        let step = Step::Bringing;
-                        let job = Job { command: id, respond, sha256, size, from, step, begun: 1, boot, slot };
+                        let step = UpdateStep::Bringing;
+                        let job = UpdateJob { command: id, respond, sha256, size, from, step, begun: 1, boot, slot };
                         self.saved.job = Some(job.clone());
                         self.save(Unsaved::Begin(call));
                         self.tell_running("it is brought");
@@ -271,7 +271,7 @@ impl System {
     fn reported(&mut self, word: Word) {
         match word {
             Word::Brought(Ok(())) => {
-                let step = Step::Installing { uplink: self.reached_lately() };
+                let step = UpdateStep::Installing { uplink: self.reached_lately() };
                 let Some(job) = self.step(step) else { return };
                 self.save(Unsaved::Brought);
                 self.tell_running("it is here, whole; RAUC looks at it");
@@ -286,7 +286,7 @@ impl System {
             }
             Word::Written(Ok(version)) => {
                 let uplink = self.reached_lately();
-                let Some(_) = self.step(Step::Restarting { version: version.clone(), uplink, why: None }) else {
+                let Some(_) = self.step(UpdateStep::Restarting { version: version.clone(), uplink, why: None }) else {
                     return;
                 };
                 self.save(Unsaved::Written(version.clone()));
@@ -314,10 +314,10 @@ impl System {
     }
 
     /// The job at its next step.
-    fn step(&mut self, step: Step) -> Option<Job> {
+    fn step(&mut self, step: UpdateStep) -> Option<UpdateJob> {
         let job = self.saved.job.as_mut()?;
         job.begun = 1;
-        if matches!(step, Step::Restarting { .. }) {
+        if matches!(step, UpdateStep::Restarting { .. }) {
             job.boot.clone_from(&self.place.boot);
         }
         job.step = step;
@@ -341,7 +341,7 @@ impl System {
         if self.refused.as_ref() == Some(&why) {
             return;
         }
-        if let Some(Job { step: Step::Restarting { version, .. }, .. }) = &self.saved.job {
+        if let Some(UpdateJob { step: UpdateStep::Restarting { version, .. }, .. }) = &self.saved.job {
             let text = format!("{version} waits for a restart of the system: {why}");
             self.tell_running(&text);
         }
@@ -354,15 +354,15 @@ impl System {
             self.act(SystemAction::Tell(JobNews::Event(Kind::StoreDamaged, "system".into(), why)));
         }
         let Some(mut job) = self.saved.job.clone() else { return self.show() };
-        if let Step::Installing { uplink } = job.step
+        if let UpdateStep::Installing { uplink } = job.step
             && self.place.slot.as_ref() != Some(&job.slot)
         {
             // RAUC finished and the machine restarted before its result was saved: this is the new system.
             let version = self.place.version.clone().unwrap_or_default();
-            job.step = Step::Restarting { version, uplink, why: None };
+            job.step = UpdateStep::Restarting { version, uplink, why: None };
             self.saved.job = Some(job.clone());
         }
-        if matches!(job.step, Step::Restarting { .. }) {
+        if matches!(job.step, UpdateStep::Restarting { .. }) {
             if job.boot == self.place.boot {
                 self.restart();
             }
@@ -391,7 +391,9 @@ impl System {
         if self.unread.is_some() {
             return self.act(SystemAction::Load);
         }
-        let Some(Job { step: Step::Restarting { version, why, .. }, boot, slot, .. }) = self.saved.job.clone() else {
+        let Some(UpdateJob { step: UpdateStep::Restarting { version, why, .. }, boot, slot, .. }) =
+            self.saved.job.clone()
+        else {
             return;
         };
         if boot == self.place.boot {
@@ -409,7 +411,9 @@ impl System {
     fn looked(&mut self, good: bool, unwell: Option<String>) {
         let acked = self.at.acked_ns > 0;
         let slot = self.place.slot.clone().unwrap_or_default();
-        let Some(Job { step: Step::Restarting { version, uplink, why }, .. }) = &mut self.saved.job else { return };
+        let Some(UpdateJob { step: UpdateStep::Restarting { version, uplink, why }, .. }) = &mut self.saved.job else {
+            return;
+        };
         if good {
             let text = format!("{version} runs in slot {slot}");
             return self.end(End::Success, &text, false);
@@ -448,7 +452,7 @@ impl System {
             }
             self.saved.failed.push_back((job.sha256.clone(), why.chars().take(200).collect()));
         }
-        let Job { command, respond, .. } = job;
+        let UpdateJob { command, respond, .. } = job;
         let ended = Ended { command, end, text: why.to_owned(), respond };
         self.saved.ended = Some(ended.clone());
         self.save(Unsaved::Log("a restart handles this update again"));
@@ -475,7 +479,7 @@ impl System {
         let Place { slot, version, boot, os_confirm_s } = &self.place;
         let job = self.saved.job.as_ref();
         let restarting = job.and_then(|job| match &job.step {
-            Step::Restarting { version, uplink, why } => Some((version.as_str(), *uplink, why.as_deref())),
+            UpdateStep::Restarting { version, uplink, why } => Some((version.as_str(), *uplink, why.as_deref())),
             _ => None,
         });
         let elsewhere = job.is_some_and(|job| job.boot != *boot && slot.as_ref() != Some(&job.slot));

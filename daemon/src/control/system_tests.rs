@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::control::memory::State;
+use crate::control::memory::CommandState;
 
 const S: u64 = 1_000_000_000;
 
@@ -83,7 +83,7 @@ fn order(actions: &[SystemAction]) -> Vec<&'static str> {
         SystemAction::Look => Some("look"),
         SystemAction::Done(..) => Some("done"),
         SystemAction::Tell(JobNews::Running { .. }) => Some("running"),
-        SystemAction::Tell(JobNews::Ended(_, ended)) => Some(State::from(ended.end).word()),
+        SystemAction::Tell(JobNews::Ended(_, ended)) => Some(CommandState::from(ended.end).word()),
         _ => None,
     };
     actions.iter().filter_map(name).collect()
@@ -238,7 +238,7 @@ fn saved_job_has_the_members_that_earlier_systems_wrote() {
     let text = r#"{"job":{"command":"a","respond":null,"sha256":"d","size":1,"from":{"https":"https://a"},
         "step":"restarting","begun":1,"boot":"b","slot":"A","version":"2","uplink":true,"why":""},"failed":[]}"#;
     let saved: Saved = serde_json::from_str(text).expect("read");
-    let step = Step::Restarting { version: "2".into(), uplink: true, why: None };
+    let step = UpdateStep::Restarting { version: "2".into(), uplink: true, why: None };
     assert_eq!(saved.job.as_ref().map(|job| &job.step), Some(&step));
     let (again, before): (Value, Value) =
         (serde_json::to_value(&saved).expect("write"), serde_json::from_str(text).expect("JSON"));

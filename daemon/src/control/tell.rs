@@ -3,7 +3,7 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    memory::{State, Wish},
+    memory::{CommandState, Wish},
     refusal::{Refusal, Why},
     trial::digest,
 };
@@ -12,7 +12,7 @@ use crate::limits;
 /// One result.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
-    pub state: State,
+    pub state: CommandState,
     /// For a rejection.
     pub why: Option<Why>,
     /// Text for people.
@@ -25,18 +25,18 @@ pub struct Outcome {
 
 impl Outcome {
     /// An outcome with a text.
-    pub fn new(state: State, text: impl Into<String>) -> Self {
+    pub fn new(state: CommandState, text: impl Into<String>) -> Self {
         Self { state, why: None, text: text.into(), result: None, repeated: false }
     }
 
     /// Success, with the requested data.
     pub fn done(result: Value) -> Self {
-        Self { result: Some(result), ..Self::new(State::Success, "") }
+        Self { result: Some(result), ..Self::new(CommandState::Success, "") }
     }
 
     /// Rejected.
     pub fn rejected(why: Why, text: impl Into<String>) -> Self {
-        Self { why: Some(why), ..Self::new(State::Rejected, text) }
+        Self { why: Some(why), ..Self::new(CommandState::Rejected, text) }
     }
 
     /// Whether a final result of a command.
@@ -51,7 +51,7 @@ impl Outcome {
 
     /// Failed, with a text.
     pub fn failed(text: impl Into<String>) -> Self {
-        Self::new(State::Failed, text)
+        Self::new(CommandState::Failed, text)
     }
 
     /// The members of `up/res/{kind}/{id}`.

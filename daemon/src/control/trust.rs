@@ -2,7 +2,7 @@
 //! and `dn/channel`.
 
 use super::{
-    Control, Outcome, State,
+    CommandState, Control, Outcome,
     action::{Action, Call, Keys, Left, OnError},
     memory::Found,
     refusal::{Refusal, Why},
@@ -29,7 +29,7 @@ impl Control {
     /// Verifies a signature. Returns the issuer's key, as the keyset writes it.
     pub(super) fn verify(&self, signed: &request::Signed) -> Result<String, Refusal> {
         let keys = self.keys.trusted.as_ref().map_err(|why| Refusal(Why::BadSignature, why.clone()))?;
-        match keys.signer(&signed.text, &signed.minisig).map_err(|why| Refusal(Why::BadSignature, why))? {
+        match keys.signer(&signed.text, &signed.minisig).map_err(|why| Refusal(Why::BadSignature, why.into()))? {
             name if name == signed.issuer => Ok(keys.public(&name).unwrap_or_default().to_owned()),
             name => Err(Refusal(Why::BadSignature, format!("issuer is `{}`, but `{name}` signed", signed.issuer))),
         }
@@ -128,7 +128,7 @@ impl Control {
                 self.lower_versions();
                 let text = format!("keyset {version} is in use");
                 self.event(Kind::ConfigChanged, "keys", &text);
-                Outcome::new(State::Success, text)
+                Outcome::new(CommandState::Success, text)
             }
         };
         self.finish(call, &outcome);

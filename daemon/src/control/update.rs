@@ -10,7 +10,7 @@ use crate::{flow::order::Respond, model::shelf::Ended};
 
 /// The step of a job, with what is known then.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step {
+pub enum UpdateStep {
     /// The bundle is received.
     Bringing,
     /// RAUC writes the other slot. The broker was reached within the day before.
@@ -21,14 +21,14 @@ pub enum Step {
 
 /// The job in progress.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "JobFile", into = "JobFile")]
-pub struct Job {
+#[serde(from = "UpdateJobFile", into = "UpdateJobFile")]
+pub struct UpdateJob {
     pub command: String,
     pub respond: Option<Respond>,
     pub sha256: String,
     pub size: u64,
     pub from: BundleFrom,
-    pub step: Step,
+    pub step: UpdateStep,
     /// Processes that began with this step.
     pub begun: u32,
     /// The boot in which the step was saved.
@@ -39,13 +39,13 @@ pub struct Job {
 
 /// The job as `system.json` holds it; the system of the other slot reads it.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct JobFile {
+struct UpdateJobFile {
     command: String,
     respond: Option<Respond>,
     sha256: String,
     size: u64,
     from: BundleFrom,
-    step: StepFile,
+    step: UpdateStepFile,
     begun: u32,
     boot: String,
     slot: String,
@@ -59,36 +59,36 @@ struct JobFile {
 
 #[derive(Debug, Clone, Copy, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-enum StepFile {
+enum UpdateStepFile {
     Bringing,
     Installing,
     Restarting,
 }
 
-impl From<JobFile> for Job {
-    fn from(file: JobFile) -> Self {
+impl From<UpdateJobFile> for UpdateJob {
+    fn from(file: UpdateJobFile) -> Self {
         let step = match file.step {
-            StepFile::Bringing => Step::Bringing,
-            StepFile::Installing => Step::Installing { uplink: file.uplink },
-            StepFile::Restarting => {
+            UpdateStepFile::Bringing => UpdateStep::Bringing,
+            UpdateStepFile::Installing => UpdateStep::Installing { uplink: file.uplink },
+            UpdateStepFile::Restarting => {
                 let why = Some(file.why).filter(|why| !why.is_empty());
-                Step::Restarting { version: file.version, uplink: file.uplink, why }
+                UpdateStep::Restarting { version: file.version, uplink: file.uplink, why }
             }
         };
-        let JobFile { command, respond, sha256, size, from, begun, boot, slot, .. } = file;
+        let UpdateJobFile { command, respond, sha256, size, from, begun, boot, slot, .. } = file;
         Self { command, respond, sha256, size, from, step, begun, boot, slot }
     }
 }
 
-impl From<Job> for JobFile {
-    fn from(job: Job) -> Self {
+impl From<UpdateJob> for UpdateJobFile {
+    fn from(job: UpdateJob) -> Self {
         let (step, version, uplink, why) = match job.step {
-            Step::Bringing => (StepFile::Bringing, String::new(), false, None),
-            Step::Installing { uplink } => (StepFile::Installing, String::new(), uplink, None),
-            Step::Restarting { version, uplink, why } => (StepFile::Restarting, version, uplink, why),
+            UpdateStep::Bringing => (UpdateStepFile::Bringing, String::new(), false, None),
+            UpdateStep::Installing { uplink } => (UpdateStepFile::Installing, String::new(), uplink, None),
+            UpdateStep::Restarting { version, uplink, why } => (UpdateStepFile::Restarting, version, uplink, why),
         };
-        let (why, Job { command, respond, sha256, size, from, begun, boot, slot, .. }) =
-            (why.unwrap_or_default(), Job { step: Step::Bringing, ..job });
+        let (why, UpdateJob { command, respond, sha256, size, from, begun, boot, slot, .. }) =
+            (why.unwrap_or_default(), UpdateJob { step: UpdateStep::Bringing, ..job });
         Self { command, respond, sha256, size, from, step, begun, boot, slot, version, uplink, why }
     }
 }
@@ -96,7 +96,7 @@ impl From<Job> for JobFile {
 /// What is saved.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Saved {
-    pub job: Option<Job>,
+    pub job: Option<UpdateJob>,
     /// The last job that ended, until control saved its result; an older version did not write it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ended>,

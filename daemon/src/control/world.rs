@@ -15,12 +15,13 @@ use super::{
     action::{About, Action, Ask, Event, Going, JobNews, Keys, Left, Now, OnError, Record, Stop, Trusted, Which},
     candidate::{Candidate, Changed},
     command::needs_signature,
-    memory::{Saved, State},
-    models::{ModelAction, ModelEvent, Models, Moment},
+    memory::{CommandState, Saved},
+    model_action::{ModelAction, ModelEvent, Moment},
+    models::Models,
     refusal::Why,
     tell::Outcome,
-    trial::{Asker, Trial, digest},
-    world_models::{Files, Thread, machine},
+    trial::{Asker, digest},
+    world_disk::Disk,
 };
 use crate::{
     flow::{
@@ -28,6 +29,7 @@ use crate::{
         order::{Addressee, Arrived, Asked, LinkNews, Respond, Ticket},
     },
     host::{Unloaded, clock::rfc3339_ms},
+    model::error::KeysetError,
 };
 
 pub const NONCE: &str = "nonce";
@@ -38,7 +40,7 @@ const WALL_MS: i64 = 1_800_000_000_000;
 pub struct TestKeys(pub BTreeMap<String, String>);
 
 impl Trusted for TestKeys {
-    fn signer(&self, _: &str, minisig: &str) -> Result<String, String> {
+    fn signer(&self, _: &str, minisig: &str) -> Result<String, KeysetError> {
         let name = minisig.strip_prefix("by:").filter(|name| self.0.contains_key(*name));
         name.map(str::to_owned).ok_or_else(|| "no key of this device made the signature".into())
     }
@@ -46,19 +48,6 @@ impl Trusted for TestKeys {
     fn public(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
     }
-}
-
-/// What outlives a process.
-#[derive(Debug, Clone, Default)]
-pub struct Disk {
-    pub memory: Option<Saved>,
-    pub layer: Option<String>,
-    pub trial: Option<Trial>,
-    pub files: Files,
-    /// Writes fail.
-    pub full: bool,
-    /// Reads of the memory fail.
-    pub unreadable: bool,
 }
 
 /// A result as it was published.
@@ -75,30 +64,25 @@ pub struct Published {
 /// Two kinds of actions that a seeded fault swaps in each list that holds them in this order.
 pub type Swap<A = Action> = (fn(&A) -> bool, fn(&A) -> bool);
 
-impl Disk {
-    /// As `Trials::begin`.
-    pub fn begin(&mut self, trial: &Trial) {
-        self.layer.clone_from(&trial.text);
-        self.trial = Some(trial.clone());
-    }
-
-    /// As `Trials::put_back`.
-    pub fn put_back(&mut self, trial: &Trial, why: &str) {
-        self.layer.clone_from(&trial.previous);
-        self.trial = Some(Trial { put_back: Some(why.to_owned()), ..trial.clone() });
-    }
-
-    /// As `Trials::keep` and `Trials::end`.
-    pub fn forget(&mut self) {
-        self.trial = None;
-    }
-
-    /// As `Trials::recover`.
-    pub fn recover(&mut self, process: &str) {
-        if let Some(trial) = self.trial.clone().filter(|trial| trial.put_back.is_none() && trial.process != process) {
-            self.put_back(&trial, "the daemon did not live until it was confirmed");
-        }
-    }
+/// Work that goes on beside control, until the story lets it end.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Thread {
+    Fetch {
+        number: u64,
+        sha256: String,
+        size: u64,
+    },
+    Open {
+        number: u64,
+        sha256: String,
+    },
+    Prove {
+        number: u64,
+    },
+    /// The engines run this bundle on trial.
+    Watch {
+        bundle: String,
+    },
 }
 
 pub struct World {
@@ -193,7 +177,7 @@ impl World {
             fuse: None,
             swap: None,
             swap_models: None,
-            models: machine(&Files::default(), Moment { now_ns: 1, now_ms: WALL_MS }),
+            models: Disk::default().files.machine(Moment { now_ns: 1, now_ms: WALL_MS }),
             done_models: Vec::new(),
             threads: Vec::new(),
             opened: None,
@@ -227,7 +211,7 @@ impl World {
         self.threads.clear();
         self.news.clear();
         self.dead = false;
-        self.models = machine(&self.disk.files, self.moment());
+        self.models = self.disk.files.machine(self.moment());
         let bad = self.disk.layer.as_deref().is_some_and(|layer| layer.contains("bad"));
         self.link = LinkNews { taken: 0, subscribed: !bad, acked: 0, cleared: false };
         self.control = Control::new(self.rules.clone(), self.now, self.process);
@@ -374,7 +358,7 @@ impl World {
                 let outcome = match ask {
                     Ask::Reboot => {
                         self.rebooting = true;
-                        Outcome::new(State::Running, "the system restarts")
+                        Outcome::new(CommandState::Running, "the system restarts")
                     }
                     _ => Outcome::done(json!({})),
                 };
@@ -546,74 +530,5 @@ pub fn arrived(asked: Asked, payload: String, respond: Option<Respond>) -> Arriv
         respond,
         nonce: NONCE.into(),
         ticket: Ticket { session: 1, id: 0 },
-    }
-}
-
-mod tests {
-    use super::*;
-    use crate::{
-        control::{memory::MemoryFile, trial::Trials},
-        host::Keep,
-    };
-
-    /// What stories are played on is worth as much as it resembles the real disk.
-    #[test]
-    fn disk_of_the_stories_is_what_the_real_disk_holds_after_the_same_actions() {
-        for seed in 0..20 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let dir = tempfile::tempdir().expect("folder");
-            let (trials, memory) = (Trials::open(dir.path()), MemoryFile(Keep::at(dir.path().join("control"))));
-            let mut disk = Disk::default();
-            for step in 0..20 {
-                let text = |random: &mut fastrand::Rng| random.bool().then(|| format!("a = {}", random.u8(0..3)));
-                let trial = Trial {
-                    asker: Asker::Desired(step),
-                    previous: text(&mut random),
-                    text: text(&mut random),
-                    digest: String::new(),
-                    confirm_s: None,
-                    process: "mine".into(),
-                    put_back: None,
-                    respond: Some(Respond { topic: "t".into(), correlation: Some(b"c".to_vec().into()) }),
-                };
-                match random.u8(0..6) {
-                    0 => {
-                        trials.begin(&trial).expect("begin");
-                        disk.begin(&trial);
-                    }
-                    1 => {
-                        trials.keep(&trial).expect("keep");
-                        disk.forget();
-                    }
-                    2 => {
-                        trials.put_back(&trial, "bad").expect("put back");
-                        disk.put_back(&trial, "bad");
-                    }
-                    3 => {
-                        trials.end().expect("end");
-                        disk.forget();
-                    }
-                    4 => {
-                        let process = if random.bool() { "mine" } else { "another" };
-                        trials.recover(process).expect("recover");
-                        disk.recover(process);
-                    }
-                    _ => {
-                        let mut world = World::new();
-                        world.order(world.command(("log.pull", "a"), Some(("ops", step + 1)), &json!({})));
-                        let saved = world.disk.memory.expect("saved");
-                        memory.save(&saved).expect("save");
-                        disk.memory = Some(saved);
-                    }
-                }
-                assert_eq!(
-                    (trials.current(), trials.found()),
-                    (Ok(disk.layer.clone()), Ok(disk.trial.clone())),
-                    "{seed}"
-                );
-                let json = |saved: Option<Saved>| saved.map(|saved| serde_json::to_string(&saved).expect("JSON"));
-                assert_eq!(json(memory.load().expect("read")), json(disk.memory.clone()), "{seed}");
-            }
-        }
     }
 }

@@ -1,13 +1,13 @@
-//! The models in the world of tests: their files in memory, the threads that bring, open and prove, and the engines. It performs
-//! actions as `bundles.rs` does; a test below plays the same on the real files and compares.
+//! The models in the world of tests: the threads that bring, open and prove, and the engines. It performs
+//! actions as `bundles.rs` does.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::{
     action::Call,
-    models::{Caller, ModelAction, ModelEvent, ModelKeys, ModelRules, Models, Moment, Open, Opened, Proving, Undone},
+    model_action::{Caller, ModelAction, ModelEvent, Moment, Open, Opened, Proving, Undone},
     tell::Outcome,
-    world::World,
+    world::{Thread, World},
 };
 use crate::{
     flow::{
@@ -17,85 +17,10 @@ use crate::{
     model::{
         manifest::Release,
         rollout::{Proof, Report},
-        shelf::{Brings, High, Saved, Shelf, Stage},
+        shelf::{Brings, Saved, Stage},
         slot::{Origin, Slot, SlotId},
-        store::There,
     },
 };
-
-/// The files of the models.
-#[derive(Debug, Clone, Default)]
-pub struct Files {
-    pub saved: Option<Saved>,
-    high: Option<High>,
-    pub bundles: BTreeSet<String>,
-    /// Bytes of each incoming bundle.
-    pub incoming: BTreeMap<String, u64>,
-    /// A copy of a local file.
-    pub copy: Option<u64>,
-}
-
-impl Files {
-    pub fn shelf(&self) -> Shelf {
-        Shelf::new(self.saved.clone(), self.high.iter().cloned().collect(), None)
-    }
-
-    fn find(&self, sha256: &str) -> There {
-        match self.bundles.contains(sha256) {
-            true => There::Whole,
-            false => There::Part(self.incoming.get(sha256).copied().unwrap_or(0)),
-        }
-    }
-
-    fn append(&mut self, sha256: &str, bytes: &[u8]) {
-        *self.incoming.entry(sha256.to_owned()).or_default() += bytes.len() as u64;
-    }
-
-    fn take_copy(&mut self, sha256: &str) -> Result<(), String> {
-        let size = self.copy.take().ok_or("there is no copy")?;
-        self.incoming.insert(sha256.to_owned(), size);
-        Ok(())
-    }
-
-    fn take_in(&mut self, sha256: &str) -> Result<(), String> {
-        if !self.bundles.contains(sha256) {
-            self.incoming.remove(sha256).ok_or("it is not there")?;
-            self.bundles.insert(sha256.to_owned());
-        }
-        Ok(())
-    }
-
-    fn remove_incoming(&mut self, sha256: &str) {
-        self.incoming.remove(sha256);
-    }
-
-    fn sweep(&mut self, bundles: &[String], incoming: Option<&str>) {
-        self.bundles.retain(|sha256| bundles.contains(sha256));
-        self.incoming.retain(|sha256, _| Some(sha256.as_str()) == incoming);
-        self.copy = None;
-    }
-}
-
-/// Work that goes on beside control, until the story lets it end.
-#[derive(Debug, Clone, PartialEq)]
-pub enum Thread {
-    Fetch {
-        number: u64,
-        sha256: String,
-        size: u64,
-    },
-    Open {
-        number: u64,
-        sha256: String,
-    },
-    Prove {
-        number: u64,
-    },
-    /// The engines run this bundle on trial.
-    Watch {
-        bundle: String,
-    },
-}
 
 /// The release of a bundle of the tests: the first letter of its digest is its sequence.
 pub fn release(sha256: &str) -> Release {
@@ -113,17 +38,6 @@ pub fn release(sha256: &str) -> Release {
         inputs: Vec::new(),
         outputs: Vec::new(),
     }
-}
-
-pub fn machine(files: &Files, at: Moment) -> Models {
-    let rules = ModelRules {
-        class: String::new(),
-        channel: "stable".into(),
-        version: semver::Version::new(0, 1, 0),
-        floors: [("m".to_owned(), 0)].into(),
-        trial_ns: 0,
-    };
-    Models::new(rules, files.shelf(), ModelKeys { version: Some(1), expires_ms: Ok(i64::MAX) }, at)
 }
 
 impl World {
@@ -152,7 +66,7 @@ impl World {
                 match result {
                     Ok(event) => events.extend(event),
                     Err(event) => {
-                        events.push_back(event);
+                        events.push_back(*event);
                         break;
                     }
                 }
@@ -165,15 +79,15 @@ impl World {
         &mut self,
         action: ModelAction,
         done: &mut Option<(Call, Outcome)>,
-    ) -> Result<Option<ModelEvent>, ModelEvent> {
-        let failed = |why: String| ModelEvent::NotDone(Undone::Step, why);
+    ) -> Result<Option<ModelEvent>, Box<ModelEvent>> {
+        let failed = |why: String| Box::new(ModelEvent::NotDone(Undone::Step, why));
         let full = if self.disk.full { Err("no space left".to_owned()) } else { Ok(()) };
         let files = &mut self.disk.files;
         match action {
             ModelAction::Save(saved, undone) => match saved.and_then(|saved| full.map(|()| saved)) {
                 Ok(saved) => self.slots_saved(*saved, &undone),
                 Err(why) if matches!(undone, Undone::Log(_)) => return Ok(Some(ModelEvent::NotDone(undone, why))),
-                Err(why) => return Err(ModelEvent::NotDone(undone, why)),
+                Err(why) => return Err(Box::new(ModelEvent::NotDone(undone, why))),
             },
             ModelAction::SaveHigh(Ok(high), _) if full.is_ok() => files.high = Some(*high),
             ModelAction::SaveHigh(..) => {}
@@ -291,87 +205,5 @@ impl World {
     pub fn jobs_event(&mut self, event: ModelEvent) -> bool {
         self.on_models(event);
         self.hear()
-    }
-}
-
-mod tests {
-    use super::*;
-    use crate::model::{
-        shelf::{End, Ended, Job},
-        slot::{Held, Step},
-        store::Store,
-    };
-
-    fn shelf(random: &mut fastrand::Rng, shelf: &mut Shelf, sha256: &str) {
-        match random.u8(0..5) {
-            0 => {
-                let stage = Stage::Bringing(Brings::Chunks);
-                shelf.set_job(Some(Job { command: "c".into(), respond: None, sha256: sha256.into(), size: 1, stage }));
-            }
-            1 => shelf.set_job(None),
-            2 => {
-                let mut line = shelf.line("m");
-                let id = line.stage(Held { sha256: sha256.into(), version: "1".into(), seq: 1 });
-                for step in [Step::Verified, Step::Proven, Step::Trial, Step::Steady] {
-                    line.step(id, step).expect("step");
-                }
-                shelf.set_line("m", line);
-            }
-            3 => shelf.end(Ended { command: "c".into(), end: End::Success, text: String::new(), respond: None }),
-            _ => shelf.failed(sha256, "bad"),
-        }
-    }
-
-    /// What stories are played on is worth as much as it resembles the real disk.
-    #[test]
-    fn files_of_the_stories_are_what_the_real_disk_holds_after_the_same_actions() {
-        let digests: Vec<String> = ["a", "b", "c"].map(|letter| letter.repeat(64)).into();
-        for seed in 0..20 {
-            let mut random = fastrand::Rng::with_seed(seed);
-            let dir = tempfile::tempdir().expect("folder");
-            let (Store { disk, shelf: mut known }, _) = Store::open(dir.path());
-            let mut files = Files::default();
-            for _ in 0..20 {
-                let sha256 = &digests[random.usize(0..digests.len())];
-                match random.u8(0..8) {
-                    0 => {
-                        shelf(&mut random, &mut known, sha256);
-                        let saved = known.to_save().expect("readable");
-                        disk.save(&saved).expect("save");
-                        files.saved = Some(saved);
-                    }
-                    1 => {
-                        known.raise("m", random.u64(0..9));
-                        let high = known.high_to_save().expect("readable");
-                        disk.save_high(&high).expect("save");
-                        files.high = Some(high);
-                    }
-                    2 => {
-                        disk.append(sha256, b"xy").expect("append");
-                        files.append(sha256, b"xy");
-                    }
-                    3 => assert_eq!(disk.take_in(sha256).is_ok(), files.take_in(sha256).is_ok(), "seed {seed}"),
-                    4 => {
-                        disk.remove_incoming(sha256);
-                        files.remove_incoming(sha256);
-                    }
-                    5 => {
-                        let keep = &digests[..random.usize(0..digests.len())];
-                        disk.sweep(keep, Some(sha256));
-                        files.sweep(keep, Some(sha256));
-                    }
-                    6 => {
-                        std::fs::write(disk.copy(), b"xyz").expect("copy");
-                        files.copy = Some(3);
-                    }
-                    _ => assert_eq!(disk.take_copy(sha256).is_ok(), files.take_copy(sha256).is_ok(), "seed {seed}"),
-                }
-                for sha256 in &digests {
-                    assert_eq!(disk.find(sha256), files.find(sha256), "seed {seed}");
-                }
-            }
-            let (read, written) = (Store::open(dir.path()).0.shelf, files.shelf());
-            assert_eq!((read.saved(), read.high_to_save()), (written.saved(), written.high_to_save()), "seed {seed}");
-        }
     }
 }

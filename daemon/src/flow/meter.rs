@@ -184,7 +184,7 @@ pub struct SourceMeter {
     pub missing: Count,
     /// Frames the lane shed.
     pub shed: Count,
-    /// Its noise: 0 fine, 1 noisy, 2 nothing but noise.
+    /// Its noise: 0 fine, 1 noisy, 2 nothing but noise, 3 nothing in its format.
     pub noise: AtomicU64,
     /// When the last row came, ns since boot; 0: none yet.
     pub last_ns: AtomicU64,

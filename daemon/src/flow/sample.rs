@@ -25,6 +25,8 @@ pub enum Why {
     Unstable,
     /// The device says: the value is not valid.
     Invalid,
+    /// What it means is not certain: its unit or its reference is another one, or unknown.
+    Ambiguous,
 }
 
 impl Why {
@@ -45,6 +47,7 @@ impl Why {
             Why::Fault => "fault",
             Why::Unstable => "unstable",
             Why::Invalid => "invalid",
+            Why::Ambiguous => "ambiguous",
         }
     }
 }
@@ -85,6 +88,7 @@ impl Quality {
             Quality::Bad(Why::Fault) => "bad:fault",
             Quality::Bad(Why::Unstable) => "bad:unstable",
             Quality::Bad(Why::Invalid) => "bad:invalid",
+            Quality::Bad(Why::Ambiguous) => "bad:ambiguous",
         }
     }
 }

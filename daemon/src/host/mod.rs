@@ -4,6 +4,7 @@ pub mod attempt;
 pub mod beats;
 pub mod clock;
 pub mod defence;
+mod error;
 pub mod fetch;
 pub mod gpiochip;
 pub mod identity;
@@ -29,6 +30,7 @@ use std::{
 pub use attempt::Attempt;
 pub use clock::Clock;
 pub use defence::Defence;
+pub use error::HostError;
 pub use keep::{Keep, Unloaded};
 pub use scribe::{Later, Scribe};
 

@@ -121,6 +121,9 @@ pub enum Argument<'a> {
 
 /// Makes one system call to see whether it is let through; the number it answers, or the error. What it makes is left as it
 /// is; a process that it forks ends at once. Calls that could take memory from under this process are not made (EINVAL).
+///
+/// # Errors
+/// No process could be started.
 pub fn attempt(call: i64, arguments: [Argument<'_>; 6]) -> Result<i64, i32> {
     let mut zeroes = [0u64; 512];
     let pointer = zeroes.as_mut_ptr();
@@ -205,6 +208,9 @@ const SEALS: SealFlag =
 
 impl Sealed {
     /// Takes in at most `most` bytes, showing each part to `look` on its way.
+    ///
+    /// # Errors
+    /// It cannot be read or has more bytes, or no sealed memory can be made.
     pub fn copy(from: &mut dyn Read, most: u64, mut look: impl FnMut(&[u8])) -> std::io::Result<Self> {
         let fd = memfd_create(c"kentledge-model", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let mut file = File::from(fd);
@@ -226,6 +232,9 @@ impl Sealed {
     }
 
     /// Takes over a descriptor that came from elsewhere; refused unless it is sealed.
+    ///
+    /// # Errors
+    /// It is no sealed memory.
     pub fn adopt(fd: OwnedFd) -> std::io::Result<Self> {
         let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
         if !seals.contains(SEALS) {
@@ -246,6 +255,9 @@ impl Sealed {
     }
 
     /// To read them.
+    ///
+    /// # Errors
+    /// The kernel refuses.
     pub fn map(&self) -> std::io::Result<Mapped> {
         let length = NonZeroUsize::new(self.len).ok_or_else(|| std::io::Error::other("it is empty"))?;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
@@ -287,6 +299,9 @@ impl Plain for u32 {}
 impl SharedMemory {
     /// Memory of `len` bytes for two processes, and the descriptor for the other one. Its size is sealed: who shortens it
     /// would end the other one with SIGBUS.
+    ///
+    /// # Errors
+    /// The kernel refuses.
     pub fn create(len: usize) -> std::io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(c"kentledge-tensors", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&fd, len as i64)?;
@@ -297,6 +312,9 @@ impl SharedMemory {
     }
 
     /// Maps `len` bytes of a memory file descriptor, readable and writable.
+    ///
+    /// # Errors
+    /// The kernel refuses.
     pub fn map(fd: BorrowedFd<'_>, len: usize) -> std::io::Result<Self> {
         let length = NonZeroUsize::new(len).ok_or(std::io::ErrorKind::InvalidInput)?;
         let size = nix::sys::stat::fstat(fd.as_fd())?.st_size;

@@ -169,6 +169,13 @@ impl<'a> Fit<'a> {
 
     /// Whether an output can be carried into an input.
     fn state(&mut self, output: &str, input: &str) {
+        let known = |all: &[Tensor], name: &str| all.iter().any(|t| t.name == name);
+        let (inputs, outputs) = (&self.loaded.inputs, &self.loaded.outputs);
+        if known(inputs, output) && known(outputs, input) && !known(inputs, input) && !known(outputs, output) {
+            let why = format!("it is the wrong way round: write `state = {{ {} = \"{output}\" }}`", key(input));
+            self.misfits.0.retain(|misfit| misfit.key != "state" || misfit.of != input);
+            return self.misfits.add("state", output, why);
+        }
         let from = self.misfits.take("state", output, find(&self.loaded.outputs, "output", output));
         let to = self.loaded.inputs.iter().find(|i| i.name == input);
         let (Some(from), Some(to)) = (from, to) else { return };
@@ -242,8 +249,12 @@ impl<'a> Fit<'a> {
             let near = Some(name).filter(|name| name.len() > 2);
             let near = near.and_then(|name| nearest(name, self.names.iter().map(String::as_str)));
             let near = near.map(|near| format!("; did you mean channel `{near}`?")).unwrap_or_default();
+            let because = match &self.manifest.input {
+                Some(window) => format!("`input` gives the whole window to `{window}`"),
+                None => "no channel has its name".to_owned(),
+            };
             let why = format!(
-                "input `{name}` {:?} is bound to nothing: no channel has its name; bind channels with `inputs = {{ {} = \"…\" }}` \
+                "input `{name}` {:?} is bound to nothing: {because}; bind channels with `inputs = {{ {} = \"…\" }}` \
                  (here: {}), or a constant as `param.{name}`{near}",
                 input.shape,
                 key(name),

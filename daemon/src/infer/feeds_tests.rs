@@ -131,6 +131,9 @@ fn state_that_cannot_be_carried_is_named() {
     let of = windows(4, &["a"]);
     rejected(&loaded, &with_state(&[("hout", "h")]), &of, "state", &["no output `hout`", "did you mean `h_out`?"]);
     rejected(&loaded, &with_state(&[("h_out", "hh")]), &of, "state", &["no input `hh`", "did you mean `h`?"]);
+    let turned =
+        rejected(&loaded, &with_state(&[("h", "h_out")]), &of, "state", &["wrong way round", "{ h_out = \"h\" }"]);
+    assert_eq!(turned.0.len(), 1, "{turned}");
     rejected(&loaded, &with_state(&[("y", "h")]), &of, "state", &["[1]", "[1, 1, 4]", "cannot be carried"]);
     let both = Manifest { params: [("h".to_owned(), vec![0.0; 4])].into(), ..with_state(&[("h_out", "h")]) };
     rejected(&loaded, &both, &of, "state", &["bound twice", "`param`"]);

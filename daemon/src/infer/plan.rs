@@ -74,10 +74,15 @@ pub fn plan(
 ) -> Result<(Prepare, Plan), Misfits> {
     let mut misfits = Misfits::default();
     let fed = fit(loaded, manifest, windows).map_err(|mut wrong| misfits.0.append(&mut wrong.0)).ok();
+    let state_is_wrong = misfits.0.iter().any(|misfit| misfit.key == "state");
     let batch = fed.as_ref().map_or(1, |fed| fed.batch);
     let one = of_one_window(loaded, manifest, batch);
     let mut outputs = Vec::new();
     let meaning = Meaning::of(&one, manifest, &mut outputs, &mut misfits);
+    if state_is_wrong && manifest.scoring.score.is_none() {
+        // Which outputs are left for the score is not known yet.
+        misfits.0.retain(|misfit| misfit.key != "score");
+    }
     let features = manifest.calibration.as_ref().and_then(|cal| cal.features.as_ref());
     let mut want = |key, name: &String, misfits: &mut Misfits| {
         misfits.take(key, name, numbers(loaded, name)).map(|_| place_of(name, &mut outputs))

@@ -195,13 +195,7 @@ impl Running {
         let manifest = &source.manifest;
         let (worker, loaded, mut plan) =
             Worker::start(&launch, |loaded| plan(loaded, manifest, &windows, &extra), beat)?;
-        let lens: Vec<usize> =
-            (0..plan.outputs.len()).map(|output| plan.answer_len(output, worker.output_len(output))).collect();
-        let mut misfits = plan.meaning.check(manifest, &plan.outputs, &lens, windows.steps * windows.width());
-        misfits.0.extend(plan.check_state(|output| worker.output_len(output), |input| worker.input_len(input)).0);
-        if !misfits.0.is_empty() {
-            return Err(misfits);
-        }
+        let lens = answer_lens(&plan, &worker, manifest, &windows)?;
         taken(provider, &loaded)?;
         plan.notes.extend(launching.pipelines.iter().filter(|_| !plan.state.is_empty()).filter_map(overlap));
         let sha256 = &launch.model.sha256;
@@ -506,6 +500,18 @@ impl Running {
         }
         Ok(explain::members("occlusion", left))
     }
+}
+
+/// By output: how many values answer one window.
+///
+/// # Errors
+/// Sizes that do not fit what the model's outputs are used for.
+fn answer_lens(plan: &Plan, worker: &Worker, manifest: &Manifest, windows: &Windows) -> Result<Vec<usize>, Misfits> {
+    let (outputs, inputs) = (|output| worker.output_len(output), |input| worker.input_len(input));
+    let lens: Vec<usize> = (0..plan.outputs.len()).map(|output| plan.answer_len(output, outputs(output))).collect();
+    let mut misfits = plan.meaning.check(manifest, &plan.outputs, &lens, windows.steps * windows.width());
+    misfits.0.extend(plan.check_state(outputs, inputs).0);
+    if misfits.0.is_empty() { Ok(lens) } else { Err(misfits) }
 }
 
 /// What a window is, apart from its channels.

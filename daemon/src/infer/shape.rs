@@ -50,6 +50,12 @@ pub fn window_shape(
 ) -> Result<(Vec<i64>, Layout, usize), String> {
     let whole = one_window(input, &input.shape, layout, steps, width);
     let n = input.shape.first().copied().unwrap_or(1);
+    let whole = match (whole, layout) {
+        (Err(why), Some(_)) if one_window(input, &input.shape, None, steps, width).is_ok() => {
+            return Err(format!("{why}; without `layout` it fits"));
+        }
+        (whole, _) => whole,
+    };
     let (Err(why), true) = (&whole, n > 1) else { return whole.map(|(shape, layout)| (shape, layout, 1)) };
     // An exporter may have fixed the batch: then it takes so many windows at once.
     let first = [&[1], &input.shape[1..]].concat();
@@ -167,7 +173,7 @@ mod tests {
     fn shape_that_does_not_fit_is_rejected_with_both_sides() {
         let why = of(&[1, 9, 64], None).expect_err("wrong shape");
         assert!(why.contains("[1, 9, 64]") && why.contains("64 rows × 8 channels"), "{why}");
-        assert!(of(&[1, 8, 64], Some(STEPS)).is_err());
+        assert!(of(&[1, 8, 64], Some(STEPS)).is_err_and(|why| why.ends_with("without `layout` it fits")));
         assert!(of(&[1, 16, 32], None).is_err());
         let square = window_shape(&tensor(&[1, 8, 8]), None, 8, 8).expect_err("two ways");
         assert!(square.contains("say `layout`"), "{square}");

@@ -32,6 +32,11 @@ pub const MODBUS_WORDS: u16 = 125;
 pub const MODBUS_BITS: u16 = 2000;
 /// Reads of one bus: at 9,600 baud one of 10 registers takes 50 ms, so 128 of them are 6 s of line time.
 pub const MODBUS_READS: usize = 128;
+/// Requests of one source: each takes 50 ms or more of a line, so 64 of them are 3 s.
+pub const REQUESTS: usize = 64;
+/// How long a line is quiet before the next of several requests, unless configured, ms: a laptop's port delivers after 16 ms,
+/// and a device pauses between the lines of a response for less.
+pub const POLL_PAUSE_MS: u64 = 50;
 /// How long a Modbus device may take, unless configured, ms: most answer within 100 ms, some gateways take 300.
 pub const MODBUS_ANSWER_MS: u64 = 500;
 /// Longest pause before a device that does not answer is asked again: on a shared bus its time-outs delay the others.
@@ -48,8 +53,27 @@ pub const MODBUS_TURN_LOOK: Duration = Duration::from_millis(1);
 pub const MODBUS_TURN: Duration = Duration::from_secs(2);
 /// GPIO lines of one source: what one request of the kernel's holds.
 pub const GPIO_LINES: usize = 64;
+/// Samples of one column in a frame: 64 KiB of bytes hold more, but a frame is worked through in one go, and 8,192 rows take 3 ms.
+pub const BLOCK_ROWS: usize = 8192;
 /// Rows of a source that are known for a repeat: a gateway that sends twice does so within a second of 64 rows.
 pub const ROWS_KNOWN: usize = 64;
+/// The same of a source whose frames hold many rows, in frames.
+pub const FRAMES_KNOWN: u64 = 4;
+/// Rows that a counter which begins again at 0 or 1 may have lost: a spoilt line loses a few in a row; a counter of 8 bits
+/// lands there by chance after one loss in 128.
+pub const ROWS_LOST: u64 = 16;
+/// A sensor's pace is measured over so many of its rows at least, and over so long (ns of the rows' times): a gateway hands
+/// out what it gathered in a second or two.
+pub const PACE_ROWS: u64 = 64;
+/// See `PACE_ROWS`.
+pub const PACE_NS: i64 = 2_000_000_000;
+/// A sensor may be so many times as fast as it was before a number of missing rows is not believed.
+pub const PACE_SLACK: u64 = 4;
+/// Sentences after which one that differed in a letter is forgotten: a spoilt one whose checksum is right comes once in 256
+/// spoilt ones.
+pub const LETTER_SENTENCES: u32 = 64;
+/// So many that differ within these are no accident: the sensor sends several kinds.
+pub const LETTER_OTHERS: u32 = 3;
 /// A port's noise is looked at over this long (ns of stamp time).
 pub const NOISE_NS: u64 = 10_000_000_000;
 /// Frames within that below which nothing is said of noise.

@@ -164,7 +164,8 @@ impl Message {
         }
     }
 
-    /// Its fields, by number. `daemon/tests/onnx_scan.rs` compares them with those of the Python package `onnx`.
+    /// Its fields, by number. `daemon/tests/onnx_scan.rs` compares them with those of the Python package `onnx`. Long, because it
+    /// is the table of `onnx.proto`, message by message, and holds nothing else.
     pub fn fields(self) -> &'static [(u8, Kind)] {
         const ENTRIES: Kind = Parts(Message::Entry);
         match self {
@@ -403,6 +404,9 @@ fn narrow(n: u64) -> Result<u64, Refused> {
 }
 
 /// One protobuf number, in its shortest encoding.
+///
+/// # Errors
+/// The bytes end, or the encoding is longer than needed.
 pub fn varint(rest: &mut &[u8]) -> Result<u64, Refused> {
     let mut value = 0u64;
     for shift in (0..70).step_by(7) {

@@ -9,9 +9,10 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    error::{BundleError, StoreError},
     keyset::Keyset,
     manifest::Release,
-    slot::{Held, Line, Slot, SlotId},
+    slot::{Held, ModelSlots, Slot, SlotId},
 };
 use crate::{flow::order::Respond, limits};
 
@@ -42,8 +43,8 @@ pub enum Stage {
 
 /// An install in progress, saved so that another process can continue it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(from = "JobFile", into = "JobFile")]
-pub struct Job {
+#[serde(from = "InstallJobFile", into = "InstallJobFile")]
+pub struct InstallJob {
     /// The command that requested it.
     pub command: String,
     /// Where its result goes beside `up/res`.
@@ -58,7 +59,7 @@ pub struct Job {
 
 /// The job as `slots.json` holds it; the daemon of another system, older or newer, reads it too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-struct JobFile {
+struct InstallJobFile {
     command: String,
     respond: Option<Respond>,
     sha256: String,
@@ -76,9 +77,9 @@ enum BringsFile {
     Nothing,
 }
 
-impl From<JobFile> for Job {
-    fn from(file: JobFile) -> Self {
-        let JobFile { command, respond, sha256, size, brings, target, begun } = file;
+impl From<InstallJobFile> for InstallJob {
+    fn from(file: InstallJobFile) -> Self {
+        let InstallJobFile { command, respond, sha256, size, brings, target, begun } = file;
         let stage = match (target, brings) {
             (Some((model, id)), _) => Stage::InSlot { model, id, begun },
             (None, BringsFile::Https(url)) => Stage::Bringing(Brings::Https(url)),
@@ -88,9 +89,9 @@ impl From<JobFile> for Job {
     }
 }
 
-impl From<Job> for JobFile {
-    fn from(job: Job) -> Self {
-        let Job { command, respond, sha256, size, stage } = job;
+impl From<InstallJob> for InstallJobFile {
+    fn from(job: InstallJob) -> Self {
+        let InstallJob { command, respond, sha256, size, stage } = job;
         let (brings, target, begun) = match stage {
             Stage::Bringing(Brings::Https(url)) => (BringsFile::Https(url), None, 1),
             Stage::Bringing(Brings::Chunks) => (BringsFile::Chunks, None, 1),
@@ -129,10 +130,10 @@ pub struct Ended {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 pub struct Saved {
     v: u32,
-    lines: BTreeMap<String, Line>,
+    lines: BTreeMap<String, ModelSlots>,
     /// Bundles that failed here, and why: they are not tried again.
     failed: VecDeque<(String, String)>,
-    job: Option<Job>,
+    job: Option<InstallJob>,
     /// The keyset in use when this was written; `None`: written by a version that did not record it.
     #[serde(default)]
     keyset: Option<u64>,
@@ -184,27 +185,27 @@ impl Shelf {
     }
 
     /// A model's slots.
-    pub fn line(&self, model: &str) -> Line {
+    pub fn line(&self, model: &str) -> ModelSlots {
         self.saved.lines.get(model).cloned().unwrap_or_default()
     }
 
     /// The slots of all models.
-    pub fn lines(&self) -> impl Iterator<Item = (&String, &Line)> {
+    pub fn lines(&self) -> impl Iterator<Item = (&String, &ModelSlots)> {
         self.saved.lines.iter()
     }
 
     /// Changes a model's slots.
-    pub fn set_line(&mut self, model: &str, line: Line) {
+    pub fn set_line(&mut self, model: &str, line: ModelSlots) {
         self.saved.lines.insert(model.to_owned(), line);
     }
 
     /// The install in progress.
-    pub fn job(&self) -> Option<&Job> {
+    pub fn job(&self) -> Option<&InstallJob> {
         self.saved.job.as_ref()
     }
 
     /// Changes the job.
-    pub fn set_job(&mut self, job: Option<Job>) {
+    pub fn set_job(&mut self, job: Option<InstallJob>) {
         self.saved.job = job;
     }
 
@@ -237,7 +238,7 @@ impl Shelf {
     ///
     /// # Errors
     /// A file could not be read, so nothing is written over it.
-    pub fn to_save(&self) -> Result<Saved, String> {
+    pub fn to_save(&self) -> Result<Saved, StoreError> {
         self.may_save().map(|()| self.saved.clone())
     }
 
@@ -245,12 +246,12 @@ impl Shelf {
     ///
     /// # Errors
     /// A file could not be read, so nothing is written over it.
-    pub fn high_to_save(&self) -> Result<High, String> {
+    pub fn high_to_save(&self) -> Result<High, StoreError> {
         self.may_save().map(|()| self.high.clone())
     }
 
-    fn may_save(&self) -> Result<(), String> {
-        self.unread.as_ref().map_or(Ok(()), |why| Err(format!("{why}; nothing is written over it")))
+    fn may_save(&self) -> Result<(), StoreError> {
+        self.unread.as_ref().map_or(Ok(()), |why| Err(StoreError::Unread(why.clone())))
     }
 
     /// What could not be saved is undone: slots and jobs are as they were. Bundles that failed stay known.
@@ -315,13 +316,13 @@ impl Shelf {
         device: &Device,
         keys_expire_ms: i64,
         floor: u64,
-    ) -> Result<(), String> {
-        self.may_save()?;
+    ) -> Result<(), BundleError> {
+        self.may_save().map_err(|why| BundleError(why.to_string()))?;
         if keys_expire_ms <= device.now_ms {
             return Err("the keyset of this device expired; it needs a newer one before anything is installed".into());
         }
         if let Some(why) = self.why_failed(sha256) {
-            return Err(format!("it failed here before ({why}); a new release is needed"));
+            return Err(BundleError(format!("it failed here before ({why}); a new release is needed")));
         }
         let line = self.line(&release.model);
         // A bundle that a slot holds may be installed again.
@@ -331,7 +332,7 @@ impl Shelf {
 
     /// The bundles that slots name.
     pub fn bundles(&self) -> impl Iterator<Item = &str> {
-        self.saved.lines.values().flat_map(Line::held_bundles)
+        self.saved.lines.values().flat_map(ModelSlots::held_bundles)
     }
 
     /// This keyset was found at a start or later, after these steps: what they lower is lowered again if it was not saved.
@@ -409,7 +410,7 @@ fn merged(copies: &[High], lowered: &[Lowered]) -> High {
     high
 }
 
-impl Line {
+impl ModelSlots {
     /// Lowers the sequences of the slots to this.
     fn lower(&mut self, seq: u64) {
         let serving = self.clone();
@@ -422,28 +423,41 @@ impl Line {
 }
 
 /// The same check without a shelf.
-fn admit(release: &Release, device: &Device, high: u64, known: bool) -> Result<(), String> {
+fn admit(release: &Release, device: &Device, high: u64, known: bool) -> Result<(), BundleError> {
     if release.expires_ms <= device.now_ms {
-        return Err(format!("it expired at {}", crate::host::clock::rfc3339_ms(release.expires_ms)));
+        return Err(BundleError(format!("it expired at {}", crate::host::clock::rfc3339_ms(release.expires_ms))));
     }
     if release.min_supervisor > device.version {
-        return Err(format!("it needs kentledge {} or newer, and this is {}", release.min_supervisor, device.version));
+        return Err(BundleError(format!(
+            "it needs kentledge {} or newer, and this is {}",
+            release.min_supervisor, device.version
+        )));
     }
     if !release.device_class.iter().any(|class| class == "any" || *class == device.class) {
         let mine = if device.class.is_empty() { "none (device.class)" } else { &device.class };
-        return Err(format!("it is for {}, and this device's class is {mine}", release.device_class.join(", ")));
+        return Err(BundleError(format!(
+            "it is for {}, and this device's class is {mine}",
+            release.device_class.join(", ")
+        )));
     }
     if release.channel != device.channel {
-        return Err(format!(
+        return Err(BundleError(format!(
             "it is of the channel `{}`, and this device follows `{}`",
             release.channel, device.channel
-        ));
+        )));
     }
     if release.seq < high || release.seq == high && high > 0 && !known {
-        return Err(format!("its sequence {} is not above {high}, the newest this device has known", release.seq));
+        return Err(BundleError(format!(
+            "its sequence {} is not above {high}, the newest this device has known",
+            release.seq
+        )));
     }
     if release.seq - high > limits::MODEL_SEQ_JUMP {
-        return Err(format!("its sequence {} is more than {} above {high}", release.seq, limits::MODEL_SEQ_JUMP));
+        return Err(BundleError(format!(
+            "its sequence {} is more than {} above {high}",
+            release.seq,
+            limits::MODEL_SEQ_JUMP
+        )));
     }
     Ok(())
 }

@@ -82,7 +82,7 @@ pub enum Slot {
 
 /// The next step of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum SlotStep {
     /// Staged → Verified.
     Verified,
     /// Verified → Proven.
@@ -128,12 +128,12 @@ impl Slot {
         }
     }
 
-    fn step(self, step: Step) -> Result<Self, Illegal> {
+    fn step(self, step: SlotStep) -> Result<Self, Illegal> {
         match (self, step) {
-            (Self::Staged(held), Step::Verified) => Ok(Self::Verified(held)),
-            (Self::Verified(held), Step::Proven) => Ok(Self::Proven(held)),
-            (Self::Proven(held), Step::Trial) => Ok(Self::Trial(held)),
-            (Self::Trial(held), Step::Steady) => Ok(Self::Steady(held)),
+            (Self::Staged(held), SlotStep::Verified) => Ok(Self::Verified(held)),
+            (Self::Verified(held), SlotStep::Proven) => Ok(Self::Proven(held)),
+            (Self::Proven(held), SlotStep::Trial) => Ok(Self::Trial(held)),
+            (Self::Trial(held), SlotStep::Steady) => Ok(Self::Steady(held)),
             (slot, step) => Err(Illegal(format!("a slot that is {} cannot become {step:?}", slot.word()))),
         }
     }
@@ -141,19 +141,19 @@ impl Slot {
 
 /// One model's slots.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Line {
+pub struct ModelSlots {
     a: Slot,
     b: Slot,
     serving: Origin,
 }
 
-impl Default for Line {
+impl Default for ModelSlots {
     fn default() -> Self {
         Self { a: Slot::Empty, b: Slot::Empty, serving: Origin::Factory }
     }
 }
 
-impl Line {
+impl ModelSlots {
     /// A slot.
     pub fn slot(&self, id: SlotId) -> &Slot {
         match id {
@@ -195,10 +195,13 @@ impl Line {
     }
 
     /// Takes a step; `Steady` makes the slot serve.
-    pub fn step(&mut self, id: SlotId, step: Step) -> Result<(), Illegal> {
+    ///
+    /// # Errors
+    /// The slot is not at the step before.
+    pub fn step(&mut self, id: SlotId, step: SlotStep) -> Result<(), Illegal> {
         let next = self.slot(id).clone().step(step)?;
         *self.slot_mut(id) = next;
-        if step == Step::Steady {
+        if step == SlotStep::Steady {
             self.serving = Origin::Slot(id);
         }
         Ok(())
@@ -263,11 +266,11 @@ mod tests {
         Held { sha256: format!("{seq:064}"), version: seq.to_string(), seq }
     }
 
-    const WAY: [Step; 4] = [Step::Verified, Step::Proven, Step::Trial, Step::Steady];
+    const WAY: [SlotStep; 4] = [SlotStep::Verified, SlotStep::Proven, SlotStep::Trial, SlotStep::Steady];
 
     #[test]
     fn a_bundle_serves_only_after_every_step() {
-        let mut line = Line::default();
+        let mut line = ModelSlots::default();
         let id = line.stage(held(1));
         for (i, step) in WAY.into_iter().enumerate() {
             for wrong in WAY.into_iter().filter(|s| *s != step) {
@@ -282,7 +285,7 @@ mod tests {
     #[test]
     fn whatever_goes_wrong_leaves_the_one_before_serving() {
         for steps in 0..WAY.len() {
-            let mut line = Line::default();
+            let mut line = ModelSlots::default();
             let a = line.stage(held(1));
             WAY.iter().for_each(|step| line.step(a, *step).expect("step"));
             let b = line.stage(held(2));
@@ -296,7 +299,7 @@ mod tests {
 
     #[test]
     fn going_back_ends_at_the_factory() {
-        let mut line = Line::default();
+        let mut line = ModelSlots::default();
         for seq in 1..=3 {
             let id = line.stage(held(seq));
             WAY.iter().for_each(|step| line.step(id, *step).expect("step"));

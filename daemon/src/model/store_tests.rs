@@ -1,18 +1,18 @@
 //! Tests of the store: sequences, slots and keysets, also with unreadable files.
 
 use super::*;
-use crate::model::slot::{Held, Line};
+use crate::model::slot::{Held, ModelSlots};
 
 /// What control does in several steps, for tests.
 impl Store {
     /// Changes a model's slots and saves them.
-    pub(crate) fn change(&mut self, model: &str, line: Line) -> Result<(), String> {
+    pub(crate) fn change(&mut self, model: &str, line: ModelSlots) -> Result<(), StoreError> {
         self.shelf.set_line(model, line);
         self.shelf.to_save().and_then(|saved| self.disk.save(&saved))
     }
 
     /// Raises the highest sequence of a model and saves it.
-    pub(crate) fn raise(&mut self, model: &str, seq: u64) -> Result<(), String> {
+    pub(crate) fn raise(&mut self, model: &str, seq: u64) -> Result<(), StoreError> {
         self.shelf.raise(model, seq);
         self.shelf.high_to_save().and_then(|high| self.disk.save_high(&high))
     }
@@ -35,15 +35,15 @@ fn an_old_copy_put_back_lowers_nothing() {
 #[test]
 fn a_disk_that_takes_nothing_keeps_nobody_from_starting() {
     let (mut store, damaged) = Store::open(Path::new("/proc/self/no-folder-can-be-here"));
-    assert!(damaged.is_some() && store.shelf.line("m") == Line::default() && store.serving("m", 0).0.is_none());
-    assert!(store.change("m", Line::default()).is_err() && store.raise("m", 1).is_err());
+    assert!(damaged.is_some() && store.shelf.line("m") == ModelSlots::default() && store.serving("m", 0).0.is_none());
+    assert!(store.change("m", ModelSlots::default()).is_err() && store.raise("m", 1).is_err());
 }
 
 #[test]
 fn slots_that_cannot_be_read_are_begun_anew() {
     let dir = tempfile::tempdir().expect("folder");
     let (mut store, _) = Store::open(dir.path());
-    let mut line = Line::default();
+    let mut line = ModelSlots::default();
     line.stage(Held { sha256: "x".into(), version: "1".into(), seq: 1 });
     store.change("m", line.clone()).expect("change");
     assert_eq!(Store::open(dir.path()).0.shelf.line("m"), line);
@@ -51,7 +51,7 @@ fn slots_that_cannot_be_read_are_begun_anew() {
         fs::write(dir.path().join("models").join(copy), "torn").expect("tear");
     }
     let (store, damaged) = Store::open(dir.path());
-    assert!(damaged.is_some() && store.shelf.line("m") == Line::default());
+    assert!(damaged.is_some() && store.shelf.line("m") == ModelSlots::default());
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn unreadable_slots_and_sequences_are_not_written_over_and_no_bundle_is_removed(
     let dir = tempfile::tempdir().expect("folder");
     let (mut store, _) = Store::open(dir.path());
     store.raise("m", 7).expect("raise");
-    let mut line = Line::default();
+    let mut line = ModelSlots::default();
     line.stage(Held { sha256: "x".into(), version: "1".into(), seq: 7 });
     store.change("m", line.clone()).expect("change");
     let bundle = dir.path().join("models/bundles/x.kmb");
@@ -94,5 +94,5 @@ fn unreadable_successor_keyset_is_not_taken_for_absent() {
     let next = dir.path().join("keys/2.json");
     std::os::unix::fs::symlink(&next, &next).expect("link");
     let why = store.disk.keyset(&mut store.shelf, &base).expect_err("an unreadable keyset is not skipped");
-    assert!(why.contains("read keyset 2"), "{why}");
+    assert!(why.to_string().contains("read keyset 2"), "{why}");
 }

@@ -26,6 +26,7 @@ mod disk;
 mod key;
 mod ledger;
 mod opening;
+mod packed;
 mod quarantine;
 mod salvage;
 mod sealed;
@@ -55,7 +56,7 @@ pub use tail::{ParcelId, ToSend};
 use self::{
     ledger::{Entry, Ledger},
     opening::Opening,
-    sealed::Item,
+    sealed::Record,
     seqs::Seqs,
     tail::Tail,
 };
@@ -114,7 +115,7 @@ impl State {
         let first = self.seqs.take_next(stream, entries.len() as u64);
         let items = (first..).zip(entries).map(|(seq, entry)| {
             let body = entry.draft(loss, stamp).body;
-            Item { seq, at_ns: stamp.boot_ns, body }
+            Record { seq, at_ns: stamp.boot_ns, body }
         });
         Sealed {
             stream: self.tail.name(stream).to_owned(),

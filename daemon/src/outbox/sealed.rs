@@ -31,7 +31,7 @@ pub const STORED_MAX: usize = UNPACKED_MAX + UNPACKED_MAX / 100 + HEAD;
 
 /// One record of a message.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Item {
+pub struct Record {
     /// Sequence number in its stream.
     pub seq: u64,
     /// When it happened, ns since boot.
@@ -58,7 +58,7 @@ pub struct Sealed {
     /// The envelope's lineage, JSON.
     pub lineage: Option<String>,
     /// The records; at least one.
-    pub items: Vec<Item>,
+    pub items: Vec<Record>,
 }
 
 impl Sealed {
@@ -68,6 +68,9 @@ impl Sealed {
     }
 
     /// The message packed, without the head that names its place.
+    ///
+    /// # Errors
+    /// It cannot be packed; not for what the outbox makes.
     pub fn pack(&self) -> Result<Vec<u8>, String> {
         let plain = postcard::to_allocvec(self).map_err(|why| why.to_string())?;
         zstd::bulk::compress(&plain, LEVEL).map_err(|why| why.to_string())
@@ -94,6 +97,9 @@ impl Sealed {
     }
 
     /// Reads what was stored, and its place.
+    ///
+    /// # Errors
+    /// Another version, or damaged; why.
     pub fn from_bytes(bytes: &[u8]) -> Result<(u64, Self), String> {
         let (head, packed) = bytes.split_first_chunk::<HEAD>().ok_or("shorter than its head")?;
         let [version, c0, c1, c2, c3, place @ ..] = *head;
@@ -161,7 +167,7 @@ impl Sealed {
             clk: Clk::Unset,
             wall_ms: None,
             lineage: None,
-            items: vec![Item { seq, at_ns: 1, body }],
+            items: vec![Record { seq, at_ns: 1, body }],
         }
     }
 }
@@ -171,7 +177,7 @@ mod tests {
     use super::*;
 
     fn sealed() -> Sealed {
-        let item = |seq, at_ns| Item { seq, at_ns, body: Bytes::from_static(b"\"score\":0.5") };
+        let item = |seq, at_ns| Record { seq, at_ns, body: Bytes::from_static(b"\"score\":0.5") };
         Sealed {
             stream: "p/pump".into(),
             class: Class::Score,

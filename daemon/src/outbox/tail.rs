@@ -12,7 +12,7 @@ mod turns;
 use super::{
     key::Key,
     ledger::{Ledger, Loss},
-    sealed::{Item, Sealed},
+    sealed::{Record, Sealed},
 };
 use crate::{
     flow::{Class, Clk, Draft, Retain},
@@ -23,10 +23,10 @@ use crate::{
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ParcelId(u64);
 
-/// A record with its number.
+/// A record that is in no message yet, and what decides which message it goes into.
 #[derive(Debug)]
-struct Record {
-    item: Item,
+struct Waiting {
+    item: Record,
     class: Class,
     retain: Retain,
     clk: Clk,
@@ -84,7 +84,7 @@ pub struct Tail {
     names: Vec<String>,
     /// The stream that carries the ledger.
     loss: usize,
-    waiting: Vec<VecDeque<Record>>,
+    waiting: Vec<VecDeque<Waiting>>,
     /// Streams with waiting replies, each once, in turn.
     replies: VecDeque<usize>,
     /// Streams with waiting records of the live lane, each once, in turn.
@@ -181,8 +181,8 @@ impl Tail {
             self.ledger.enter(&name, (seq, seq), 1, "oversize");
             return;
         }
-        let record = Record {
-            item: Item { seq, at_ns: draft.stamp.boot_ns, body: draft.body },
+        let record = Waiting {
+            item: Record { seq, at_ns: draft.stamp.boot_ns, body: draft.body },
             class: draft.class,
             retain: draft.retain,
             clk: draft.stamp.clk,
@@ -212,11 +212,11 @@ impl Tail {
         let first = queue.pop_front()?;
         let since_ns = first.since_ns;
         let (mut size, mut bytes) = (first.item.body.len() + 48, cost(&first.item));
-        let Record { item, class, retain, clk, wall_ms, lineage, .. } = first;
+        let Waiting { item, class, retain, clk, wall_ms, lineage, .. } = first;
         let mut items = vec![item];
         let bytes_max = if self.online { limits::MESSAGE_BYTES } else { limits::STORED_MESSAGE_BYTES };
         while items.len() < limits::MESSAGE_RECORDS {
-            let joins = |r: &&Record| {
+            let joins = |r: &&Waiting| {
                 // What the broker keeps, and a command's result, whose topic names the command, are alone.
                 r.clk == clk
                     && r.retain == Retain::No
@@ -385,7 +385,7 @@ impl Tail {
         let answered = std::mem::replace(&mut self.delivered_before, self.delivered) != self.delivered;
         let spill = self.bytes >= limits::TAIL_SPILL_BYTES && !answered;
         for stream in 0..self.waiting.len() {
-            let old = |r: &Record| age(r.since_ns) >= unacked_ns;
+            let old = |r: &Waiting| age(r.since_ns) >= unacked_ns;
             while self.waiting[stream].front().is_some_and(|r| everything || spill || old(r)) {
                 let Some(id) = self.seal(stream) else { break };
                 self.resend.insert(id);
@@ -558,7 +558,7 @@ impl Tail {
     }
 }
 
-fn cost(item: &Item) -> usize {
+fn cost(item: &Record) -> usize {
     item.body.len() + limits::RECORD_OVERHEAD
 }
 

@@ -1,6 +1,6 @@
 //! Whose turn it is of the records that wait, and how long live ones wait for others of their stream. Part of the tail.
 
-use super::{ParcelId, Record, Tail};
+use super::{ParcelId, Tail, Waiting};
 use crate::{flow::Retain, limits};
 
 impl Tail {
@@ -13,7 +13,7 @@ impl Tail {
     /// keeps is a message of its own, so it waits for nothing.
     pub(super) fn is_ripe(&self, stream: usize, now_ns: u64) -> bool {
         let queue = &self.waiting[stream];
-        let waited = |r: &Record| r.retain != Retain::No || now_ns.saturating_sub(r.since_ns) >= self.linger_ns;
+        let waited = |r: &Waiting| r.retain != Retain::No || now_ns.saturating_sub(r.since_ns) >= self.linger_ns;
         queue.len() >= limits::MESSAGE_RECORDS || self.bytes >= limits::LINGER_BYTES || queue.front().is_none_or(waited)
     }
 

@@ -3,6 +3,7 @@
 
 use std::{collections::VecDeque, fmt::Write, net::SocketAddr, sync::atomic::Ordering::Relaxed};
 
+use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -13,7 +14,7 @@ use tokio::{
 use crate::{
     flow::{
         beat::Beat,
-        meter::{BUCKETS, ChannelMeter, ChannelState, Histogram},
+        meter::{BUCKETS, ChannelMeter, ChannelState, Histogram, PipelineMeter, SourceMeter},
     },
     limits,
 };
@@ -81,18 +82,37 @@ async fn answer(mut stream: TcpStream, status: &Status) -> std::io::Result<()> {
     stream.shutdown().await
 }
 
-type OfChannel = (&'static str, &'static str, &'static str, fn(&ChannelMeter) -> f64);
+/// A metric of each source, channel or pipeline: name, kind, help, and its value. To add one: a row here, and one in
+/// `docs/reference/metrics.md`.
+type Row<M> = (&'static str, &'static str, &'static str, fn(&M) -> f64);
+
+/// The metrics of each source.
+const SOURCES: [Row<SourceMeter>; 6] = [
+    ("source_rows_total", "counter", "Rows read.", |m| m.rows.get() as f64),
+    ("source_refused_total", "counter", "Frames that were no rows.", |m| m.refused.get() as f64),
+    ("source_missing_total", "counter", "Rows known to be missing.", |m| m.missing.get() as f64),
+    ("source_shed_total", "counter", "Frames shed.", |m| m.shed.get() as f64),
+    ("source_rows_per_second", "gauge", "Rows a second.", |m| f64::from(m.rate.get().unwrap_or(0.0))),
+    ("source_lost", "gauge", "1: it delivers nothing.", |m| flag(m.lost().text().is_some())),
+];
 
 /// The metrics of each channel.
-const CHANNELS: [OfChannel; 4] = [
+const CHANNELS: [Row<ChannelMeter>; 4] = [
     ("channel_values_total", "counter", "Values that came.", |m| m.values.get() as f64),
     ("channel_bad_total", "counter", "Values that cannot be used.", |m| m.bad.get() as f64),
     ("channel_bad_share", "gauge", "Share of bad values in the last look, 10 s long or longer.", |m| {
         m.share.get().map_or(f64::NAN, f64::from)
     }),
     ("channel_degraded", "gauge", "1: most of its values are bad, or none come.", |m| {
-        f64::from(u8::from(m.state() != ChannelState::Good))
+        flag(m.state() != ChannelState::Good)
     }),
+];
+
+/// The metrics of each pipeline.
+const PIPELINES: [Row<PipelineMeter>; 3] = [
+    ("predictions_total", "counter", "Predictions made.", |m| m.predictions.get() as f64),
+    ("threshold", "gauge", "What it is compared with.", |m| m.threshold.get().map_or(f64::NAN, f64::from)),
+    ("learning", "gauge", "1: statistics are being taken.", |m| flag(m.learning.load(Relaxed))),
 ];
 
 /// One family after the other, as the text format wants them.
@@ -135,105 +155,83 @@ impl Page {
     }
 }
 
+/// 1 or 0.
+fn flag(yes: bool) -> f64 {
+    f64::from(u8::from(yes))
+}
+
+/// A number of the status document; 0 without one.
+fn number(value: &Value) -> f64 {
+    value.as_f64().unwrap_or(0.0)
+}
+
 /// The whole page.
 pub fn text(status: &Status) -> String {
-    let mut page = Page(String::with_capacity(16 * 1024));
-    let (meters, config, json) = (&status.meters, &status.config, status.json());
-    let f = |value: &serde_json::Value| value.as_f64();
-    let flag = |yes: bool| f64::from(u8::from(yes));
+    let (mut page, json) = (Page(String::with_capacity(16 * 1024)), status.json());
+    device(&mut page, status, &json);
+    sources(&mut page, status);
+    pipelines(&mut page, status, &json);
+    outbox(&mut page, status, &json["outbox"]);
+    durations(&mut page, status);
+    machine(&mut page, &json["machine"]);
+    page.0
+}
+
+fn device(page: &mut Page, status: &Status, json: &Value) {
+    let (meters, device) = (&status.meters, &status.config.device);
     page.family("info", "gauge", "1; what runs.");
-    let device = format!("{}/{}", config.device.site, config.device.id);
+    let device = format!("{}/{}", device.site, device.id);
     page.sample("info", &[("version", env!("CARGO_PKG_VERSION")), ("device", &device)], 1.0);
-    page.one("uptime_seconds", "gauge", "Since the daemon started.", f(&json["uptime_s"]).unwrap_or(0.0));
+    page.one("uptime_seconds", "gauge", "Since the daemon started.", number(&json["uptime_s"]));
     page.one("online", "gauge", "1: the broker is there.", flag(json["link"]["online"] == true));
     page.one("degraded", "gauge", "1: something is not as it should be.", flag(json["state"] == "degraded"));
     page.one("connections_total", "counter", "Connections to the broker.", meters.connections.get() as f64);
+    let commands = [
+        ("accepted", &meters.commands_accepted),
+        ("refused", &meters.commands_refused),
+        ("dropped", &meters.commands_dropped),
+    ];
+    let commands = commands.map(|(outcome, count)| (outcome, count.get() as f64));
+    page.each("commands_total", "counter", "Commands that came.", "outcome", commands.into_iter());
+}
 
-    let names = || config.sources.iter().map(|source| source.name.as_str());
-    let sources = |of: fn(&crate::flow::meter::SourceMeter) -> f64| names().zip(meters.sources.iter().map(of));
-    page.each("source_rows_total", "counter", "Rows read.", "source", sources(|m| m.rows.get() as f64));
-    page.each(
-        "source_refused_total",
-        "counter",
-        "Frames that were no rows.",
-        "source",
-        sources(|m| m.refused.get() as f64),
-    );
-    page.each(
-        "source_missing_total",
-        "counter",
-        "Rows known to be missing.",
-        "source",
-        sources(|m| m.missing.get() as f64),
-    );
-    page.each("source_shed_total", "counter", "Frames shed.", "source", sources(|m| m.shed.get() as f64));
-    page.each(
-        "source_rows_per_second",
-        "gauge",
-        "Rows a second.",
-        "source",
-        sources(|m| f64::from(m.rate.get().unwrap_or(0.0))),
-    );
-
-    page.each(
-        "source_lost",
-        "gauge",
-        "1: it delivers nothing.",
-        "source",
-        sources(|m| f64::from(u8::from(m.lost().text().is_some()))),
-    );
-    let channels = || config.channels.iter().zip(&meters.channels);
+fn sources(page: &mut Page, status: &Status) {
+    let (meters, config) = (&status.meters, &status.config);
+    for (name, kind, help, of) in SOURCES {
+        let names = config.sources.iter().map(|source| source.name.as_str());
+        page.each(name, kind, help, "source", names.zip(meters.sources.iter().map(of)));
+    }
     for (name, kind, help, of) in CHANNELS {
         page.family(name, kind, help);
-        for (channel, meter) in channels() {
+        for (channel, meter) in config.channels.iter().zip(&meters.channels) {
             let source = &config.sources[usize::from(channel.source.0)].name;
             page.sample(name, &[("source", source), ("channel", &channel.name)], of(meter));
         }
     }
+}
 
+fn pipelines(page: &mut Page, status: &Status, json: &Value) {
+    let (meters, config) = (&status.meters, &status.config);
     let names = || config.pipelines.iter().map(|pipeline| pipeline.name.as_str());
-    let pipelines = |of: fn(&crate::flow::meter::PipelineMeter) -> f64| names().zip(meters.pipelines.iter().map(of));
-    page.each(
-        "predictions_total",
-        "counter",
-        "Predictions made.",
-        "pipeline",
-        pipelines(|m| m.predictions.get() as f64),
-    );
+    for (name, kind, help, of) in PIPELINES {
+        page.each(name, kind, help, "pipeline", names().zip(meters.pipelines.iter().map(of)));
+    }
     let shown = json["pipelines"].as_array().into_iter().flatten();
-    let scores = shown.clone().map(|p| f(&p["score"]).unwrap_or(f64::NAN));
-    page.each(
-        "score",
-        "gauge",
-        "The last score; NaN while learning, and when it is stale.",
-        "pipeline",
-        names().zip(scores),
-    );
-    let stale = shown.map(|p| flag(p["stale"] == true));
+    let scores = shown.clone().map(|p| p["score"].as_f64().unwrap_or(f64::NAN));
+    let help = "The last score; NaN while learning, and when it is stale.";
+    page.each("score", "gauge", help, "pipeline", names().zip(scores));
+    let stale = shown.clone().map(|p| flag(p["stale"] == true));
     page.each("score_stale", "gauge", "1: there is no current score.", "pipeline", names().zip(stale));
-    page.each(
-        "threshold",
-        "gauge",
-        "What it is compared with.",
-        "pipeline",
-        pipelines(|m| m.threshold.get().map_or(f64::NAN, f64::from)),
-    );
-    page.each(
-        "learning",
-        "gauge",
-        "1: statistics are being taken.",
-        "pipeline",
-        pipelines(|m| f64::from(u8::from(m.learning.load(Relaxed)))),
-    );
-    let serving = json["pipelines"].as_array().into_iter().flatten().map(|p| flag(p["serving"] == true));
+    let serving = shown.map(|p| flag(p["serving"] == true));
     page.each("model_serving", "gauge", "1: a worker serves it.", "pipeline", names().zip(serving));
     page.family("alarm_raised", "gauge", "1: raised.");
     for (alarm, sign) in config.alarms.iter().zip(&status.board.alarms) {
         page.sample("alarm_raised", &[("alarm", &alarm.name), ("severity", alarm.severity)], flag(sign.is_raised()));
     }
+}
 
-    let outbox = &json["outbox"];
-    let of = |key: &str| f(&outbox[key]).unwrap_or(0.0);
+fn outbox(page: &mut Page, status: &Status, outbox: &Value) {
+    let of = |key: &str| number(&outbox[key]);
     let both = |what: &str| [("ram", of(&format!("ram_{what}"))), ("stored", of(&format!("stored_{what}")))];
     page.each("outbox_records", "gauge", "Records not acknowledged yet.", "place", both("records").into_iter());
     page.each("outbox_bytes", "gauge", "Bytes of them.", "place", both("bytes").into_iter());
@@ -249,14 +247,10 @@ pub fn text(status: &Status) -> String {
     for ((stream, reason), n) in &status.writer.stats().lost {
         page.sample("lost_total", &[("stream", stream), ("reason", reason)], *n as f64);
     }
-    let commands = [
-        ("accepted", &meters.commands_accepted),
-        ("refused", &meters.commands_refused),
-        ("dropped", &meters.commands_dropped),
-    ];
-    let commands = commands.map(|(outcome, count)| (outcome, count.get() as f64));
-    page.each("commands_total", "counter", "Commands that came.", "outcome", commands.into_iter());
+}
 
+fn durations(page: &mut Page, status: &Status) {
+    let meters = &status.meters;
     page.family(
         "signal_seconds",
         "histogram",
@@ -264,23 +258,23 @@ pub fn text(status: &Status) -> String {
     );
     page.histogram("signal_seconds", &[], &meters.signal);
     page.family("infer_seconds", "histogram", "A run of the model.");
-    for (name, meter) in names().zip(&meters.pipelines) {
-        page.histogram("infer_seconds", &[("pipeline", name)], &meter.infer);
+    for (pipeline, meter) in status.config.pipelines.iter().zip(&meters.pipelines) {
+        page.histogram("infer_seconds", &[("pipeline", &pipeline.name)], &meter.infer);
     }
     page.family("commit_seconds", "histogram", "A commit of the store.");
     page.histogram("commit_seconds", &[], &meters.commit);
     page.family("acknowledge_seconds", "histogram", "From writing a message to its acknowledgement.");
     page.histogram("acknowledge_seconds", &[], &meters.acknowledge);
+}
 
-    let machine = &json["machine"];
-    page.one("rss_bytes", "gauge", "Memory of the daemon.", f(&machine["rss_kib"]).unwrap_or(0.0) * 1024.0);
+fn machine(page: &mut Page, machine: &Value) {
+    page.one("rss_bytes", "gauge", "Memory of the daemon.", number(&machine["rss_kib"]) * 1024.0);
     for (name, key, help) in [
         ("disk_free_bytes", "disk_free_bytes", "Free on the partition of the state."),
         ("temperature_celsius", "temperature_c", "The hottest zone."),
     ] {
-        if let Some(value) = f(&machine[key]) {
+        if let Some(value) = machine[key].as_f64() {
             page.one(name, "gauge", help, value);
         }
     }
-    page.0
 }

@@ -141,6 +141,7 @@ impl Status {
         for (source, meter) in self.config.sources.iter().zip(&self.meters.sources) {
             match meter.noise.load(Relaxed) {
                 2 => why.push(format!("source {}: nothing but noise, perhaps its baud is wrong", source.name)),
+                3 => why.push(format!("source {}: what comes is not in its format", source.name)),
                 1 => why.push(format!("source {}: more than half of its frames are refused", source.name)),
                 _ => {}
             }
@@ -245,6 +246,7 @@ impl Status {
             let silent_ms = (last_ns > 0).then(|| now_ns.saturating_sub(last_ns) / 1_000_000);
             let quality = match (meter.noise.load(Relaxed), silent_ms) {
                 (2, _) => "wrong_baud",
+                (3, _) => "wrong_format",
                 (1, _) => "noisy",
                 (_, None) => "waiting",
                 (_, Some(ms)) if ms > source.stale_ms => "stale",

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::{
-    config::{Field, GpioLine, GpioRead, Number, NumberText, Order, Port, Sentence, Sysfs, SysfsClass},
+    config::{Field, GpioLine, GpioRead, Number, NumberText, Order, Port, Sysfs, SysfsClass},
     flow::{Clk, SourceId, Why},
 };
 
@@ -26,7 +26,7 @@ fn channel(name: &str, max: Option<f64>) -> Channel {
 }
 
 fn decoder(format: Format) -> Decoder {
-    let own = !matches!(format, Format::Nmea(_) | Format::Edges(_));
+    let own = !matches!(format, Format::Nmea(_) | Format::Edges(_) | Format::Answers(_));
     let source = Source {
         name: "s".into(),
         port: Port::Sysfs(Sysfs { device: "d".into(), class: SysfsClass::Iio, readings: vec![], every_ms: 1 }),
@@ -87,7 +87,7 @@ fn numbers_are_read_in_each_order_and_a_frame_of_another_length_is_refused() {
         field("a", 6, Number::I(3), Order::Little),
         field("b", 9, Number::F(4), Order::WordsSwapped),
     ];
-    let mut decoder = decoder(Format::Binary(Layout { fields, bytes: 13 }));
+    let mut decoder = decoder(Format::Binary(Layout { fields, bytes: 13, block: None }));
     let mut row = Row::default();
     let mut frame = vec![1, 2, 0x10, 0x27, 0, 0, 0xfe, 0xff, 0xff];
     let bits = 2.5f32.to_be_bytes();
@@ -104,21 +104,24 @@ fn numbers_are_read_in_each_order_and_a_frame_of_another_length_is_refused() {
 }
 
 #[test]
-fn nmea_sentences_are_checked_and_angles_have_their_sign() {
-    let sentence =
-        Sentence { name: "GLL".into(), columns: vec![Some(("a".into(), true)), None, Some(("b".into(), false))] };
-    let mut decoder = decoder(Format::Nmea(vec![sentence]));
+fn tag_names_the_response_and_channels_of_others_are_absent() {
+    let csv = |name: &str| Format::Csv { delimiter: b',', columns: vec![name.into(), String::new()] };
+    let mut decoder = decoder(Format::Answers(vec![csv("a"), Format::Json, csv("b")]));
     let mut row = Row::default();
-    let mut read =
-        |text: &str| decoder.decode(Ok(text.as_bytes()), STAMP, &mut row).map(|r| (r, row.values[0], row.quality[1]));
-    let with_sum = |text: &str| format!("${text}*{:02X}", text.bytes().fold(0, |sum, byte| sum ^ byte));
-    let (made, value, _) = read(&with_sum("GPGLL,4916.45,S,3,W")).expect("read");
-    assert!(made && (value - (1.0 - 2.0 * (49.0 + 16.45 / 60.0))).abs() < 1e-9, "{value}");
-    assert_eq!(read(&with_sum("GPGLL,4916.45,N,")).map(|r| r.2), Ok(Quality::Missing));
-    assert_eq!(read(&with_sum("GPRMC,1,2,3")).map(|r| r.0), Ok(false), "a sentence that is not configured");
-    assert_eq!(read("$GPGLL,4916.45,N,3,W*00"), Err(Refused::Checksum));
-    for text in ["GPGLL,1", "$GPGLL,1,N,3", "$GPGLL*", "$*0", "$", "*00", "$GPGLL,1,N,3*zz"] {
-        assert_eq!(read(text), Err(Refused::NotNmea), "{text}");
+    for (frame, values) in [(&b"\0\x004,9"[..], (Some(9.0), None)), (b"\x02\x004,9", (None, Some(9.0)))] {
+        assert_eq!(decoder.decode(Ok(frame), STAMP, &mut row), Ok(true));
+        let (a, b) = values;
+        for (i, value) in [a, b].into_iter().enumerate() {
+            let wanted = if value.is_some() { Quality::Good } else { Quality::Absent };
+            assert_eq!((row.quality[i], value.is_none_or(|value| value == row.values[i])), (wanted, true), "{frame:?}");
+        }
+        assert_eq!(decoder.bare(frame), b"4,9");
+    }
+    assert_eq!(decoder.decode(Ok(b"\x01\0{\"b\": 1}"), STAMP, &mut row), Ok(true));
+    assert_eq!((row.quality[0], row.quality[1]), (Quality::Absent, Quality::Good));
+    assert_eq!(decoder.decode(Ok(b"\x02\x004"), STAMP, &mut row), Err(Refused::Columns));
+    for wrong in [&b"\x03\x004,9"[..], b"\0", b""] {
+        assert_eq!(decoder.decode(Ok(wrong), STAMP, &mut row), Err(Refused::Length), "{wrong:?}");
     }
 }
 

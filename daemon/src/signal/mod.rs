@@ -2,6 +2,7 @@
 //! from the stamps and the sensors' own clocks.
 
 mod align;
+mod block;
 pub mod decode;
 mod edges;
 mod json;
@@ -13,6 +14,8 @@ mod quality;
 mod registers;
 pub mod row;
 mod rules;
+mod sequence;
+mod stage;
 mod text;
 mod time;
 mod values;
@@ -22,23 +25,25 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use bytes::Bytes;
 
+pub use stage::{Inlet, run};
 pub use time::parse_time;
 
 use self::{
     align::Grid,
-    decode::{Decoder, Row},
+    decode::{Decoder, Refused, Row},
     measure::Measure,
     quality::SourceQuality,
-    rules::{ChannelRules, Sequence, Step},
+    rules::ChannelRules,
+    sequence::{Sequence, Step},
     values::Values,
     windowing::{RowRef, Windower},
 };
 use crate::{
     alarm::{Alarms, Origin},
-    config::{Config, Port},
+    config::{Config, Framing, Port},
     flow::{
-        Arrival, Class, Draft, FrameBatch, Quality, Retain, Sink, SourceId, Stamp, StreamId, Window,
-        event::EventStreams, lane, lane::Took, meter::Meters, record::json_str,
+        Arrival, Class, Draft, Flaw, FrameBatch, Quality, Retain, SourceId, Stamp, StreamId, Window,
+        event::EventStreams, meter::Meters, record::json_str,
     },
     limits,
 };
@@ -70,6 +75,22 @@ pub struct Made {
 /// Where a pipeline's channel stands: place in the pipeline, place in the source's row.
 type Places = Vec<(usize, usize)>;
 
+/// What lies between two rows.
+#[derive(Debug, Default)]
+struct Gap {
+    /// They do not join.
+    is_there: bool,
+    /// So many rows are missing, where that is known.
+    missing: u64,
+}
+
+impl Gap {
+    fn at_least(&mut self, missing: u64) {
+        self.missing = missing;
+        self.is_there |= missing > 0;
+    }
+}
+
 struct SourceState {
     name: String,
     /// Streams that are made of it, as JSON strings with commas between them.
@@ -84,6 +105,8 @@ struct SourceState {
     quality_stream: StreamId,
     own_time: bool,
     own_seq: bool,
+    /// Rows that a frame makes.
+    frame_rows: u64,
     /// Not every row holds every channel.
     partial: bool,
     sequence: Sequence,
@@ -202,19 +225,28 @@ impl Signal {
         let (mut rows, mut refused) = (0, 0);
         for frame in batch.frames() {
             match self.sources[source].decoder.decode(frame, batch.stamp, &mut row) {
+                Ok(true) if row.seq.is_some_and(|seq| self.sources[source].sequence.is_beyond(seq)) => {
+                    refused += 1;
+                    self.refused(source, frame, Refused::Sequence);
+                }
                 Ok(true) => {
-                    rows += 1;
-                    if self.row(source, &mut row, batch.stamp, made)
-                        && let Ok(frame) = frame
-                    {
-                        self.sources[source].values.example(frame);
+                    let frame = frame.unwrap_or_default();
+                    self.sources[source].quality.frame(batch.stamp);
+                    loop {
+                        rows += 1;
+                        if self.row(source, &mut row, batch.stamp, made) {
+                            let state = &mut self.sources[source];
+                            state.values.example(state.decoder.bare(frame));
+                        }
+                        if !self.sources[source].decoder.more(frame, &mut row) {
+                            break;
+                        }
                     }
                 }
                 Ok(false) => self.sources[source].quality.frame(batch.stamp),
                 Err(why) => {
                     refused += 1;
-                    self.sources[source].quality.refused(why);
-                    self.sources[source].unknown_missing(1);
+                    self.refused(source, frame, why);
                 }
             }
         }
@@ -228,21 +260,28 @@ impl Signal {
         self.tell_quality(source, batch.stamp, made);
     }
 
+    fn refused(&mut self, source: usize, frame: Result<&[u8], Flaw>, why: Refused) {
+        let source = &mut self.sources[source];
+        source.quality.refused(why, frame.ok().map(|frame| source.decoder.bare(frame)));
+        source.unknown_missing(source.frame_rows);
+    }
+
     /// Returns whether its frame is wanted as an example of bad values.
     fn row(&mut self, source: usize, row: &mut Row, stamp: Stamp, made: &mut Made) -> bool {
         let state = &mut self.sources[source];
-        state.quality.frame(stamp);
         let t_ns = row.t_ns.unwrap_or(stamp.boot_ns as i64);
-        let Some(missing) = state.follows(row, t_ns) else { return false };
-        if missing > 0 {
-            self.meters.sources[source].missing.add(missing);
-        }
+        let Some(gap) = state.follows(row, t_ns) else { return false };
+        self.meters.sources[source].missing.add(gap.missing);
+        // A window over a gap is dropped also where the rows that are missing cannot be counted.
+        let missing = if gap.is_there { gap.missing.max(1) } else { 0 };
         let example = state.judge(row, t_ns, stamp.boot_ns);
         let seq = row.seq.unwrap_or(state.rows);
         state.rows += 1;
         let (state, mut late) = (&self.sources[source], 0);
         for (pipeline, places) in &state.feeds {
-            let at = (seq, t_ns, stamp);
+            // By our clock: of a frame with many samples only the last one is as old as its arrival.
+            let here_ns = if state.own_time { stamp.boot_ns as i64 } else { t_ns };
+            let at = (seq, (t_ns, here_ns), stamp);
             let prediction = self.streams.prediction[*pipeline];
             late += feed(&mut self.pipelines[*pipeline], places, row, at, missing, prediction, made);
         }
@@ -265,7 +304,8 @@ impl Signal {
     fn tick(&mut self, source: SourceId, stamp: Stamp, made: &mut Made) {
         let source = usize::from(source.0);
         let state = &self.sources[source];
-        if !state.own_time {
+        // Samples that come in frames are of a time that has passed: intervals end with them.
+        if !state.own_time && state.frame_rows == 1 {
             for i in &state.measures {
                 let measure = &mut self.measures[*i];
                 let body = measure.tick(stamp.boot_ns as i64);
@@ -286,6 +326,9 @@ impl Signal {
         let state = &mut self.sources[source];
         state.alarms.iter().for_each(|(_, alarm)| self.alarms.look(*alarm, stamp, &mut made.drafts));
         let body = state.quality.tell(stamp);
+        if let Some(text) = state.quality.take_complaint() {
+            tracing::warn!("{text}; until then it makes no row");
+        }
         self.meters.sources[source].noise.store(state.quality.noise(), std::sync::atomic::Ordering::Relaxed);
         put(&mut made.drafts, state.quality_stream, Class::Status, stamp, body);
         self.tell_events(source, stamp, made);
@@ -326,40 +369,42 @@ impl Signal {
 }
 
 impl SourceState {
-    /// Rows that are missing between the previous row and this one, at least; `None`: this row came already.
-    fn follows(&mut self, row: &mut Row, t_ns: i64) -> Option<u64> {
-        let mut missing = match row.seq {
+    /// Whether this row joins the previous one; `None`: it came already.
+    fn follows(&mut self, row: &mut Row, t_ns: i64) -> Option<Gap> {
+        let mut gap = Gap::default();
+        match row.seq {
             Some(raw) => {
-                let (seq, step) = self.sequence.step(raw, &row.values, row.t_ns);
+                let (seq, step) = self.sequence.step(raw, &row.values, t_ns, self.own_time);
                 row.seq = Some(seq);
                 match step {
-                    Step::Joins => 0,
-                    Step::Missing(n) => n,
+                    Step::Joins => {}
+                    Step::Missing(n) => gap.at_least(n),
                     Step::Duplicate => {
                         self.quality.duplicate();
                         return None;
                     }
-                    // A restart, a row that was overtaken, or a corrupted number. None of them joins.
+                    // A restart, a row that was overtaken, or a corrupted number. None of them joins, and what they cost is
+                    // not known.
                     Step::Back => {
                         self.quality.reordered();
-                        1
+                        gap.is_there = true;
                     }
                 }
             }
-            None => std::mem::take(&mut self.pending_missing),
-        };
+            None => gap.at_least(std::mem::take(&mut self.pending_missing)),
+        }
         let step = self.last_t_ns.replace(t_ns).map_or(0, |last| t_ns.saturating_sub(last));
         if step < 0 && self.own_time {
             self.quality.backward();
-            missing = missing.max(1);
+            gap.is_there = true;
         }
         if self.gap_max_ns.is_some_and(|most| step > most) {
-            missing = missing.max(1);
+            gap.at_least(gap.missing.max(1));
         }
-        if missing > 0 {
-            self.quality.gap(missing);
+        if gap.is_there {
+            self.quality.gap(gap.missing);
         }
-        Some(missing)
+        Some(gap)
     }
 
     /// The rules of the channels. Returns whether the row's frame is wanted as an example of bad values.
@@ -414,6 +459,7 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams, on: &Alarms) -
         affects.push_str(if i > 0 { "," } else { "" });
         json_str(&mut affects, &stream);
     }
+    let text = matches!(&source.port, Port::Serial(serial) if serial.framing == Framing::Lines);
     SourceState {
         name: source.name.clone(),
         affects,
@@ -421,12 +467,18 @@ fn source_state(config: &Config, id: SourceId, streams: &Streams, on: &Alarms) -
         values: Values::new(row.len(), matches!(source.port, Port::Modbus(_)), source.stale_ms),
         metered_ns: 0,
         decoder: Decoder::new(source, &channels),
-        quality: SourceQuality::new(&source.name, channels.iter().map(|c| c.name.clone()).collect(), source.stale_ms),
+        quality: SourceQuality::new(
+            &source.name,
+            channels.iter().map(|c| c.name.clone()).collect(),
+            source.stale_ms,
+            text,
+        ),
         quality_stream: streams.quality[usize::from(id.0)],
         own_time: source.time.is_some(),
         own_seq: source.seq.is_some(),
+        frame_rows: source.format.rows_of_a_frame(),
         partial: source.format.is_partial(),
-        sequence: Sequence::new(source),
+        sequence: Sequence::new(source, source.format.rows_of_a_frame()),
         rules: channels.iter().map(|c| ChannelRules::new(c)).collect(),
         gap_max_ns: source.gap_max_ms.map(|ms| ms as i64 * 1_000_000),
         last_t_ns: None,
@@ -443,12 +495,12 @@ fn feed(
     pipeline: &mut PipelineState,
     places: &Places,
     row: &Row,
-    (seq, t_ns, stamp): (u64, i64, Stamp),
+    (seq, (t_ns, here_ns), stamp): (u64, (i64, i64), Stamp),
     missing: u64,
     prediction: StreamId,
     made: &mut Made,
 ) -> u64 {
-    let grid_t = if pipeline.own_time { t_ns } else { stamp.boot_ns as i64 };
+    let grid_t = if pipeline.own_time { t_ns } else { here_ns };
     if let Some(grid) = &mut pipeline.grid {
         let mut late = 0;
         for &(at, in_row) in places {
@@ -501,73 +553,4 @@ fn keep(result: Result<Option<Window>, windowing::Dropped>, prediction: StreamId
 
 fn put(drafts: &mut Vec<Draft>, stream: StreamId, class: Class, stamp: Stamp, body: Option<Bytes>) {
     drafts.extend(body.map(|body| Draft { stream, class, stamp, lineage: None, body, retain: Retain::No }));
-}
-
-/// Where the stage takes from.
-pub struct Inlet<S, T> {
-    /// What the sources send.
-    pub frames: lane::Receiver<Arrival>,
-    /// Frames that were shed on the way, since it was asked last.
-    pub shed: S,
-    /// Sees all that arrives.
-    pub tap: T,
-}
-
-/// The stage as a thread: ends when the frame lane is closed and empty.
-///
-/// `lanes[i]` takes the windows of pipeline `i`; `beat` is called at least every `limits::BEAT` with the batches that wait.
-pub fn run(
-    mut signal: Signal,
-    inlet: Inlet<impl Fn() -> Vec<(SourceId, u64)>, impl Fn(&Arrival)>,
-    lanes: Vec<lane::Sender<Window>>,
-    mut sink: impl Sink,
-    now_ns: impl Fn() -> u64,
-    beat: impl Fn(usize),
-) {
-    let Inlet { frames, shed, tap } = inlet;
-    let (mut arrivals, mut made, mut overflow) = (Vec::new(), Made::default(), Vec::new());
-    let mut last = None;
-    loop {
-        beat(frames.depth());
-        match frames.take(&mut arrivals, limits::FRAME_TAKE, limits::BEAT) {
-            Took::Closed => break,
-            Took::Nothing => continue,
-            Took::Some => {}
-        }
-        for (source, frames) in shed() {
-            signal.shed(source, frames);
-        }
-        for arrival in arrivals.drain(..) {
-            last = Some(arrival.stamp());
-            tap(&arrival);
-            signal.step(&arrival, &mut made);
-            hand_over(&signal, &mut made, &lanes, &mut sink, &mut overflow);
-            signal.meters.signal.took(now_ns().saturating_sub(arrival.stamp().boot_ns) / 1000);
-        }
-    }
-    if let Some(stamp) = last {
-        signal.finish(stamp, &mut made);
-        hand_over(&signal, &mut made, &lanes, &mut sink, &mut overflow);
-    }
-}
-
-fn hand_over(
-    signal: &Signal,
-    made: &mut Made,
-    lanes: &[lane::Sender<Window>],
-    sink: &mut impl Sink,
-    overflow: &mut Vec<Window>,
-) {
-    for ((stream, why), n) in std::mem::take(&mut made.lost) {
-        sink.lost(stream, n, why);
-    }
-    for window in made.windows.drain(..) {
-        lanes[usize::from(window.tag.pipeline)].push(window, overflow);
-    }
-    for window in overflow.drain(..) {
-        sink.lost(signal.streams.prediction[usize::from(window.tag.pipeline)], 1, "shed");
-    }
-    if !made.drafts.is_empty() {
-        sink.put(&mut made.drafts);
-    }
 }

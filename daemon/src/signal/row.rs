@@ -33,6 +33,8 @@ pub enum Refused {
     NotNmea,
     /// No pattern fits, or no label stands in it.
     Unmatched,
+    /// An NMEA sentence without the checksum that is required.
+    NoChecksum,
 }
 
 impl From<Flaw> for Refused {
@@ -48,7 +50,7 @@ impl From<Flaw> for Refused {
 
 impl Refused {
     /// Every reason, in the order of `index`.
-    pub const ALL: [Refused; 12] = [
+    pub const ALL: [Refused; 13] = [
         Self::NotText,
         Self::Columns,
         Self::NotJson,
@@ -61,6 +63,7 @@ impl Refused {
         Self::Length,
         Self::NotNmea,
         Self::Unmatched,
+        Self::NoChecksum,
     ];
 
     /// The word in payloads.
@@ -78,7 +81,27 @@ impl Refused {
             Self::Length => "length",
             Self::NotNmea => "not_nmea",
             Self::Unmatched => "unmatched",
+            Self::NoChecksum => "no_checksum",
         }
+    }
+}
+
+impl Refused {
+    /// What to do where everything is refused for this reason, beside what can be said of any.
+    pub fn advice(self) -> Option<&'static str> {
+        Some(match self {
+            Self::Columns => "the line has more or fewer columns than `columns`: compare them with the example",
+            Self::NotText => "the line is text in another encoding than UTF-8",
+            Self::NoChecksum => "if the device never sends checksums, set `checksum = \"optional\"`",
+            Self::Checksum => {
+                "frames come whole, but their checksum does not match: compare the kind of check with the device"
+            }
+            Self::Length => "frames have another length than `fields` together",
+            Self::Sequence => "the column `seq` holds no number up to `seq_modulo`",
+            Self::Clock => "the column `time` holds no time of `time_format`",
+            Self::Oversize => "frames are longer than `frame_max_bytes`, or end with another character",
+            _ => return None,
+        })
     }
 }
 

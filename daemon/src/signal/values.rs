@@ -90,10 +90,9 @@ impl Values {
 
     /// The frame of the values that `value` wanted one for.
     pub fn example(&mut self, frame: &[u8]) {
-        let text = frame[..frame.len().min(limits::EXAMPLE_BYTES)].escape_ascii().to_string();
-        let more = if frame.len() > limits::EXAMPLE_BYTES { "…" } else { "" };
+        let text = example(frame);
         let open = self.channels.iter_mut().filter_map(|channel| channel.example.as_mut());
-        open.filter(|(text, _)| text.is_empty()).for_each(|(example, _)| *example = format!("{text}{more}"));
+        open.filter(|(text, _)| text.is_empty()).for_each(|(known, _)| known.clone_from(&text));
     }
 
     /// Time went on. Returns what changed; nothing is said of the devices of a source that is lost as a whole.
@@ -122,6 +121,13 @@ impl Values {
     pub fn take_counts(&mut self) -> impl Iterator<Item = ((u64, u64), Option<f64>, ChannelState)> {
         self.channels.iter_mut().map(|c| (std::mem::take(&mut c.unmetered), c.share, c.state))
     }
+}
+
+/// A frame as an example: escaped, and cut where it is long.
+pub(super) fn example(frame: &[u8]) -> String {
+    let text = frame[..frame.len().min(limits::EXAMPLE_BYTES)].escape_ascii();
+    let more = if frame.len() > limits::EXAMPLE_BYTES { "…" } else { "" };
+    format!("{text}{more}")
 }
 
 impl Channel {

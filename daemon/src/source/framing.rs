@@ -41,6 +41,17 @@ impl Cutter {
         }
     }
 
+    /// Forgets what is half received: what follows is the beginning of a frame.
+    pub fn forget(&mut self) {
+        match self {
+            Self::Lines(lines) => {
+                lines.carry.clear();
+                lines.skipping = false;
+            }
+            Self::Packets(packets) => drop(packets.give_up(true)),
+        }
+    }
+
     /// Takes what one read brought.
     pub fn feed(&mut self, chunk: &[u8]) -> Cut {
         match self {
@@ -66,14 +77,15 @@ pub struct Lines {
     form: LineForm,
     /// In the middle of a line that is already too long, or whose beginning is lost.
     skipping: bool,
-    /// Bytes skipped since the last mark.
+    /// Bytes skipped since the last mark, and how many of them are no text.
     skipped: usize,
+    strange: usize,
 }
 
 impl Lines {
     /// Frames of at most `frame_max` bytes, their checksum included.
     pub fn new(frame_max: usize, form: LineForm) -> Self {
-        Self { carry: BytesMut::new(), frame_max, form, skipping: false, skipped: 0 }
+        Self { carry: BytesMut::new(), frame_max, form, skipping: false, skipped: 0, strange: 0 }
     }
 
     /// Bytes are lost: what is half received has no end, and what follows has no beginning.
@@ -89,32 +101,42 @@ impl Lines {
         let seen = self.carry.len().saturating_sub(self.form.end.len().saturating_sub(1));
         self.carry.extend_from_slice(chunk);
         if self.skipping {
-            let Some((_, behind)) = self.end(&self.carry, seen) else {
+            let Some((at, behind)) = self.end(&self.carry, seen) else {
                 self.skip(&mut cut);
                 return cut;
             };
+            let gone = self.carry.split_to(at);
+            self.pass(&gone, &mut cut);
             self.skipping = false;
-            let _ = self.carry.split_to(behind);
+            let _ = self.carry.split_to(behind - at);
         }
         if let Some(behind) = self.last_end(&self.carry) {
             cut.bytes = self.carry.split_to(behind).freeze();
             self.ranges(&cut.bytes, &mut cut.ranges);
         }
         if self.carry.len() > self.frame_max + self.form.end.len() {
-            (self.skipping, self.skipped) = (true, 0);
+            (self.skipping, self.skipped, self.strange) = (true, 0, 0);
             self.skip(&mut cut);
         }
         cut
     }
 
-    /// Forgets what is skipped. Each length of a line is marked: bytes that come without any end must be seen.
+    /// Forgets what waits, but for what may be the beginning of an end.
     fn skip(&mut self, cut: &mut Cut) {
         let kept = self.form.end.len().saturating_sub(1).min(self.carry.len());
-        self.skipped += self.carry.len() - kept;
-        let _ = self.carry.split_to(self.carry.len() - kept);
+        let gone = self.carry.split_to(self.carry.len() - kept);
+        self.pass(&gone, cut);
+    }
+
+    /// These bytes are skipped. Each length of a line is marked: bytes that come without any end must be seen.
+    fn pass(&mut self, gone: &[u8], cut: &mut Cut) {
+        self.skipped += gone.len();
+        self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
+        // Bytes of another speed have no ends of lines either.
+        let flaw = if self.strange * 4 < self.skipped { Flaw::Oversize } else { Flaw::Garbage };
         while self.skipped > self.frame_max {
-            self.skipped -= self.frame_max;
-            cut.ranges.push(Flaw::Oversize.mark());
+            (self.skipped, self.strange) = (self.skipped - self.frame_max, 0);
+            cut.ranges.push(flaw.mark());
         }
     }
 

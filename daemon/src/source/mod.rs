@@ -5,6 +5,7 @@ pub mod framing;
 mod gpio;
 mod modbus;
 pub mod packets;
+mod polling;
 pub mod ports;
 pub mod ring;
 mod serial;

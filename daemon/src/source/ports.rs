@@ -51,8 +51,8 @@ pub enum Speech {
     Csv(char, usize),
     /// One object a line: its keys.
     Json(Vec<String>),
-    /// NMEA: the sentences and how many fields each has.
-    Nmea(BTreeMap<String, usize>),
+    /// NMEA: the sentences and how many fields each has, and whether they come without a checksum.
+    Nmea(BTreeMap<String, usize>, bool),
     /// Lines that need more than a separator.
     Text(Suggestion),
     /// Lines without a form that is known here.
@@ -154,7 +154,7 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String, used: &mut Used
         let _ = writeln!(out, "  in use by {user}; not listened to\n");
         return;
     }
-    let mut heard = None;
+    let (mut heard, mut example) = (None, None);
     let bauds: Vec<u32> = args.baud.map_or_else(|| BAUDS.to_vec(), |baud| vec![baud]);
     if args.listen > 0.0 {
         for baud in &bauds {
@@ -164,6 +164,7 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String, used: &mut Used
                     let better = heard.is_none() || !matches!(speech, Speech::Silence | Speech::Unknown);
                     if better {
                         heard = Some((*baud, speech.clone()));
+                        example = last_line(&bytes);
                     }
                     // Silence has no speed: the others would say the same.
                     if matches!(speech, Speech::Silence) || !matches!(speech, Speech::Unknown) {
@@ -188,7 +189,7 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String, used: &mut Used
             let keys = escaped(keys.join(", "), limits::PORTS_KEYS);
             writeln!(out, "  speaks JSON lines at {baud} baud: {keys}")
         }
-        Speech::Nmea(all) => {
+        Speech::Nmea(all, _) => {
             let names: Vec<_> = all.keys().map(String::as_str).collect();
             writeln!(out, "  speaks NMEA 0183 at {baud} baud: {}", names.join(", "))
         }
@@ -199,9 +200,21 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String, used: &mut Used
         Speech::Frames(framing, n) => writeln!(out, "  speaks frames by {framing} of about {n} bytes at {baud} baud"),
         Speech::Unknown => writeln!(out, "  speaks, but nothing that is known here at {bauds:?} baud"),
     };
+    if let Some(line) = example.filter(|_| !matches!(speech, Speech::Silence | Speech::Unknown | Speech::Frames(..))) {
+        let _ = writeln!(out, "  for example: {line}");
+    }
     out.push('\n');
     out.push_str(&serial_lines(&source, &name.to_string_lossy(), baud, &speech));
     out.push('\n');
+}
+
+/// The last whole line, escaped: of the first one the beginning may be missing.
+fn last_line(bytes: &[u8]) -> Option<String> {
+    let mut lines: Vec<&[u8]> = bytes.split(|b| matches!(b, b'\n' | b'\r')).map(<[u8]>::trim_ascii).collect();
+    lines.pop();
+    let line = lines.into_iter().rfind(|line| !line.is_empty())?;
+    let more = if line.len() > limits::EXAMPLE_BYTES { "…" } else { "" };
+    Some(format!("{}{more}", line[..line.len().min(limits::EXAMPLE_BYTES)].escape_ascii()))
 }
 
 /// A source for a serial port.
@@ -218,13 +231,14 @@ fn serial_lines(source: &str, path: &str, baud: u32, speech: &Speech) -> String 
         }
         Speech::Json(_) => "    format = \"json\"\n".into(),
         Speech::Text(found) => found.keys.lines().fold(String::new(), |all, key| all + "    " + key + "\n"),
-        Speech::Nmea(all) => {
+        Speech::Nmea(all, unsummed) => {
             let sentence = |(name, n): (&String, &usize)| {
                 let columns: Vec<_> = (1..=*n).map(|i| format!("\"{}{i}\"", name.to_lowercase())).collect();
                 format!("{name} = [{}]", columns.join(", "))
             };
             let all: Vec<_> = all.iter().map(sentence).collect();
-            format!("    format = \"nmea\"\n    sentences = {{ {} }}\n", all.join(", "))
+            let checksum = if *unsummed { "    checksum = \"optional\"\n" } else { "" };
+            format!("    format = \"nmea\"\n{checksum}    sentences = {{ {} }}\n", all.join(", "))
         }
         Speech::Frames(framing, n) => {
             let rest = if *n > 1 { format!(", \"_:{}\"", n - 1) } else { String::new() };
@@ -287,8 +301,11 @@ fn text_lines(lines: &[&str]) -> Speech {
     let nmea: BTreeMap<String, usize> = lines
         .iter()
         .filter_map(|line| {
-            let (inner, sum) = line.strip_prefix(['$', '!'])?.rsplit_once('*')?;
-            let sum = u8::from_str_radix(sum, 16).ok()?;
+            let inner = line.strip_prefix(['$', '!'])?;
+            let (inner, sum) = match inner.rsplit_once('*') {
+                Some((inner, sum)) => (inner, u8::from_str_radix(sum, 16).ok()?),
+                None => (inner, inner.bytes().fold(0, |x, b| x ^ b)),
+            };
             let (address, fields) = inner.split_once(',')?;
             let name = address.get(2..).filter(|_| address.len() == 5).unwrap_or(address);
             let is_name = !name.is_empty() && name.len() <= 16 && name.bytes().all(|b| b.is_ascii_alphanumeric());
@@ -298,7 +315,8 @@ fn text_lines(lines: &[&str]) -> Speech {
         })
         .collect();
     if !nmea.is_empty() && most(lines.iter().filter(|line| line.starts_with(['$', '!'])).count()) {
-        return Speech::Nmea(nmea.into_iter().take(limits::PORTS_COLUMNS).collect());
+        let unsummed = lines.iter().any(|line| line.starts_with(['$', '!']) && !line.contains('*'));
+        return Speech::Nmea(nmea.into_iter().take(limits::PORTS_COLUMNS).collect(), unsummed);
     }
     let object = |line: &&str| serde_json::from_str::<serde_json::Map<String, serde_json::Value>>(line).ok();
     let objects: Vec<_> = lines.iter().filter_map(object).collect();
@@ -465,7 +483,14 @@ mod tests {
         assert_eq!(guess(b"\n21.5\n21.6\n21.6\n"), Speech::Csv(',', 1));
         assert_eq!(guess(b"1}\n{\"a\":1,\"b\":2}\n{\"a\":1,\"b\":2}\n"), Speech::Json(vec!["a".into(), "b".into()]));
         let nmea = b"x\r\n$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n";
-        assert_eq!(guess(nmea), Speech::Nmea([("GLL".to_owned(), 6)].into()));
+        assert_eq!(guess(nmea), Speech::Nmea([("GLL".to_owned(), 6)].into(), false));
+        assert_eq!(
+            guess(b"x\r\n$SDDPT,4.4,0.3\r\n$SDDPT,4.5,0.3\r\n"),
+            Speech::Nmea([("DPT".to_owned(), 2)].into(), true)
+        );
+        assert_eq!(last_line(b"1,2\r\n3,4\x1b\r\n5,").as_deref(), Some("3,4\\x1b"));
+        assert_eq!(last_line(b"1,2\r3,4\r5").as_deref(), Some("3,4"));
+        assert_eq!(last_line(b"1,2"), None);
         assert_eq!(guess(b"\r1,2\r3,4\r5,6\r7"), Speech::Csv(',', 2));
         assert_eq!(guess(b"x\n 1.5   2\n10.5  12\n"), Speech::Csv(' ', 2));
         assert!(matches!(guess(b"x\nT=23.5;P=1.0\nT=23.5;P=1.0\n"), Speech::Text(_)));
@@ -503,7 +528,7 @@ mod tests {
             guess(b"x\nT=23,5C;P=1,013bar\nT=23,5C;P=1,013bar\n"),
             guess(b"x\rST,GS,+  1.5kg*1E\rUS,GS,+  1.5kg*1F\r"),
             Speech::Json(vec!["a".into(), "\x1b".into()]),
-            Speech::Nmea(nmea),
+            Speech::Nmea(nmea, true),
             Speech::Frames("cobs", 4),
             Speech::Frames("slip", 1),
         ] {

@@ -1,7 +1,7 @@
 //! One tty: opened by path, exclusive, read in chunks; a hang-up closes it and it is
 //! opened again with jittered backoff, for ever. A device that speaks only when it is asked is asked here.
 
-use std::{os::fd::AsRawFd, time::Duration};
+use std::os::fd::AsRawFd;
 
 use futures_util::FutureExt;
 use tokio::{
@@ -9,10 +9,15 @@ use tokio::{
     time::Instant,
 };
 
-use super::{Outlet, Reopening, framing::Cutter};
+use super::{
+    Outlet, Reopening,
+    cut::Cut,
+    framing::Cutter,
+    polling::{Act, Polling},
+};
 use crate::{
-    config::{Line, Poll, Serial},
-    flow::{Arrival, Fault},
+    config::{Line, Serial},
+    flow::{Arrival, Fault, Stamp},
     host::{
         sys,
         tty::{self, SerialStream},
@@ -56,12 +61,11 @@ struct Reading<'a> {
     outlet: &'a Outlet,
     cutter: Cutter,
     total: u64,
+    opened: Instant,
     /// When bytes came last, while a part of a frame may wait.
     heard: Option<Instant>,
     overruns: Option<u64>,
-    poll: Option<&'a Poll>,
-    /// By then the device was to have answered.
-    answer_by: Option<Instant>,
+    polling: Option<Polling<'a>>,
 }
 
 impl<'a> Reading<'a> {
@@ -73,9 +77,9 @@ impl<'a> Reading<'a> {
             outlet,
             cutter: Cutter::new(settings),
             total: 0,
+            opened: Instant::now(),
             heard: None,
-            poll: settings.poll.as_ref(),
-            answer_by: None,
+            polling: settings.poll.as_ref().map(|poll| Polling::new(poll, Instant::now())),
         }
     }
 
@@ -84,15 +88,11 @@ impl<'a> Reading<'a> {
         let mut chunk = vec![0u8; limits::READ_BYTES];
         let mut ticks = tokio::time::interval(limits::TICK);
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
-        let every = self.poll.map_or(Duration::MAX, |poll| Duration::from_millis(poll.every_ms));
-        let mut polls = self.poll.map(|_| tokio::time::interval(every));
-        if let Some(polls) = &mut polls {
-            polls.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        }
         loop {
+            let at = self.polling.as_ref().map(Polling::next);
             let due = async {
-                match &mut polls {
-                    Some(polls) => polls.tick().await,
+                match at {
+                    Some(at) => tokio::time::sleep_until(at).await,
                     None => std::future::pending().await,
                 }
             };
@@ -108,8 +108,8 @@ impl<'a> Reading<'a> {
                         }
                     }
                 }
-                _ = due => {
-                    if let Err(why) = self.ask().await {
+                () = due => {
+                    if let Err(why) = self.poll().await {
                         return why;
                     }
                 }
@@ -120,11 +120,27 @@ impl<'a> Reading<'a> {
 
     async fn take(&mut self, bytes: &[u8]) {
         let stamp = self.outlet.clock.now();
+        if self.total == 0 && begins_inside(self.opened.elapsed(), self.overruns.is_some(), self.poll.is_some()) {
+            let _ = self.cutter.reset();
+        }
         self.total += bytes.len() as u64;
         self.heard = Some(Instant::now());
-        let cut = self.cutter.feed(bytes);
-        if !cut.ranges.is_empty() {
-            self.answer_by = None;
+        let cut = match &mut self.polling {
+            Some(polling) => self.cutter.feed(&polling.take(bytes, Instant::now())),
+            None => self.cutter.feed(bytes),
+        };
+        self.send_cut(cut, stamp).await;
+    }
+
+    /// Sends frames on: of a polled device, those that are a response.
+    async fn send_cut(&mut self, cut: Cut, stamp: Stamp) {
+        let lines = matches!(self.cutter, Cutter::Lines(_));
+        let (cut, unasked) = match &mut self.polling {
+            Some(polling) => polling.frames(cut, lines),
+            None => (cut, 0),
+        };
+        if unasked > 0 {
+            self.outlet.fault(Fault::WrongAnswer, unasked).await;
         }
         self.outlet.send_cut(cut, stamp).await;
     }
@@ -134,10 +150,9 @@ impl<'a> Reading<'a> {
         if self.heard.is_some_and(|at| at.elapsed() >= limits::FRAME_SILENCE) {
             self.heard = None;
             let cut = self.cutter.silent();
-            self.outlet.send_cut(cut, stamp).await;
+            self.send_cut(cut, stamp).await;
         }
         self.outlet.send(Arrival::Tick(self.outlet.source, stamp)).await;
-        self.look_for_an_answer().await;
         if let (Some(before), Some(now)) = (self.overruns, sys::tty_overruns(self.port.as_raw_fd())) {
             if now > before {
                 tracing::warn!(port = self.path, lost = now - before, "the kernel lost bytes of this port");
@@ -149,24 +164,32 @@ impl<'a> Reading<'a> {
         }
     }
 
-    /// Asks the device. One that takes no bytes for as long as it may take to answer has failed.
-    async fn ask(&mut self) -> Result<(), String> {
-        let Some(poll) = self.poll else { return Ok(()) };
-        self.look_for_an_answer().await;
-        let answer = Duration::from_millis(poll.answer_ms);
-        match tokio::time::timeout(answer, self.port.write_all(&poll.request)).await {
-            Ok(written) => written.map_err(|why| format!("write: {}", why.to_string().to_lowercase()))?,
-            Err(_) => return Err("write: it takes no bytes".into()),
+    /// Does what is due of polling. A device that takes no bytes for as long as it may take to respond has failed.
+    async fn poll(&mut self) -> Result<(), String> {
+        let Some(polling) = &mut self.polling else { return Ok(()) };
+        let now = Instant::now();
+        // What began like an echo, and was none.
+        let held = if polling.is_due(now) { polling.give_back() } else { Vec::new() };
+        if !held.is_empty() {
+            let cut = self.cutter.feed(&held);
+            self.send_cut(cut, self.outlet.clock.now()).await;
         }
-        self.answer_by = Some(Instant::now() + answer);
+        let Some(polling) = &mut self.polling else { return Ok(()) };
+        let patience = polling.answer();
+        match polling.act(now) {
+            Act::Wait => {}
+            Act::NoAnswer => self.outlet.fault(Fault::NoAnswer, 1).await,
+            Act::Ask(request) => {
+                if polling.is_fresh_line() {
+                    self.cutter.forget();
+                }
+                match tokio::time::timeout(patience, self.port.write_all(request)).await {
+                    Ok(written) => written.map_err(|why| format!("write: {}", why.to_string().to_lowercase()))?,
+                    Err(_) => return Err("write: it takes no bytes".into()),
+                }
+            }
+        }
         Ok(())
-    }
-
-    async fn look_for_an_answer(&mut self) {
-        if self.answer_by.is_some_and(|by| Instant::now() >= by) {
-            self.answer_by = None;
-            self.outlet.fault(Fault::NoAnswer, 1).await;
-        }
     }
 
     /// Adds what is there beside the first `n` bytes: a tty hands out 4 KiB at a time. Nothing at all is a hang-up.
@@ -183,5 +206,25 @@ impl<'a> Reading<'a> {
             }
         }
         Ok(n)
+    }
+}
+
+/// Whether the first bytes may be the rest of a line, of which nobody could tell: `345` of `12.345` is a number too. A device that
+/// talks by itself (not `polled`) was in the middle of one if no silence came before; a pseudo-terminal (not `real`) loses nothing.
+fn begins_inside(since_open: Duration, real: bool, polled: bool) -> bool {
+    real && !polled && since_open < limits::FRAME_SILENCE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_line_is_only_believed_after_a_silence_or_where_nothing_can_be_lost() {
+        let (soon, late) = (Duration::from_millis(20), limits::FRAME_SILENCE);
+        assert!(begins_inside(soon, true, false));
+        assert!(!begins_inside(late, true, false));
+        assert!(!begins_inside(soon, false, false));
+        assert!(!begins_inside(soon, true, true));
     }
 }

@@ -27,11 +27,11 @@ impl Base<'_> {
         })
     }
 
-    fn control_setup(&self, ends: ControlEnds, rollout: Desk, ran_before: bool) -> control::Setup {
+    fn control_setup(&self, ends: ControlEnds, rollout: Desk, ran_before: bool) -> control::ControlSetup {
         let ControlEnds { orders, responses, settled, wanted, news, leave, local } = ends;
         let state = &self.config.device.state_dir;
         let (writer, counters) = (self.writer.clone(), self.counters());
-        control::Setup {
+        control::ControlSetup {
             config: self.config.clone(),
             clock: self.host.clock.clone(),
             boot: self.host.boot.clone(),
