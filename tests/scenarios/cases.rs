@@ -45,6 +45,40 @@ struct Case {
 
 const CASES: &[Case] = &[
     Case {
+        name: "31-label-taken-for-the-score",
+        lines: &[],
+        expected: &[Has("none is named as `score`"), Has("`label` int64 [-1, 1], `scores` float32 [-1, 1]")],
+    },
+    Case {
+        name: "32-lower-is-worse",
+        lines: &[("score = \"scores\"", "score = \"scores\"\ndirection = \"low\"")],
+        expected: &[Has("alarms: [('raised', -0.238)]"), Has("scores: [0.111, 0.073, 0.101,")],
+    },
+    Case {
+        name: "34-answers-of-several-values",
+        lines: &[("hop_steps = 8", "hop_steps = 8\nreconstruction = \"recon\"\nreduce = \"mse\"")],
+        expected: &[Has("rc 0"), Lacks("scores: []")],
+    },
+    Case { name: "35-an-input-for-each-column", lines: &[], expected: &[Has("scores: [4, 4, 4.2, 3.9,")] },
+    Case {
+        name: "37-state-that-never-moves",
+        lines: &[
+            ("hop_steps = 4", "hop_steps = 4\nstate = { h_out = \"h_in\" }"),
+            ("[pipeline.p.param.h_in]", ""),
+            ("values = [0, 0, 0, 0]", ""),
+        ],
+        expected: &[Has("scores: [2.075, 3.137, 3.694,")],
+    },
+    Case {
+        name: "40-signature-reasons",
+        lines: &[],
+        expected: &[
+            Has("key `ops` signed, but without prehashing (minisign -l); sign it again without -l"),
+            Has("key `ops` signed something else: manifest.json was changed after it was signed"),
+            Has("as it should be: 3 golden cases"),
+        ],
+    },
+    Case {
         name: "41-the-first-row-decides",
         lines: &[],
         expected: &[
@@ -88,6 +122,42 @@ const CASES: &[Case] = &[
             Lacks("kentledge.toml"),
         ],
     },
+    Case {
+        name: "25-broker-without-retain",
+        lines: &[],
+        expected: &[
+            Expect::AtLeast("measurements that the broker took:", 10),
+            Has("1 WARN the broker offers less than this device asks for: it keeps no retained messages"),
+        ],
+    },
+    Case {
+        name: "26-broker-with-qos-0-only",
+        lines: &[],
+        expected: &[
+            Expect::AtLeast("measurements that the broker took:", 10),
+            Has("1 WARN the broker offers less than this device asks for: it acknowledges no message (QoS 0 only)"),
+        ],
+    },
+    Case {
+        name: "28-packet-larger-than-the-broker-takes",
+        lines: &[],
+        expected: &[Expect::AtLeast("rows that arrived:", 500), Has("'connect': 1,"), Lacks("twin")],
+    },
+    Case {
+        name: "29-alarm-that-was-renamed",
+        lines: &[],
+        expected: &[Has("up/meta/temps"), Lacks("up/a/bearing"), Lacks("up/meta/raw")],
+    },
+    Case {
+        name: "30-tls-reasons",
+        lines: &[],
+        expected: &[
+            Has("has no subjectAltName (X.509 version 1): it needs version 3 with localhost as subjectAltName"),
+            Has("marked as a CA's and cannot be the broker's own"),
+            Has("enc.key: the key is encrypted; a key with a password cannot be used"),
+            Has("as it should be: INFO connected"),
+        ],
+    },
 ];
 
 /// The folder of the cases; `None`, said loudly, where it is missing.
@@ -121,11 +191,18 @@ fn copy(shared: &Path, case: &Case, to: &Path) -> Result<PathBuf, String> {
     Ok(own)
 }
 
+/// ONNX Runtime for this machine: `lib/case.sh` would take one of a board that lies in the cache too.
+fn runtime() -> String {
+    let script = Command::new(root().join("daemon/get-onnxruntime")).output().expect("get-onnxruntime");
+    String::from_utf8_lossy(&script.stdout).trim().to_owned()
+}
+
 /// Plays it; its output with all blanks as one.
-fn play(own: &Path) -> Result<String, String> {
+fn play(own: &Path, runtime: &str) -> Result<String, String> {
     let mut run = Command::new(own.join("run.sh"))
         .current_dir(root())
         .env("KENTLEDGE", rig::daemon::binary())
+        .env("KENTLEDGE_ORT_LIB", runtime)
         .env("TMPDIR", own.parent().unwrap_or(own))
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
@@ -173,6 +250,7 @@ fn cases_from_the_field_give_what_their_users_would_expect() {
     let Some(shared) = shared() else { return };
     let dir = TempDir::new().expect("folder");
     symlink(shared.join("lib"), dir.path().join("lib")).expect("lib");
+    let runtime = runtime();
     let began = Instant::now();
     let (waiting, results) = (Mutex::new(CASES.iter()), Mutex::new(Vec::new()));
     std::thread::scope(|scope| {
@@ -181,7 +259,7 @@ fn cases_from_the_field_give_what_their_users_would_expect() {
                 loop {
                     let Some(case) = waiting.lock().expect("cases").next() else { break };
                     let from = Instant::now();
-                    let result = copy(&shared, case, dir.path()).and_then(|own| play(&own));
+                    let result = copy(&shared, case, dir.path()).and_then(|own| play(&own, &runtime));
                     let result = result.and_then(|output| compare(&output, case.expected));
                     results.lock().expect("results").push((case.name, from.elapsed(), result));
                 }

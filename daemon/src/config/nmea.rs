@@ -4,7 +4,7 @@
 //! sentences = { RMC = ["", "", "lat:ddmm", "", "lon:ddmm", "", "speed"], MWV = ["angle", "only:R", "wind:m/s"] }
 //! ```
 //!
-//! A word behind the colon says how the field is read. What the standard knows of a sentence (`standard`) is added here, so that
+//! The text behind the colon says how the field is read. What the standard knows of a sentence (`standard`) is added here, so that
 //! the decoder knows no sentence by name.
 
 use super::{

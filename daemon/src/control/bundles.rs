@@ -40,7 +40,7 @@ impl Jobs {
                 }
             }
         }
-        // A bundle that nobody took is of a job that was cancelled.
+        // A bundle that is left here belongs to a cancelled job.
         self.opened = None;
         done
     }

@@ -271,7 +271,8 @@ fn labels_name_the_values_of_a_line() {
 fn label_lines_are_rows_of_their_own_or_one_row_a_block() {
     let lines: [&[u8]; 7] =
         [b"PID\t0x203", b"V\t26201", b"I\t-1450", b"Checksum\t\xd8", b"V\t26202", b"I\t-1451", b"Checksum\t\n"];
-    let toml = "format = \"keyvalue\"\nlabel_end = \"\\t\"\n[channel.i]\ncolumn = \"I\"\nscale = 0.001\n[channel.v]\ncolumn = \"V\"\nscale = 0.001";
+    let toml = "format = \"keyvalue\"\nlabel_end = \"\\t\"\n[channel.i]\ncolumn = \"I\"\nscale = 0.001\n[channel.v]\n\
+                column = \"V\"\nscale = 0.001";
     assert_eq!(
         rows(toml, &lines),
         [
@@ -326,6 +327,10 @@ fn patterns_feed_the_columns_of_their_named_groups() {
             "refused unmatched".into(),
         ]
     );
+    // Date and time of day in two columns.
+    let toml = "format = \"pattern\"\npatterns = ['(?<at>[^,]+,[^,]+),(?<t>[^,]+)']\ntime = \"at\"\ntime_format = \"%d/%m/%Y,%H:%M:%S\"\n\
+                [channel.t]";
+    assert_eq!(rows(toml, &[b"12/03/2026,10:00:05,21.5"]), ["@1773309605000 t=21.5"]);
     // A pattern covers the whole line: what it does not name is no value.
     let toml = "format = \"pattern\"\npatterns = ['T=(?<t>[0-9.]+)']\n[channel.t]";
     assert_eq!(rows(toml, &[b"T=23,5", b"T=23.5", b"  T=23.5\r"]), ["refused unmatched", "t=23.5", "t=23.5"]);
@@ -349,7 +354,8 @@ fn json_is_read_by_keys_and_paths_and_a_number_may_be_text() {
         [format!("a:missing b:{NAN} c:missing d=3 e:missing f:missing")]
     );
     assert_eq!(rows(toml, &[b"7", b"\"a\"", b"{\"h\":1", b"{\"h\":NaNs}"]), ["refused not_json"; 4]);
-    let array = "format = \"json\"\nwords = { \"-99\" = \"missing\", open = 1 }\n[channel.a]\ncolumn = \"[0]\"\n[channel.b]\ncolumn = \"[1].v\"";
+    let array = "format = \"json\"\nwords = { \"-99\" = \"missing\", open = 1 }\n[channel.a]\ncolumn = \"[0]\"\n[channel.b]\n\
+                 column = \"[1].v\"";
     assert_eq!(
         rows(array, &[br#"[20.5,{"v":-99}]"#, br#"["open",{"v":"1E5"}]"#]),
         ["a=20.5 b:missing".to_owned(), format!("a=1 b:{NAN}")]
@@ -486,7 +492,8 @@ proptest! {
         ),
         which in 0usize..6,
     ) {
-        let numbers = "decimal = \",\"\nthousands = \"'\"\nsign = \"trailing\"\nsuffix = { \"\" = 1, k = 1000 }\nwords = { x = \"missing\" }\n";
+        let numbers = "decimal = \",\"\nthousands = \"'\"\nsign = \"trailing\"\nsuffix = { \"\" = 1, k = 1000 }\n\
+                       words = { x = \"missing\" }\n";
         let format = [
             "delimiter = \";\"\ncolumns = [\"a\", \"b\"]\n",
             "delimiter = \" \"\ncolumns = [\"a\", \"b\"]\n",

@@ -101,12 +101,14 @@ impl Lines {
         let seen = self.carry.len().saturating_sub(self.form.end.len().saturating_sub(1));
         self.carry.extend_from_slice(chunk);
         if self.skipping {
-            let Some((_, behind)) = self.end(&self.carry, seen) else {
+            let Some((at, behind)) = self.end(&self.carry, seen) else {
                 self.skip(&mut cut);
                 return cut;
             };
+            let gone = self.carry.split_to(at);
+            self.pass(&gone, &mut cut);
             self.skipping = false;
-            let _ = self.carry.split_to(behind);
+            let _ = self.carry.split_to(behind - at);
         }
         if let Some(behind) = self.last_end(&self.carry) {
             cut.bytes = self.carry.split_to(behind).freeze();
@@ -119,10 +121,15 @@ impl Lines {
         cut
     }
 
-    /// Forgets what is skipped. Each length of a line is marked: bytes that come without any end must be seen.
+    /// Forgets what waits, but for what may be the beginning of an end.
     fn skip(&mut self, cut: &mut Cut) {
         let kept = self.form.end.len().saturating_sub(1).min(self.carry.len());
         let gone = self.carry.split_to(self.carry.len() - kept);
+        self.pass(&gone, cut);
+    }
+
+    /// These bytes are skipped. Each length of a line is marked: bytes that come without any end must be seen.
+    fn pass(&mut self, gone: &[u8], cut: &mut Cut) {
         self.skipped += gone.len();
         self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
         // Bytes of another speed have no ends of lines either.

@@ -61,6 +61,7 @@ struct Reading<'a> {
     outlet: &'a Outlet,
     cutter: Cutter,
     total: u64,
+    opened: Instant,
     /// When bytes came last, while a part of a frame may wait.
     heard: Option<Instant>,
     overruns: Option<u64>,
@@ -76,6 +77,7 @@ impl<'a> Reading<'a> {
             outlet,
             cutter: Cutter::new(settings),
             total: 0,
+            opened: Instant::now(),
             heard: None,
             polling: settings.poll.as_ref().map(|poll| Polling::new(poll, Instant::now())),
         }
@@ -118,6 +120,9 @@ impl<'a> Reading<'a> {
 
     async fn take(&mut self, bytes: &[u8]) {
         let stamp = self.outlet.clock.now();
+        if self.total == 0 && begins_inside(self.opened.elapsed(), self.overruns.is_some(), self.poll.is_some()) {
+            let _ = self.cutter.reset();
+        }
         self.total += bytes.len() as u64;
         self.heard = Some(Instant::now());
         let cut = match &mut self.polling {
@@ -201,5 +206,25 @@ impl<'a> Reading<'a> {
             }
         }
         Ok(n)
+    }
+}
+
+/// Whether the first bytes may be the rest of a line, of which nobody could tell: `345` of `12.345` is a number too. A device that
+/// talks by itself (not `polled`) was in the middle of one if no silence came before; a pseudo-terminal (not `real`) loses nothing.
+fn begins_inside(since_open: Duration, real: bool, polled: bool) -> bool {
+    real && !polled && since_open < limits::FRAME_SILENCE
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn first_line_is_only_believed_after_a_silence_or_where_nothing_can_be_lost() {
+        let (soon, late) = (Duration::from_millis(20), limits::FRAME_SILENCE);
+        assert!(begins_inside(soon, true, false));
+        assert!(!begins_inside(late, true, false));
+        assert!(!begins_inside(soon, false, false));
+        assert!(!begins_inside(soon, true, true));
     }
 }

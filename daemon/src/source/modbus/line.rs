@@ -88,7 +88,7 @@ impl<'a> Line<'a> {
     /// question: some devices close after each answer, others after a minute of silence.
     pub async fn ask(&mut self, question: Question) -> Result<Vec<u8>, Failure> {
         let pause = Duration::from_micros(self.settings.manners.pause_us);
-        // Whoever else writes on the line gets a turn in between.
+        // Another writer on the line gets a turn in between.
         let pause = if self.settings.shared { pause.max(limits::MODBUS_SHARE) } else { pause };
         if let Some(used) = self.used {
             tokio::time::sleep_until(used + pause).await;
