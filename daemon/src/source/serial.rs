@@ -1,7 +1,7 @@
 //! One tty: opened by path, exclusive, read in chunks; a hang-up closes it and it is
 //! opened again with jittered backoff, for ever. A device that speaks only when it is asked is asked here.
 
-use std::os::fd::AsRawFd;
+use std::{os::fd::AsRawFd, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::{
@@ -120,7 +120,7 @@ impl<'a> Reading<'a> {
 
     async fn take(&mut self, bytes: &[u8]) {
         let stamp = self.outlet.clock.now();
-        if self.total == 0 && begins_inside(self.opened.elapsed(), self.overruns.is_some(), self.poll.is_some()) {
+        if self.total == 0 && begins_inside(self.opened.elapsed(), self.overruns.is_some(), self.polling.is_some()) {
             let _ = self.cutter.reset();
         }
         self.total += bytes.len() as u64;
