@@ -324,7 +324,7 @@ impl Evil {
                 };
                 let payload = serde_json::from_slice(&publish.payload).unwrap_or(Value::Null);
                 inner.seen.push((stream, payload, reason == Some(PubAckReason::Success)));
-                assert!(!inner.poor || (publish.qos == QoS::AtMostOnce && !publish.retain), "it was told in CONNACK");
+                assert!(!inner.poor || (publish.qos == QoS::AtMostOnce && !publish.retain), "CONNACK named this limit");
                 reason
                     .filter(|_| publish.pkid > 0)
                     .map(|reason| Packet::PubAck(PubAck { pkid: publish.pkid, reason, properties: None }))

@@ -61,7 +61,7 @@ fn models_of_other_tools_answer_what_their_own_tools_answer() {
     ] {
         assert!(done.out.contains(said), "{said}\n{}", done.out);
     }
-    let done = daemon::run(&["replay", "--csv", &rows, "--config", &config]);
+    let done = daemon::run(&["replay", "--csv", &rows, "--every", "1", "--config", &config]);
     assert_eq!(done.code, Some(0), "{}", done.err);
     for (file, of) in models {
         let expected: Vec<f64> = of["scores"].as_array().expect("scores").iter().filter_map(Value::as_f64).collect();
@@ -77,7 +77,7 @@ fn models_of_other_tools_answer_what_their_own_tools_answer() {
     );
     let site = site.with(&keys);
     let config = site.config().display().to_string();
-    let done = daemon::run(&["replay", "--csv", &rows, "--config", &config]);
+    let done = daemon::run(&["replay", "--csv", &rows, "--every", "1", "--config", &config]);
     assert!(done.out.contains("\"lost\":1,\"reason\":\"run_failed\""), "{}", done.out);
     assert!(done.err.contains("input `x` is float16, which cannot hold the value 70000"), "{}", done.err);
 }

@@ -35,6 +35,7 @@ const TOOLS: &[&str] = &[
     "jq",
     "kill",
     "mkdir",
+    "python3",
     "read",
     "scp",
     "sed",

@@ -3,8 +3,8 @@
 
 use kentledge::{
     config::{
-        Base, Block, Channel, Field, FieldAt, Format, GpioLine, GpioRead, KeyValue, Layout, Nmea, Number, NumberText, Order,
-        Pattern, Port, Reading, Sentence, SentenceValue, Source, Span, Sysfs, SysfsClass, TimeFormat, Word,
+        Base, Block, Channel, Field, FieldAt, Format, GpioLine, GpioRead, KeyValue, Layout, Nmea, Number, NumberText, Order, Pattern,
+        Port, Reading, Sentence, SentenceValue, Source, Span, Sysfs, SysfsClass, TimeFormat, Word,
     },
     flow::{Clk, Quality, SourceId, Stamp},
     signal::decode::{Decoder, Row},
@@ -96,17 +96,19 @@ fuzz_target!(|data: &[u8]| {
         decoder(Format::Nmea(nmea), TimeFormat::Unit(1)),
         decoder(Format::Binary(block()), TimeFormat::Unit(1)),
         decoder(Format::Binary(layout(0)), TimeFormat::Unit(1_000_000_000)),
-        decoder(Format::Tagged(vec![layout(0), layout(3)]), TimeFormat::Unit(1)),
+        decoder(Format::Answers(vec![csv(), Format::Json, Format::Binary(layout(3))]), TimeFormat::Unit(1)),
         decoder(Format::Edges(vec![edge("a", 0, GpioRead::Frequency), edge("b", 1, GpioRead::Quadrature(0))]), TimeFormat::Unit(1)),
     ] {
         let (mut row, stamp) = (Row::default(), Stamp { boot_ns: 1, wall_ms: None, clk: Clk::Unset });
         // In pieces of eleven as well: that is an edge.
         for frame in std::iter::once(data).chain(data.chunks(11)) {
-            if decoder.decode(Ok(frame), stamp, &mut row) == Ok(true) {
+            let mut is_row = decoder.decode(Ok(frame), stamp, &mut row) == Ok(true);
+            while is_row {
                 assert_eq!(row.values.len(), 2);
                 for (value, quality) in row.values.iter().zip(&row.quality) {
                     assert!(*quality != Quality::Good || value.is_finite());
                 }
+                is_row = decoder.more(frame, &mut row);
             }
         }
     }

@@ -11,6 +11,7 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
+use super::replay::recording::numbers;
 use crate::{
     bus,
     cli::{self, Whom, say},
@@ -153,9 +154,9 @@ fn verify(path: &Path, keyset: Option<PathBuf>, config: Option<&Path>) -> Result
     };
     let keyset =
         keyset.ok_or_else(|| what("no keyset is installed (commands.keyset); name one with --keyset".into()))?;
-    let keys = Keyset::read(&keyset).map_err(what)?;
+    let keys = Keyset::read(&keyset).map_err(|why| what(why.into()))?;
     let file = File::open(path).map_err(|why| what(why.to_string()))?;
-    let bundle = Bundle::open(&file, Some(&keys)).map_err(what)?;
+    let bundle = Bundle::open(&file, Some(&keys)).map_err(|why| what(why.into()))?;
     let release = &bundle.release;
     say(&format!("{}@{}, sequence {}, channel {}", release.model, release.version, release.seq, release.channel))?;
     say(&format!("signed by {}; for {}", bundle.signed_by.join(", "), release.device_class.join(", ")))?;
@@ -397,26 +398,12 @@ fn golden(running: &mut Running, deadline: Duration) -> Result<String, String> {
 
 /// The baseline of rows: a CSV whose header names the channels.
 fn baseline(rows: &Path, channels: &[String], drift: f64) -> Result<Baseline, String> {
-    let text = fs::read_to_string(rows).map_err(|why| format!("read {}: {why}", rows.display()))?;
-    let mut lines = text.lines();
-    let header = lines.next().ok_or("no row")?;
-    let separator = if header.contains(';') { ';' } else { ',' };
-    let fields = |line: &str| line.split(separator).map(|field| field.trim().to_owned()).collect::<Vec<_>>();
-    let header: Vec<String> = fields(header).iter().map(|name| channel_name(name)).collect();
-    let rows: Vec<Vec<String>> = lines.map(fields).collect();
     let mut baseline = Baseline::default();
-    for name in channels {
-        let at = header.iter().position(|h| h == name).ok_or_else(|| format!("no column `{name}`"))?;
-        let mut values: Vec<f64> = rows.iter().filter_map(|row| row.get(at)?.parse().ok()).collect();
+    for (name, mut values) in numbers(rows, channels).map_err(|why| why.text)? {
         let channel = Channel::of(&mut values, drift).ok_or_else(|| format!("column `{name}` has no number"))?;
-        baseline.channels.insert(name.clone(), channel);
+        baseline.channels.insert(name, channel);
     }
     Ok(baseline)
-}
-
-/// A channel name from a column's title: `Volume Flow RateRMS` → `volume_flow_raterms`.
-fn channel_name(title: &str) -> String {
-    title.to_lowercase().chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' }).collect()
 }
 
 fn models_of(config: Option<&Path>) -> Result<Models, Fatal> {

@@ -232,13 +232,13 @@ fn bundle(t: &mut Table<'_>, path: PathBuf, names: &Names) -> Model {
         }
     }
     let keys = match &names.keyset {
-        Some(keyset) => Keyset::read(keyset).map(Some),
+        Some(keyset) => Keyset::read(keyset).map(Some).map_err(String::from),
         None if names.allow_unsigned => Ok(None),
         None => Err("no keyset is installed (commands.keyset) that could say whose signature counts".into()),
     };
     let read = keys.and_then(|keys| {
         let file = File::open(&path).map_err(|why| why.to_string())?;
-        Head::read(&file, keys.as_ref())
+        Head::read(&file, keys.as_ref()).map_err(String::from)
     });
     match read {
         Ok(head) => {

@@ -178,7 +178,7 @@ const UNITS: [(&str, Unit); 19] = [
 ];
 
 impl Unit {
-    /// By its word in a configuration.
+    /// By its name in a configuration.
     pub(super) fn named(word: &str) -> Option<Self> {
         UNITS.iter().find(|(name, _)| *name == word).map(|(_, unit)| *unit)
     }

@@ -24,6 +24,7 @@ use crate::{
     },
     host::Unloaded,
     model::{
+        error::KeysetError,
         keyset::{Keyset, Role},
         shelf::Ended,
     },
@@ -66,13 +67,13 @@ pub trait Trusted: Debug + Send + Sync {
     ///
     /// # Errors
     /// No trusted key made the signature.
-    fn signer(&self, text: &str, minisig: &str) -> Result<String, String>;
+    fn signer(&self, text: &str, minisig: &str) -> Result<String, KeysetError>;
     /// The public key of this name, as the keyset writes it.
     fn public(&self, name: &str) -> Option<&str>;
 }
 
 impl Trusted for Keyset {
-    fn signer(&self, text: &str, minisig: &str) -> Result<String, String> {
+    fn signer(&self, text: &str, minisig: &str) -> Result<String, KeysetError> {
         Self::signer(self, Role::Command, text.as_bytes(), minisig).map(str::to_owned)
     }
 

@@ -16,12 +16,13 @@ use crate::{
     },
     model::{
         bundle,
+        error::StoreError,
         rollout::{Report, Request, Target},
     },
 };
 
 /// The result of an action: the event that follows, or the one that ends the list.
-type Done = Result<Option<ModelEvent>, ModelEvent>;
+type Done = Result<Option<ModelEvent>, Box<ModelEvent>>;
 
 impl Jobs {
     /// Handles an event of the models, and those that its actions result in. The command that is done at once.
@@ -33,26 +34,26 @@ impl Jobs {
                 match self.perform_on_models(action, &mut done) {
                     Ok(event) => events.extend(event),
                     Err(event) => {
-                        events.push_back(event);
+                        events.push_back(*event);
                         break;
                     }
                 }
             }
         }
-        // A bundle that nobody took is of a job that was cancelled.
+        // A bundle that is left here belongs to a cancelled job.
         self.opened = None;
         done
     }
 
     fn perform_on_models(&mut self, action: ModelAction, done: &mut Option<(Call, Outcome)>) -> Done {
-        let failed = |why| ModelEvent::NotDone(Undone::Step, why);
+        let failed = |why: StoreError| Box::new(ModelEvent::NotDone(Undone::Step, why.into()));
         match action {
-            ModelAction::Save(saved, undone) => match saved.and_then(|saved| self.disk.save(&saved)) {
+            ModelAction::Save(saved, undone) => match saved.and_then(|saved| Ok(self.disk.save(&saved)?)) {
                 Err(why) if matches!(undone, Undone::Log(_)) => return Ok(Some(ModelEvent::NotDone(undone, why))),
-                saved => saved.map_err(|why| ModelEvent::NotDone(undone, why))?,
+                saved => saved.map_err(|why| Box::new(ModelEvent::NotDone(undone, why)))?,
             },
             ModelAction::SaveHigh(high, then) => {
-                if let Err(why) = high.and_then(|high| self.disk.save_high(&high)) {
+                if let Err(why) = high.and_then(|high| Ok(self.disk.save_high(&high)?)) {
                     tracing::error!("{why}; {then}");
                 }
             }
@@ -79,7 +80,7 @@ impl Jobs {
 
     fn fetch(&self, number: u64, sha256: &str, url: String, size: u64) {
         let (wanted, to) = (self.wanted(url, size, self.model_waits.stopped()), self.disk.incoming(sha256));
-        self.long(move || fetch::fetch(&wanted, &to), move |brought| News::Brought(number, brought));
+        self.long(move || Ok(fetch::fetch(&wanted, &to)?), move |brought| News::Brought(number, brought));
     }
 
     fn copy(&mut self, id: String) {
@@ -102,7 +103,7 @@ impl Jobs {
                 Open::Stored => disk.open_bundle(&sha256, Some(&keys?)),
                 Open::Served => disk.open_bundle(&sha256, None),
             };
-            opened.map(Box::new)
+            Ok(Box::new(opened?))
         };
         self.long(work, move |opened| News::Opened(number, opened));
     }

@@ -55,6 +55,9 @@ pub struct Changed {
 }
 
 /// The candidate of a change, and the configuration with it.
+///
+/// # Errors
+/// Why the change is rejected: another digest, not TOML, or a configuration that does not validate.
 pub fn compare(
     config: &Config,
     previous: Option<String>,

@@ -214,7 +214,7 @@ pub(super) fn keyset(config: &Config, disk: &Disk, shelf: &mut Shelf) -> (Result
     match &config.commands.keyset {
         Some(path) => match disk.keyset(shelf, path) {
             Ok((keyset, trouble)) => (Ok(keyset), trouble),
-            Err(why) => (Err(why), None),
+            Err(why) => (Err(why.into()), None),
         },
         None => (Err("no keyset is installed (commands.keyset)".into()), None),
     }

@@ -220,11 +220,11 @@ impl Models {
 
     /// Saves slots and jobs.
     pub(super) fn save(&mut self, undone: Undone) {
-        self.act(ModelAction::Save(self.shelf.to_save().map(Box::new), undone));
+        self.act(ModelAction::Save(self.shelf.to_save().map(Box::new).map_err(String::from), undone));
     }
 
     fn save_high(&mut self, then: String) {
-        self.act(ModelAction::SaveHigh(self.shelf.high_to_save().map(Box::new), then));
+        self.act(ModelAction::SaveHigh(self.shelf.high_to_save().map(Box::new).map_err(String::from), then));
     }
 
     /// Starts a job, in this phase. Returns its number.

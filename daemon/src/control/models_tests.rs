@@ -250,7 +250,7 @@ fn chunks_are_taken_in_order_and_on_the_disk_before_the_bundle_is_opened() {
     let chunk = |rig: &mut Rig, offset: u64, bytes: &'static [u8]| {
         order(&rig.on(ModelEvent::Chunk(sha('a'), offset, Bytes::from_static(bytes))))
     };
-    assert_eq!(chunk(&mut rig, 2, b"xx"), [""; 0], "a gap, told a moment ago");
+    assert_eq!(chunk(&mut rig, 2, b"xx"), [""; 0], "a gap that was reported a moment ago");
     rig.now_ns += 60 * S;
     assert_eq!(chunk(&mut rig, 2, b"xx"), ["blob"], "a gap");
     assert_eq!(chunk(&mut rig, 0, b"12"), ["append"]);

@@ -143,6 +143,9 @@ struct InnerDesired {
 }
 
 /// Rejects a payload that makes the parser panic: otherwise it would come again with each start.
+///
+/// # Errors
+/// What `read` rejects; `malformed` for a panic.
 pub fn guarded<T>(read: impl FnOnce() -> Result<T, Refusal>) -> Result<T, Refusal> {
     let read = std::panic::catch_unwind(std::panic::AssertUnwindSafe(read));
     let read = read.unwrap_or_else(|_| Err(malformed("it cannot be read")));
@@ -164,6 +167,9 @@ pub fn is_response_topic(device: &str, topic: &str) -> bool {
 }
 
 /// Parses a message on `dn/cmd/{kind}/{id}` of `to` (`site/device`, `site/_all`, `site/_c-x`).
+///
+/// # Errors
+/// Why it is rejected: shape, addressee, type, id, times or arguments.
 pub fn command(to: &str, kind: &str, id: &str, payload: &[u8]) -> Result<Request, Refusal> {
     let text = checked(payload)?;
     let Some(row) = command::row(kind) else {
@@ -195,6 +201,9 @@ pub fn command(to: &str, kind: &str, id: &str, payload: &[u8]) -> Result<Request
 }
 
 /// Parses a message on `dn/desired` of `to`.
+///
+/// # Errors
+/// Why it is rejected: shape, addressee or signature.
 pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
     let text = checked(payload)?;
     let Some((inner, minisig)) = unwrap(text)? else {
@@ -210,6 +219,9 @@ pub fn desired(to: &str, payload: &[u8]) -> Result<Desired, Refusal> {
 }
 
 /// Parses a message on `dn/channel` of `to`.
+///
+/// # Errors
+/// Why it is rejected: shape, addressee or signature.
 pub fn channel(to: &str, payload: &[u8]) -> Result<ReleaseChannel, Refusal> {
     let text = checked(payload)?;
     let Some((inner, minisig)) = unwrap(text)? else {

@@ -20,7 +20,7 @@ use crate::{
         meter::Meters,
         order::{LinkNews, LogQuery, Orders, Response, Ticket},
     },
-    host::{Clock, Keep},
+    host::{Clock, HostError, Keep},
     model::rollout::Desk,
 };
 
@@ -29,12 +29,12 @@ use crate::{
 pub type Want = Box<dyn Fn(Mqtt, u64, Option<Duration>) + Send>;
 
 /// Reads a part of the journal.
-pub type ReadLog = Box<dyn Fn(&LogQuery) -> Result<Value, String> + Send>;
+pub type ReadLog = Box<dyn Fn(&LogQuery) -> Result<Value, HostError> + Send>;
 
 /// Access to the machine.
 pub struct Machine {
     /// Restarts the machine.
-    pub reboot: Box<dyn Fn() -> Result<(), String> + Send>,
+    pub reboot: Box<dyn Fn() -> Result<(), HostError> + Send>,
     /// Reads the journal.
     pub log: ReadLog,
     /// The status document.
@@ -102,7 +102,7 @@ pub enum Local {
 }
 
 /// Writes the bundle into the other slot. Reports percent and text; returns the version.
-pub type Write = dyn Fn(&Path, &mut dyn FnMut(i32, &str)) -> Result<String, String> + Send + Sync;
+pub type Write = dyn Fn(&Path, &mut dyn FnMut(i32, &str)) -> Result<String, HostError> + Send + Sync;
 
 /// Access to the machine's slots.
 pub struct Slots {

@@ -65,7 +65,9 @@ impl Jobs {
     fn perform_on_system(&mut self, action: SystemAction) -> Option<SystemEvent> {
         match action {
             SystemAction::Load => return Some(SystemEvent::Loaded(self.keep.load_checked(FILE))),
-            SystemAction::Restart => return (self.machine.reboot)().err().map(SystemEvent::NotRestarted),
+            SystemAction::Restart => {
+                return (self.machine.reboot)().err().map(|why| SystemEvent::NotRestarted(why.into()));
+            }
             SystemAction::Look => {
                 let status = (self.machine.status)();
                 let unwell = status["unwell"].as_array().and_then(|all| all.first()).and_then(Value::as_str);
@@ -120,7 +122,7 @@ impl Jobs {
                 // A progress report may be lost, the result may not.
                 let _ = news.try_send(News::System(Word::Progress(percent, words.to_owned())));
             };
-            write(&path, &mut tell)
+            Ok(write(&path, &mut tell)?)
         };
         self.long(work, |written| News::System(Word::Written(written)));
     }

@@ -25,6 +25,11 @@ const FILE: &str = "trial.json";
 const CONFIG: &str = "remote.toml";
 const PREVIOUS: &str = "previous";
 
+/// The trial of another process could not be rolled back: a file cannot be read or written; which, and why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct Unrecovered(String);
+
 /// Digest of a configuration's text.
 pub fn digest(text: &str) -> String {
     hex(&Sha256::digest(text))
@@ -103,18 +108,27 @@ impl Trials {
     }
 
     /// Saves the trial, which holds the previous layer, then writes the new layer.
+    ///
+    /// # Errors
+    /// The disk is not writable: `put_back` restores what was there.
     pub fn begin(&self, trial: &Trial) -> Result<(), String> {
         let done = self.control.save_checked(FILE, trial).and_then(|()| self.write(CONFIG, trial.text.as_deref()));
         done.map_err(|why| format!("write the configuration: {why}"))
     }
 
     /// Commits the change: saves the previous layer as a copy and removes the trial.
+    ///
+    /// # Errors
+    /// The disk is not writable: the trial is still there.
     pub fn keep(&self, trial: &Trial) -> Result<(), String> {
         let done = self.write(PREVIOUS, trial.previous.as_deref()).and_then(|()| self.forget());
         done.map_err(|why| format!("commit the configuration: {why}"))
     }
 
     /// Restores the previous layer. The trial stays on the disk, marked as rolled back, until `end`.
+    ///
+    /// # Errors
+    /// The disk is not writable: the trial is still there.
     pub fn put_back(&self, trial: &Trial, why: &str) -> Result<(), String> {
         let mark = Trial { put_back: Some(why.into()), ..trial.clone() };
         let done = self.write(CONFIG, trial.previous.as_deref());
@@ -123,15 +137,21 @@ impl Trials {
     }
 
     /// Removes a trial whose rollback was reported.
+    ///
+    /// # Errors
+    /// The disk is not writable: the rollback is reported again.
     pub fn end(&self) -> Result<(), String> {
         self.forget().map_err(|why| format!("remove the trial of a configuration: {why}"))
     }
 
     /// At the start of a process, before the configuration is read: rolls back the trial of another process.
-    pub fn recover(&self, process: &str) -> Result<(), String> {
-        match self.found()? {
+    ///
+    /// # Errors
+    /// A file cannot be read or written; the next start tries again.
+    pub fn recover(&self, process: &str) -> Result<(), Unrecovered> {
+        match self.found().map_err(Unrecovered)? {
             Some(trial) if trial.put_back.is_none() && trial.process != process => {
-                self.put_back(&trial, "the daemon did not live until it was confirmed")
+                self.put_back(&trial, "the daemon did not live until it was confirmed").map_err(Unrecovered)
             }
             _ => Ok(()),
         }

@@ -29,7 +29,7 @@ impl Control {
     /// Verifies a signature. Returns the issuer's key, as the keyset writes it.
     pub(super) fn verify(&self, signed: &request::Signed) -> Result<String, Refusal> {
         let keys = self.keys.trusted.as_ref().map_err(|why| Refusal(Why::BadSignature, why.clone()))?;
-        match keys.signer(&signed.text, &signed.minisig).map_err(|why| Refusal(Why::BadSignature, why))? {
+        match keys.signer(&signed.text, &signed.minisig).map_err(|why| Refusal(Why::BadSignature, why.into()))? {
             name if name == signed.issuer => Ok(keys.public(&name).unwrap_or_default().to_owned()),
             name => Err(Refusal(Why::BadSignature, format!("issuer is `{}`, but `{name}` signed", signed.issuer))),
         }

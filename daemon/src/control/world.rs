@@ -29,6 +29,7 @@ use crate::{
         order::{Addressee, Arrived, Asked, LinkNews, Respond, Ticket},
     },
     host::{Unloaded, clock::rfc3339_ms},
+    model::error::KeysetError,
 };
 
 pub const NONCE: &str = "nonce";
@@ -39,7 +40,7 @@ const WALL_MS: i64 = 1_800_000_000_000;
 pub struct TestKeys(pub BTreeMap<String, String>);
 
 impl Trusted for TestKeys {
-    fn signer(&self, _: &str, minisig: &str) -> Result<String, String> {
+    fn signer(&self, _: &str, minisig: &str) -> Result<String, KeysetError> {
         let name = minisig.strip_prefix("by:").filter(|name| self.0.contains_key(*name));
         name.map(str::to_owned).ok_or_else(|| "no key of this device made the signature".into())
     }

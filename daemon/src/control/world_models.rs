@@ -66,7 +66,7 @@ impl World {
                 match result {
                     Ok(event) => events.extend(event),
                     Err(event) => {
-                        events.push_back(event);
+                        events.push_back(*event);
                         break;
                     }
                 }
@@ -79,15 +79,15 @@ impl World {
         &mut self,
         action: ModelAction,
         done: &mut Option<(Call, Outcome)>,
-    ) -> Result<Option<ModelEvent>, ModelEvent> {
-        let failed = |why: String| ModelEvent::NotDone(Undone::Step, why);
+    ) -> Result<Option<ModelEvent>, Box<ModelEvent>> {
+        let failed = |why: String| Box::new(ModelEvent::NotDone(Undone::Step, why));
         let full = if self.disk.full { Err("no space left".to_owned()) } else { Ok(()) };
         let files = &mut self.disk.files;
         match action {
             ModelAction::Save(saved, undone) => match saved.and_then(|saved| full.map(|()| saved)) {
                 Ok(saved) => self.slots_saved(*saved, &undone),
                 Err(why) if matches!(undone, Undone::Log(_)) => return Ok(Some(ModelEvent::NotDone(undone, why))),
-                Err(why) => return Err(ModelEvent::NotDone(undone, why)),
+                Err(why) => return Err(Box::new(ModelEvent::NotDone(undone, why))),
             },
             ModelAction::SaveHigh(Ok(high), _) if full.is_ok() => files.high = Some(*high),
             ModelAction::SaveHigh(..) => {}

@@ -48,7 +48,7 @@ pub enum Phase {
     Unknown,
 }
 
-/// A record before it has its sequence number.
+/// A record before it has its sequence number. `docs/architecture.md` ("How a record stays safe") draws what it becomes.
 #[derive(Debug, Clone)]
 pub struct Draft {
     /// Which stream it belongs to.

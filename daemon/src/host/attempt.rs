@@ -14,6 +14,9 @@ pub struct Attempt {
 
 impl Attempt {
     /// Marks the beginning. Returns how many times in a row it was begun before without coming to an end.
+    ///
+    /// # Errors
+    /// The disk is not writable.
     pub fn begin(keep: &Keep, act: &str) -> io::Result<(Self, u32)> {
         let name = format!("{act}.attempt");
         // A marker that cannot be read, or makes no sense, is a marker.
@@ -27,6 +30,9 @@ impl Attempt {
     }
 
     /// It came to an end, good or bad.
+    ///
+    /// # Errors
+    /// The disk is not writable.
     pub fn ended(self) -> io::Result<()> {
         self.keep.remove(&self.name)
     }

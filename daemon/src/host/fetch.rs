@@ -17,6 +17,7 @@ use ureq::{
     tls::{Certificate, RootCerts, TlsConfig, TlsProvider},
 };
 
+use super::HostError;
 use crate::limits;
 
 /// What is fetched.
@@ -56,11 +57,14 @@ impl Drop for Waits {
 }
 
 /// Fetches it to `to`, going on after what is there. Blocking; ends within `limits::FETCH`.
-pub fn fetch(wanted: &Wanted, to: &Path) -> Result<(), String> {
+///
+/// # Errors
+/// It is not `https://`, the server refuses it or breaks off too often, it takes too long, or the disk is not writable.
+pub fn fetch(wanted: &Wanted, to: &Path) -> Result<(), HostError> {
     if !wanted.url.starts_with("https://") {
-        return Err(format!("{}: only https:// is fetched from", wanted.url));
+        return Err(HostError(format!("{}: only https:// is fetched from", wanted.url)));
     }
-    let what = |why: String| format!("fetch {}: {why}", wanted.url);
+    let what = |why: String| HostError(format!("fetch {}: {why}", wanted.url));
     let mut roots = match &wanted.ca_file {
         None => rustls_native_certs::load_native_certs().certs,
         Some(_) => Vec::new(),

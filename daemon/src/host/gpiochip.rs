@@ -93,6 +93,9 @@ fn lower(why: impl std::fmt::Display) -> String {
 
 impl Chip {
     /// By path, name or label.
+    ///
+    /// # Errors
+    /// There is none, several match, or it cannot be opened.
     pub fn open(name: &str) -> Result<Self, String> {
         if name.contains('/') {
             return Self::at(Path::new(name));
@@ -120,6 +123,9 @@ impl Chip {
     }
 
     /// The number of a line by its name.
+    ///
+    /// # Errors
+    /// No line has this name, or several have it.
     pub fn offset(&self, name: &str) -> Result<u32, String> {
         if !self.real {
             return Err(format!("no line is called {name}"));
@@ -130,6 +136,9 @@ impl Chip {
     }
 
     /// Asks for lines to read, all at once; their order is that of the bits.
+    ///
+    /// # Errors
+    /// The kernel refuses: a line is in use, or has no edges.
     pub fn inputs(self, lines: &[Input], queue: u32) -> Result<Inputs, String> {
         let lines = lines.to_vec();
         if !self.real {
@@ -149,6 +158,9 @@ impl Chip {
     }
 
     /// Asks for a line to drive, and sets it at once.
+    ///
+    /// # Errors
+    /// The kernel refuses: the line is in use.
     pub fn output(self, offset: u32, active_low: bool, on: bool) -> Result<Output, String> {
         if !self.real {
             let mut output = Output { file: self.file, real: false };
@@ -224,6 +236,9 @@ pub struct Inputs {
 
 impl Inputs {
     /// All levels, a bit each, where the kernel can be asked.
+    ///
+    /// # Errors
+    /// The kernel refuses, for example because the chip is gone.
     pub fn levels(&self) -> Result<Option<u64>, String> {
         if !self.real {
             return Ok(None);
@@ -235,11 +250,17 @@ impl Inputs {
     }
 
     /// Tells edges, or does not.
+    ///
+    /// # Errors
+    /// The kernel refuses, for example because the chip is gone.
     pub fn set_edges(&self, on: bool) -> Result<(), String> {
         if self.real { set_line_config(&self.file, config(&self.lines, on)?).map_err(lower) } else { Ok(()) }
     }
 
     /// The edges that wait, as structs of `EDGE_BYTES`.
+    ///
+    /// # Errors
+    /// `WouldBlock`: none waits. Otherwise the chip is gone.
     pub fn read(&self, into: &mut [u8]) -> std::io::Result<usize> {
         (&self.file).read(into)
     }
@@ -259,6 +280,9 @@ pub struct Output {
 
 impl Output {
     /// On or off, in the sense of `active_low`.
+    ///
+    /// # Errors
+    /// The kernel refuses, for example because the chip is gone.
     pub fn set(&mut self, on: bool) -> Result<(), String> {
         if self.real {
             return set_line_values(&self.file, &LineValues::from_slice(&[on])).map_err(lower);

@@ -92,6 +92,9 @@ impl Keep {
     }
 
     /// Write, fsync, rename, fsync the folder: after a power cut either the old or the new content is there.
+    ///
+    /// # Errors
+    /// The disk is not writable; the old content is there.
     pub fn save(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (path, fresh) = (self.0.join(name), self.0.join(format!("{name}.new")));
         let made = File::create(&fresh);
@@ -109,6 +112,9 @@ impl Keep {
     }
 
     /// Saves two copies, each with a checksum: `crc hex, line feed, JSON`. `name.bak` first: it is never the older one.
+    ///
+    /// # Errors
+    /// The disk is not writable; at least one old or new copy is there.
     pub fn save_checked(&self, name: &str, value: &impl serde::Serialize) -> io::Result<()> {
         let json = serde_json::to_vec(value)?;
         let bytes = [format!("{:08x}\n", crc32fast::hash(&json)).into_bytes(), json].concat();
@@ -151,6 +157,9 @@ impl Keep {
     }
 
     /// Forgets what was saved, also after a power cut.
+    ///
+    /// # Errors
+    /// The disk is not writable.
     pub fn remove(&self, name: &str) -> io::Result<()> {
         match fs::remove_file(self.0.join(name)) {
             Err(why) if why.kind() == io::ErrorKind::NotFound => Ok(()),

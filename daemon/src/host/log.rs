@@ -10,7 +10,7 @@ use std::{
 
 use serde_json::{Map, Value, json};
 
-use super::{Defence, clock::rfc3339_ms};
+use super::{Defence, HostError, clock::rfc3339_ms};
 use crate::{flow::order::LogQuery, limits};
 
 /// Writes text of any origin so that it can neither steer a terminal nor look like another line: what is not printable is
@@ -53,8 +53,11 @@ pub fn escaped(text: impl fmt::Display, most: usize) -> String {
 }
 
 /// The newest lines that were asked for and fit. Takes `limits::LOG_WAIT` at most.
-pub fn pull(query: &LogQuery) -> Result<Value, String> {
-    let what = |why: String| format!("read the log of {}: {why}", query.unit);
+///
+/// # Errors
+/// There is no journal, it cannot be read, or it took too long.
+pub fn pull(query: &LogQuery) -> Result<Value, HostError> {
+    let what = |why: String| HostError(format!("read the log of {}: {why}", query.unit));
     let mut command = Command::new("journalctl");
     command.args(["--no-pager", "--quiet", "--output=json", "--output-fields=MESSAGE,PRIORITY,MESSAGE_ID"]);
     command.arg(format!("--unit={}", query.unit)).arg(format!("--priority={}", query.priority));

@@ -4,6 +4,8 @@ use std::time::Duration;
 
 use zbus::{Connection, conn::Builder, proxy};
 
+use super::HostError;
+
 /// How long anyone on D-Bus may take to answer.
 const ANSWER: Duration = Duration::from_secs(10);
 
@@ -27,13 +29,19 @@ async fn connect(bus: &str) -> zbus::Result<Connection> {
 }
 
 /// The same, within a bound.
-pub async fn connect_soon(bus: &str) -> Result<Connection, String> {
-    within(connect(bus)).await.map_err(|why| format!("connect to the D-Bus `{bus}`: {why}"))
+///
+/// # Errors
+/// There is no such bus, or it does not answer in time.
+pub async fn connect_soon(bus: &str) -> Result<Connection, HostError> {
+    within(connect(bus)).await.map_err(|why| HostError(format!("connect to the D-Bus `{bus}`: {why}")))
 }
 
 /// Asks for a restart of the machine.
-pub async fn reboot(bus: &str) -> Result<(), String> {
-    let what = |why: zbus::Error| format!("ask logind to restart the system: {why}");
+///
+/// # Errors
+/// logind is not there, or polkit refuses.
+pub async fn reboot(bus: &str) -> Result<(), HostError> {
+    let what = |why: zbus::Error| HostError(format!("ask logind to restart the system: {why}"));
     let connection = connect_soon(bus).await?;
     let manager = ManagerProxy::new(&connection).await.map_err(what)?;
     manager.reboot(false).await.map_err(what)

@@ -240,7 +240,7 @@ struct TcpFrame<'a> {
     content: &'a [u8],
 }
 
-/// Whole frames from the start on; ends at the first that is none.
+/// Whole frames from the start on; ends at the first that is incomplete or malformed.
 struct TcpFrames<'a>(&'a [u8]);
 
 impl<'a> Iterator for TcpFrames<'a> {

@@ -5,7 +5,7 @@ use std::{collections::HashMap, fs, path::Path, time::Duration};
 use semver::Version;
 use zbus::{Connection, OwnedVariant, Variant, proxy};
 
-use super::logind;
+use super::{HostError, logind};
 
 /// Made by `kentledge-slot good`, with the slot in it: this system is healthy, and marked good in the boot loader.
 const GOOD: &str = "/run/kentledge-boot/good";
@@ -58,7 +58,10 @@ pub fn marked_good() -> bool {
 /// Installs a bundle into the other slot and returns its version; tells how far it is, in percent and words. RAUC verifies
 /// the signature before it reads anything else; what is for another board, or older than what runs, is refused before a
 /// byte is written.
-pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) -> Result<String, String> {
+///
+/// # Errors
+/// RAUC is not there, rejects the bundle, stands still, or the boot loader does not prefer the slot.
+pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) -> Result<String, HostError> {
     let what = |why: zbus::Error| format!("RAUC: {}", words(&why));
     let connection: Connection = logind::connect_soon(bus).await?;
     let rauc = InstallerProxy::new(&connection).await.map_err(what)?;
@@ -72,7 +75,7 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
     let version = of(&["update", "version"]).unwrap_or_default();
     let ours = rauc.compatible().await.map_err(what)?;
     if compatible != ours {
-        return Err(format!("it is for `{compatible}`, and this is `{ours}`"));
+        return Err(HostError(format!("it is for `{compatible}`, and this is `{ours}`")));
     }
     not_older(&version, &self::version().unwrap_or_default())?;
     // One that a daemon before us began goes on without it.
@@ -96,7 +99,7 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
         }
         still = if last == (percent, words.clone()) { still + LOOK } else { Duration::ZERO };
         if still > STANDS_STILL {
-            return Err(format!("RAUC stands still at {percent} %: {words}"));
+            return Err(HostError(format!("RAUC stands still at {percent} %: {words}")));
         }
         tell(percent, &words);
         last = (percent, words);
@@ -104,15 +107,15 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
     let error = rauc.last_error().await.map_err(what)?;
     if error.starts_with("Pre-install handler error") {
         // systemd/kentledge-bundle-check is all that it does.
-        return Err(format!("the bundle's content is not what was signed ({error})"));
+        return Err(HostError(format!("the bundle's content is not what was signed ({error})")));
     }
     if !error.is_empty() {
-        return Err(error);
+        return Err(HostError(error));
     }
     // A service that died in between has nothing to say of errors; what counts is what the boot loader will do.
     let primary = rauc.get_primary().await.map_err(what)?;
     if primary != other(slot().as_deref()) {
-        return Err(format!("RAUC ended, and the boot loader prefers {primary}"));
+        return Err(HostError(format!("RAUC ended, and the boot loader prefers {primary}")));
     }
     Ok(version)
 }
@@ -137,14 +140,17 @@ fn text(value: &Variant<'_>, path: &[&str]) -> Option<String> {
     }
 }
 
-fn not_older(next: &str, now: &str) -> Result<(), String> {
+fn not_older(next: &str, now: &str) -> Result<(), HostError> {
     let parse = |text: &str| {
-        Version::parse(text).map_err(|why| format!("invalid version `{text}`: expected MAJOR.MINOR.PATCH: {why}"))
+        Version::parse(text)
+            .map_err(|why| HostError(format!("invalid version `{text}`: expected MAJOR.MINOR.PATCH: {why}")))
     };
     let next_version = parse(next)?;
     // A system without a version of its own takes any.
     match Version::parse(now) {
-        Ok(now_version) if next_version < now_version => Err(format!("{next} is older than {now}, which runs")),
+        Ok(now_version) if next_version < now_version => {
+            Err(HostError(format!("{next} is older than {now}, which runs")))
+        }
         _ => Ok(()),
     }
 }

@@ -67,16 +67,25 @@ pub fn tty_overruns(tty: RawFd) -> Option<u64> {
     }
 }
 
-/// Takes the lock on an open file (flock), unless another open of the same file has it.
+/// Takes the lock on an open file, unless another open of the same file has it. It is a lock of its own beside `flock`, which
+/// serial libraries use while they open, and ends with the last descriptor of this open (F_OFD_SETLK).
 pub fn lock_file(file: RawFd) -> bool {
-    // SAFETY: `file` is only passed on; a descriptor that is not open is an error.
-    unsafe { libc::flock(file, libc::LOCK_EX | libc::LOCK_NB) == 0 }
+    lock(file, libc::F_WRLCK)
 }
 
 /// Gives that lock back.
 pub fn unlock_file(file: RawFd) {
-    // SAFETY: as above.
-    unsafe { libc::flock(file, libc::LOCK_UN) };
+    lock(file, libc::F_UNLCK);
+}
+
+fn lock(file: RawFd, kind: libc::c_int) -> bool {
+    // SAFETY: `flock` is plain old data for which all zeroes is valid (the whole file), and is only read; a descriptor that
+    // is not open is an error.
+    unsafe {
+        let mut lock: libc::flock = std::mem::zeroed();
+        lock.l_type = kind as libc::c_short;
+        libc::fcntl(file, libc::F_OFD_SETLK, &raw const lock) == 0
+    }
 }
 
 /// Whether a process set a tty exclusive (TIOCEXCL): then only root can open it.
@@ -121,6 +130,9 @@ pub enum Argument<'a> {
 
 /// Makes one system call to see whether it is let through; the number it answers, or the error. What it makes is left as it
 /// is; a process that it forks ends at once. Calls that could take memory from under this process are not made (EINVAL).
+///
+/// # Errors
+/// No process could be started.
 pub fn attempt(call: i64, arguments: [Argument<'_>; 6]) -> Result<i64, i32> {
     let mut zeroes = [0u64; 512];
     let pointer = zeroes.as_mut_ptr();
@@ -205,6 +217,9 @@ const SEALS: SealFlag =
 
 impl Sealed {
     /// Takes in at most `most` bytes, showing each part to `look` on its way.
+    ///
+    /// # Errors
+    /// It cannot be read or has more bytes, or no sealed memory can be made.
     pub fn copy(from: &mut dyn Read, most: u64, mut look: impl FnMut(&[u8])) -> std::io::Result<Self> {
         let fd = memfd_create(c"kentledge-model", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         let mut file = File::from(fd);
@@ -226,6 +241,9 @@ impl Sealed {
     }
 
     /// Takes over a descriptor that came from elsewhere; refused unless it is sealed.
+    ///
+    /// # Errors
+    /// It is no sealed memory.
     pub fn adopt(fd: OwnedFd) -> std::io::Result<Self> {
         let seals = SealFlag::from_bits_truncate(fcntl(&fd, FcntlArg::F_GET_SEALS)?);
         if !seals.contains(SEALS) {
@@ -246,6 +264,9 @@ impl Sealed {
     }
 
     /// To read them.
+    ///
+    /// # Errors
+    /// The kernel refuses.
     pub fn map(&self) -> std::io::Result<Mapped> {
         let length = NonZeroUsize::new(self.len).ok_or_else(|| std::io::Error::other("it is empty"))?;
         // SAFETY: a fresh mapping at an address of the kernel's choice.
@@ -287,6 +308,9 @@ impl Plain for u32 {}
 impl SharedMemory {
     /// Memory of `len` bytes for two processes, and the descriptor for the other one. Its size is sealed: who shortens it
     /// would end the other one with SIGBUS.
+    ///
+    /// # Errors
+    /// The kernel refuses.
     pub fn create(len: usize) -> std::io::Result<(Self, OwnedFd)> {
         let fd = memfd_create(c"kentledge-tensors", MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING)?;
         nix::unistd::ftruncate(&fd, len as i64)?;
@@ -297,6 +321,9 @@ impl SharedMemory {
     }
 
     /// Maps `len` bytes of a memory file descriptor, readable and writable.
+    ///
+    /// # Errors
+    /// The kernel refuses.
     pub fn map(fd: BorrowedFd<'_>, len: usize) -> std::io::Result<Self> {
         let length = NonZeroUsize::new(len).ok_or(std::io::ErrorKind::InvalidInput)?;
         let size = nix::sys::stat::fstat(fd.as_fd())?.st_size;

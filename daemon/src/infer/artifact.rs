@@ -65,7 +65,7 @@ impl Artifact {
             // same manifest needs no second look at them.
             let what = |why: String| format!("use bundle {}: {why}", path.display());
             let file = File::open(path).map_err(|why| what(why.to_string()))?;
-            let bundle = Bundle::open(&file, None).map_err(what)?;
+            let bundle = Bundle::open(&file, None).map_err(|why| what(why.into()))?;
             if bundle.manifest_sha256 != *manifest_sha256 {
                 return Err(what(
                     "it is another bundle than when the configuration was read; reload the configuration".into(),

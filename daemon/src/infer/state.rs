@@ -38,7 +38,7 @@ impl State {
         self.number = None;
     }
 
-    /// This window comes next: without the one before it, the state begins again.
+    /// This window comes next: without the previous one, the state begins again.
     pub fn follow(&mut self, number: u64) {
         if self.number.is_some_and(|last| last.checked_add(1) != Some(number)) {
             self.reset();

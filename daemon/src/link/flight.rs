@@ -181,7 +181,7 @@ mod tests {
         flight.answered(b);
         assert_eq!(flight.ponged(), [c]);
         assert!(!flight.awaits_pong());
-        assert_eq!(flight.ponged(), Vec::<u16>::new(), "a pong that nobody asked for");
+        assert_eq!(flight.ponged(), Vec::<u16>::new(), "a pong without a ping");
         assert!(flight.answered(d).is_some());
     }
 }

@@ -18,6 +18,7 @@ mod pace;
 mod packet;
 mod reason;
 mod seen;
+mod send;
 mod session;
 mod suspect;
 mod talk;
@@ -462,7 +463,7 @@ impl<'a> Link<'a> {
             if self.began.elapsed() >= limits::SOON * 2 {
                 self.outage.soon = 0;
                 if std::mem::take(&mut self.short_lived) {
-                    (self.setup.note)(&self.offer.lacks().join("; "));
+                    (self.setup.note)("");
                 }
             }
         }

@@ -29,7 +29,7 @@ pub struct Offer {
     pub sizes: Sizes,
     /// `+` in subscriptions.
     pub wildcards: bool,
-    /// The keep-alive that it demands; 0 of the broker, which then does not look, is none.
+    /// The keep-alive that it demands; `None` where the broker answers 0 and does not check it.
     pub keep_alive: Option<Duration>,
 }
 

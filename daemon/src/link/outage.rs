@@ -105,7 +105,7 @@ impl Outage {
         self.brokers.resize_with(self.brokers.len().max(1), Known::default);
     }
 
-    /// The broker whose turn it is; `None`: there is none, which no valid configuration has.
+    /// The broker to try next; `None` without any broker, which no valid configuration has.
     pub fn broker<'a>(&self, mqtt: &'a Mqtt) -> Option<&'a Broker> {
         mqtt.brokers.get(self.at)
     }
@@ -115,7 +115,7 @@ impl Outage {
         &mut self.brokers[self.at]
     }
 
-    /// After one that held, the list begins anew: the first broker is the one that is meant. Otherwise the next has its turn.
+    /// After a connection that held, the list starts again with the first broker, which is preferred. Otherwise the next is tried.
     /// `true`: it is one that was not tried yet in this round.
     pub fn next_broker(&mut self, held: bool) -> bool {
         self.at = if held { 0 } else { (self.at + 1) % self.brokers.len() };

@@ -90,6 +90,9 @@ impl Session {
                 let mut whole = BytesMut::with_capacity(packet.size());
                 let n = packet.write(&mut whole, None).map_err(|why| why.to_string())?;
                 frames.wrap(&whole, &mut self.output);
+                if matches!(packet, Packet::Disconnect(_)) {
+                    frames.close(&mut self.output);
+                }
                 n
             }
         };

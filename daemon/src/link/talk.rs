@@ -1,14 +1,9 @@
-//! One connection's packets: what the broker says, and what is sent to it.
+//! One connection's packets: what the broker says, and what follows.
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use bytes::Bytes;
-use rumqttc::v5::mqttbytes::{
-    QoS,
-    v5::{
-        ConnAck, Disconnect, DisconnectReasonCode, Packet, PingReq, PubAck, PubAckReason, Publish, PublishProperties,
-        SubAck, Subscribe, SubscribeReasonCode,
-    },
+use rumqttc::v5::mqttbytes::v5::{
+    ConnAck, Disconnect, DisconnectReasonCode, Packet, PubAckReason, Publish, SubAck, SubscribeReasonCode,
 };
 
 use super::{
@@ -19,19 +14,18 @@ use super::{
     packet::Sizes,
     reason::{self, Stage},
     seen,
-    session::{Closed, Session},
-    suspect::{Name, Verdict},
+    session::Closed,
+    suspect::Name,
     wire,
 };
 use crate::{
     flow::{
-        Class, Retain,
         event::Kind,
         order::{Arrived, LinkNews, Respond, Response, Ticket},
     },
     host::{Clock, Defence},
     limits,
-    outbox::{Loss, ToSend},
+    outbox::Loss,
 };
 
 impl Link<'_> {
@@ -81,19 +75,6 @@ impl Link<'_> {
             if !self.offer.qos1 && is_message {
                 self.answered(id, PubAckReason::Success, None)?;
             }
-        }
-        Ok(())
-    }
-
-    /// Pings when it is time, or when that is the only answer to what was sent.
-    fn ping(&mut self, session: &mut Session) -> Result<(), Failed> {
-        let now = self.began.elapsed();
-        let due = now.saturating_sub(self.pinged) >= self.keep_alive;
-        let asks = !self.offer.qos1 && self.flight.len() > 0 && !self.flight.awaits_pong();
-        if due || asks {
-            push(session, &Packet::PingReq(PingReq))?;
-            self.flight.pinged();
-            self.pinged = now;
         }
         Ok(())
     }
@@ -172,7 +153,7 @@ impl Link<'_> {
     }
 
     /// One part of a message is delivered, or lost with a reason; with its last part the outbox forgets the message.
-    fn settled_part(&mut self, part: &hand::Part, reason: Option<&'static str>) {
+    pub(super) fn settled_part(&mut self, part: &hand::Part, reason: Option<&'static str>) {
         let loss = reason.map(|reason| Loss { seqs: (part.name.1, part.name.2), n: part.n, reason });
         if let Some(lost) = self.parcels.settle(part.id, loss) {
             self.setup.reader.settled(part.id, &lost);
@@ -193,8 +174,8 @@ impl Link<'_> {
         tracing::info!(broker = %broker, session = self.outage.session, "connected");
         self.remark(ack);
         self.short_lived = self.outage.soon >= limits::SOON_TIMES;
-        let lacks = self.offer.lacks().join("; ");
-        (setup.note)(&if self.short_lived { self.outage.short_lived() } else { lacks });
+        // What the broker lacks is no fault of this device: it is logged, and the device is not degraded for it.
+        (setup.note)(&if self.short_lived { self.outage.short_lived() } else { String::new() });
         let away = self.outage.since.elapsed();
         if away >= limits::OUTAGE_TOLD && !self.outage.why.is_empty() {
             (setup.tell)(Kind::Outage, &format!("no connection for {:.1} s: {}", away.as_secs_f64(), self.outage.why));
@@ -243,7 +224,7 @@ impl Link<'_> {
     }
 
     /// What is known of the broker's largest packet.
-    fn most(&mut self) -> Sizes {
+    pub(super) fn most(&mut self) -> Sizes {
         let (said, learnt) = (self.offer.sizes, self.outage.known().sizes);
         Sizes { most: said.most.min(learnt.most), never: said.never.min(learnt.never) }
     }
@@ -357,171 +338,6 @@ impl Link<'_> {
         self.hand.push_back(Handed { correlation, ..Handed::nothing(topic, payload, false) });
     }
 
-    pub(super) fn send(&mut self, message: &ToSend) {
-        let result = message.sealed.class == Class::Reply;
-        let (topics, stream) = (&self.topics, &message.sealed.stream);
-        let topic = match message.sealed.items.first().filter(|_| result) {
-            Some(item) => topics.result(stream, &item.body),
-            None => topics.stream(stream),
-        };
-        let sizes = self.most();
-        let room = sizes.most.saturating_sub(packet::publish_bytes(topic.len(), 0, None) + 3);
-        let parts = packet::split(&message.sealed, message.hist, self.wanted.mqtt.cbor, room);
-        let retain = self.retain(message);
-        if retain == Retain::Remove && self.offer.retain {
-            self.hand.push_back(Handed::nothing(topic.clone(), Vec::new(), true));
-        }
-        self.parcels.begin(message.id, parts.len());
-        for packet::Part { seqs, n, payload } in parts {
-            if message.backlog {
-                self.pace.went(payload.len());
-            }
-            let size = packet::publish_bytes(topic.len(), payload.len(), None);
-            let part = hand::Part {
-                id: message.id,
-                name: Name(stream.clone(), seqs.0, seqs.1),
-                n,
-                size,
-                result: result.then_some(seqs.1),
-            };
-            if size >= sizes.never {
-                let (tally, last) = &mut self.outage.tallies.large;
-                tally.add(n);
-                *last = format!("the last one: stream {stream}, {size} bytes, the broker takes {}", sizes.never - 1);
-                self.settled_part(&part, Some("packet_too_large"));
-                continue;
-            }
-            let verdict = self.outage.suspects.verdict(&part.name);
-            let handed = Handed {
-                settles: Settles::Parcel(part),
-                backlog: message.backlog,
-                ..Handed::nothing(topic.clone(), payload, retain == Retain::Keep)
-            };
-            match verdict {
-                Verdict::Send => self.hand.push_back(handed),
-                Verdict::Later => self.wait_for_others(handed),
-                Verdict::Never => self.give_up(&handed),
-            }
-        }
-    }
-
-    /// It ended two connections: it waits until others were acknowledged.
-    fn wait_for_others(&mut self, handed: Handed) {
-        if self.later.len() >= limits::SUSPECTS_HELD
-            && let Some(oldest) = self.later.pop_front()
-        {
-            self.give_up(&oldest);
-        }
-        self.later.push_back(handed);
-    }
-
-    /// It ended three connections, or it is one of too many that ended two.
-    fn give_up(&mut self, handed: &Handed) {
-        let Settles::Parcel(part) = &handed.settles else { return };
-        let part = part.clone();
-        let (tally, last) = &mut self.outage.tallies.closed;
-        tally.add(1);
-        *last = format!("the last one: topic {}, {} bytes", handed.topic, part.size);
-        self.outage.suspects.forget(&part.name);
-        self.settled_part(&part, Some("closed_by_broker"));
-    }
-
-    /// The connection held long enough, and others were acknowledged: one that waited for that is sent, alone.
-    pub(super) fn try_alone(&mut self) {
-        let held = self.acknowledged && self.began.elapsed() >= limits::SUSPECT_AGAIN;
-        if held
-            && self.alone.is_none()
-            && self.hand.is_empty()
-            && self.flight.len() == 0
-            && let Some(handed) = self.later.pop_front()
-        {
-            if let Settles::Parcel(part) = &handed.settles {
-                self.alone = Some(part.name.clone());
-            }
-            self.hand.push_back(handed);
-        }
-    }
-
-    /// One that waits is due: nothing else is begun until it was sent.
-    pub(super) fn wants_alone(&self) -> bool {
-        let due = self.acknowledged && self.began.elapsed() >= limits::SUSPECT_AGAIN && !self.later.is_empty();
-        due || self.alone.is_some()
-    }
-
-    fn retain(&self, message: &ToSend) -> Retain {
-        let wanted = message.sealed.retain;
-        if !message.backlog || wanted == Retain::No {
-            return wanted;
-        }
-        let still = match (self.setup.raised)(&message.sealed.stream) {
-            Some(true) => wanted == Retain::Keep,
-            Some(false) => wanted == Retain::Remove,
-            None => false,
-        };
-        if still { wanted } else { Retain::No }
-    }
-
-    /// Announces something, retained.
-    pub(super) fn publish(&mut self, topic: String, json: String) {
-        let payload = wire::encode(json, self.wanted.mqtt.cbor);
-        self.hand.push_back(Handed::nothing(topic, payload, true));
-    }
-
-    /// Writes the next message when the previous one is with the kernel: an alarm waits behind one at most.
-    pub(super) fn hand_over(&mut self, session: &mut Session) -> Result<(), Failed> {
-        // A QoS 0 message has no id and needs no acknowledgement. An order is acknowledged before it is answered: should the
-        // broker close on the answer, the order does not come again.
-        for id in self.settled.drain(..).filter(|id| *id > 0) {
-            push(session, &Packet::PubAck(PubAck::new(id, None)))?;
-        }
-        let one = self.outage.suspects.one_at_a_time() || self.alone.is_some();
-        if session.is_idle() && self.flight.has_room() && !(one && self.flight.len() > 0) {
-            while let Some(next) = self.hand.pop_front() {
-                if self.fits(&next) {
-                    self.write(next, session)?;
-                    break;
-                }
-            }
-        }
-        self.ping(session)
-    }
-
-    /// Whether the broker takes a packet of this size. Records were split and measured before (`send`); what is announced, or
-    /// answered, cannot be split.
-    fn fits(&mut self, next: &Handed) -> bool {
-        let correlation = next.correlation.as_ref().map(Bytes::len);
-        let size = packet::publish_bytes(next.topic.len(), next.payload.len(), correlation);
-        let never = self.most().never;
-        let fits = size < never || !next.wishes.is_empty() || matches!(next.settles, Settles::Parcel(_));
-        if !fits {
-            tracing::warn!("{} is not sent: it has {size} bytes, and the broker takes {}", next.topic, never - 1);
-        }
-        fits
-    }
-
-    fn write(&mut self, next: Handed, session: &mut Session) -> Result<(), Failed> {
-        let Handed { topic, payload, retain, settles, backlog, correlation, wishes, .. } = next;
-        let id = self.flight.begin(settles, backlog, self.began.elapsed());
-        let packet = if wishes.is_empty() {
-            self.newest = Some((id, topic.clone(), packet::publish_bytes(topic.len(), payload.len(), None)));
-            Packet::Publish(Publish {
-                dup: false,
-                qos: if self.offer.qos1 { QoS::AtLeastOnce } else { QoS::AtMostOnce },
-                retain: retain && self.offer.retain,
-                topic: topic.into(),
-                pkid: id,
-                payload: payload.into(),
-                properties: correlation
-                    .map(|data| PublishProperties { correlation_data: Some(data), ..PublishProperties::default() }),
-            })
-        } else {
-            let mut subscribe = Subscribe::new_many(wire::filters(wishes), None);
-            subscribe.pkid = id;
-            Packet::Subscribe(subscribe)
-        };
-        push(session, &packet)
-    }
-
     /// Messages of the outbox that are unacknowledged, with their age.
     pub(super) fn flying(&self) -> Vec<(Name, Duration)> {
         let now = self.began.elapsed();
@@ -540,10 +356,6 @@ impl Link<'_> {
         });
         sizes.max()
     }
-}
-
-fn push(session: &mut Session, packet: &Packet) -> Result<(), Failed> {
-    session.push(packet).map_err(|why| Failed::broker(format!("write a packet: {why}")))
 }
 
 fn is_good(reason: PubAckReason) -> bool {

@@ -33,6 +33,11 @@ impl Frames {
         frame(BINARY, packet, out);
     }
 
+    /// Says that this side ends it in order.
+    pub fn close(&self, out: &mut BytesMut) {
+        frame(CLOSE, &1000u16.to_be_bytes(), out);
+    }
+
     /// Takes the payload out of what came; `answer` gets the pong that a ping asks for.
     ///
     /// # Errors

@@ -39,6 +39,9 @@ pub struct Baseline {
 
 impl Baseline {
     /// Parses and checks the file.
+    ///
+    /// # Errors
+    /// It has another shape, or values out of bounds.
     pub fn parse(bytes: &[u8]) -> Result<Self, String> {
         let baseline: Self = serde_json::from_slice(bytes).map_err(|why| format!("baseline.json: {why}"))?;
         if baseline.channels.len() > limits::CHANNELS_MAX {

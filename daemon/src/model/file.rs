@@ -19,6 +19,9 @@ pub struct ModelFile {
 
 impl ModelFile {
     /// Reads and checks the file; the error names the file and the reason.
+    ///
+    /// # Errors
+    /// It cannot be read, or the scan rejects it.
     pub fn read(path: &Path) -> Result<Self, String> {
         let what = |why: String| format!("use model {}: {why}", path.display());
         let mut file = File::open(path).map_err(|why| what(why.to_string()))?;
@@ -26,6 +29,9 @@ impl ModelFile {
     }
 
     /// Reads the bytes of a reader.
+    ///
+    /// # Errors
+    /// It is too large, cannot be read, or the scan rejects it.
     pub fn take(from: &mut dyn Read) -> Result<Self, String> {
         let mut hash = Sha256::new();
         let bytes = Sealed::copy(from, limits::MODEL_BYTES_MAX, |part| hash.update(part));

@@ -37,6 +37,9 @@ fn rtol() -> f64 {
 }
 
 /// Reads all cases; at least one is required.
+///
+/// # Errors
+/// A line has another shape, or there is no case, or there are too many.
 pub fn read(bytes: &[u8]) -> Result<Vec<Case>, String> {
     let text = std::str::from_utf8(bytes).map_err(|_| "golden.jsonl is not UTF-8".to_owned())?;
     let mut cases = Vec::new();
@@ -59,6 +62,9 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Case>, String> {
 
 impl Case {
     /// Whether an output's values agree with what is expected.
+    ///
+    /// # Errors
+    /// What differs, and by how much.
     pub fn agrees(&self, name: &str, got: &[f64]) -> Result<(), String> {
         let Some(expected) = self.outputs.get(name) else { return Ok(()) };
         if got.len() != expected.len() {

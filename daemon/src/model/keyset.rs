@@ -15,7 +15,7 @@ use std::{collections::BTreeMap, path::Path};
 use minisign_verify::{PublicKey, Signature};
 use serde::Deserialize;
 
-use super::signature;
+use super::{error::KeysetError, signature};
 use crate::limits;
 
 /// What a key may sign.
@@ -80,31 +80,37 @@ pub struct Keyset {
 
 impl Keyset {
     /// Reads a keyset's file.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let what = |why: String| format!("read keyset {}: {why}", path.display());
+    ///
+    /// # Errors
+    /// The file cannot be read, is too large, or is rejected; with its path.
+    pub fn read(path: &Path) -> Result<Self, KeysetError> {
+        let what = |why: String| KeysetError(format!("read keyset {}: {why}", path.display()));
         let size = std::fs::metadata(path).map_err(|why| what(why.to_string()))?.len();
         if size > limits::KEYSET_BYTES {
             return Err(what(format!("{size} bytes are more than {}", limits::KEYSET_BYTES)));
         }
         let bytes = std::fs::read(path).map_err(|why| what(why.to_string()))?;
-        Self::parse(&bytes).map_err(what)
+        Self::parse(&bytes).map_err(|why| what(why.to_string()))
     }
 
     /// Reads a keyset.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|why| why.to_string())?;
+    ///
+    /// # Errors
+    /// It has another shape, names a key twice, or has a threshold that its keys cannot reach.
+    pub fn parse(bytes: &[u8]) -> Result<Self, KeysetError> {
+        let raw: Raw = serde_json::from_slice(bytes).map_err(|why| KeysetError(why.to_string()))?;
         if raw.kind != "kentledge.keyset" {
-            return Err(format!("`_type` is `{}`, not `kentledge.keyset`", raw.kind));
+            return Err(KeysetError(format!("`_type` is `{}`, not `kentledge.keyset`", raw.kind)));
         }
-        let expires: jiff::Timestamp = raw
-            .expires
-            .parse()
-            .map_err(|_| format!("`expires`: `{}` is no time such as 2036-01-01T00:00:00Z", raw.expires))?;
+        let expires: jiff::Timestamp = raw.expires.parse().map_err(|_| {
+            KeysetError(format!("`expires`: `{}` is no time such as 2036-01-01T00:00:00Z", raw.expires))
+        })?;
         let mut keys: Vec<Key> = Vec::new();
         for RawKey { name, public: text, roles } in raw.keys {
-            let public = PublicKey::from_base64(text.trim()).map_err(|why| format!("key `{name}`: {why}"))?;
+            let public =
+                PublicKey::from_base64(text.trim()).map_err(|why| KeysetError(format!("key `{name}`: {why}")))?;
             if keys.iter().any(|key| key.name == name || key.public == public) {
-                return Err(format!("key `{name}` stands twice"));
+                return Err(KeysetError(format!("key `{name}` stands twice")));
             }
             if !raw.revoked.iter().any(|revoked| revoked.trim() == text.trim()) {
                 keys.push(Key { name, text: text.trim().to_owned(), public, roles });
@@ -113,7 +119,7 @@ impl Keyset {
         for (role, needed) in &raw.threshold {
             let there = keys.iter().filter(|key| key.roles.contains(role)).count();
             if *needed == 0 || *needed > there.max(1) {
-                return Err(format!("`threshold` {needed} for {role:?}, and {there} keys have that role"));
+                return Err(KeysetError(format!("`threshold` {needed} for {role:?}, and {there} keys have that role")));
             }
             if *role == Role::Command && *needed > 1 {
                 return Err("`threshold`: a command carries one signature".into());
@@ -136,13 +142,17 @@ impl Keyset {
     }
 
     /// The name of the key that signed this. The key must have the role. `minisig` is the text of the whole `.minisig` file.
-    pub fn signer(&self, role: Role, signed: &[u8], minisig: &str) -> Result<&str, String> {
-        let signature = Signature::decode(minisig).map_err(|why| format!("the signature cannot be read: {why}"))?;
+    ///
+    /// # Errors
+    /// It is no signature, of no key of this keyset, or of a key without the role.
+    pub fn signer(&self, role: Role, signed: &[u8], minisig: &str) -> Result<&str, KeysetError> {
+        let signature =
+            Signature::decode(minisig).map_err(|why| KeysetError(format!("the signature cannot be read: {why}")))?;
         let key = self.keys.iter().find(|key| key.public.verify(signed, &signature, false).is_ok());
         match key {
             Some(key) if key.roles.contains(&role) => Ok(&key.name),
-            Some(key) => Err(format!("key `{}` may not sign this", key.name)),
-            None => Err(self.why_not(role, signed, minisig)),
+            Some(key) => Err(KeysetError(format!("key `{}` may not sign this", key.name))),
+            None => Err(KeysetError(self.why_not(role, signed, minisig))),
         }
     }
 
@@ -164,35 +174,42 @@ impl Keyset {
 
     /// The names of the keys that signed this: at least as many different keys as the role's threshold. Signatures of unknown
     /// keys, or of keys without the role, are ignored: a bundle may carry those of the keys before and after a rotation.
-    pub fn signers(&self, role: Role, signed: &[u8], minisigs: &[String]) -> Result<Vec<&str>, String> {
+    ///
+    /// # Errors
+    /// Fewer keys than the threshold signed it.
+    pub fn signers(&self, role: Role, signed: &[u8], minisigs: &[String]) -> Result<Vec<&str>, KeysetError> {
         let (mut names, mut why): (Vec<&str>, Vec<String>) = (Vec::new(), Vec::new());
         for minisig in minisigs {
             match self.signer(role, signed, minisig) {
                 Ok(name) if names.contains(&name) => why.push(format!("key `{name}` signed twice")),
                 Ok(name) => names.push(name),
-                Err(reason) => why.push(reason),
+                Err(reason) => why.push(reason.into()),
             }
         }
         let needed = self.threshold.get(&role).copied().unwrap_or(1);
         if names.len() < needed {
             let count = format!("{} of {needed} needed signatures", names.len());
-            return Err(match why.as_slice() {
+            return Err(KeysetError(match why.as_slice() {
                 [] => count,
                 [only] if needed == 1 => only.clone(),
                 all => format!("{count} ({})", all.join("; ")),
-            });
+            }));
         }
         Ok(names)
     }
 
     /// Verifies the next keyset: signed by enough keys of both, and with the next version.
-    pub fn successor(&self, bytes: &[u8], minisigs: &[String]) -> Result<Self, String> {
-        self.signers(Role::Keyset, bytes, minisigs).map_err(|why| format!("by the keyset in use: {why}"))?;
+    ///
+    /// # Errors
+    /// Too few signatures of either keyset, another version, or not a keyset.
+    pub fn successor(&self, bytes: &[u8], minisigs: &[String]) -> Result<Self, KeysetError> {
+        self.signers(Role::Keyset, bytes, minisigs)
+            .map_err(|why| KeysetError(format!("by the keyset in use: {why}")))?;
         let next = Self::parse(bytes)?;
         if next.version != self.version + 1 {
-            return Err(format!("version {} does not follow {}", next.version, self.version));
+            return Err(KeysetError(format!("version {} does not follow {}", next.version, self.version)));
         }
-        next.signers(Role::Keyset, bytes, minisigs).map_err(|why| format!("by itself: {why}"))?;
+        next.signers(Role::Keyset, bytes, minisigs).map_err(|why| KeysetError(format!("by itself: {why}")))?;
         Ok(next)
     }
 
@@ -214,7 +231,7 @@ mod tests {
         trusted comment: timestamp:1633700835\tfile:test\tprehashed\n\
         wLMDjy9FLAuxZ3q4NlEvkgtyhrr0gtTu6KC4KBJdITbbOeAi1zBIYo0v4iTgt8jJpIidRJnp94ABQkJAgAooBQ==";
 
-    fn keyset(role: &str, revoked: &str) -> Result<Keyset, String> {
+    fn keyset(role: &str, revoked: &str) -> Result<Keyset, KeysetError> {
         let text = format!(
             r#"{{"_type":"kentledge.keyset","version":1,"expires":"2036-01-01T00:00:00Z",
                 "keys":[{{"name":"ops","public":"{KEY}","roles":["{role}"]}}],"revoked":[{revoked}]}}"#
@@ -239,7 +256,7 @@ mod tests {
         let one = SIGNATURE.to_owned();
         assert_eq!(ops.signers(Role::Model, b"test", std::slice::from_ref(&one)), Ok(vec!["ops"]));
         assert_eq!(ops.signers(Role::Model, b"test", &[one.clone(), one]), Ok(vec!["ops"]));
-        assert!(ops.signers(Role::Model, b"test", &[]).is_err_and(|why| why.contains("0 of 1")));
+        assert!(ops.signers(Role::Model, b"test", &[]).is_err_and(|why| why.to_string().contains("0 of 1")));
     }
 
     #[test]
@@ -251,6 +268,6 @@ mod tests {
             r#"{{"_type":"kentledge.keyset","version":1,"expires":"2036-01-01T00:00:00Z","threshold":{{"model":2}},
                 "keys":[{{"name":"ops","public":"{KEY}","roles":["model"]}}]}}"#
         );
-        assert!(Keyset::parse(two.as_bytes()).is_err_and(|why| why.contains("1 keys have that role")));
+        assert!(Keyset::parse(two.as_bytes()).is_err_and(|why| why.to_string().contains("1 keys have that role")));
     }
 }

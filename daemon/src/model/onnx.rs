@@ -404,6 +404,9 @@ fn narrow(n: u64) -> Result<u64, Refused> {
 }
 
 /// One protobuf number, in its shortest encoding.
+///
+/// # Errors
+/// The bytes end, or the encoding is longer than needed.
 pub fn varint(rest: &mut &[u8]) -> Result<u64, Refused> {
     let mut value = 0u64;
     for shift in (0..70).step_by(7) {

@@ -9,6 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    error::{BundleError, StoreError},
     keyset::Keyset,
     manifest::Release,
     slot::{Held, ModelSlots, Slot, SlotId},
@@ -237,7 +238,7 @@ impl Shelf {
     ///
     /// # Errors
     /// A file could not be read, so nothing is written over it.
-    pub fn to_save(&self) -> Result<Saved, String> {
+    pub fn to_save(&self) -> Result<Saved, StoreError> {
         self.may_save().map(|()| self.saved.clone())
     }
 
@@ -245,12 +246,12 @@ impl Shelf {
     ///
     /// # Errors
     /// A file could not be read, so nothing is written over it.
-    pub fn high_to_save(&self) -> Result<High, String> {
+    pub fn high_to_save(&self) -> Result<High, StoreError> {
         self.may_save().map(|()| self.high.clone())
     }
 
-    fn may_save(&self) -> Result<(), String> {
-        self.unread.as_ref().map_or(Ok(()), |why| Err(format!("{why}; nothing is written over it")))
+    fn may_save(&self) -> Result<(), StoreError> {
+        self.unread.as_ref().map_or(Ok(()), |why| Err(StoreError::Unread(why.clone())))
     }
 
     /// What could not be saved is undone: slots and jobs are as they were. Bundles that failed stay known.
@@ -315,13 +316,13 @@ impl Shelf {
         device: &Device,
         keys_expire_ms: i64,
         floor: u64,
-    ) -> Result<(), String> {
-        self.may_save()?;
+    ) -> Result<(), BundleError> {
+        self.may_save().map_err(|why| BundleError(why.to_string()))?;
         if keys_expire_ms <= device.now_ms {
             return Err("the keyset of this device expired; it needs a newer one before anything is installed".into());
         }
         if let Some(why) = self.why_failed(sha256) {
-            return Err(format!("it failed here before ({why}); a new release is needed"));
+            return Err(BundleError(format!("it failed here before ({why}); a new release is needed")));
         }
         let line = self.line(&release.model);
         // A bundle that a slot holds may be installed again.
@@ -422,28 +423,41 @@ impl ModelSlots {
 }
 
 /// The same check without a shelf.
-fn admit(release: &Release, device: &Device, high: u64, known: bool) -> Result<(), String> {
+fn admit(release: &Release, device: &Device, high: u64, known: bool) -> Result<(), BundleError> {
     if release.expires_ms <= device.now_ms {
-        return Err(format!("it expired at {}", crate::host::clock::rfc3339_ms(release.expires_ms)));
+        return Err(BundleError(format!("it expired at {}", crate::host::clock::rfc3339_ms(release.expires_ms))));
     }
     if release.min_supervisor > device.version {
-        return Err(format!("it needs kentledge {} or newer, and this is {}", release.min_supervisor, device.version));
+        return Err(BundleError(format!(
+            "it needs kentledge {} or newer, and this is {}",
+            release.min_supervisor, device.version
+        )));
     }
     if !release.device_class.iter().any(|class| class == "any" || *class == device.class) {
         let mine = if device.class.is_empty() { "none (device.class)" } else { &device.class };
-        return Err(format!("it is for {}, and this device's class is {mine}", release.device_class.join(", ")));
+        return Err(BundleError(format!(
+            "it is for {}, and this device's class is {mine}",
+            release.device_class.join(", ")
+        )));
     }
     if release.channel != device.channel {
-        return Err(format!(
+        return Err(BundleError(format!(
             "it is of the channel `{}`, and this device follows `{}`",
             release.channel, device.channel
-        ));
+        )));
     }
     if release.seq < high || release.seq == high && high > 0 && !known {
-        return Err(format!("its sequence {} is not above {high}, the newest this device has known", release.seq));
+        return Err(BundleError(format!(
+            "its sequence {} is not above {high}, the newest this device has known",
+            release.seq
+        )));
     }
     if release.seq - high > limits::MODEL_SEQ_JUMP {
-        return Err(format!("its sequence {} is more than {} above {high}", release.seq, limits::MODEL_SEQ_JUMP));
+        return Err(BundleError(format!(
+            "its sequence {} is more than {} above {high}",
+            release.seq,
+            limits::MODEL_SEQ_JUMP
+        )));
     }
     Ok(())
 }

@@ -195,6 +195,9 @@ impl ModelSlots {
     }
 
     /// Takes a step; `Steady` makes the slot serve.
+    ///
+    /// # Errors
+    /// The slot is not at the step before.
     pub fn step(&mut self, id: SlotId, step: SlotStep) -> Result<(), Illegal> {
         let next = self.slot(id).clone().step(step)?;
         *self.slot_mut(id) = next;

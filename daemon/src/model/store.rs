@@ -23,6 +23,7 @@ use std::{
 
 use super::{
     bundle::Bundle,
+    error::{BundleError, KeysetError, StoreError},
     keyset::Keyset,
     shelf::{High, Lowered, Saved, Shelf},
     slot::{Origin, SlotId},
@@ -128,16 +129,18 @@ impl Disk {
     ///
     /// # Errors
     /// The disk is not writable.
-    pub fn save(&self, saved: &Saved) -> Result<(), String> {
-        self.keep.save_checked(SLOTS, saved).map_err(|why| format!("save the model slots: {why}"))
+    pub fn save(&self, saved: &Saved) -> Result<(), StoreError> {
+        self.keep.save_checked(SLOTS, saved).map_err(|why| StoreError::Disk(format!("save the model slots: {why}")))
     }
 
     /// Writes `high.json`.
     ///
     /// # Errors
     /// The disk is not writable.
-    pub fn save_high(&self, high: &High) -> Result<(), String> {
-        self.keep.save_checked(HIGH, high).map_err(|why| format!("save the highest sequences of models: {why}"))
+    pub fn save_high(&self, high: &High) -> Result<(), StoreError> {
+        self.keep
+            .save_checked(HIGH, high)
+            .map_err(|why| StoreError::Disk(format!("save the highest sequences of models: {why}")))
     }
 
     /// The path of a bundle that is being received.
@@ -166,28 +169,28 @@ impl Disk {
     ///
     /// # Errors
     /// The disk is not writable.
-    pub fn take_copy(&self, sha256: &str) -> Result<(), String> {
-        fs::rename(self.copy(), self.incoming(sha256)).map_err(|why| format!("copy it: {why}"))
+    pub fn take_copy(&self, sha256: &str) -> Result<(), StoreError> {
+        fs::rename(self.copy(), self.incoming(sha256)).map_err(|why| StoreError::Disk(format!("copy it: {why}")))
     }
 
     /// Appends to an incoming bundle; on the disk when it returns.
     ///
     /// # Errors
     /// The disk is not writable.
-    pub fn append(&self, sha256: &str, bytes: &[u8]) -> Result<(), String> {
+    pub fn append(&self, sha256: &str, bytes: &[u8]) -> Result<(), StoreError> {
         let path = self.incoming(sha256);
         let written = OpenOptions::new().create(true).append(true).open(&path).and_then(|mut file| {
             file.write_all(bytes)?;
             file.sync_data()
         });
-        written.map_err(|why| format!("write {}: {why}", path.display()))
+        written.map_err(|why| StoreError::Disk(format!("write {}: {why}", path.display())))
     }
 
     /// Moves a complete bundle to its final place, unless it is there.
     ///
     /// # Errors
     /// The disk is not writable.
-    pub fn take_in(&self, sha256: &str) -> Result<(), String> {
+    pub fn take_in(&self, sha256: &str) -> Result<(), StoreError> {
         let (from, to) = (self.incoming(sha256), self.path(sha256));
         if to.is_file() {
             return Ok(());
@@ -196,14 +199,14 @@ impl Disk {
             .and_then(|file| file.sync_all())
             .and_then(|()| fs::rename(&from, &to))
             .and_then(|()| File::open(self.folder.join("bundles"))?.sync_all());
-        moved.map_err(|why| format!("take {} into the store: {why}", from.display()))
+        moved.map_err(|why| StoreError::Disk(format!("take {} into the store: {why}", from.display())))
     }
 
     /// Opens and verifies an incoming bundle.
     ///
     /// # Errors
     /// Why it is rejected.
-    pub fn open_incoming(&self, sha256: &str, keys: &Keyset) -> Result<Bundle, String> {
+    pub fn open_incoming(&self, sha256: &str, keys: &Keyset) -> Result<Bundle, BundleError> {
         open(&self.incoming(sha256), sha256, Some(keys))
     }
 
@@ -211,7 +214,7 @@ impl Disk {
     ///
     /// # Errors
     /// Why it is rejected.
-    pub fn open_bundle(&self, sha256: &str, keys: Option<&Keyset>) -> Result<Bundle, String> {
+    pub fn open_bundle(&self, sha256: &str, keys: Option<&Keyset>) -> Result<Bundle, BundleError> {
         open(&self.path(sha256), sha256, keys)
     }
 
@@ -234,7 +237,7 @@ impl Disk {
     ///
     /// # Errors
     /// The first keyset is missing or invalid, or a later one cannot be read.
-    pub fn keyset(&self, shelf: &mut Shelf, base: &Path) -> Result<(Keyset, Option<String>), String> {
+    pub fn keyset(&self, shelf: &mut Shelf, base: &Path) -> Result<(Keyset, Option<String>), KeysetError> {
         let mut keys = Keyset::read(base)?;
         let mut lowered = Vec::new();
         while let Some((bytes, minisigs)) = self.kept_keyset(keys.version + 1)? {
@@ -252,9 +255,11 @@ impl Disk {
 
     /// The keyset of this version, if it exists. An unreadable keyset does not count as absent: a key that it revokes must
     /// not be trusted meanwhile.
-    fn kept_keyset(&self, version: u64) -> Result<Option<SignedKeyset>, String> {
+    fn kept_keyset(&self, version: u64) -> Result<Option<SignedKeyset>, KeysetError> {
         let keep = Keep::at(self.keys.clone());
-        let read = |name: &str| keep.load(name).map_err(|why| format!("read keyset {version}: keys/{name}: {why}"));
+        let read = |name: &str| {
+            keep.load(name).map_err(|why| KeysetError(format!("read keyset {version}: keys/{name}: {why}")))
+        };
         let Some(bytes) = read(&format!("{version}.json"))? else { return Ok(None) };
         let mut minisigs = Vec::new();
         for n in 0..limits::KEYSET_SIGNATURES {
@@ -275,17 +280,18 @@ impl Disk {
         now: &Keyset,
         (bytes, minisigs): (&[u8], &[String]),
         now_ms: i64,
-    ) -> Result<Keyset, String> {
+    ) -> Result<Keyset, KeysetError> {
         if bytes.len() as u64 > limits::KEYSET_BYTES || minisigs.len() > limits::KEYSET_SIGNATURES {
             return Err("it is larger than a keyset may be".into());
         }
         let next = now.successor(bytes, minisigs)?;
         if next.expires_ms <= now_ms {
             let (version, expired) = (next.version, crate::host::clock::rfc3339_ms(next.expires_ms));
-            return Err(format!("keyset {version} expired at {expired}, and nothing could be installed with it"));
+            let why = format!("keyset {version} expired at {expired}, and nothing could be installed with it");
+            return Err(KeysetError(why));
         }
         let keep = Keep::at(self.keys.clone());
-        let what = |why: io::Error| format!("save the keyset: {why}");
+        let what = |why: io::Error| KeysetError(format!("save the keyset: {why}"));
         for (n, minisig) in minisigs.iter().enumerate() {
             keep.save(&format!("{}.{n}.minisig", next.version), minisig.as_bytes()).map_err(what)?;
         }
@@ -301,8 +307,8 @@ impl Disk {
     }
 }
 
-fn open(path: &Path, sha256: &str, keys: Option<&Keyset>) -> Result<Bundle, String> {
-    let file = File::open(path).map_err(|why| format!("open {}: {why}", path.display()))?;
+fn open(path: &Path, sha256: &str, keys: Option<&Keyset>) -> Result<Bundle, BundleError> {
+    let file = File::open(path).map_err(|why| BundleError(format!("open {}: {why}", path.display())))?;
     Bundle::open_asked(&file, sha256, keys)
 }
 

@@ -6,13 +6,13 @@ use crate::model::slot::{Held, ModelSlots};
 /// What control does in several steps, for tests.
 impl Store {
     /// Changes a model's slots and saves them.
-    pub(crate) fn change(&mut self, model: &str, line: ModelSlots) -> Result<(), String> {
+    pub(crate) fn change(&mut self, model: &str, line: ModelSlots) -> Result<(), StoreError> {
         self.shelf.set_line(model, line);
         self.shelf.to_save().and_then(|saved| self.disk.save(&saved))
     }
 
     /// Raises the highest sequence of a model and saves it.
-    pub(crate) fn raise(&mut self, model: &str, seq: u64) -> Result<(), String> {
+    pub(crate) fn raise(&mut self, model: &str, seq: u64) -> Result<(), StoreError> {
         self.shelf.raise(model, seq);
         self.shelf.high_to_save().and_then(|high| self.disk.save_high(&high))
     }
@@ -94,5 +94,5 @@ fn unreadable_successor_keyset_is_not_taken_for_absent() {
     let next = dir.path().join("keys/2.json");
     std::os::unix::fs::symlink(&next, &next).expect("link");
     let why = store.disk.keyset(&mut store.shelf, &base).expect_err("an unreadable keyset is not skipped");
-    assert!(why.contains("read keyset 2"), "{why}");
+    assert!(why.to_string().contains("read keyset 2"), "{why}");
 }

@@ -12,8 +12,9 @@ use super::{
     key::Key,
     ledger::{Ledger, Sums},
     opening::{Opened, Opening},
+    packed::Packed,
     sealed::Record,
-    store::{Packed, Store},
+    store::Store,
     tail::ToStore,
     trouble::Unread,
 };
@@ -109,6 +110,11 @@ impl Leaving {
     }
 }
 
+/// What was left at the stop could not be stored; why.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NotStored(String);
+
 impl Committer {
     pub(super) fn new(
         shared: Arc<Shared>,
@@ -164,7 +170,7 @@ impl Committer {
     ///
     /// # Errors
     /// What was left could not be stored, though it was tried as long as a stop may take.
-    pub fn run(mut self, around: Around) -> Result<(), String> {
+    pub fn run(mut self, around: Around) -> Result<(), NotStored> {
         let mut stopping = None;
         loop {
             (around.beat)();
@@ -176,7 +182,7 @@ impl Committer {
                 let began = *stopping.get_or_insert_with(Instant::now);
                 let done = done.and_then(|()| self.end());
                 if done.is_ok() || began.elapsed() >= limits::STOP_RETRY {
-                    return done;
+                    return done.map_err(NotStored);
                 }
                 std::thread::sleep(limits::OUTBOX_TURN);
                 continue;

@@ -68,6 +68,9 @@ impl Ledger {
     }
 
     /// Saves sums.
+    ///
+    /// # Errors
+    /// The disk is not writable.
     pub fn save(keep: &Keep, sums: &Sums) -> Result<(), String> {
         let rows: Vec<_> = sums.iter().map(|((stream, reason), n)| (stream, reason, n)).collect();
         keep.save_checked(FILE, &rows).map_err(|why| format!("save the loss ledger: {why}"))

@@ -26,6 +26,7 @@ mod disk;
 mod key;
 mod ledger;
 mod opening;
+mod packed;
 mod quarantine;
 mod salvage;
 mod sealed;

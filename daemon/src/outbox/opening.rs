@@ -21,9 +21,10 @@ use nix::sys::signal::Signal;
 use super::{
     disk::Disk,
     key::Key,
+    packed::Packed,
     quarantine::{self, Outcome, Todo},
     salvage::{Before, Salvage, files},
-    store::{Packed, Store, watermark_path},
+    store::{Store, watermark_path},
     trouble::{Unopened, is_full, is_of_medium, passes, unopened},
     watermark::{Mark, Watermark},
 };

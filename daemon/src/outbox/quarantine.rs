@@ -10,11 +10,7 @@ use std::{collections::BTreeSet, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{
-    key::Key,
-    salvage::Salvage,
-    store::{Packed, Store},
-};
+use super::{key::Key, packed::Packed, salvage::Salvage, store::Store};
 use crate::{host::Keep, limits};
 
 const FILE: &str = "salvage.json";

@@ -262,6 +262,9 @@ fn message(buffer: &[u8], at: usize) -> Option<(usize, usize, u64)> {
 }
 
 /// All files below a folder.
+///
+/// # Errors
+/// A folder cannot be read.
 pub fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut all = Vec::new();
     for entry in fs::read_dir(folder)? {

@@ -68,6 +68,9 @@ impl Sealed {
     }
 
     /// The message packed, without the head that names its place.
+    ///
+    /// # Errors
+    /// It cannot be packed; not for what the outbox makes.
     pub fn pack(&self) -> Result<Vec<u8>, String> {
         let plain = postcard::to_allocvec(self).map_err(|why| why.to_string())?;
         zstd::bulk::compress(&plain, LEVEL).map_err(|why| why.to_string())
@@ -94,6 +97,9 @@ impl Sealed {
     }
 
     /// Reads what was stored, and its place.
+    ///
+    /// # Errors
+    /// Another version, or damaged; why.
     pub fn from_bytes(bytes: &[u8]) -> Result<(u64, Self), String> {
         let (head, packed) = bytes.split_first_chunk::<HEAD>().ok_or("shorter than its head")?;
         let [version, c0, c1, c2, c3, place @ ..] = *head;

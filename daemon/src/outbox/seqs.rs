@@ -129,6 +129,9 @@ impl Seqs {
     }
 
     /// Reserves the next blocks.
+    ///
+    /// # Errors
+    /// The disk is not writable; the numbers that are reserved go on.
     pub fn reserve(&mut self) -> Result<(), String> {
         let ends = self.renewal().save()?;
         self.apply(ends);

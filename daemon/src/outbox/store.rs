@@ -24,40 +24,12 @@ use std::{
 
 use super::{
     key::Key,
+    packed::{Entry, Packed},
     sealed::Sealed,
     trouble::{Unopened, Unread, guarded, is_full, panicked, passes, text_passes, unopened},
     watermark::{Mark, Watermark},
 };
 use crate::{flow::Class, host::Defence, limits};
-
-/// What is known of a stored message without reading it.
-#[derive(Debug, Clone, Copy)]
-struct Entry {
-    bytes: u32,
-    records: u32,
-    class: Class,
-}
-
-/// A message on its way in.
-#[derive(Debug)]
-pub struct Packed {
-    bytes: Vec<u8>,
-    entry: Entry,
-}
-
-impl Packed {
-    /// Packs a message.
-    pub fn new(sealed: &Sealed) -> Result<Self, String> {
-        let bytes = sealed.pack()?;
-        let entry = Entry { bytes: bytes.len() as u32, records: sealed.items.len() as u32, class: sealed.class };
-        Ok(Self { bytes, entry })
-    }
-
-    /// Bytes on disk, before sled's own overhead.
-    pub fn size(&self) -> u64 {
-        u64::from(self.entry.bytes)
-    }
-}
 
 struct Segment {
     tree: sled::Tree,
@@ -308,6 +280,9 @@ impl Store {
     }
 
     /// Takes what is there now for all there is: what is missing is not missed again.
+    ///
+    /// # Errors
+    /// The disk is not writable.
     pub fn settle(&mut self) -> Result<(), String> {
         self.begin().and_then(|()| self.commit())
     }

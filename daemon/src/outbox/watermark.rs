@@ -66,6 +66,9 @@ pub struct Watermark {
 
 impl Watermark {
     /// Opens it, or makes it; its two pages are there from the beginning, so a full disk does not stop it later.
+    ///
+    /// # Errors
+    /// The disk is not writable.
     pub fn open(path: &Path) -> io::Result<Self> {
         let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)?;
         if file.metadata()?.len() < 2 * PAGE {
@@ -98,6 +101,9 @@ impl Watermark {
     }
 
     /// Writes a mark and syncs it.
+    ///
+    /// # Errors
+    /// The disk is not writable.
     pub fn write(&self, mark: Mark) -> io::Result<()> {
         self.file.write_all_at(&mark.to_bytes(), mark.generation % 2 * PAGE)?;
         self.file.sync_data()

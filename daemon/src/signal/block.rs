@@ -2,7 +2,7 @@
 //!
 //! Where the sensor has a clock of its own, that of a frame is the time of its first sample. Else the last sample is as old as
 //! the arrival of the frame; as frames arrive sooner and later than they are made, the rows keep to the rate, and follow the
-//! arrivals slowly. A frame that comes later than half of its length begins anew, unless the sensor's count says that it joins.
+//! arrivals slowly. A frame that comes later than half of its length starts again, unless the sensor's count says that it joins.
 
 use crate::config::Block;
 

@@ -144,7 +144,7 @@ impl Decoder {
         frame.get(tag..).unwrap_or_default()
     }
 
-    /// The next row of the same frame, where a frame holds several. `false`: there is none.
+    /// The next row of the same frame, where a frame holds several. `false`: it has no further row.
     pub fn more(&mut self, frame: &[u8], row: &mut Row) -> bool {
         let Shape::Block { numbers, block, times, next } = &mut self.shape else { return false };
         if *next >= block.rows {

@@ -327,7 +327,7 @@ impl Signal {
         state.alarms.iter().for_each(|(_, alarm)| self.alarms.look(*alarm, stamp, &mut made.drafts));
         let body = state.quality.tell(stamp);
         if let Some(text) = state.quality.take_complaint() {
-            tracing::warn!("{text}");
+            tracing::warn!("{text}; until then it makes no row");
         }
         self.meters.sources[source].noise.store(state.quality.noise(), std::sync::atomic::Ordering::Relaxed);
         put(&mut made.drafts, state.quality_stream, Class::Status, stamp, body);

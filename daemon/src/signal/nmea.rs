@@ -159,7 +159,7 @@ impl Letter {
         let is_first = self.first.get_or_insert_with(|| text.to_owned()) == text;
         if is_first {
             self.seen += 1;
-            // Now and then one is spoilt, and its checksum is right all the same.
+            // Now and then one is spoilt, and its checksum is right nevertheless.
             if self.seen >= limits::LETTER_SENTENCES {
                 (self.seen, self.others) = (2, 0);
             }

@@ -13,7 +13,7 @@ use crate::{
 
 /// The number of a read whose row has holes has this bit.
 const HOLES: u16 = 0x8000;
-/// A scale register's power of ten is at most this large, as SunSpec has it; anything else means that there is none.
+/// A scale register's power of ten is at most this large, as SunSpec has it; anything else means that the device has no value.
 const POWER_MAX: u16 = 10;
 
 /// What a row says of one number.

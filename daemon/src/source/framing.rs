@@ -105,7 +105,8 @@ impl Lines {
                 self.skip(&mut cut);
                 return cut;
             };
-            self.pass(at, &mut cut);
+            let gone = self.carry.split_to(at);
+            self.pass(&gone, &mut cut);
             self.skipping = false;
             let _ = self.carry.split_to(behind - at);
         }
@@ -123,12 +124,12 @@ impl Lines {
     /// Forgets what waits, but for what may be the beginning of an end.
     fn skip(&mut self, cut: &mut Cut) {
         let kept = self.form.end.len().saturating_sub(1).min(self.carry.len());
-        self.pass(self.carry.len() - kept, cut);
+        let gone = self.carry.split_to(self.carry.len() - kept);
+        self.pass(&gone, cut);
     }
 
-    /// Forgets the first `n` bytes. Each length of a line is marked: bytes that come without any end must be seen.
-    fn pass(&mut self, n: usize, cut: &mut Cut) {
-        let gone = self.carry.split_to(n);
+    /// These bytes are skipped. Each length of a line is marked: bytes that come without any end must be seen.
+    fn pass(&mut self, gone: &[u8], cut: &mut Cut) {
         self.skipped += gone.len();
         self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
         // Bytes of another speed have no ends of lines either.

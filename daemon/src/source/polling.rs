@@ -1,5 +1,5 @@
 //! A device that speaks only when it is asked: which request is due, what of the bytes is only its echo, and which response a
-//! frame is. Pure: told the time, does no I/O.
+//! frame is. Pure: the caller passes the time; no I/O.
 //!
 //! One request is sent each `poll_ms`. Of several, one is open at a time: the next one is sent when the response came and the
 //! line has been quiet for `pause_ms`, or when none came in time and the line was quiet long enough for a late one to show.
@@ -96,7 +96,7 @@ impl<'a> Polling<'a> {
     fn ask_at(&self) -> Instant {
         let quiet = self.heard.map_or(self.due, |heard| heard + self.pause());
         match self.open {
-            // One request alone has its own pace: a response that is late is its response all the same.
+            // One request alone has its own pace: a late response still belongs to it.
             _ if self.is_one() => self.due.max(quiet.min(self.due + self.answer())),
             Open::Until(by) => by + self.answer(),
             Open::Answered => self.due.max(quiet),

@@ -51,10 +51,10 @@ pub enum Speech {
     Csv(char, usize),
     /// One object a line: its keys.
     Json(Vec<String>),
-    /// Lines that need more than a separator.
-    Text(Suggestion),
     /// NMEA: the sentences and how many fields each has, and whether they come without a checksum.
     Nmea(BTreeMap<String, usize>, bool),
+    /// Lines that need more than a separator.
+    Text(Suggestion),
     /// Lines without a form that is known here.
     Lines,
     /// Frames with this framing, and the length of the last.
@@ -210,7 +210,7 @@ async fn serial_port(path: &Path, args: &Args, out: &mut String, used: &mut Used
 
 /// The last whole line, escaped: of the first one the beginning may be missing.
 fn last_line(bytes: &[u8]) -> Option<String> {
-    let mut lines: Vec<&[u8]> = bytes.split(|b| *b == b'\n').map(<[u8]>::trim_ascii).collect();
+    let mut lines: Vec<&[u8]> = bytes.split(|b| matches!(b, b'\n' | b'\r')).map(<[u8]>::trim_ascii).collect();
     lines.pop();
     let line = lines.into_iter().rfind(|line| !line.is_empty())?;
     let more = if line.len() > limits::EXAMPLE_BYTES { "…" } else { "" };
@@ -484,15 +484,16 @@ mod tests {
         assert_eq!(guess(b"1}\n{\"a\":1,\"b\":2}\n{\"a\":1,\"b\":2}\n"), Speech::Json(vec!["a".into(), "b".into()]));
         let nmea = b"x\r\n$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n$GPGLL,4916.45,N,12311.12,W,225444,A*31\r\n";
         assert_eq!(guess(nmea), Speech::Nmea([("GLL".to_owned(), 6)].into(), false));
-        assert_eq!(guess(b"\r1,2\r3,4\r5,6\r7"), Speech::Csv(',', 2));
-        assert_eq!(guess(b"x\n 1.5   2\n10.5  12\n"), Speech::Csv(' ', 2));
-        assert!(matches!(guess(b"x\nT=23.5;P=1.0\nT=23.5;P=1.0\n"), Speech::Text(_)));
         assert_eq!(
             guess(b"x\r\n$SDDPT,4.4,0.3\r\n$SDDPT,4.5,0.3\r\n"),
             Speech::Nmea([("DPT".to_owned(), 2)].into(), true)
         );
         assert_eq!(last_line(b"1,2\r\n3,4\x1b\r\n5,").as_deref(), Some("3,4\\x1b"));
+        assert_eq!(last_line(b"1,2\r3,4\r5").as_deref(), Some("3,4"));
         assert_eq!(last_line(b"1,2"), None);
+        assert_eq!(guess(b"\r1,2\r3,4\r5,6\r7"), Speech::Csv(',', 2));
+        assert_eq!(guess(b"x\n 1.5   2\n10.5  12\n"), Speech::Csv(' ', 2));
+        assert!(matches!(guess(b"x\nT=23.5;P=1.0\nT=23.5;P=1.0\n"), Speech::Text(_)));
         assert_eq!(guess(b"hello\nready.\nready.\n"), Speech::Lines);
         assert_eq!(
             guess(b"\x00\x03\x11\x22\x02\x33\x00\x03\x11\x22\x02\x34\x00\x05\x01\x02\x03\x04\x00"),

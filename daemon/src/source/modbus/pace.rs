@@ -1,5 +1,5 @@
 //! When each read is due, which devices are left in peace, and how a read that a device refuses as a whole falls apart.
-//! Pure: told the time.
+//! Pure: the caller passes the time.
 //!
 //! - The read that is due longest is asked first, so that each comes round whatever its neighbours do.
 //! - A question without an answer is repeated later and later. Where two in a row had none, the device is taken to be

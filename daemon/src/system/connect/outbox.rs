@@ -38,13 +38,14 @@ impl Base<'_> {
         let close = committer.closer();
         let (events, meters, clock) = (self.table.events.clone(), self.status.meters.clone(), self.host.clock.clone());
         crew.thread("outbox", move |beat| {
-            committer.run(Around {
+            let ended = committer.run(Around {
                 floor_ms: clock.floor_ms(),
                 now: Box::new(move || clock.now()),
                 beat: Box::new(move || beat.beat()),
                 event: Box::new(move |kind, stamp, text| events.draft(kind, stamp, "store", text)),
                 committed: Box::new(move |time| meters.commit.took_time(time)),
-            })
+            });
+            ended.map_err(|why| why.to_string())
         })?;
         Ok(close)
     }

@@ -72,6 +72,11 @@ impl Clock {
         }
     }
 
+    /// Whether it counts from 1970, and this time (ns) is none that any recording has: it counts from somewhere else.
+    pub fn is_elapsed(&self, t_ns: i64) -> bool {
+        matches!(self, Self::Ticks(_, 0)) && t_ns < 946_684_800_000_000_000
+    }
+
     /// In words, for messages.
     pub fn words(&self) -> String {
         match self {
@@ -390,11 +395,11 @@ pub fn decide(names: &[String], seen: &[Seen], declared: &Declared) -> Found {
         return Ok((Vec::new(), Clock::Every(every_ns, declared.start_ns.unwrap_or(0))));
     }
     let asked = !declared.columns.is_empty();
-    if asked && let Some(format) = &declared.format {
-        let format = match format {
-            Clock::Ticks(ns, _) => Clock::Ticks(*ns, declared.start_ns.unwrap_or(0)),
-            other => other.clone(),
-        };
+    let format = match &declared.format {
+        Some(Clock::Ticks(ns, _)) => Some(Clock::Ticks(*ns, declared.start_ns.unwrap_or(0))),
+        other => other.clone(),
+    };
+    if asked && let Some(format) = format {
         return Ok((declared.columns.clone(), format));
     }
     let kinds: Vec<Kind> = (0..names.len())
@@ -410,7 +415,7 @@ pub fn decide(names: &[String], seen: &[Seen], declared: &Declared) -> Found {
         _ => return Err((None, format!("{} hold times: name the clock by --time", quoted(&whole)))),
     };
     if let Some((at, Kind::Whole(clock))) = one.map(|at| (at, &kinds[at])) {
-        let clock = declared.format.clone().unwrap_or_else(|| clock.clone());
+        let clock = format.unwrap_or_else(|| clock.clone());
         return Ok((vec![at], clock));
     }
     let (dates, times) = (of(|kind| matches!(kind, Kind::Date(..))), of(|kind| *kind == Kind::TimeOfDay));
@@ -429,9 +434,9 @@ pub fn decide(names: &[String], seen: &[Seen], declared: &Declared) -> Found {
     }
     // A declared format decides for the column whose cells alone do not.
     let unclear = of(|kind| matches!(kind, Kind::Unclear(..) | Kind::Elapsed(_)));
-    if let (Some(format), [at]) = (&declared.format, unclear.as_slice()) {
+    if let (Some(format), [at]) = (format, unclear.as_slice()) {
         let columns = if times.len() == 1 && seen[*at].times == 0 { vec![*at, times[0]] } else { vec![*at] };
-        return Ok((columns, format.clone()));
+        return Ok((columns, format));
     }
     missing(names, &kinds, declared, (&dates, &times), &quoted)
 }

@@ -148,7 +148,7 @@ impl Recording {
             let Some(row) = row else { continue };
             let text = self.clock_text(&row);
             match self.clock.t_ns(&text, rows) {
-                Some(ns) => first = first.or(Some(ns)),
+                Some(ns) => _ = first.get_or_insert(ns),
                 None => {
                     unread += 1;
                     first_unread.get_or_insert((line, text));
@@ -168,6 +168,12 @@ impl Recording {
             ));
         }
         self.first_ns = first.unwrap_or(0).max(0);
+        if self.clock.is_elapsed(self.first_ns) {
+            let why = format!(
+                "the clock {name} counts from the start of the recording: say when that was, such as --start 2026-03-12T10:00:00Z"
+            );
+            return Err(at(&self.path, self.layout.header.max(1), &why));
+        }
         inspected.report(self);
         let layout = &self.layout;
         let units: Vec<String> = layout.units.iter().map(|(line, _)| line.to_string()).collect();
@@ -344,6 +350,44 @@ impl Recording {
     fn note(&self, text: &str) {
         tracing::info!("{}: {text}", self.path.display());
     }
+}
+
+/// The numbers of the columns that are called like these channels. No clock is needed.
+///
+/// # Errors
+/// Where the file is no table of values, its decimal sign is not certain, or a channel has not exactly one column.
+pub fn numbers(path: &Path, channels: &[String]) -> Result<Vec<(String, Vec<f64>)>, Fatal> {
+    let layout = Recording::layout(path, &Options::default(), None)?;
+    let inspected = play::inspect(path, None, &layout)?;
+    let comma = inspected.comma(&[]).map_err(|(line, why)| at(path, line, &why))?;
+    let mut places = Vec::new();
+    for channel in channels {
+        let letter = |c: char| if c.is_ascii_alphanumeric() || c == '-' { c } else { '_' };
+        let plain = |name: &str| name.to_lowercase().chars().map(letter).collect::<String>();
+        let called = |name: &str| plain(name) == *channel || layout::slug(name).as_ref() == Some(channel);
+        let found: Vec<usize> = (0..layout.names.len()).filter(|i| called(&layout.names[*i])).collect();
+        match found.as_slice() {
+            [one] => places.push(*one),
+            [] => {
+                let all = layout.names.join(", ");
+                return Err(at(
+                    path,
+                    layout.header,
+                    &format!("no column is called like channel `{channel}`; there are: {all}"),
+                ));
+            }
+            _ => return Err(at(path, layout.header, &format!("several columns are called like channel `{channel}`"))),
+        }
+    }
+    let mut all: Vec<(String, Vec<f64>)> = channels.iter().map(|name| (name.clone(), Vec::new())).collect();
+    let mut cells = Cells::open(path, None, &layout)?;
+    while let Some((_, row)) = cells.next()? {
+        let Some(row) = row else { continue };
+        for ((_, values), place) in all.iter_mut().zip(&places) {
+            values.extend(cells::number(&row[*place], comma).and_then(|text| text.parse::<f64>().ok()));
+        }
+    }
+    Ok(all)
 }
 
 fn at(path: &Path, line: u64, why: &str) -> Fatal {

@@ -90,6 +90,11 @@ fn no_row_is_played_at_an_invented_time() {
     ] {
         assert!(why(text).contains(word), "{}", why(text));
     }
+    let seconds = Options { time_format: clock::format("s").ok(), ..Options::default() };
+    let text = b"Time,x\n0,1\n0.5,2\n";
+    assert!(played(text, &seconds).expect_err("no start").contains("--start"));
+    let started = Options { start: start("2027-05-04T01:00:00Z").ok(), ..seconds };
+    assert_eq!(played(text, &started).expect("declared").1[1], "1809392400500000000 2");
     let every = Options { every: every("0.5").ok(), start: start("2027-05-04T01:00:00Z").ok(), ..Options::default() };
     let (_, rows) = played(b"a\n5\n6\n", &every).expect("declared");
     assert_eq!(rows, [format!("{BEGIN} 5"), "1809392400500000000 6".into()]);
