@@ -11,9 +11,15 @@ use super::{
 };
 use crate::error::Fatal;
 
+/// Gives the next line.
+type NextLine = Box<dyn FnMut() -> Result<Option<String>, Fatal>>;
+
+/// A row of values: its line, and its cells; `None` where it has another number of them than the header.
+type Numbered = (u64, Option<Vec<String>>);
+
 /// Rows of values as cells.
 pub struct Cells {
-    rows: Rows<Box<dyn FnMut() -> Result<Option<String>, Fatal>>>,
+    rows: Rows<NextLine>,
     after: u64,
     columns: usize,
     head: Vec<String>,
@@ -28,13 +34,16 @@ impl Cells {
         layout: &Layout,
     ) -> Result<Self, Fatal> {
         let mut lines = Lines::open(path, encoding)?;
-        let rows = Rows::new(Box::new(move || lines.next()) as Box<dyn FnMut() -> _>, layout.separator);
+        let rows = Rows::new(Box::new(move || lines.next()) as NextLine, layout.separator);
         let (columns, head) = (layout.names.len(), layout.head.clone());
         Ok(Self { rows, after: layout.begins_after(), columns, head, repeated: 0 })
     }
 
-    /// The next row of values: its line, and its cells; `None` where it has another number of them than the header.
-    pub fn next(&mut self) -> Result<Option<(u64, Option<Vec<String>>)>, Fatal> {
+    /// The next row of values.
+    ///
+    /// # Errors
+    /// Where the file cannot be read or decoded on.
+    pub fn next(&mut self) -> Result<Option<Numbered>, Fatal> {
         loop {
             let Some((line, mut cells)) = self.rows.next()? else { return Ok(None) };
             if line <= self.after || cells[0].starts_with('#') {

@@ -255,8 +255,8 @@ pub fn read(text: &str, order: Order) -> Option<Written> {
     if let [Token::Digits(digits)] = all.as_slice()
         && digits.len() == 14
     {
-        let split: [Token<'_>; 2] = [Token::Digits(&digits[..8]), Token::Digits(&digits[8..])];
-        let mut at = Cursor(split.to_vec().into_iter().peekable());
+        let split = vec![Token::Digits(&digits[..8]), Token::Digits(&digits[8..])];
+        let mut at = Cursor(split.into_iter().peekable());
         let (date, time) = (date(&mut at, order)?, time(&mut at)?);
         return Some(Written { date: Some(date), time: Some(time), offset: None });
     }
