@@ -16,7 +16,9 @@ const ROWS: usize = 20_000;
 const ROUNDS: usize = 15;
 
 /// Name, keys of the source, a row of four numbers.
-fn formats() -> Vec<(&'static str, &'static str, fn([f64; 4]) -> String)> {
+type Lines = (&'static str, &'static str, fn([f64; 4]) -> String);
+
+fn formats() -> Vec<Lines> {
     let csv = "columns = [\"a\", \"b\", \"c\", \"d\"]";
     let units =
         "columns = [\"a\", \"b\", \"c\", \"d\"]\nsuffix = { kg = 1, g = 0.001 }\nwords = { OL = \"bad:overload\" }";

@@ -240,9 +240,9 @@ mod tests {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
         let port = listener.local_addr().expect("address").port();
         drop(listener);
-        let refused = tcp("127.0.0.1", port).await.err().expect("refused");
+        let refused = tcp("127.0.0.1", port).await.expect_err("refused");
         assert!(refused.why.starts_with("connection refused") && refused.cause == super::super::backoff::Cause::Broker);
-        let unknown = tcp("no-such-name.invalid", 1).await.err().expect("unknown");
+        let unknown = tcp("no-such-name.invalid", 1).await.expect_err("unknown");
         assert!(unknown.why.contains("cannot be looked up") && unknown.cause == super::super::backoff::Cause::Path);
     }
 }

@@ -101,7 +101,7 @@ fn files_that_cannot_be_used_are_named_by_the_connection_as_by_check() {
         server_name: None,
         alpn: Vec::new(),
     };
-    let why = |tls: &Tls| config(tls).err().expect("refused").replace(&format!("{}/", dir.path().display()), "");
+    let why = |tls: &Tls| config(tls).expect_err("refused").replace(&format!("{}/", dir.path().display()), "");
     let empty = path("empty.pem", "\n");
     assert_eq!(why(&tls(&empty, None)), "empty.pem: there is no PEM certificate in it");
     let der = path("ca.der", "0\u{1}\u{1}");

@@ -133,8 +133,11 @@ mod tests {
         Config::local(Some(&file)).map_err(lines)
     }
 
-    /// The rows of one frame: number, ns, and the values of `t`, `x`, `y`.
-    fn rows(decoder: &mut Decoder, frame: &[u8], at_ms: u64) -> Result<Vec<(Option<u64>, i64, Vec<f64>)>, Refused> {
+    /// Number, ns, and the values of `t`, `x`, `y`.
+    type Seen = (Option<u64>, i64, Vec<f64>);
+
+    /// The rows of one frame.
+    fn rows(decoder: &mut Decoder, frame: &[u8], at_ms: u64) -> Result<Vec<Seen>, Refused> {
         let (stamp, mut row) = (Stamp { boot_ns: at_ms * MS, wall_ms: None, clk: Clk::Unset }, Row::default());
         let mut all = Vec::new();
         let mut is_row = decoder.decode(Ok(frame), stamp, &mut row)?;

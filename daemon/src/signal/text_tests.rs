@@ -22,7 +22,7 @@ fn rows(toml: &str, lines: &[&[u8]]) -> Vec<String> {
     let channels: Vec<_> = config.channels_of(SourceId(0)).iter().map(|i| &config.channels[*i]).collect();
     let mut decoder = Decoder::new(&config.sources[0], &channels);
     let (mut row, mut at) = (Row::default(), 0);
-    let mut show = |line: &&[u8]| {
+    let show = |line: &&[u8]| {
         at += 500_000_000;
         let stamp = Stamp { boot_ns: at, wall_ms: None, clk: Clk::Unset };
         match decoder.decode(Ok(line), stamp, &mut row) {
@@ -39,7 +39,7 @@ fn rows(toml: &str, lines: &[&[u8]]) -> Vec<String> {
             }
         }
     };
-    lines.iter().map(|line| show(line)).collect()
+    lines.iter().map(show).collect()
 }
 
 /// What each text is as the only value of a line.
