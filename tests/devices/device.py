@@ -10,6 +10,7 @@
     device.py modbus-rtu PORT              devices 1 and 2 of a Modbus line
     device.py modbus-tcp TCP-PORT          the same by TCP
     device.py modbus-rtu-over-tcp TCP-PORT the same with RTU frames by TCP, as serial servers pass them
+        --writes FILE                      a line for each coil or register that is written: device, address, value
 """
 
 import argparse
@@ -150,6 +151,13 @@ async def modbus(args):
             di=ModbusSequentialDataBlock(1, [i % 2 == 0 for i in range(40)]),
         )
 
+    def note(sending, pdu):
+        if args.writes and not sending and pdu.function_code in (5, 6):
+            value = int(pdu.bits[0]) if pdu.function_code == 5 else pdu.registers[0]
+            with open(args.writes, "a") as file:
+                file.write(f"{pdu.dev_id} {pdu.address} {value}\n")
+        return pdu
+
     context = ModbusServerContext(devices={1: device(100), 2: device(200)}, single=False)
     if args.act == "modbus-rtu":
         # A device that does not exist sends no response.
@@ -158,11 +166,12 @@ async def modbus(args):
             framer=FramerType.RTU,
             port=args.port,
             baudrate=115200,
+            trace_pdu=note,
             trace_packet=lambda sending, data: b"" if sending and data[:1] == b"\x09" else data,
         )
     else:
         framer = FramerType.RTU if args.act == "modbus-rtu-over-tcp" else FramerType.SOCKET
-        await StartAsyncTcpServer(context, framer=framer, address=("127.0.0.1", int(args.port)))
+        await StartAsyncTcpServer(context, framer=framer, trace_pdu=note, address=("127.0.0.1", int(args.port)))
 
 
 def main():
@@ -180,8 +189,11 @@ def main():
     one = acts.add_parser("answer")
     one.add_argument("port")
     one.add_argument("--deaf", type=int, default=0)
-    for act in ("scale", "modbus-rtu", "modbus-tcp", "modbus-rtu-over-tcp"):
-        acts.add_parser(act).add_argument("port")
+    for act in ("modbus-rtu", "modbus-tcp", "modbus-rtu-over-tcp"):
+        one = acts.add_parser(act)
+        one.add_argument("port")
+        one.add_argument("--writes")
+    acts.add_parser("scale").add_argument("port")
     args = parser.parse_args()
     if args.act == "talk":
         talk(args)

@@ -27,6 +27,7 @@ mod kills;
 mod lines;
 mod link;
 mod measurements;
+mod modbus_outputs;
 mod models;
 mod outage;
 mod providers;

@@ -176,8 +176,8 @@ impl Cli {
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }
-                for line in replay::describe(&config).into_iter().chain(checked.lines).chain(config.remarks_on_files())
-                {
+                let remarks = config.remarks_on_files().into_iter().chain(config.advice());
+                for line in replay::describe(&config).into_iter().chain(checked.lines).chain(remarks) {
                     say(&line)?;
                 }
                 Ok(())

@@ -11,11 +11,12 @@ use super::{
     layers::{self, Layer},
     models::models,
     mqtt::mqtt,
+    output::{fighting, output, share},
     paths::{self, Paths},
     pipeline,
     problem::Problems,
     raw::{Node, Table},
-    source::{channel, output, overlapping, source},
+    source::{channel, overlapping, source},
 };
 use crate::{flow::SourceId, limits, model::keyset::Keyset};
 
@@ -71,7 +72,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         keyset: commands.keyset.clone(),
         paths,
     };
-    let sources = each(&mut root, "source", |name, table| {
+    let mut sources = each(&mut root, "source", |name, table| {
         let id = SourceId(names.sources.len() as u16);
         names.sources.insert(name.to_owned(), id);
         let source = source(name, table);
@@ -96,7 +97,9 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         Some(pipeline)
     });
     let alarms = each(&mut root, "alarm", |name, table| alarm(name, table, &names, &pipelines, &channels));
-    let outputs = each(&mut root, "output", |name, table| Some(output(name, table, &alarms)));
+    let outputs = each(&mut root, "output", |name, table| Some(output(name, table, &alarms, &sources)));
+    fighting(&mut root, &outputs);
+    share(&mut sources, &outputs);
     let tapes_node = root.node("tapes");
     let tapes = tapes(&mut root, tapes_node);
     root.finish();

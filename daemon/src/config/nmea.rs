@@ -8,6 +8,7 @@
 //! the decoder knows no sentence by name.
 
 use super::{
+    Config, Format, Source,
     problem::nearest,
     raw::{Node, Table, Value},
     source::twice,
@@ -118,6 +119,39 @@ impl Nmea {
     pub fn is_partial(&self) -> bool {
         let transducers = |s: &Sentence| s.values.iter().any(|v| matches!(v.at, FieldAt::Transducer { .. }));
         self.sentences.len() > 1 || self.columns().count() > 1 && self.sentences.iter().any(transducers)
+    }
+}
+
+impl Sentence {
+    /// What the configuration leaves open: fields, from 1, that say what values mean.
+    fn open(&self) -> Option<String> {
+        let open = || self.values.iter().filter(|value| !value.constant.is_empty());
+        let mut places: Vec<usize> = open().flat_map(|value| &value.constant).map(|place| place + 1).collect();
+        places.sort_unstable();
+        places.dedup();
+        let columns: Vec<String> = open().map(|value| format!("`{}`", value.column)).collect();
+        let places: Vec<String> = places.iter().map(ToString::to_string).collect();
+        (!places.is_empty()).then(|| {
+            format!(
+                "`{}`: the unit, reference or side of {} is in field {}: add `only:`, `:signed`, `:ddmm` or a unit; without it a value \
+                 is bad where this field is another one than at first",
+                self.name,
+                columns.join(", "),
+                places.join(", ")
+            )
+        })
+    }
+}
+
+impl Config {
+    /// What is valid, and could mean something else than is wanted.
+    pub fn advice(&self) -> Vec<String> {
+        let of = |source: &Source| match &source.format {
+            Format::Nmea(nmea) => nmea.sentences.iter().filter_map(Sentence::open).collect(),
+            _ => Vec::new(),
+        };
+        let all = self.sources.iter().flat_map(|source| of(source).into_iter().map(move |text| (&source.name, text)));
+        all.map(|(name, text)| format!("source {name}: {text}")).collect()
     }
 }
 

@@ -570,22 +570,3 @@ pub enum SysfsClass {
     /// Temperatures of the processor; thousandths.
     Thermal,
 }
-
-/// `[output.NAME]`
-#[derive(Debug, Clone, PartialEq)]
-pub struct Output {
-    /// Name.
-    pub name: String,
-    /// Path, name or label of the chip.
-    pub chip: String,
-    /// Number or name of the line.
-    pub line: PinName,
-    /// Active low.
-    pub active_low: bool,
-    /// On while one of these alarms is raised; indices.
-    pub alarms: Vec<usize>,
-    /// The safe state: its level at start, stop, hang and crash.
-    pub safe_on: bool,
-    /// Minimum time in one state, ms.
-    pub dwell_ms: u64,
-}

@@ -1,9 +1,8 @@
 //! `[source.NAME]` and `[channel.NAME]`: builds what is opened and how it is read from the tables.
 
 use super::{
-    Alarm, Bus, Channel, Check, CheckKind, Format, Framing, Layout, Line, LineForm, Number, NumberText, Order, Output,
-    Port, Serial, Source, TimeFormat, build::Names, fields, layouts, modbus, nmea, number, paths::device, poll,
-    raw::Table, text,
+    Bus, Channel, Check, CheckKind, Format, Framing, Layout, Line, LineForm, Number, NumberText, Order, Port, Serial,
+    Source, TimeFormat, build::Names, fields, layouts, modbus, nmea, number, paths::device, poll, raw::Table, text,
 };
 use crate::{flow::SourceId, limits};
 
@@ -40,7 +39,7 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
 }
 
 /// A tty's path and speed.
-fn line(t: &mut Table<'_>) -> Serial {
+pub(super) fn line(t: &mut Table<'_>) -> Serial {
     let text = t.str("line").unwrap_or_else(|| "8N1".into());
     let line = Line::parse(&text).unwrap_or_else(|| {
         t.problem("line", format!("`{text}` is no line setting such as `8N1`"));
@@ -266,7 +265,7 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
 }
 
 /// Whether two paths name one device.
-fn is_same_port(one: &str, other: &str) -> bool {
+pub(super) fn is_same_port(one: &str, other: &str) -> bool {
     let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
     real(one) == real(other)
 }
@@ -279,31 +278,6 @@ pub(super) fn overlapping(root: &mut Table<'_>, sources: &[Source]) {
             root.problem("source", format!("`{}` and `{}` read the same port {path}", first.name, later.name));
         }
     }
-}
-
-pub(super) fn output(name: &str, mut t: Table<'_>, alarms: &[Alarm]) -> Output {
-    let list = t.strs("alarms").unwrap_or_default();
-    if list.is_empty() {
-        t.problem("alarms", "is needed: the line is on while one of these is raised");
-    }
-    let mut indices = Vec::new();
-    for alarm in &list {
-        match alarms.iter().position(|a| a.name == *alarm) {
-            Some(i) => indices.push(i),
-            None => t.problem("alarms", format!("no alarm is called `{alarm}`")),
-        }
-    }
-    let output = Output {
-        name: name.to_owned(),
-        chip: device(&mut t, "chip", "/dev"),
-        line: layouts::pin_name(&mut t, "line"),
-        active_low: t.word("active", &[("high", false), ("low", true)]).unwrap_or(false),
-        alarms: indices,
-        safe_on: t.word("safe", &[("off", false), ("on", true)]).unwrap_or(false),
-        dwell_ms: t.int("dwell_ms", 0..=3_600_000).map_or(0, |n| n as u64),
-    };
-    t.finish();
-    output
 }
 
 pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[Source]) -> Channel {

@@ -41,6 +41,8 @@ pub struct Board {
     recalibrate: Vec<AtomicBool>,
     /// The guard holds the outputs and answers. Written by outputs.
     pub outputs_held: AtomicBool,
+    /// Where it does: every coil and register could be written. Written by outputs.
+    pub outputs_follow: AtomicBool,
     /// Highest sequence of a command's result that was acknowledged. Written by the link.
     pub result_acked: AtomicU64,
     /// When the broker acknowledged something last, ns since boot; 0: never. Written by the link.

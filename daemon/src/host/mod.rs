@@ -91,7 +91,10 @@ impl Host {
         let ran_before = state_dir.exists() && TRACES.iter().any(|name| there(name));
         let path = state_dir.join("lock");
         let made = std::fs::create_dir_all(state_dir).and_then(|()| File::create(&path));
-        let trouble = made.as_ref().err().map(|why| format!("{}: {why}; it is used as it is", what()));
+        let trouble = made
+            .as_ref()
+            .err()
+            .map(|why| format!("{}: {why}; nothing can be saved there, and the daemon goes on in memory", what()));
         // A folder can be locked as well as a file, where the file cannot be made.
         let lock = made.or_else(|_| File::open(&path)).or_else(|_| File::open(state_dir)).ok();
         match lock.as_ref().map(File::try_lock) {

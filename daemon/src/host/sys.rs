@@ -67,16 +67,25 @@ pub fn tty_overruns(tty: RawFd) -> Option<u64> {
     }
 }
 
-/// Takes the lock on an open file (flock), unless another open of the same file has it.
+/// Takes the lock on an open file, unless another open of the same file has it. It is a lock of its own beside `flock`, which
+/// serial libraries use while they open, and ends with the last descriptor of this open (F_OFD_SETLK).
 pub fn lock_file(file: RawFd) -> bool {
-    // SAFETY: `file` is only passed on; a descriptor that is not open is an error.
-    unsafe { libc::flock(file, libc::LOCK_EX | libc::LOCK_NB) == 0 }
+    lock(file, libc::F_WRLCK)
 }
 
 /// Gives that lock back.
 pub fn unlock_file(file: RawFd) {
-    // SAFETY: as above.
-    unsafe { libc::flock(file, libc::LOCK_UN) };
+    lock(file, libc::F_UNLCK);
+}
+
+fn lock(file: RawFd, kind: libc::c_int) -> bool {
+    // SAFETY: `flock` is plain old data for which all zeroes is valid (the whole file), and is only read; a descriptor that
+    // is not open is an error.
+    unsafe {
+        let mut lock: libc::flock = std::mem::zeroed();
+        lock.l_type = kind as libc::c_short;
+        libc::fcntl(file, libc::F_OFD_SETLK, &raw const lock) == 0
+    }
 }
 
 /// Whether a process set a tty exclusive (TIOCEXCL): then only root can open it.

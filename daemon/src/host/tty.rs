@@ -56,9 +56,7 @@ fn builder(settings: Settings<'_>) -> SerialPortBuilder {
 /// Why not, in words.
 pub fn open(settings: Settings<'_>) -> Result<SerialStream, String> {
     let mut port = builder(settings).open_native_async().map_err(|why| why.to_string().to_lowercase())?;
-    if settings.shared {
-        free(port.as_raw_fd());
-    } else {
+    if !settings.shared {
         port.set_exclusive(true).map_err(|why| format!("take exclusively: {why}"))?;
     }
     Ok(port)
@@ -79,7 +77,6 @@ impl Shared {
         let shared = Settings { shared: true, ..settings };
         let port = builder(shared).open_native().map_err(|why| why.to_string().to_lowercase())?;
         let fd = port.as_raw_fd();
-        free(fd);
         Ok(Self { port: Box::new(port), fd })
     }
 

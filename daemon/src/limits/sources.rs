@@ -49,8 +49,8 @@ pub const MODBUS_SILENT: u32 = 3;
 pub const MODBUS_SHARE: Duration = Duration::from_millis(5);
 /// How often a turn on a shared line is looked for.
 pub const MODBUS_TURN_LOOK: Duration = Duration::from_millis(1);
-/// How long a turn may be held: the longest is an unanswered question, 1.5 × `answer_ms`. One that holds it for longer hangs.
-pub const MODBUS_TURN: Duration = Duration::from_secs(2);
+/// A turn that is held for longer than an unanswered question (1.5 × `answer_ms`) and this is not waited for: its process hangs.
+pub const MODBUS_TURN: Duration = Duration::from_secs(1);
 /// GPIO lines of one source: what one request of the kernel's holds.
 pub const GPIO_LINES: usize = 64;
 /// Samples of one column in a frame: 64 KiB of bytes hold more, but a frame is worked through in one go, and 8,192 rows take 3 ms.
@@ -124,7 +124,15 @@ pub const GUARD_RETRY: Duration = Duration::from_secs(1);
 pub const GUARD_STALL: Duration = Duration::from_secs(4);
 /// Outputs of one device: one bit each in a message to the guard.
 pub const OUTPUTS: usize = 64;
-/// The first message to the guard: 64 lines of 200 bytes.
-pub const GUARD_BYTES: usize = 16 * 1024;
+/// The first message to the guard: 64 lines of 200 bytes, or coils of 400.
+pub const GUARD_BYTES: usize = 32 * 1024;
+/// A coil or register that could not be written is tried again after this, twice as long each time,
+pub const OUTPUT_RETRY: Duration = Duration::from_millis(100);
+/// up to this: a relay that has power again is set within two seconds.
+pub const OUTPUT_RETRY_MAX: Duration = Duration::from_secs(2);
+/// How long a device may take to accept a connection of the guard's.
+pub const OUTPUT_CONNECT: Duration = Duration::from_secs(2);
+/// A guard whose outputs are no longer configured writes their safe state within this, or ends without: two tries of 500 ms.
+pub const OUTPUT_SETTLE: Duration = Duration::from_millis(1500);
 /// Files of readings that could not be read are reopened after this.
 pub const SYSFS_RETRY: Duration = Duration::from_secs(4);

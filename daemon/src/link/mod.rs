@@ -46,7 +46,7 @@ use self::{
     outage::Outage,
     pace::Pace,
     packet::Parcels,
-    session::{Event, Session},
+    session::Session,
     suspect::Name,
 };
 use crate::{
@@ -423,8 +423,8 @@ impl<'a> Link<'a> {
             tokio::select! {
                 biased;
                 event = session.next() => match event {
-                    Ok(Event::Flushed) => {}
-                    Ok(Event::Packet(packet)) => if let Err(ended) = self.packet(packet) {
+                    Ok(None) => {}
+                    Ok(Some(packet)) => if let Err(ended) = self.packet(packet) {
                         return ended;
                     },
                     Err(closed) => return Ended::Failed(self.closed(&closed)),
@@ -492,8 +492,8 @@ impl<'a> Link<'a> {
         let until = Instant::now() + Duration::from_secs(1);
         while self.flight.len() + self.hand.len() > 0 && self.hand_over(session).is_ok() {
             match tokio::time::timeout_at(until, session.next()).await {
-                Ok(Ok(Event::Flushed)) => {}
-                Ok(Ok(Event::Packet(packet))) => {
+                Ok(Ok(None)) => {}
+                Ok(Ok(Some(packet))) => {
                     let _ = self.packet(packet);
                 }
                 _ => break,
@@ -501,7 +501,7 @@ impl<'a> Link<'a> {
         }
         let end = Disconnect::new(DisconnectReasonCode::NormalDisconnection);
         if session.push(&Packet::Disconnect(end)).is_ok() {
-            while let Ok(Ok(Event::Packet(_))) = tokio::time::timeout_at(until, session.next()).await {}
+            while let Ok(Ok(Some(_))) = tokio::time::timeout_at(until, session.next()).await {}
         }
     }
 

@@ -13,7 +13,7 @@ use super::{
     dial::{Papers, dial},
     offer::Learnt,
     reason::{self, Stage},
-    session::{Closed, Event, Session},
+    session::{Closed, Session},
     tls, ws,
 };
 use crate::{
@@ -76,21 +76,21 @@ fn last_will((topic, payload): Will, learnt: Learnt) -> LastWill {
 async fn answer(session: &mut Session, mqtt: &Mqtt, broker: &Broker) -> Result<ConnAck, (Failed, Option<u8>)> {
     loop {
         match session.next().await {
-            Ok(Event::Flushed) => {}
-            Ok(Event::Packet(Packet::ConnAck(ack))) if ack.code == ConnectReturnCode::Success => return Ok(ack),
-            Ok(Event::Packet(Packet::ConnAck(ack))) => {
+            Ok(None) => {}
+            Ok(Some(Packet::ConnAck(ack))) if ack.code == ConnectReturnCode::Success => return Ok(ack),
+            Ok(Some(Packet::ConnAck(ack))) => {
                 let code = code(ack.code);
                 let said = ack.properties.as_ref();
                 let text = said.and_then(|p| p.reason_string.as_deref());
                 let server = said.and_then(|p| p.server_reference.as_deref());
                 return Err(refused(code, &reason::words(code, text, server, mqtt)));
             }
-            Ok(Event::Packet(Packet::Disconnect(end))) => {
+            Ok(Some(Packet::Disconnect(end))) => {
                 let code = end.reason_code as u8;
                 let text = end.properties.as_ref().and_then(|p| p.reason_string.as_deref());
                 return Err(refused(code, &reason::words(code, text, None, mqtt)));
             }
-            Ok(Event::Packet(_)) => {
+            Ok(Some(_)) => {
                 return Err((Failed::broker("the broker does not answer CONNECT as MQTT 5 does".into()), None));
             }
             Err(Closed::Malformed(why, Some(code))) if why.contains("MQTT 3") => {

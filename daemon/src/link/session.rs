@@ -33,15 +33,6 @@ pub struct Carried {
     pub frames: Option<Frames>,
 }
 
-/// What happened.
-#[derive(Debug)]
-pub enum Event {
-    /// A packet came.
-    Packet(Packet),
-    /// All that was pushed is handed to the kernel.
-    Flushed,
-}
-
 /// Why a session ended.
 #[derive(Debug)]
 pub enum Closed {
@@ -105,18 +96,19 @@ impl Session {
         self.output.is_empty() && !self.flushing
     }
 
-    /// The next thing that happens. May be dropped at any time without a loss.
+    /// The next packet that comes; `None`: all that was pushed is handed to the kernel. May be dropped at any time without a
+    /// loss.
     ///
     /// # Errors
     /// The session ended.
-    pub async fn next(&mut self) -> Result<Event, Closed> {
+    pub async fn next(&mut self) -> Result<Option<Packet>, Closed> {
         loop {
             if let Some(packet) = self.packet()? {
-                return Ok(Event::Packet(packet));
+                return Ok(Some(packet));
             }
             let wrote = std::future::poll_fn(|cx| self.poll(cx)).await?;
             if wrote {
-                return Ok(Event::Flushed);
+                return Ok(None);
             }
         }
     }
@@ -257,8 +249,8 @@ mod tests {
                 // Dropped as often as it is polled.
                 () = std::future::ready(()), if fastrand::bool() => tokio::task::yield_now().await,
                 event = session.next() => match event.expect("open") {
-                    Event::Packet(packet) => read.push(packet),
-                    Event::Flushed => panic!("nothing was written"),
+                    Some(packet) => read.push(packet),
+                    None => panic!("nothing was written"),
                 }
             }
         }
@@ -277,7 +269,7 @@ mod tests {
             tokio::io::AsyncReadExt::read_exact(&mut theirs, &mut came).await.expect("read");
             came
         });
-        assert!(matches!(session.next().await, Ok(Event::Flushed)) && session.is_idle());
+        assert!(matches!(session.next().await, Ok(None)) && session.is_idle());
         assert_eq!(reader.await.expect("reader"), bytes(&meant).to_vec());
         assert!(matches!(session.next().await, Err(Closed::End)), "closed by the other side");
     }

@@ -1,3 +1,5 @@
+//! Errors of TLS in words.
+
 use std::{fmt, fs};
 
 use rustls::{

@@ -227,8 +227,9 @@ fn signature_that_does_not_count_is_rejected_with_what_is_wrong_with_it() {
     let (maker, other) = (Signer::new(), Signer::new());
     let keys = keyset(&[(&maker, &["model", "command"])], json!({"revoked": [other.public()]}));
     let text = b"{\"model\":\"m\"}";
-    let why =
-        |role: Role, signed: &[u8], minisig: &str| keys.signers(role, signed, &[minisig.to_owned()]).expect_err("no").0;
+    let why = |role: Role, signed: &[u8], minisig: &str| {
+        keys.signers(role, signed, &[minisig.to_owned()]).expect_err("no").to_string()
+    };
     #[track_caller]
     fn says(why: &str, words: &[&str]) {
         words.iter().for_each(|word| assert!(why.contains(word), "{word}: {why}"));

@@ -1,10 +1,11 @@
-//! The guard: a small process that holds output lines. It sets them as the daemon tells it, every 100 ms and at once when
-//! something changes; at the end of the connection, or after 500 ms of silence, it sets each line's safe state and goes
-//! on holding it, until another daemon comes. A daemon with other lines makes it end.
+//! The guard: a small process that holds output lines, and writes coils and registers (`bus`). It sets them as the daemon tells
+//! it, every 100 ms and at once when something changes; at the end of the connection, or after 500 ms of silence, it sets
+//! the safe state of each and goes on holding it, until another daemon comes. A daemon with other outputs makes it end.
 //!
 //! ```text
 //! daemon → guard   len:u32le Order as JSON        then bits:u64le, again and again
-//! guard → daemon   code:u8 0 0 0 number:u32le     HOLDS and its pid, or REFUSES, a length and why; then SET for each bits
+//! guard → daemon   code:u8 0 0 0 number:u32le     HOLDS and its pid, or REFUSES, a length and why;
+//!                                                 then for each bits SET, or LINES_SET where a coil cannot be written
 //! ```
 
 use std::{
@@ -29,16 +30,19 @@ use crate::{
     error::{Context, Fatal},
     host::gpiochip::{self, Chip},
     limits,
+    output::bus::{Point, Points},
 };
 
 /// Of what is spoken here.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 /// The lines are held.
 pub const HOLDS: u8 = 1;
 /// They are not; why follows.
 pub const REFUSES: u8 = 2;
-/// The lines are set as requested.
+/// All is set as requested, or will be as soon as the bus allows.
 pub const SET: u8 = 3;
+/// The lines are, and a coil or register cannot be written: its device does not answer.
+pub const LINES_SET: u8 = 4;
 
 /// What the guard is to hold.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -47,6 +51,9 @@ pub struct Order {
     pub version: u32,
     /// The lines, by bit.
     pub lines: Vec<Line>,
+    /// Coils and registers: the bits behind those of the lines.
+    #[serde(default)]
+    pub points: Vec<Point>,
 }
 
 /// One of them.
@@ -107,7 +114,8 @@ pub fn main(socket: &Path) -> Result<(), Fatal> {
         }
         let Ok(order) = read_order(&mut stream) else { continue };
         if let Some(held) = held.as_ref().filter(|held| held.order != order) {
-            tracing::info!(lines = held.order.lines.len(), "the configuration has other lines: the guard ends");
+            tracing::info!("the configuration has other outputs: the guard ends");
+            held.points.settle();
             // The name is free for the next one before the daemon hears of it.
             let _ = fs::remove_file(socket);
             return Ok(());
@@ -153,10 +161,11 @@ fn read_order(stream: &mut UnixStream) -> io::Result<Order> {
     serde_json::from_slice(&text).map_err(|_| ErrorKind::InvalidData.into())
 }
 
-/// Lines that are held.
+/// Lines that are held, and the threads of the buses.
 struct Held {
     order: Order,
     lines: Vec<gpiochip::Output>,
+    points: Points,
     /// What they are.
     bits: u64,
 }
@@ -164,7 +173,7 @@ struct Held {
 impl Held {
     /// Asks for all of them; each is in its safe state from the first moment on.
     fn take(order: Order) -> Result<Self, String> {
-        if order.version != VERSION || order.lines.len() > limits::OUTPUTS {
+        if order.version != VERSION || order.lines.len() + order.points.len() > limits::OUTPUTS {
             return Err("it speaks another version".into());
         }
         let mut lines = Vec::new();
@@ -180,11 +189,13 @@ impl Held {
             lines.push(held.map_err(|why| format!("output `{}` on {}: {why}", line.output, line.chip))?);
         }
         let bits = Self::safe(&order);
-        Ok(Self { order, lines, bits })
+        let points = Points::start(&order.points).map_err(|why| format!("start a thread: {why}"))?;
+        Ok(Self { order, lines, points, bits })
     }
 
     fn safe(order: &Order) -> u64 {
-        order.lines.iter().enumerate().fold(0, |bits, (i, line)| bits | u64::from(line.safe_on) << i)
+        let all = order.lines.iter().map(|line| line.safe_on).chain(order.points.iter().map(|point| point.safe_on));
+        all.enumerate().fold(0, |bits, (i, on)| bits | u64::from(on) << i)
     }
 
     /// Sets the lines as requested until the connection ends. Silence makes them safe; the next message sets them again.
@@ -209,7 +220,12 @@ impl Held {
             if have == word.len() {
                 (have, heard) = (0, Instant::now());
                 let done = self.set(u64::from_le_bytes(word));
-                if stream.write_all(&[if done { SET } else { REFUSES }]).is_err() {
+                let answer = match done {
+                    false => REFUSES,
+                    true if self.points.fails() => LINES_SET,
+                    true => SET,
+                };
+                if stream.write_all(&[answer]).is_err() {
                     break;
                 }
             }
@@ -227,6 +243,12 @@ impl Held {
 
     fn set(&mut self, bits: u64) -> bool {
         let mut done = true;
+        for i in 0..self.order.points.len() {
+            let bit = self.lines.len() + i;
+            let on = bits >> bit & 1 == 1;
+            self.points.want(i, on);
+            self.bits = self.bits & !(1 << bit) | u64::from(on) << bit;
+        }
         for (i, line) in self.lines.iter_mut().enumerate() {
             let on = bits >> i & 1 == 1;
             if on != (self.bits >> i & 1 == 1) {

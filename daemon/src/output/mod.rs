@@ -1,7 +1,8 @@
-//! Lines that alarms drive: relays, lamps. Owns what each is to be; a small process of its own, the guard, holds the
-//! lines and goes to the safe state when it does not hear from here (`guard.rs`). An alarm gets here by a bell, not by
-//! way of the broker or the disk.
+//! What alarms drive: lines, and coils and registers of Modbus devices. Owns what each is to be; a small process of its own,
+//! the guard, holds them and goes to the safe state when it does not hear from here (`guard.rs`, `bus.rs`). An alarm gets here
+//! by a bell, not by way of the broker or the disk.
 
+mod bus;
 pub mod guard;
 
 use std::{
@@ -15,15 +16,18 @@ use std::{
 };
 
 use crate::{
-    config::{Output, PinName},
+    config::{self, Output, PinName, Target},
     flow::board::Board,
     limits,
-    output::guard::{Line, Order},
+    output::{
+        bus::Point,
+        guard::{Line, Order},
+    },
 };
 
 /// What the stage works with.
 pub struct Setup {
-    /// The lines.
+    /// What is driven.
     pub outputs: Vec<Output>,
     /// Which alarms are raised.
     pub board: Arc<Board>,
@@ -54,7 +58,7 @@ static BETWEEN_RUNS: Mutex<Option<Guard>> = Mutex::new(None);
 /// Where no outputs are configured, none is held: a guard of this process' last run, or of a daemon before it, sets the safe
 /// state and ends.
 pub fn release(socket: &Path) {
-    let order = Order { version: guard::VERSION, lines: vec![] };
+    let order = Order { version: guard::VERSION, lines: vec![], points: vec![] };
     let _ = serde_json::to_vec(&order).map(|text| Guard::meet(socket, &text));
 }
 
@@ -70,23 +74,25 @@ struct Stage {
     guard: Option<Guard>,
     retry_at: Instant,
     said: String,
-    /// What each line is, and since when.
-    lines: Vec<(bool, Instant)>,
+    /// What each output is, and since when.
+    states: Vec<(bool, Instant)>,
     moved: Vec<(String, u64)>,
     moved_at: Instant,
     stalled: bool,
 }
 
 impl Stage {
-    fn new(setup: Setup) -> Self {
+    fn new(mut setup: Setup) -> Self {
         let now = Instant::now();
-        let lines = at_rest(&setup.outputs);
+        // In the order of the guard's bits: lines first.
+        setup.outputs.sort_by_key(|output| matches!(output.target, Target::Modbus(_)));
+        let states = at_rest(&setup.outputs);
         Self {
             setup,
             guard: None,
             retry_at: now,
             said: String::new(),
-            lines,
+            states,
             moved: vec![],
             moved_at: now,
             stalled: false,
@@ -105,7 +111,7 @@ impl Stage {
                     self.guard = Some(guard);
                     self.said.clear();
                     // How long a line rests is counted from when it is set, not from when it should have been.
-                    self.lines = at_rest(&self.setup.outputs);
+                    self.states = at_rest(&self.setup.outputs);
                 }
                 Err(why) => {
                     if why != self.said {
@@ -117,12 +123,14 @@ impl Stage {
             }
         }
         let bits = if self.guard.is_some() { self.wanted(Instant::now()) } else { 0 };
-        if let Some(guard) = &mut self.guard
-            && let Err(why) = guard.tell(bits)
-        {
-            tracing::error!("the output guard does not respond: {why}; starting another guard");
-            if let Some(mut guard) = self.guard.take() {
-                guard.kill();
+        match self.guard.as_mut().map(|guard| guard.tell(bits)) {
+            None => {}
+            Some(Ok(all)) => self.setup.board.outputs_follow.store(all, Ordering::Relaxed),
+            Some(Err(why)) => {
+                tracing::error!("the output guard does not respond: {why}; starting another guard");
+                if let Some(mut guard) = self.guard.take() {
+                    guard.kill();
+                }
             }
         }
         self.setup.board.outputs_held.store(self.guard.is_some(), Ordering::Relaxed);
@@ -149,7 +157,7 @@ impl Stage {
     /// On while one of its alarms is raised, and not changed before its time.
     fn wanted(&mut self, now: Instant) -> u64 {
         let mut bits = 0;
-        for (i, (output, (on, since))) in self.setup.outputs.iter().zip(&mut self.lines).enumerate() {
+        for (i, (output, (on, since))) in self.setup.outputs.iter().zip(&mut self.states).enumerate() {
             let raised = output.alarms.iter().any(|alarm| self.setup.board.alarms[*alarm].is_raised());
             let rested = now.duration_since(*since) >= Duration::from_millis(output.dwell_ms);
             if raised != *on && rested {
@@ -174,7 +182,7 @@ struct Guard {
 impl Guard {
     /// One that is still there from before goes on, where it holds the same lines.
     fn start(setup: &Setup) -> Result<Self, String> {
-        let order = Order { version: guard::VERSION, lines: setup.outputs.iter().map(line).collect() };
+        let order = order(&setup.outputs);
         let text = serde_json::to_vec(&order).map_err(|why| why.to_string())?;
         if let Some(guard) = Self::meet(&setup.socket, &text) {
             return Ok(guard);
@@ -243,12 +251,16 @@ impl Guard {
         Err(Refusal::Not(String::from_utf8_lossy(&why).into_owned()))
     }
 
-    /// What all lines are to be; answered when they are.
-    fn tell(&mut self, bits: u64) -> Result<(), String> {
+    /// What all are to be. Returns whether all coils and registers could be written last; lines are set when it returns.
+    fn tell(&mut self, bits: u64) -> Result<bool, String> {
         let mut answer = [0u8; 1];
         let exchanged = self.stream.write_all(&bits.to_le_bytes()).and_then(|()| self.stream.read_exact(&mut answer));
         exchanged.map_err(|why| why.to_string().to_lowercase())?;
-        if answer[0] == guard::SET { Ok(()) } else { Err("a line cannot be set".into()) }
+        match answer[0] {
+            guard::SET => Ok(true),
+            guard::LINES_SET => Ok(false),
+            _ => Err("a line cannot be set".into()),
+        }
     }
 
     /// One that hangs would hold the lines for ever.
@@ -273,11 +285,44 @@ enum Refusal {
     Not(String),
 }
 
-fn line(output: &Output) -> Line {
-    let (offset, name) = match &output.line {
-        PinName::Offset(offset) => (Some(*offset), None),
-        PinName::Name(name) => (None, Some(name.clone())),
+/// What the guard is to hold.
+fn order(outputs: &[Output]) -> Order {
+    let mut order = Order { version: guard::VERSION, lines: vec![], points: vec![] };
+    for output in outputs {
+        match &output.target {
+            Target::Line { chip, line, active_low } => {
+                let (offset, name) = match line {
+                    PinName::Offset(offset) => (Some(*offset), None),
+                    PinName::Name(name) => (None, Some(name.clone())),
+                };
+                let (active_low, safe_on) = (*active_low, output.safe_on);
+                let (output, chip) = (output.name.clone(), chip.clone());
+                order.lines.push(Line { output, chip, offset, name, active_low, safe_on });
+            }
+            Target::Modbus(point) => order.points.push(self::point(output, point)),
+        }
+    }
+    order
+}
+
+fn point(output: &Output, point: &config::Point) -> Point {
+    let manners = point.manners;
+    let (address, line) = match &point.bus {
+        config::Bus::Tcp(address) => (Some(address.clone()), None),
+        config::Bus::Line(line) => (None, Some(line)),
     };
-    let (active_low, safe_on) = (output.active_low, output.safe_on);
-    Line { output: output.name.clone(), chip: output.chip.clone(), offset, name, active_low, safe_on }
+    let bus = bus::Bus {
+        address,
+        path: line.map(|line| line.path.clone()),
+        baud: line.map_or(0, |line| line.baud),
+        line: line.map_or((8, b'N', 1), |line| (line.line.data, line.line.parity, line.line.stop)),
+        tcp: manners.tcp_frames,
+        echo: manners.echo,
+        lenient: manners.lenient_ids,
+        answer_ms: manners.answer_ms,
+        pause_us: manners.pause_us,
+    };
+    let (slave, coil, address, words, refresh_ms) =
+        (point.slave, point.coil, point.address, point.words, point.refresh_ms);
+    Point { output: output.name.clone(), bus, slave, coil, address, words, refresh_ms, safe_on: output.safe_on }
 }

@@ -161,8 +161,12 @@ impl Status {
                 why.push(format!("pipeline {}: no new prediction", pipeline.name));
             }
         }
-        if !self.config.outputs.is_empty() && !self.board.outputs_held.load(Relaxed) {
-            why.push("the outputs are not held".into());
+        if !self.config.outputs.is_empty() {
+            if !self.board.outputs_held.load(Relaxed) {
+                why.push("the outputs are not held".into());
+            } else if !self.board.outputs_follow.load(Relaxed) {
+                why.push("an output's Modbus device cannot be written".into());
+            }
         }
         let (serving, models) = (self.counters.models().0, self.models());
         if serving < models {

@@ -212,6 +212,21 @@ fn transducers_are_found_by_name_and_type_wherever_they_stand() {
 }
 
 #[test]
+fn check_says_what_a_list_leaves_open() {
+    let advice = |keys: &str| config(keys, &["a"]).expect("valid").advice();
+    let open = advice("sentences = { MWV = [\"a\", \"\", \"b:kn\"] }");
+    assert!(open.len() == 1 && open[0].contains("of `a`, `b` is in field 2: add `only:`"), "{open:?}");
+    for closed in [
+        "MWV = [\"a\", \"only:R\", \"b:kn\"]",
+        "RMC = [\"\", \"\", \"a:ddmm\"]",
+        "DPT = [\"a\"]",
+        "HDG = [\"\", \"a:signed\"]",
+    ] {
+        assert_eq!(advice(&format!("sentences = {{ {closed} }}")), Vec::<String>::new(), "{closed}");
+    }
+}
+
+#[test]
 fn configuration_that_cannot_be_meant_is_rejected_with_advice() {
     for (keys, wanted) in [
         ("sentences = { MWV = [\"a:knts\"] }", "`a:knts`: unknown word `knts`; did you mean `knots`?"),

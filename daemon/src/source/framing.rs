@@ -91,7 +91,7 @@ impl Lines {
     /// Bytes are lost: what is half received has no end, and what follows has no beginning.
     pub fn reset(&mut self) {
         self.carry.clear();
-        (self.skipping, self.skipped) = (true, 0);
+        (self.skipping, self.skipped, self.strange) = (true, 0, 0);
     }
 
     /// Takes what one read brought.

@@ -1,12 +1,12 @@
 //! One tty: opened by path, exclusive, read in chunks; a hang-up closes it and it is
 //! opened again with jittered backoff, for ever. A device that speaks only when it is asked is asked here.
 
-use std::{os::fd::AsRawFd, time::Duration};
+use std::os::fd::AsRawFd;
 
 use futures_util::FutureExt;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use super::{

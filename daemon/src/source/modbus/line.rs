@@ -87,9 +87,8 @@ impl<'a> Line<'a> {
     /// One question. A connection that gave answers and was closed by the other side is opened again, once, for the same
     /// question: some devices close after each answer, others after a minute of silence.
     pub async fn ask(&mut self, question: Question) -> Result<Vec<u8>, Failure> {
-        let pause = Duration::from_micros(self.settings.manners.pause_us);
-        // Another writer on the line gets a turn in between.
-        let pause = if self.settings.shared { pause.max(limits::MODBUS_SHARE) } else { pause };
+        // On a shared line another writer gets a turn first, and the pause is kept behind their answer too.
+        let pause = if self.settings.shared { limits::MODBUS_SHARE } else { self.pause() };
         if let Some(used) = self.used {
             tokio::time::sleep_until(used + pause).await;
         }
@@ -129,6 +128,10 @@ impl<'a> Line<'a> {
         Err(Failure::NoAnswer)
     }
 
+    fn pause(&self) -> Duration {
+        Duration::from_micros(self.settings.manners.pause_us)
+    }
+
     fn forget_connection(&mut self) {
         (self.port, self.answers) = (None, 0);
     }
@@ -147,7 +150,8 @@ impl<'a> Line<'a> {
             _ => None,
         };
         if let Some(fd) = shared {
-            take_turn(fd).await;
+            take_turn(fd, settings.manners.answer_ms).await;
+            tokio::time::sleep(Duration::from_micros(settings.manners.pause_us)).await;
         }
         let outcome = exchange(port, settings, talk, question).await;
         if matches!(outcome, Err(Failure::NoAnswer)) && !talk.tcp {
@@ -178,8 +182,8 @@ async fn open(settings: &Modbus) -> Result<Port, String> {
 }
 
 /// Waits for the turn on a line that outputs write on too. One that does not give it back has failed.
-async fn take_turn(fd: i32) {
-    let until = Instant::now() + limits::MODBUS_TURN;
+async fn take_turn(fd: i32, answer_ms: u64) {
+    let until = Instant::now() + Duration::from_millis(answer_ms * 3 / 2) + limits::MODBUS_TURN;
     while !tty::take(fd) && Instant::now() < until {
         tokio::time::sleep(limits::MODBUS_TURN_LOOK).await;
     }

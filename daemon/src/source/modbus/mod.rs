@@ -12,7 +12,7 @@ use self::{
 };
 use super::{Outlet, Reopening};
 use crate::{
-    config::{Modbus, Read, Registers},
+    config::{Bus, Modbus, Read, Registers},
     flow::{Arrival, Fault},
     host::modbus::{self, Question},
 };
@@ -87,7 +87,8 @@ impl Asking<'_> {
             let answered = !matches!(outcome, Outcome::Failed(Fault::NoAnswer));
             *answers += u64::from(answered);
             if let Some(news) = self.pace.took(at, part, outcome, Instant::now()) {
-                report(&self.name, read, news, &text);
+                let never = *answers == 0 && text.is_empty() && outcome == Outcome::Failed(Fault::NoAnswer);
+                report(&self.name, read, news, if never { hint(self.settings) } else { &text });
             }
             if let Some(gone) = gone {
                 self.pace.done(at, Instant::now());
@@ -120,6 +121,19 @@ fn fault(failure: Failure) -> (Fault, String, Option<String>) {
         Failure::Echo => (Fault::Echo, "the answer begins with the question: set `echo = true`".into(), None),
         Failure::Exception(code) => (exception(code), String::new(), None),
         Failure::Gone(why) => (Fault::NoAnswer, why.clone(), Some(why)),
+    }
+}
+
+/// What to look for where nothing was ever answered.
+fn hint(settings: &Modbus) -> &'static str {
+    match settings.bus {
+        Bus::Line(_) => "look at slave address, wires (A and B), baud and parity",
+        Bus::Tcp(_) if settings.manners.tcp_frames => {
+            "look at the slave address; a serial server that passes RTU frames needs `framing = \"rtu\"`"
+        }
+        Bus::Tcp(_) => {
+            "look at slave address, wires, and the serial settings in the server; a Modbus TCP device needs no `framing`"
+        }
     }
 }
 

@@ -255,7 +255,10 @@ impl Inspected {
                 }
                 Some((line, cell)) => {
                     let (n, all) = (column.cells - numbers, column.cells);
-                    recording.warn(&format!("column `{name}`: {n} of {all} cells are no numbers (first: line {line}, `{cell}`): they are bad"));
+                    let text = format!(
+                        "column `{name}`: {n} of {all} cells are no numbers (first: line {line}, `{cell}`): they are bad"
+                    );
+                    recording.warn(&text);
                 }
                 None => {}
             }
