@@ -132,7 +132,8 @@ fn what_the_device_calls_invalid_is_never_good() {
     assert_eq!(s.one("GPVTG,54.7,T,34.4,M,5.5,N,10.2,K").1, Quality::Good);
     // Said by the configuration: another field, other texts, none.
     let mut s = Reader::new(
-        "sentences = { XYZ = [\"a\", \"\", \"valid:OK|ok\"], GGA = [\"\", \"b:ddmm\", \"\", \"\", \"\", \"valid:1|2|6\"], ROT = [\"c\", \"valid:*\"] }",
+        "sentences = { XYZ = [\"a\", \"\", \"valid:OK|ok\"], GGA = [\"\", \"b:ddmm\", \"\", \"\", \"\", \"valid:1|2|6\"], \
+         ROT = [\"c\", \"valid:*\"] }",
         &["a", "b", "c"],
     );
     assert_eq!(s.read("IIXYZ,4,,ok").expect("row")[0], (4.0, Quality::Good));
