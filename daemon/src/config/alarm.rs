@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Channel, Pipeline, build::Names, problem::nearest, raw::Table};
+use super::{Channel, Pipeline, names::Names, problem::nearest, raw::Table};
 use crate::model::scoring::Scoring;
 
 /// `[alarm.NAME]`

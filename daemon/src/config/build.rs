@@ -1,9 +1,6 @@
 //! Builds a valid `Config` from the merged tables. Each function reads one kind of table and reports every problem in it.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-};
+use std::{collections::BTreeMap, path::Path};
 
 use super::{
     Commands, Config, Device, Metrics, Outbox, Pipeline, Problem, Stream, StreamMode, Tapes,
@@ -11,6 +8,7 @@ use super::{
     layers::{self, Layer},
     models::models,
     mqtt::mqtt,
+    names::{Names, channels, is_segment},
     output::{fighting, output, share},
     paths::{self, Paths},
     pipeline,
@@ -19,21 +17,6 @@ use super::{
     source::{channel, overlapping, source},
 };
 use crate::{flow::SourceId, limits, model::keyset::Keyset};
-
-/// Resolved names, for the tables that refer to them.
-pub(super) struct Names {
-    pub sources: BTreeMap<String, SourceId>,
-    pub channels: BTreeMap<String, usize>,
-    pub channel_source: Vec<SourceId>,
-    /// Sources whose rows do not have all columns.
-    pub partial: Vec<bool>,
-    /// By source: how old the first sample of a frame is when the frame comes, ms.
-    pub span_ms: Vec<u64>,
-    pub pipelines: BTreeMap<String, usize>,
-    pub allow_unsigned: bool,
-    pub keyset: Option<PathBuf>,
-    pub paths: Paths,
-}
 
 pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     let mut problems = Problems::default();
@@ -140,15 +123,6 @@ fn each<T>(root: &mut Table<'_>, kind: &'static str, mut read: impl FnMut(&str, 
         all.extend(read(&name, table));
     }
     all
-}
-
-/// A topic segment: `[a-z0-9][a-z0-9_-]*`.
-pub(super) fn is_segment(text: &str) -> bool {
-    let ok = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    !text.is_empty()
-        && text.len() <= 64
-        && ok(text.as_bytes()[0])
-        && text.bytes().all(|b| ok(b) || b == b'_' || b == b'-')
 }
 
 fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
@@ -268,15 +242,6 @@ fn metrics(root: &mut Table<'_>, node: Option<Node>) -> Metrics {
     }
     t.finish();
     metrics
-}
-
-/// Channel names to indices; reports unknown names.
-pub(super) fn channels(t: &mut Table<'_>, key: &'static str, list: &[String], names: &Names) -> Vec<usize> {
-    let unknown: Vec<_> = list.iter().filter(|name| !names.channels.contains_key(*name)).cloned().collect();
-    for name in unknown {
-        t.problem(key, format!("no channel is called `{name}`"));
-    }
-    list.iter().filter_map(|name| names.channels.get(name).copied()).collect()
 }
 
 fn stream(name: &str, mut t: Table<'_>, names: &Names) -> Option<Stream> {

@@ -1,6 +1,10 @@
 //! `fields` of binary frames: one number for each name, or arrays of samples: `"x:f32le[256]"`, `"x,y,z:i16le[64]"`.
 
-use super::{Block, Field, Layout, Number, Order, raw::Table, source::number, source::twice};
+use super::{
+    Block, Field, Layout, Number, Order,
+    parts::{number, twice},
+    raw::Table,
+};
 use crate::limits;
 
 /// One of the texts of `fields`.

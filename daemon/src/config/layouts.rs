@@ -2,9 +2,9 @@
 
 use super::{
     Bias, Format, Gpio, GpioLine, GpioRead, Pin, PinName, Port, Sysfs, SysfsClass,
+    parts::twice,
     paths::device,
     raw::{Table, Value},
-    source::twice,
 };
 use crate::limits;
 

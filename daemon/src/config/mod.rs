@@ -7,15 +7,18 @@ mod build;
 mod certs;
 mod changes;
 mod fields;
+mod format;
 mod groups;
 mod layers;
 mod layouts;
 mod modbus;
 mod models;
 mod mqtt;
+mod names;
 mod nmea;
 mod number;
 mod output;
+mod parts;
 mod paths;
 mod pipeline;
 mod poll;
@@ -40,7 +43,7 @@ pub use groups::{group_of, groups};
 pub use layers::Layer;
 pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
 pub use mqtt::{Broker, Mqtt, Proxy, Tls, host_and_port};
-pub use nmea::{FieldAt, FieldRule, FieldTest, Nmea, Reading, Sentence, SentenceValue};
+pub use nmea::{FieldAt, Nmea, Reading, Sentence, SentenceValue};
 pub use number::{Base, NumberText, Word};
 pub use output::{Output, Point, Target};
 pub use paths::secret;
@@ -49,6 +52,7 @@ pub use port::{
     PinName, Poll, Port, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
+pub use standard::{FieldRule, FieldTest};
 pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
 
 use crate::{flow::SourceId, model::manifest::Manifest};

@@ -2,8 +2,8 @@
 
 use super::{
     Format, Number, Order, Port, Serial,
+    parts::number,
     raw::{Node, Table, Value},
-    source::number,
 };
 use crate::limits;
 

@@ -9,10 +9,10 @@
 
 use super::{
     Config, Format, Source,
+    parts::twice,
     problem::nearest,
     raw::{Node, Table, Value},
-    source::twice,
-    standard::{self, Unit},
+    standard::{self, FieldRule, FieldTest, Unit},
 };
 
 /// `sentences` and `checksum`.
@@ -76,37 +76,6 @@ pub enum Reading {
     Signed,
     /// As a number with its unit in the next field, converted to this one.
     Unit(Unit),
-}
-
-/// What a field must be.
-#[derive(Debug, Clone, PartialEq)]
-pub struct FieldRule {
-    /// Its place, from 0. A sentence that ends before it fits.
-    pub place: usize,
-    /// What it must be.
-    pub test: FieldTest,
-}
-
-/// What the text of a field must be.
-#[derive(Debug, Clone, PartialEq)]
-pub enum FieldTest {
-    /// One of these.
-    OneOf(Vec<String>),
-    /// None of these.
-    NoneOf(&'static [&'static str]),
-    /// It has another letter beside these.
-    NotOnly(&'static str),
-}
-
-impl FieldTest {
-    /// Whether the text fits.
-    pub fn fits(&self, text: &str) -> bool {
-        match self {
-            Self::OneOf(all) => all.iter().any(|one| one == text),
-            Self::NoneOf(all) => !all.contains(&text),
-            Self::NotOnly(letters) => text.chars().any(|c| !letters.contains(c)),
-        }
-    }
 }
 
 impl Nmea {

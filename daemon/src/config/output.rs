@@ -1,10 +1,9 @@
 //! `[output.NAME]`: a GPIO line, or a coil or register of a Modbus device, that alarms drive.
 
 use super::{
-    Alarm, Bus, Manners, PinName, Port, Source, layouts, modbus,
+    Alarm, Bus, Manners, PinName, Port, Source, layouts, modbus, parts,
     paths::device,
     raw::{Node, Table},
-    source,
 };
 
 /// `[output.NAME]`
@@ -151,14 +150,14 @@ fn bus(t: &mut Table<'_>, sources: &[Source]) -> (Bus, Manners) {
         return nowhere();
     }
     let bus = match (t.has("path"), t.has("address")) {
-        (true, _) => Bus::Line(source::line(t)),
+        (true, _) => Bus::Line(parts::line(t)),
         (_, true) => Bus::Tcp(modbus::tcp_address(t)),
         _ => return nowhere(),
     };
     let manners = modbus::manners(t, &bus);
     for source in sources {
         match (&bus, &source.port) {
-            (Bus::Line(line), port) if port.path().is_some_and(|path| source::is_same_port(path, &line.path)) => {
+            (Bus::Line(line), port) if port.path().is_some_and(|path| parts::is_same_port(path, &line.path)) => {
                 let advice = match port {
                     Port::Modbus(_) => {
                         format!("source `{0}` reads this line: write `source = \"{0}\"` instead", source.name)

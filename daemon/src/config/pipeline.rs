@@ -8,7 +8,7 @@ use std::{
 use super::{
     Model, OnBad, Pipeline,
     bindings::bindings,
-    build::{Names, channels},
+    names::{Names, channels},
     raw::Table,
 };
 use crate::{

@@ -6,8 +6,9 @@
 
 use super::{
     Format, Framing, Poll,
+    format::format,
+    parts::{bytes, twice},
     raw::{Node, Table, Value},
-    source::{bytes, format, twice},
 };
 use crate::limits;
 

@@ -1,8 +1,14 @@
 //! `[source.NAME]` and `[channel.NAME]`: builds what is opened and how it is read from the tables.
 
 use super::{
-    Bus, Channel, Check, CheckKind, Format, Framing, Layout, Line, LineForm, Number, NumberText, Order, Port, Serial,
-    Source, TimeFormat, build::Names, fields, layouts, modbus, nmea, number, paths::device, poll, raw::Table, text,
+    Bus, Channel, Check, CheckKind, Format, Framing, Layout, Number, NumberText, Order, Port, Serial, Source,
+    TimeFormat, layouts, modbus,
+    names::Names,
+    number,
+    parts::{self, bytes, is_same_port, line},
+    poll,
+    raw::Table,
+    text,
 };
 use crate::{flow::SourceId, limits};
 
@@ -36,25 +42,6 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
     let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64);
     t.finish();
     Source { name: name.to_owned(), port, format, numbers, seq, seq_modulo, time, stale_ms, gap_max_ms }
-}
-
-/// A tty's path and speed.
-pub(super) fn line(t: &mut Table<'_>) -> Serial {
-    let text = t.str("line").unwrap_or_else(|| "8N1".into());
-    let line = Line::parse(&text).unwrap_or_else(|| {
-        t.problem("line", format!("`{text}` is no line setting such as `8N1`"));
-        Line { data: 8, parity: b'N', stop: 1 }
-    });
-    Serial {
-        path: device(t, "path", "/dev"),
-        baud: t.int("baud", 50..=4_000_000).map_or(115_200, |n| n as u32),
-        line,
-        frame_max: limits::FRAME_BYTES,
-        framing: Framing::Lines,
-        check: None,
-        lines: LineForm::default(),
-        poll: None,
-    }
 }
 
 fn serial(t: &mut Table<'_>) -> Serial {
@@ -130,7 +117,7 @@ fn framing(t: &mut Table<'_>, check: Option<Check>) -> Framing {
             Framing::Fixed { start: start.unwrap_or_default(), bytes: bytes.max(least + 1) }
         }
         "length" => {
-            let (text, number) = (length.clone().unwrap_or_default(), length.as_deref().and_then(number));
+            let (text, number) = (length.clone().unwrap_or_default(), length.as_deref().and_then(parts::number));
             if number.is_none_or(|(number, _)| !matches!(number, Number::U(1 | 2))) {
                 t.problem("length", format!("`{text}` is invalid: expected one of `u8`, `u16le`, `u16be`"));
             }
@@ -146,83 +133,6 @@ fn framing(t: &mut Table<'_>, check: Option<Check>) -> Framing {
         },
         _ => Framing::Lines,
     }
-}
-
-/// Bytes written as hexadecimal digits, `aa 55`.
-pub(super) fn bytes(t: &mut Table<'_>, key: &'static str) -> Option<Vec<u8>> {
-    let text: String = t.str(key)?.split_whitespace().collect();
-    let digits = text.len().is_multiple_of(2) && !text.is_empty() && text.len() <= 512 && text.is_ascii();
-    let pair = |i: usize| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok();
-    let bytes = digits.then(|| (0..text.len() / 2).map(pair).collect::<Option<Vec<u8>>>()).flatten();
-    if bytes.is_none() {
-        t.problem(key, "must be bytes as hexadecimal digits, such as `aa 55`");
-    }
-    bytes
-}
-
-pub(super) fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
-    let lines = *framing == Framing::Lines;
-    let usual = if lines { "csv" } else { "binary" };
-    let words = ["csv", "fixed", "keyvalue", "pattern", "json", "nmea", "binary"].map(|word| (word, word));
-    let word = t.word("format", &words).unwrap_or(usual);
-    let texts = t.strs("fields");
-    let sentences = t.node("sentences");
-    let used: &[&str] = match word {
-        "nmea" => &["sentences", "checksum"],
-        "binary" => &["fields", "rate_hz"],
-        word => text::keys(word),
-    };
-    for key in ["fields", "rate_hz", "sentences", "checksum"].into_iter().chain(text::KEYS) {
-        // Read here, so that one that stands beside the wrong format is no unknown key.
-        t.node(key);
-        if t.has(key) && !used.contains(&key) {
-            t.problem(key, format!("does not belong to `format = \"{word}\"`"));
-        }
-    }
-    match word {
-        "json" => Format::Json,
-        "fixed" => text::fixed(t),
-        "keyvalue" => text::keyvalue(t),
-        "pattern" => text::pattern(t),
-        "nmea" => {
-            if !lines {
-                t.problem("format", "`nmea` comes in lines");
-            }
-            Format::Nmea(nmea::nmea(t, sentences))
-        }
-        "binary" => {
-            if lines {
-                t.problem(
-                    "format",
-                    "`binary` needs a framing that is not lines: a line feed may be a part of a number",
-                );
-            }
-            Format::Binary(fields::fields(t, &texts.unwrap_or_default()))
-        }
-        _ => text::csv(t),
-    }
-}
-
-/// The first name that occurs twice.
-pub(super) fn twice(names: &[String]) -> Option<&String> {
-    names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)).map(|(_, name)| name)
-}
-
-/// `u16le`, `f32be`, `i32cdab`; big-endian by default.
-pub(super) fn number(text: &str) -> Option<(Number, Order)> {
-    let orders = [
-        ("", Order::Big),
-        ("be", Order::Big),
-        ("le", Order::Little),
-        ("abcd", Order::Big),
-        ("dcba", Order::Little),
-        ("cdab", Order::WordsSwapped),
-        ("badc", Order::BytesSwapped),
-    ];
-    let (name, number) = Number::NAMES.iter().find(|(name, _)| text.starts_with(name))?;
-    let (_, order) = orders.iter().find(|(order, _)| *order == &text[name.len()..])?;
-    let words = matches!(order, Order::WordsSwapped | Order::BytesSwapped);
-    (!words || number.bytes() % 2 == 0).then_some((*number, *order))
 }
 
 type Counters = (Option<String>, u64, Option<(String, TimeFormat)>);
@@ -262,12 +172,6 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
         }
     }
     (seq, modulo.map_or(wraps, |n| n as u64), time)
-}
-
-/// Whether two paths name one device.
-pub(super) fn is_same_port(one: &str, other: &str) -> bool {
-    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
-    real(one) == real(other)
 }
 
 /// Two sources on one port would each get half of the bytes.

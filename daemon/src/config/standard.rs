@@ -1,7 +1,36 @@
 //! What NMEA 0183 says of its sentences: which field calls a value invalid, which field says what a value means, and the units
 //! that letters stand for. Places count from 1 here, as in the books.
 
-use super::nmea::{FieldRule, FieldTest};
+/// What a field must be.
+#[derive(Debug, Clone, PartialEq)]
+pub struct FieldRule {
+    /// Its place, from 0. A sentence that ends before it fits.
+    pub place: usize,
+    /// What it must be.
+    pub test: FieldTest,
+}
+
+/// What the text of a field must be.
+#[derive(Debug, Clone, PartialEq)]
+pub enum FieldTest {
+    /// One of these.
+    OneOf(Vec<String>),
+    /// None of these.
+    NoneOf(&'static [&'static str]),
+    /// It has another letter beside these.
+    NotOnly(&'static str),
+}
+
+impl FieldTest {
+    /// Whether the text fits.
+    pub fn fits(&self, text: &str) -> bool {
+        match self {
+            Self::OneOf(all) => all.iter().any(|one| one == text),
+            Self::NoneOf(all) => !all.contains(&text),
+            Self::NotOnly(letters) => text.chars().any(|c| !letters.contains(c)),
+        }
+    }
+}
 
 /// What a receiver writes where it has no value it stands for: V, or nothing.
 const VOID: FieldTest = FieldTest::NoneOf(&["V", ""]);

@@ -4,8 +4,8 @@ use jiff::fmt::strtime;
 
 use super::{
     Check, CheckKind, Format, Framing, TimeFormat,
+    parts::twice,
     raw::{Node, Table, Value},
-    source::twice,
 };
 use crate::limits;
 

@@ -1,0 +1,63 @@
+//! What tables of several kinds have in common: a tty's settings, bytes, types of numbers, names that must differ.
+
+use super::{Framing, Line, LineForm, Number, Order, Serial, paths::device, raw::Table};
+use crate::limits;
+
+/// A tty's path and speed.
+pub(super) fn line(t: &mut Table<'_>) -> Serial {
+    let text = t.str("line").unwrap_or_else(|| "8N1".into());
+    let line = Line::parse(&text).unwrap_or_else(|| {
+        t.problem("line", format!("`{text}` is no line setting such as `8N1`"));
+        Line { data: 8, parity: b'N', stop: 1 }
+    });
+    Serial {
+        path: device(t, "path", "/dev"),
+        baud: t.int("baud", 50..=4_000_000).map_or(115_200, |n| n as u32),
+        line,
+        frame_max: limits::FRAME_BYTES,
+        framing: Framing::Lines,
+        check: None,
+        lines: LineForm::default(),
+        poll: None,
+    }
+}
+
+/// Bytes written as hexadecimal digits, `aa 55`.
+pub(super) fn bytes(t: &mut Table<'_>, key: &'static str) -> Option<Vec<u8>> {
+    let text: String = t.str(key)?.split_whitespace().collect();
+    let digits = text.len().is_multiple_of(2) && !text.is_empty() && text.len() <= 512 && text.is_ascii();
+    let pair = |i: usize| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok();
+    let bytes = digits.then(|| (0..text.len() / 2).map(pair).collect::<Option<Vec<u8>>>()).flatten();
+    if bytes.is_none() {
+        t.problem(key, "must be bytes as hexadecimal digits, such as `aa 55`");
+    }
+    bytes
+}
+
+/// The first name that occurs twice.
+pub(super) fn twice(names: &[String]) -> Option<&String> {
+    names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)).map(|(_, name)| name)
+}
+
+/// `u16le`, `f32be`, `i32cdab`; big-endian by default.
+pub(super) fn number(text: &str) -> Option<(Number, Order)> {
+    let orders = [
+        ("", Order::Big),
+        ("be", Order::Big),
+        ("le", Order::Little),
+        ("abcd", Order::Big),
+        ("dcba", Order::Little),
+        ("cdab", Order::WordsSwapped),
+        ("badc", Order::BytesSwapped),
+    ];
+    let (name, number) = Number::NAMES.iter().find(|(name, _)| text.starts_with(name))?;
+    let (_, order) = orders.iter().find(|(order, _)| *order == &text[name.len()..])?;
+    let words = matches!(order, Order::WordsSwapped | Order::BytesSwapped);
+    (!words || number.bytes() % 2 == 0).then_some((*number, *order))
+}
+
+/// Whether two paths name one device.
+pub(super) fn is_same_port(one: &str, other: &str) -> bool {
+    let real = |path: &str| std::fs::canonicalize(path).unwrap_or_else(|_| path.into());
+    real(one) == real(other)
+}
