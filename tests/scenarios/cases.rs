@@ -23,8 +23,10 @@ use tempfile::TempDir;
 
 /// Cases played at a time.
 const AT_A_TIME: usize = 6;
-/// The longest case has 26 s of its own.
-const LIMIT: Duration = Duration::from_secs(75);
+/// The longest case has 26 s of its own; played again with `SLOWER`, 78 s.
+const LIMIT: Duration = Duration::from_secs(150);
+/// A case's processes get a fixed time. That is too short on a busy machine: what failed is played again with so many times it.
+const SLOWER: u32 = 3;
 
 /// What is expected of the output, in which all blanks are one.
 enum Expect {
@@ -390,6 +392,20 @@ fn is_overloaded() -> bool {
     load > 4.0 * std::thread::available_parallelism().map_or(1, usize::from) as f64
 }
 
+/// The library of the cases for a second try: its processes have the usual priority and more time.
+fn patient(shared: &Path, to: &Path) {
+    let lib = to.join("lib");
+    fs::create_dir(&lib).expect("lib");
+    for file in fs::read_dir(shared.join("lib")).expect("lib").flatten().filter(|file| file.path().is_file()) {
+        fs::copy(file.path(), lib.join(file.file_name())).expect("copy");
+    }
+    let script = fs::read_to_string(lib.join("case.sh")).expect("case.sh");
+    let slower = script.replace("nice -n 10 ", "").replace("sleep \"$1\"", &format!("sleep $(($1 * {SLOWER}))"));
+    assert!(slower.contains(&format!("$1 * {SLOWER}")), "lib/case.sh gives its daemon time in another way now");
+    fs::remove_file(lib.join("case.sh")).expect("case.sh");
+    fs::write(lib.join("case.sh"), slower).expect("case.sh");
+}
+
 /// Copies, plays and compares.
 fn whole(shared: &Path, case: &Case, to: &Path) -> Result<(), String> {
     let own = copy(shared, case, to)?;
@@ -420,12 +436,13 @@ fn cases_from_the_field_give_what_their_users_would_expect() {
         }
     });
     let mut results = results.into_inner().expect("results");
-    // A case gives its processes a fixed time, which is too short on a busy machine: what failed is played once more, alone.
+    let again = TempDir::new().expect("folder");
+    patient(&shared, again.path());
     for (case, took, result) in &mut results {
         if let Err(why) = result {
             rig::measured(&format!("case {}: once more, alone: {}", case.name, why.lines().next().unwrap_or_default()));
             let from = Instant::now();
-            *result = whole(&shared, case, dir.path());
+            *result = whole(&shared, case, again.path());
             *took = from.elapsed();
         }
     }

@@ -24,8 +24,11 @@ pub struct Asked(Daemon1Proxy<'static>);
 impl Asked {
     /// Connects over this bus. `None`: the configuration has no bus (`device.bus = "off"`).
     pub async fn connect(bus: Option<&str>) -> Result<Self, String> {
-        let bus = bus.ok_or("there is no D-Bus to ask over: `device.bus` is `off`")?;
-        let connection = logind::connect_soon(bus).await?;
+        let bus =
+            bus.ok_or("there is no D-Bus to ask over: `device.bus` is `off`; ask by the command `status` over MQTT")?;
+        let connection = logind::connect_soon(bus).await;
+        let connection =
+            connection.map_err(|why| format!("{why}; the same is asked by the command `status` over MQTT"))?;
         let proxy = Daemon1Proxy::new(&connection).await.map_err(|why| format!("ask over `{bus}`: {why}"))?;
         Ok(Self(proxy))
     }

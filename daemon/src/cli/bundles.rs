@@ -168,6 +168,9 @@ fn list(config: &Config) -> Result<(), Fatal> {
     config.pipelines.iter().for_each(|p| {
         models.insert(&p.model.manifest.model, p);
     });
+    if models.is_empty() {
+        say("no pipeline of this configuration has a model; `--config FILE` names another configuration")?;
+    }
     // Listing must not create a state directory.
     let store = match config.device.state_dir.join("models").is_dir() {
         true => Some(Store::open(&config.device.state_dir).0),

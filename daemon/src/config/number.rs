@@ -27,6 +27,15 @@ pub struct NumberText {
     pub words: Vec<(String, Word)>,
 }
 
+impl NumberText {
+    /// Reads decimal commas, where nothing is said against it: another base, a mark of thousands.
+    pub fn follow_decimal_comma(&mut self) {
+        if self.base == Base::Decimal && self.thousands.is_none() {
+            self.decimal = b',';
+        }
+    }
+}
+
 impl Default for NumberText {
     fn default() -> Self {
         Self {

@@ -116,7 +116,8 @@ fn columns(lines: &[&str], plain: bool) -> Option<Suggestion> {
         keys +=
             &if delimiter == ',' { String::new() } else { format!("delimiter = {}\n", quoted(&delimiter.to_string())) };
         let what = format!("lines of {n} columns, {} of them numbers", numbers.iter().filter(|n| **n).count());
-        Some(Suggestion { what, keys: keys + &more })
+        let state = "# an empty name skips a text; if it is a state, such as overload, its values count as good: use `pattern`\n";
+        Some(Suggestion { what, keys: keys + &more + if words { state } else { "" } })
     })
 }
 
@@ -188,7 +189,10 @@ mod tests {
             (["Temp: 21.5", "Hum: 40"], "format = \"keyvalue\"|label_end = \":\"|"),
             (["20,5;1,00", "20,6;1,01"], "columns = [\"c1\", \"c2\"]|delimiter = \";\"|decimal = \",\"|"),
             (["20,5 1,00", "20,6 1,01"], "columns = [\"c1\", \"c2\"]|delimiter = \" \"|decimal = \",\"|"),
-            (["ST,GS,+   0.000kg", "ST,GS,-  12.345kg"], "columns = [\"\", \"\", \"c3\"]|suffix = \"kg\"|"),
+            (
+                ["ST,GS,+   0.000kg", "ST,GS,-  12.345kg"],
+                "columns = [\"\", \"\", \"c3\"]|suffix = \"kg\"|# an empty name skips a text; if it is a state",
+            ),
             (["S S     100.00 g", "S D     -12.34 g"], "columns = [\"\", \"\", \"c3\", \"\"]|delimiter = \" \"|"),
             (["21.5C,40%", "21.6C,41%"], "columns = [\"c1\", \"c2\"]|suffix = { \"%\" = 1, \"C\" = 1 }"),
             (["7,1.5*31", "7,2.5*32"], "columns = [\"c1\", \"c2\"]|check = \"xor8\"|"),

@@ -239,6 +239,14 @@ impl Recording {
             .iter()
             .map(|column| config.channels.iter().any(|c| of(c, column) && c.numbers != NumberText::default()))
             .collect();
+        if self.comma {
+            // The file's own decimal sign is certain; a configuration that was written for live lines need not repeat it.
+            let own =
+                |c: &&mut Channel| columns.iter().any(|column| of(c, column)) && c.numbers != NumberText::default();
+            for channel in config.channels.iter_mut().filter(own) {
+                channel.numbers.follow_decimal_comma();
+            }
+        }
         let source = &mut config.sources[at_source];
         let mut played = Vec::new();
         for (column, raw) in columns.into_iter().zip(says).chain(source.seq.clone().map(|seq| (seq, false))) {

@@ -50,6 +50,23 @@ fn decimal_commas_and_thousands_are_read_where_they_are_certain() {
 }
 
 #[test]
+fn words_of_a_channel_and_the_decimal_comma_of_a_file_go_together() {
+    let dir = tempfile::TempDir::new().expect("folder");
+    let (csv, toml) = (dir.path().join("scale.csv"), dir.path().join("kentledge.toml"));
+    std::fs::write(&csv, "time;kg;n\n2027-05-04 01:00:00;12,31;7\n2027-05-04 01:00:01;OL;8\n").expect("write");
+    let text = "[device]\nsite = \"a\"\nid = \"b\"\n[mqtt]\nurl = \"mqtt://127.0.0.1\"\n[source.s]\npath = \"/dev/ttyX\"\n\
+                columns = [\"kg\", \"n\"]\n[channel.kg]\nwords = { OL = \"bad:overload\" }\n[channel.n]\n\
+                [stream.raw]\nchannels = [\"kg\", \"n\"]\n";
+    std::fs::write(&toml, text).expect("write");
+    let mut config = Config::local(Some(&toml)).expect("configuration");
+    let mut recording =
+        Recording::inspect(&csv, &Options::default(), Some(&config)).unwrap_or_else(|why| panic!("{}", why.text));
+    recording.bind(&mut config).unwrap_or_else(|why| panic!("{}", why.text));
+    assert_eq!(config.channels[0].numbers.decimal, b',');
+    assert_eq!(config.channels[1].numbers.decimal, b'.', "its cells are normalised");
+}
+
+#[test]
 fn separators_quotes_units_and_preamble_change_nothing() {
     let want = plain("time,temp,flow\n2027-05-04 01:00:00,20.5,0.25\n2027-05-04 01:00:01,21.5,1.25\n");
     assert_eq!(want.1[0], format!("{BEGIN} 20.5 0.25"));
