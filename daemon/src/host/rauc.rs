@@ -66,6 +66,15 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
     let connection: Connection = logind::connect_soon(bus).await?;
     let rauc = InstallerProxy::new(&connection).await.map_err(what)?;
     let source = bundle.to_str().ok_or("the bundle's path is no UTF-8")?;
+    // One that a daemon before us began goes on without it, and RAUC does not even look at a bundle meanwhile.
+    let mut busy = Duration::ZERO;
+    while rauc.operation().await.map_err(what)? == "installing" {
+        if busy > STANDS_STILL {
+            return Err("RAUC is busy with another installation".into());
+        }
+        tokio::time::sleep(LOOK).await;
+        busy += LOOK;
+    }
     let info = rauc.inspect_bundle(source, HashMap::new()).await.map_err(what)?;
     let of = |path: &[&str]| {
         let (first, rest) = path.split_first()?;
@@ -78,15 +87,6 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
         return Err(HostError(format!("it is for `{compatible}`, and this is `{ours}`")));
     }
     not_older(&version, &self::version().unwrap_or_default())?;
-    // One that a daemon before us began goes on without it.
-    let mut busy = Duration::ZERO;
-    while rauc.operation().await.map_err(what)? == "installing" {
-        if busy > STANDS_STILL {
-            return Err("RAUC is busy with another installation".into());
-        }
-        tokio::time::sleep(LOOK).await;
-        busy += LOOK;
-    }
     // RAUC 1.13 knows no way to name the bundle that was looked at; it looks again for itself: signature, board, oldest version.
     rauc.install_bundle(source, HashMap::new()).await.map_err(what)?;
     let (mut last, mut still) = ((-1, String::new()), Duration::ZERO);
