@@ -30,10 +30,8 @@ use crate::{
 /// Starts logging. `KENTLEDGE_LOG` filters as `RUST_LOG` does elsewhere, by level and `target=level`; without it `default`
 /// applies.
 pub fn start(default: &str) {
-    // The MQTT library warns of each refused message; the link counts them and logs a sum. What is asked for comes after it.
-    let quiet = |text: &str| format!("rumqttc=error,{text}");
-    let asked = std::env::var("KENTLEDGE_LOG").ok().and_then(|text| quiet(&text).parse::<Targets>().ok().map(|_| text));
-    let text = quiet(asked.as_deref().unwrap_or(default));
+    let asked = std::env::var("KENTLEDGE_LOG").ok().filter(|text| text.parse::<Targets>().is_ok());
+    let text = asked.as_deref().unwrap_or(default);
     let filter = || text.parse::<Targets>().unwrap_or_default();
     let journald = stderr_is_journal().then(tracing_journald::layer).and_then(Result::ok);
     // Fields without a prefix, so that `message_id` is the journal's own.

@@ -1,21 +1,20 @@
 //! Frames into rows: lines of text, NMEA sentences, binary numbers, Modbus registers and the edges of GPIO lines into the
 //! channels of one source. Pure.
 
-use super::{block::Times, edges::Edges, nmea::Nmea, registers::Registers, row::Scales, text::Text};
+use super::{
+    block::Times,
+    edges::Edges,
+    nmea::Nmea,
+    registers::Registers,
+    row::{Column, Scales},
+    text::Text,
+};
 use crate::{
     config::{Block, Channel, Format, Layout, Source, TimeFormat},
     flow::{Flaw, Quality, Stamp},
 };
 
 pub use super::row::{Refused, Row};
-
-/// What one number of a layout is for.
-#[derive(Debug, Clone, Default)]
-struct Column {
-    seq: bool,
-    time: bool,
-    channels: Vec<usize>,
-}
 
 /// Where a binary layout's numbers go.
 #[derive(Debug)]

@@ -6,6 +6,17 @@ use crate::{
     flow::{Flaw, Quality, Why},
 };
 
+/// What one column is for.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Column {
+    /// It is the sensor's own sequence number.
+    pub(super) seq: bool,
+    /// It is the sensor's clock.
+    pub(super) time: bool,
+    /// The channels that take it.
+    pub(super) channels: Vec<usize>,
+}
+
 /// Why a whole frame was refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Refused {

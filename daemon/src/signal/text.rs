@@ -6,21 +6,13 @@ use regex::bytes::{CaptureLocations, Regex};
 use super::{
     json::{self, Path},
     number::{Numbers, Reading},
-    row::{Refused, Row, Scales},
+    row::{Column, Refused, Row, Scales},
     time::parse_time,
 };
 use crate::{
     config::{Base, Channel, Format, KeyValue, Source, Span, TimeFormat},
     flow::{Quality, Stamp, Why},
 };
-
-/// What one column is for.
-#[derive(Debug, Clone, Default)]
-struct Column {
-    seq: bool,
-    time: bool,
-    channels: Vec<usize>,
-}
 
 #[derive(Debug)]
 enum Shape {

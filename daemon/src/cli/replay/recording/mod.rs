@@ -410,8 +410,8 @@ fn declared(path: &Path, layout: &Layout, options: &Options, known: Option<&Sour
             [one] => Ok(*one),
             [] => {
                 let near = nearest(name, layout.names.iter().map(String::as_str));
-                let near = near.map_or_else(String::new, |near| format!(", did you mean `{near}`?"));
-                let why = format!("--time: no column is called `{name}`{near} There are: {}", layout.names.join(", "));
+                let near = near.map_or_else(|| "; there".into(), |near| format!(", did you mean `{near}`? There"));
+                let why = format!("--time: no column is called `{name}`{near} are: {}", layout.names.join(", "));
                 Err(at(path, layout.header.max(1), &why))
             }
             _ => Err(at(path, layout.header.max(1), &format!("--time: `{name}` is the name of several columns"))),
