@@ -5,6 +5,7 @@ pub mod beat;
 pub mod board;
 pub mod event;
 pub mod frame;
+pub mod kept;
 pub mod lane;
 pub mod meter;
 pub mod order;
@@ -16,6 +17,7 @@ pub mod verdict;
 pub mod window;
 
 pub use frame::{Arrival, Fault, Flaw, FrameBatch, SourceId};
+pub use kept::{Finished, Kept};
 pub use record::{Class, Draft, Phase, Retain, Sink, StreamId};
 pub use sample::{Quality, Why};
 pub use score::{Classes, Direction, Scored};

@@ -129,8 +129,10 @@ impl Made {
         } else {
             let needed: Vec<_> = manifest.channels.into_iter().flatten().collect();
             tracing::warn!(
-                "{} lacks a channel of the model ({}); it is published as measurements only",
+                "{} has not all channels of the model `{}` ({}): it is played as measurements only; `--model` names a model for its own \
+                 channels",
                 self.file,
+                manifest.model,
                 needed.join(", ")
             );
         }
