@@ -201,6 +201,7 @@ function draw() {
 // ---- pages ----
 
 let open = null;
+let wanted = null;
 function route() {
   const [, page, ...rest] = decodeURI(location.hash).split("/");
   return page === "device" && rest.length === 2 ? "device" : page === "rollouts" ? "rollouts" : "devices";
@@ -222,7 +223,8 @@ function turn() {
     $("main").focus({ preventScroll: true });
   } else {
     document.title = "Kentledge fleet";
-    if (page === "devices") $("list").focus({ preventScroll: true });
+    if (page === "devices") (wanted ?? $("list")).focus({ preventScroll: true });
+    wanted = null;
   }
   refresh();
 }
@@ -280,8 +282,12 @@ $("search").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   const typing = /INPUT|TEXTAREA|SELECT/.test(event.target.tagName);
   if (event.key === "/" && !typing) {
-    location.hash = "#/";
-    $("search").focus();
+    if (route() === "devices") {
+      $("search").focus();
+    } else {
+      wanted = $("search");
+      location.hash = "#/";
+    }
     event.preventDefault();
   }
   if (event.key === "Escape") {
