@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 /// `kentledge audit verify` of this state directory.
 fn verify(site: &Site, more: &[&str]) -> rig::Done {
     let state = site.state().display().to_string();
-    rig::run(&[&["audit", "verify", "--state", &state], more].concat())
+    rig::daemon::run(&[&["audit", "verify", "--state", &state], more].concat())
 }
 
 /// The newest head of `up/h`, as `--head` takes it.
@@ -71,7 +71,7 @@ fn audit_log_survives_kills_has_every_published_result_and_shows_an_edit() {
     let file = site.state().join("pulled");
     fs::write(&file, lines.join("\n") + "\n").expect("write");
     let noted = format!("{}:{}", pulled["head"]["seq"], pulled["head"]["sha256"].as_str().expect("digest"));
-    let done = rig::run(&["audit", "verify", &file.display().to_string(), "--head", &noted]);
+    let done = rig::daemon::run(&["audit", "verify", &file.display().to_string(), "--head", &noted]);
     assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
     assert_eq!(daemon.stop(), Some(0));
     // Another name in an entry.

@@ -394,6 +394,7 @@ impl Engine {
                 if let Some(members) = running.looked_at(at, &window, width, served.is_alarmed()) {
                     self.drafts.push(served.drift(members, &running.fits[at], &window));
                 }
+                served.keep_sample(&running.fits[at], &window, &answered, running.is_drifting(at));
                 if !raised.is_empty() {
                     self.to_explain.push((raised, at, window.clone(), answered));
                 }

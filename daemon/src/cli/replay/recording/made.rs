@@ -53,6 +53,7 @@ impl Place {
 pub(super) fn as_played(source: &mut Source, time: &str, columns: Vec<String>) {
     source.format = Format::Csv { delimiter: b'\t', columns };
     source.time = Some((time.to_owned(), TimeFormat::Unit(1)));
+    source.date = None;
 }
 
 fn quote(text: &str) -> String {
