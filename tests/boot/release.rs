@@ -12,8 +12,12 @@ use crate::world::Device;
 
 #[test]
 fn no_image_is_built_without_keys_from_outside() {
-    let all: [&[&str]; 4] =
-        [&["qemu", "release"], &["raspberrypi5"], &["yocto", "raspberrypi5"], &["yocto", "jetson-orin-nano-devkit-nvme"]];
+    let all: [&[&str]; 4] = [
+        &["qemu", "release"],
+        &["raspberrypi5"],
+        &["yocto", "raspberrypi5"],
+        &["yocto", "jetson-orin-nano-devkit-nvme"],
+    ];
     for of in all {
         let mut build = Command::new(rig::root().join("image/build"));
         let began = Instant::now();

@@ -1,5 +1,6 @@
 //! The command line: its arguments, and the part of the program that handles each command.
 
+mod audit;
 mod boot_check;
 mod bundles;
 pub mod replay;
@@ -84,6 +85,11 @@ enum Command {
     Model {
         #[command(subcommand)]
         act: bundles::Act,
+    },
+    /// Checks the audit log: who did what to this device
+    Audit {
+        #[command(subcommand)]
+        act: audit::Act,
     },
     /// Records the rows of the configured sources on a tape
     Record {
@@ -213,6 +219,7 @@ impl Cli {
                 journal::start("info");
                 act.act()
             }
+            Command::Audit { act } => act.act(),
             Command::Record { config, out, seconds } => {
                 journal::start("info");
                 let config = Config::load(config.as_deref())?;
