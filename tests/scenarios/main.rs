@@ -36,6 +36,7 @@ mod remote;
 mod replay;
 mod retained;
 mod road;
+mod samples;
 mod scores;
 mod sensor;
 mod service;
