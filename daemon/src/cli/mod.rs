@@ -176,7 +176,7 @@ impl Cli {
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }
-                let remarks = config.remarks_on_files().into_iter().chain(config.advice());
+                let remarks = config.remarks_on_files(now_s).into_iter().chain(config.advice());
                 for line in replay::describe(&config).into_iter().chain(checked.lines).chain(remarks) {
                     say(&line)?;
                 }

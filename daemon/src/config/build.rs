@@ -37,7 +37,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         root.problem("device", "`device.site` is needed where there is a broker: the first part of every topic");
     }
     let commands_node = root.node("commands");
-    let commands = commands(&mut root, commands_node, &paths);
+    let (commands, keyset_refused) = commands(&mut root, commands_node, &paths);
     let models_node = root.node("models");
     let models = models(&mut root, models_node, &paths);
     let outbox_node = root.node("outbox");
@@ -54,6 +54,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         pipelines: BTreeMap::new(),
         allow_unsigned: models.allow_unsigned,
         keyset: commands.keyset.clone(),
+        keyset_refused,
         paths,
     };
     let mut sources = each(&mut root, "source", |name, table| {
@@ -160,7 +161,8 @@ fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
     Device { site: site.unwrap_or_default(), id: id.unwrap_or_default(), state_dir, cohorts, class, bus }
 }
 
-fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Commands {
+/// `[commands]`, and whether its keyset was refused.
+fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> (Commands, bool) {
     let default = |path: &'static str| Some(Path::new(path).to_owned()).filter(|path| path.is_file());
     let mut commands = Commands {
         keyset: default("/etc/kentledge/keyset.json").or_else(|| default("/usr/lib/kentledge/keyset.json")),
@@ -169,11 +171,15 @@ fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Commands
         os_confirm_s: limits::OS_CONFIRM_S,
         jitter_s: limits::JITTER_S,
     };
-    let Some(node) = node else { return commands };
+    let Some(node) = node else { return (commands, false) };
+    let mut refused = false;
     let mut t = root.sub("commands".into(), node);
     t.only_local(&["keyset", "allow_unsigned"]);
     if let Some(path) = paths.file(&mut t, "keyset") {
-        if let Err(why) = Keyset::read(&path) {
+        // That there is no file was said already.
+        let read = if path.is_file() { Keyset::read(&path).map(drop) } else { Ok(refused = true) };
+        if let Err(why) = read {
+            refused = true;
             t.problem("keyset", why);
         }
         commands.keyset = Some(path);
@@ -183,7 +189,7 @@ fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Commands
     commands.os_confirm_s = t.int("os_confirm_s", 10..=3600).map_or(limits::OS_CONFIRM_S, |s| s as u64);
     commands.jitter_s = t.int("jitter_s", 0..=3600).map_or(limits::JITTER_S, |s| s as u64);
     t.finish();
-    commands
+    (commands, refused)
 }
 
 fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {

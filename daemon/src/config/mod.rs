@@ -370,6 +370,14 @@ impl Config {
         Self::provisioned(layers::local(file))
     }
 
+    /// One file alone, without the layer of the first boot: for tools of the operator.
+    ///
+    /// # Errors
+    /// Every problem of it.
+    pub fn only(file: &Path) -> Result<Self, Vec<Problem>> {
+        build::build(&[Layer::Local(file.to_owned())])
+    }
+
     /// The same without the folders of the image and the administrator: only the provisioned layer.
     pub fn local_in(state_dir: &Path) -> Result<Self, Vec<Problem>> {
         let provision = state_dir.join("provision").join("kentledge.toml");

@@ -180,7 +180,10 @@ impl Link<'_> {
         (setup.note)(&if self.short_lived { self.outage.short_lived() } else { String::new() });
         let away = self.outage.since.elapsed();
         if away >= limits::OUTAGE_TOLD && !self.outage.why.is_empty() {
-            (setup.tell)(Kind::Outage, &format!("no connection for {:.1} s: {}", away.as_secs_f64(), self.outage.why));
+            (setup.tell)(
+                Kind::Outage,
+                &format!("connected again, after no connection for {:.1} s: {}", away.as_secs_f64(), self.outage.why),
+            );
         }
         let (wishes, without) = self.topics.wishes(self.offer.wildcards);
         self.subscriptions_refused.0 = without;
