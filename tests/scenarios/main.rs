@@ -37,6 +37,7 @@ mod remote;
 mod replay;
 mod retained;
 mod road;
+mod samples;
 mod scores;
 mod sensor;
 mod service;
