@@ -2,6 +2,7 @@
 //! subscriber sees in any of them is checked against its schema (`rig::sub`).
 
 mod alarms;
+mod audit;
 mod broker;
 mod brokers;
 mod bundles;
@@ -36,6 +37,7 @@ mod remote;
 mod replay;
 mod retained;
 mod road;
+mod samples;
 mod scores;
 mod sensor;
 mod service;

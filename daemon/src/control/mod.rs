@@ -17,6 +17,7 @@
 
 mod action;
 mod args;
+pub mod audit;
 mod back;
 mod bring;
 mod bundles;
@@ -33,6 +34,7 @@ mod models;
 pub mod plans;
 mod refusal;
 pub mod request;
+mod samples;
 mod setup;
 mod show;
 mod slots;
@@ -53,7 +55,7 @@ mod world_disk;
 #[cfg(test)]
 mod world_models;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 pub use action::Leave;
 pub use effects::Effects;
@@ -165,6 +167,8 @@ pub struct Control {
     plans_later: Vec<Arrived>,
     /// When an order arrived last, ns since boot.
     arrived_ns: u64,
+    /// At the start: ids whose results are in the audit log.
+    audited: BTreeSet<String>,
     /// The process, or this run of it, is about to end: later orders are left to the next one.
     leaving: bool,
 }
@@ -200,6 +204,7 @@ impl Control {
             generation: 0,
             in_use: String::new(),
             stale_told: false,
+            audited: BTreeSet::new(),
             leaving: false,
         }
     }
@@ -330,9 +335,18 @@ impl Control {
         let (message_id, state) = (COMMAND_FINISHED, outcome.state.word());
         let text = if outcome.text.is_empty() { String::new() } else { format!(": {}", outcome.text) };
         tracing::info!(message_id, kind, id, state, "command {kind} {id} finished: {state}{text}");
+        self.audit_result(&call.id, outcome);
         self.result(&call, outcome);
         self.settle(call.ticket);
         self.respond(&call, outcome);
+    }
+
+    /// The entry of a final result, before it is published.
+    fn audit_result(&mut self, id: &str, outcome: &Outcome) {
+        let Some(known) = self.memory.known(id).filter(|known| audit::is_entry(&known.kind, outcome.state)) else {
+            return;
+        };
+        self.act(Action::Audit(audit::Act::command(known, outcome.state, &outcome.text)));
     }
 
     fn save(&mut self, or: OnError) {

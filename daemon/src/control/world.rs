@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Control, Leave, Rules,
     action::{About, Action, Ask, Event, Going, JobNews, Keys, Left, Now, OnError, Record, Stop, Trusted, Which},
+    audit::{self, Act},
     candidate::{Candidate, Changed},
     command::needs_signature,
     memory::{CommandState, Saved},
@@ -140,7 +141,7 @@ pub struct World {
     /// Ids whose bundle passed its trial, as it was saved.
     pub steady_by: BTreeSet<String>,
     /// The process died.
-    dead: bool,
+    pub dead: bool,
     pub crashes: u64,
     /// Requested: a restart of the machine.
     pub rebooting: bool,
@@ -152,7 +153,7 @@ pub struct World {
     pub session: u64,
     /// The connection looks alive, and the broker acknowledges nothing.
     pub silent: bool,
-    next_ticket: u16,
+    pub next_ticket: u16,
     high: u64,
 }
 
@@ -253,7 +254,7 @@ impl World {
         let (command, ended) = self.models.going();
         let ended = ended.into_iter().map(|ended| (None, ended)).collect();
         let going = Going { commands: command.iter().map(|id| (*id).to_owned()).collect(), ended, ..Going::default() };
-        Left { memory, trial: Ok(self.disk.trial.clone()), going }
+        Left { memory, trial: Ok(self.disk.trial.clone()), going, audited: self.disk.audited.clone() }
     }
 
     /// The process dies, or the machine; half of what was not acknowledged is lost.
@@ -265,14 +266,6 @@ impl World {
         self.boot += u64::from(reboot);
         self.leaving = None;
         self.rebooting &= !reboot;
-        self.begin();
-        self.redeliver();
-    }
-
-    /// The daemon is killed and starts again; nothing that was published is lost.
-    pub fn restart(&mut self) {
-        self.process += 1;
-        self.leaving = None;
         self.begin();
         self.redeliver();
     }
@@ -328,16 +321,6 @@ impl World {
         self.dead
     }
 
-    /// The process died of a crash that fell after an action.
-    pub fn is_dead(&self) -> bool {
-        self.dead
-    }
-
-    /// The ticket of the next order.
-    pub fn next_ticket(&self) -> u16 {
-        self.next_ticket
-    }
-
     /// Control hears the reports of jobs. Returns whether the process lived.
     pub fn hear(&mut self) -> bool {
         while let Some(news) = self.news.pop_front().filter(|_| !self.dead) {
@@ -377,7 +360,17 @@ impl World {
                 }
                 Ok(None)
             }
+            Action::Audit(act) => {
+                if let Act::Command { id, .. } | Act::Local { id, .. } = act {
+                    self.disk.audited.insert(id);
+                }
+                Ok(None)
+            }
             Action::Publish(Record::Result { kind, id, outcome, about }) => {
+                let entry = outcome.why.is_none() && audit::is_entry(&kind, outcome.state);
+                if entry && self.accepted.contains(&id) && !self.disk.audited.contains(&id) {
+                    self.broke(format!("{id}: its result is published before it is in the audit log"));
+                }
                 let seq = self.next_seq;
                 self.next_seq += 1;
                 let accepted = self.accepted.contains(&id);
@@ -401,6 +394,10 @@ impl World {
                     _ => Outcome::done(json!({})),
                 };
                 Ok(Some(Event::Done(call, outcome)))
+            }
+            Action::Samples(call, _) => {
+                self.act(&call.id);
+                Ok(Some(Event::Job(JobNews::Answered(call, Outcome::done(json!({}))))))
             }
             Action::Compare(change) => {
                 if let Asker::Command(id) = &change.asker

@@ -8,6 +8,7 @@
 //! ```
 
 mod backoff;
+pub mod client;
 mod dial;
 mod flight;
 mod hand;

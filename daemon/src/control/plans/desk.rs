@@ -170,8 +170,9 @@ impl Control {
     /// Starts the command of a plan: that it runs is saved before.
     fn start_plan(&mut self, id: &str) {
         let Some(entry) = self.memory.plans().entries().iter().find(|entry| entry.plan.id() == id) else { return };
-        let (plan, digest) = (entry.plan.clone(), entry.digest.clone());
+        let plan = entry.plan.clone();
         let kind = plan.kind.command();
+        let (digest, issuer) = (hash(&format!("{kind}\n{}", plan.artifact)), plan.issuer.clone());
         let command = match plan.command() {
             Ok(command) => command,
             // It was read when it arrived; another version of this program may read it differently.
@@ -182,7 +183,8 @@ impl Control {
             }
         };
         let (state, text, boot) = (CommandState::Running, String::new(), self.rules.boot.clone());
-        self.memory.take(Known { id: id.into(), kind: kind.into(), digest, state, text, boot, acked: false }, None);
+        self.memory
+            .take(Known { id: id.into(), kind: kind.into(), digest, state, issuer, text, boot, acked: false }, None);
         self.save(OnError::Stop(Stop::Start(id.into())));
         let (name, seq) = (&plan.name, plan.seq);
         tracing::info!(kind, id, "plan {name} {seq} starts {kind} here");

@@ -15,7 +15,7 @@ use serde_json::json;
 
 use super::{
     Kind, State, position,
-    tests::{Draft, device, reconnect},
+    tests::{Draft, device, reconnect, restart},
 };
 use crate::{
     control::{
@@ -105,7 +105,7 @@ impl Story {
     fn new(seed: u64) -> Self {
         let mut world = device();
         world.keys.insert("release2".into(), "RWQ3".into());
-        world.restart();
+        restart(&mut world);
         let looked = world.done.len();
         Self {
             random: fastrand::Rng::with_seed(seed),
@@ -222,7 +222,7 @@ impl Story {
     }
 
     fn deliver(&mut self, number: usize) -> bool {
-        let ticket = self.world.next_ticket();
+        let ticket = self.world.next_ticket;
         self.flying.insert(ticket, number);
         // What allows a start counts when it is delivered, and what forbids one when it is acknowledged.
         let (place, truth, _) = &self.sent[number];
@@ -398,7 +398,7 @@ impl Story {
                 return self.world.tick(ms);
             }
         }
-        !self.world.is_dead()
+        !self.world.dead
     }
 
     fn play(&mut self) -> Result<u64, String> {
