@@ -100,6 +100,7 @@ impl Control {
         let Left { trial, going, .. } = left;
         self.take_up_commands(trial.ok().flatten().as_ref(), &going);
         self.report();
+        self.plans_came_later();
     }
 
     /// Reads an unreadable keyset again from time to time.
