@@ -19,6 +19,7 @@ mod drain;
 mod erase;
 mod faults;
 mod field;
+mod fleet;
 mod foreign;
 mod gpio;
 mod howto;
