@@ -2,6 +2,7 @@
 //! subscriber sees in any of them is checked against its schema (`rig::sub`).
 
 mod alarms;
+mod board;
 mod broker;
 mod brokers;
 mod bundles;
