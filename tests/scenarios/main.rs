@@ -3,6 +3,7 @@
 
 mod alarms;
 mod audit;
+mod board;
 mod broker;
 mod brokers;
 mod bundles;

@@ -152,7 +152,8 @@ impl Root {
     /// Sorted names in a folder that begin with `start`.
     fn names(&self, folder: &str, start: &str) -> Vec<String> {
         let Ok(all) = fs::read_dir(self.at(folder)) else { return Vec::new() };
-        let names = all.flatten().take(limits::SELFTEST_ENTRIES).filter_map(|entry| entry.file_name().into_string().ok());
+        let names =
+            all.flatten().take(limits::SELFTEST_ENTRIES).filter_map(|entry| entry.file_name().into_string().ok());
         let mut names: Vec<_> = names.filter(|name| name.starts_with(start)).collect();
         names.sort();
         names
@@ -177,9 +178,17 @@ impl Root {
             gpio_chips: self.names("sys/bus/gpio/devices", "gpiochip").len(),
             watchdog: self.watchdog(),
             accelerators: self.accelerators(),
-            rtc: self.names("sys/class/rtc", "rtc").iter().filter_map(|rtc| self.text(&format!("sys/class/rtc/{rtc}/name"))).collect(),
+            rtc: self
+                .names("sys/class/rtc", "rtc")
+                .iter()
+                .filter_map(|rtc| self.text(&format!("sys/class/rtc/{rtc}/name")))
+                .collect(),
             storage: self.storage(device),
-            thermal: self.names("sys/class/thermal", "thermal_zone").iter().filter_map(|zone| self.zone(zone)).collect(),
+            thermal: self
+                .names("sys/class/thermal", "thermal_zone")
+                .iter()
+                .filter_map(|zone| self.zone(zone))
+                .collect(),
             undervoltage: self.undervoltage(),
             interfaces: self.interfaces(),
             routes: self.routes(),
@@ -223,7 +232,8 @@ impl Root {
     }
 
     fn accelerators(&self) -> Vec<(String, String)> {
-        let kinds = [("dev", "nvidia"), ("dev", "apex_"), ("dev", "hailo"), ("dev/accel", "accel"), ("dev/dri", "renderD")];
+        let kinds =
+            [("dev", "nvidia"), ("dev", "apex_"), ("dev", "hailo"), ("dev/accel", "accel"), ("dev/dri", "renderD")];
         let mut found = Vec::new();
         for (folder, start) in kinds {
             for name in self.names(folder, start) {
@@ -233,7 +243,10 @@ impl Root {
                 }
                 let class = if start == "accel" { "accel" } else { "drm" };
                 let driver = self.link_name(&format!("sys/class/{class}/{name}/device/driver"));
-                found.push((format!("/{folder}/{name}"), driver.unwrap_or_else(|| start.trim_end_matches('_').to_owned())));
+                found.push((
+                    format!("/{folder}/{name}"),
+                    driver.unwrap_or_else(|| start.trim_end_matches('_').to_owned()),
+                ));
             }
         }
         found
@@ -251,7 +264,8 @@ impl Root {
         let kind = if disk.starts_with("nvme") { Some("nvme".to_owned()) } else { self.text(&of("device/type")) };
         // The seventh number of `stat` is sectors of 512 bytes.
         let stat = self.text(&of("stat")).unwrap_or_default();
-        let written = stat.split_whitespace().nth(6).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0).saturating_mul(512);
+        let written =
+            stat.split_whitespace().nth(6).and_then(|n| n.parse::<u64>().ok()).unwrap_or(0).saturating_mul(512);
         let hex = |text: &str| u8::from_str_radix(text.trim_start_matches("0x"), 16).ok();
         let life = self.text(&of("device/life_time"));
         Storage {

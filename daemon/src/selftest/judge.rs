@@ -113,8 +113,11 @@ fn board(facts: &Facts) -> Check {
 
 fn ports(facts: &Facts) -> Check {
     if !facts.missing_ports.is_empty() {
-        let missing: Vec<_> =
-            facts.missing_ports.iter().map(|(source, port)| format!("source {source}: {port} does not exist")).collect();
+        let missing: Vec<_> = facts
+            .missing_ports
+            .iter()
+            .map(|(source, port)| format!("source {source}: {port} does not exist"))
+            .collect();
         let there = if facts.ports.is_empty() { "no serial port".to_owned() } else { some(&facts.ports) };
         let advice = format!("plug the adapter in, or correct source.*.path; there is: {there}");
         return check("ports", Verdict::Fail, missing.join("; "), advice);
@@ -132,7 +135,12 @@ fn gpio(facts: &Facts) -> Check {
     }
     if facts.gpio_open.len() < facts.gpio_chips {
         let found = format!("{} chips, {} may be opened", facts.gpio_chips, facts.gpio_open.len());
-        return check("gpio", Verdict::Warn, found, "run it as root, or give this user the group dialout and 60-kentledge-gpio.rules");
+        return check(
+            "gpio",
+            Verdict::Warn,
+            found,
+            "run it as root, or give this user the group dialout and 60-kentledge-gpio.rules",
+        );
     }
     let chips: Vec<_> =
         facts.gpio_open.iter().map(|(label, lines, used)| format!("{label}: {lines} lines, {used} in use")).collect();
@@ -157,7 +165,9 @@ fn watchdog(facts: &Facts) -> Check {
 }
 
 fn accelerators(facts: &Facts) -> Check {
-    let shown = |of: &[&(String, String)]| some(&of.iter().map(|(node, driver)| format!("{node} ({driver})")).collect::<Vec<_>>());
+    let shown = |of: &[&(String, String)]| {
+        some(&of.iter().map(|(node, driver)| format!("{node} ({driver})")).collect::<Vec<_>>())
+    };
     let (used, unused): (Vec<_>, Vec<_>) =
         facts.accelerators.iter().partition(|(_, driver)| USED_DRIVERS.contains(&driver.as_str()));
     if !used.is_empty() {
@@ -180,10 +190,16 @@ fn clock(facts: &Facts) -> Check {
         }
         Some(true) => check("clock", Verdict::Ok, format!("confirmed by a time server; {rtc}"), ""),
         Some(false) => {
-            let advice = "reach a time server: ntp in provision.toml, UDP port 123; signed commands need the nonce until then";
+            let advice =
+                "reach a time server: ntp in provision.toml, UDP port 123; signed commands need the nonce until then";
             check("clock", Verdict::Warn, format!("set, but no time server confirms it; {rtc}"), advice)
         }
-        None => check("clock", Verdict::Fail, format!("before this program was built; {rtc}"), "set it, or reach a time server"),
+        None => check(
+            "clock",
+            Verdict::Fail,
+            format!("before this program was built; {rtc}"),
+            "set it, or reach a time server",
+        ),
     }
 }
 
@@ -202,7 +218,8 @@ fn storage(facts: &Facts) -> Check {
     let speed = match &facts.speed {
         None => return check("storage", Verdict::Absent, format!("{found}; not measured"), ""),
         Some(Err(why)) => {
-            let advice = "make room, or run it as the daemon's user: what the daemon cannot write is lost at the next power cut";
+            let advice =
+                "make room, or run it as the daemon's user: what the daemon cannot write is lost at the next power cut";
             return check("storage", Verdict::Fail, format!("{found}; not writable: {why}"), advice);
         }
         Some(Ok(speed)) => speed,
@@ -220,7 +237,8 @@ fn storage(facts: &Facts) -> Check {
         return check("storage", Verdict::Warn, found, advice);
     }
     if speed.bytes_s < WRITE_SLOW || speed.commit_longest > COMMIT_SLOW {
-        let advice = "try another card: this one is worn, counterfeit or too slow; the A1 or A2 class is for such writes";
+        let advice =
+            "try another card: this one is worn, counterfeit or too slow; the A1 or A2 class is for such writes";
         return check("storage", Verdict::Warn, found, advice);
     }
     check("storage", Verdict::Ok, found, "")
@@ -241,7 +259,11 @@ fn wear(storage: &Storage) -> Check {
         };
         return check("wear", Verdict::Absent, with(found.into()), "");
     };
-    let range = if used > 10 { "more than its rated life is used".to_owned() } else { format!("{}-{} % of its life used", (used - 1) * 10, used * 10) };
+    let range = if used > 10 {
+        "more than its rated life is used".to_owned()
+    } else {
+        format!("{}-{} % of its life used", (used - 1) * 10, used * 10)
+    };
     let reserve = match storage.reserve {
         Some(2) => "; most of its reserve is used",
         Some(3) => "; its reserve is nearly used up",
@@ -252,7 +274,12 @@ fn wear(storage: &Storage) -> Check {
         return check("wear", Verdict::Fail, found, "replace it now: it may turn read-only at any time");
     }
     if used > 8 || storage.reserve == Some(2) {
-        return check("wear", Verdict::Warn, found, "plan its replacement, and look at what is written: up/h, kentledge top");
+        return check(
+            "wear",
+            Verdict::Warn,
+            found,
+            "plan its replacement, and look at what is written: up/h, kentledge top",
+        );
     }
     check("wear", Verdict::Ok, found, "")
 }
@@ -296,7 +323,12 @@ fn network(facts: &Facts) -> Check {
         .collect();
     let found = some(&all);
     if facts.interfaces.iter().all(|one| !one.carrier) {
-        return check("network", Verdict::Fail, found, "plug the cable in, or look at the switch; the device decides and stores without it");
+        return check(
+            "network",
+            Verdict::Fail,
+            found,
+            "plug the cable in, or look at the switch; the device decides and stores without it",
+        );
     }
     if facts.routes.is_empty() {
         let advice = "look at DHCP, or set [network] in provision.toml: address and gateway";
@@ -307,7 +339,12 @@ fn network(facts: &Facts) -> Check {
 
 fn broker(facts: &Facts) -> Check {
     if facts.brokers.is_empty() {
-        return check("broker", Verdict::Absent, "no broker is configured", "set mqtt.url, or [broker] in provision.toml");
+        return check(
+            "broker",
+            Verdict::Absent,
+            "no broker is configured",
+            "set mqtt.url, or [broker] in provision.toml",
+        );
     }
     let all: Vec<_> = facts
         .brokers
@@ -319,7 +356,12 @@ fn broker(facts: &Facts) -> Check {
         .collect();
     let found = some(&all);
     if facts.brokers.iter().all(|(_, came)| came.is_err()) {
-        return check("broker", Verdict::Fail, found, "look at name, port and firewall; then docs/troubleshooting.md, the device stays offline");
+        return check(
+            "broker",
+            Verdict::Fail,
+            found,
+            "look at name, port and firewall; then docs/troubleshooting.md, the device stays offline",
+        );
     }
     if facts.brokers.iter().any(|(_, came)| came.is_err()) {
         return check("broker", Verdict::Warn, found, "one of them is not reached: the device has no second way out");

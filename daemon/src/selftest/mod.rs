@@ -92,7 +92,10 @@ fn look(args: &Args, config: Option<&Config>) -> Facts {
         facts.storage.free = fs.blocks_available().saturating_mul(fs.fragment_size());
     }
     facts.speed = (!args.no_write).then(|| disk::measure(&folder, facts.storage.free));
-    let brokers = config.iter().flat_map(|config| &config.mqtt).flat_map(|mqtt| mqtt.brokers.iter().map(move |broker| (mqtt, broker)));
+    let brokers = config
+        .iter()
+        .flat_map(|config| &config.mqtt)
+        .flat_map(|mqtt| mqtt.brokers.iter().map(move |broker| (mqtt, broker)));
     facts.brokers = brokers.map(|(mqtt, broker)| (broker.to_string(), connect(mqtt, broker))).collect();
     facts
 }
@@ -112,7 +115,8 @@ fn connect(mqtt: &Mqtt, broker: &Broker) -> Result<Duration, String> {
     // A resolver may take longer than anyone waits; the thread ends with the process.
     std::thread::spawn(move || {
         let began = Instant::now();
-        let tried = (host.as_str(), port).to_socket_addrs().map_err(|why| format!("the name {host} is not found: {why}"));
+        let tried =
+            (host.as_str(), port).to_socket_addrs().map_err(|why| format!("the name {host} is not found: {why}"));
         let tried = tried.and_then(|mut all| {
             let address = all.next().ok_or_else(|| format!("the name {host} has no address"))?;
             TcpStream::connect_timeout(&address, limits::SELFTEST_CONNECT).map_err(|why| format!("{address}: {why}"))

@@ -108,7 +108,11 @@ fn rules_of_the_disk() {
         let commit_longest = Duration::from_millis(longest_ms);
         Some(Ok(Speed { bytes_s: (mb_s * 1e6) as u64, commit: Duration::from_millis(4), commit_longest }))
     };
-    let with = |disk: &str, speed| Facts { storage: Storage { disk: disk.into(), ..Storage::default() }, speed, ..Facts::default() };
+    let with = |disk: &str, speed| Facts {
+        storage: Storage { disk: disk.into(), ..Storage::default() },
+        speed,
+        ..Facts::default()
+    };
     for (facts, expected) in [
         (with("mmcblk0", speed(20.0, 40)), Verdict::Ok),
         (with("mmcblk0", speed(0.2, 40)), Verdict::Warn),
@@ -135,9 +139,12 @@ fn rules_of_the_disk() {
 #[test]
 fn rules_of_the_other_parts() {
     let dog = |active, bit| Some(Watchdog { identity: "w".into(), active, timeout_s: 15, bit });
-    for (watchdog, expected) in
-        [(None, Verdict::Absent), (dog(false, false), Verdict::Warn), (dog(true, false), Verdict::Ok), (dog(true, true), Verdict::Warn)]
-    {
+    for (watchdog, expected) in [
+        (None, Verdict::Absent),
+        (dog(false, false), Verdict::Warn),
+        (dog(true, false), Verdict::Ok),
+        (dog(true, true), Verdict::Warn),
+    ] {
         assert_eq!(verdict(&Facts { watchdog, ..Facts::default() }, "watchdog"), expected);
     }
     let zone = |celsius, trip| vec![Zone { name: "cpu".into(), celsius, trip }];
