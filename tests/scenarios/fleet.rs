@@ -119,9 +119,8 @@ fn a_real_daemon_is_listed_and_obeys_a_plain_and_a_signed_command() {
     let broker = Mosquitto::start();
     let desk = Desk::new(broker.port, "command");
     let commands = format!("[commands]\nkeyset = \"{}\"\njitter_s = 0\n", desk.keyset().display());
-    let tty = Tty::new();
-    let site = Site::new(broker.port).with(&commands);
-    let _daemon = site.start(&tty);
+    let tty = Tty::default();
+    let _daemon = Site::new(broker.port).with(&commands).with_sensor(&tty).run();
     let device = eventually("the device is listed", || {
         desk.json(&["devices", "--json"]).into_iter().find(|device| device["state"] == "online")
     });
