@@ -3,6 +3,7 @@
 
 mod alarms;
 mod audit;
+mod board;
 mod broker;
 mod brokers;
 mod bundles;
@@ -19,6 +20,7 @@ mod drain;
 mod erase;
 mod faults;
 mod field;
+mod fleet;
 mod foreign;
 mod gpio;
 mod howto;
@@ -31,6 +33,7 @@ mod measurements;
 mod modbus_outputs;
 mod models;
 mod outage;
+mod plans;
 mod providers;
 mod quality;
 mod remote;

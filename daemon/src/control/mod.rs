@@ -162,13 +162,13 @@ pub struct Control {
     in_use: String,
     /// `model.update_stale` was published.
     stale_told: bool,
+    /// At the start: ids whose results are in the audit log.
+    audited: BTreeSet<String>,
     /// What is not saved of plans, and what came while the memory could not be read.
     plans: plans::Plans,
     plans_later: Vec<Arrived>,
     /// When an order arrived last, ns since boot.
     arrived_ns: u64,
-    /// At the start: ids whose results are in the audit log.
-    audited: BTreeSet<String>,
     /// The process, or this run of it, is about to end: later orders are left to the next one.
     leaving: bool,
 }

@@ -172,7 +172,7 @@ impl Control {
         let Some(entry) = self.memory.plans().entries().iter().find(|entry| entry.plan.id() == id) else { return };
         let plan = entry.plan.clone();
         let kind = plan.kind.command();
-        let (digest, issuer) = (hash(&format!("{kind}\n{}", plan.artifact)), plan.issuer.clone());
+        let digest = hash(&format!("{kind}\n{}", plan.artifact));
         let command = match plan.command() {
             Ok(command) => command,
             // It was read when it arrived; another version of this program may read it differently.
@@ -183,8 +183,9 @@ impl Control {
             }
         };
         let (state, text, boot) = (CommandState::Running, String::new(), self.rules.boot.clone());
-        self.memory
-            .take(Known { id: id.into(), kind: kind.into(), digest, state, issuer, text, boot, acked: false }, None);
+        let issuer = plan.issuer.clone();
+        let known = Known { id: id.into(), kind: kind.into(), issuer, digest, state, text, boot, acked: false };
+        self.memory.take(known, None);
         self.save(OnError::Stop(Stop::Start(id.into())));
         let (name, seq) = (&plan.name, plan.seq);
         tracing::info!(kind, id, "plan {name} {seq} starts {kind} here");
