@@ -135,7 +135,7 @@ fn halted_plan_starts_neither_at_its_gate_nor_after_a_kill_until_a_signed_resume
     let bundle = world.maker.bundle(&Draft::mean(2));
     let good = plan(&world, "mean", 1, &bundle);
     planner.send_retained("_all/dn/plan/mean", &planner.sign(&good.to_string()));
-    planner.send("pump-1/dn/halt/mean", &word(&secret(1, "no halt")));
+    planner.send("pump-1/dn/halt/mean", &word(&secret(1, "none")));
     logged(&daemon, "reject halt of plan mean: invalid: it is not its halt secret");
     // To this device alone and not retained: what a controller sends to a device that lacks it.
     planner.send("pump-1/dn/halt/mean", &word(&secret(1, "halt")));
@@ -144,7 +144,7 @@ fn halted_plan_starts_neither_at_its_gate_nor_after_a_kill_until_a_signed_resume
     });
     let halted = wait_for(&world, "mean", "blocked", "halted");
     assert_eq!((&halted["halted"], &halted["wave"]), (&true.into(), &2.into()));
-    let next = sha256(&world.maker.path(""), &secret(1, "halt 2"));
+    let next = sha256(&world.maker.path(""), &secret(1, "halt2"));
     let resume = |by: &str| {
         json!({"v": 1, "type": "resume", "to": "plant/_all", "issuer": by, "plan": "mean", "seq": 1, "n": 1, "issued": time(0),
             "halt": next})
@@ -154,10 +154,7 @@ fn halted_plan_starts_neither_at_its_gate_nor_after_a_kill_until_a_signed_resume
     logged(&daemon, "reject halt of plan mean: bad_signature: key `ops` may not sign this");
     daemon.kill();
     let daemon = world.run();
-    eventually("three seconds of listening", || {
-        let log = daemon.own_log();
-        (log.contains("connected")).then_some(())
-    });
+    // It listens for longer than the plan asks, and what is retained has come again.
     std::thread::sleep(std::time::Duration::from_secs(3));
     wait_for(&world, "mean", "blocked", "halted");
     assert!(states(&world.sub, "model.install", "_plan.mean.1").is_empty());

@@ -105,6 +105,14 @@ impl Word {
             Self::Signed { order, .. } => &order.plan,
         }
     }
+
+    /// Sequence of the plan, where it is said.
+    fn seq(&self) -> Option<u64> {
+        match self {
+            Self::Gate { .. } | Self::Halt { .. } => None,
+            Self::Signed { order, .. } => Some(order.seq),
+        }
+    }
 }
 
 /// What the machine can learn.
@@ -326,10 +334,11 @@ impl Plans {
             entry.plan.issuer
         );
         saved.entries.push(entry);
-        let early = saved.early.iter().filter(|word| word.plan() == name).cloned().collect::<Vec<_>>();
-        saved.early.retain(|word| word.plan() != name);
-        for word in early {
-            self.obey(saved, at, &word);
+        // What came before it counts now, or waits for a later one.
+        for word in std::mem::take(&mut saved.early) {
+            if !self.obey(saved, at, &word) && (word.plan() != name || word.seq() > Some(seq)) {
+                saved.early.push_back(word);
+            }
         }
         self.save();
     }
@@ -348,9 +357,8 @@ impl Plans {
         }
         let name = word.plan().to_owned();
         let newest = saved.entries.iter().filter(|entry| entry.plan.name == name).map(|entry| entry.plan.seq).max();
-        let of_later = matches!(&word, Word::Signed { order, .. } if newest.is_some_and(|seq| order.seq > seq));
         if let Some(seq) = newest
-            && !of_later
+            && word.seq() <= Some(seq)
         {
             let (what, text) = match &word {
                 Word::Gate { plan, wave, .. } => (format!("gate {wave} of plan {plan}"), "its secret does not open it"),
@@ -360,9 +368,10 @@ impl Plans {
             return self.refuse(what, Why::Invalid, format!("{text} (the plan here has seq {seq})"));
         }
         if saved.early.contains(&word) {
-            return if self.unsaved {
-                self.save()
-            };
+            if self.unsaved {
+                self.save();
+            }
+            return;
         }
         if let Word::Signed { order, .. } = &word
             && order.to.split('/').next() != Some(self.rules.site.as_str())

@@ -138,7 +138,7 @@ impl Story {
         let mut share = 0.0;
         let waves: Vec<(f64, u64)> = (0..self.random.usize(1..4))
             .map(|_| {
-                share += self.random.f64() * 0.6;
+                share += self.random.f64() * 0.9;
                 (share.clamp(1e-9, 1.0), self.random.u64(0..90))
             })
             .collect();
@@ -373,7 +373,13 @@ impl Story {
         match self.random.u8(0..30) {
             0..3 => {
                 let plan = self.plan();
+                let draft = self.plans[plan.0].draft.clone();
+                let gates = if self.random.bool() { draft.waves.len() } else { 0 };
+                let (place, bad) = (plan.0, plan.1 == Truth::Bad);
                 self.publish(plan);
+                for wave in (1..=gates).filter(|_| !bad) {
+                    self.publish((place, Truth::Gate(wave), draft.gate(wave)));
+                }
             }
             3..12 if !self.plans.is_empty() => {
                 let word = self.word();
@@ -504,7 +510,7 @@ fn stories_of_plans_with_a_crash_after_any_action_keep_what_the_device_promises(
     println!(
         "{count} stories of plans with {crashes} crashes and {starts} starts keep the promises (random seeds from {start})"
     );
-    assert!(crashes > count && starts > count / 2, "{crashes} crashes and {starts} starts in {count} stories");
+    assert!(crashes > count && starts > count / 8, "{crashes} crashes and {starts} starts in {count} stories");
 }
 
 /// Each seeded fault leaves out a check, or swaps or leaves out an action; the stories find each.
