@@ -4,12 +4,18 @@
 //! A list of actions ends with the first that fails and whose error says so (`OnError::Stop`): what stands behind it is not
 //! done, and `Event::Failed` comes. So "saved before done" is an order: `Save`, then what must not happen unsaved.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
 use super::{
     args::{Install, InstallSystem, KeysetUpdate, RollBack},
+    audit::Act,
     candidate::{Candidate, Change, Changed},
     memory::Saved,
     refusal::Refusal,
@@ -153,6 +159,8 @@ pub struct Left {
     pub trial: Result<Option<Trial>, String>,
     /// Jobs in progress.
     pub going: Going,
+    /// Ids whose results are in the audit log.
+    pub audited: BTreeSet<String>,
 }
 
 /// Everything that control can learn.
@@ -271,6 +279,8 @@ pub enum Ask {
     RemoteLayer,
     /// A part of the journal.
     Log(LogQuery),
+    /// Entries of the audit log from this number on.
+    Audit(u64),
     /// A restart of the machine.
     Reboot,
     /// That the alarm of this index is acknowledged; only this episode, if one is named.
@@ -293,6 +303,8 @@ pub enum Which {
 pub enum Action {
     /// Writes the memory of commands. `Err`: it must not be written now.
     Save(Result<Box<Saved>, String>, OnError),
+    /// Adds an entry to the audit log. It is on the disk when this is done, or the disk does not take it.
+    Audit(Act),
     /// Hands a record to the outbox.
     Publish(Record),
     /// Sends members of a result to a response topic, once.

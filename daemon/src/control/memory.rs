@@ -83,6 +83,9 @@ pub struct Known {
     /// Digest of type and arguments.
     pub digest: String,
     pub state: CommandState,
+    /// The name of the key that signed it; empty: none did, or an earlier version accepted it.
+    #[serde(default)]
+    pub issuer: String,
     /// The text of the result, for people.
     pub text: String,
     /// The boot in which it began.
@@ -430,6 +433,7 @@ mod tests {
             kind,
             digest,
             state: CommandState::Running,
+            issuer: String::new(),
             text: String::new(),
             boot: "b".into(),
             acked: false,

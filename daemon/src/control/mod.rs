@@ -17,6 +17,7 @@
 
 mod action;
 mod args;
+pub mod audit;
 mod back;
 mod bring;
 mod bundles;
@@ -54,7 +55,7 @@ mod world_disk;
 #[cfg(test)]
 mod world_models;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 pub use action::Leave;
 pub use effects::Effects;
@@ -161,6 +162,8 @@ pub struct Control {
     in_use: String,
     /// `model.update_stale` was published.
     stale_told: bool,
+    /// At the start: ids whose results are in the audit log.
+    audited: BTreeSet<String>,
     /// What is not saved of plans, and what came while the memory could not be read.
     plans: plans::Plans,
     plans_later: Vec<Arrived>,
@@ -201,6 +204,7 @@ impl Control {
             generation: 0,
             in_use: String::new(),
             stale_told: false,
+            audited: BTreeSet::new(),
             leaving: false,
         }
     }
@@ -331,9 +335,18 @@ impl Control {
         let (message_id, state) = (COMMAND_FINISHED, outcome.state.word());
         let text = if outcome.text.is_empty() { String::new() } else { format!(": {}", outcome.text) };
         tracing::info!(message_id, kind, id, state, "command {kind} {id} finished: {state}{text}");
+        self.audit_result(&call.id, outcome);
         self.result(&call, outcome);
         self.settle(call.ticket);
         self.respond(&call, outcome);
+    }
+
+    /// The entry of a final result, before it is published.
+    fn audit_result(&mut self, id: &str, outcome: &Outcome) {
+        let Some(known) = self.memory.known(id).filter(|known| audit::is_entry(&known.kind, outcome.state)) else {
+            return;
+        };
+        self.act(Action::Audit(audit::Act::command(known, outcome.state, &outcome.text)));
     }
 
     fn save(&mut self, or: OnError) {

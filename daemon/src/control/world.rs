@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Control, Leave, Rules,
     action::{About, Action, Ask, Event, Going, JobNews, Keys, Left, Now, OnError, Record, Stop, Trusted, Which},
+    audit::{self, Act},
     candidate::{Candidate, Changed},
     command::needs_signature,
     memory::{CommandState, Saved},
@@ -253,7 +254,7 @@ impl World {
         let (command, ended) = self.models.going();
         let ended = ended.into_iter().map(|ended| (None, ended)).collect();
         let going = Going { commands: command.iter().map(|id| (*id).to_owned()).collect(), ended, ..Going::default() };
-        Left { memory, trial: Ok(self.disk.trial.clone()), going }
+        Left { memory, trial: Ok(self.disk.trial.clone()), going, audited: self.disk.audited.clone() }
     }
 
     /// The process dies, or the machine; half of what was not acknowledged is lost.
@@ -377,7 +378,17 @@ impl World {
                 }
                 Ok(None)
             }
+            Action::Audit(act) => {
+                if let Act::Command { id, .. } | Act::Local { id, .. } = act {
+                    self.disk.audited.insert(id);
+                }
+                Ok(None)
+            }
             Action::Publish(Record::Result { kind, id, outcome, about }) => {
+                let entry = outcome.why.is_none() && audit::is_entry(&kind, outcome.state);
+                if entry && self.accepted.contains(&id) && !self.disk.audited.contains(&id) {
+                    self.broke(format!("{id}: its result is published before it is in the audit log"));
+                }
                 let seq = self.next_seq;
                 self.next_seq += 1;
                 let accepted = self.accepted.contains(&id);

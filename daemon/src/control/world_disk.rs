@@ -20,6 +20,8 @@ pub struct Disk {
     pub memory: Option<Saved>,
     pub layer: Option<String>,
     pub trial: Option<Trial>,
+    /// Ids whose results are in the audit log.
+    pub audited: BTreeSet<String>,
     pub files: Files,
     /// Writes fail.
     pub full: bool,

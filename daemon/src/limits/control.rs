@@ -153,6 +153,16 @@ pub const METRICS_ANSWER: Duration = Duration::from_secs(2);
 pub const METRICS_CONNECTIONS: usize = 8;
 /// Bytes of such a request.
 pub const METRICS_REQUEST: usize = 8 * 1024;
+/// Bytes of a file of the audit log: about 500 entries of 500 bytes. It is read whole at the start.
+pub const AUDIT_FILE_BYTES: u64 = 256 * 1024;
+/// Files of it: 2 MiB, about 4,000 entries, more than a year of ten a day.
+pub const AUDIT_FILES: usize = 8;
+/// Entries that wait in memory for a disk that is not writable: 64 × 2 KiB.
+pub const AUDIT_WAITING: usize = 64;
+/// What `audit.pull` gives out at most, bytes as they are in the result: fits one, with the head.
+pub const AUDIT_PULL_BYTES: usize = 80 * 1024;
+/// Problems of the audit log that the entry and the event of a start name; `kentledge audit verify` names all.
+pub const AUDIT_PROBLEMS: usize = 5;
 /// The file below the state directory that asks for the erasure.
 pub const ERASE_REQUEST: &str = "erase.request";
 /// Longest life of a plan: a rollout in waves of days ends within a quarter.
