@@ -65,16 +65,18 @@ impl Shared {
         }
     }
 
-    /// Waits until the broker has sent what it keeps: it answered the subscriptions, and is silent for longer than it took to answer.
+    /// Whether the broker has sent what it keeps: it answered the subscriptions, and was silent for longer than it took to answer.
+    pub fn is_settled(&self) -> bool {
+        let inner = self.lock();
+        inner.answer.is_some_and(|took| inner.last.elapsed() > limits::SETTLED.max(took * 3))
+    }
+
+    /// Waits for that.
     pub async fn settled(&self) {
         let most = Instant::now() + limits::SETTLE_MOST;
         while Instant::now() < most {
             sleep(limits::SETTLED / 4).await;
-            let (last, answer) = {
-                let inner = self.lock();
-                (inner.last, inner.answer)
-            };
-            if answer.is_some_and(|took| last.elapsed() > limits::SETTLED.max(took * 3)) {
+            if self.is_settled() {
                 return;
             }
         }
