@@ -8,6 +8,7 @@ pub use link::*;
 pub use models::*;
 pub use outbox::*;
 pub use recordings::*;
+pub use samples::*;
 pub use selftest::*;
 pub use sources::*;
 
@@ -16,6 +17,7 @@ mod link;
 mod models;
 mod outbox;
 mod recordings;
+mod samples;
 mod selftest;
 mod sources;
 

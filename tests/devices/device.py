@@ -152,8 +152,8 @@ async def modbus(args):
         )
 
     def note(sending, pdu):
-        if args.writes and not sending and pdu.function_code in (5, 6):
-            value = int(pdu.bits[0]) if pdu.function_code == 5 else pdu.registers[0]
+        if args.writes and not sending and pdu.function_code in (5, 6, 15, 16):
+            value = int(pdu.bits[0]) if pdu.function_code in (5, 15) else pdu.registers[0]
             with open(args.writes, "a") as file:
                 file.write(f"{pdu.dev_id} {pdu.address} {value}\n")
         return pdu

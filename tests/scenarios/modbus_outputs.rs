@@ -43,7 +43,7 @@ fn alarm_drives_a_coil_on_a_line_that_is_read_and_a_register_by_tcp_and_whatever
          [alarm.hot]\nchannel = \"a\"\nabove = 80\n\
          [output.fan]\nalarms = [\"hot\"]\nmodbus = {{ source = \"m\", slave = 2, coil = 5, refresh_ms = 100 }}\n\
          [output.speed]\nalarms = [\"hot\"]\n\
-         modbus = {{ address = \"127.0.0.1:{port}\", register = 40, on = 500, off = 20 }}\n",
+         modbus = {{ address = \"127.0.0.1:{port}\", register = 40, function = 16, on = 500, off = 20 }}\n",
         tty.path().display(),
         line.path().display()
     );

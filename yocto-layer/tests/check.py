@@ -107,11 +107,14 @@ def traps():
             if re.match(r"(IMAGE_FSTYPES|WKS_FILE)\s*\??=", line):
                 problems.append(f"{path.name}: `{line}`: a machine's own `?=` came first, or a `=` drops tegraflash")
     inc = read("yocto-layer/conf/distro/include/kentledge.inc")
+    image = read("yocto-layer/classes-recipe/kentledge_image.bbclass")
     for key in ("IMAGE_FSTYPES", "WKS_FILE"):
         for override in ("rpi", "qemuall"):
-            if f"{key}:{override} =" not in inc:
+            if f"{key}:{override} =" not in image:
                 problems.append(f"{key}:{override} is not set")
-    if "tegraflash" not in inc or 'USE_REDUNDANT_FLASH_LAYOUT_DEFAULT:tegra = "1"' not in inc:
+        if key in inc:
+            problems.append(f"{key} is set for the whole distro: an initramfs is an image, too")
+    if "tegraflash-tar" not in image or 'USE_REDUNDANT_FLASH_LAYOUT_DEFAULT:tegra = "1"' not in inc:
         problems.append("Jetson: no tegraflash package, or no redundant layout")
     conf = read("yocto-layer/conf/layer.conf")
     for layer in ("rauc", "raspberrypi", "tegra"):
@@ -134,6 +137,120 @@ def traps():
     if f"onnxruntime version={pv.group(0).split('_')[1]}" not in read("daemon/get-onnxruntime"):
         problems.append("another ONNX Runtime than daemon/get-onnxruntime's")
     check("the traps of wrynose and of the boards", problems)
+
+
+def partitions():
+    """What wic makes of the wks files: it writes mount points into /etc/fstab, and `empty` makes no file system."""
+    problems = []
+    for wks in sorted((LAYER / "files/wic").glob("*.wks.in")):
+        parts = [line for line in wks.read_text().splitlines() if line.startswith("part ")]
+        for part in parts:
+            label = re.search(r"--part-name \$\{KENTLEDGE_LABEL_(\w+)\}", part).group(1)
+            if re.match(r"part /\w", part):
+                problems.append(f"{wks.name}: {label} has a mount point: systemd waits for a device that is not there")
+            if "--source empty" in part and "--fstype" in part:
+                problems.append(f"{wks.name}: {label} gets no file system: `--source empty` makes none")
+        if len(parts) != 5:
+            problems.append(f"{wks.name}: {len(parts)} partitions")
+    check("each partition is made with its file system, and none is in fstab", problems)
+
+
+def kernels():
+    """What RAUC's verity bundles and the worker's sandbox need is built in, and a hanging kernel is reset."""
+    options = dict(re.findall(r"^CONFIG_(\w+)=(.*)$", read("yocto-layer/files/kernel/kentledge.cfg"), re.M)) if (LAYER / "files/kernel").is_dir() else {}
+    wanted = ["BLK_DEV_DM", "DM_VERITY", "BLK_DEV_LOOP", "SQUASHFS", "SQUASHFS_ZSTD", "CRYPTO_SHA256", "SECURITY_LANDLOCK", "SECCOMP_FILTER"]
+    problems = [f"{name} is not built in" for name in wanted if options.get(name) != "y"]
+    if "landlock" not in options.get("LSM", "").strip('"').split(","):
+        problems.append("CONFIG_LSM does not name landlock")
+    folder = LAYER / "dynamic-layers/raspberrypi/recipes-bsp/u-boot/files"
+    uboot = "".join(p.read_text() for p in folder.glob("*.cfg"))
+    problems += [f"U-Boot: {name} is not set" for name in ("WDT_BCM2835", "WATCHDOG_AUTOSTART") if f"CONFIG_{name}=y" not in uboot]
+    timeout = re.search(r"CONFIG_WATCHDOG_TIMEOUT_MSECS=(\d+)", uboot)
+    # The chip counts 20 bits of 65,536 a second.
+    if not timeout or int(timeout.group(1)) > (1 << 20) * 1000 // 65536:
+        problems.append("U-Boot: the watchdog's time is longer than the chip can count")
+    check("kernels and U-Boot have the options that the device needs", problems)
+
+
+def pinned():
+    """Every upstream layer stands at one commit, and can be taken from a folder."""
+    problems, commits, local = [], {}, set()
+    for path in sorted((MAIN / "image/kas").rglob("*.yml")):
+        for name, repository in (yaml.safe_load(path.read_text()).get("repos") or {}).items():
+            if repository.get("url"):
+                commit = repository.get("commit") or ""
+                if not re.fullmatch(r"[0-9a-f]{40}", commit):
+                    problems.append(f"{path.name}: {name} has no commit")
+                if commits.setdefault(name, commit) != commit:
+                    problems.append(f"{path.name}: {name} has another commit than elsewhere")
+            elif repository.get("path"):
+                local.add(name)
+                problems += [f"{path.name}: {name}: {key} is not null" for key in ("url", "branch") if repository.get(key, "") is not None]
+    problems += [f"{name} cannot be taken from a folder (feature/local-src*.yml)" for name in sorted(set(commits) - local)]
+    check(f"kas takes each of the {len(commits)} upstream layers at one commit", problems)
+
+
+def scripts_find_their_tools():
+    """oe-core's busybox lacks these; the package that has each is among the daemon's."""
+    packages = {"install": "coreutils", "head -c": "coreutils", "status=": "coreutils", "sync \"": "coreutils", "findfs": "util-linux-findfs",
+                "blkid": "util-linux-blkid", "blockdev": "util-linux-blockdev", "blkdiscard": "util-linux-blkdiscard", "sfdisk": "util-linux-sfdisk",
+                "partx": "util-linux-partx", "mkfs.ext4": "e2fsprogs-mke2fs", "e2fsck": "e2fsprogs-e2fsck", "resize2fs": "e2fsprogs-resize2fs",
+                "mountpoint": "util-linux-mountpoint"}
+    recipe = read("yocto-layer/recipes-kentledge/kentledge/kentledge_0.1.0.bb")
+    has = set(re.search(r'RDEPENDS:\$\{PN\} \+= "\\\n(.*?)"', recipe, re.S).group(1).split()) if 'RDEPENDS:${PN} += "\\\n' in recipe else set()
+    problems = []
+    for script in sorted((MAIN / "systemd").iterdir()):
+        text = script.read_text()
+        if text.startswith("#!/bin/sh"):
+            code = "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("#"))
+            problems += [f"{script.name} uses `{tool}`: {package} is not installed" for tool, package in packages.items()
+                         if re.search(rf"(?<![\w.-]){re.escape(tool)}", code) and package not in has]
+    check("the scripts' tools are installed", problems)
+    ssh = read("systemd/ssh.conf")
+    check("sshd has its folder", [] if "ExecStartPre=\n" not in ssh or "RuntimeDirectory=sshd" in ssh else ["ssh.conf removes what made /run/sshd"])
+
+
+def slots():
+    """kentledge-slot on a board whose boot loader names no slot: Jetson, without U-Boot's environment."""
+    import tempfile
+    problems = []
+    with tempfile.TemporaryDirectory() as folder:
+        at = pathlib.Path(folder)
+        for name in ("proc", "run", "etc", "data/system", "bin", "sys/dev/block/259:2"):
+            (at / name).mkdir(parents=True)
+        (at / "proc/cmdline").write_text("console=ttyTCU0 ro\n")
+        (at / "etc/os-release").write_text("BUILD_ID=two\n")
+        (at / "bin/rauc").write_text(f'#!/bin/sh\necho "$@" >>{folder}/said\n')
+        (at / "bin/systemctl").write_text(f'#!/bin/sh\necho "$@" >>{folder}/said\n')
+        (at / "bin/mountpoint").write_text("#!/bin/sh\necho 259:2\n")
+        for tool in (at / "bin").iterdir():
+            tool.chmod(0o755)
+        env = {**os.environ, "PATH": f"{folder}/bin:{os.environ['PATH']}"}
+
+        def play(script, *words):
+            """The script with its folders inside this one."""
+            text = re.sub(r"(?<![\w.])/(proc|run|etc|data|sys)/", rf"{folder}/\1/", script)
+            return subprocess.run(["sh", "-c", text, "script", *words], env=env, capture_output=True, text=True)
+
+        slot, preinit = read("systemd/kentledge-slot"), read("systemd/kentledge-preinit")
+        noted = re.search(r"^if ! grep -q 'rauc.*?^fi$", preinit, re.S | re.M)
+        for partition, expected in (("APP", "A"), ("rootfs-a", None), ("APP_b", "B")):
+            (at / "sys/dev/block/259:2/uevent").write_text(f"MAJOR=259\nPARTNAME={partition}\n")
+            (at / "run/kentledge-slot").unlink(missing_ok=True)
+            play(noted.group(0) if noted else "true")
+            note = at / "run/kentledge-slot"
+            found = note.read_text().strip() if note.exists() else None
+            if found != expected:
+                problems.append(f"preinit on {partition} notes {found}, not {expected}")
+        # Slot B, with another system found good in A before: on trial until it is marked good.
+        (at / "data/system/slots").mkdir()
+        (at / "data/system/slots/GOOD_A").write_text("one\n")
+        steps = [("trial", 0), ("good", 0), ("trial", 1)]
+        problems += [f"{word}: {got.returncode}: {got.stderr.strip()}" for word, code in steps if (got := play(slot, word)).returncode != code]
+        good = at / "data/system/slots/GOOD_B"
+        if not good.exists() or good.read_text() != "two\n":
+            problems.append("what was found good in slot B is not noted")
+    check("a slot that the boot loader does not name is known, tried and found good", problems)
 
 
 def same_units():
@@ -180,6 +297,7 @@ def nvbootctrl():
         tool = pathlib.Path(folder) / "nvbootctrl"
 
         def ask(slots, status_b, *words):
+            (tool.parent / "verified").unlink(missing_ok=True)
             tool.write_text(f"""#!/bin/sh
 case $1 in
 get-number-slots) echo {slots} ;;
@@ -187,6 +305,8 @@ get-current-slot) echo 0 ;;
 dump-slots-info) printf 'Current version: 36.4\\nActive bootloader slot: B\\nnum_slots: {slots}\\n'
   printf 'slot: 0,             status: normal\\nslot: 1,             status: {status_b}\\n' ;;
 set-active-boot-slot) echo "$2" > {folder}/active ;;
+verify) : > {folder}/verified ;;
+mark-boot-successful) exit 1 ;;
 *) : ;;
 esac
 """)
@@ -204,9 +324,14 @@ esac
             got = ask(slots, status, *words)
             if got != expected and not (words == ("get-state", "C") and got[0] != 0):
                 problems.append(f"{words} with {slots} slots, B {status}: {got}, not {expected}")
+        # The running slot alone is verified: since Jetson Linux 35 there is no other way to say good.
+        for slot, expected in (("A", True), ("B", False)):
+            ask(2, "normal", "set-state", slot, "good")
+            if (tool.parent / "verified").exists() != expected:
+                problems.append(f"set-state {slot} good from slot A: verified is {not expected}")
     check("nvbootctrl backend refuses what is not armed", problems)
 
 
-for test in (kas_files, machines, one_layout, traps, same_units, nvbootctrl, lint):
+for test in (kas_files, machines, pinned, one_layout, partitions, kernels, traps, same_units, scripts_find_their_tools, slots, nvbootctrl, lint):
     test()
 sys.exit(tally.end())

@@ -12,6 +12,7 @@ import glob
 import logging
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -121,14 +122,18 @@ def parses(work, keys):
             world = World(work, machine, layers, {"KENTLEDGE_KEYS": keys})
             problems = list(world.heard.said)
             ours = {os.path.basename(f) for f in world.files}
-            dynamic = {"rpi-u-boot-scr.bbappend", "u-boot_%.bbappend"} if "raspberrypi" in bsp else set()
-            dynamic |= {"rauc-conf.bbappend"} if "rauc" in layers else set()
+            dynamic = {"linux-yocto_%.bbappend"}
+            if "raspberrypi" in bsp:
+                dynamic |= {"rpi-u-boot-scr.bbappend", "u-boot_%.bbappend", "linux-raspberrypi_%.bbappend"}
+            if "tegra" in bsp:
+                dynamic |= {"tegra-storage-layout_%.bbappend", "tegra-minimal-init_%.bbappend", "linux-noble-nvidia-tegra_%.bbappend"}
+            dynamic |= {"rauc-conf.bbappend", "rauc_%.bbappend"} if "rauc" in layers else set()
             problems += wrong([("appended", world.appended, dynamic)])
             problems += wrong([("a bundle", "kentledge-bundle.bb" in ours, "rauc" in layers)])
             problems += wrong([("nvbootctrl", "kentledge-nvbootctrl_1.0.bb" in ours, "tegra" in bsp)])
             check(f"BitBake reads {len(ours)} recipes for {machine} {'with' if 'rauc' in layers else 'without'} meta-rauc", problems)
         image, tegra = "kentledge-image", "tegra" in bsp
-        kinds = "tegraflash.tar.zst ext4" if tegra else "ext4 wic.zst wic.bmap"
+        kinds = "tegraflash-tar.zst ext4" if tegra else "ext4 wic.zst wic.bmap"
         wks = {"rpi": "kentledge-ab-rpi.wks.in", "qemuall": "kentledge-ab-qemu.wks.in"}
         which = None if tegra else wks["rpi" if bsp else "qemuall"]
         runtime = "onnxruntime" if tegra else "onnxruntime-prebuilt"
@@ -137,10 +142,64 @@ def parses(work, keys):
             ("KENTLEDGE_COMPATIBLE", world.var(image, "KENTLEDGE_COMPATIBLE"), f"kentledge-{machine}"),
             ("KENTLEDGE_RELEASE", world.var(image, "KENTLEDGE_RELEASE"), "1"),
             ("KENTLEDGE_RELEASE of -dev", world.var("kentledge-image-dev", "KENTLEDGE_RELEASE"), "0"),
-            ("the daemon's runtime", world.var("kentledge", "RDEPENDS:kentledge").split()[0], runtime),
+            ("the daemon's runtime", [p for p in world.var("kentledge", "RDEPENDS:kentledge").split() if "onnxruntime" in p], [runtime]),
             ("read-only root", "read-only-rootfs" in world.var(image, "IMAGE_FEATURES").split(), True),
             ("the way into an image of a bench", "empty-root-password" in world.var(image, "IMAGE_FEATURES").split(), False),
         ]))
+        real_layers(world, machine, bsp)
+
+
+def real_layers(world, machine, bsp):
+    """What broke on the real layers, whose manner the stand-ins have."""
+    image, tegra, rpi = "kentledge-image", "tegra" in bsp, "raspberrypi" in bsp
+    installs = world.var(image, "IMAGE_INSTALL").split()
+    kernel = {"qemuarm64": "linux-yocto", "raspberrypi": "linux-raspberrypi", "tegra": "linux-noble-nvidia-tegra"}[bsp[0] if bsp else machine]
+    head = subprocess.run(["git", "-C", MAIN, "log", "-1", "--pretty=%H %ct"], capture_output=True, text=True, check=True).stdout.split()
+    depends = lambda recipe: {path for path, *_ in world.recipes[recipe][1].getVar("__depends", False)}
+    log = os.path.normpath(world.var(image, "KENTLEDGE_HEAD_LOG") or "none")
+    pairs = [
+        ("the distro's override", "kentledge" in world.data.getVar("OVERRIDES").split(":"), False),
+        ("the kernel in the slot", "kernel-image" in installs, not tegra),
+        ("kernel modules", "kernel-modules" in installs, True),
+        ("the Pi's udev rules", "udev-rules-rpi" in installs, rpi),
+        ("the GPU's driver and the fan", "packagegroup-machine-base" in installs, tegra),
+        ("the boot script is deployed", "kentledge-boot-scr" in (world.var(image, "EXTRA_IMAGEDEPENDS") or ""), not bsp),
+        ("the kernel's options", (world.var(kernel, "SRC_URI") or "").split(), ["file://kentledge.cfg"]),
+        ("the newest file's time", world.var(image, "REPRODUCIBLE_TIMESTAMP_ROOTFS"), head[1]),
+        ("the revision", world.var("kentledge", "SRCREV"), head[0]),
+        ("the configuration's digest has no revision", "KENTLEDGE_REV" in (world.data.getVar("BB_HASHCONFIG_IGNORE_VARS") or "").split(), True),
+        ("a commit parses the daemon's recipe again", log in {os.path.normpath(p) for p in depends("kentledge")}, True),
+        ("a commit parses the image's recipe again", log in {os.path.normpath(p) for p in depends(image)}, True),
+        ("SSH's ways", sorted(set(world.var("openssh", "PACKAGECONFIG").split())), ["systemd-sshd-service-mode"]),
+        ("stripping is left to oe-core", world.var("kentledge", "CARGO_PROFILE_RELEASE_STRIP"), "none"),
+        ("cargo's folder in the debug information", "prefix-map=" + world.var("kentledge", "CARGO_HOME") in (world.var("kentledge", "DEBUG_PREFIX_MAP") or ""), True),
+    ]
+    for recipe in ("kentledge", "kentledge-mounts"):
+        pairs.append((f"{recipe} is for one machine", world.var(recipe, "PACKAGE_ARCH"), machine))
+    data = world.recipes["kentledge"][1]
+    pairs.append(("a new keyset makes the package again", "keyset.json:True" in (data.getVarFlag("do_install", "file-checksums") or ""), True))
+    address = world.var("onnxruntime-prebuilt", "SRC_URI").split()[0]
+    pairs.append(("the wheel's address is by its content", bool(re.search(r"/packages/[0-9a-f]{2}/[0-9a-f]{2}/[0-9a-f]{60}/onnxruntime-1", address)), True))
+    if tegra:
+        pairs += [("the initramfs' types", world.var("tegra-minimal-initramfs", "IMAGE_FSTYPES"), "cpio.gz"),
+                  ("read-only", (world.var(image, "UBOOT_EXTLINUX_KERNEL_ARGS") or "").split()[-1:], ["ro"]),
+                  ("a slot's bytes", world.var(image, "ROOTFSPART_SIZE"), "8589934592"),
+                  ("what says good at each start", world.var("tegra-redundant-boot", "SYSTEMD_AUTO_ENABLE"), "disable"),
+                  ("nvbootctrl's package", world.var("kentledge-nvbootctrl", "RDEPENDS:kentledge-nvbootctrl").split(), ["tegra-redundant-boot-base"]),
+                  ("the flash tool's /data", (world.var(image, "IMAGE_TEGRAFLASH_DATA") or "").rsplit("/", 1)[-1], "kentledge-data.ext4")]
+    if rpi:
+        pairs += [("U-Boot's options", world.var("u-boot", "SRC_URI").split(), ["file://kentledge.cfg", "file://kentledge-watchdog.cfg"]),
+                  ("the boot partition has no kernel", "IMAGETYPE" in (world.var(image, "RPI_EXTRA_IMAGE_BOOT_FILES") or "IMAGETYPE").replace("SDIMG", ""), False)]
+    check(f"what broke on the real layers holds on {machine}", wrong(pairs))
+    if tegra:
+        problems = world.run("tegra-storage-layout", "do_install") + world.run("tegra-minimal-init", "do_install")
+        if not problems:
+            xml = pathlib.Path(world.var("tegra-storage-layout", "D"), "usr/share/tegraflash/external-flash.xml").read_text()
+            names = re.findall(r'<partition name="(\w+)"(?:(?!</partition>).)*?<filename> (\w+)', xml, re.S)
+            problems = wrong([("partitions with their files", names, [("data", "DATAFILE"), ("APP", "APPFILE")])])
+            init = pathlib.Path(world.var("tegra-minimal-init", "D"), "init").read_text()
+            problems += wrong([("what the initramfs starts", init.splitlines()[-1], "exec switch_root /mnt /usr/lib/kentledge/preinit")])
+        check("a Jetson's flash layout has /data, and its initramfs starts preinit", problems)
 
 
 def daemon(work, keys, full):
@@ -203,7 +262,7 @@ def rauc(work, keys):
     words = layout()
     for machine, bsp in MACHINES.items():
         world = World(work, machine, [*bsp, "rauc"], {"KENTLEDGE_KEYS": keys})
-        problems = world.run("rauc-conf", "do_fetch", "do_unpack", "do_install")
+        problems = world.run("rauc-conf", "do_fetch", "do_unpack", "do_install") + world.run("rauc", "do_fetch", "do_unpack", "do_install")
         if not problems:
             root = pathlib.Path(world.var("rauc-conf", "D"))
             conf = configparser.ConfigParser(strict=True)
@@ -216,12 +275,26 @@ def rauc(work, keys):
                 ("backend", conf["handlers"].get("bootloader-custom-backend"),
                  "/usr/lib/kentledge/nvbootctrl-backend" if tegra else None),
                 ("pre-install", conf["handlers"]["pre-install"], "/usr/lib/kentledge/bundle-check"),
-                ("slot A", conf["slot.rootfs.0"]["device"], f"/dev/disk/by-partlabel/{words['LABEL_A']}"),
+                ("slots", [conf[f"slot.rootfs.{n}"]["device"].rsplit("/", 1)[1] for n in (0, 1)],
+                 ["APP", "APP_b"] if tegra else [words["LABEL_A"], words["LABEL_B"]]),
                 ("keyring", (root / "etc/rauc/keyring.pem").read_text(), pathlib.Path(keys, "rauc-ca.pem").read_text()),
             ])
-            lines = [l.split() for l in (root / "etc/fw_env.config").read_text().splitlines() if l and l[0] != "#"]
-            # A Raspberry Pi's U-Boot keeps its environment twice; one line would misread it.
-            copies = ["0x0", words["ENV_COPY"]] if "raspberrypi" in bsp else ["0x0"]
+            # RAUC's package has the rule who may ask; two packages with one file cannot be installed.
+            of_rauc = pathlib.Path(world.var("rauc", "D"))
+            rule = "usr/share/dbus-1/system.d/de.pengutronix.rauc.conf"
+            files = lambda at: {p.relative_to(at) for p in at.rglob("*") if p.is_file()}
+            problems += wrong([
+                ("who may ask RAUC", 'user="kentledge"' in (of_rauc / rule).read_text(), True),
+                ("files in two packages", sorted(files(root) & files(of_rauc)), []),
+                ("what marks good", (world.var("rauc", "RRECOMMENDS:rauc") or "").split(), []),
+                ("rauc-conf is for one machine", world.var("rauc-conf", "PACKAGE_ARCH"), machine),
+                ("a new key makes it again", "rauc-ca.pem:True" in (world.recipes["rauc-conf"][1].getVarFlag("do_install", "file-checksums") or ""), True),
+                ("nvbootctrl comes with it", "kentledge-nvbootctrl" in (world.var("rauc-conf", "RDEPENDS:rauc-conf") or ""), tegra),
+            ])
+            environment = root / "etc/fw_env.config"
+            lines = [l.split() for l in environment.read_text().splitlines() if l and l[0] != "#"] if environment.exists() else []
+            # A Raspberry Pi's U-Boot keeps its environment twice; one line would misread it. A Jetson has no U-Boot.
+            copies = [] if tegra else ["0x0", words["ENV_COPY"]] if "raspberrypi" in bsp else ["0x0"]
             device = f"/dev/disk/by-partlabel/{words['LABEL_ENV']}"
             problems += wrong([("fw_env.config", lines, [[device, at, words["ENV_BYTES"]] for at in copies])])
             problems += [f"@{w}@ is not filled in" for f in root.rglob("*.conf*") for w in [f.read_text().partition("@")[2][:12]] if w]
@@ -249,7 +322,7 @@ def releases(work, keys):
     bad = {
         "good": lambda at: None,
         "a password": lambda at: (at / "etc/shadow").write_text("root:$6$x$y:1::::::\n"),
-        "no password at all": lambda at: (at / "etc/shadow").write_text("root::1::::::\n"),
+        "no password at all": lambda at: (at / "etc/shadow").write_text("admin::1::::::\n"),
         "no keyring": lambda at: (at / "etc/rauc/keyring.pem").unlink(),
         "an open socket for SSH": listening,
         "no keyset": lambda at: (at / "usr/lib/kentledge/keyset.json").unlink(),
@@ -265,6 +338,8 @@ def releases(work, keys):
     # The image itself takes these away, before it looks.
     def leaky(at):
         (at / "etc/ssh/ssh_host_ed25519_key").write_text("k")
+        # As base-passwd has it; oe-core closes it, and the checks look after that.
+        (at / "etc/shadow").write_text("root::1::::::\n")
         (at / "usr/su").write_text("")
         (at / "usr/su").chmod(0o4755)
     world = World(work, "qemuarm64", [], {"KENTLEDGE_KEYS": keys, "KENTLEDGE_ROOT": root("leaky", leaky)})

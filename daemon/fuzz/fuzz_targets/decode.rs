@@ -33,6 +33,7 @@ fn decoder(format: Format, time: TimeFormat) -> Decoder {
         seq: own.then(|| "n".into()),
         seq_modulo: 0,
         time: own.then(|| ("t".into(), time)),
+        date: None,
         stale_ms: 1,
         gap_max_ms: None,
     };

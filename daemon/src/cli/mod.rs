@@ -1,5 +1,6 @@
 //! The command line: its arguments, and the part of the program that handles each command.
 
+mod audit;
 mod boot_check;
 mod bundles;
 pub mod replay;
@@ -85,6 +86,11 @@ enum Command {
     Model {
         #[command(subcommand)]
         act: bundles::Act,
+    },
+    /// Checks the audit log: who did what to this device
+    Audit {
+        #[command(subcommand)]
+        act: audit::Act,
     },
     /// Records the rows of the configured sources on a tape
     Record {
@@ -179,7 +185,7 @@ impl Cli {
                 if !problems.is_empty() {
                     return Err(Fatal::problems(&problems));
                 }
-                let remarks = config.remarks_on_files().into_iter().chain(config.advice());
+                let remarks = config.remarks_on_files(now_s).into_iter().chain(config.advice());
                 for line in replay::describe(&config).into_iter().chain(checked.lines).chain(remarks) {
                     say(&line)?;
                 }
@@ -216,6 +222,7 @@ impl Cli {
                 journal::start("info");
                 act.act()
             }
+            Command::Audit { act } => act.act(),
             Command::Record { config, out, seconds } => {
                 journal::start("info");
                 let config = Config::load(config.as_deref())?;

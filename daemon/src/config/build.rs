@@ -14,6 +14,7 @@ use super::{
     pipeline,
     problem::Problems,
     raw::{Node, Table},
+    samples::samples,
     source::{channel, overlapping, source},
 };
 use crate::{flow::SourceId, limits, model::keyset::Keyset};
@@ -36,7 +37,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         root.problem("device", "`device.site` is needed where there is a broker: the first part of every topic");
     }
     let commands_node = root.node("commands");
-    let commands = commands(&mut root, commands_node, &paths);
+    let (commands, keyset_refused) = commands(&mut root, commands_node, &paths);
     let models_node = root.node("models");
     let models = models(&mut root, models_node, &paths);
     let outbox_node = root.node("outbox");
@@ -53,6 +54,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         pipelines: BTreeMap::new(),
         allow_unsigned: models.allow_unsigned,
         keyset: commands.keyset.clone(),
+        keyset_refused,
         paths,
     };
     let mut sources = each(&mut root, "source", |name, table| {
@@ -85,6 +87,8 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     share(&mut sources, &outputs);
     let tapes_node = root.node("tapes");
     let tapes = tapes(&mut root, tapes_node);
+    let samples_node = root.node("samples");
+    let samples = samples(&mut root, samples_node);
     root.finish();
 
     let config = Config {
@@ -97,6 +101,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         alarms,
         outputs,
         tapes,
+        samples,
         outbox,
         models,
         commands,
@@ -156,7 +161,8 @@ fn device(root: &mut Table<'_>, node: Option<Node>) -> Device {
     Device { site: site.unwrap_or_default(), id: id.unwrap_or_default(), state_dir, cohorts, class, bus }
 }
 
-fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Commands {
+/// `[commands]`, and whether its keyset was refused.
+fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> (Commands, bool) {
     let default = |path: &'static str| Some(Path::new(path).to_owned()).filter(|path| path.is_file());
     let mut commands = Commands {
         keyset: default("/etc/kentledge/keyset.json").or_else(|| default("/usr/lib/kentledge/keyset.json")),
@@ -164,12 +170,17 @@ fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Commands
         confirm_s: limits::CONFIRM_S,
         os_confirm_s: limits::OS_CONFIRM_S,
         jitter_s: limits::JITTER_S,
+        plans: false,
     };
-    let Some(node) = node else { return commands };
+    let Some(node) = node else { return (commands, false) };
+    let mut refused = false;
     let mut t = root.sub("commands".into(), node);
     t.only_local(&["keyset", "allow_unsigned"]);
     if let Some(path) = paths.file(&mut t, "keyset") {
-        if let Err(why) = Keyset::read(&path) {
+        // That there is no file was said already.
+        let read = if path.is_file() { Keyset::read(&path).map(drop) } else { Ok(refused = true) };
+        if let Err(why) = read {
+            refused = true;
             t.problem("keyset", why);
         }
         commands.keyset = Some(path);
@@ -178,8 +189,12 @@ fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Commands
     commands.confirm_s = t.int("confirm_s", 10..=3600).map_or(limits::CONFIRM_S, |s| s as u64);
     commands.os_confirm_s = t.int("os_confirm_s", 10..=3600).map_or(limits::OS_CONFIRM_S, |s| s as u64);
     commands.jitter_s = t.int("jitter_s", 0..=3600).map_or(limits::JITTER_S, |s| s as u64);
+    commands.plans = t.bool("plans").unwrap_or(false);
+    if commands.plans && commands.keyset.is_none() {
+        t.problem("plans", "a plan is signed: `commands.keyset` is needed");
+    }
     t.finish();
-    commands
+    (commands, refused)
 }
 
 fn outbox(root: &mut Table<'_>, node: Option<Node>) -> Outbox {

@@ -19,6 +19,7 @@ use super::{
     raw::{Node, Value},
     secret,
 };
+use crate::{host::clock::rfc3339_ms, model::keyset::Keyset};
 
 impl Config {
     /// Problems of the files for the connection to the broker. `now_s` is the time, s since 1970; without it the expiry of
@@ -44,8 +45,26 @@ impl Config {
 }
 
 impl Config {
-    /// What `kentledge check` says of files of `[mqtt]` that may be right, but are a known mistake.
-    pub fn remarks_on_files(&self) -> Vec<String> {
+    /// What `kentledge check` says of files that may be right, but are a known mistake or of no use any more. `now_s` is `None`
+    /// while the clock is not set.
+    pub fn remarks_on_files(&self, now_s: Option<i64>) -> Vec<String> {
+        self.remarks_on_certificates().into_iter().chain(self.remark_on_keyset(now_s)).collect()
+    }
+
+    fn remark_on_keyset(&self, now_s: Option<i64>) -> Option<String> {
+        let path = self.commands.keyset.as_ref()?;
+        let expired_ms = Keyset::read(path).ok()?.expires_ms;
+        (expired_ms <= now_s?.saturating_mul(1000)).then(|| {
+            format!(
+                "remark: keyset {} expired at {}: nothing can be installed with it; what runs goes on. Replace the file, unless a newer \
+                 keyset was sent to this device",
+                path.display(),
+                rfc3339_ms(expired_ms)
+            )
+        })
+    }
+
+    fn remarks_on_certificates(&self) -> Vec<String> {
         let Some(mqtt) = &self.mqtt else { return Vec::new() };
         let Some(path) = mqtt.tls.as_ref().and_then(|tls| tls.ca_file.as_deref()) else { return Vec::new() };
         let all = certificates(path).unwrap_or_default();
@@ -400,6 +419,38 @@ mod tests {
         let named = [&whole[..], &[0x82, 9], b"localhost", &[0x87, 4, 127, 0, 0, 1]].concat();
         assert!(is_authority_named(&named, "localhost") && is_authority_named(&named, "127.0.0.1"));
         assert!(!is_authority_named(&named, "localhos") && !is_authority_named(b"\x82\x09localhost", "localhost"));
+    }
+
+    #[test]
+    fn an_expired_keyset_is_remarked_on_when_the_clock_is_set() {
+        let dir = tempfile::tempdir().expect("folder");
+        let keyset = dir.path().join("keyset.json");
+        let key = "RWQf6LRCGA9i53mlYecO4IzT51TGPpvWucNSCh1CBM0QTaLn73Y7GFO3";
+        let text = format!(
+            r#"{{"_type":"kentledge.keyset","version":1,"expires":"2020-01-01T00:00:00Z",
+                "keys":[{{"name":"ops","public":"{key}","roles":["model"]}}]}}"#
+        );
+        fs::write(&keyset, text).expect("write");
+        let file = dir.path().join("c.toml");
+        fs::write(&file, format!("[commands]\nkeyset = \"{}\"\n", keyset.display())).expect("write");
+        let config = Config::local(Some(&file)).expect("valid");
+        let remarks = config.remarks_on_files(Some(1_800_000_000));
+        assert!(remarks.len() == 1 && remarks[0].contains("expired at 2020-01-01T00:00:00"), "{remarks:?}");
+        assert_eq!(config.remarks_on_files(Some(1_500_000_000)), Vec::<String>::new());
+        assert_eq!(config.remarks_on_files(None), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_missing_keyset_is_reported_once_whatever_needs_it() {
+        let dir = tempfile::tempdir().expect("folder");
+        fs::write(dir.path().join("m.kmb"), "no bundle").expect("write");
+        let file = dir.path().join("c.toml");
+        let text = "[commands]\nkeyset = \"no.json\"\n[source.s]\npath = \"/dev/ttyUSB0\"\ncolumns = [\"a\"]\n\
+            [channel.a]\nsource = \"s\"\n[pipeline.p]\nmodel = \"m.kmb\"\nchannels = [\"a\"]\n";
+        fs::write(&file, text).expect("write");
+        let problems = Config::local(Some(&file)).expect_err("no keyset");
+        let of_keyset = problems.iter().filter(|problem| problem.to_string().contains("no.json")).count();
+        assert_eq!(of_keyset, 1, "{problems:?}");
     }
 
     #[test]

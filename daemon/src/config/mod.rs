@@ -25,6 +25,7 @@ mod poll;
 mod port;
 mod problem;
 mod raw;
+mod samples;
 mod source;
 mod standard;
 mod text;
@@ -52,6 +53,7 @@ pub use port::{
     PinName, Poll, Port, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
+pub use samples::Samples;
 pub use standard::{FieldRule, FieldTest};
 pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
 
@@ -78,6 +80,8 @@ pub struct Config {
     pub outputs: Vec<Output>,
     /// Tapes that alarms save of the sources.
     pub tapes: Tapes,
+    /// Windows that are kept for training.
+    pub samples: Samples,
     /// The store's settings.
     pub outbox: Outbox,
     /// Where ONNX Runtime is, and which models may run.
@@ -131,6 +135,8 @@ pub struct Commands {
     pub os_confirm_s: u64,
     /// Devices that get a command together start it within this, s.
     pub jitter_s: u64,
+    /// Rollout plans are obeyed.
+    pub plans: bool,
 }
 
 /// `[metrics]`
@@ -364,6 +370,14 @@ impl Config {
     /// failure every problem is returned.
     pub fn local(file: Option<&Path>) -> Result<Self, Vec<Problem>> {
         Self::provisioned(layers::local(file))
+    }
+
+    /// One file alone, without the layer of the first boot: for tools of the operator.
+    ///
+    /// # Errors
+    /// Every problem of it.
+    pub fn only(file: &Path) -> Result<Self, Vec<Problem>> {
+        build::build(&[Layer::Local(file.to_owned())])
     }
 
     /// The same without the folders of the image and the administrator: only the provisioned layer.

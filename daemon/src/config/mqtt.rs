@@ -45,6 +45,20 @@ pub struct Broker {
     pub path: Option<String>,
 }
 
+impl Broker {
+    /// `SCHEME://HOST[:PORT][/PATH]`; plain text only to this machine.
+    ///
+    /// # Errors
+    /// The address is invalid; in words.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let broker = broker(text)?;
+        match broker.secure || is_loopback(&broker.host) {
+            true => Ok(broker),
+            false => Err(format!("{broker}: plain text is allowed to this machine only; use `mqtts://`")),
+        }
+    }
+}
+
 impl fmt::Display for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", host_and_port(&self.host, self.port))

@@ -17,6 +17,8 @@ pub(super) struct Names {
     pub pipelines: BTreeMap<String, usize>,
     pub allow_unsigned: bool,
     pub keyset: Option<PathBuf>,
+    /// The keyset was reported as unusable: nobody says so again.
+    pub keyset_refused: bool,
     pub paths: Paths,
 }
 

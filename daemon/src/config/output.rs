@@ -48,6 +48,8 @@ pub struct Point {
     pub slave: u8,
     /// A coil, else a holding register.
     pub coil: bool,
+    /// Written with the function for several, 15 or 16.
+    pub several: bool,
     /// Address, from 0.
     pub address: u16,
     /// What is written to a register when it is on, and when it is off.
@@ -115,13 +117,18 @@ fn point(t: &mut Table<'_>, sources: &[Source]) -> Point {
     } else if words.0 == words.1 {
         t.problem("on", "is the same as `off`");
     }
+    let (one, several) = if t.has("coil") { (5, 15) } else { (6, 16) };
+    let function = t.int("function", 5..=16).unwrap_or(one);
+    if ![one, several].contains(&function) {
+        t.problem("function", format!("must be {one} or {several} here"));
+    }
     let usual_ms = if t.has("coil") { 1000 } else { 0 };
     let refresh_ms = t.int("refresh_ms", 0..=3_600_000).map_or(usual_ms, |n| n as u64);
     if (1..100).contains(&refresh_ms) {
         t.problem("refresh_ms", "must be 0 or at least 100");
     }
     let address = coil.or(register).unwrap_or(0) as u16;
-    Point { bus, manners, slave, coil: t.has("coil"), address, words, refresh_ms }
+    Point { bus, manners, slave, coil: t.has("coil"), several: function == several, address, words, refresh_ms }
 }
 
 /// The bus of a source, or one that no source reads.

@@ -35,7 +35,14 @@ fn output_on_the_bus_of_a_source_talks_as_it_does_and_a_line_is_shared() {
     assert_eq!(shared(&config), [true, false, false]);
     let config = load(&output("source = \"net\", register = 100, on = 500, off = 20")).expect("valid");
     let Target::Modbus(point) = &config.outputs[0].target else { panic!("{:?}", config.outputs) };
-    assert_eq!((point.coil, point.words, point.refresh_ms), (false, (500, 20), 0));
+    assert_eq!((point.coil, point.several, point.words, point.refresh_ms), (false, false, (500, 20), 0));
+    for (keys, several) in
+        [("coil = 1, function = 15", true), ("register = 1, function = 16", true), ("coil = 1, function = 5", false)]
+    {
+        let config = load(&output(&format!("source = \"net\", {keys}"))).expect("valid");
+        let Target::Modbus(point) = &config.outputs[0].target else { panic!("{:?}", config.outputs) };
+        assert_eq!(point.several, several, "{keys}");
+    }
     assert_eq!(shared(&config), [false; 3]);
 }
 
@@ -63,6 +70,8 @@ fn wrong_keys_of_a_modbus_output_are_refused_with_the_key_and_the_reason() {
         ("source = \"line\", coil = 1, register = 2", "modbus.coil", "one of them"),
         ("source = \"line\", coil = 1, on = 2", "modbus.on", "a coil is on or off"),
         ("source = \"line\", register = 1, on = 0", "modbus.on", "the same as `off`"),
+        ("source = \"line\", coil = 1, function = 16", "modbus.function", "must be 5 or 15"),
+        ("source = \"line\", register = 1, function = 5", "modbus.function", "must be 6 or 16"),
         ("source = \"line\", coil = 65536", "modbus.coil", "not within 0 to 65535"),
         ("source = \"line\", slave = 0, coil = 1", "modbus.slave", "not within 1 to 247"),
         ("source = \"line\", coil = 1, refresh_ms = 5", "modbus.refresh_ms", "at least 100"),

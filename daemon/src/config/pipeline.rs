@@ -231,6 +231,13 @@ fn bundle(t: &mut Table<'_>, path: PathBuf, names: &Names) -> Model {
             t.problem(key, "belongs to a bare file; what a bundle's manifest says is signed");
         }
     }
+    let unknown = |path: PathBuf| {
+        let manifest = Manifest::bare(&path);
+        Model { file: path, manifest, floor: 0, unsigned: true, manifest_sha256: String::new() }
+    };
+    if names.keyset_refused {
+        return unknown(path);
+    }
     let keys = match &names.keyset {
         Some(keyset) => Keyset::read(keyset).map(Some).map_err(String::from),
         None if names.allow_unsigned => Ok(None),
@@ -248,8 +255,7 @@ fn bundle(t: &mut Table<'_>, path: PathBuf, names: &Names) -> Model {
         }
         Err(why) => {
             t.problem("model", format!("{}: {why}", path.display()));
-            let manifest = Manifest::bare(&path);
-            Model { file: path, manifest, floor: 0, unsigned: true, manifest_sha256: String::new() }
+            unknown(path)
         }
     }
 }

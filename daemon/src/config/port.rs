@@ -19,6 +19,8 @@ pub struct Source {
     pub seq_modulo: u64,
     /// Column or key with the sensor's own clock, and its format.
     pub time: Option<(String, TimeFormat)>,
+    /// Column or key with the date, where `time` holds the time of day only: the format is for both, a blank between them.
+    pub date: Option<String>,
     /// Without a frame for this long, its channels are stale, ms.
     pub stale_ms: u64,
     /// A longer step of the sensor's clock (or ours) between two rows is a gap.

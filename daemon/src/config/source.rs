@@ -37,11 +37,11 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
     };
     let numbers = number::numbers(&mut t, &NumberText::default());
     number::fit(&mut t, &numbers, &format);
-    let (seq, seq_modulo, time) = counters(&mut t, &port, &format);
+    let Counters { seq, seq_modulo, time, date } = counters(&mut t, &port, &format);
     let stale_ms = t.int("stale_ms", 10..=86_400_000).map_or(5_000, |n| n as u64);
     let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64);
     t.finish();
-    Source { name: name.to_owned(), port, format, numbers, seq, seq_modulo, time, stale_ms, gap_max_ms }
+    Source { name: name.to_owned(), port, format, numbers, seq, seq_modulo, time, date, stale_ms, gap_max_ms }
 }
 
 fn serial(t: &mut Table<'_>) -> Serial {
@@ -135,12 +135,19 @@ fn framing(t: &mut Table<'_>, check: Option<Check>) -> Framing {
     }
 }
 
-type Counters = (Option<String>, u64, Option<(String, TimeFormat)>);
+struct Counters {
+    seq: Option<String>,
+    seq_modulo: u64,
+    time: Option<(String, TimeFormat)>,
+    date: Option<String>,
+}
 
 /// The sensor's own sequence and clock.
 fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
     let (seq, modulo) = (t.str("seq"), t.int("seq_modulo", 2..=i64::MAX));
-    let (time_format, time) = (text::time_format(t), t.str("time"));
+    let time_format = text::time_format(t);
+    let (date, time) = text::time_columns(t, time_format.as_ref()).unzip();
+    let date = date.flatten();
     let unnamed = time_format.is_none() && !t.has("time_format");
     let time = time.map(|column| (column, time_format.unwrap_or(TimeFormat::Unit(1))));
     if time.is_some() && unnamed {
@@ -149,7 +156,12 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
             "needs `time_format`: `ns`, `us`, `ms`, `s`, `civil` or a pattern such as `%d/%m/%Y %H:%M:%S`",
         );
     }
-    for (key, column) in [("seq", seq.as_ref()), ("time", time.as_ref().map(|(column, _)| column))] {
+    if date.is_some() && matches!(format, Format::Binary(_)) {
+        t.problem("time", "a frame of bytes has one field for its clock; two columns are for text");
+    }
+    for (key, column) in
+        [("seq", seq.as_ref()), ("time", time.as_ref().map(|(column, _)| column)), ("time", date.as_ref())]
+    {
         let Some(column) = column else { continue };
         if !matches!(port, Port::Serial(_)) || matches!(format, Format::Nmea(_)) {
             t.problem(key, "belongs to a sensor that writes its rows itself");
@@ -171,7 +183,7 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
             Some(_) => t.problem("seq", "must be an unsigned number"),
         }
     }
-    (seq, modulo.map_or(wraps, |n| n as u64), time)
+    Counters { seq, seq_modulo: modulo.map_or(wraps, |n| n as u64), time, date }
 }
 
 /// Two sources on one port would each get half of the bytes.

@@ -279,6 +279,33 @@ pub(super) fn time_format(t: &mut Table<'_>) -> Option<TimeFormat> {
     Some(TimeFormat::Patterns(texts))
 }
 
+/// `time`: the column with the clock, or a list of two: the column with the date and the one with the time of day.
+pub(super) fn time_columns(t: &mut Table<'_>, format: Option<&TimeFormat>) -> Option<(Option<String>, String)> {
+    let mut names = match t.node("time")?.value {
+        Value::Str(text) => vec![text],
+        Value::List(items) => {
+            let text = |item: Node| if let Value::Str(text) = item.value { Some(text) } else { None };
+            items.into_iter().map(text).collect::<Option<Vec<_>>>().unwrap_or_default()
+        }
+        _ => Vec::new(),
+    };
+    if !(1..=2).contains(&names.len()) || names.iter().any(String::is_empty) {
+        t.problem(
+            "time",
+            "must be the name of a column, or a list of two: the one with the date, the one with the time of day",
+        );
+        return None;
+    }
+    if names.len() == 2 && names[0] == names[1] {
+        t.problem("time", format!("`{}` stands twice", names[0]));
+    }
+    if names.len() == 2 && matches!(format, Some(TimeFormat::Unit(_))) {
+        t.problem("time_format", "must be `civil` or a pattern where date and time of day are two columns");
+    }
+    let time = names.pop()?;
+    Some((names.pop(), time))
+}
+
 /// Whether a pattern gives a date and a time of day: a known time is written and read again, and what the pattern cannot say
 /// differs then.
 ///

@@ -16,7 +16,7 @@ pub trait Args: Sized {
     fn read(text: &str) -> Result<Self, Refusal>;
 }
 
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
     serde_json::from_str(text).map_err(|why| malformed(format!("args: {why}")))
 }
 
@@ -133,6 +133,21 @@ pub struct Acknowledge {
 }
 
 impl Args for Acknowledge {
+    fn read(text: &str) -> Result<Self, Refusal> {
+        parse(text)
+    }
+}
+
+/// Arguments of `audit.pull`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditPull {
+    /// Number of the first entry; 0: the oldest there is.
+    #[serde(default)]
+    pub from: u64,
+}
+
+impl Args for AuditPull {
     fn read(text: &str) -> Result<Self, Refusal> {
         parse(text)
     }

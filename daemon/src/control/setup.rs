@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{action::Leave, trial::Trials};
+use super::{action::Leave, audit, trial::Trials};
 use crate::{
     config::{Config, Mqtt},
     flow::{
@@ -19,6 +19,7 @@ use crate::{
         event::EventStreams,
         meter::Meters,
         order::{LinkNews, LogQuery, Orders, Response, Ticket},
+        samples,
     },
     host::{Clock, HostError, Keep},
     model::rollout::Desk,
@@ -57,6 +58,10 @@ pub struct ControlSetup {
     pub ran_before: bool,
     /// Configurations on trial.
     pub trials: Trials,
+    /// The audit log, not opened yet.
+    pub audit: audit::Log,
+    /// Shows the head of the audit log.
+    pub show_audit: audit::Show,
     /// Orders from the link; closed: the process stops.
     pub orders: Orders,
     /// `up/res` and `up/reported`.
@@ -85,6 +90,8 @@ pub struct ControlSetup {
     pub leave: Box<dyn Fn(Leave) + Send>,
     /// Requests to the rollout of models, and its reports.
     pub rollout: Desk,
+    /// The store of samples, where it is configured.
+    pub samples: Option<samples::Desk>,
     /// Requests of local callers.
     pub local: mpsc::Receiver<Local>,
     /// Publishes the state of model installs for status and D-Bus.

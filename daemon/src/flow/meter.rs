@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use super::samples::SampleMeters;
+
 /// Buckets of a histogram: up to 1, 2, 4 … 2^23 µs (8.4 s), and all beyond.
 pub const BUCKETS: usize = 25;
 
@@ -274,6 +276,8 @@ pub struct Meters {
     pub commands_dropped: Count,
     /// Connections made.
     pub connections: Count,
+    /// The store of samples.
+    pub samples: SampleMeters,
 }
 
 impl Meters {

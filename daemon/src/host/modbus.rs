@@ -20,6 +20,10 @@ pub const READ_INPUT: u8 = 4;
 pub const WRITE_COIL: u8 = 5;
 /// Write one holding register.
 pub const WRITE_REGISTER: u8 = 6;
+/// Write several coils; here one.
+pub const WRITE_COILS: u8 = 15;
+/// Write several holding registers; here one.
+pub const WRITE_REGISTERS: u8 = 16;
 /// The word that turns a coil on; 0 turns it off.
 pub const COIL_ON: u16 = 0xFF00;
 /// Longest frame: 256 bytes by RTU, 260 by TCP.
@@ -43,7 +47,7 @@ pub struct Question {
     pub number: u16,
     /// The device.
     pub slave: u8,
-    /// 1 to 6.
+    /// 1 to 6, 15 or 16.
     pub function: u8,
     /// First address, from 0.
     pub address: u16,
@@ -73,8 +77,22 @@ fn at(bytes: &[u8], part: &[u8]) -> Option<usize> {
 }
 
 impl Question {
-    fn content(&self) -> [u8; 5] {
-        let ([a, b], [c, d]) = (self.address.to_be_bytes(), self.word.to_be_bytes());
+    /// Function, address, and number of values or the value; of a write of several the values as well.
+    fn content(&self) -> Vec<u8> {
+        let [c, d] = self.word.to_be_bytes();
+        let mut content = self.head().to_vec();
+        match self.function {
+            WRITE_COILS => content.extend([1, u8::from(self.word == COIL_ON)]),
+            WRITE_REGISTERS => content.extend([2, c, d]),
+            _ => {}
+        }
+        content
+    }
+
+    /// The first five bytes of the content. The answer to a write is the same.
+    fn head(&self) -> [u8; 5] {
+        let several = matches!(self.function, WRITE_COILS | WRITE_REGISTERS);
+        let ([a, b], [c, d]) = (self.address.to_be_bytes(), if several { 1 } else { self.word }.to_be_bytes());
         [self.function, a, b, c, d]
     }
 
@@ -93,8 +111,9 @@ impl Question {
         let mut bytes = Vec::with_capacity(12);
         if talk.tcp {
             bytes.extend(self.number.to_be_bytes());
-            bytes.extend([0, 0, 0, 6, self.slave]);
-            bytes.extend(self.content());
+            let content = self.content();
+            bytes.extend([0, 0, 0, 1 + content.len() as u8, self.slave]);
+            bytes.extend(content);
         } else {
             bytes.push(self.slave);
             bytes.extend(self.content());
@@ -106,7 +125,8 @@ impl Question {
     /// Bytes on the wire of question, echo and answer by RTU: how long a slow line needs for them.
     pub fn wire_bytes(&self, talk: Talk) -> usize {
         let answer = if self.writes() { 8 } else { 5 + self.bytes_read() };
-        8 + answer + if talk.echo { 8 } else { 0 }
+        let asked = 3 + self.content().len();
+        asked + answer + if talk.echo { asked } else { 0 }
     }
 
     /// Looks for the answer in all that was heard since the question. By RTU bytes before it do not matter (a glitch when
@@ -164,7 +184,7 @@ impl Question {
         match *content {
             [function, code] if function == self.function | 0x80 => Heard::Exception(code),
             _ if self.writes() => {
-                if *content == self.content() {
+                if *content == self.head() {
                     Heard::Answer(Vec::new())
                 } else {
                     Heard::Part

@@ -96,6 +96,23 @@ fn echo_of_a_write_is_not_taken_for_its_answer() {
 }
 
 #[test]
+fn write_of_several_carries_one_value_and_its_answer_is_shorter() {
+    let register = question(WRITE_REGISTERS, 0x0102, 500);
+    assert_eq!(register.bytes(TCP)[4..], [0, 9, 17, 16, 1, 2, 0, 1, 2, 1, 244]);
+    assert_eq!(register.listen(TCP, &tcp(7, 17, &[16, 1, 2, 0, 1])), Heard::Answer(vec![]));
+    assert_eq!(register.listen(TCP, &tcp(7, 17, &[16, 1, 3, 0, 1])), Heard::Part, "another register was written");
+    assert_eq!(register.listen(TCP, &tcp(7, 17, &[0x90, 2])), Heard::Exception(2));
+    let coil = question(WRITE_COILS, 3, COIL_ON);
+    assert_eq!(coil.bytes(RTU)[1..8], [15, 0, 3, 0, 1, 1, 1]);
+    assert_eq!(question(WRITE_COILS, 3, 0).bytes(RTU)[1..8], [15, 0, 3, 0, 1, 1, 0]);
+    let answer = rtu(17, &[15, 0, 3, 0, 1]);
+    assert_eq!(coil.listen(RTU, &answer), Heard::Answer(vec![]));
+    assert_eq!(coil.listen(ECHO, &answer), Heard::Part, "the echo must come first");
+    assert_eq!(coil.listen(ECHO, &[coil.bytes(RTU), answer].concat()), Heard::Answer(vec![]));
+    assert_eq!((coil.wire_bytes(RTU), coil.wire_bytes(ECHO)), (18, 28));
+}
+
+#[test]
 fn late_tcp_answer_is_skipped_and_other_ids_are_accepted_only_if_lenient() {
     let asked = question(READ_HOLDING, 0, 1);
     let late = tcp(6, 17, &[3, 2, 0, 1]);
@@ -119,7 +136,7 @@ fn any_bytes_are_listened_to_without_a_panic() {
     for _ in 0..20_000 {
         let heard: Vec<u8> =
             (0..bytes.usize(0..40)).map(|_| bytes.u8(..)).map(|b| if b > 200 { 17 } else { b % 8 }).collect();
-        let asked = question(bytes.u8(1..7), bytes.u16(..), bytes.u16(1..20));
+        let asked = question([1, 2, 3, 4, 5, 6, 15, 16][bytes.usize(0..8)], bytes.u16(..), bytes.u16(1..20));
         for talk in [RTU, ECHO, TCP, Talk { lenient: true, ..TCP }] {
             let _ = (asked.listen(talk, &heard), asked.wrong(talk, &heard));
         }

@@ -9,6 +9,8 @@ use super::{HostError, logind};
 
 /// Made by `kentledge-slot good`, with the slot in it: this system is healthy, and marked good in the boot loader.
 const GOOD: &str = "/run/kentledge-boot/good";
+/// Made by `kentledge-preinit` where the boot loader does not name the slot (Jetson): `A` or `B`.
+const NOTED: &str = "/run/kentledge-slot";
 /// Between two looks at how far an installation is.
 const LOOK: Duration = Duration::from_millis(500);
 /// An installation that says nothing new for so long hangs: a slot of 512 MiB on a card that takes 1 MiB/s.
@@ -35,8 +37,14 @@ trait Installer {
 
 /// The slot that this machine was started from, as the boot loader names it; `None`: it has none.
 pub fn slot() -> Option<String> {
-    let line = fs::read_to_string("/proc/cmdline").ok()?;
-    line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot=")).map(str::to_owned)
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    named(&read("/proc/cmdline"), &read(NOTED))
+}
+
+/// The slot by the kernel's command line, else by preinit's note.
+fn named(line: &str, note: &str) -> Option<String> {
+    let word = line.split_whitespace().find_map(|word| word.strip_prefix("rauc.slot="));
+    word.or(Some(note.trim())).filter(|slot| !slot.is_empty()).map(str::to_owned)
 }
 
 /// RAUC's name of the slot that does not run (`system.conf.in`: `rootfs.0` is A).
@@ -158,6 +166,14 @@ fn not_older(next: &str, now: &str) -> Result<(), HostError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn slot_is_named_by_the_kernel_line_else_by_preinit() {
+        assert_eq!(named("ro rauc.slot=B panic=3", "").as_deref(), Some("B"));
+        assert_eq!(named("ro rauc.slot=B panic=3", "A\n").as_deref(), Some("B"));
+        assert_eq!(named("console=ttyTCU0 ro", "A\n").as_deref(), Some("A"));
+        assert_eq!(named("console=ttyTCU0 ro", ""), None);
+    }
 
     #[test]
     fn what_rauc_says_of_a_bundle_is_found_however_it_is_wrapped() {

@@ -58,7 +58,10 @@ impl Artifact {
     pub fn factory(model: &config::Model) -> Result<Self, String> {
         let config::Model { file: path, manifest, unsigned, manifest_sha256, .. } = model;
         if path.as_os_str().is_empty() {
-            return Err(format!("no bundle of `{}` is installed yet", manifest.model));
+            return Err(format!(
+                "no bundle of `{}` is installed yet; its alarms are unknown until the command `model.install` brings one",
+                manifest.model
+            ));
         }
         if path.extension().is_some_and(|ext| ext == "kmb") {
             // The signatures were verified with the configuration, over the manifest, which has the digests of all files: the

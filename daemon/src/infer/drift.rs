@@ -18,6 +18,8 @@ pub struct Inputs {
     hop: usize,
     began_ns: Option<u64>,
     windows: u64,
+    /// What the last stretch of time said.
+    drift: Drift,
 }
 
 struct Column {
@@ -59,7 +61,20 @@ impl Inputs {
         };
         let channels: Vec<Column> = names.iter().enumerate().filter_map(column).collect();
         let (pipeline, width) = (pipeline.to_owned(), names.len());
-        (!channels.is_empty()).then_some(Self { channels, pipeline, width, hop, began_ns: None, windows: 0 })
+        (!channels.is_empty()).then_some(Self {
+            channels,
+            pipeline,
+            width,
+            hop,
+            began_ns: None,
+            windows: 0,
+            drift: Drift::None,
+        })
+    }
+
+    /// Whether at least one channel was away from the baseline in the last stretch of time.
+    pub fn is_drifting(&self) -> bool {
+        self.drift != Drift::None
     }
 
     /// Takes a window's newest rows. Returns the members of a record when a stretch of time is over.
@@ -94,7 +109,8 @@ impl Inputs {
             column.values.clear();
             (column.stride, column.seen) = (1, 0);
         }
-        let state = Drift::of(beyond).word();
+        self.drift = Drift::of(beyond);
+        let state = self.drift.word();
         let mut out = String::from("\"pipeline\":");
         json_str(&mut out, &self.pipeline);
         let _ = write!(out, ",\"state\":\"{state}\",\"rows\":{n},\"channels\":{{{channels}}}");

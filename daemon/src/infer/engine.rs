@@ -261,7 +261,7 @@ impl Engine {
             Err(Broken::Sign(why) | Broken::Died(why)) => {
                 self.lost_workers += 1;
                 let stamp = self.last.or(self.waiting.front().map(|w| w.tag.last));
-                self.tell(Kind::WorkerLost, stamp, &why, sink);
+                self.tell(Kind::WorkerLost, stamp, &lost_worker(&why), sink);
                 self.died(stamp, &why);
                 Err(why)
             }
@@ -394,6 +394,7 @@ impl Engine {
                 if let Some(members) = running.looked_at(at, &window, width, served.is_alarmed()) {
                     self.drafts.push(served.drift(members, &running.fits[at], &window));
                 }
+                served.keep_sample(&running.fits[at], &window, &answered, running.is_drifting(at));
                 if !raised.is_empty() {
                     self.to_explain.push((raised, at, window.clone(), answered));
                 }
@@ -450,9 +451,14 @@ impl Engine {
                 return self.go_back(&why, sink);
             }
             self.lost_workers += 1;
-            self.tell(Kind::WorkerLost, Some(now), &why, sink);
+            self.tell(Kind::WorkerLost, Some(now), &lost_worker(&why), sink);
             self.died(Some(now), &why);
         }
         beat();
     }
+}
+
+/// What the event says: what happened and follows first, the worker's own words after it.
+fn lost_worker(why: &str) -> String {
+    format!("the worker is gone and is started again, its window is booked as lost: {why}")
 }

@@ -460,6 +460,11 @@ impl Running {
         self.inputs[at].as_mut()?.take(window, alarmed)
     }
 
+    /// Whether the inputs of this pipeline drift, as far as the bundle says what they should be.
+    pub fn is_drifting(&self, at: usize) -> bool {
+        self.inputs[at].as_ref().is_some_and(Inputs::is_drifting)
+    }
+
     /// Which channels drove a score: members for the alarm's record; empty where that cannot be said in time.
     pub fn explain(
         &mut self,

@@ -10,8 +10,9 @@ use crate::{
     alarm::{self, Alarms},
     config,
     flow::{
-        Class, Classes, Draft, Retain, Scored, Stamp, StreamId, Window,
+        Class, Classes, Draft, Finished, Retain, Scored, Stamp, StreamId, Window,
         board::Board,
+        lane,
         meter::Meters,
         record::{json_list, json_num, json_str},
     },
@@ -41,6 +42,8 @@ pub struct Served {
     replay: bool,
     meters: Arc<Meters>,
     board: Arc<Board>,
+    /// To the store of samples, where it is configured.
+    samples: Option<lane::Sender<Finished>>,
 }
 
 /// What a worker answered for one window.
@@ -75,7 +78,13 @@ impl Served {
         let alarms = Alarms::of_pipeline(setup, index.into());
         let replay = keeps.is_none();
         let names = pipeline.channels.iter().map(|c| config.channels[*c].name.clone()).collect();
-        Self { index, stream, drift, names, alarms, keeps, replay, meters, board, config: pipeline }
+        Self { index, stream, drift, names, alarms, keeps, replay, meters, board, config: pipeline, samples: None }
+    }
+
+    /// The same, and its windows go to the store of samples.
+    #[must_use]
+    pub fn with_samples(self, samples: Option<lane::Sender<Finished>>) -> Self {
+        Self { samples, ..self }
     }
 
     /// Which pipeline this is.
@@ -161,6 +170,26 @@ impl Served {
             retain: Retain::No,
         });
         self.alarms.scored(&said, learning, (&window.tag, &fit.lineage), drafts)
+    }
+
+    /// Hands an answered window to the store of samples, which decides whether it is kept. Never waits: a full lane drops its
+    /// oldest window, and that is counted.
+    pub fn keep_sample(&self, fit: &Fit, window: &Window, answered: &Answered, drifting: bool) {
+        let Some(samples) = &self.samples else { return };
+        let score = answered.score.filter(|_| !fit.is_learning());
+        let finished = Finished {
+            window: window.clone(),
+            lineage: fit.lineage.clone(),
+            score,
+            threshold: fit.threshold(),
+            beyond: fit.is_beyond(score) == Some(true),
+            drifting,
+            raised: self.alarms.raised(),
+            keep: None,
+        };
+        let mut dropped = Vec::new();
+        samples.push(finished, &mut dropped);
+        self.meters.samples.lane.add(dropped.len() as u64);
     }
 
     /// No model serves: nothing evaluates its alarms any more.

@@ -73,7 +73,12 @@ fn last_will((topic, payload): Will, learnt: Learnt) -> LastWill {
     LastWill::new(topic, payload, qos, !learnt.no_retain, None)
 }
 
-async fn answer(session: &mut Session, mqtt: &Mqtt, broker: &Broker) -> Result<ConnAck, (Failed, Option<u8>)> {
+/// The broker's answer to CONNECT.
+pub(super) async fn answer(
+    session: &mut Session,
+    mqtt: &Mqtt,
+    broker: &Broker,
+) -> Result<ConnAck, (Failed, Option<u8>)> {
     loop {
         match session.next().await {
             Ok(None) => {}

@@ -54,11 +54,18 @@ pub struct Session {
     output: BytesMut,
     flushing: bool,
     chunk: Box<[u8]>,
+    /// Larger packets end the session, bytes.
+    most: u32,
 }
 
 impl Session {
-    /// Begins with an empty buffer.
+    /// Begins with an empty buffer, and takes packets as large as a device offers to.
     pub fn new(carried: Carried) -> Self {
+        Self::taking(carried, limits::PACKET_BYTES)
+    }
+
+    /// The same with packets of up to `most` bytes.
+    pub fn taking(carried: Carried, most: u32) -> Self {
         Self {
             io: carried.io,
             frames: carried.frames,
@@ -67,6 +74,7 @@ impl Session {
             output: BytesMut::new(),
             flushing: false,
             chunk: vec![0; limits::READ_CHUNK].into(),
+            most,
         }
     }
 
@@ -115,7 +123,7 @@ impl Session {
 
     /// The next whole packet of what has come.
     fn packet(&mut self) -> Result<Option<Packet>, Closed> {
-        let whole = split(&mut self.input).map_err(|why| Closed::Malformed(why, None))?;
+        let whole = split(&mut self.input, self.most).map_err(|why| Closed::Malformed(why, None))?;
         whole.map(|(head, whole)| parse(head, whole)).transpose()
     }
 
@@ -169,7 +177,7 @@ impl Session {
 }
 
 /// Takes one whole packet from the front: the length of its fixed header, and its bytes.
-fn split(input: &mut BytesMut) -> Result<Option<(usize, BytesMut)>, String> {
+fn split(input: &mut BytesMut, most: u32) -> Result<Option<(usize, BytesMut)>, String> {
     let (mut rest, mut head) = (0, 1);
     loop {
         let Some(&byte) = input.get(head) else { return Ok(None) };
@@ -182,8 +190,8 @@ fn split(input: &mut BytesMut) -> Result<Option<(usize, BytesMut)>, String> {
             return Err("a length of more than four bytes: this is not MQTT".into());
         }
     }
-    if rest > limits::PACKET_BYTES as usize {
-        return Err(format!("a packet of {rest} bytes, though {} were offered", limits::PACKET_BYTES));
+    if rest > most as usize {
+        return Err(format!("a packet of {rest} bytes, though {most} were offered"));
     }
     Ok((input.len() >= head + rest).then(|| (head, input.split_to(head + rest))))
 }
@@ -278,15 +286,21 @@ mod tests {
     fn answers_of_old_and_odd_brokers_are_named_and_not_taken_for_an_end() {
         let one = |bytes: &[u8]| {
             let mut input = BytesMut::from(bytes);
-            let (head, whole) = split(&mut input).expect("length").expect("whole");
+            let (head, whole) = split(&mut input, limits::PACKET_BYTES).expect("length").expect("whole");
             parse(head, whole)
         };
         assert!(matches!(one(&[0xe0, 0]), Ok(Packet::Disconnect(_))), "no reason is reason 0");
         assert!(matches!(one(&[0x20, 2, 0, 1]), Err(Closed::Malformed(why, Some(1))) if why.contains("MQTT 3")));
         assert!(matches!(one(&[0x40, 4, 0, 1, 0x95, 0]), Err(Closed::Malformed(_, Some(0x95)))));
         assert!(matches!(one(&[0x20, 3, 0, 0x87, 0]), Ok(Packet::ConnAck(_))));
-        assert_eq!(split(&mut BytesMut::from(&b"HTTP/1.1 400 Bad Request"[..])).expect("short"), None);
-        assert!(split(&mut BytesMut::from(&[0x30, 0xff, 0xff, 0xff, 0xff, 1][..])).is_err());
-        assert!(split(&mut BytesMut::from(&[0x30, 0xff, 0xff, 0x7f][..])).is_err(), "2 MiB were never offered");
+        assert_eq!(
+            split(&mut BytesMut::from(&b"HTTP/1.1 400 Bad Request"[..]), limits::PACKET_BYTES).expect("short"),
+            None
+        );
+        assert!(split(&mut BytesMut::from(&[0x30, 0xff, 0xff, 0xff, 0xff, 1][..]), limits::PACKET_BYTES).is_err());
+        assert!(
+            split(&mut BytesMut::from(&[0x30, 0xff, 0xff, 0x7f][..]), limits::PACKET_BYTES).is_err(),
+            "2 MiB were never offered"
+        );
     }
 }

@@ -125,7 +125,9 @@ impl Link<'_> {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
                 self.acknowledged = true;
                 self.outage.suspects.answered(&part.name);
-                if let Some(seq) = part.result {
+                if let Some(seq) = part.result.filter(|_| part.name.0 == "blob") {
+                    self.setup.board.blob_acked.fetch_max(seq, Ordering::Relaxed);
+                } else if let Some(seq) = part.result {
                     self.setup.board.result_acked.fetch_max(seq, Ordering::Relaxed);
                     self.setup.news.send_modify(|news| news.acked = news.acked.max(seq));
                 }
@@ -178,7 +180,10 @@ impl Link<'_> {
         (setup.note)(&if self.short_lived { self.outage.short_lived() } else { String::new() });
         let away = self.outage.since.elapsed();
         if away >= limits::OUTAGE_TOLD && !self.outage.why.is_empty() {
-            (setup.tell)(Kind::Outage, &format!("no connection for {:.1} s: {}", away.as_secs_f64(), self.outage.why));
+            (setup.tell)(
+                Kind::Outage,
+                &format!("connected again, after no connection for {:.1} s: {}", away.as_secs_f64(), self.outage.why),
+            );
         }
         let (wishes, without) = self.topics.wishes(self.offer.wildcards);
         self.subscriptions_refused.0 = without;

@@ -55,6 +55,8 @@ pub struct Point {
     pub slave: u8,
     /// A coil, else a holding register.
     pub coil: bool,
+    /// Written with the function for several, 15 or 16.
+    pub several: bool,
     /// Its address.
     pub address: u16,
     /// What is written to a register when it is on, and when it is off.
@@ -67,10 +69,22 @@ pub struct Point {
 
 impl Point {
     fn question(&self, on: bool) -> Question {
-        let (function, word) = match (self.coil, on) {
-            (true, on) => (modbus::WRITE_COIL, if on { COIL_ON } else { 0 }),
-            (false, true) => (modbus::WRITE_REGISTER, self.words.0),
-            (false, false) => (modbus::WRITE_REGISTER, self.words.1),
+        let function = match (self.coil, self.several) {
+            (true, false) => modbus::WRITE_COIL,
+            (true, true) => modbus::WRITE_COILS,
+            (false, false) => modbus::WRITE_REGISTER,
+            (false, true) => modbus::WRITE_REGISTERS,
+        };
+        let word = match (self.coil, on) {
+            (true, on) => {
+                if on {
+                    COIL_ON
+                } else {
+                    0
+                }
+            }
+            (false, true) => self.words.0,
+            (false, false) => self.words.1,
         };
         Question { number: 0, slave: self.slave, function, address: self.address, word }
     }

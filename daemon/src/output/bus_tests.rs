@@ -49,7 +49,7 @@ fn bus() -> Bus {
 
 fn point(bus: Bus, address: u16) -> Point {
     let (output, words) = ("fan".into(), (500, 20));
-    Point { output, bus, slave: 3, coil: address < 100, address, words, refresh_ms: 0, safe_on: false }
+    Point { output, bus, slave: 3, coil: address < 100, several: false, address, words, refresh_ms: 0, safe_on: false }
 }
 
 /// A TCP device; returns its address and what it is asked, content alone. It closes after each answer.

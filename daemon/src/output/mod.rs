@@ -322,7 +322,17 @@ fn point(output: &Output, point: &config::Point) -> Point {
         answer_ms: manners.answer_ms,
         pause_us: manners.pause_us,
     };
-    let (slave, coil, address, words, refresh_ms) =
-        (point.slave, point.coil, point.address, point.words, point.refresh_ms);
-    Point { output: output.name.clone(), bus, slave, coil, address, words, refresh_ms, safe_on: output.safe_on }
+    let (slave, coil, several) = (point.slave, point.coil, point.several);
+    let (address, words, refresh_ms) = (point.address, point.words, point.refresh_ms);
+    Point {
+        output: output.name.clone(),
+        bus,
+        slave,
+        coil,
+        several,
+        address,
+        words,
+        refresh_ms,
+        safe_on: output.safe_on,
+    }
 }

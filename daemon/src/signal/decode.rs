@@ -77,6 +77,7 @@ impl Decoder {
         let column = |name: &String| Column {
             seq: source.seq.as_ref() == Some(name),
             time: time_column.as_ref() == Some(name),
+            date: false,
             channels: (0..channels.len()).filter(|i| channels[*i].column == *name).collect(),
         };
         let numbers = |layout: &Layout| Numbers {

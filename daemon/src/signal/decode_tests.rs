@@ -35,6 +35,7 @@ fn decoder(format: Format) -> Decoder {
         seq: own.then(|| "n".into()),
         seq_modulo: 0,
         time: own.then(|| ("t".into(), TimeFormat::Unit(1_000_000))),
+        date: None,
         stale_ms: 1,
         gap_max_ms: None,
     };

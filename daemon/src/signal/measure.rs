@@ -171,7 +171,7 @@ mod tests {
     }
 
     fn row(seq: u64, a: f64, b: Quality) -> Row {
-        Row { seq: Some(seq), t_ns: None, values: vec![a, f64::NAN], quality: vec![Quality::Good, b] }
+        Row { seq: Some(seq), t_ns: None, values: vec![a, f64::NAN], quality: vec![Quality::Good, b], ..Row::default() }
     }
 
     fn json(bytes: Option<Bytes>) -> serde_json::Value {

@@ -11,10 +11,19 @@ use crate::{
 pub(super) struct Column {
     /// It is the sensor's own sequence number.
     pub(super) seq: bool,
-    /// It is the sensor's clock.
+    /// It is the sensor's clock, or the time of day of it.
     pub(super) time: bool,
+    /// It is the date of that clock.
+    pub(super) date: bool,
     /// The channels that take it.
     pub(super) channels: Vec<usize>,
+}
+
+impl Column {
+    /// Whether it is the sensor's own number or clock.
+    pub(super) fn is_own(&self) -> bool {
+        self.seq || self.time || self.date
+    }
 }
 
 /// Why a whole frame was refused.
@@ -127,6 +136,8 @@ pub struct Row {
     pub values: Vec<f64>,
     /// One word for each value.
     pub quality: Vec<Quality>,
+    /// Date and time of day as text, where they are two columns.
+    pub(super) written: [String; 2],
 }
 
 /// What one channel does with its raw number.
@@ -185,6 +196,7 @@ impl Scales {
     pub fn clear(&self, row: &mut Row, quality: Quality) {
         row.seq = None;
         row.t_ns = None;
+        row.written.iter_mut().for_each(String::clear);
         row.values.clear();
         row.values.resize(self.0.len(), f64::NAN);
         row.quality.clear();

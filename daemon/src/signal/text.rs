@@ -52,6 +52,8 @@ struct Fields {
     /// By channel.
     numbers: Vec<Numbers>,
     time: TimeFormat,
+    /// Date and time of day are two columns.
+    dated: bool,
     /// Base of the sensor's sequence.
     radix: u32,
     scales: Scales,
@@ -70,6 +72,7 @@ impl Text {
         let column = |name: &String| Column {
             seq: source.seq.as_ref() == Some(name),
             time: source.time.as_ref().is_some_and(|(time, _)| time == name),
+            date: source.date.as_ref() == Some(name),
             channels: (0..channels.len()).filter(|i| channels[*i].column == *name).collect(),
         };
         let named = |name: &String| (name.clone(), column(name));
@@ -119,6 +122,7 @@ impl Text {
         let fields = Fields {
             numbers: channels.iter().map(|channel| Numbers::new(&channel.numbers)).collect(),
             time: source.time.as_ref().map_or(TimeFormat::Unit(1), |(_, format)| format.clone()),
+            dated: source.date.is_some(),
             radix,
             scales: Scales::new(channels),
         };
@@ -169,7 +173,7 @@ impl Text {
 
 /// The columns that a source's lines name themselves: those that are used.
 fn names(source: &Source, channels: &[&Channel]) -> Vec<String> {
-    let own = source.seq.iter().chain(source.time.iter().map(|(column, _)| column));
+    let own = source.seq.iter().chain(source.time.iter().map(|(column, _)| column)).chain(&source.date);
     let mut names: Vec<String> = own.chain(channels.iter().map(|channel| &channel.column)).cloned().collect();
     names.sort_unstable();
     names.dedup();
@@ -206,7 +210,7 @@ fn pattern(line: &[u8], kinds: &mut [Kind], fields: &Fields, row: &mut Row) -> R
 impl Fields {
     /// One field to where it belongs.
     fn put(&self, row: &mut Row, column: &Column, field: &[u8]) -> Result<(), Refused> {
-        if column.seq || column.time {
+        if column.is_own() {
             self.own(row, column, std::str::from_utf8(field).unwrap_or_default().trim_ascii())?;
         }
         for channel in &column.channels {
@@ -217,7 +221,7 @@ impl Fields {
 
     /// A column without a field.
     fn none(&self, row: &mut Row, column: &Column) -> Result<(), Refused> {
-        match (column.seq, column.time) {
+        match (column.seq, column.time || column.date) {
             (true, _) => return Err(Refused::Sequence),
             (_, true) => return Err(Refused::Clock),
             _ => column.channels.iter().for_each(|channel| self.scales.put(row, *channel, Reading::Missing)),
@@ -231,9 +235,29 @@ impl Fields {
             let digits = field.strip_prefix("0x").filter(|_| self.radix == 16).unwrap_or(field);
             row.seq = Some(u64::from_str_radix(digits, self.radix).map_err(|_| Refused::Sequence)?);
         }
-        if column.time {
-            row.t_ns = Some(parse_time(field, &self.time).ok_or(Refused::Clock)?);
+        match (column.date || column.time, self.dated) {
+            (true, true) => self.dated(row, column, field),
+            (true, false) => {
+                row.t_ns = Some(parse_time(field, &self.time).ok_or(Refused::Clock)?);
+                Ok(())
+            }
+            _ => Ok(()),
         }
+    }
+
+    /// Date or time of day; with the second of them the clock is known.
+    fn dated(&self, row: &mut Row, column: &Column, field: &str) -> Result<(), Refused> {
+        let [date, time] = &mut row.written;
+        let part = if column.date { &mut *date } else { &mut *time };
+        part.clear();
+        part.push_str(field);
+        if date.is_empty() || time.is_empty() {
+            return if field.is_empty() { Err(Refused::Clock) } else { Ok(()) };
+        }
+        date.push(' ');
+        date.push_str(time);
+        row.t_ns = Some(parse_time(date, &self.time).ok_or(Refused::Clock)?);
+        date.clear();
         Ok(())
     }
 
@@ -245,7 +269,7 @@ impl Fields {
     ) -> Result<bool, Refused> {
         for column in columns {
             let field = texts.next().ok_or(Refused::Columns)?.trim_ascii();
-            if column.seq || column.time {
+            if column.is_own() {
                 self.own(row, column, field)?;
             }
             for channel in &column.channels {
@@ -262,7 +286,7 @@ impl Fields {
                 self.none(row, column)?;
                 continue;
             };
-            if column.seq || column.time {
+            if column.is_own() {
                 let text = value.as_str().map_or_else(|| value.to_string(), |text| text.trim_ascii().to_owned());
                 self.own(row, column, &text)?;
             }

@@ -518,3 +518,47 @@ proptest! {
         prop_assert_eq!(Numbers::new(&comma).read(&short.to_string().replace('.', ",")), Reading::Value(short));
     }
 }
+
+#[test]
+fn a_date_and_a_time_of_day_in_two_columns_are_one_clock_in_any_order() {
+    let keys = "time = [\"day\", \"clock\"]\ntime_format = \"%d.%m.%Y %H:%M:%S\"\n";
+    let csv = |columns: &str| format!("{keys}delimiter = \";\"\ncolumns = {columns}\n[channel.a]\n");
+    let wanted = ["@1795779967000 a=1", "refused clock", "refused clock", "@1795779968000 a=2"];
+    assert_eq!(
+        rows(
+            &csv("[\"day\", \"clock\", \"a\"]"),
+            &[b"27.11.2026;11:46:07;1", b"27.11.2026;;1", b"27.11.2026;25:00:00;1", b"27.11.2026; 11:46:08 ;2"]
+        ),
+        wanted
+    );
+    assert_eq!(
+        rows(
+            &csv("[\"clock\", \"a\", \"day\"]"),
+            &[b"11:46:07;1;27.11.2026", b";1;27.11.2026", b"11:46:07;1;", b"11:46:08;2;27.11.2026"]
+        ),
+        wanted
+    );
+    let labels =
+        "time = [\"D\", \"T\"]\ntime_format = \"civil\"\nformat = \"keyvalue\"\ndelimiter = \" \"\n[channel.a]\n";
+    let lines: [&[u8]; 4] =
+        [b"T=11:46:07 a=1 D=2026-11-27", b"a=1 D=2026-11-27", b"T=11:46:07 a=1", b"D=2026-11-27 T=11:46:08 a=2"];
+    assert_eq!(rows(labels, &lines), wanted);
+    let json = "time = [\"at.d\", \"at.t\"]\ntime_format = \"civil\"\nformat = \"json\"\n[channel.a]\n";
+    assert_eq!(
+        rows(json, &[br#"{"a":1,"at":{"d":"2026-11-27","t":"11:46:07"}}"#, br#"{"a":1,"at":{"d":"2026-11-27"}}"#]),
+        wanted[..2]
+    );
+}
+
+#[test]
+fn wrong_columns_of_a_clock_are_named() {
+    let of = |keys: &str| problems(&format!("columns = [\"d\", \"t\", \"a\"]\n{keys}\n[channel.a]\n"));
+    let all = of("time = [\"d\", \"x\"]\ntime_format = \"civil\"");
+    assert!(all.contains("time: `x` is not in `columns`"), "{all}");
+    let all = of("time = [\"d\", \"t\"]\ntime_format = \"ms\"");
+    assert!(all.contains("time_format: must be `civil` or a pattern"), "{all}");
+    for wrong in ["[]", "[\"d\", \"t\", \"a\"]", "7", "[\"d\", 7]"] {
+        let all = of(&format!("time = {wrong}\ntime_format = \"civil\""));
+        assert!(all.contains("time: must be the name of a column, or a list of two"), "{wrong}: {all}");
+    }
+}

@@ -80,7 +80,9 @@ pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Ve
         json_str(&mut birth, &name);
     }
     birth.push_str("],\"commands\":[");
-    for (i, row) in command::TABLE.iter().enumerate() {
+    // Without keys the device refuses every signed command: it does not offer them.
+    let signed = config.commands.keyset.is_some() || config.commands.allow_unsigned;
+    for (i, row) in command::TABLE.iter().filter(|row| signed || !row.signed).enumerate() {
         birth.push_str(if i > 0 { "," } else { "" });
         json_str(&mut birth, row.name);
     }

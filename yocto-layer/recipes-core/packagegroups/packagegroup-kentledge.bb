@@ -5,7 +5,10 @@ BUGTRACKER = "https://kentledge.invalid/issues"
 SECTION = "base"
 LICENSE = "Apache-2.0 | MIT"
 
-inherit packagegroup
+inherit packagegroup features_check
+
+REQUIRED_DISTRO_FEATURES = "polkit systemd"
+PACKAGE_ARCH = "${MACHINE_ARCH}"
 
 RDEPENDS:${PN} = "\
     kentledge \

@@ -6,11 +6,14 @@ SECTION = "base"
 LICENSE = "Apache-2.0 | MIT"
 LIC_FILES_CHKSUM = "file://${KENTLEDGE_MAIN}/LICENSE-MIT;md5=${@bb.utils.md5_file(d.getVar('KENTLEDGE_MAIN') + '/LICENSE-MIT')}"
 
-inherit cargo systemd useradd pkgconfig
+inherit cargo systemd useradd pkgconfig features_check
+
+REQUIRED_DISTRO_FEATURES = "polkit systemd"
 
 # The crates of this repository's Cargo.lock, read when the recipe is: a list of its own would go stale.
 python () {
     import tomllib
+    bb.parse.mark_dependency(d, d.getVar("KENTLEDGE_HEAD_LOG"))
     lock = os.path.join(d.getVar("KENTLEDGE_MAIN"), "Cargo.lock")
     bb.parse.mark_dependency(d, lock)
     with open(lock, "rb") as file:
@@ -30,16 +33,34 @@ SRC_URI = "\
     git://${KENTLEDGE_MAIN};protocol=file;nobranch=1;destsuffix=${BP} \
     file://kentledge.toml \
 "
-# The commit that is checked out here, with the layer.
-SRCREV = "${@bb.process.run(['git', '-C', d.getVar('KENTLEDGE_MAIN'), 'rev-parse', 'HEAD'])[0].strip()}"
+# The commit that is checked out here, with the layer (conf/layer.conf).
+SRCREV = "${KENTLEDGE_REV}"
 S = "${UNPACKDIR}/${BP}"
+
+# The board's name is in it (image.toml).
+PACKAGE_ARCH = "${MACHINE_ARCH}"
 
 CARGO_BUILD_FLAGS += "-p kentledge --locked"
 CARGO_SRC_DIR = ""
+# Cargo.toml strips the program; here oe-core does, and keeps what it removes in the package -dbg.
+export CARGO_PROFILE_RELEASE_STRIP = "none"
+# Crates with C in them (ring, zstd-sys) lie beside ${S}. oe-core's prefix maps do not reach them: the build folder's name would
+# be in the debug information.
+DEBUG_PREFIX_MAP += "-ffile-prefix-map=${CARGO_HOME}=${TARGET_DBGSRC_DIR}/cargo_home"
+
 # ONNX Runtime is loaded at run time by the worker alone.
-RDEPENDS:${PN} += "onnxruntime-prebuilt dbus polkit rauc e2fsprogs-e2fsck e2fsprogs-resize2fs util-linux-findfs \
-    util-linux-sfdisk util-linux-partx libubootenv-bin"
-RDEPENDS:${PN}:tegra = "onnxruntime dbus polkit rauc e2fsprogs-e2fsck e2fsprogs-resize2fs util-linux-findfs"
+KENTLEDGE_RUNTIME = "onnxruntime-prebuilt"
+KENTLEDGE_RUNTIME:tegra = "onnxruntime"
+# Where U-Boot keeps its environment, the scripts read and write it.
+KENTLEDGE_BOOT_TOOLS = "libubootenv-bin"
+KENTLEDGE_BOOT_TOOLS:tegra = ""
+# The scripts need more than oe-core's busybox has: install, head -c, dd status= (coreutils); growing and erasing /data (the rest).
+RDEPENDS:${PN} += "\
+    ${KENTLEDGE_RUNTIME} ${KENTLEDGE_BOOT_TOOLS} coreutils dbus polkit rauc \
+    e2fsprogs-e2fsck e2fsprogs-mke2fs e2fsprogs-resize2fs \
+    util-linux-blkdiscard util-linux-blkid util-linux-blockdev util-linux-findfs util-linux-mount util-linux-mountpoint \
+    util-linux-partx util-linux-sfdisk \
+"
 
 USERADD_PACKAGES = "${PN}"
 USERADD_PARAM:${PN} = "--system --no-create-home --home-dir /data/kentledge --shell /sbin/nologin --user-group kentledge; \
@@ -48,6 +69,9 @@ GROUPADD_PARAM:${PN} = "--system systemd-journal"
 
 SYSTEMD_SERVICE:${PN} = "kentledge.service kentledge-provision.service kentledge-settings.service \
     kentledge-ssh-keys.service kentledge-boot-check.service"
+
+# A keyset that was replaced, in a file of the same name, makes the package again.
+do_install[file-checksums] += "${@d.getVar('KENTLEDGE_KEYS') + '/keyset.json:True' if d.getVar('KENTLEDGE_KEYS') else ''}"
 
 do_install:append() {
     u=${S}/systemd

@@ -6,6 +6,7 @@ use super::{super::crew::Crew, Base, ControlEnds};
 use crate::{
     control::{self, Effects, Machine, Slots, Trials},
     error::Fatal,
+    flow::samples,
     host::{Keep, log, logind, rauc},
     link,
     model::{rollout::Desk, store::Store},
@@ -18,9 +19,11 @@ impl Base<'_> {
         crew: &mut Crew,
         ends: ControlEnds,
         (rollout, store): (Desk, Store),
+        samples: Option<samples::Desk>,
         ran_before: bool,
     ) -> Result<(), Fatal> {
-        let control = Effects::new(self.control_setup(ends, rollout, ran_before), store);
+        let setup = control::ControlSetup { samples, ..self.control_setup(ends, rollout, ran_before) };
+        let control = Effects::new(setup, store);
         crew.thread("control", move |beat| {
             control.run(|| beat.beat());
             Ok(())
@@ -30,7 +33,7 @@ impl Base<'_> {
     fn control_setup(&self, ends: ControlEnds, rollout: Desk, ran_before: bool) -> control::ControlSetup {
         let ControlEnds { orders, responses, settled, wanted, news, leave, local } = ends;
         let state = &self.config.device.state_dir;
-        let (writer, counters) = (self.writer.clone(), self.counters());
+        let (writer, counters, shown) = (self.writer.clone(), self.counters(), self.counters());
         control::ControlSetup {
             config: self.config.clone(),
             clock: self.host.clock.clone(),
@@ -39,6 +42,8 @@ impl Base<'_> {
             keep: Keep::at(state.join("control")),
             ran_before,
             trials: Trials::open(state),
+            audit: control::audit::Log::at(state),
+            show_audit: Box::new(move |head| shown.show_audit(head.seq, &head.sha256)),
             orders,
             streams: (self.table.results, self.table.reported),
             blob: self.table.blob,
@@ -63,6 +68,7 @@ impl Base<'_> {
             board: self.board(),
             machine: self.machine(),
             rollout,
+            samples: None,
             local,
             show_models: Box::new(move |models| counters.show_slots(models)),
             slots: self.slots(),

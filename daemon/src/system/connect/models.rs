@@ -10,7 +10,7 @@ use crate::{
     config::{self, Config},
     control,
     error::Fatal,
-    flow::{Window, board::Board, lane, meter::Meters, verdict::Serving},
+    flow::{Finished, Window, board::Board, lane, meter::Meters, verdict::Serving},
     host::Host,
     infer::{self, Artifact, Engine, Keeps, Launching, Served, rollout::Rollout},
     limits,
@@ -64,6 +64,7 @@ impl Base<'_> {
         keeps: &Keeps,
         installed: BTreeMap<String, Artifact>,
         rollout: &mut Rollout,
+        samples: Option<&lane::Sender<Finished>>,
     ) -> Result<Vec<lane::Sender<Window>>, Fatal> {
         let mut lanes = BTreeMap::new();
         for (i, group) in config::groups(self.config).into_iter().enumerate() {
@@ -74,7 +75,9 @@ impl Base<'_> {
             });
             lanes.extend(group.iter().enumerate().map(|(lot, pipeline)| (*pipeline, sender.of_lot(lot))));
             let shown = (&self.status.meters, &self.status.board);
-            let setup = engine(self.host, self.config, self.table, &group, Some(keeps.clone()), shown);
+            let mut setup = engine(self.host, self.config, self.table, &group, Some(keeps.clone()), shown);
+            let served = std::mem::take(&mut setup.served).into_iter();
+            setup.served = served.map(|served| served.with_samples(samples.cloned())).collect();
             let installed = installed.get(&self.config.pipelines[group[0]].model.manifest.model).cloned();
             let engine = Engine::new(infer::Setup { installed, seat: Some(rollout.seat()), ..setup });
             let (sink, clock, counters) = (self.writer.clone(), self.host.clock.clone(), self.counters());

@@ -53,6 +53,7 @@ impl Place {
 pub(super) fn as_played(source: &mut Source, time: &str, columns: Vec<String>) {
     source.format = Format::Csv { delimiter: b'\t', columns };
     source.time = Some((time.to_owned(), TimeFormat::Unit(1)));
+    source.date = None;
 }
 
 fn quote(text: &str) -> String {
@@ -129,8 +130,10 @@ impl Made {
         } else {
             let needed: Vec<_> = manifest.channels.into_iter().flatten().collect();
             tracing::warn!(
-                "{} lacks a channel of the model ({}); it is published as measurements only",
+                "{} has not all channels of the model `{}` ({}): it is played as measurements only; `--model` names a model for its own \
+                 channels",
                 self.file,
+                manifest.model,
                 needed.join(", ")
             );
         }

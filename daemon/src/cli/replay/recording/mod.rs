@@ -424,6 +424,8 @@ fn declared(path: &Path, layout: &Layout, options: &Options, known: Option<&Sour
         && columns.is_empty()
         && let Some(at) = layout.names.iter().position(|n| n == name)
     {
+        let date = known.and_then(|source| source.date.as_ref());
+        columns.extend(date.and_then(|date| layout.names.iter().position(|n| n == date)));
         columns.push(at);
         format = format.or(Some(Clock::Configured(configured.clone())));
     }

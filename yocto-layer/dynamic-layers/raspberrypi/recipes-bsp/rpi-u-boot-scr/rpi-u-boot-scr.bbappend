@@ -1,2 +1,2 @@
 # The A/B choice in place of the board's own script.
-FILESEXTRAPATHS:prepend:kentledge := "${THISDIR}/files:"
+FILESEXTRAPATHS:prepend:kentledge-distro := "${THISDIR}/files:"

@@ -19,4 +19,5 @@ do_install() {
 }
 
 FILES:${PN} = "${nonarch_libdir}/kentledge"
-RDEPENDS:${PN} = "tegra-redundant-boot"
+# Not tegra-redundant-boot: its service runs `nvbootctrl verify` at each start, which says good before our check has looked.
+RDEPENDS:${PN} = "tegra-redundant-boot-base"

@@ -31,4 +31,10 @@ base_do_install() {
     :
 }
 
+# oe-core rejects a recipe whose name is an override (QA check pn-overrides).
+python () {
+    if d.getVar("PN") in d.getVar("OVERRIDES").split(":")[:-1]:
+        bb.error("Recipe %s has PN of \"%s\" which is in OVERRIDES" % (d.getVar("FILE"), d.getVar("PN")))
+}
+
 EXPORT_FUNCTIONS do_configure do_compile do_install

@@ -2,6 +2,21 @@
 IMAGE_FEATURES ?= ""
 CORE_IMAGE_EXTRA_INSTALL ?= ""
 ROOTFS_POSTPROCESS_COMMAND ?= ""
+EXTRA_IMAGEDEPENDS ?= ""
+
+# As in oe-core: its own commands come by a deferred inherit, after everything that the recipe says.
+inherit_defer rootfs-postcommands
+
+# A type that nobody makes ends the parse.
+python () {
+    for name in d.getVar("IMAGE_FSTYPES").split():
+        kind, *conversions = name.split(".")
+        if kind not in d.getVar("IMAGE_TYPES").split():
+            bb.error("%s: no IMAGE_CMD defined for IMAGE_FSTYPES entry '%s'" % (d.getVar("PN"), kind))
+        for conversion in conversions:
+            if conversion not in d.getVar("CONVERSIONTYPES").split():
+                bb.error("%s: No CONVERSION_CMD defined for subtype \"%s\"" % (d.getVar("PN"), conversion))
+}
 
 addtask rootfs after do_install
 do_rootfs[cleandirs] = "${IMAGE_ROOTFS}"

@@ -1,0 +1,357 @@
+//! The connection to the broker: subscriptions that come back with each connection, messages handed to one function, publishes that
+//! are sent until they are acknowledged. It owns the session; nothing of it is on disk.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use kentledge::{
+    config::{Broker as Address, Config, Mqtt, Tls},
+    error::{Context, Fatal},
+    link::client::{Closed, Session, connect},
+};
+use rumqttc::v5::mqttbytes::{
+    QoS,
+    v5::{ConnAck, Filter, Packet, PubAck, PubAckReason, Publish, SubAck, Subscribe, SubscribeReasonCode, Unsubscribe},
+};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, sleep},
+};
+
+use crate::limits;
+
+/// Which broker.
+#[derive(Debug, clap::Args)]
+pub struct Whom {
+    /// A configuration file with the table [mqtt], as a device has it; without it ~/.config/kentledge/fleet.toml, then
+    /// /etc/kentledge-fleet.toml
+    #[arg(long, global = true)]
+    config: Option<PathBuf>,
+    /// The broker's address, where no file is needed: mqtt://127.0.0.1:1883, mqtts://broker.example
+    #[arg(long, global = true, conflicts_with = "config")]
+    broker: Option<String>,
+    /// Only the devices of this site
+    #[arg(long, global = true)]
+    site: Option<String>,
+}
+
+impl Whom {
+    /// The settings of the connection.
+    ///
+    /// # Errors
+    /// The file or the address is invalid, or there is neither.
+    pub fn mqtt(&self) -> Result<Mqtt, Fatal> {
+        let mut mqtt = match (&self.broker, self.file()) {
+            (Some(url), _) => plain(url)?,
+            (None, Some(file)) => {
+                let config = Config::only(&file).map_err(|problems| Fatal::problems(&problems))?;
+                config.mqtt.ok_or_else(|| Fatal::failed(format!("{} has no table [mqtt]", file.display())))?
+            }
+            (None, None) => {
+                return Err(Fatal::failed(
+                    "no broker: give --broker URL, or write the table [mqtt] into ~/.config/kentledge/fleet.toml",
+                ));
+            }
+        };
+        // Two with one id would end each other's connections.
+        if mqtt.client_id.is_empty() {
+            mqtt.client_id = format!("kl-fleet-{:08x}", fastrand::u32(..));
+        }
+        Ok(mqtt)
+    }
+
+    /// The site for filters: `+` means all.
+    pub fn site(&self) -> &str {
+        self.site.as_deref().unwrap_or("+")
+    }
+
+    fn file(&self) -> Option<PathBuf> {
+        let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".config/kentledge/fleet.toml"));
+        let usual = home.into_iter().chain([PathBuf::from("/etc/kentledge-fleet.toml")]);
+        self.config.clone().or_else(|| usual.into_iter().find(|path| path.is_file()))
+    }
+}
+
+/// An address without a file: the system's certificates, no password.
+fn plain(url: &str) -> Result<Mqtt, Fatal> {
+    let broker = Address::parse(url).context("--broker")?;
+    let tls = Tls { ca_file: None, client: None, server_name: None, alpn: Vec::new() };
+    Ok(Mqtt {
+        tls: broker.secure.then_some(tls),
+        brokers: vec![broker],
+        proxy: None,
+        username: None,
+        password_file: None,
+        keep_alive_s: 15,
+        cbor: false,
+        client_id: String::new(),
+        topic_prefix: String::new(),
+    })
+}
+
+/// What happens on the connection.
+#[derive(Debug)]
+pub enum Heard<'a> {
+    /// A connection stands; retained messages follow.
+    Connected,
+    /// A message.
+    Message {
+        /// Topic.
+        topic: &'a str,
+        /// Payload.
+        payload: &'a [u8],
+        /// The broker kept it.
+        retain: bool,
+    },
+    /// The connection ended; it is tried again.
+    Lost(String),
+}
+
+struct Parcel {
+    topic: String,
+    payload: Vec<u8>,
+    retain: bool,
+    done: Option<oneshot::Sender<Result<(), String>>>,
+}
+
+enum Order {
+    Subscribe(String),
+    Unsubscribe(String),
+    Publish(Parcel),
+}
+
+/// The end that asks for something; cheap to clone.
+#[derive(Clone)]
+pub struct Line(mpsc::Sender<Order>);
+
+impl Line {
+    /// Publishes with QoS 1 and waits for the broker's acknowledgement, over reconnects.
+    ///
+    /// # Errors
+    /// The broker refused it; in words.
+    pub async fn publish(&self, topic: &str, payload: Vec<u8>, retain: bool) -> Result<(), String> {
+        let (done, acked) = oneshot::channel();
+        let parcel = Parcel { topic: topic.into(), payload, retain, done: Some(done) };
+        self.0.send(Order::Publish(parcel)).await.map_err(|_| "the connection was closed".to_owned())?;
+        acked.await.map_err(|_| "the connection was closed".to_owned())?
+    }
+
+    /// Subscribes, now and with each connection.
+    pub async fn subscribe(&self, filter: &str) {
+        let _ = self.0.send(Order::Subscribe(filter.into())).await;
+    }
+
+    /// Ends a subscription.
+    pub async fn unsubscribe(&self, filter: &str) {
+        let _ = self.0.send(Order::Unsubscribe(filter.into())).await;
+    }
+}
+
+/// The end that works.
+pub struct Work {
+    mqtt: Mqtt,
+    filters: Vec<String>,
+    orders: mpsc::Receiver<Order>,
+    waiting: VecDeque<Parcel>,
+    flying: HashMap<u16, Parcel>,
+    asked: HashMap<u16, Vec<String>>,
+    last_id: u16,
+    at_once: usize,
+}
+
+/// Both ends; `filters` are subscribed with each connection.
+pub fn line(mqtt: Mqtt, filters: Vec<String>) -> (Line, Work) {
+    let (send, orders) = mpsc::channel(limits::PENDING);
+    let work = Work {
+        mqtt,
+        filters,
+        orders,
+        waiting: VecDeque::new(),
+        flying: HashMap::new(),
+        asked: HashMap::new(),
+        last_id: 0,
+        at_once: 1,
+    };
+    (Line(send), work)
+}
+
+impl Work {
+    /// Connects and works for ever. The first connection must succeed; later ones are tried again.
+    ///
+    /// # Errors
+    /// No broker of the list takes the first connection; in words.
+    pub async fn run(mut self, mut on: impl FnMut(Heard<'_>)) -> Result<(), Fatal> {
+        let mut opened = self.open().await.map_err(Fatal::failed)?;
+        loop {
+            on(Heard::Connected);
+            let why = self.connected(opened.0, &opened.1, &mut on).await;
+            tracing::warn!("{why}; connecting again");
+            on(Heard::Lost(why));
+            let mut wait = limits::RECONNECT.0;
+            opened = loop {
+                sleep(wait.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
+                match self.open().await {
+                    Ok(opened) => break opened,
+                    Err(why) => on(Heard::Lost(why)),
+                }
+                wait = (wait * 2).min(limits::RECONNECT.1);
+            };
+        }
+    }
+
+    async fn open(&self) -> Result<(Session, ConnAck), String> {
+        let mut whys = Vec::new();
+        for broker in &self.mqtt.brokers {
+            match connect(broker, &self.mqtt, limits::PACKET_BYTES, limits::AT_ONCE).await {
+                Ok(opened) => return Ok(opened),
+                Err(why) => whys.push(format!("connect to {broker}: {why}")),
+            }
+        }
+        Err(whys.join("; "))
+    }
+
+    /// Works on one connection until it ends; returns why.
+    async fn connected(&mut self, mut session: Session, ack: &ConnAck, on: &mut impl FnMut(Heard<'_>)) -> String {
+        let said = ack.properties.as_ref();
+        self.at_once = usize::from(said.and_then(|p| p.receive_max).unwrap_or(100)).clamp(1, 100);
+        self.asked.clear();
+        // What was not acknowledged goes again, before what waits.
+        let mut flown: Vec<(u16, Parcel)> = self.flying.drain().collect();
+        flown.sort_unstable_by_key(|(id, _)| *id);
+        flown.into_iter().rev().for_each(|(_, parcel)| self.waiting.push_front(parcel));
+        let keep_alive = said.and_then(|p| p.server_keep_alive).map_or(self.mqtt.keep_alive_s, u64::from).max(2);
+        let (every, silent) = (Duration::from_secs(keep_alive) / 2, Duration::from_secs(keep_alive) * 3 / 2);
+        let (mut heard, mut ping) = (Instant::now(), Instant::now() + every);
+        if let Err(why) = self.subscribe(&mut session, &self.filters.clone()) {
+            return why;
+        }
+        loop {
+            if let Err(why) = self.send(&mut session) {
+                return why;
+            }
+            tokio::select! {
+                packet = session.next() => match packet {
+                    Ok(Some(packet)) => {
+                        heard = Instant::now();
+                        if let Err(why) = self.packet(&mut session, packet, on) {
+                            return why;
+                        }
+                    }
+                    Ok(None) => {}
+                    Err(closed) => return closed_by(&closed),
+                },
+                // Nobody may want to send: that ends nothing.
+                Some(order) = self.orders.recv(), if !self.orders.is_closed() || !self.orders.is_empty() => {
+                    if let Err(why) = self.order(&mut session, order) {
+                        return why;
+                    }
+                },
+                () = tokio::time::sleep_until(ping) => {
+                    if heard.elapsed() > silent {
+                        return "the broker is silent".into();
+                    }
+                    ping = Instant::now() + every;
+                    if let Err(why) = session.push(&Packet::PingReq(rumqttc::v5::mqttbytes::v5::PingReq)) {
+                        return why;
+                    }
+                }
+            }
+        }
+    }
+
+    fn packet(&mut self, session: &mut Session, packet: Packet, on: &mut impl FnMut(Heard<'_>)) -> Result<(), String> {
+        match packet {
+            Packet::Publish(publish) => {
+                let topic = String::from_utf8_lossy(&publish.topic);
+                on(Heard::Message { topic: &topic, payload: &publish.payload, retain: publish.retain });
+                if publish.qos == QoS::AtLeastOnce {
+                    session.push(&Packet::PubAck(PubAck::new(publish.pkid, None)))?;
+                }
+            }
+            Packet::PubAck(ack) => {
+                let done = self.flying.remove(&ack.pkid).and_then(|parcel| parcel.done);
+                let good = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
+                let text = ack.properties.and_then(|p| p.reason_string).map_or(String::new(), |t| format!(" ({t})"));
+                let result = if good { Ok(()) } else { Err(format!("the broker refused it: {:?}{text}", ack.reason)) };
+                done.map(|done| done.send(result));
+            }
+            Packet::SubAck(ack) => self.subscribed(&ack),
+            Packet::Disconnect(end) => return Err(format!("the broker closed: {:?}", end.reason_code)),
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn subscribed(&mut self, ack: &SubAck) {
+        let asked = self.asked.remove(&ack.pkid).unwrap_or_default();
+        for (filter, code) in asked.iter().zip(&ack.return_codes) {
+            if !matches!(code, SubscribeReasonCode::Success(_)) {
+                tracing::error!("the broker refuses the subscription {filter}: {code:?}; nothing of it is shown");
+            }
+        }
+    }
+
+    fn order(&mut self, session: &mut Session, order: Order) -> Result<(), String> {
+        match order {
+            Order::Publish(parcel) => self.waiting.push_back(parcel),
+            Order::Subscribe(filter) => {
+                self.filters.push(filter.clone());
+                self.subscribe(session, &[filter])?;
+            }
+            Order::Unsubscribe(filter) => {
+                self.filters.retain(|known| *known != filter);
+                let pkid = self.id();
+                let packet = Unsubscribe { pkid, filters: vec![filter], properties: None };
+                session.push(&Packet::Unsubscribe(packet))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn subscribe(&mut self, session: &mut Session, filters: &[String]) -> Result<(), String> {
+        // AWS IoT Core takes eight in a packet.
+        for some in filters.chunks(8) {
+            let filters =
+                some.iter().map(|path| Filter { preserve_retain: true, ..Filter::new(path, QoS::AtLeastOnce) });
+            let mut packet = Subscribe::new_many(filters, None);
+            packet.pkid = self.id();
+            self.asked.insert(packet.pkid, some.to_vec());
+            session.push(&Packet::Subscribe(packet))?;
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, session: &mut Session) -> Result<(), String> {
+        while self.flying.len() < self.at_once
+            && let Some(parcel) = self.waiting.pop_front()
+        {
+            let id = self.id();
+            let mut publish = Publish::new(&parcel.topic, QoS::AtLeastOnce, parcel.payload.clone(), None);
+            (publish.pkid, publish.retain) = (id, parcel.retain);
+            session.push(&Packet::Publish(publish))?;
+            self.flying.insert(id, parcel);
+        }
+        Ok(())
+    }
+
+    /// A packet id that nothing in flight has.
+    fn id(&mut self) -> u16 {
+        loop {
+            self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+            if !self.flying.contains_key(&self.last_id) && !self.asked.contains_key(&self.last_id) {
+                return self.last_id;
+            }
+        }
+    }
+}
+
+fn closed_by(closed: &Closed) -> String {
+    match closed {
+        Closed::End => "the broker closed the connection".into(),
+        Closed::Io(why) => format!("the connection broke: {why}"),
+        Closed::Malformed(why, _) => format!("what the broker sends is no MQTT 5: {why}"),
+    }
+}

@@ -1,0 +1,121 @@
+//! The fleet's state fed by the broker: one lock, held for a message at a time, and the moment of the last one.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use kentledge::{config::Mqtt, error::Fatal, host::Clock};
+use tokio::time::{Instant, sleep};
+
+use crate::{
+    broker::{self, Heard, Line, Whom},
+    limits,
+    state::Fleet,
+};
+
+/// State that is fed as long as the program runs.
+#[derive(Clone)]
+pub struct Shared {
+    inner: Arc<Mutex<Inner>>,
+}
+
+/// What the lock protects.
+pub struct Inner {
+    /// The devices.
+    pub fleet: Fleet,
+    /// Why there is no connection; `None`: there is one.
+    pub lost: Option<String>,
+    last: Instant,
+}
+
+impl Shared {
+    fn new(prefix: &str) -> Self {
+        let inner = Inner { fleet: Fleet::new(prefix), lost: None, last: Instant::now() };
+        Self { inner: Arc::new(Mutex::new(inner)) }
+    }
+
+    /// The state. Never hold it over an await.
+    pub fn lock(&self) -> MutexGuard<'_, Inner> {
+        // A panic in between leaves a device half told, which its next message mends.
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn heard(&self, heard: &Heard<'_>, now_ms: i64) {
+        let mut inner = self.lock();
+        match heard {
+            Heard::Connected => {
+                inner.lost = None;
+                inner.fleet.reconnected();
+            }
+            Heard::Lost(why) => inner.lost = Some(why.clone()),
+            Heard::Message { topic, payload, retain } => {
+                inner.fleet.on(topic, payload, *retain, now_ms);
+                if *retain {
+                    inner.last = Instant::now();
+                }
+            }
+        }
+    }
+
+    /// Waits until the broker has sent what it keeps.
+    pub async fn settled(&self) {
+        let most = Instant::now() + limits::SETTLE_MOST;
+        let began = Instant::now();
+        while Instant::now() < most {
+            sleep(limits::SETTLED / 4).await;
+            let last = self.lock().last.max(began);
+            if last.elapsed() > limits::SETTLED {
+                return;
+            }
+        }
+    }
+}
+
+/// Milliseconds since 1970 by this machine's clock.
+pub fn now_ms() -> i64 {
+    let now = Clock::default().now();
+    now.wall_ms.unwrap_or(0)
+}
+
+/// Connects, and does `act` with the state and the connection; ends with it, or when the first connection fails.
+///
+/// # Errors
+/// Those of the settings, of the first connection, and of `act`.
+pub async fn with<T, F: Future<Output = Result<T, Fatal>>>(
+    whom: &Whom,
+    act: impl FnOnce(Shared, Line) -> F,
+) -> Result<T, Fatal> {
+    with_also(whom, whom.mqtt()?, act, |_| {}).await
+}
+
+/// The same with a function that sees every message as well.
+///
+/// # Errors
+/// As `with`.
+pub async fn with_also<T, F: Future<Output = Result<T, Fatal>>>(
+    whom: &Whom,
+    mqtt: Mqtt,
+    act: impl FnOnce(Shared, Line) -> F,
+    mut also: impl FnMut(&Heard<'_>),
+) -> Result<T, Fatal> {
+    let filters = Fleet::filters(&mqtt.topic_prefix, whom.site());
+    let shared = Shared::new(&mqtt.topic_prefix);
+    let (line, work) = broker::line(mqtt, filters);
+    let (connected, mut first) = tokio::sync::watch::channel(false);
+    let clock = Clock::default();
+    let theirs = shared.clone();
+    let work = work.run(move |heard| {
+        also(&heard);
+        theirs.heard(&heard, clock.now().wall_ms.unwrap_or(0));
+        connected.send_if_modified(|was| !std::mem::replace(was, true));
+    });
+    let act = async {
+        let _ = first.wait_for(|connected| *connected).await;
+        act(shared, line).await
+    };
+    tokio::select! {
+        done = act => done,
+        failed = work => match failed {
+            Err(why) => Err(why),
+            Ok(()) => Err(Fatal::failed("the connection ended")),
+        },
+    }
+}

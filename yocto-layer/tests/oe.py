@@ -1,0 +1,228 @@
+#!/usr/bin/env python3
+"""The layer on the real upstream layers (`tests/oe` calls this; its head says what is needed).
+
+    oe.py prepare MAIN OE_DIR WORK     layers, the project's checkout and keys in WORK; names what is missing
+    oe.py run MAIN WORK [WORD…]        BitBake, not as root; a table in WORK/table.md
+"""
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+
+import tally
+from tally import check
+
+# Ours, and the owner and name of the mirror.
+LAYERS = {
+    "bitbake": "openembedded+bitbake",
+    "openembedded-core": "openembedded+openembedded-core",
+    "meta-openembedded": "openembedded+meta-openembedded",
+    "meta-rauc": "rauc+meta-rauc",
+    "meta-raspberrypi": "agherzan+meta-raspberrypi",
+    "meta-tegra": "OE4T+meta-tegra",
+    "meta-tegra-community": "OE4T+meta-tegra-community",
+}
+COMMON = ["openembedded-core/meta", "meta-openembedded/meta-oe", "meta-openembedded/meta-python", "meta-openembedded/meta-networking",
+          "meta-rauc"]
+WIC_COMMIT = "b9e2a2f584^"
+MACHINES = {
+    "qemuarm64": [], "raspberrypi4-64": ["meta-raspberrypi"], "raspberrypi5": ["meta-raspberrypi"],
+    "jetson-orin-nano-devkit-nvme": ["meta-tegra", "meta-tegra-community"],
+}
+# What our images, and a Jetson's ONNX Runtime, take from meta-openembedded. All else of it is left unread, which saves two thirds
+# of the time, unless OE_ALL is set.
+NEEDED = ["abseil-cpp", "efibootmgr", "efivar", "flatbuffers", "googletest", "gtest", "libeigen", "libgpiod", "microsoft-gsl", "nlohmann-json",
+          "protobuf", "python3-pybind11", "re2"]
+# The second one: the BSPs' appends to what is left unread.
+MASK = r"^(?!.*/(%s)[_./]).*/(meta-openembedded/meta-(oe|python|networking)/(recipes|dynamic)|(external|dynamic-layers)/[a-z-]+/.*bbappend$)" % "|".join(
+    [*NEEDED, "yocto-layer"])
+
+
+def git(at, *words):
+    return subprocess.run(["git", "-c", "safe.directory=*", "-C", str(at), *words], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def pins(main):
+    """The commits in image/kas, by repository."""
+    found = {}
+    for path in sorted((main / "image/kas").rglob("*.yml")):
+        repository = None
+        for line in path.read_text().splitlines():
+            if match := re.match(r"  ([\w-]+):$", line):
+                repository = match[1]
+            elif match := re.match(r"    commit: (\w+)$", line):
+                found[repository] = match[1]
+    return found
+
+
+def prepare(main, upstream, work):
+    layers = work / "layers"
+    layers.mkdir(parents=True, exist_ok=True)
+    (work / "home").mkdir(exist_ok=True)
+    wanted = pins(main)
+    for name, mirror in LAYERS.items():
+        at, bare = layers / name, upstream / mirror / "repo"
+        if (upstream / name).is_dir():
+            if at.is_symlink():
+                at.unlink()
+            if not at.exists():
+                at.symlink_to((upstream / name).resolve())
+            head = git(at, "rev-parse", "HEAD")
+            if head != wanted.get(name, head):
+                print(f"note: {name} is at {head[:10]}, image/kas names {wanted[name][:10]}")
+        elif bare.is_dir():
+            if not at.exists():
+                git(layers, "clone", "--quiet", "--shared", "--no-checkout", bare, name)
+            try:
+                git(at, "checkout", "--quiet", wanted[name])
+            except subprocess.CalledProcessError as why:
+                sys.exit(f"tests/oe: {bare} does not have the commit {wanted[name]} of image/kas: {why.stderr.strip()}")
+        else:
+            sys.exit(f"tests/oe: OE_DIR has no {name}: expected a checkout {upstream / name} or a mirror {bare}")
+        if name.startswith("meta-") and not list(at.glob("conf/layer.conf")) + list(at.glob("*/conf/layer.conf")):
+            sys.exit(f"tests/oe: {at} is not a layer: it has no conf/layer.conf")
+    # wic as it was when it left oe-core (2026-04): the code of its own repository.
+    core, wic = layers / "openembedded-core", work / "wic"
+    if not (wic / "scripts/wic").exists():
+        try:
+            wic.mkdir(exist_ok=True)
+            with subprocess.Popen(["git", "-c", "safe.directory=*", "-C", core, "archive", WIC_COMMIT, "scripts/wic", "scripts/lib"],
+                                  stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as archive:
+                subprocess.run(["tar", "-x", "-C", wic], stdin=archive.stdout, check=True, stderr=subprocess.DEVNULL)
+        except subprocess.CalledProcessError:
+            pass
+    # What is checked is what is committed and what lies in the working tree: all files that git does not ignore.
+    ours = work / "kentledge"
+    subprocess.run(["rm", "-rf", ours], check=True)
+    git(work, "clone", "--quiet", "--shared", main, ours)
+    subprocess.run(f"git -c safe.directory='*' -C {main} ls-files -z -co --exclude-standard -- yocto-layer systemd udev image Cargo.lock "
+                   f"| xargs -0 sh -c 'cd {main} && for f; do [ ! -e \"$f\" ] || printf \"%s\\0\" \"$f\"; done' - "
+                   f"| tar -C {main} -c --null -T - | tar -C {ours} -x", shell=True, check=True)
+    if not (work / "keys").exists():
+        subprocess.run([main / "image/keys/make", work / "keys"], check=True, stdout=subprocess.DEVNULL)
+
+
+class Build:
+    """A build folder of one machine, with BitBake's server kept between its commands."""
+
+    def __init__(self, work, name, machine, layers, distro="kentledge", more=""):
+        self.work, self.top = work, work / "build" / name
+        (self.top / "conf").mkdir(parents=True, exist_ok=True)
+        paths = " ".join(str(work / "layers" / layer) for layer in layers)
+        ours = f" {work}/kentledge/yocto-layer" if distro == "kentledge" else ""
+        (self.top / "conf/bblayers.conf").write_text(f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "{paths}{ours}"\n')
+        (self.top / "conf/local.conf").write_text(
+            f'DISTRO = "{distro}"\nMACHINE = "{machine}"\nBB_NO_NETWORK = "1"\nKENTLEDGE_KEYS ?= "{work}/keys"\n'
+            f'BB_NUMBER_THREADS = "2"\nBB_NUMBER_PARSE_THREADS = "2"\n{more}'
+            + ("" if os.environ.get("OE_ALL") else f'BBMASK = "{MASK}"\n'))
+        core = work / "layers/openembedded-core"
+        self.env = {**os.environ, "BUILDDIR": str(self.top), "BB_SERVER_TIMEOUT": "300", "PYTHONPATH": f"{work}/layers/bitbake/lib",
+                    "PATH": f"{core}/scripts:{work}/layers/bitbake/bin:{os.environ['PATH']}"}
+
+    def run(self, log, *words):
+        """Runs a command; its exit code and what it printed, which is also in a file of the build folder."""
+        for _ in range(3):
+            out = subprocess.run(words, cwd=self.top, env=self.env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+            # BitBake's client waits 60 s for its server, which is not long where the machine has other work.
+            if "Timeout while waiting for a reply" not in out.stdout and "Unable to connect to bitbake server" not in out.stdout:
+                break
+        (self.top / f"{log}.log").write_text(out.stdout)
+        return out.returncode, out.stdout
+
+
+def complaints(text):
+    """Errors, and warnings; those of BitBake about this machine's distribution are left out."""
+    usual = ("has not been validated", "Host distribution")
+    lines = [line for line in text.splitlines() if line.startswith(("ERROR:", "WARNING:")) and not any(words in line for words in usual)]
+    return [line[:300] for line in lines]
+
+
+def machine(work, name):
+    began = time.monotonic()
+    build = Build(work, name, name, COMMON + MACHINES[name])
+    code, text = build.run("parse", "bitbake", "-p")
+    recipes = re.search(r"Parsing of (\d+) \.bb files complete \((\d+) cached, (\d+) parsed\). (\d+) targets, .*?(\d+) errors", text)
+    check(f"{name}: BitBake parses all layers without an error", complaints(text) or ([] if code == 0 else [text[-600:]]))
+    if code != 0:
+        return None
+    row = {"machine": name, "recipes": recipes[1] if recipes else "?", "errors": recipes[5] if recipes else "?"}
+    code, text = build.run("graph", "bitbake", "-g", "kentledge-image")
+    check(f"{name}: the image's task graph resolves", complaints(text) if code == 0 else complaints(text) or [text[-600:]])
+    if code == 0:
+        row["graph"] = len((build.top / "pn-buildlist").read_text().split())
+    warnings = []
+    for target in ("kentledge-image", "kentledge-bundle"):
+        code, text = build.run(target, "bitbake", "-n", target)
+        tasks = re.search(r"Attempted (\d+) tasks", text)
+        row[target] = tasks[1] if tasks and code == 0 else "failed"
+        warnings += [line for line in complaints(text) if "kentledge" in line.lower()]
+        check(f"{name}: dry run of {target}, {row[target]} tasks", [] if code == 0 else complaints(text) or [text[-600:]])
+    row["warnings"] = len(warnings)
+    check(f"{name}: no warning about a recipe of ours", warnings)
+    code, text = build.run("look", sys.executable, str(pathlib.Path(__file__).with_name("look.py")), name)
+    print("\n".join(line for line in text.splitlines() if re.match(r"(ok|FAILED): ", line)), flush=True)
+    passed = len(re.findall(r"^ok: ", text, re.M))
+    tally.passed += passed
+    check(f"{name}: {passed} looks at the real layers", [] if code == 0 else [line for line in text.splitlines() if line.startswith("FAILED")] or [text[-1500:]])
+    packages = re.search(r"(\d+) packages, (\d+) without", text)
+    row["packages"], row["missing"] = (packages[1], packages[2]) if packages else ("?", "?")
+    build.run("end", "bitbake", "-m")
+    row["minutes"] = f"{(time.monotonic() - began) / 60:.0f}"
+    return row
+
+
+def wic(work):
+    """wic over both wks files (tests/wic.py)."""
+    if not (work / "wic/scripts/wic").exists():
+        print(f"SKIPPED: wic: openembedded-core in OE_DIR does not hold {WIC_COMMIT}, the last commit with wic in it", flush=True)
+        return
+    (work / "cards").mkdir(exist_ok=True)
+    out = subprocess.run([sys.executable, str(pathlib.Path(__file__).with_name("wic.py")), work / "kentledge/yocto-layer", work / "wic",
+                          work / "layers/bitbake", work / "cards"], capture_output=True, text=True)
+    print(out.stdout.rsplit("\n", 2)[0], flush=True)
+    check("wic makes both cards", [] if out.returncode == 0 else [line for line in out.stdout.splitlines() if line.startswith("FAILED")] or [out.stderr[-800:]])
+
+
+def check_layer(work):
+    """yocto-check-layer adds the layer itself, to oe-core and meta-oe without a distro of ours."""
+    build = Build(work, "check-layer", "qemuarm64", ["openembedded-core/meta", "meta-openembedded/meta-oe"], "nodistro")
+    code, text = build.run("check-layer", "yocto-check-layer", f"{work}/kentledge/yocto-layer", "--no-auto", "--no-auto-dependency",
+                           "--dependency", f"{work}/layers/meta-openembedded/meta-oe")
+    ran = re.search(r"Ran (\d+) tests?", text)
+    verdicts = re.findall(r"^INFO: (?:.* )?(test_\w+)[^\n]*\.\.\. *(ok|FAIL|ERROR|skipped)", text, re.M)
+    (work / "check-layer.txt").write_text(text)
+    problems = [] if code == 0 else [line for line in text.splitlines() if re.search(r"FAIL|ERROR", line)][:10] or [text[-1500:]]
+    # A layer that is configured already is skipped, with success.
+    if not ran or int(ran[1]) < 5 or "Skipping" in text:
+        problems.append(f"it ran {ran[1] if ran else 0} tests only")
+    check(f"yocto-check-layer: {ran[1] if ran else 0} tests {' '.join('='.join(v) for v in verdicts)}", problems)
+
+
+def run(main, work, words):
+    rows = []
+    for name in MACHINES:
+        if not words or name in words:
+            rows.append(machine(work, name))
+    if not words or "wic" in words:
+        wic(work)
+    if not words or "check-layer" in words:
+        check_layer(work)
+    lines = ["layers: " + ", ".join(f"{name} {git(work / 'layers' / name, 'rev-parse', '--short=10', 'HEAD')}" for name in LAYERS), "",
+             "| machine | recipes parsed | errors | recipes in the image's graph | tasks of the image | of the bundle | packages | names without a provider | warnings of ours | minutes |",
+             "|---|---|---|---|---|---|---|---|---|---|"]
+    for row in filter(None, rows):
+        lines.append("| " + " | ".join(str(row.get(key, "?")) for key in (
+            "machine", "recipes", "errors", "graph", "kentledge-image", "kentledge-bundle", "packages", "missing", "warnings", "minutes")) + " |")
+    (work / "table.md").write_text("\n".join(lines) + "\n")
+    print("\n".join(lines))
+    sys.exit(tally.end())
+
+
+if __name__ == "__main__":
+    main_at = pathlib.Path(sys.argv[2]).resolve()
+    if sys.argv[1] == "prepare":
+        prepare(main_at, pathlib.Path(sys.argv[3]).resolve(), pathlib.Path(sys.argv[4]).resolve())
+    else:
+        run(main_at, pathlib.Path(sys.argv[3]).resolve(), sys.argv[4:])

@@ -1,0 +1,1 @@
+# oe-core's; nothing of it is looked at here.

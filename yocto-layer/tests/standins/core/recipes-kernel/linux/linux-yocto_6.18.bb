@@ -1,0 +1,2 @@
+# oe-core: the kernel of QEMU's machines.
+SRC_URI = ""

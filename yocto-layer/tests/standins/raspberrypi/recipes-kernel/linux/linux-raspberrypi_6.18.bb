@@ -1,0 +1,2 @@
+# meta-raspberrypi: the board's kernel.
+SRC_URI = ""

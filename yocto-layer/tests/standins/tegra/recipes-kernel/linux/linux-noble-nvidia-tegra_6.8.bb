@@ -1,0 +1,2 @@
+# meta-tegra: the board's kernel.
+SRC_URI = ""
