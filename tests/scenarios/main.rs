@@ -3,6 +3,7 @@
 
 mod alarms;
 mod audit;
+mod board;
 mod broker;
 mod brokers;
 mod bundles;
@@ -19,6 +20,7 @@ mod drain;
 mod erase;
 mod faults;
 mod field;
+mod fleet;
 mod foreign;
 mod gpio;
 mod howto;
@@ -37,6 +39,7 @@ mod remote;
 mod replay;
 mod retained;
 mod road;
+mod samples;
 mod scores;
 mod sensor;
 mod service;

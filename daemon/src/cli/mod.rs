@@ -22,6 +22,7 @@ use crate::{
     output::guard,
     provision,
     report::journal,
+    selftest,
     source::ports,
     system::run::{self, Ending},
 };
@@ -106,6 +107,8 @@ enum Command {
     },
     /// Lists serial ports and their protocols, gpiochips and the kernel's sensors, with configuration lines
     Ports(ports::Args),
+    /// Looks at this machine: board, ports, watchdog, clock, disk, network; a line each, with a verdict and what to do
+    Selftest(selftest::Args),
     /// The worker process; started by the daemon only
     #[command(hide = true)]
     InferWorker,
@@ -229,6 +232,13 @@ impl Cli {
             Command::Ports(args) => {
                 let report = runtime()?.block_on(async { ports::tell(&args).await });
                 say(report.trim_end())
+            }
+            Command::Selftest(args) => {
+                journal::start("warn");
+                let (report, failed) = selftest::report(&args);
+                let lines = report.lines().map(|line| escaped(line, usize::MAX));
+                say(&lines.collect::<Vec<_>>().join("\n"))?;
+                if failed == 0 { Ok(()) } else { Err(Fatal::failed(format!("selftest: failed: {failed}"))) }
             }
             Command::GpioGuard { socket } => {
                 journal::start("info");

@@ -77,6 +77,13 @@ pub trait Trusted: Debug + Send + Sync {
     fn signer(&self, text: &str, minisig: &str) -> Result<String, KeysetError>;
     /// The public key of this name, as the keyset writes it.
     fn public(&self, name: &str) -> Option<&str>;
+    /// `signer` for keys that may sign plans.
+    ///
+    /// # Errors
+    /// No key with the role `rollout` made the signature.
+    fn planner(&self, text: &str, minisig: &str) -> Result<String, KeysetError>;
+    /// `public` for keys that may sign plans.
+    fn planner_key(&self, name: &str) -> Option<&str>;
 }
 
 impl Trusted for Keyset {
@@ -85,7 +92,15 @@ impl Trusted for Keyset {
     }
 
     fn public(&self, name: &str) -> Option<&str> {
-        Self::public(self, name)
+        Self::public(self, Role::Command, name)
+    }
+
+    fn planner(&self, text: &str, minisig: &str) -> Result<String, KeysetError> {
+        Self::signer(self, Role::Rollout, text.as_bytes(), minisig).map(str::to_owned)
+    }
+
+    fn planner_key(&self, name: &str) -> Option<&str> {
+        Self::public(self, Role::Rollout, name)
     }
 }
 
@@ -197,6 +212,8 @@ pub enum About {
     Final(String),
     /// The acknowledgement confirms the configuration on trial.
     Proof,
+    /// The acknowledgement shows that the connection is alive: the plan of this command may start.
+    Plan(String),
 }
 
 /// A record for the outbox.
@@ -230,6 +247,10 @@ pub enum Stop {
     Run(Call),
     /// A desired state could not be remembered: it is not applied. The version, and the ticket of its order.
     Desired(u64, Option<Ticket>),
+    /// What was learnt of plans could not be saved.
+    Learn,
+    /// That a plan starts could not be saved: its command, of this id, is not executed.
+    Start(String),
     /// The trial could not be begun; everything is as it was.
     Begin(Box<Trial>),
     /// The trial could not be committed.

@@ -99,6 +99,7 @@ impl Control {
         let goes_on = |known: &Known| {
             tried(&known.id) || going.commands.contains(&known.id) || unread.contains(&(known.kind.as_str(), true))
         };
+        self.plans_taken_up(&going.commands);
         for known in self.memory.unfinished().into_iter().filter(|known| !goes_on(known)) {
             let began = known.state == CommandState::Running;
             let outcome = match known.kind.as_str() {

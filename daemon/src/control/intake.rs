@@ -76,6 +76,7 @@ type Verified = Result<String, Refusal>;
 
 impl Control {
     pub(super) fn arrived(&mut self, arrived: Arrived) {
+        self.arrived_ns = self.now_ns();
         let to = match &arrived.to {
             Addressee::Device => self.device(),
             Addressee::All => format!("{}/_all", self.rules.site),
@@ -92,6 +93,7 @@ impl Control {
                 self.channel(&to, &arrived);
                 self.act(Action::Settle(ticket));
             }
+            Asked::Plan { .. } | Asked::Gate { .. } | Asked::Halt { .. } => self.plan_arrived(arrived),
             Asked::Blob { sha256, offset } => {
                 // On the disk before the broker may delete it.
                 self.act(Action::Chunk(sha256.clone(), *offset, arrived.payload.clone()));

@@ -31,6 +31,7 @@ mod jobs;
 mod memory;
 mod model_action;
 mod models;
+pub mod plans;
 mod refusal;
 pub mod request;
 mod samples;
@@ -68,6 +69,7 @@ use self::{
     command::needs_signature,
     intake::{Intake, Waiting},
     memory::{CommandState, Memory},
+    plans::PlanEvent,
     tell::Outcome,
 };
 use crate::{
@@ -104,6 +106,8 @@ pub struct Rules {
     pub boot: String,
     /// Id of this process.
     pub process: String,
+    /// Plans are obeyed.
+    pub plans: bool,
 }
 
 impl Rules {
@@ -123,6 +127,7 @@ impl Rules {
             keyset: config.commands.keyset.is_some(),
             boot: boot.to_owned(),
             process: process.to_owned(),
+            plans: config.commands.plans,
         }
     }
 }
@@ -161,6 +166,11 @@ pub struct Control {
     stale_told: bool,
     /// At the start: ids whose results are in the audit log.
     audited: BTreeSet<String>,
+    /// What is not saved of plans, and what came while the memory could not be read.
+    plans: plans::Plans,
+    plans_later: Vec<Arrived>,
+    /// When an order arrived last, ns since boot.
+    arrived_ns: u64,
     /// The process, or this run of it, is about to end: later orders are left to the next one.
     leaving: bool,
 }
@@ -168,7 +178,15 @@ pub struct Control {
 impl Control {
     /// A machine that knows nothing yet: `Event::Began` comes first. `seed`: for the moments of commands for many devices.
     pub fn new(rules: Rules, now: Now, seed: u64) -> Self {
+        let plans = plans::Plans::new(plans::Rules {
+            site: rules.site.clone(),
+            device: rules.id.clone(),
+            cohorts: rules.cohorts.clone(),
+        });
         Self {
+            plans,
+            plans_later: Vec::new(),
+            arrived_ns: 0,
             rules,
             random: fastrand::Rng::with_seed(seed),
             now,
@@ -256,12 +274,14 @@ impl Control {
             return self.desired(&to, arrived, None);
         }
         self.look_at_trial();
+        self.look_at_plans();
     }
 
     fn numbered(&mut self, about: About, seq: u64) {
         match about {
             About::Nothing => {}
             About::Proof => self.live.iter_mut().for_each(|live| live.proof_seq = Some(seq)),
+            About::Plan(id) => self.plans(PlanEvent::Probed(id, seq)),
             About::Final(id) => {
                 while self.unacked.len() >= limits::COMMANDS_KNOWN {
                     self.unacked.pop_front();
@@ -289,6 +309,8 @@ impl Control {
                 tracing::error!("desired state {version} is not applied: {why}; the next connection tries again");
                 self.settle(ticket);
             }
+            Stop::Learn => self.plans_not_learnt(&why),
+            Stop::Start(id) => self.plan_not_started(id, &why),
             Stop::Begin(trial) => self.not_begun(&trial, &why),
             Stop::Commit => {
                 tracing::error!("{why}; rolling back to the previous configuration");
@@ -304,6 +326,9 @@ impl Control {
 
     /// Ends a command: saves its final state, then publishes the result.
     fn finish(&mut self, call: Call, outcome: &Outcome) {
+        if self.put_plan_off(&call, outcome) {
+            return;
+        }
         self.memory.became(&call.id, outcome.state, &outcome.text);
         let (kind, id) = (&call.kind, &call.id);
         if needs_signature(kind) {
@@ -337,7 +362,10 @@ impl Control {
 
     /// `up/reported`, retained.
     fn report(&mut self) {
-        let members = tell::reported(self.memory.wish(), &self.in_use, &self.rules.set_aside);
+        let mut members = tell::reported(self.memory.wish(), &self.in_use, &self.rules.set_aside);
+        if self.rules.plans {
+            members.insert("plans".into(), self.plans.reported(self.memory.plans()));
+        }
         self.act(Action::Publish(Record::Reported(members)));
     }
 

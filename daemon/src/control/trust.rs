@@ -102,6 +102,7 @@ impl Control {
         self.take_up_commands(trial.ok().flatten().as_ref(), &going);
         self.audited.clear();
         self.report();
+        self.plans_came_later();
     }
 
     /// Reads an unreadable keyset again from time to time.

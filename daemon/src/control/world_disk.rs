@@ -27,6 +27,8 @@ pub struct Disk {
     pub full: bool,
     /// Reads of the memory fail.
     pub unreadable: bool,
+    /// The memory is damaged, until it is written again.
+    pub damaged: bool,
 }
 
 impl Disk {

@@ -5,8 +5,9 @@
 //! Technometrics 1987). Pure.
 //!
 //! It is learnt once, over a day at least, and then stays: a threshold that learnt for ever would learn a slow fault. Its
-//! estimate leans to the safe side by one and a half standard errors of the shape, and never has a tail that ends. Two bounds hold it: the level above which
-//! the tail was learnt, and that level and ten times its distance from the mean. Labels (`false`) raise it within them.
+//! estimate leans to the safe side by one and a half standard errors of the shape, and never has a tail that ends. Two
+//! bounds hold it: the level above which the tail was learnt, and that level and ten times its distance from the mean. Labels
+//! (`false`) raise it within them.
 //!
 //! Scores here have their bad side above. Scores of windows that overlap come in clusters, and a cluster is one alarm: the
 //! budget counts each window of it, so there are fewer alarms than it allows.
