@@ -4,6 +4,7 @@ pub mod audit;
 mod boot_check;
 mod bundles;
 pub mod replay;
+mod rows;
 
 use std::{path::PathBuf, process::ExitCode};
 

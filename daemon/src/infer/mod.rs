@@ -23,6 +23,7 @@ mod served;
 mod shape;
 mod state;
 mod stderr;
+mod tail;
 pub mod worker;
 pub mod worker_main;
 
@@ -31,7 +32,7 @@ use std::time::Duration;
 pub use artifact::Artifact;
 pub use check::check;
 pub use engine::{Engine, Setup};
-pub use running::{Column, Launching, Running};
+pub use running::{Column, Launching, Outcome, Running};
 pub use runtime::find as find_runtime;
 pub use served::{Keeps, Served};
 

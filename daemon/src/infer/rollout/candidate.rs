@@ -20,7 +20,7 @@ pub struct Candidate {
     pub(in crate::infer) running: Running,
     pub(super) terms: Option<Terms>,
     pub(super) why: String,
-    shadow_ns: u64,
+    pub(super) shadow_ns: u64,
     began_ns: u64,
     compared: u64,
     differed: u64,

@@ -60,7 +60,7 @@ impl Engine {
         let ready = |candidate: &mut Candidate| alone || candidate.is_ready(now.boot_ns);
         let Some(candidate) = self.candidate.take_if(ready) else { return };
         self.shadowed.clear();
-        let compared = candidate.compared();
+        let (compared, shadow_ns) = (candidate.compared(), if alone { candidate.shadow_ns } else { 0 });
         let fallback = self.running.replace(candidate.running);
         (self.took_us, self.lag) = (candidate.took_us, Lag::default());
         let Some(running) = &self.running else { return };
@@ -70,7 +70,7 @@ impl Engine {
         self.tell(Kind::ModelSwapped, Some(now), &text, sink);
         self.report(bundle.clone(), Said::Swapped(text.clone()));
         match candidate.terms {
-            Some(terms) => self.trial = Some(Trial { gate: Gate::new(terms), fallback, before }),
+            Some(terms) => self.trial = Some(Trial { gate: Gate::new(terms.alone(shadow_ns)), fallback, before }),
             None => self.report(bundle, Said::Passed(text)),
         }
     }
