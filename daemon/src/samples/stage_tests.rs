@@ -249,3 +249,10 @@ fn device_that_keeps_no_windows_rejects_labels_and_pulls_of_them() {
     rig.stop();
     assert!(!dir.path().join("samples").exists());
 }
+
+#[test]
+fn alarm_that_flaps_all_day_writes_a_burst_and_then_a_bounded_number_an_hour() {
+    let (mut allowed, second) = ((limits::SAMPLES_BURST, 0), 1_000_000_000);
+    let kept = (0..86_400u64).flat_map(|s| [s; 17]).filter(|s| allows(&mut allowed, s * second)).count() as f64;
+    assert!((kept - limits::SAMPLES_BURST - 24.0 * limits::SAMPLES_PER_HOUR).abs() < 2.0, "{kept}");
+}
