@@ -17,6 +17,7 @@ mod record;
 mod store;
 
 use std::{
+    fs::File,
     path::PathBuf,
     sync::{Arc, mpsc::RecvTimeoutError},
     time::Duration,
@@ -132,6 +133,13 @@ impl Stage {
             let _ = blob::clear(&links);
             None
         };
+        if setup.place.is_some() {
+            // The folder itself must outlive a power cut, before a label is answered that lies in it.
+            let made = std::fs::create_dir_all(&folder).and_then(|()| File::open(&setup.state_dir)?.sync_all());
+            made.unwrap_or_else(|why| {
+                tracing::error!("make {}: {why}; windows are kept when this ends", folder.display())
+            });
+        }
         let store = setup.place.take().map(|place| Store::open(place, beat));
         let choosers = setup.pipelines.iter().map(|pipeline| Chooser::new(setup.rules, pipeline)).collect();
         let mut stage = Self {
