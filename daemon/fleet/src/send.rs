@@ -10,7 +10,11 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kentledge::{
     cli::say,
-    control::{command, request},
+    control::{
+        command,
+        plans::{Order, Plan, is_name},
+        request,
+    },
     error::{Context, Fatal},
     host::clock::rfc3339_ms,
 };
@@ -82,6 +86,9 @@ pub fn inner(
 /// # Errors
 /// It needs one, or the device would reject it.
 pub fn plain(to: &str, kind: &str, args: &Value, now_ms: i64) -> Result<Parcel, String> {
+    if command::needs_signature(kind) {
+        return Err(format!("{kind} needs a signature"));
+    }
     let id = format!("{kind}-{now_ms}");
     let payload = json!({"id": id, "args": args}).to_string().into_bytes();
     check(to, kind, &id, &payload)?;
@@ -130,6 +137,19 @@ pub fn parcel(signed: &str, minisig: &str) -> Result<Parcel, String> {
             let read = request::guarded(|| request::desired(&to, &payload));
             read.map_err(|refusal| format!("a device would reject it: {}", refusal.1))?;
             Ok(Parcel { topic: format!("kl/{to}/dn/desired"), payload, retain: true, id: "desired".into() })
+        }
+        "plan" => {
+            let plan = Plan::read(signed).map_err(|refusal| format!("a device would reject it: {}", refusal.1))?;
+            let topic = format!("kl/{to}/dn/plan/{}", plan.name);
+            Ok(Parcel { topic, payload, retain: true, id: format!("plan/{}", plan.name) })
+        }
+        "halt" | "resume" => {
+            let order = Order::read(signed).map_err(|refusal| format!("a device would reject it: {}", refusal.1))?;
+            if !is_name(&order.plan) {
+                return Err(format!("invalid name of a plan `{}`", order.plan));
+            }
+            let topic = format!("kl/{to}/dn/halt/{}", order.plan);
+            Ok(Parcel { topic, payload, retain: true, id: format!("{kind}/{}", order.plan) })
         }
         _ => {
             check(&to, &kind, &id, &payload)?;
@@ -236,10 +256,15 @@ async fn follow(args: &Args, whom: &Whom, parcel: Parcel) -> Result<(), Fatal> {
             theirs.lock().unwrap_or_else(PoisonError::into_inner).extend(records);
         }
     };
-    let one = !parcel.topic.contains("/_");
+    let one = !parcel.topic.contains("/_") && !parcel.retain;
+    let retained = parcel.retain;
     let act = |_, line: crate::broker::Line| async move {
         let topic = format!("{prefix}{}", parcel.topic);
         line.publish(&topic, parcel.payload, parcel.retain).await.map_err(Fatal::failed)?;
+        if retained {
+            let topic = &parcel.topic;
+            return say(&if args.json { json!({"published": topic}).to_string() } else { format!("published: {topic}") });
+        }
         let until = Instant::now() + Duration::from_secs(args.wait_s);
         let mut last = None;
         while Instant::now() < until {
