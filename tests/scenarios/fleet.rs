@@ -29,7 +29,8 @@ impl Desk {
         let dir = tempfile::tempdir().expect("folder");
         let desk = Self { dir, port, operator: Operator::new(port, "release"), role };
         let keys = json!([desk.operator.key(&[desk.role])]);
-        let keyset = json!({"_type": "kentledge.keyset", "version": 1, "expires": "2036-01-01T00:00:00Z", "keys": keys});
+        let keyset =
+            json!({"_type": "kentledge.keyset", "version": 1, "expires": "2036-01-01T00:00:00Z", "keys": keys});
         fs::write(desk.keyset(), keyset.to_string()).expect("write");
         desk
     }
@@ -67,7 +68,8 @@ impl Desk {
     /// Makes, signs and publishes a plan that brings settings; its name, and its secrets file.
     fn publish(&self, name: &str, options: &[&str]) -> (PathBuf, PathBuf) {
         fs::write(self.dir.path().join("fleet.toml"), "[outbox]\nlinger_ms = 10\n").expect("write");
-        let fixed = ["plan", "make", "config", "fleet.toml", "--to", "plant/_all", "--name", name, "--freshness-s", "1"];
+        let fixed =
+            ["plan", "make", "config", "fleet.toml", "--to", "plant/_all", "--name", name, "--freshness-s", "1"];
         let made = self.json(&[&fixed[..], &["--hold-s", "0", "--json"], options].concat()).remove(0);
         let file = |key: &str| PathBuf::from(made[key].as_str().expect("a file"));
         self.sign(&file("plan"), &self.operator);
@@ -117,9 +119,8 @@ fn a_real_daemon_is_listed_and_obeys_a_plain_and_a_signed_command() {
     let broker = Mosquitto::start();
     let desk = Desk::new(broker.port, "command");
     let commands = format!("[commands]\nkeyset = \"{}\"\njitter_s = 0\n", desk.keyset().display());
-    let tty = Tty::new();
-    let site = Site::new(broker.port).with(&commands);
-    let _daemon = site.start(&tty);
+    let tty = Tty::default();
+    let _daemon = Site::new(broker.port).with(&commands).with_sensor(&tty).run();
     let device = eventually("the device is listed", || {
         desk.json(&["devices", "--json"]).into_iter().find(|device| device["state"] == "online")
     });
@@ -161,7 +162,8 @@ fn ask(port: u16, head: &str, body: &str) -> String {
 fn the_console_shows_all_devices_and_keeps_strangers_out() {
     let broker = broker();
     let desk = Desk::new(broker.port, "command");
-    let fleet = Fleet::start(broker.port, Size { devices: 300, lines: 1, health_s: 1.0, score_s: 0.5 }, Ills::SOME, None);
+    let fleet =
+        Fleet::start(broker.port, Size { devices: 300, lines: 1, health_s: 1.0, score_s: 0.5 }, Ills::SOME, None);
     eventually("all are announced", || (fleet.announced() == 300).then_some(()));
     let port = free_port();
     let mut console = desk.start(&["console", "--listen", &format!("127.0.0.1:{port}")]);
@@ -169,10 +171,13 @@ fn the_console_shows_all_devices_and_keeps_strangers_out() {
     let get = |path: &str, host: &str| ask(port, &format!("GET {path} HTTP/1.1\r\nHost: {host}"), "");
     assert!(get("/", "localhost").contains("<title>Kentledge fleet</title>"));
     assert!(get("/", "evil.example").starts_with("HTTP/1.1 403"));
-    eventually("all devices are in the stream", || get("/events", "localhost").contains("plant/pump-00300").then_some(()));
+    eventually("all devices are in the stream", || {
+        get("/events", "localhost").contains("plant/pump-00300").then_some(())
+    });
     let asked = json!({"to": "plant/pump-00007", "type": "restart", "issuer": "release", "args": {}}).to_string();
     let post = |path: &str, origin: &str, body: &str| {
-        let head = format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\nContent-Type: application/json");
+        let head =
+            format!("POST {path} HTTP/1.1\r\nHost: localhost\r\nOrigin: {origin}\r\nContent-Type: application/json");
         ask(port, &head, body)
     };
     assert!(post("/api/inner", "http://localhost", &asked).contains("restart"));

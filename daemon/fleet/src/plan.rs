@@ -228,7 +228,9 @@ async fn publish(file: &Path, keyset: Option<&Path>, as_json: bool, whom: &Whom)
         let by = by.context("a device would reject this plan: bad_signature")?;
         if by != plan.issuer {
             let issuer = &plan.issuer;
-            return Err(Fatal::failed(format!("a device would reject this plan: `{by}` signed it, and it names `{issuer}`")));
+            return Err(Fatal::failed(format!(
+                "a device would reject this plan: `{by}` signed it, and it names `{issuer}`"
+            )));
         }
     }
     let parcel = send::parcel(&text, &minisig).map_err(Fatal::failed)?;
@@ -239,7 +241,9 @@ async fn publish(file: &Path, keyset: Option<&Path>, as_json: bool, whom: &Whom)
         let newer = known.iter().find(|found| found.plan.name == plan.name && found.plan.to == plan.to);
         if let Some(found) = newer.filter(|found| found.plan.seq > plan.seq) {
             let seq = found.plan.seq;
-            return Err(Fatal::failed(format!("a device would reject this plan: sequence {seq} of it is at the broker")));
+            return Err(Fatal::failed(format!(
+                "a device would reject this plan: sequence {seq} of it is at the broker"
+            )));
         }
         // Gates and a halt of the plan before would be refused by devices, and confuse people.
         let stale: Vec<String> = {
@@ -258,7 +262,11 @@ async fn publish(file: &Path, keyset: Option<&Path>, as_json: bool, whom: &Whom)
         }
         line.publish(&format!("{prefix}{}", parcel.topic), parcel.payload, true).await.map_err(Fatal::failed)?;
         let topic = &parcel.topic;
-        say(&if as_json { json!({"published": topic, "seq": plan.seq}).to_string() } else { format!("published: {topic}") })
+        say(&if as_json {
+            json!({"published": topic, "seq": plan.seq}).to_string()
+        } else {
+            format!("published: {topic}")
+        })
     })
     .await
 }

@@ -169,7 +169,8 @@ impl Follower {
         let (mut changed, mut events) = (false, vec![event]);
         while let Some(event) = events.pop() {
             let keys = self.keys.clone();
-            let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();
+            let now_ms =
+                std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();
             let at = At {
                 now_ns: self.began.elapsed().as_nanos() as u64,
                 now_ms: now_ms as i64,

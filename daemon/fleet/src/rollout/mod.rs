@@ -148,7 +148,10 @@ impl Secrets {
             && secrets.waves.iter().zip(&plan.waves).all(|(secret, wave)| hash(secret) == wave.gate);
         if !fits {
             let (name, seq) = (&plan.name, plan.seq);
-            return Err(Fatal::failed(format!("{} does not belong to the plan {name} {seq} at the broker", file.display())));
+            return Err(Fatal::failed(format!(
+                "{} does not belong to the plan {name} {seq} at the broker",
+                file.display()
+            )));
         }
         Ok(secrets)
     }
@@ -189,7 +192,9 @@ pub fn write_private(file: &Path, text: &str) -> Result<(), Fatal> {
 pub fn new_secret() -> Result<String, Fatal> {
     use std::io::Read;
     let mut bytes = [0u8; 24];
-    std::fs::File::open("/dev/urandom").and_then(|mut file| file.read_exact(&mut bytes)).context("read /dev/urandom")?;
+    std::fs::File::open("/dev/urandom")
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .context("read /dev/urandom")?;
     let secret: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
     debug_assert!(is_secret(&secret));
     Ok(secret)
@@ -202,7 +207,9 @@ fn find(shared: &Shared, name: &str) -> Result<Found, Fatal> {
     match (found.pop(), found.len()) {
         (Some(one), 0) => Ok(one),
         (Some(_), _) => Err(Fatal::failed(format!("several addressees have a plan {name}: choose one with --site"))),
-        (None, _) => Err(Fatal::failed(format!("there is no plan {name} at the broker: `plan publish` brings it there"))),
+        (None, _) => {
+            Err(Fatal::failed(format!("there is no plan {name} at the broker: `plan publish` brings it there")))
+        }
     }
 }
 
@@ -222,13 +229,7 @@ fn status(shared: &Shared, name: Option<&str>, as_json: bool) -> Result<(), Fata
     })
 }
 
-fn resume(
-    shared: &Shared,
-    found: &Found,
-    file: &Path,
-    issuer: Option<&str>,
-    as_json: bool,
-) -> Result<(), Fatal> {
+fn resume(shared: &Shared, found: &Found, file: &Path, issuer: Option<&str>, as_json: bool) -> Result<(), Fatal> {
     let mut secrets = Secrets::read(file, found)?;
     let plan = &found.plan;
     if !progress::progress(plan, &shared.lock().fleet).halted {

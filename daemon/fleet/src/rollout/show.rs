@@ -109,7 +109,8 @@ fn bar(wave: &Wave) -> String {
 }
 
 fn counts(wave: &Wave) -> String {
-    let known = wave.counts.iter().map(|(state, n)| format!("{n} {}", if state == "none" { "not reported" } else { state }));
+    let known =
+        wave.counts.iter().map(|(state, n)| format!("{n} {}", if state == "none" { "not reported" } else { state }));
     let offline = wave.devices - wave.online;
     let rest = (offline > 0).then(|| format!("{offline} offline"));
     let all: Vec<String> = known.chain(rest).collect();

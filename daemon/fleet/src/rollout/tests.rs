@@ -17,9 +17,9 @@ fn secret(what: &str) -> String {
 
 fn text(limits: &Value) -> String {
     let waves = [(0.2, 60), (1.0, 0)];
-    let waves = waves.iter().enumerate().map(|(i, (share, hold_s))| {
-        json!({"share": share, "gate": hash(&secret(&(i + 1).to_string())), "hold_s": hold_s})
-    });
+    let waves = waves.iter().enumerate().map(
+        |(i, (share, hold_s))| json!({"share": share, "gate": hash(&secret(&(i + 1).to_string())), "hold_s": hold_s}),
+    );
     json!({"v": 1, "type": "plan", "to": "plant/_all", "issuer": "release", "name": "pumps", "seq": 7,
            "issued": "2026-11-27T05:59:00Z", "expires_at": "2026-11-28T06:00:00Z", "kind": "config",
            "artifact": {"toml": "[outbox]\nlinger_ms = 10\n"}, "seed": "0123456789", "waves": waves.collect::<Vec<_>>(),
@@ -52,12 +52,17 @@ impl World {
         let link = json!({"state": link, "clk": "sync", "boot": "b", "ts": null});
         self.fleet.on(&format!("kl/plant/p{i}/up/state"), link.to_string().as_bytes(), true, NOW);
         let report = json!({"seq": 7, "state": state, "wave": self.wave(i), "gates": gates, "since": "2026-11-27T06:00:00.000Z"});
-        let whole = json!({"ts": null, "clk": "sync", "seq": {"last": self.seq}, "data": [{"plans": {"pumps": report}}]});
+        let whole =
+            json!({"ts": null, "clk": "sync", "seq": {"last": self.seq}, "data": [{"plans": {"pumps": report}}]});
         self.fleet.on(&format!("kl/plant/p{i}/up/reported"), whole.to_string().as_bytes(), true, NOW);
     }
 
     fn all(&mut self, of: u64, link: &str, state: &str, gates: u64) {
-        (0..100).filter(|i| self.wave(*i) == of).collect::<Vec<_>>().into_iter().for_each(|i| self.device(i, link, state, gates));
+        (0..100)
+            .filter(|i| self.wave(*i) == of)
+            .collect::<Vec<_>>()
+            .into_iter()
+            .for_each(|i| self.device(i, link, state, gates));
     }
 
     fn gate(&mut self, wave: usize) {
@@ -95,7 +100,12 @@ fn waves_open_one_after_the_other_when_the_one_before_is_done_and_has_held() {
 #[test]
 fn a_gate_with_a_wrong_secret_opens_nothing() {
     let mut world = World::new(&limits());
-    world.fleet.on("kl/plant/_all/dn/gate/pumps/1", br#"{"v":1,"secret":"wrong-0123456789abcdef0123456789abcdef"}"#, true, NOW);
+    world.fleet.on(
+        "kl/plant/_all/dn/gate/pumps/1",
+        br#"{"v":1,"secret":"wrong-0123456789abcdef0123456789abcdef"}"#,
+        true,
+        NOW,
+    );
     assert_eq!((world.look().open, world.step(0)), (0, Step::Open(1)));
 }
 
@@ -109,7 +119,12 @@ fn more_failures_than_allowed_halt_and_a_halt_ends_the_run() {
     assert!(matches!(world.step(0), Step::Wait(_)), "10 % may fail");
     world.device(first[most], "online", "rolled_back", 1);
     assert!(matches!(world.step(0), Step::Halt(_)));
-    world.fleet.on("kl/plant/_all/dn/halt/pumps", json!({"v": 1, "secret": secret("halt")}).to_string().as_bytes(), true, NOW);
+    world.fleet.on(
+        "kl/plant/_all/dn/halt/pumps",
+        json!({"v": 1, "secret": secret("halt")}).to_string().as_bytes(),
+        true,
+        NOW,
+    );
     assert!(matches!(world.step(0), Step::Over(false, why) if why.contains("halted")));
 }
 
@@ -156,7 +171,9 @@ fn no_more_devices_than_allowed_know_their_gate_at_a_time() {
     all.given(|id| id == some[3]);
     assert!(matches!(next(&world.plan, &all, NOW), Step::Wait(why) if why.contains("4 may at a time")));
     ids.iter().for_each(|i| world.device(*i, "online", "success", 1));
-    assert!(matches!(world.step(0), Step::Grant(1, more) if more.len() == 4 && more.iter().all(|id| !some.contains(id))));
+    assert!(
+        matches!(world.step(0), Step::Grant(1, more) if more.len() == 4 && more.iter().all(|id| !some.contains(id)))
+    );
 }
 
 #[test]

@@ -182,7 +182,9 @@ impl Control {
             }
         };
         let (state, text, boot) = (CommandState::Running, String::new(), self.rules.boot.clone());
-        self.memory.take(Known { id: id.into(), kind: kind.into(), digest, state, text, boot, acked: false }, None);
+        let issuer = plan.issuer.clone();
+        let known = Known { id: id.into(), kind: kind.into(), issuer, digest, state, text, boot, acked: false };
+        self.memory.take(known, None);
         self.save(OnError::Stop(Stop::Start(id.into())));
         let (name, seq) = (&plan.name, plan.seq);
         tracing::info!(kind, id, "plan {name} {seq} starts {kind} here");
