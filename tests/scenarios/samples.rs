@@ -170,13 +170,17 @@ fn answered_labels_and_their_windows_survive_kills() {
     let site = site(broker.port, &tty).with("[commands]\nallow_unsigned = true\n");
     let mut labeller = Labeller { sub: &sub, operator: &operator, row: 0, sent: 0, answered: BTreeMap::new() };
     let kills = times(3, 1000.0);
-    for _ in 0..kills {
+    for n in 0..kills {
         let daemon = site.run();
         let (pid, dead) = (Pid::from_raw(daemon.pid()), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // From the middle of the start to some labels later.
-                std::thread::sleep(Duration::from_millis(300 + fastrand::u64(..2000)));
+                // In the start, or some labels later.
+                let until = Instant::now() + Duration::from_secs(10);
+                while n % 4 > 0 && !daemon.own_log().contains("model.serving") && Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                std::thread::sleep(Duration::from_millis(fastrand::u64(..1500)));
                 kill(pid, Signal::SIGKILL).expect("kill");
                 dead.store(true, Ordering::Relaxed);
             });
@@ -205,7 +209,8 @@ fn answered_labels_and_their_windows_survive_power_cuts() {
     let cuts = times(1, 200.0);
     for _ in 0..cuts {
         let daemon = on(&tty, &disk).run();
-        let until = Instant::now() + Duration::from_millis(1000 + fastrand::u64(..1500));
+        eventually("a model serves", || daemon.own_log().contains("model.serving").then_some(()));
+        let until = Instant::now() + Duration::from_millis(500 + fastrand::u64(..1000));
         labeller.work(&mut tty, &|| Instant::now() > until);
         daemon.signal(Signal::SIGSTOP);
         let mut left = None;
