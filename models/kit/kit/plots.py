@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 
@@ -16,7 +17,9 @@ matplotlib.rcParams["svg.hashsalt"] = "kentledge-kit"
 SHARES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)
 
 
-def escalation(scored: dict[str, Scored], bands: dict[str, tuple[float, ...]], path: pathlib.Path) -> list[tuple[str, float, float, float]]:
+def escalation(
+    scored: dict[str, Scored], bands: Mapping[str, Sequence[float]], path: pathlib.Path
+) -> list[tuple[str, float, float, float]]:
     """F1 against the share of windows that an oracle answers. Returns (model, band, share, F1) of each point."""
     points = []
     figure, axes = plt.subplots(figsize=(7, 4.2))
