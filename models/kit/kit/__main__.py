@@ -96,17 +96,27 @@ def do_evaluate(a: Args) -> None:
     test = Windows.load(a.windows)
     if a.train:
         checks.no_leak(Windows.load(a.train), test, a.same_machine)
-    level = evaluate.Level(a.threshold)
     variants = []
     for path in a.models:
         model = onnx.load(str(path))
         (score,) = run.outputs(model, test.x, ["score"])
-        of = evaluate.of_windows(score, test, level)
-        variants.append(choose.Variant(path.stem, of, run.cost(path.read_bytes(), test.x[:64])))
-        print(f"{path.stem}: {of}")
+        of = evaluate.of_windows(score, test, level_beside(path, a.threshold))
+        cost = run.cost(path.read_bytes(), test.x[:64])
+        name = path.parent.name if path.stem == "model" else path.stem
+        variants.append(choose.Variant(name, of, cost))
+        print(f"{name}: {of}; {cost.bytes} bytes, p50 {cost.p50_us:.0f} µs, p99 {cost.p99_us:.0f} µs")
         path.with_suffix(".figures.json").write_text(json.dumps(of.as_json()))
     if a.plot:
         plots.size_and_time(variants, a.plot)
+
+
+def level_beside(path: pathlib.Path, otherwise: float) -> evaluate.Level:
+    """The thresholds of the manifest beside a bundle's model; else the one that was given."""
+    manifest = path.parent / "manifest.json"
+    if path.stem == "model" and manifest.exists():
+        thresholds = json.loads(manifest.read_text())["thresholds"]
+        return evaluate.Level(thresholds["raise"], thresholds["clear_factor"])
+    return evaluate.Level(otherwise)
 
 
 def do_choose(a: Args) -> None:

@@ -181,7 +181,10 @@ interval_s = 5
         )
         log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen([self.kentledge, "run", "--config", str(config)], stdout=log, stderr=log)
-        until(f"serving model on {self.name}", 60, lambda: self._alive() and "serving " in self.log())
+
+    def ready(self) -> None:
+        """Waits until its model serves."""
+        until(f"serving model on {self.name}", 90, lambda: self._alive() and "serving " in self.log())
 
     def _alive(self) -> bool:
         if self.process is None or self.process.poll() is not None:

@@ -92,7 +92,7 @@ def to_label(device: fleet.Device, first: int, windows: Windows, level: Level) -
     """The windows by what a label is worth: first those with an alarm, then those nearest to the threshold."""
     decided = device.decided(first, len(windows))
     score = np.array([device.scores[first + i]["score"] for i in range(len(windows))])
-    return np.lexsort((np.abs(score - level.raise_above), ~decided))
+    return np.asarray(np.lexsort((np.abs(score - level.raise_above), ~decided)), dtype=np.int64)
 
 
 def label(of: fleet.Fleet, device: fleet.Device, windows: Windows, order: Ints, count: int = LABELS) -> list[str]:
@@ -238,7 +238,8 @@ def loop(folder: pathlib.Path, form: Form = SHORT, say: Any = print) -> dict[str
     keyset = folder / "keyset.json"
     keyset.write_text(json.dumps({"_type": "kentledge.keyset", "version": 1, "expires": "2036-01-01T00:00:00Z", "keys": members}))
     model, level = sample("vibration")
-    proof = sim.windows_of(sim.machine("maker", 7777), 24.0, 5)
+    # Other pumps than those of the training: golden cases and the baseline.
+    proof = sim.fleet(8, 7000, 8.0)
     first = packed(
         folder, "vibration-1", model, bundle.Release("vibration", "1.0.0", 1, level, 1000, None, sim.STEPS), proof, keys, kentledge
     )
@@ -250,6 +251,8 @@ def loop(folder: pathlib.Path, form: Form = SHORT, say: Any = print) -> dict[str
         operator.listen(fleet.SITE)
         for device in devices:
             device.start(first, keyset)
+        for device in devices:
+            device.ready()
         step(f"{len(devices)} devices serve vibration@1.0.0")
         stories = {p.name: fleet.story(p, form.healthy, form.faulty, 11) for p in pumps()}
         firsts = of.play({name: s.windows for name, s in stories.items()})
