@@ -11,6 +11,7 @@ pub struct Topics {
     device: String,
     up: String,
     cohorts: Vec<String>,
+    plans: bool,
 }
 
 /// What is subscribed.
@@ -26,7 +27,19 @@ impl Topics {
     /// `kl/{site}/{device}/…`, and what is sent to the site and to these cohorts.
     pub fn new(site: &str, device: &str, cohorts: &[String]) -> Self {
         let up = format!("kl/{site}/{device}/up/");
-        Self { prefix: String::new(), site: site.into(), device: device.into(), up, cohorts: cohorts.to_vec() }
+        Self {
+            prefix: String::new(),
+            site: site.into(),
+            device: device.into(),
+            up,
+            cohorts: cohorts.to_vec(),
+            plans: false,
+        }
+    }
+
+    /// Plans, gates and halts are subscribed too, or not.
+    pub fn with_plans(self, plans: bool) -> Self {
+        Self { plans, ..self }
     }
 
     /// The same below a prefix, which is empty or ends with `/`.
@@ -97,10 +110,16 @@ impl Topics {
         let dn = |to: &str, rest: &str| format!("{}kl/{}/{to}/dn/{rest}", self.prefix, self.site);
         let mut below = vec![self.device.clone(), "_all".into()];
         below.extend(self.cohorts.iter().map(|name| format!("_c-{name}")));
+        // What is retained comes in this order: a halt before the gates.
+        let plans = ["plan/+", "halt/+", "gate/+/+"].into_iter().filter(|_| self.plans);
+        let plans: Vec<Wish> = plans
+            .flat_map(|rest| below.iter().map(move |to| (to, rest)))
+            .map(|(to, rest)| Wish { filter: dn(to, rest), kept: true })
+            .collect();
         let commands = below.iter().map(|to| Wish { filter: dn(to, "cmd/+/+"), kept: false });
         let own = ["desired", "channel"].map(|word| Wish { filter: dn(&self.device, word), kept: true });
         let blob = Wish { filter: dn(&self.device, "blob/+/+"), kept: false };
-        let all: Vec<Wish> = commands.chain(own).chain([blob]).collect();
+        let all: Vec<Wish> = commands.chain(own).chain([blob]).chain(plans).collect();
         let n = all.len();
         let wishes: Vec<Wish> = all.into_iter().filter(|wish| wildcards || !wish.filter.contains('+')).collect();
         let left_out = n - wishes.len();
@@ -119,6 +138,9 @@ impl Topics {
         if let Some(asked) = own(what) {
             return (to == Addressee::Device).then_some((to, asked));
         }
+        if let Some(asked) = plan(what) {
+            return self.plans.then_some((to, asked));
+        }
         let (kind, id) = what.strip_prefix("cmd/")?.split_once('/')?;
         // They become part of a topic of ours.
         (is_word(kind) && is_word(id)).then(|| (to, Asked::Command { kind: kind.into(), id: id.into() }))
@@ -135,6 +157,20 @@ fn own(what: &str) -> Option<Asked> {
             let hex = sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             Some(Asked::Blob { sha256: hex.then(|| sha256.to_owned())?, offset: offset.parse().ok()? })
         }
+    }
+}
+
+/// What is sent about plans.
+fn plan(what: &str) -> Option<Asked> {
+    let (kind, rest) = what.split_once('/')?;
+    match kind {
+        "plan" if is_word(rest) => Some(Asked::Plan { name: rest.into() }),
+        "halt" if is_word(rest) => Some(Asked::Halt { plan: rest.into() }),
+        "gate" => {
+            let (plan, wave) = rest.split_once('/')?;
+            Some(Asked::Gate { plan: is_word(plan).then(|| plan.to_owned())?, wave: wave.parse().ok()? })
+        }
+        _ => None,
     }
 }
 

@@ -34,7 +34,7 @@ impl Base<'_> {
             news: ends.news.clone(),
             meters: self.status.meters.clone(),
             board: self.board(),
-            topics: Topics::new(&device.site, &device.id, &device.cohorts),
+            topics: Topics::new(&device.site, &device.id, &device.cohorts).with_plans(self.config.commands.plans),
             announce: streams::announce(self.host, self.config, &counters, gone),
             reader,
             clock: self.host.clock.clone(),
