@@ -59,6 +59,13 @@ def do_features(a: Args) -> None:
     of = FRONTS[a.front]()
     onnx.save(front.front_model(of), str(a.out))
     print(f"{a.out}: {len(of.names())} features of {of.steps} rows × {', '.join(of.channels.names)}: {', '.join(of.names())}")
+    if a.profile:
+        x = sim.windows_of(sim.machine("profile", 1), 12.0, 1).x
+        model = front.front_model(of).SerializeToString()
+        cost = run.cost(model, x)
+        print(f"one window: p50 {cost.p50_us:.0f} µs, p99 {cost.p99_us:.0f} µs")
+        for operator, share, nodes in run.shares(model, x)[:8]:
+            print(f"  {operator}: {share:.0%} of the time, {nodes} nodes")
 
 
 def do_train(a: Args) -> None:
@@ -216,6 +223,8 @@ def parser() -> argparse.ArgumentParser:
     p = command("features", do_features, "writes a front end as an ONNX model")
     p.add_argument("front", choices=sorted(FRONTS))
     p.add_argument("--out", type=path, required=True)
+
+    p.add_argument("--profile", action="store_true", help="also measures where the time goes, on simulated windows")
 
     p = command("train", do_train, "trains a teacher on labelled windows")
     p.add_argument("windows", type=path)

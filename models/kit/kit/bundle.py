@@ -1,4 +1,4 @@
-"""The folder of a bundle: model, manifest, golden cases, card, rows for the baseline. `kentledge model prepare` and minisign do the rest."""
+"""The folder of a bundle: model, manifest, golden cases, card, rows for the baseline. `kentledge model prepare` and minisign go on."""
 
 from __future__ import annotations
 

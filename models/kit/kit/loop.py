@@ -1,8 +1,9 @@
 """The whole circle on a simulated fleet: alarms, labels, retrain, distil, quantise, signed bundle, install, trial, serving.
 
 Four pumps with real daemons run the kit's sample model. Pump 3 has a loose guard that chatters at 89 Hz, near the outer race's line:
-that is no bearing fault, and the model calls many of its windows one. Someone labels 50 windows of that pump. The kit trains a new model from them and
-from the simulated pumps of the first training, sends it to all four by MQTT, and the same kind of story is played again.
+that is no bearing fault, and the model calls many of its windows one. Someone labels 50 windows of that pump. The kit trains a new
+model from them and from the simulated pumps of the first training, sends it to all four by MQTT, and the same kind of story is played
+again.
 """
 
 from __future__ import annotations

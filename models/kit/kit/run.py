@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import pathlib
 import resource
+import tempfile
 import time
+from collections import Counter
 from dataclasses import dataclass
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
@@ -52,6 +55,29 @@ class Cost:
     peak_kib: int
     bytes: int
     machine: str
+
+
+def shares(model: bytes, x: Floats, windows: int = 200) -> list[tuple[str, float, int]]:
+    """Where the time goes: for each operator its share, and how many nodes of it there are; the slowest first."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.enable_profiling = True
+    with tempfile.TemporaryDirectory() as folder:
+        options.profile_file_prefix = str(pathlib.Path(folder, "profile"))
+        profiled = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        given = profiled.get_inputs()[0].name
+        for i in range(windows):
+            profiled.run(None, {given: x[i % len(x)][None]})
+        events = json.loads(pathlib.Path(profiled.end_profiling()).read_text())
+    took: Counter[str] = Counter()
+    nodes: dict[str, set[str]] = {}
+    for event in events:
+        if event.get("cat") == "Node" and event["name"].endswith("_kernel_time"):
+            operator = event["args"]["op_name"]
+            took[operator] += event["dur"]
+            nodes.setdefault(operator, set()).add(event["args"].get("node_index", event["name"]))
+    total = max(1, sum(took.values()))
+    return [(operator, us / total, len(nodes[operator])) for operator, us in took.most_common()]
 
 
 def cost(model: bytes, x: Floats, windows: int = 300) -> Cost:

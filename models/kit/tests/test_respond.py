@@ -21,7 +21,8 @@ def question(i: int = 0, **more: Any) -> bytes:
     x = common.other().x[i]
     values = np.ascontiguousarray(x, "<f4").tobytes()
     header = {
-        "v": 1, "id": "9f86d081884c7d65", "device": "plant/pump-1", "pipeline": "bearing", "win": "sha256:" + hashlib.sha256(values).hexdigest(),
+        "v": 1, "id": "9f86d081884c7d65", "device": "plant/pump-1", "pipeline": "bearing",
+        "win": "sha256:" + hashlib.sha256(values).hexdigest(),
         "left_ms": 5000, "dtype": "f32", "shape": list(x.shape), "channels": list(sim.CHANNELS.names), "units": ["g", "g"],
     } | more  # fmt: skip
     text = json.dumps(header).encode()
