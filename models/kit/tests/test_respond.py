@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import pathlib
 import struct
+import tempfile
 import time
 import unittest
+from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from kit import bearing, learn, respond, run, sim
+from kit import bearing, fleet, learn, respond, run, sim, wire
 from kit.evaluate import Level
 
 from . import common
@@ -77,3 +80,43 @@ class Respond(unittest.TestCase):
         of = responder()
         self.assertIsNone(of.answer(TOPIC, question(left_ms=10), time.monotonic() - 1))
         self.assertEqual(of.counted, {"late": 1})
+
+
+class Shared(unittest.TestCase):
+    def test_two_responders_of_a_group_answer_each_window_once_on_a_real_broker(self) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            broker = fleet.Broker(pathlib.Path(folder))
+            clients = []
+            try:
+                heard: Counter[str] = Counter()
+                ears = wire.connect("127.0.0.1", broker.port, "ears")
+                ears.on_message = lambda _c, _d, message: heard.update([message.topic])
+                ears.subscribe("kl/plant/+/dn/x/#", qos=1)
+                clients.append(ears)
+                both = [responder(), responder()]
+                for of in both:
+                    client = wire.connect("127.0.0.1", broker.port, "respond")
+                    of.serve(client, "plant", "teachers")
+                    clients.append(client)
+                for client in clients:
+                    client.loop_start()
+
+                def answers() -> bool:
+                    ears.publish(TOPIC, question(0), qos=1)
+                    time.sleep(0.2)
+                    return bool(heard)
+
+                # Subscriptions are there once a first window is answered.
+                fleet.until("first answer", 30, answers)
+                heard.clear()
+                for i in range(1, 21):
+                    ears.publish(TOPIC, question(i), qos=1)
+                fleet.until("20 answers", 30, lambda: len(heard) >= 20)
+                time.sleep(0.3)
+                wanted = {f"kl/plant/pump-1/dn/x/bearing/{d.removeprefix('sha256:')}" for d in common.other().digests()[1:21]}
+                self.assertEqual({t: n for t, n in heard.items() if t in wanted}, dict.fromkeys(wanted, 1))
+                self.assertTrue(all(of.counted.total() > 0 for of in both), "both work")
+            finally:
+                for client in clients:
+                    client.loop_stop()
+                broker.stop()
