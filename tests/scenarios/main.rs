@@ -16,6 +16,7 @@ mod disk;
 mod docs;
 mod drain;
 mod erase;
+mod escalation;
 mod faults;
 mod field;
 mod foreign;

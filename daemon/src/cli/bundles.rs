@@ -223,6 +223,7 @@ fn pipeline_of(manifest: &Manifest, file: &Path) -> Result<config::Pipeline, Str
         threshold: None,
         outputs: Vec::new(),
         lineage_full: false,
+        escalate: None,
     })
 }
 

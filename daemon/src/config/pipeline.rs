@@ -8,6 +8,7 @@ use std::{
 use super::{
     Model, OnBad, Pipeline,
     bindings::bindings,
+    escalate::escalate,
     names::{Names, channels},
     raw::Table,
 };
@@ -117,6 +118,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     let threshold = t.float("threshold").map(|x| x as f32);
     let outputs = t.strs("outputs").unwrap_or_default();
     let lineage_full = t.word("lineage", &[("short", false), ("full", true)]).unwrap_or(false);
+    let escalate = escalate(&mut t, &model, steps * channels.len(), late_ms);
     t.finish();
     Some(Pipeline {
         name: name.to_owned(),
@@ -132,6 +134,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
         threshold,
         outputs,
         lineage_full,
+        escalate,
     })
 }
 

@@ -6,6 +6,8 @@ use std::{
     time::Duration,
 };
 
+use super::escalation::EscalationMeter;
+
 /// Buckets of a histogram: up to 1, 2, 4 … 2^23 µs (8.4 s), and all beyond.
 pub const BUCKETS: usize = 25;
 
@@ -226,6 +228,8 @@ pub struct PipelineMeter {
     pub last_ns: AtomicU64,
     /// How far apart these are, ns; 0: not known.
     pub period_ns: AtomicU64,
+    /// Its windows that go to a larger model elsewhere.
+    pub escalation: EscalationMeter,
 }
 
 impl PipelineMeter {

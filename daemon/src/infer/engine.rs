@@ -9,7 +9,7 @@ use super::{
     lag::{Lag, slowest},
     rollout::{
         Seat,
-        candidate::{Candidate, Trial},
+        candidate::{Candidate, Shadowed, Trial},
     },
     running::{Launching, Outcome, Running},
     served::{Answered, Served},
@@ -21,6 +21,7 @@ use crate::{
         verdict::{Said, Serving},
     },
     limits,
+    model::baseline::Drift,
 };
 
 /// What an engine is made with.
@@ -56,8 +57,8 @@ pub struct Engine {
     pub(super) candidate: Option<Candidate>,
     pub(super) trial: Option<Trial>,
     waiting: VecDeque<Window>,
-    /// Windows that were answered, for the candidate beside, and whether the score was above its threshold.
-    pub(super) shadowed: Vec<(Window, Option<bool>)>,
+    /// Windows that were answered, for the candidate beside.
+    pub(super) shadowed: Vec<Shadowed>,
     /// Longest wait before the next start.
     retry: Duration,
     /// Last reason or description that was reported, so that each is reported once.
@@ -68,7 +69,7 @@ pub struct Engine {
     /// Stamp of the newest window that was answered, for events.
     pub(super) last: Option<Stamp>,
     /// When it was looked at last.
-    now: Option<Stamp>,
+    pub(super) now: Option<Stamp>,
     /// How long its windows wait.
     pub(super) lag: Lag,
     /// One run of what serves takes about so long, µs; 0: not known yet.
@@ -381,19 +382,23 @@ impl Engine {
             self.waiting.push_front(window);
             return Err(Broken::Sign(why));
         }
-        let above = match &outcome {
-            Outcome::Answer(answered) => running.fits[at].is_beyond(answered.score),
+        let score = match &outcome {
+            Outcome::Answer(answered) => answered.score.filter(|_| !running.fits[at].is_learning()),
             Outcome::None(_) => None,
         };
+        let above = running.fits[at].is_beyond(score);
         let served = &mut self.setup.served[at];
         match outcome {
             Outcome::Answer(answered) => {
                 self.took_us = slowest(self.took_us, answered.took_us);
                 let raised = served.predicted(&running.fits[at], &window, &answered, &mut self.drafts);
                 let width = served.names().len();
-                if let Some(members) = running.looked_at(at, &window, width, served.is_alarmed()) {
-                    self.drafts.push(served.drift(members, &running.fits[at], &window));
+                let looked = running.looked_at(at, &window, width, served.is_alarmed());
+                let drifted = looked.as_ref().is_some_and(|looked| looked.state == Drift::Drift);
+                if let Some(looked) = looked {
+                    self.drafts.push(served.drift(looked, &running.fits[at], &window));
                 }
+                served.escalate(self.now, &running.fits[at], &window, drifted);
                 if !raised.is_empty() {
                     self.to_explain.push((raised, at, window.clone(), answered));
                 }
@@ -401,7 +406,7 @@ impl Engine {
             Outcome::None(why) => sink.lost(served.stream(), 1, why),
         }
         if self.candidate.is_some() {
-            self.shadowed.push((window, above));
+            self.shadowed.push(Shadowed { window, score, above });
         }
         Ok(())
     }
@@ -422,7 +427,7 @@ impl Engine {
     /// What is to be done beside windows: a model that was offered, one that is ready to take over, a worker that grows.
     pub fn look(&mut self, now: Stamp, sink: &mut dyn Sink, beat: &dyn Fn()) {
         self.now = Some(now);
-        self.setup.served.iter_mut().for_each(|served| served.acknowledged(now, &mut self.drafts));
+        self.setup.served.iter_mut().for_each(|served| served.look(now, &mut self.drafts));
         if !self.drafts.is_empty() {
             sink.put(&mut self.drafts);
         }

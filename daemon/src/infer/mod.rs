@@ -8,6 +8,7 @@ pub mod channel;
 mod check;
 mod drift;
 mod engine;
+pub mod escalate;
 mod feeds;
 mod fit;
 mod judge;
@@ -23,6 +24,7 @@ mod served;
 mod shape;
 mod state;
 mod stderr;
+mod thin;
 pub mod worker;
 pub mod worker_main;
 

@@ -9,7 +9,7 @@ use std::{cmp::Ordering, path::PathBuf, sync::Arc, time::Duration};
 use super::{
     artifact::Artifact,
     channel::{Loaded, Tensor},
-    drift::Inputs,
+    drift::{Inputs, Looked},
     feeds::{Feed, Windows},
     fit::{Fit, Known},
     meaning::{Meaning, Misfits, Score},
@@ -453,7 +453,7 @@ impl Running {
     }
 
     /// What an answered window says of the inputs: the members of a record, when a stretch of time is over.
-    pub fn looked_at(&mut self, at: usize, window: &Window, width: usize, alarmed: bool) -> Option<String> {
+    pub fn looked_at(&mut self, at: usize, window: &Window, width: usize, alarmed: bool) -> Option<Looked> {
         if !alarmed {
             self.usual[at].take(window, width);
         }

@@ -5,9 +5,14 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use super::{fit::Fit, plan::Plan};
+use super::{
+    drift::Looked,
+    escalate::{Escalation, Verdict},
+    fit::Fit,
+    plan::Plan,
+};
 use crate::{
-    alarm::{self, Alarms},
+    alarm::{self, Alarms, overrule},
     config,
     flow::{
         Class, Classes, Draft, Retain, Scored, Stamp, StreamId, Window,
@@ -26,6 +31,8 @@ pub struct Keeps {
     pub calibration: Later,
     /// Open episodes of alarms, by alarm.
     pub alarms: Later,
+    /// Budgets of escalation, by pipeline.
+    pub escalation: Later,
 }
 
 /// One pipeline being served.
@@ -34,6 +41,7 @@ pub struct Served {
     index: u16,
     stream: StreamId,
     drift: StreamId,
+    shadow: StreamId,
     /// Channel names, in the model's order.
     names: Vec<String>,
     alarms: Alarms,
@@ -41,6 +49,10 @@ pub struct Served {
     replay: bool,
     meters: Arc<Meters>,
     board: Arc<Board>,
+    /// Windows that go to a larger model elsewhere, where that is configured; never in a replay.
+    escalation: Option<Escalation>,
+    /// What the model said of the newest window.
+    said: Scored,
 }
 
 /// What a worker answered for one window.
@@ -63,7 +75,7 @@ impl Served {
     pub fn new(
         index: u16,
         config: &config::Config,
-        (stream, drift): (StreamId, StreamId),
+        (stream, drift, shadow): (StreamId, StreamId, StreamId),
         alarm_streams: &[StreamId],
         boot: &str,
         keeps: Option<Keeps>,
@@ -75,7 +87,27 @@ impl Served {
         let alarms = Alarms::of_pipeline(setup, index.into());
         let replay = keeps.is_none();
         let names = pipeline.channels.iter().map(|c| config.channels[*c].name.clone()).collect();
-        Self { index, stream, drift, names, alarms, keeps, replay, meters, board, config: pipeline }
+        let (escalation, said) = (None, Scored::default());
+        Self {
+            index,
+            stream,
+            drift,
+            shadow,
+            names,
+            alarms,
+            keeps,
+            replay,
+            meters,
+            board,
+            escalation,
+            said,
+            config: pipeline,
+        }
+    }
+
+    /// Its unsure windows go to a larger model elsewhere.
+    pub fn escalates(&mut self, escalation: Option<Escalation>) {
+        self.escalation = escalation;
     }
 
     /// Which pipeline this is.
@@ -109,15 +141,21 @@ impl Served {
     }
 
     /// A word on its inputs, as a record.
-    pub fn drift(&self, members: String, fit: &Fit, window: &Window) -> Draft {
+    pub fn drift(&self, looked: Looked, fit: &Fit, window: &Window) -> Draft {
         Draft {
             stream: self.drift,
             class: Class::Status,
             stamp: window.tag.last,
             lineage: Some(fit.lineage.clone()),
-            body: members.into(),
+            body: looked.members.into(),
             retain: Retain::No,
         }
+    }
+
+    /// How a candidate compares with what serves, as a record.
+    pub fn shadow(&self, members: String, lineage: Arc<str>, stamp: Stamp) -> Draft {
+        let (class, lineage, retain) = (Class::Status, Some(lineage), Retain::No);
+        Draft { stream: self.shadow, class, stamp, lineage, body: members.into(), retain }
     }
 
     /// Its windows wait for too long, or do not any more.
@@ -141,7 +179,9 @@ impl Served {
         let learning = fit.is_learning();
         let threshold = fit.threshold();
         let score = answered.score.filter(|_| !learning);
-        let said = Scored { score, threshold, direction: fit.direction(), classes: answered.classes.clone() };
+        let classes = answered.classes.clone();
+        let mut said = Scored { score, threshold, direction: fit.direction(), classes, unsure: false };
+        said.unsure = self.escalation.as_mut().is_some_and(|escalation| escalation.said(&said));
         let meter = &self.meters.pipelines[usize::from(self.index)];
         meter.predictions.add(1);
         meter.answered(window.tag.last.boot_ns);
@@ -160,7 +200,16 @@ impl Served {
             body: self.body(window, score, threshold, answered).into(),
             retain: Retain::No,
         });
-        self.alarms.scored(&said, learning, (&window.tag, &fit.lineage), drafts)
+        let raised = self.alarms.scored(&said, learning, (&window.tag, &fit.lineage), drafts);
+        self.said = said;
+        raised
+    }
+
+    /// Sends the window that was just predicted to a larger model, where it is configured and the window is unsure.
+    pub fn escalate(&mut self, now: Option<Stamp>, fit: &Fit, window: &Window, drifted: bool) {
+        if let Some((escalation, now)) = self.escalation.as_mut().zip(now) {
+            escalation.window(&now, window, &self.said, &fit.lineage, drifted);
+        }
     }
 
     /// No model serves: nothing evaluates its alarms any more.
@@ -168,9 +217,19 @@ impl Served {
         self.alarms.unwatched(stamp, drafts);
     }
 
-    /// Takes acknowledgements of its alarms.
-    pub fn acknowledged(&mut self, stamp: Stamp, drafts: &mut Vec<Draft>) {
+    /// Time went on: takes acknowledgements of its alarms, and answers of a larger model.
+    pub fn look(&mut self, stamp: Stamp, drafts: &mut Vec<Draft>) {
         self.alarms.acknowledged(stamp, drafts);
+        let Some(escalation) = &mut self.escalation else { return };
+        for second in escalation.look(&stamp, drafts).iter().filter(|second| second.verdict != Verdict::Unsure) {
+            let answer = overrule::Answer {
+                anomaly: second.verdict == Verdict::Anomaly,
+                class: second.class.as_deref(),
+                lineage: &second.lineage,
+                digest: &second.digest,
+            };
+            escalation.acted(self.alarms.overrule(&answer, stamp, drafts));
+        }
     }
 
     fn body(&self, window: &Window, score: Option<f32>, threshold: Option<f32>, answered: &Answered) -> String {

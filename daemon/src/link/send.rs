@@ -165,7 +165,7 @@ impl Link<'_> {
     }
 
     fn write(&mut self, next: Handed, session: &mut Session) -> Result<(), Failed> {
-        let Handed { topic, payload, retain, settles, backlog, correlation, wishes, .. } = next;
+        let Handed { topic, payload, retain, settles, backlog, correlation, expiry_s, wishes } = next;
         let id = self.flight.begin(settles, backlog, self.began.elapsed());
         let packet = if wishes.is_empty() {
             self.newest = Some((id, topic.clone(), packet::publish_bytes(topic.len(), payload.len(), None)));
@@ -176,8 +176,11 @@ impl Link<'_> {
                 topic: topic.into(),
                 pkid: id,
                 payload: payload.into(),
-                properties: correlation
-                    .map(|data| PublishProperties { correlation_data: Some(data), ..PublishProperties::default() }),
+                properties: (correlation.is_some() || expiry_s.is_some()).then(|| PublishProperties {
+                    correlation_data: correlation,
+                    message_expiry_interval: expiry_s,
+                    ..PublishProperties::default()
+                }),
             })
         } else {
             let mut subscribe = Subscribe::new_many(wire::filters(wishes), None);

@@ -11,6 +11,8 @@ pub struct Topics {
     device: String,
     up: String,
     cohorts: Vec<String>,
+    /// Answers to windows that are escalated are subscribed.
+    escalates: bool,
 }
 
 /// What is subscribed.
@@ -26,7 +28,38 @@ impl Topics {
     /// `kl/{site}/{device}/…`, and what is sent to the site and to these cohorts.
     pub fn new(site: &str, device: &str, cohorts: &[String]) -> Self {
         let up = format!("kl/{site}/{device}/up/");
-        Self { prefix: String::new(), site: site.into(), device: device.into(), up, cohorts: cohorts.to_vec() }
+        Self {
+            prefix: String::new(),
+            site: site.into(),
+            device: device.into(),
+            up,
+            cohorts: cohorts.to_vec(),
+            escalates: false,
+        }
+    }
+
+    /// The same, with answers to windows that are escalated.
+    pub fn escalating(self, escalates: bool) -> Self {
+        Self { escalates, ..self }
+    }
+
+    /// Where an escalated window goes.
+    pub fn window(&self, pipeline: &str) -> String {
+        self.stream(&format!("x/{pipeline}"))
+    }
+
+    /// The filter of their answers; `None`: none are wanted.
+    pub fn answers(&self) -> Option<String> {
+        self.escalates.then(|| format!("{}/dn/x/+/+", self.root()))
+    }
+
+    /// The pipeline and the digest of an answer's topic; `None`: it is no answer, or none is wanted.
+    pub fn answer<'a>(&self, topic: &'a str) -> Option<(&'a str, &'a str)> {
+        if !self.escalates {
+            return None;
+        }
+        let rest = topic.strip_prefix(&self.root())?.strip_prefix("/dn/x/")?;
+        rest.split_once('/').filter(|(_, digest)| !digest.contains('/'))
     }
 
     /// The same below a prefix, which is empty or ends with `/`.
@@ -100,7 +133,8 @@ impl Topics {
         let commands = below.iter().map(|to| Wish { filter: dn(to, "cmd/+/+"), kept: false });
         let own = ["desired", "channel"].map(|word| Wish { filter: dn(&self.device, word), kept: true });
         let blob = Wish { filter: dn(&self.device, "blob/+/+"), kept: false };
-        let all: Vec<Wish> = commands.chain(own).chain([blob]).collect();
+        let answers = self.answers().map(|filter| Wish { filter, kept: false });
+        let all: Vec<Wish> = commands.chain(own).chain([blob]).chain(answers).collect();
         let n = all.len();
         let wishes: Vec<Wish> = all.into_iter().filter(|wish| wildcards || !wish.filter.contains('+')).collect();
         let left_out = n - wishes.len();
