@@ -27,6 +27,7 @@ pub mod outbox;
 pub mod output;
 pub mod provision;
 pub mod report;
+pub mod samples;
 pub mod signal;
 pub mod source;
 pub mod system;

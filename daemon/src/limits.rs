@@ -9,6 +9,7 @@ pub use link::*;
 pub use models::*;
 pub use outbox::*;
 pub use recordings::*;
+pub use samples::*;
 pub use sources::*;
 
 mod control;
@@ -17,6 +18,7 @@ mod link;
 mod models;
 mod outbox;
 mod recordings;
+mod samples;
 mod sources;
 
 /// Frame lane: batches. At the slowest tick (100 ms) of 16 ports this is 25 s; under flood a batch is one 4 KiB

@@ -9,6 +9,7 @@ pub mod disk;
 pub mod evil;
 pub mod faults;
 pub mod feed;
+pub mod fleet;
 pub mod gate;
 pub mod gpio;
 pub mod hostile;

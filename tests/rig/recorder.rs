@@ -35,7 +35,7 @@ impl Recorder {
     }
 
     /// How many bytes the daemon sent.
-    pub fn len(&self) -> usize {
+    pub fn sent(&self) -> usize {
         self.bytes.lock().expect("bytes").len()
     }
 

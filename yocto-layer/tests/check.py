@@ -69,7 +69,7 @@ def one_layout():
         for label in labels:
             if label not in ("boot", "data") and re.search(rf"(?<![\w-]){re.escape(label)}(?![\w-])", text):
                 problems.append(f"{user} names `{label}` itself")
-        unknown = set(re.findall(r"@([A-Z_]+)@", text)) - set(words) - {"COMPATIBLE", "VERSION"}
+        unknown = set(re.findall(r"@([A-Z_]+)@", text)) - set(words) - {"COMPATIBLE", "VERSION", "CHECK", "TREE", "CONSOLE_WORDS", "FILES"}
         unknown |= {w for w in re.findall(r"\$\{KENTLEDGE_(\w+)\}", text) if w not in words}
         problems += [f"{user} wants {word}, which the layout does not have" for word in unknown]
         if not re.search(r"@\w+@|\$\{KENTLEDGE_", text):

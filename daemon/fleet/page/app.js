@@ -19,6 +19,7 @@ function take(values) {
   columns.forEach((name, i) => { row[name] = values[i]; });
   row.rank = rank(row);
   row.note = note(row);
+  row.causes = causesOf(row);
   row.text = [row.id, row.state, row.version, row.models, row.alarm_names, row.problem, row.plans].join(" ").toLowerCase();
   fleet.set(row.id, row);
 }
@@ -68,7 +69,7 @@ const tiles = new Map(TILES.map(([name, label, look]) => {
 }));
 
 // The same problem on many devices is one line: numbers in it do not count.
-const causeOf = (row) => [
+const causesOf = (row) => [
   ...(row.alarm_names ? row.alarm_names.split(", ").map((name) => `alarm ${name}`) : []),
   ...(row.problem ? [row.problem.replace(/\d[\d.,:]*/g, "#")] : []),
   ...(row.plans ? row.plans.split(", ").filter((plan) => /failed|rolled_back/.test(plan)).map((plan) => `plan ${plan}`) : []),
@@ -79,7 +80,7 @@ function overview() {
   const [causes, versions] = [new Map(), new Map()];
   for (const row of fleet.values()) {
     for (const [name, , , is] of TILES) if (is(row)) sums.set(name, sums.get(name) + 1);
-    for (const cause of causeOf(row)) causes.set(cause, (causes.get(cause) || 0) + 1);
+    for (const cause of row.causes) causes.set(cause, (causes.get(cause) || 0) + 1);
     versions.set(row.version, (versions.get(row.version) || 0) + 1);
   }
   for (const [name, { tile, look }] of tiles) {
@@ -163,7 +164,7 @@ function select() {
     if (is(row)
       && (!filters.version || row.version === filters.version)
       && words.every((word) => row.text.includes(word))
-      && (!filters.cause || causeOf(row).includes(filters.cause))) rows.push(row);
+      && (!filters.cause || row.causes.includes(filters.cause))) rows.push(row);
   }
   return rows.sort(ORDERS[filters.order]);
 }
@@ -188,6 +189,8 @@ function draw() {
     overview();
     const rows = select();
     list.show(rows);
+    const bar = $("list").offsetWidth - $("list").clientWidth;
+    document.querySelector(".heads").style.paddingRight = `${bar + 12}px`;
     const filtered = filters.tile !== "all" || filters.cause || filters.text || filters.version;
     $("clear").hidden = !filtered;
     $("shown").textContent = filtered ? `${number(rows.length)} of ${number(fleet.size)}` : `${number(rows.length)} devices`;
@@ -201,6 +204,8 @@ function draw() {
 // ---- pages ----
 
 let open = null;
+let wanted = null;
+let turned = false;
 function route() {
   const [, page, ...rest] = decodeURI(location.hash).split("/");
   return page === "device" && rest.length === 2 ? "device" : page === "rollouts" ? "rollouts" : "devices";
@@ -222,8 +227,10 @@ function turn() {
     $("main").focus({ preventScroll: true });
   } else {
     document.title = "Kentledge fleet";
-    if (page === "devices") $("list").focus({ preventScroll: true });
+    if (page === "devices") (wanted ?? (turned ? $("list") : null))?.focus({ preventScroll: true });
+    wanted = null;
   }
+  turned = true;
   refresh();
 }
 
@@ -280,8 +287,12 @@ $("search").addEventListener("keydown", (event) => {
 document.addEventListener("keydown", (event) => {
   const typing = /INPUT|TEXTAREA|SELECT/.test(event.target.tagName);
   if (event.key === "/" && !typing) {
-    location.hash = "#/";
-    $("search").focus();
+    if (route() === "devices") {
+      $("search").focus();
+    } else {
+      wanted = $("search");
+      location.hash = "#/";
+    }
     event.preventDefault();
   }
   if (event.key === "Escape") {

@@ -1,6 +1,8 @@
 // Scores against their threshold, the last five minutes, drawn on a canvas as they come.
 
 const SPAN_MS = 5 * 60 * 1000;
+// What is shown grows from this.
+const LEAST_MS = 60 * 1000;
 
 export class Chart {
   constructor(canvas) {
@@ -40,9 +42,10 @@ export class Chart {
     pen.font = `12px ${style.fontFamily}`;
     const [left, right, top, bottom] = [48, 12, 10, 22];
     const end = points.at(-1)?.[0] ?? Date.now();
+    const span = Math.min(SPAN_MS, Math.max(LEAST_MS, end - (points[0]?.[0] ?? end)));
     const most = Math.max(1e-9, ...points.flatMap((point) => [point[1] ?? 0, point[2] ?? 0])) * 1.15;
     const least = Math.min(0, ...points.map((point) => point[1] ?? 0));
-    const x = (ms) => left + (1 - (end - ms) / SPAN_MS) * (width - left - right);
+    const x = (ms) => left + (1 - (end - ms) / span) * (width - left - right);
     const y = (value) => top + (1 - (value - least) / (most - least)) * (height - top - bottom);
     pen.strokeStyle = color("--line");
     pen.fillStyle = color("--quiet");
@@ -58,9 +61,10 @@ export class Chart {
     }
     pen.textAlign = "center";
     pen.textBaseline = "alphabetic";
-    for (let minute = 0; minute < 5; minute += 1) {
-      const ms = end - minute * 60000;
-      if (x(ms) > left + 20) pen.fillText(clock(ms), Math.min(x(ms), width - right - 24), height - 6);
+    const labels = Math.max(2, Math.min(6, Math.floor((width - left) / 110)));
+    for (let i = 0; i < labels; i += 1) {
+      const ms = end - (span * i) / labels;
+      pen.fillText(clock(ms), Math.min(x(ms), width - right - 26), height - 6);
     }
     this.line(pen, 2, x, y, color("--warning"), [6, 4]);
     this.line(pen, 1, x, y, color("--accent"), []);

@@ -6,21 +6,23 @@ import { ago, bytes, element, number, pairs, pill, table, when } from "./words.j
 const LOOKS = { critical: "critical", warning: "warning", info: "accent", success: "good", failed: "critical", rejected: "critical", rolled_back: "warning", expired: "warning", running: "accent", accepted: "accent", blocked: "warning" };
 
 export function device(box, id, now) {
-  const part = (title, wide) => {
+  const part = (title) => {
     const body = element("div");
-    return { body, card: element("div", { className: wide ? "card wide" : "card" }, [element("h2", {}, title), body]) };
+    return { body, card: element("div", { className: "card" }, [element("h2", {}, title), body]) };
   };
   const parts = {
     title: { body: element("div", { className: "title" }) },
-    scores: part("Scores", true), alarms: part("Alarms"), health: part("Health"), models: part("Models"),
-    outbox: part("Outbox and losses"), config: part("Configuration"), plans: part("Rollouts"), log: part("Events, results, losses", true),
-    command: part("Send a command", true),
+    scores: part("Scores"), alarms: part("Alarms"), health: part("Health"), models: part("Models"),
+    outbox: part("Outbox and losses"), config: part("Configuration"), plans: part("Rollouts"), log: part("Events, results, losses"),
+    command: part("Send a command"),
   };
-  const { title, ...cards } = parts;
+  const { title, scores, log, command: send, ...others } = parts;
   box.replaceChildren(
     element("p", {}, [element("a", { href: "#/" }, "← all devices")]),
     title.body,
-    element("div", { className: "cards" }, Object.values(cards).map((one) => one.card)),
+    element("div", { className: "cards" }, [scores.card]),
+    element("div", { className: "columns" }, Object.values(others).map((one) => one.card)),
+    element("div", { className: "cards" }, [log.card, send.card]),
   );
   title.body.append(element("h2", {}, id));
   parts.scores.body.textContent = "Waiting for the first score …";

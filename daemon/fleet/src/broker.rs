@@ -243,11 +243,11 @@ impl Work {
                     Ok(None) => {}
                     Err(closed) => return closed_by(&closed),
                 },
-                order = self.orders.recv() => match order {
-                    Some(order) => if let Err(why) = self.order(&mut session, order) {
+                // Nobody may want to send: that ends nothing.
+                Some(order) = self.orders.recv(), if !self.orders.is_closed() || !self.orders.is_empty() => {
+                    if let Err(why) = self.order(&mut session, order) {
                         return why;
-                    },
-                    None => sleep(Duration::from_secs(3600)).await,
+                    }
                 },
                 () = tokio::time::sleep_until(ping) => {
                     if heard.elapsed() > silent {
@@ -314,7 +314,8 @@ impl Work {
     fn subscribe(&mut self, session: &mut Session, filters: &[String]) -> Result<(), String> {
         // AWS IoT Core takes eight in a packet.
         for some in filters.chunks(8) {
-            let filters = some.iter().map(|path| Filter { preserve_retain: true, ..Filter::new(path, QoS::AtLeastOnce) });
+            let filters =
+                some.iter().map(|path| Filter { preserve_retain: true, ..Filter::new(path, QoS::AtLeastOnce) });
             let mut packet = Subscribe::new_many(filters, None);
             packet.pkid = self.id();
             self.asked.insert(packet.pkid, some.to_vec());

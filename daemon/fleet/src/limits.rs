@@ -28,8 +28,8 @@ pub const PUSH: Duration = Duration::from_millis(500);
 pub const PUSH_IDLE: Duration = Duration::from_secs(15);
 /// Open pages of a console.
 pub const PAGES: usize = 64;
-/// Rows in one event of the first picture: 150 KiB, parsed in some milliseconds.
-pub const ROWS: usize = 1000;
+/// Rows in one event: 60 KiB, parsed in a few milliseconds, so that a page never stands still.
+pub const ROWS: usize = 400;
 /// Devices whose scores are followed at a time: each page of a device follows one.
 pub const WATCHED: usize = 16;
 /// Scores that are kept of a followed pipeline: five minutes at two a second.

@@ -128,6 +128,15 @@ impl Alarms {
         self.alarms.iter().any(Alarm::is_raised)
     }
 
+    /// Those that are raised: name and episode.
+    pub fn raised(&self) -> Vec<(String, String)> {
+        let open = |alarm: &Alarm| {
+            let open = alarm.state.episode().filter(|open| open.raised)?;
+            Some((alarm.config.name.clone(), open.id.clone()))
+        };
+        self.alarms.iter().filter_map(open).collect()
+    }
+
     /// A sample of the channel of the alarm at this place.
     pub fn sample(&mut self, place: usize, (value, quality): (f64, Quality), at: Origin, drafts: &mut Vec<Draft>) {
         if quality == Quality::Absent {

@@ -170,6 +170,29 @@ pub fn show(status: &Value) -> String {
             }
         ),
     );
+    let samples = &status["samples"];
+    if !samples.is_null() {
+        let n = |of: &Value| of.as_object().map_or(0, |all| all.values().filter_map(Value::as_u64).sum::<u64>());
+        let pull = &samples["pull"];
+        let waits = pull["waits"].as_str().map(|why| format!(", {why}")).unwrap_or_default();
+        let pull = match pull.is_null() {
+            true => String::new(),
+            false => {
+                format!("; {}: {} of {} sent{waits}", word(&pull["type"]), bytes(&pull["sent"]), bytes(&pull["size"]))
+            }
+        };
+        line(
+            "samples",
+            format!(
+                "{} windows, {} labels ({} of {}), {} not kept{pull}",
+                n(&samples["windows"]),
+                samples["labels"],
+                bytes(&samples["bytes"]),
+                bytes(&samples["max_bytes"]),
+                n(&samples["dropped"])
+            ),
+        );
+    }
     let lost = list(&status["lost"]);
     line("lost", if lost.is_empty() { "nothing".into() } else { String::new() });
     for entry in lost {

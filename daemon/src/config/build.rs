@@ -14,6 +14,7 @@ use super::{
     pipeline,
     problem::Problems,
     raw::{Node, Table},
+    samples::samples,
     source::{channel, overlapping, source},
 };
 use crate::{flow::SourceId, limits, model::keyset::Keyset};
@@ -86,6 +87,8 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     share(&mut sources, &outputs);
     let tapes_node = root.node("tapes");
     let tapes = tapes(&mut root, tapes_node);
+    let samples_node = root.node("samples");
+    let samples = samples(&mut root, samples_node);
     root.finish();
 
     let config = Config {
@@ -98,6 +101,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         alarms,
         outputs,
         tapes,
+        samples,
         outbox,
         models,
         commands,

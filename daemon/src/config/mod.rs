@@ -26,6 +26,7 @@ mod poll;
 mod port;
 mod problem;
 mod raw;
+mod samples;
 mod source;
 mod standard;
 mod text;
@@ -54,6 +55,7 @@ pub use port::{
     PinName, Poll, Port, Serial, Source, Sysfs, SysfsClass,
 };
 pub use problem::{Problem, nearest};
+pub use samples::Samples;
 pub use standard::{FieldRule, FieldTest};
 pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
 
@@ -80,6 +82,8 @@ pub struct Config {
     pub outputs: Vec<Output>,
     /// Tapes that alarms save of the sources.
     pub tapes: Tapes,
+    /// Windows that are kept for training.
+    pub samples: Samples,
     /// The store's settings.
     pub outbox: Outbox,
     /// Where ONNX Runtime is, and which models may run.

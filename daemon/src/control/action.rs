@@ -21,6 +21,7 @@ use crate::{
         Stamp,
         event::Kind,
         order::{Arrived, LinkNews, LogQuery, Respond, Ticket},
+        samples,
     },
     host::Unloaded,
     model::{
@@ -109,6 +110,8 @@ pub enum JobNews {
     Event(Kind, String, String),
     /// What the slots hold changed.
     Slots,
+    /// The store of samples answered a command.
+    Answered(Call, Outcome),
     /// `up/blob`: what is missing of a bundle.
     Blob(Map<String, Value>),
 }
@@ -281,6 +284,8 @@ pub enum Action {
     CountRefused,
     /// Asks for this; `Event::Done` brings the result.
     Ask(Call, Ask),
+    /// Asks the store of samples; `JobNews::Answered` brings the result.
+    Samples(Call, samples::Ask),
     /// The pipeline of this index learns again.
     Recalibrate(usize),
     /// Compares a change with what is set; `Event::Compared` brings the candidate.

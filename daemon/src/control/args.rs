@@ -16,7 +16,7 @@ pub trait Args: Sized {
     fn read(text: &str) -> Result<Self, Refusal>;
 }
 
-fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
+pub(super) fn parse<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
     serde_json::from_str(text).map_err(|why| malformed(format!("args: {why}")))
 }
 

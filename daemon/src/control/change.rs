@@ -95,6 +95,9 @@ impl Control {
                 "restart" if began => Outcome::new(CommandState::Success, "restarted"),
                 "reboot" if began && known.boot != self.rules.boot => Outcome::new(CommandState::Success, "restarted"),
                 "reboot" if began => Outcome::failed("the machine was not restarted"),
+                "feedback" => {
+                    Outcome::failed("the daemon stopped before it answered; send the label again, it is stored once")
+                }
                 _ => Outcome::failed("the daemon stopped before it was done"),
             };
             self.finish(Call { kind: known.kind, id: known.id, respond: None, ticket: None }, &outcome);

@@ -12,8 +12,9 @@ use super::{
         RollBack,
     },
     refusal::{Refusal, malformed},
+    samples::{SamplesPull, TapePull},
 };
-use crate::flow::order::LogQuery;
+use crate::flow::{order::LogQuery, samples::Feedback};
 
 /// The command is signed with a key of the keyset for commands.
 pub const SIGNED: bool = true;
@@ -69,6 +70,10 @@ commands! {
     "model.calibrate" Calibrate(Calibrate)          SIGNED   Control::calibrate,      "Learns again what is normal.";
     // It can switch an output off.
     "alarm.ack"       Acknowledge(Acknowledge)      SIGNED   Control::acknowledge,    "Acknowledges a latched alarm.";
+    // It is training data, and may move a threshold.
+    "feedback"        Feedback(Feedback)            SIGNED   Control::feedback,       "Labels an alarm or a window.";
+    "samples.pull"    SamplesPull(SamplesPull)      SIGNED   Control::samples_pull,   "Fetches windows and labels.";
+    "tape.pull"       TapePull(TapePull)            SIGNED   Control::tape_pull,      "Fetches a tape.";
     "os.install"      InstallSystem(InstallSystem)  SIGNED   Control::os_install,     "Installs another operating system.";
     "log.pull"        LogPull(LogQuery)             SIGNED   Control::log_pull,       "Returns a part of the journal.";
     "restart"         Restart(NoArgs)               SIGNED   Control::restart,        "Ends the process; systemd starts it again.";

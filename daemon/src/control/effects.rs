@@ -113,6 +113,7 @@ impl Effects {
             slots: setup.slots,
             machine: setup.machine,
             board: setup.board,
+            samples: setup.samples,
             keys,
             keys_trouble,
             system,
@@ -265,6 +266,10 @@ impl Effects {
             }
             Action::InstallSystem(call, install) => {
                 let done = self.jobs.install_system(call, install);
+                done.map(|(call, outcome)| Event::Done(call, outcome))
+            }
+            Action::Samples(call, ask) => {
+                let done = self.jobs.order_samples(call, ask);
                 done.map(|(call, outcome)| Event::Done(call, outcome))
             }
             Action::Chunk(sha256, offset, bytes) => {

@@ -146,6 +146,7 @@ impl Control {
                 }
                 self.act(Action::JobHeard(command));
             }
+            JobNews::Answered(call, outcome) => self.answered(call, outcome),
             JobNews::Event(kind, subject, text) => self.event(kind, &subject, &text),
             JobNews::Slots => self.report(),
             JobNews::Blob(members) => self.act(Action::Publish(super::Record::Blob(members))),

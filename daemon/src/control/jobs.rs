@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     config::Config,
-    flow::board::Board,
+    flow::{board::Board, samples},
     host::{
         Clock, Keep,
         fetch::{Stopped, Waits, Wanted},
@@ -58,6 +58,8 @@ pub struct Jobs {
     /// Access to the machine.
     pub(super) machine: Machine,
     pub(super) board: Arc<Board>,
+    /// The store of samples, where it is configured.
+    pub(super) samples: Option<samples::Desk>,
     /// The keyset in use, or why it is missing.
     pub(super) keys: Result<Keyset, String>,
     /// Why a keyset after the first one is not in use.
@@ -107,12 +109,14 @@ impl Jobs {
         while let Some(report) = self.rollout.report() {
             self.on_models(ModelEvent::Rollout(report));
         }
+        self.hear_samples();
         self.on_models(ModelEvent::Tick);
         self.system(SystemEvent::Tick);
     }
 
     /// Control saved the result of this command.
     pub(super) fn heard(&mut self, command: String) {
+        self.samples_heard(&command);
         self.on_models(ModelEvent::Heard(command.clone()));
         self.system(SystemEvent::Heard(command));
     }
@@ -120,7 +124,8 @@ impl Jobs {
     /// The jobs in progress, and those that ended.
     pub(super) fn going(&self) -> Going {
         let (model, ended) = self.models.going();
-        let commands = [model, self.system.command()].into_iter().flatten().map(str::to_owned).collect();
+        let commands =
+            [model, self.system.command(), self.pull_left()].into_iter().flatten().map(str::to_owned).collect();
         let ended = ended.into_iter().map(|ended| (None, ended));
         Going {
             commands,

@@ -32,6 +32,7 @@ mod model_action;
 mod models;
 mod refusal;
 pub mod request;
+mod samples;
 mod setup;
 mod show;
 mod slots;

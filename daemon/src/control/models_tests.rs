@@ -144,6 +144,7 @@ fn order(actions: &[ModelAction]) -> Vec<&'static str> {
         ModelAction::Tell(JobNews::Blob(_)) => Some("blob"),
         ModelAction::Tell(JobNews::Event(..)) => Some("event"),
         ModelAction::Tell(JobNews::Slots) => Some("slots"),
+        ModelAction::Tell(JobNews::Answered(..)) => Some("answered"),
         ModelAction::Show(_) => None,
     };
     actions.iter().filter_map(name).collect()

@@ -19,6 +19,7 @@ use crate::{
         event::EventStreams,
         meter::Meters,
         order::{LinkNews, LogQuery, Orders, Response, Ticket},
+        samples,
     },
     host::{Clock, HostError, Keep},
     model::rollout::Desk,
@@ -85,6 +86,8 @@ pub struct ControlSetup {
     pub leave: Box<dyn Fn(Leave) + Send>,
     /// Requests to the rollout of models, and its reports.
     pub rollout: Desk,
+    /// The store of samples, where it is configured.
+    pub samples: Option<samples::Desk>,
     /// Requests of local callers.
     pub local: mpsc::Receiver<Local>,
     /// Publishes the state of model installs for status and D-Bus.

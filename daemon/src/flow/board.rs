@@ -45,6 +45,8 @@ pub struct Board {
     pub outputs_follow: AtomicBool,
     /// Highest sequence of a command's result that was acknowledged. Written by the link.
     pub result_acked: AtomicU64,
+    /// Highest sequence of a chunk of a pull that was acknowledged. Written by the link.
+    pub blob_acked: AtomicU64,
     /// When the broker acknowledged something last, ns since boot; 0: never. Written by the link.
     pub acked_ns: AtomicU64,
     /// Windows for a larger model elsewhere, and its answers. Between the engines and the link.

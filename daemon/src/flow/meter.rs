@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::escalation::EscalationMeter;
+use super::{escalation::EscalationMeter, samples::SampleMeters};
 
 /// Buckets of a histogram: up to 1, 2, 4 … 2^23 µs (8.4 s), and all beyond.
 pub const BUCKETS: usize = 25;
@@ -278,6 +278,8 @@ pub struct Meters {
     pub commands_dropped: Count,
     /// Connections made.
     pub connections: Count,
+    /// The store of samples.
+    pub samples: SampleMeters,
 }
 
 impl Meters {

@@ -12,6 +12,7 @@ pub mod meter;
 pub mod order;
 pub mod record;
 pub mod sample;
+pub mod samples;
 pub mod score;
 pub mod stamp;
 pub mod verdict;

@@ -19,6 +19,8 @@ pub struct Inputs {
     hop: usize,
     began_ns: Option<u64>,
     windows: u64,
+    /// What the last stretch of time said.
+    drift: Drift,
 }
 
 struct Column {
@@ -27,14 +29,6 @@ struct Column {
     /// Place in a row.
     at: usize,
     values: Thinned,
-}
-
-/// What a look at the inputs found.
-pub struct Looked {
-    /// Whether they drift.
-    pub state: Drift,
-    /// Members of the record.
-    pub members: String,
 }
 
 impl Inputs {
@@ -46,11 +40,24 @@ impl Inputs {
         };
         let channels: Vec<Column> = names.iter().enumerate().filter_map(column).collect();
         let (pipeline, width) = (pipeline.to_owned(), names.len());
-        (!channels.is_empty()).then_some(Self { channels, pipeline, width, hop, began_ns: None, windows: 0 })
+        (!channels.is_empty()).then_some(Self {
+            channels,
+            pipeline,
+            width,
+            hop,
+            began_ns: None,
+            windows: 0,
+            drift: Drift::None,
+        })
+    }
+
+    /// Whether at least one channel was away from the baseline in the last stretch of time.
+    pub fn is_drifting(&self) -> bool {
+        self.drift != Drift::None
     }
 
     /// Takes a window's newest rows. Returns the members of a record when a stretch of time is over.
-    pub fn take(&mut self, window: &Window, alarmed: bool) -> Option<Looked> {
+    pub fn take(&mut self, window: &Window, alarmed: bool) -> Option<String> {
         let now_ns = window.tag.last.boot_ns;
         let began_ns = *self.began_ns.get_or_insert(now_ns);
         if !alarmed && window.tag.coverage >= 1.0 {
@@ -69,7 +76,7 @@ impl Inputs {
         (std::mem::take(&mut self.windows) > 0).then(|| self.report())
     }
 
-    fn report(&mut self) -> Looked {
+    fn report(&mut self) -> String {
         let (mut beyond, mut channels, mut n) = (0, String::new(), 0u64);
         for column in &mut self.channels {
             n = n.max(column.values.seen());
@@ -80,11 +87,12 @@ impl Inputs {
             let _ = write!(channels, ":{{\"distance\":{distance},\"threshold\":{}}}", column.baseline.threshold);
             column.values = Thinned::default();
         }
-        let state = Drift::of(beyond);
+        self.drift = Drift::of(beyond);
+        let state = self.drift.word();
         let mut out = String::from("\"pipeline\":");
         json_str(&mut out, &self.pipeline);
-        let _ = write!(out, ",\"state\":\"{}\",\"rows\":{n},\"channels\":{{{channels}}}", state.word());
-        Looked { state, members: out }
+        let _ = write!(out, ",\"state\":\"{state}\",\"rows\":{n},\"channels\":{{{channels}}}");
+        out
     }
 }
 
@@ -114,7 +122,7 @@ mod tests {
             let ((a, b), (c, d)) = (row(n), row(n + 1));
             inputs.take(&window(n, [a, b, c, d], 1.0), alarmed)
         });
-        reported.last().map(|looked| looked.members)
+        reported.last()
     }
 
     #[test]

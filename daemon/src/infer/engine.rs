@@ -16,12 +16,11 @@ use super::{
 };
 use crate::{
     flow::{
-        Draft, Sink, Stamp, Window,
+        Draft, Kept, Sink, Stamp, Window,
         event::{EventStreams, Kind},
         verdict::{Said, Serving},
     },
     limits,
-    model::baseline::Drift,
 };
 
 /// What an engine is made with.
@@ -223,6 +222,11 @@ impl Engine {
         self.waiting.extend(windows.drain(..));
     }
 
+    /// How long it may wait for windows: less while an answer is awaited.
+    pub fn patience(&self) -> Duration {
+        if self.setup.served.iter().any(Served::awaits) { limits::BEAT / 10 } else { limits::BEAT }
+    }
+
     /// Windows that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
@@ -394,11 +398,13 @@ impl Engine {
                 let raised = served.predicted(&running.fits[at], &window, &answered, &mut self.drafts);
                 let width = served.names().len();
                 let looked = running.looked_at(at, &window, width, served.is_alarmed());
-                let drifted = looked.as_ref().is_some_and(|looked| looked.state == Drift::Drift);
-                if let Some(looked) = looked {
-                    self.drafts.push(served.drift(looked, &running.fits[at], &window));
+                let drifted = looked.is_some() && running.is_drifting(at);
+                if let Some(members) = looked {
+                    self.drafts.push(served.drift(members, &running.fits[at], &window));
                 }
-                served.escalate(self.now, &running.fits[at], &window, drifted);
+                let sent = served.escalate(self.now, &running.fits[at], &window, drifted);
+                let keep = sent.then_some(Kept::Escalated);
+                served.keep_sample(&running.fits[at], &window, &answered, (running.is_drifting(at), keep));
                 if !raised.is_empty() {
                     self.to_explain.push((raised, at, window.clone(), answered));
                 }

@@ -81,7 +81,7 @@ pub fn run(
             continue;
         }
         if engine.waiting() == 0 {
-            match windows.take(&mut taken, limits::SLOTS_MAX, limits::BEAT) {
+            match windows.take(&mut taken, limits::SLOTS_MAX, engine.patience()) {
                 Took::Closed => break,
                 Took::Nothing => {
                     engine.idle(&mut sink);

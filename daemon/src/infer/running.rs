@@ -9,7 +9,7 @@ use std::{cmp::Ordering, path::PathBuf, sync::Arc, time::Duration};
 use super::{
     artifact::Artifact,
     channel::{Loaded, Tensor},
-    drift::{Inputs, Looked},
+    drift::Inputs,
     feeds::{Feed, Windows},
     fit::{Fit, Known},
     meaning::{Meaning, Misfits, Score},
@@ -453,11 +453,16 @@ impl Running {
     }
 
     /// What an answered window says of the inputs: the members of a record, when a stretch of time is over.
-    pub fn looked_at(&mut self, at: usize, window: &Window, width: usize, alarmed: bool) -> Option<Looked> {
+    pub fn looked_at(&mut self, at: usize, window: &Window, width: usize, alarmed: bool) -> Option<String> {
         if !alarmed {
             self.usual[at].take(window, width);
         }
         self.inputs[at].as_mut()?.take(window, alarmed)
+    }
+
+    /// Whether the inputs of this pipeline drift, as far as the bundle says what they should be.
+    pub fn is_drifting(&self, at: usize) -> bool {
+        self.inputs[at].as_ref().is_some_and(Inputs::is_drifting)
     }
 
     /// Which channels drove a score: members for the alarm's record; empty where that cannot be said in time.

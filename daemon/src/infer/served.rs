@@ -6,7 +6,6 @@ use std::{
 };
 
 use super::{
-    drift::Looked,
     escalate::{Escalation, Verdict},
     fit::Fit,
     plan::Plan,
@@ -15,8 +14,9 @@ use crate::{
     alarm::{self, Alarms, overrule},
     config,
     flow::{
-        Class, Classes, Draft, Retain, Scored, Stamp, StreamId, Window,
+        Class, Classes, Draft, Finished, Kept, Retain, Scored, Stamp, StreamId, Window,
         board::Board,
+        lane,
         meter::Meters,
         record::{json_list, json_num, json_str},
     },
@@ -53,6 +53,8 @@ pub struct Served {
     escalation: Option<Escalation>,
     /// What the model said of the newest window.
     said: Scored,
+    /// To the store of samples, where it is configured.
+    samples: Option<lane::Sender<Finished>>,
 }
 
 /// What a worker answered for one window.
@@ -87,7 +89,7 @@ impl Served {
         let alarms = Alarms::of_pipeline(setup, index.into());
         let replay = keeps.is_none();
         let names = pipeline.channels.iter().map(|c| config.channels[*c].name.clone()).collect();
-        let (escalation, said) = (None, Scored::default());
+        let (escalation, said, samples) = (None, Scored::default(), None);
         Self {
             index,
             stream,
@@ -101,13 +103,21 @@ impl Served {
             board,
             escalation,
             said,
+            samples,
             config: pipeline,
         }
     }
 
-    /// Its unsure windows go to a larger model elsewhere.
-    pub fn escalates(&mut self, escalation: Option<Escalation>) {
-        self.escalation = escalation;
+    /// The same, and its unsure windows go to a larger model elsewhere.
+    #[must_use]
+    pub fn with_escalation(self, escalation: Option<Escalation>) -> Self {
+        Self { escalation, ..self }
+    }
+
+    /// The same, and its windows go to the store of samples.
+    #[must_use]
+    pub fn with_samples(self, samples: Option<lane::Sender<Finished>>) -> Self {
+        Self { samples, ..self }
     }
 
     /// Which pipeline this is.
@@ -141,13 +151,13 @@ impl Served {
     }
 
     /// A word on its inputs, as a record.
-    pub fn drift(&self, looked: Looked, fit: &Fit, window: &Window) -> Draft {
+    pub fn drift(&self, members: String, fit: &Fit, window: &Window) -> Draft {
         Draft {
             stream: self.drift,
             class: Class::Status,
             stamp: window.tag.last,
             lineage: Some(fit.lineage.clone()),
-            body: looked.members.into(),
+            body: members.into(),
             retain: Retain::No,
         }
     }
@@ -205,11 +215,36 @@ impl Served {
         raised
     }
 
-    /// Sends the window that was just predicted to a larger model, where it is configured and the window is unsure.
-    pub fn escalate(&mut self, now: Option<Stamp>, fit: &Fit, window: &Window, drifted: bool) {
-        if let Some((escalation, now)) = self.escalation.as_mut().zip(now) {
-            escalation.window(&now, window, &self.said, &fit.lineage, drifted);
-        }
+    /// Sends the window that was just predicted to a larger model, where it is configured and the window is unsure. `true`: it is on
+    /// its way.
+    pub fn escalate(&mut self, now: Option<Stamp>, fit: &Fit, window: &Window, drifted: bool) -> bool {
+        let Some((escalation, now)) = self.escalation.as_mut().zip(now) else { return false };
+        escalation.window(&now, window, &self.said, &fit.lineage, drifted).is_some()
+    }
+
+    /// It awaits an answer, or the disk.
+    pub fn awaits(&self) -> bool {
+        self.escalation.as_ref().is_some_and(Escalation::awaits)
+    }
+
+    /// Hands an answered window to the store of samples, which decides whether it is kept. Never waits: a full lane drops its
+    /// oldest window, and that is counted. `keep`: it is kept in any case, as this.
+    pub fn keep_sample(&self, fit: &Fit, window: &Window, answered: &Answered, (drifting, keep): (bool, Option<Kept>)) {
+        let Some(samples) = &self.samples else { return };
+        let score = answered.score.filter(|_| !fit.is_learning());
+        let finished = Finished {
+            window: window.clone(),
+            lineage: fit.lineage.clone(),
+            score,
+            threshold: fit.threshold(),
+            beyond: fit.is_beyond(score) == Some(true),
+            drifting,
+            raised: self.alarms.raised(),
+            keep,
+        };
+        let mut dropped = Vec::new();
+        samples.push(finished, &mut dropped);
+        self.meters.samples.lane.add(dropped.len() as u64);
     }
 
     /// No model serves: nothing evaluates its alarms any more.

@@ -4,8 +4,8 @@
 use rumqttc::v5::mqttbytes::v5::{ConnAck, Connect, ConnectProperties, Packet};
 use tokio::time::timeout;
 
-use super::{dial, open};
 pub use super::session::{Closed, Session};
+use super::{dial, open};
 use crate::{
     config::{Broker, Mqtt},
     limits,

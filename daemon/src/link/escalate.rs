@@ -17,6 +17,13 @@ use crate::{
 /// Bytes of the property that says when the broker forgets a message.
 const EXPIRY_BYTES: usize = 5;
 
+/// After how many seconds the broker forgets what may be written until then; `Some(None)`: never. `None`: it is too late.
+pub(super) fn left_s(until_ns: Option<u64>) -> Option<Option<u32>> {
+    let Some(until_ns) = until_ns else { return Some(None) };
+    let left_ns = until_ns.checked_sub(Clock::boot_ns()).filter(|left| *left > 0)?;
+    Some(Some(u32::try_from(left_ns.div_ceil(1_000_000_000)).unwrap_or(u32::MAX)))
+}
+
 /// The connection ended: windows that waited for it are not sent.
 pub(super) fn closed(setup: &Setup) {
     for window in setup.board.exchange.close() {
@@ -30,23 +37,32 @@ impl Link<'_> {
         !self.setup.escalating.is_empty() && !self.setup.reader.has_live()
     }
 
-    /// Sends the next window.
+    /// Hands over the next window, to be written at once.
     pub(super) fn escalate(&mut self) {
         let Some(window) = self.setup.board.exchange.take() else { return };
-        let meter = &self.setup.meters.pipelines[window.pipeline].escalation;
-        let Some(left_ns) = window.deadline_ns.checked_sub(Clock::boot_ns()).filter(|left| *left > 0) else {
-            return meter.skipped(NotSent::Late);
-        };
         let topic = self.topics.window(&window.name);
         let size = packet::publish_bytes(topic.len(), window.payload.len(), None) + EXPIRY_BYTES;
         if size > self.most().most {
-            return meter.skipped(NotSent::TooLarge);
+            return self.setup.meters.pipelines[window.pipeline].escalation.skipped(NotSent::TooLarge);
         }
-        meter.sent.add(1);
-        meter.bytes.add(size as u64);
-        let expiry_s = Some(left_ns.div_ceil(1_000_000_000).min(u64::from(u32::MAX)) as u32);
-        let settles = Settles::Window(window.pipeline);
-        self.hand.push_back(Handed { settles, expiry_s, ..Handed::nothing(topic, window.payload, false) });
+        let (settles, until_ns) = (Settles::Window(window.pipeline), Some(window.deadline_ns));
+        self.hand.push_back(Handed { settles, until_ns, ..Handed::nothing(topic, window.payload, false) });
+    }
+
+    /// Something is written now, in a packet of so many bytes: counts a window.
+    pub(super) fn window_goes(&self, what: &Settles, bytes: usize) {
+        if let Settles::Window(pipeline) = what {
+            let meter = &self.setup.meters.pipelines[*pipeline].escalation;
+            meter.sent.add(1);
+            meter.bytes.add((bytes + EXPIRY_BYTES) as u64);
+        }
+    }
+
+    /// Its time had come before it could be written.
+    pub(super) fn window_late(&self, what: &Settles) {
+        if let Settles::Window(pipeline) = what {
+            self.setup.meters.pipelines[*pipeline].escalation.skipped(NotSent::Late);
+        }
     }
 
     /// The broker does not take a window.

@@ -42,8 +42,8 @@ pub(super) struct Handed {
     pub settles: Settles,
     pub backlog: bool,
     pub correlation: Option<bytes::Bytes>,
-    /// The broker forgets it after so long, s; `None`: never.
-    pub expiry_s: Option<u32>,
+    /// It is not written later than this, ns since boot, and the broker forgets it then; `None`: never.
+    pub until_ns: Option<u64>,
     /// Subscriptions.
     pub wishes: Vec<super::topic::Wish>,
 }
@@ -57,7 +57,7 @@ impl Handed {
             settles: Settles::Nothing,
             backlog: false,
             correlation: None,
-            expiry_s: None,
+            until_ns: None,
             wishes: Vec::new(),
         }
     }

@@ -74,7 +74,11 @@ fn last_will((topic, payload): Will, learnt: Learnt) -> LastWill {
 }
 
 /// The broker's answer to CONNECT.
-pub(super) async fn answer(session: &mut Session, mqtt: &Mqtt, broker: &Broker) -> Result<ConnAck, (Failed, Option<u8>)> {
+pub(super) async fn answer(
+    session: &mut Session,
+    mqtt: &Mqtt,
+    broker: &Broker,
+) -> Result<ConnAck, (Failed, Option<u8>)> {
     loop {
         match session.next().await {
             Ok(None) => {}

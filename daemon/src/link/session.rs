@@ -293,8 +293,14 @@ mod tests {
         assert!(matches!(one(&[0x20, 2, 0, 1]), Err(Closed::Malformed(why, Some(1))) if why.contains("MQTT 3")));
         assert!(matches!(one(&[0x40, 4, 0, 1, 0x95, 0]), Err(Closed::Malformed(_, Some(0x95)))));
         assert!(matches!(one(&[0x20, 3, 0, 0x87, 0]), Ok(Packet::ConnAck(_))));
-        assert_eq!(split(&mut BytesMut::from(&b"HTTP/1.1 400 Bad Request"[..]), limits::PACKET_BYTES).expect("short"), None);
+        assert_eq!(
+            split(&mut BytesMut::from(&b"HTTP/1.1 400 Bad Request"[..]), limits::PACKET_BYTES).expect("short"),
+            None
+        );
         assert!(split(&mut BytesMut::from(&[0x30, 0xff, 0xff, 0xff, 0xff, 1][..]), limits::PACKET_BYTES).is_err());
-        assert!(split(&mut BytesMut::from(&[0x30, 0xff, 0xff, 0x7f][..]), limits::PACKET_BYTES).is_err(), "2 MiB were never offered");
+        assert!(
+            split(&mut BytesMut::from(&[0x30, 0xff, 0xff, 0x7f][..]), limits::PACKET_BYTES).is_err(),
+            "2 MiB were never offered"
+        );
     }
 }

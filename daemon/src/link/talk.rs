@@ -126,7 +126,9 @@ impl Link<'_> {
             PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
                 self.acknowledged = true;
                 self.outage.suspects.answered(&part.name);
-                if let Some(seq) = part.result {
+                if let Some(seq) = part.result.filter(|_| part.name.0 == "blob") {
+                    self.setup.board.blob_acked.fetch_max(seq, Ordering::Relaxed);
+                } else if let Some(seq) = part.result {
                     self.setup.board.result_acked.fetch_max(seq, Ordering::Relaxed);
                     self.setup.news.send_modify(|news| news.acked = news.acked.max(seq));
                 }

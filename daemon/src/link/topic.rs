@@ -218,6 +218,21 @@ mod tests {
     }
 
     #[test]
+    fn answers_to_windows_are_read_only_where_windows_are_escalated() {
+        let off = Topics::new("s", "d", &[]);
+        let on = off.clone().escalating(true).below("t/");
+        assert_eq!((off.answers(), off.answer("kl/s/d/dn/x/pump/00ff")), (None, None));
+        assert!(off.wishes(true).0.iter().all(|wish| !wish.filter.contains("/x/")));
+        assert_eq!(on.window("pump"), "t/kl/s/d/up/x/pump");
+        assert_eq!(on.wishes(true).0.last().map(|wish| wish.filter.as_str()), Some("t/kl/s/d/dn/x/+/+"));
+        assert_eq!(on.answer("t/kl/s/d/dn/x/pump/00ff"), Some(("pump", "00ff")));
+        for other in ["kl/s/d/dn/x/pump/00ff", "t/kl/s/d/dn/x/pump", "t/kl/s/d/dn/x/pump/a/b", "t/kl/s/dd/dn/x/pump/a"]
+        {
+            assert_eq!(on.answer(other), None, "{other}");
+        }
+    }
+
+    #[test]
     fn a_prefix_is_before_every_topic_that_is_sent_subscribed_and_read() {
         let topics = Topics::new("s", "d", &["x".into()]).below("tenant/7/");
         assert_eq!(topics.state(), "tenant/7/kl/s/d/up/state");

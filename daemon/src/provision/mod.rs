@@ -5,7 +5,7 @@
 //! ```text
 //! STATE/provision/kentledge.toml    a layer of the configuration, as if written on the device
 //!                 DIGEST/           ca.pem, cert.pem, key.pem, password; readable by the daemon only
-//! SETTINGS/provisioned.network, authorized_keys, ntp.conf     for the image's own units; owned by root: the daemon must not
+//! SETTINGS/provisioned.network, authorized_keys, ntp.conf, overlays   for the image's own units; owned by root: the daemon must not
 //!                                                             change who may log in, or how the machine reaches the network
 //! ```
 
@@ -18,9 +18,11 @@ use sha2::{Digest, Sha256};
 use crate::{config::Config, limits, model::file::hex};
 
 mod folder;
+mod hardware;
 mod settings;
 
 use folder::{AsOwner, Folder};
+use hardware::Hardware;
 use settings::Network;
 
 const LAYER: &str = "kentledge.toml";
@@ -32,6 +34,7 @@ struct Provision {
     device: Option<String>,
     broker: Option<Broker>,
     network: Option<Network>,
+    hardware: Option<Hardware>,
     #[serde(default)]
     authorized_keys: Vec<String>,
     #[serde(default)]
@@ -73,9 +76,10 @@ pub fn take(
     let text = String::from_utf8(text).map_err(|_| what("it is not UTF-8".into()))?;
     let provision: Provision = toml::from_str(&text).map_err(|why| what(why.to_string()))?;
     let of_machine = settings::render(provision.network.as_ref(), &provision.ntp, &provision.authorized_keys);
-    let of_machine = of_machine.map_err(what)?;
+    let overlays = hardware::render(provision.hardware.as_ref(), &hardware::known()).map_err(what)?;
+    let of_machine: Vec<_> = of_machine.map_err(what)?.into_iter().chain([("overlays", overlays)]).collect();
     if settings.is_none() && of_machine.iter().any(|(_, text)| !text.is_empty()) {
-        tracing::warn!("network, ntp and authorized_keys are not taken: the image's own unit does that");
+        tracing::warn!("network, hardware, ntp and authorized_keys are not taken: the image's own unit does that");
     }
     let digest = hex(&Sha256::digest(&text))[..16].to_owned();
     let open = Folder::open(state, true).and_then(|state| state.owned_by(owner));

@@ -131,7 +131,17 @@ impl Setup {
             json_str(&mut out, reason);
             let _ = write!(out, ",\"n\":{n}}}");
         }
-        out.push_str("],\"degraded\":[");
+        out.push(']');
+        if self.status.config.samples.is_on() {
+            let meters = &self.status.meters.samples;
+            let (kept, labels) = (meters.kept(), meters.labels.load(Ordering::Relaxed));
+            let (bytes, dropped) = (meters.bytes.load(Ordering::Relaxed), meters.dropped());
+            let _ = write!(
+                out,
+                ",\"samples\":{{\"windows\":{kept},\"labels\":{labels},\"bytes\":{bytes},\"dropped\":{dropped}}}"
+            );
+        }
+        out.push_str(",\"degraded\":[");
         for (i, why) in self.status.degraded().iter().enumerate() {
             out.push_str(if i > 0 { "," } else { "" });
             json_str(&mut out, why);

@@ -16,6 +16,7 @@ use crate::{
         beat::Beat,
         escalation::{Came, NotSent},
         meter::{BUCKETS, ChannelMeter, ChannelState, Histogram, PipelineMeter, SourceMeter},
+        samples::CLASS_WORDS,
     },
     limits,
 };
@@ -173,6 +174,7 @@ pub fn text(status: &Status) -> String {
     sources(&mut page, status);
     pipelines(&mut page, status, &json);
     outbox(&mut page, status, &json["outbox"]);
+    samples(&mut page, status);
     durations(&mut page, status);
     machine(&mut page, &json["machine"]);
     page.0
@@ -278,6 +280,27 @@ fn outbox(page: &mut Page, status: &Status, outbox: &Value) {
     for ((stream, reason), n) in &status.writer.stats().lost {
         page.sample("lost_total", &[("stream", stream), ("reason", reason)], *n as f64);
     }
+}
+
+/// The store of samples, where it is configured.
+fn samples(page: &mut Page, status: &Status) {
+    let meters = &status.meters.samples;
+    if !status.config.samples.is_on() {
+        return;
+    }
+    let by_class = |n: &dyn Fn(usize) -> u64| {
+        CLASS_WORDS.iter().enumerate().map(|(i, word)| (*word, n(i) as f64)).collect::<Vec<_>>()
+    };
+    let windows = by_class(&|i| meters.windows[i].load(Relaxed));
+    page.each("samples_windows", "gauge", "Windows that are kept.", "class", windows.into_iter());
+    page.one("samples_labels", "gauge", "Labels that are kept.", meters.labels.load(Relaxed) as f64);
+    page.one("samples_bytes", "gauge", "Bytes of both on the disk.", meters.bytes.load(Relaxed) as f64);
+    let evicted = by_class(&|i| meters.evicted[i].get());
+    page.each("samples_evicted_total", "counter", "Windows removed for room or by age.", "class", evicted.into_iter());
+    let dropped = [("lane", &meters.lane), ("full", &meters.full), ("disk", &meters.disk)];
+    let dropped = dropped.map(|(why, count)| (why, count.get() as f64));
+    page.each("samples_dropped_total", "counter", "Windows that were not kept.", "reason", dropped.into_iter());
+    page.one("samples_pulled_bytes_total", "counter", "Bytes of pulls that were sent.", meters.pulled.get() as f64);
 }
 
 fn durations(page: &mut Page, status: &Status) {

@@ -15,6 +15,7 @@ use crate::{
         alarm::{AlarmSign, Unwatched},
         board::Board,
         meter::{ChannelMeter, ChannelState, Histogram, Lost, Meters, PipelineMeter, SourceMeter},
+        samples::CLASS_WORDS,
         verdict::Serving,
     },
     host::{Clock, clock::rfc3339_ms},
@@ -118,11 +119,35 @@ impl Status {
                 "accepted": self.meters.commands_accepted.get(), "refused": self.meters.commands_refused.get(),
                 "dropped": self.meters.commands_dropped.get(),
             },
+            "samples": self.samples(),
             "models": self.counters.slots(),
             "system": self.counters.system(),
             "unwell": self.unwell(),
             "config": {"set_aside": config.set_aside},
             "machine": machine(&self.counters),
+        })
+    }
+
+    /// The store of samples; null: no window is kept, and nothing is fetched.
+    fn samples(&self) -> Value {
+        let meters = &self.meters.samples;
+        let pull = meters.pull();
+        if !self.config.samples.is_on() && pull.is_none() {
+            return Value::Null;
+        }
+        let by_class = |n: &dyn Fn(usize) -> u64| {
+            let all = CLASS_WORDS.iter().enumerate().map(|(i, word)| ((*word).to_owned(), n(i).into()));
+            all.collect::<serde_json::Map<_, _>>()
+        };
+        json!({
+            "max_bytes": self.config.samples.max_bytes, "bytes": meters.bytes.load(Relaxed),
+            "windows": by_class(&|i| meters.windows[i].load(Relaxed)), "labels": meters.labels.load(Relaxed),
+            "evicted": by_class(&|i| meters.evicted[i].get()),
+            "dropped": {"lane": meters.lane.get(), "full": meters.full.get(), "disk": meters.disk.get()},
+            "damaged": meters.damaged.get(), "pulled_bytes": meters.pulled.get(),
+            "pull": pull.map(|pull| json!({
+                "type": pull.kind, "id": pull.id, "size": pull.size, "sent": pull.sent, "waits": pull.waits,
+            })),
         })
     }
 

@@ -71,7 +71,9 @@ pub async fn run(
     damaged.iter().chain(&trouble).for_each(|why| base.event(Kind::StoreDamaged, "models", why));
     let (desk, inbox) = rollout::desk(); // control ─ prove, offer, roll back ─▶ infer
     let mut rollout = Rollout::new(inbox);
-    let windows = base.engines(&mut crew, &keeps, installed, &mut rollout)?;
+    let (samples, finished) = base.samples(&mut crew)?; // windows that are kept, and pulls: asked by control
+    let windows = base.engines(&mut crew, &keeps, installed, &mut rollout, finished.as_ref())?;
+    drop(finished);
     let tap = base.ring(&mut crew)?; // the last minute of all frames, for tapes of alarms
     base.signal(&mut crew, &keeps, (frames, shed), tap, windows)?;
 
@@ -87,7 +89,7 @@ pub async fn run(
 
     // control: last, for it takes up what the last run left, and that all stages started is a part of it
     rollout.start(host, &config, keeps, crew.beats.add("prove"))?;
-    base.control(&mut crew, control_ends, (desk, store), lock.ran_before)?;
+    base.control(&mut crew, control_ends, (desk, store), samples, lock.ran_before)?;
 
     notify::ready("started");
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "running");
@@ -117,7 +119,7 @@ pub async fn run(
     let _ = stop_link.send(true);
     wrong.extend(crew.join(&["link"], limits::DRAIN_LINK * 2).await);
     drop(ends);
-    wrong.extend(crew.join(&["control"], limits::DRAIN).await);
+    wrong.extend(crew.join(&["control", "samples"], limits::DRAIN).await);
     close_outbox();
     scribe.close();
     let opening = writer.stats().opening; // what is in RAM goes into the store once it is open

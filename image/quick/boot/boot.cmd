@@ -5,8 +5,11 @@
 #   BOOT_A_LEFT BOOT_B_LEFT starts left without mark-good
 #   BOOT_SPENT              both were spent once since the last mark-good
 #   GOOD_A GOOD_B           which system was marked good in this slot (Linux's own)
+#   OVERLAYS                changes of the device tree that provision.toml asked for
+@CHECK@
 setenv dv "${devtype} ${devnum}"
-setenv names BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT BOOT_SPENT GOOD_A GOOD_B
+setenv tree ${fdt_addr}
+setenv names BOOT_ORDER BOOT_A_LEFT BOOT_B_LEFT BOOT_SPENT GOOD_A GOOD_B OVERLAYS
 part start ${dv} @LABEL_ENV@ envlba
 if ${devtype} read ${scriptaddr} ${envlba} 20; then env import -c ${scriptaddr} @ENV_BYTES@ ${names} || echo "KENTLEDGE: no valid environment, beginning with slot A"; fi
 test -n "${BOOT_ORDER}" || setenv BOOT_ORDER "A B"
@@ -38,9 +41,10 @@ env export -c -s @ENV_BYTES@ ${scriptaddr} ${write}
 ${devtype} write ${scriptaddr} ${envlba} 20
 if test "x${slot}" = "x"; then reset; fi
 part number ${dv} ${plabel} pn
-setenv bootargs "console=ttyAMA0 root=PARTLABEL=${plabel} ro init=/usr/lib/kentledge/preinit rauc.slot=${slot} panic=3 quiet loglevel=4 systemd.show_status=auto"
+@TREE@
+setenv bootargs "@CONSOLE_WORDS@ root=PARTLABEL=${plabel} ro init=/usr/lib/kentledge/preinit rauc.slot=${slot} panic=3 quiet loglevel=4 systemd.show_status=auto"
 echo "KENTLEDGE: starting slot ${slot}"
-load ${dv}:${pn} ${kernel_addr_r} /boot/Image && load ${dv}:${pn} ${ramdisk_addr_r} /boot/initrd && booti ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${fdt_addr}
+load ${dv}:${pn} ${kernel_addr_r} /boot/Image && load ${dv}:${pn} ${ramdisk_addr_r} /boot/initrd && booti ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${tree}
 echo "KENTLEDGE: slot ${slot} did not start"
 sleep 1
 reset

@@ -1,9 +1,6 @@
 //! The files of the page, and a task for each open page that sends it what changed.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::Ordering,
-};
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use hyper::StatusCode;

@@ -184,9 +184,9 @@ impl Device {
         self.alarms.values().filter(|alarm| alarm.phase == "raised").count()
     }
 
-    /// Records that the broker has not acknowledged.
+    /// Records on disk, because the broker did not acknowledge them in time. Some in RAM are always in flight.
     pub fn backlog(&self) -> u64 {
-        self.health.as_ref().map_or(0, |h| h.ram_records + h.stored_records)
+        self.health.as_ref().map_or(0, |h| h.stored_records)
     }
 
     /// What is wrong with it, in words; empty: healthy.

@@ -373,6 +373,7 @@ pub fn describe(config: &Config) -> Vec<String> {
         "outbox: {} MiB hold about {hours:.0} h of 10 records/s with 200 B each",
         config.outbox.max_bytes >> 20
     ));
+    lines.extend(config.samples_explained());
     lines.push(match &config.mqtt {
         Some(mqtt) => {
             let each = mqtt.brokers.iter().map(|broker| {

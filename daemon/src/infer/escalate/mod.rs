@@ -126,6 +126,11 @@ impl Escalation {
         })
     }
 
+    /// It has something to look at soon.
+    pub fn awaits(&self) -> bool {
+        self.requests.len() > 0
+    }
+
     fn meter(&self) -> &EscalationMeter {
         &self.meters.pipelines[self.index].escalation
     }

@@ -6,6 +6,7 @@ use super::{super::crew::Crew, Base, ControlEnds};
 use crate::{
     control::{self, Effects, Machine, Slots, Trials},
     error::Fatal,
+    flow::samples,
     host::{Keep, log, logind, rauc},
     link,
     model::{rollout::Desk, store::Store},
@@ -18,9 +19,11 @@ impl Base<'_> {
         crew: &mut Crew,
         ends: ControlEnds,
         (rollout, store): (Desk, Store),
+        samples: Option<samples::Desk>,
         ran_before: bool,
     ) -> Result<(), Fatal> {
-        let control = Effects::new(self.control_setup(ends, rollout, ran_before), store);
+        let setup = control::ControlSetup { samples, ..self.control_setup(ends, rollout, ran_before) };
+        let control = Effects::new(setup, store);
         crew.thread("control", move |beat| {
             control.run(|| beat.beat());
             Ok(())
@@ -63,6 +66,7 @@ impl Base<'_> {
             board: self.board(),
             machine: self.machine(),
             rollout,
+            samples: None,
             local,
             show_models: Box::new(move |models| counters.show_slots(models)),
             slots: self.slots(),

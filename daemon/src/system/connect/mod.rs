@@ -10,6 +10,7 @@ mod models;
 mod outbox;
 mod outputs;
 mod ring;
+mod samples;
 mod signal;
 mod sources;
 

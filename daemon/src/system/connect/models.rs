@@ -10,7 +10,7 @@ use crate::{
     config::{self, Config},
     control,
     error::Fatal,
-    flow::{Window, board::Board, lane, meter::Meters, verdict::Serving},
+    flow::{Finished, Window, board::Board, lane, meter::Meters, verdict::Serving},
     host::Host,
     infer::{
         self, Artifact, Engine, Keeps, Launching, Served,
@@ -75,6 +75,7 @@ impl Base<'_> {
         keeps: &Keeps,
         installed: BTreeMap<String, Artifact>,
         rollout: &mut Rollout,
+        samples: Option<&lane::Sender<Finished>>,
     ) -> Result<Vec<lane::Sender<Window>>, Fatal> {
         let mut lanes = BTreeMap::new();
         for (i, group) in config::groups(self.config).into_iter().enumerate() {
@@ -86,9 +87,11 @@ impl Base<'_> {
             lanes.extend(group.iter().enumerate().map(|(lot, pipeline)| (*pipeline, sender.of_lot(lot))));
             let shown = (&self.status.meters, &self.status.board);
             let mut setup = engine(self.host, self.config, self.table, &group, Some(keeps.clone()), shown);
-            for served in &mut setup.served {
-                served.escalates(self.escalation(keeps, usize::from(served.index())));
-            }
+            let served = std::mem::take(&mut setup.served).into_iter().map(|served| {
+                let escalation = self.escalation(keeps, usize::from(served.index()));
+                served.with_samples(samples.cloned()).with_escalation(escalation)
+            });
+            setup.served = served.collect();
             let installed = installed.get(&self.config.pipelines[group[0]].model.manifest.model).cloned();
             let engine = Engine::new(infer::Setup { installed, seat: Some(rollout.seat()), ..setup });
             let (sink, clock, counters) = (self.writer.clone(), self.host.clock.clone(), self.counters());
