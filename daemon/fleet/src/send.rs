@@ -105,8 +105,7 @@ pub fn is_address(to: &str) -> Result<(), String> {
     let good = to.split_once('/').is_some_and(|(site, device)| {
         name(site) && (device == "_all" || name(device.strip_prefix("_c-").unwrap_or(device)))
     });
-    good.then_some(())
-        .ok_or_else(|| format!("invalid address `{to}`: expected SITE/DEVICE, SITE/_all or SITE/_c-COHORT"))
+    good.then_some(()).ok_or_else(|| format!("invalid address `{to}`: expected SITE/DEVICE, SITE/_all or SITE/_c-COHORT"))
 }
 
 fn wrapped(signed: &str, minisig: &str) -> Vec<u8> {
@@ -120,9 +119,7 @@ fn wrapped(signed: &str, minisig: &str) -> Vec<u8> {
 pub fn parcel(signed: &str, minisig: &str) -> Result<Parcel, String> {
     let value: Value = serde_json::from_str(signed).map_err(|why| format!("the signed text is no JSON: {why}"))?;
     if minisig.lines().count() < 4 || !minisig.starts_with("untrusted comment:") {
-        return Err(
-            "the signature is no .minisig file: it has four lines, the first begins with `untrusted comment:`".into()
-        );
+        return Err("the signature is no .minisig file: it has four lines, the first begins with `untrusted comment:`".into());
     }
     let member = |name: &str| value[name].as_str().unwrap_or("").to_owned();
     let (to, kind, id) = (member("to"), member("type"), member("id"));
@@ -262,9 +259,7 @@ async fn follow(args: &Args, whom: &Whom, parcel: Parcel) -> Result<(), Fatal> {
         match (one, last) {
             (false, _) => Ok(()),
             (true, None) => Err(Fatal::failed("no result came: the device may be offline; it obeys when it returns")),
-            (true, Some(state)) => {
-                Err(Fatal::failed(format!("the last result is `{state}`; follow it with `devices --json`")))
-            }
+            (true, Some(state)) => Err(Fatal::failed(format!("the last result is `{state}`; follow it with `devices --json`"))),
         }
     };
     heard::with_also(whom, mqtt, act, also).await
@@ -305,12 +300,9 @@ mod tests {
         let args = json!({"toml": "", "confirm_s": 1});
         let why = inner("plant/pump-1", "config.set", &args, "ops", "", 60, NOW).expect_err("rejected");
         assert!(why.contains("malformed") && why.contains("confirm_s"), "{why}");
-        for (to, kind, issuer) in [
-            ("plant", "restart", "ops"),
-            ("plant/Pump", "restart", "ops"),
-            ("plant/p", "no.such", "ops"),
-            ("plant/p", "restart", ""),
-        ] {
+        for (to, kind, issuer) in
+            [("plant", "restart", "ops"), ("plant/Pump", "restart", "ops"), ("plant/p", "no.such", "ops"), ("plant/p", "restart", "")]
+        {
             assert!(inner(to, kind, &json!({}), issuer, "", 60, NOW).is_err(), "{to} {kind} {issuer}");
         }
         assert!(plain("plant/p", "restart", &json!({}), NOW).is_err(), "it needs a signature");

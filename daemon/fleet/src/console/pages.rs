@@ -1,6 +1,9 @@
 //! The files of the page, and a task for each open page that sends it what changed.
 
-use std::{collections::BTreeMap, sync::atomic::Ordering};
+use std::{
+    collections::BTreeMap,
+    sync::atomic::Ordering,
+};
 
 use bytes::Bytes;
 use hyper::StatusCode;

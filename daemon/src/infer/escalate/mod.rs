@@ -104,7 +104,7 @@ impl Escalation {
             }
         };
         let budget =
-            Budget::new(decide::most(&rules), boot, saved.as_ref().map(|saved| saved.as_deref().map_err(|()| ())));
+            Budget::new(decide::most(&rules), boot, saved.as_ref().map(|saved| saved.as_deref()));
         let device = format!("{}/{}", config.device.site, config.device.id);
         let topic = limits::TOPIC_PREFIX_BYTES + "kl//up/x/".len() + device.len() + pipeline.name.len();
         let channel = |c: &usize| (config.channels[*c].name.clone(), config.channels[*c].unit.clone());

@@ -184,7 +184,7 @@ mod tests {
         let values = [1.5f32, -2.0, f32::MIN_POSITIVE, 4.0, 5.0, 6.0];
         let bytes = made(&origin(2), &values, Clk::Sync).expect("made");
         let size = u32::from_le_bytes(bytes[4..8].try_into().expect("4")) as usize;
-        assert!(&bytes[..4] == b"KLX1" && size % 8 == 0);
+        assert!(&bytes[..4] == b"KLX1" && size.is_multiple_of(8));
         let header: serde_json::Value = serde_json::from_slice(&bytes[8..8 + size]).expect("JSON");
         assert_eq!((&header["shape"], &header["left_ms"]), (&serde_json::json!([3, 2]), &9750.into()));
         assert_eq!(
