@@ -28,6 +28,7 @@ pub mod output;
 pub mod provision;
 pub mod report;
 pub mod samples;
+pub mod selftest;
 pub mod signal;
 pub mod source;
 pub mod system;

@@ -10,6 +10,7 @@ pub use models::*;
 pub use outbox::*;
 pub use recordings::*;
 pub use samples::*;
+pub use selftest::*;
 pub use sources::*;
 
 mod control;
@@ -19,6 +20,7 @@ mod models;
 mod outbox;
 mod recordings;
 mod samples;
+mod selftest;
 mod sources;
 
 /// Frame lane: batches. At the slowest tick (100 ms) of 16 ports this is 25 s; under flood a batch is one 4 KiB

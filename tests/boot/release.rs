@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use rig::measured;
+use rig::{Board, measured};
 
 use crate::world::Device;
 
@@ -43,9 +43,9 @@ fn a_release_has_no_console_and_lets_in_the_owner_of_the_key_alone() {
     if !rig::long() {
         return rig::skipped("the release flavour is built and booted in the long form only");
     }
-    let mut device = Device::unprovisioned("release");
+    let mut device = Device::unprovisioned(Board::Virtual, "release");
     // Provisioned without an SSH key: it runs, and there is no way in.
-    device.provision(false);
+    device.provision(false, "");
     let before = device.onlines();
     device.machine.start();
     device.online_after(before);
@@ -60,7 +60,7 @@ fn a_release_has_no_console_and_lets_in_the_owner_of_the_key_alone() {
     }
     device.machine.cut();
     // With one: the administrator, by that key.
-    device.provision(true);
+    device.provision(true, "");
     let before = device.onlines();
     device.machine.start();
     device.online_after(before);

@@ -28,7 +28,7 @@ fn instead(dir: &Path, of: &str, script: &str) -> Vec<String> {
 }
 
 /// A bundle that holds next to nothing: to be refused before that matters.
-fn tiny(dir: &Path, name: &str, version: &str, keys: &Path, board: &str) -> PathBuf {
+pub fn tiny(dir: &Path, name: &str, version: &str, keys: &Path, board: &str) -> PathBuf {
     let (rootfs, content) = (dir.join(format!("{name}.ext4")), dir.join(name));
     // What does not shrink: RAUC takes no bundle of a single block.
     fs::create_dir(&content).expect("folder");

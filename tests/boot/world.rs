@@ -8,8 +8,8 @@ use std::{
 };
 
 use rig::{
-    Mosquitto, Operator, Sub,
-    machine::{HOST, Machine, START, image, keys},
+    Board, Mosquitto, Operator, Sub,
+    machine::{HOST, Machine, START, keys},
     maker, operator, tls,
 };
 use serde_json::{Value, json};
@@ -33,13 +33,18 @@ pub struct Device {
 impl Device {
     /// Provisioned, not switched on yet.
     pub fn new() -> Self {
-        let mut device = Self::unprovisioned("test");
-        device.provision(true);
+        Self::on(Board::Virtual, "")
+    }
+
+    /// The same on a board; `more` goes into its provision.toml.
+    pub fn on(board: Board, more: &str) -> Self {
+        let mut device = Self::unprovisioned(board, "test");
+        device.provision(true, more);
         device
     }
 
     /// A card of a flavour as it comes from the writer; its broker waits for it.
-    pub fn unprovisioned(flavour: &'static str) -> Self {
+    pub fn unprovisioned(board: Board, flavour: &'static str) -> Self {
         let dir = TempDir::new().expect("folder");
         let ca = tls::authority(dir.path(), "ca");
         tls::certificate(dir.path(), "server", &ca);
@@ -50,16 +55,16 @@ impl Device {
         let key = path("ssh");
         let made = Command::new("ssh-keygen").args(["-q", "-t", "ed25519", "-N", "", "-f"]).arg(&key).status();
         assert!(made.expect("ssh-keygen").success());
-        let machine = Machine::with(flavour);
+        let machine = Machine::with(board, flavour);
         Self { dir, broker, tls_port, sub, operator, machine, key, servers: Vec::new() }
     }
 
     /// Puts its provision.toml onto the card: with the administrator's SSH key, or without.
-    pub fn provision(&mut self, with_key: bool) {
+    pub fn provision(&mut self, with_key: bool, more: &str) {
         let key = fs::read_to_string(self.key.with_extension("pub")).expect("key");
         let keys = if with_key { format!("authorized_keys = [{}]\n", json!(key.trim())) } else { String::new() };
         let text = format!(
-            "site = \"plant\"\ndevice = \"pump-1\"\n{keys}[broker]\nurl = \"mqtts://{HOST}:{}\"\nca = '''\n{}'''\n",
+            "site = \"plant\"\ndevice = \"pump-1\"\n{keys}[broker]\nurl = \"mqtts://{HOST}:{}\"\nca = '''\n{}'''\n{more}",
             self.tls_port,
             fs::read_to_string(self.dir.path().join("ca.pem")).expect("ca"),
         );
@@ -225,8 +230,18 @@ pub const BOARD: &str = "kentledge-qemuarm64";
 /// A bundle of the image's own system with something else in it: lines for debugfs, which edits the file system without a
 /// mount.
 pub fn bundle(at: &Path, version: &str, edits: &[String]) -> PathBuf {
+    bundle_for(Board::Virtual, at, version, edits)
+}
+
+/// The same for a board.
+pub fn bundle_for(board: Board, at: &Path, version: &str, edits: &[String]) -> PathBuf {
     let rootfs = at.join(format!("rootfs-{version}.ext4"));
-    let done = Command::new("cp").arg("--sparse=always").arg(image("rootfs.ext4")).arg(&rootfs).status().expect("cp");
+    let done = Command::new("cp")
+        .arg("--sparse=always")
+        .arg(board.image("test", "rootfs.ext4"))
+        .arg(&rootfs)
+        .status()
+        .expect("cp");
     assert!(done.success());
     let release = at.join(format!("os-release-{version}"));
     let text = debugfs(&rootfs, &["cat /usr/lib/os-release".to_owned()]);
@@ -242,7 +257,7 @@ pub fn bundle(at: &Path, version: &str, edits: &[String]) -> PathBuf {
     let mut all = vec!["rm /usr/lib/os-release".to_owned(), format!("write {} /usr/lib/os-release", release.display())];
     all.extend(edits.iter().cloned());
     debugfs(&rootfs, &all);
-    let out = bundle_of(&rootfs, version, &keys(), &at.join(format!("{version}.raucb")), BOARD);
+    let out = bundle_of(&rootfs, version, &keys(), &at.join(format!("{version}.raucb")), board.compatible());
     let _ = fs::remove_file(rootfs);
     out
 }
@@ -280,7 +295,8 @@ pub fn bundle_of(rootfs: &Path, version: &str, keys: &Path, out: &Path, board: &
     out.to_owned()
 }
 
-fn debugfs(image: &Path, lines: &[String]) -> String {
+/// Runs lines of debugfs on a file system; what they print.
+pub fn debugfs(image: &Path, lines: &[String]) -> String {
     let script = image.with_extension("debugfs");
     fs::write(&script, lines.join("\n") + "\n").expect("write");
     let out = Command::new("debugfs").args(["-w", "-f"]).arg(&script).arg(image).output().expect("debugfs");

@@ -2,6 +2,7 @@
 //! it can run here (mosquitto, ptys, the real binary with the real ONNX Runtime); each module's head lists the faults
 //! it can make.
 
+pub mod board;
 pub mod broker;
 pub mod bus;
 pub mod daemon;
@@ -26,6 +27,7 @@ pub mod tty;
 pub mod wire;
 pub mod world;
 
+pub use board::Board;
 pub use broker::Mosquitto;
 pub use daemon::{Daemon, Done, Site};
 pub use disk::{Disk, Tear};

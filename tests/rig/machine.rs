@@ -1,4 +1,4 @@
-//! A booted image: QEMU's arm64 machine without hardware virtualisation, its serial console, a sensor on its second serial
+//! A booted image: a board that QEMU plays without hardware virtualisation, its serial console, a sensor on its second serial
 //! line, its network by way of this host. Faults: the plug pulled at any moment, a hung kernel, a hung program, another clock,
 //! a full disk, a network that is not there.
 
@@ -19,7 +19,7 @@ use std::{
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::{free_port, maker::sha256, root};
+use crate::{Board, free_port, maker::sha256};
 
 /// This host as a machine's network names it.
 pub const HOST: &str = "10.0.2.2";
@@ -30,14 +30,7 @@ pub const ROW: Duration = Duration::from_millis(50);
 
 /// The image under test, as `image/build qemu` leaves it.
 pub fn image(file: &str) -> PathBuf {
-    image_of("test", file)
-}
-
-/// The same of a flavour.
-fn image_of(flavour: &str, file: &str) -> PathBuf {
-    let path = root().join(format!("target/image/qemu-{flavour}")).join(file);
-    assert!(path.exists(), "{} is missing: image/boot-test builds it", path.display());
-    path
+    Board::Virtual.image("test", file)
 }
 
 /// The folder with the keys it was signed with.
@@ -47,6 +40,7 @@ pub fn keys() -> PathBuf {
 
 pub struct Machine {
     pub dir: TempDir,
+    board: Board,
     flavour: &'static str,
     pub ssh_port: u16,
     qemu: Option<Child>,
@@ -73,20 +67,21 @@ struct Sensor {
 impl Machine {
     /// A card with the image written to it, put into a board that is not switched on.
     pub fn new() -> Self {
-        Self::with("test")
+        Self::with(Board::Virtual, "test")
     }
 
-    /// The same with the image of a flavour.
-    pub fn with(flavour: &'static str) -> Self {
+    /// The same with the image of another board or flavour.
+    pub fn with(board: Board, flavour: &'static str) -> Self {
         let dir = TempDir::new().expect("folder");
         let disk = dir.path().join("disk.img");
-        let image = image_of(flavour, "disk.img");
+        let image = board.image(flavour, "disk.img");
         let done = Command::new("cp").arg("--sparse=always").arg(image).arg(&disk).status().expect("cp");
         assert!(done.success());
         // The card is larger than the image: /data grows.
         fs::OpenOptions::new().write(true).open(&disk).and_then(|f| f.set_len(2 << 30)).expect("a larger card");
         Self {
             dir,
+            board,
             flavour,
             ssh_port: free_port(),
             qemu: None,
@@ -140,25 +135,12 @@ impl Machine {
         let socket = |id: &str| format!("socket,id={id},path={},server=on,wait=off", self.path(id).display());
         // It does not outlive a test that is killed.
         let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL", "qemu-system-aarch64"]);
-        qemu.args(["-M", "virt,gic-version=3", "-accel", "tcg,thread=multi,tb-size=256", "-cpu", "cortex-a53"]);
-        qemu.args(["-smp", "2", "-m", "768", "-display", "none", "-monitor", "none"]);
-        qemu.arg("-bios").arg(image_of(self.flavour, "u-boot.bin"));
+        qemu.args(["--pdeathsig", "KILL"]).arg(self.board.program());
+        qemu.args(["-accel", "tcg,thread=multi,tb-size=256", "-display", "none", "-monitor", "none"]);
         qemu.arg("-qmp").arg(format!("unix:{},server=on,wait=off", self.path("qmp").display()));
         qemu.arg("-chardev").arg(format!("{},logfile={},logappend=on", socket("console"), self.path("log").display()));
-        qemu.args(["-serial", "chardev:console", "-chardev"]).arg(socket("sensor"));
-        qemu.args(["-device", "pci-serial,chardev=sensor"]);
-        qemu.arg("-drive").arg(format!("if=none,id=card,format=raw,file={}", self.path("disk.img").display()));
-        qemu.args([
-            "-device",
-            "virtio-blk-pci,drive=card,bootindex=0",
-            "-device",
-            "i6300esb",
-            "-action",
-            "watchdog=reset",
-        ]);
-        qemu.args(["-device", "virtio-rng-pci", "-device", "virtio-net-pci,netdev=net,romfile=", "-netdev"]);
-        qemu.arg(format!("user,id=net,hostfwd=tcp:127.0.0.1:{}-:22", self.ssh_port)).args(&self.options);
+        qemu.arg("-chardev").arg(socket("sensor"));
+        qemu.args(self.board.qemu(self.flavour, self.dir.path(), self.ssh_port)).args(&self.options);
         let log = fs::File::create(self.path("qemu.log")).expect("log");
         qemu.stdin(Stdio::null()).stdout(log.try_clone().expect("log")).stderr(log);
         self.qemu = Some(qemu.spawn().expect("qemu-system-arm is installed (image/boot-test installs it)"));

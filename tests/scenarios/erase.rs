@@ -71,6 +71,13 @@ fn what_was_on_data_is_gone_from_the_raw_partition_and_only_where_it_was_asked_f
         fs::remove_file(at.join("deleted")).expect("remove");
         fs::rename(at.join("renamed"), at.join("new-name")).expect("rename");
     });
+    let head = |seq: u64| format!("{{\"seq\":{seq},\"prev\":\"x\",\"sha256\":\"{}\"}}\n", "ab".repeat(32));
+    image.mounted(|at| {
+        fs::create_dir_all(at.join("kentledge/audit")).expect("folder");
+        fs::write(at.join("kentledge/audit/000000000001.jsonl"), head(1) + &head(2)).expect("write");
+        // A power cut left part of an entry.
+        fs::write(at.join("kentledge/audit/000000000003.jsonl"), head(3) + "{\"seq\":4").expect("write");
+    });
     let before = image.markers();
     assert!(before >= 60_000, "{before} markers of 80,000: deleted ones as well");
     script(&image.device);
@@ -82,14 +89,19 @@ fn what_was_on_data_is_gone_from_the_raw_partition_and_only_where_it_was_asked_f
     assert_eq!(run("blkid", &["-p", "-o", "value", "-s", "LABEL", &image.device]), "data");
     image.mounted(|at| {
         let names: Vec<_> = fs::read_dir(at).expect("list").map(|e| e.expect("entry").file_name()).collect();
-        assert_eq!(names, ["lost+found"]);
+        assert!(names.len() == 2 && names.iter().all(|name| name == "lost+found" || name == "kentledge"), "{names:?}");
+        let left: Vec<_> = fs::read_dir(at.join("kentledge")).expect("list").collect();
+        assert_eq!(left.len(), 1, "nothing but the head of the audit log: {left:?}");
+        let erased = fs::read_to_string(at.join("kentledge/erased")).expect("the head");
+        assert_eq!(erased, format!("3:{}\n", "ab".repeat(32)));
     });
     rig::measured(&format!(
         "erase: {before} markers in live, deleted and renamed files before, 0 in the raw image after"
     ));
     // Cut in between: the next start goes on.
     image.mounted(|at| fs::write(at.join("again"), &text).expect("write"));
-    let bytes = [b"KENTLEDGE-ERASING".as_slice(), &[0; 65_519]].concat();
+    let mark = format!("KENTLEDGE-ERASING 57:{}", "cd".repeat(32));
+    let bytes = [mark.as_bytes(), &vec![0; 65_536 - mark.len()]].concat();
     fs::OpenOptions::new()
         .write(true)
         .open(&image.device)
@@ -97,5 +109,9 @@ fn what_was_on_data_is_gone_from_the_raw_partition_and_only_where_it_was_asked_f
         .expect("cut");
     script(&image.device);
     assert_eq!(image.markers(), 0);
-    image.mounted(|at| assert!(!at.join("again").exists()));
+    image.mounted(|at| {
+        assert!(!at.join("again").exists());
+        let erased = fs::read_to_string(at.join("kentledge/erased")).expect("the head");
+        assert_eq!(erased, format!("57:{}\n", "cd".repeat(32)));
+    });
 }

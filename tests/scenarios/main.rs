@@ -2,6 +2,8 @@
 //! subscriber sees in any of them is checked against its schema (`rig::sub`).
 
 mod alarms;
+mod audit;
+mod board;
 mod broker;
 mod brokers;
 mod bundles;
@@ -19,6 +21,7 @@ mod erase;
 mod escalation;
 mod faults;
 mod field;
+mod fleet;
 mod foreign;
 mod gpio;
 mod howto;
@@ -37,6 +40,7 @@ mod remote;
 mod replay;
 mod retained;
 mod road;
+mod samples;
 mod scores;
 mod sensor;
 mod service;

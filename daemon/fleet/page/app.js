@@ -68,19 +68,23 @@ const tiles = new Map(TILES.map(([name, label, look]) => {
   return [name, { tile, look }];
 }));
 
-// The same problem on many devices is one line: numbers in it do not count.
+// The same problem on many devices is one line: numbers in it do not count. Pairs of what is compared and what is shown.
 const causesOf = (row) => [
   ...(row.alarm_names ? row.alarm_names.split(", ").map((name) => `alarm ${name}`) : []),
-  ...(row.problem ? [row.problem.replace(/\d[\d.,:]*/g, "#")] : []),
+  ...(row.problem ? [row.problem] : []),
   ...(row.plans ? row.plans.split(", ").filter((plan) => /failed|rolled_back/.test(plan)).map((plan) => `plan ${plan}`) : []),
-];
+].map((text) => [text.replace(/\d[\d.,:]*/g, "#"), text]);
 
 function overview() {
   const sums = new Map(TILES.map(([name]) => [name, 0]));
   const [causes, versions] = [new Map(), new Map()];
   for (const row of fleet.values()) {
     for (const [name, , , is] of TILES) if (is(row)) sums.set(name, sums.get(name) + 1);
-    for (const cause of row.causes) causes.set(cause, (causes.get(cause) || 0) + 1);
+    for (const [cause, sample] of row.causes) {
+      const known = causes.get(cause);
+      if (known) known.n += 1;
+      else causes.set(cause, { n: 1, sample });
+    }
     versions.set(row.version, (versions.get(row.version) || 0) + 1);
   }
   for (const [name, { tile, look }] of tiles) {
@@ -89,10 +93,10 @@ function overview() {
     tile.className = `tile ${n ? look : ""}`;
     tile.setAttribute("aria-pressed", filters.tile === name && name !== "all");
   }
-  const worst = [...causes].sort((a, b) => b[1] - a[1]).slice(0, 8);
+  const worst = [...causes].sort((a, b) => b[1].n - a[1].n).slice(0, 8);
   $("wrong").hidden = worst.length === 0;
-  $("causes").replaceChildren(...worst.map(([cause, n]) => {
-    const button = element("button", { type: "button", title: cause }, [element("b", {}, number(n)), element("span", {}, cause)]);
+  $("causes").replaceChildren(...worst.map(([cause, { n, sample }]) => {
+    const button = element("button", { type: "button", title: sample }, [element("b", {}, number(n)), element("span", {}, sample)]);
     button.setAttribute("aria-pressed", filters.cause === cause);
     button.addEventListener("click", () => {
       filters.cause = filters.cause === cause ? "" : cause;
@@ -164,7 +168,7 @@ function select() {
     if (is(row)
       && (!filters.version || row.version === filters.version)
       && words.every((word) => row.text.includes(word))
-      && (!filters.cause || row.causes.includes(filters.cause))) rows.push(row);
+      && (!filters.cause || row.causes.some(([cause]) => cause === filters.cause))) rows.push(row);
   }
   return rows.sort(ORDERS[filters.order]);
 }

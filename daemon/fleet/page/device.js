@@ -105,15 +105,15 @@ function show(parts, id, d, now) {
     slots.length ? table(["Model", "Serving", "Slot a", "Slot b"], slots) : "",
   ]));
   put(parts.outbox, !h ? "No up/h yet." : pairs([
-    ["waits in RAM", `${number(h.ram_records)} records`], ["stored", `${number(h.stored_records)} records, ${bytes(h.stored_bytes)}`],
-    ["delivered", `${number(h.delivered)} records since the start`], ["lost", `${number(h.lost)} records, ever`],
+    ["records in RAM", number(h.ram_records)], ["records stored", `${number(h.stored_records)}, ${bytes(h.stored_bytes)}`],
+    ["records delivered", `${number(h.delivered)} since the start`], ["records lost", `${number(h.lost)} ever`],
   ]));
   const r = d.reported;
   put(parts.config, element("div", {}, [pairs([
     ["remote layer", r.digest ? r.digest.slice(0, 19) + "…" : "none"], ["desired version", r.version || "none"],
     ["state", r.state + (r.text ? `: ${r.text}` : "")], ["streams", d.streams.join(", ")],
   ]), ...(r.set_aside.length ? [element("p", { className: "warning-text" }, `set aside: ${r.set_aside.join("; ")}`)] : [])]));
-  const plans = Object.entries(d.plans).map(([name, p]) => [name, p.seq, pill(p.state, LOOKS[p.state] ?? ""), p.wave, p.why, when(p.since)]);
+  const plans = Object.entries(d.plans).map(([name, p]) => [name, p.seq, pill(p.state, LOOKS[p.state] ?? ""), p.wave, [p.why, p.text].filter(Boolean).join(": "), when(p.since)]);
   put(parts.plans, plans.length ? table(["Plan", "Sequence#", "State", "Wave#", "Why", "Since"], plans) : "None.");
   const log = [...d.log].reverse().map((line) => [when(line.ts), line.kind, line.what, pill(line.state, LOOKS[line.state] ?? ""), line.text]);
   put(parts.log, log.length ? table(["Time (UTC)", "", "What", "", "Text"], log) : "Nothing yet: events are shown from now on.");

@@ -314,7 +314,8 @@ impl Work {
     fn subscribe(&mut self, session: &mut Session, filters: &[String]) -> Result<(), String> {
         // AWS IoT Core takes eight in a packet.
         for some in filters.chunks(8) {
-            let filters = some.iter().map(|path| Filter { preserve_retain: true, ..Filter::new(path, QoS::AtLeastOnce) });
+            let filters =
+                some.iter().map(|path| Filter { preserve_retain: true, ..Filter::new(path, QoS::AtLeastOnce) });
             let mut packet = Subscribe::new_many(filters, None);
             packet.pkid = self.id();
             self.asked.insert(packet.pkid, some.to_vec());

@@ -24,6 +24,8 @@ pub const SETTLED: Duration = Duration::from_millis(400);
 pub const SETTLE_MOST: Duration = Duration::from_secs(20);
 /// How often the console sends what changed: twice a second is fast for eyes and slow for a browser.
 pub const PUSH: Duration = Duration::from_millis(500);
+/// How often rollouts are counted for a page: 10,000 devices take some milliseconds.
+pub const COUNT: Duration = Duration::from_secs(2);
 /// An idle stream of events gets a line this often, so that proxies keep it open.
 pub const PUSH_IDLE: Duration = Duration::from_secs(15);
 /// Open pages of a console.

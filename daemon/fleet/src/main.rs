@@ -9,6 +9,8 @@ mod broker;
 mod console;
 mod heard;
 mod limits;
+mod plan;
+mod rollout;
 mod send;
 mod state;
 mod table;
@@ -47,6 +49,16 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Makes, shows and publishes rollout plans
+    Plan {
+        #[command(subcommand)]
+        act: plan::Act,
+    },
+    /// Runs a published plan: opens its waves as its limits allow, halts it when they do not
+    Rollout {
+        #[command(subcommand)]
+        act: rollout::Act,
+    },
     /// Writes a command to sign, or publishes the signed one and shows its results
     Send(send::Args),
     /// Serves the web page
@@ -78,6 +90,8 @@ async fn act(cli: &Cli) -> Result<(), Fatal> {
             })
             .await
         }
+        Command::Plan { act } => plan::act(act, &cli.whom).await,
+        Command::Rollout { act } => rollout::act(act, &cli.whom).await,
         Command::Send(args) => send::act(args, &cli.whom).await,
         Command::Console(args) => console::serve(args, &cli.whom).await,
     }

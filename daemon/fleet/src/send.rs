@@ -10,7 +10,11 @@ use std::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use kentledge::{
     cli::say,
-    control::{command, request},
+    control::{
+        command,
+        plans::{Order, Plan, is_name},
+        request,
+    },
     error::{Context, Fatal},
     host::clock::rfc3339_ms,
 };
@@ -82,6 +86,9 @@ pub fn inner(
 /// # Errors
 /// It needs one, or the device would reject it.
 pub fn plain(to: &str, kind: &str, args: &Value, now_ms: i64) -> Result<Parcel, String> {
+    if command::needs_signature(kind) {
+        return Err(format!("{kind} needs a signature"));
+    }
     let id = format!("{kind}-{now_ms}");
     let payload = json!({"id": id, "args": args}).to_string().into_bytes();
     check(to, kind, &id, &payload)?;
@@ -105,7 +112,8 @@ pub fn is_address(to: &str) -> Result<(), String> {
     let good = to.split_once('/').is_some_and(|(site, device)| {
         name(site) && (device == "_all" || name(device.strip_prefix("_c-").unwrap_or(device)))
     });
-    good.then_some(()).ok_or_else(|| format!("invalid address `{to}`: expected SITE/DEVICE, SITE/_all or SITE/_c-COHORT"))
+    good.then_some(())
+        .ok_or_else(|| format!("invalid address `{to}`: expected SITE/DEVICE, SITE/_all or SITE/_c-COHORT"))
 }
 
 fn wrapped(signed: &str, minisig: &str) -> Vec<u8> {
@@ -119,7 +127,9 @@ fn wrapped(signed: &str, minisig: &str) -> Vec<u8> {
 pub fn parcel(signed: &str, minisig: &str) -> Result<Parcel, String> {
     let value: Value = serde_json::from_str(signed).map_err(|why| format!("the signed text is no JSON: {why}"))?;
     if minisig.lines().count() < 4 || !minisig.starts_with("untrusted comment:") {
-        return Err("the signature is no .minisig file: it has four lines, the first begins with `untrusted comment:`".into());
+        return Err(
+            "the signature is no .minisig file: it has four lines, the first begins with `untrusted comment:`".into()
+        );
     }
     let member = |name: &str| value[name].as_str().unwrap_or("").to_owned();
     let (to, kind, id) = (member("to"), member("type"), member("id"));
@@ -130,6 +140,19 @@ pub fn parcel(signed: &str, minisig: &str) -> Result<Parcel, String> {
             let read = request::guarded(|| request::desired(&to, &payload));
             read.map_err(|refusal| format!("a device would reject it: {}", refusal.1))?;
             Ok(Parcel { topic: format!("kl/{to}/dn/desired"), payload, retain: true, id: "desired".into() })
+        }
+        "plan" => {
+            let plan = Plan::read(signed).map_err(|refusal| format!("a device would reject it: {}", refusal.1))?;
+            let topic = format!("kl/{to}/dn/plan/{}", plan.name);
+            Ok(Parcel { topic, payload, retain: true, id: format!("plan/{}", plan.name) })
+        }
+        "halt" | "resume" => {
+            let order = Order::read(signed).map_err(|refusal| format!("a device would reject it: {}", refusal.1))?;
+            if !is_name(&order.plan) {
+                return Err(format!("invalid name of a plan `{}`", order.plan));
+            }
+            let topic = format!("kl/{to}/dn/halt/{}", order.plan);
+            Ok(Parcel { topic, payload, retain: true, id: format!("{kind}/{}", order.plan) })
         }
         _ => {
             check(&to, &kind, &id, &payload)?;
@@ -236,10 +259,19 @@ async fn follow(args: &Args, whom: &Whom, parcel: Parcel) -> Result<(), Fatal> {
             theirs.lock().unwrap_or_else(PoisonError::into_inner).extend(records);
         }
     };
-    let one = !parcel.topic.contains("/_");
+    let one = !parcel.topic.contains("/_") && !parcel.retain;
+    let retained = parcel.retain;
     let act = |_, line: crate::broker::Line| async move {
         let topic = format!("{prefix}{}", parcel.topic);
         line.publish(&topic, parcel.payload, parcel.retain).await.map_err(Fatal::failed)?;
+        if retained {
+            let topic = &parcel.topic;
+            return say(&if args.json {
+                json!({"published": topic}).to_string()
+            } else {
+                format!("published: {topic}")
+            });
+        }
         let until = Instant::now() + Duration::from_secs(args.wait_s);
         let mut last = None;
         while Instant::now() < until {
@@ -259,7 +291,9 @@ async fn follow(args: &Args, whom: &Whom, parcel: Parcel) -> Result<(), Fatal> {
         match (one, last) {
             (false, _) => Ok(()),
             (true, None) => Err(Fatal::failed("no result came: the device may be offline; it obeys when it returns")),
-            (true, Some(state)) => Err(Fatal::failed(format!("the last result is `{state}`; follow it with `devices --json`"))),
+            (true, Some(state)) => {
+                Err(Fatal::failed(format!("the last result is `{state}`; follow it with `devices --json`")))
+            }
         }
     };
     heard::with_also(whom, mqtt, act, also).await
@@ -300,9 +334,12 @@ mod tests {
         let args = json!({"toml": "", "confirm_s": 1});
         let why = inner("plant/pump-1", "config.set", &args, "ops", "", 60, NOW).expect_err("rejected");
         assert!(why.contains("malformed") && why.contains("confirm_s"), "{why}");
-        for (to, kind, issuer) in
-            [("plant", "restart", "ops"), ("plant/Pump", "restart", "ops"), ("plant/p", "no.such", "ops"), ("plant/p", "restart", "")]
-        {
+        for (to, kind, issuer) in [
+            ("plant", "restart", "ops"),
+            ("plant/Pump", "restart", "ops"),
+            ("plant/p", "no.such", "ops"),
+            ("plant/p", "restart", ""),
+        ] {
             assert!(inner(to, kind, &json!({}), issuer, "", 60, NOW).is_err(), "{to} {kind} {issuer}");
         }
         assert!(plain("plant/p", "restart", &json!({}), NOW).is_err(), "it needs a signature");

@@ -1,5 +1,6 @@
 //! The command line: its arguments, and the part of the program that handles each command.
 
+mod audit;
 mod boot_check;
 mod bundles;
 pub mod replay;
@@ -20,6 +21,7 @@ use crate::{
     output::guard,
     provision,
     report::journal,
+    selftest,
     source::ports,
     system::run::{self, Ending},
 };
@@ -85,6 +87,11 @@ enum Command {
         #[command(subcommand)]
         act: bundles::Act,
     },
+    /// Checks the audit log: who did what to this device
+    Audit {
+        #[command(subcommand)]
+        act: audit::Act,
+    },
     /// Records the rows of the configured sources on a tape
     Record {
         /// Only the sources of this configuration file
@@ -99,6 +106,8 @@ enum Command {
     },
     /// Lists serial ports and their protocols, gpiochips and the kernel's sensors, with configuration lines
     Ports(ports::Args),
+    /// Looks at this machine: board, ports, watchdog, clock, disk, network; a line each, with a verdict and what to do
+    Selftest(selftest::Args),
     /// The worker process; started by the daemon only
     #[command(hide = true)]
     InferWorker,
@@ -213,6 +222,7 @@ impl Cli {
                 journal::start("info");
                 act.act()
             }
+            Command::Audit { act } => act.act(),
             Command::Record { config, out, seconds } => {
                 journal::start("info");
                 let config = Config::load(config.as_deref())?;
@@ -221,6 +231,13 @@ impl Cli {
             Command::Ports(args) => {
                 let report = runtime()?.block_on(async { ports::tell(&args).await });
                 say(report.trim_end())
+            }
+            Command::Selftest(args) => {
+                journal::start("warn");
+                let (report, failed) = selftest::report(&args);
+                let lines = report.lines().map(|line| escaped(line, usize::MAX));
+                say(&lines.collect::<Vec<_>>().join("\n"))?;
+                if failed == 0 { Ok(()) } else { Err(Fatal::failed(format!("selftest: failed: {failed}"))) }
             }
             Command::GpioGuard { socket } => {
                 journal::start("info");

@@ -170,6 +170,7 @@ fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> (Command
         confirm_s: limits::CONFIRM_S,
         os_confirm_s: limits::OS_CONFIRM_S,
         jitter_s: limits::JITTER_S,
+        plans: false,
     };
     let Some(node) = node else { return (commands, false) };
     let mut refused = false;
@@ -188,6 +189,10 @@ fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> (Command
     commands.confirm_s = t.int("confirm_s", 10..=3600).map_or(limits::CONFIRM_S, |s| s as u64);
     commands.os_confirm_s = t.int("os_confirm_s", 10..=3600).map_or(limits::OS_CONFIRM_S, |s| s as u64);
     commands.jitter_s = t.int("jitter_s", 0..=3600).map_or(limits::JITTER_S, |s| s as u64);
+    commands.plans = t.bool("plans").unwrap_or(false);
+    if commands.plans && commands.keyset.is_none() {
+        t.problem("plans", "a plan is signed: `commands.keyset` is needed");
+    }
     t.finish();
     (commands, refused)
 }

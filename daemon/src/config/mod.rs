@@ -137,6 +137,8 @@ pub struct Commands {
     pub os_confirm_s: u64,
     /// Devices that get a command together start it within this, s.
     pub jitter_s: u64,
+    /// Rollout plans are obeyed.
+    pub plans: bool,
 }
 
 /// `[metrics]`

@@ -4,12 +4,18 @@
 //! A list of actions ends with the first that fails and whose error says so (`OnError::Stop`): what stands behind it is not
 //! done, and `Event::Failed` comes. So "saved before done" is an order: `Save`, then what must not happen unsaved.
 
-use std::{collections::BTreeMap, fmt::Debug, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Debug,
+    sync::Arc,
+    time::Duration,
+};
 
 use serde_json::{Map, Value};
 
 use super::{
     args::{Install, InstallSystem, KeysetUpdate, RollBack},
+    audit::Act,
     candidate::{Candidate, Change, Changed},
     memory::Saved,
     refusal::Refusal,
@@ -71,6 +77,13 @@ pub trait Trusted: Debug + Send + Sync {
     fn signer(&self, text: &str, minisig: &str) -> Result<String, KeysetError>;
     /// The public key of this name, as the keyset writes it.
     fn public(&self, name: &str) -> Option<&str>;
+    /// `signer` for keys that may sign plans.
+    ///
+    /// # Errors
+    /// No key with the role `rollout` made the signature.
+    fn planner(&self, text: &str, minisig: &str) -> Result<String, KeysetError>;
+    /// `public` for keys that may sign plans.
+    fn planner_key(&self, name: &str) -> Option<&str>;
 }
 
 impl Trusted for Keyset {
@@ -79,7 +92,15 @@ impl Trusted for Keyset {
     }
 
     fn public(&self, name: &str) -> Option<&str> {
-        Self::public(self, name)
+        Self::public(self, Role::Command, name)
+    }
+
+    fn planner(&self, text: &str, minisig: &str) -> Result<String, KeysetError> {
+        Self::signer(self, Role::Rollout, text.as_bytes(), minisig).map(str::to_owned)
+    }
+
+    fn planner_key(&self, name: &str) -> Option<&str> {
+        Self::public(self, Role::Rollout, name)
     }
 }
 
@@ -138,6 +159,8 @@ pub struct Left {
     pub trial: Result<Option<Trial>, String>,
     /// Jobs in progress.
     pub going: Going,
+    /// Ids whose results are in the audit log.
+    pub audited: BTreeSet<String>,
 }
 
 /// Everything that control can learn.
@@ -189,6 +212,8 @@ pub enum About {
     Final(String),
     /// The acknowledgement confirms the configuration on trial.
     Proof,
+    /// The acknowledgement shows that the connection is alive: the plan of this command may start.
+    Plan(String),
 }
 
 /// A record for the outbox.
@@ -222,6 +247,10 @@ pub enum Stop {
     Run(Call),
     /// A desired state could not be remembered: it is not applied. The version, and the ticket of its order.
     Desired(u64, Option<Ticket>),
+    /// What was learnt of plans could not be saved.
+    Learn,
+    /// That a plan starts could not be saved: its command, of this id, is not executed.
+    Start(String),
     /// The trial could not be begun; everything is as it was.
     Begin(Box<Trial>),
     /// The trial could not be committed.
@@ -250,6 +279,8 @@ pub enum Ask {
     RemoteLayer,
     /// A part of the journal.
     Log(LogQuery),
+    /// Entries of the audit log from this number on.
+    Audit(u64),
     /// A restart of the machine.
     Reboot,
     /// That the alarm of this index is acknowledged; only this episode, if one is named.
@@ -272,6 +303,8 @@ pub enum Which {
 pub enum Action {
     /// Writes the memory of commands. `Err`: it must not be written now.
     Save(Result<Box<Saved>, String>, OnError),
+    /// Adds an entry to the audit log. It is on the disk when this is done, or the disk does not take it.
+    Audit(Act),
     /// Hands a record to the outbox.
     Publish(Record),
     /// Sends members of a result to a response topic, once.

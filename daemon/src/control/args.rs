@@ -138,6 +138,21 @@ impl Args for Acknowledge {
     }
 }
 
+/// Arguments of `audit.pull`.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AuditPull {
+    /// Number of the first entry; 0: the oldest there is.
+    #[serde(default)]
+    pub from: u64,
+}
+
+impl Args for AuditPull {
+    fn read(text: &str) -> Result<Self, Refusal> {
+        parse(text)
+    }
+}
+
 /// Arguments of `erase`.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -11,6 +11,7 @@ use super::{
     CommandState, Control, Outcome,
     action::{About, Action, Call, Going, JobNews, Leave, Left, OnError, Stop, Which},
     args::ConfigSet,
+    audit::Act,
     candidate::{Candidate, Change, Changed},
     memory::{Known, LOWERED},
     refusal::{Refusal, Why},
@@ -46,13 +47,19 @@ impl Control {
             self.event(Kind::StoreDamaged, "keys", &format!("{why}; nothing is installed until it is repaired"));
         }
         self.lower_versions();
-        let Left { trial, going, .. } = left;
+        let Left { trial, going, audited, .. } = left;
+        self.audited = audited;
         let found = trial.unwrap_or_else(|why| {
             tracing::error!("{why}; it is read again later");
             self.trial_unread_ns = Some(self.now_ns());
             None
         });
         self.take_up_commands(found.as_ref(), &going);
+        self.take_up_trial(found);
+        self.audited.clear();
+    }
+
+    fn take_up_trial(&mut self, found: Option<Trial>) {
         let Some(trial) = found else { return self.report() };
         if let Some(why) = trial.put_back.clone() {
             // The process that rolled it back may have published that, and died before it removed the trial.
@@ -74,6 +81,9 @@ impl Control {
         let tried = |id: &str| found.is_some_and(|trial| trial.asker == Asker::Command(id.to_owned()));
         for known in self.memory.unacked().into_iter().filter(|known| !tried(&known.id)) {
             let outcome = Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) };
+            if !self.audited.contains(&known.id) {
+                self.audit_result(&known.id, &outcome);
+            }
             self.result_about(&known.kind, &known.id, &outcome, None);
         }
         for (kind, ended) in &going.ended {
@@ -89,6 +99,7 @@ impl Control {
         let goes_on = |known: &Known| {
             tried(&known.id) || going.commands.contains(&known.id) || unread.contains(&(known.kind.as_str(), true))
         };
+        self.plans_taken_up(&going.commands);
         for known in self.memory.unfinished().into_iter().filter(|known| !goes_on(known)) {
             let began = known.state == CommandState::Running;
             let outcome = match known.kind.as_str() {
@@ -134,6 +145,7 @@ impl Control {
         };
         let list = changed.list;
         tracing::info!(digest = trial.digest, confirm_s, "a configuration is on trial: {list}");
+        self.audit_config("on_trial", &trial);
         self.act(Action::Begin(Box::new(trial.clone())));
         if link_only {
             self.tell_asker(&trial, &Outcome::new(CommandState::Running, "the connection restarts"), None);
@@ -228,6 +240,7 @@ impl Control {
     /// The change is committed.
     pub(super) fn committed(&mut self, trial: &Trial, changed: Changed) {
         self.live = None;
+        self.audit_config("in_use", trial);
         self.rules.set_aside.clear();
         self.act(Action::Connect(Which::InUse, self.generation, None));
         let (list, digest) = (&changed.list, &trial.digest);
@@ -270,7 +283,26 @@ impl Control {
         }
     }
 
+    /// The entry of a configuration.
+    fn audit_config(&mut self, state: &'static str, trial: &Trial) {
+        let by = match &trial.asker {
+            Asker::Command(id) => format!("config.set {id}"),
+            Asker::Desired(version) => format!("desired {version}"),
+        };
+        self.act(Action::Audit(Act::Config { state, sha256: trial.digest.clone(), by }));
+    }
+
+    /// The entry of a desired state that begins or ended.
+    fn audit_desired(&mut self, version: u64, by: &str) {
+        let wish = self.memory.wish();
+        let (state, text) = (wish.state.clone(), super::audit::short(&wish.text));
+        self.act(Action::Audit(Act::Desired { version, by: by.to_owned(), state, text }));
+    }
+
     fn tell_put_back(&mut self, trial: &Trial, why: &str, repeated: bool) {
+        if !repeated {
+            self.audit_config("rolled_back", trial);
+        }
         self.memory.put_back(&trial.digest);
         self.remember_change(trial, CommandState::RolledBack, why);
         self.event(Kind::ConfigRolledBack, "config", &format!("sha256:{}: {why}", trial.digest));
@@ -292,6 +324,9 @@ impl Control {
     fn tell_asker(&mut self, trial: &Trial, outcome: &Outcome, about: Option<About>) {
         match &trial.asker {
             Asker::Command(id) => {
+                if !outcome.repeated || !self.audited.contains(id) {
+                    self.audit_result(id, outcome);
+                }
                 self.result_about("config.set", id, outcome, about);
                 if outcome.is_final() && !outcome.repeated {
                     let (kind, id, respond) = ("config.set".into(), id.clone(), trial.respond.clone());
@@ -299,7 +334,12 @@ impl Control {
                 }
             }
             // A desired state is confirmed by the acknowledgement of a result record too.
-            Asker::Desired(version) => self.result_about("desired", &version.to_string(), outcome, about),
+            Asker::Desired(version) => {
+                if outcome.is_final() {
+                    self.audit_desired(*version, "");
+                }
+                self.result_about("desired", &version.to_string(), outcome, about);
+            }
         }
     }
 
@@ -371,6 +411,7 @@ impl Control {
             return self.settle(ticket);
         }
         self.save(OnError::Stop(Stop::Desired(version, ticket)));
+        self.audit_desired(version, &desired.signed.issuer);
         self.settle(ticket);
         self.report();
         let toml = if desired.toml.trim().is_empty() { String::new() } else { desired.toml };
@@ -381,6 +422,7 @@ impl Control {
     fn end_desired(&mut self, version: u64, state: &str, text: &str) {
         self.memory.wished(version, state, text);
         self.save(OnError::Log(format!("a restart may lose the result of desired state {version}")));
+        self.audit_desired(version, "");
         self.report();
     }
 }

@@ -8,8 +8,8 @@ use super::{
     Control,
     action::Call,
     args::{
-        Acknowledge, Args, Calibrate, ConfigGet, ConfigSet, Erase, Install, InstallSystem, KeysetUpdate, NoArgs,
-        RollBack,
+        Acknowledge, Args, AuditPull, Calibrate, ConfigGet, ConfigSet, Erase, Install, InstallSystem, KeysetUpdate,
+        NoArgs, RollBack,
     },
     refusal::{Refusal, malformed},
     samples::{SamplesPull, TapePull},
@@ -75,6 +75,7 @@ commands! {
     "samples.pull"    SamplesPull(SamplesPull)      SIGNED   Control::samples_pull,   "Fetches windows and labels.";
     "tape.pull"       TapePull(TapePull)            SIGNED   Control::tape_pull,      "Fetches a tape.";
     "os.install"      InstallSystem(InstallSystem)  SIGNED   Control::os_install,     "Installs another operating system.";
+    "audit.pull"      AuditPull(AuditPull)          SIGNED   Control::audit_pull,     "Returns a part of the audit log.";
     "log.pull"        LogPull(LogQuery)             SIGNED   Control::log_pull,       "Returns a part of the journal.";
     "restart"         Restart(NoArgs)               SIGNED   Control::restart,        "Ends the process; systemd starts it again.";
     "reboot"          Reboot(NoArgs)                SIGNED   Control::reboot,         "Restarts the machine.";

@@ -16,6 +16,7 @@ use tokio::sync::watch;
 use super::{
     Control, Leave, Rules, Trials,
     action::{About, Action, Ask, Event, Left, Now, OnError, Record, Which},
+    audit::Book,
     candidate::{Candidate, Change, changed, compare, in_use},
     jobs::{Jobs, keyset, model_keys, model_rules},
     memory::{CommandState, MemoryFile, Saved},
@@ -33,7 +34,7 @@ use crate::{
     flow::{
         Class, Draft, Retain, StreamId,
         alarm::NotAcknowledged,
-        event::EventStreams,
+        event::{EventStreams, Kind},
         meter::Meters,
         order::{LinkNews, Orders, Respond, Response, Ticket},
     },
@@ -62,6 +63,7 @@ pub struct Effects {
     orders: Orders,
     link: watch::Receiver<LinkNews>,
     memory: MemoryFile,
+    audit: Book,
     trials: Trials,
     meters: Arc<Meters>,
     /// The configuration with the change that was compared last.
@@ -89,6 +91,9 @@ impl Effects {
         let rules = Rules::of(&config, &boot, &process);
         let device = format!("{}/{}", config.device.site, config.device.id);
         let now = Now { stamp: clock.now(), floor_ms: clock.floor_ms() };
+        let mut audit = Book::new(setup.audit, clock.clone(), boot.clone(), setup.show_audit);
+        let in_use = in_use(&config);
+        let damage = audit.started(&process, &in_use);
         let place = Place {
             slot: setup.slots.slot.clone(),
             version: setup.slots.version.clone(),
@@ -124,8 +129,12 @@ impl Effects {
         let doors = Doors { streams, blob, events, put, settled, respond, want, leave };
         let control = Control::new(rules, now, fastrand::u64(..));
         let (memory, link, meters) = (MemoryFile(keep), setup.link, setup.meters);
-        let mut effects = Self { control, jobs, doors, orders, link, memory, trials, meters, candidate: None, device };
-        let (keys, in_use) = (effects.jobs.keys_now(), in_use(&effects.jobs.config));
+        let candidate = None;
+        let mut effects = Self { control, jobs, doors, orders, link, memory, audit, trials, meters, candidate, device };
+        if let Some(why) = damage {
+            effects.publish(Record::Event(Kind::StoreDamaged, "audit".into(), why));
+        }
+        let keys = effects.jobs.keys_now();
         effects.handle(Event::Began { left: effects.left(), keys, in_use, ran_before });
         effects.jobs.take_up();
         effects.hear();
@@ -142,6 +151,7 @@ impl Effects {
                 Err(RecvTimeoutError::Disconnected) => break,
             }
             self.tick();
+            self.audit.look();
             if !self.control.is_leaving() {
                 self.jobs.look();
                 self.hear();
@@ -247,6 +257,10 @@ impl Effects {
     /// The actions that read the disk again, or that jobs perform.
     fn perform_on_jobs(&mut self, action: Action) -> Option<Event> {
         match action {
+            Action::Audit(act) => {
+                self.audit.write(&act);
+                None
+            }
             Action::Reread => Some(Event::Reread(self.left())),
             Action::ReadTrial => Some(Event::TrialRead(self.trials.found())),
             Action::ReadKeys => Some(Event::KeysRead(self.jobs.read_keys())),
@@ -313,7 +327,8 @@ impl Effects {
 
     /// What the previous run left on the disk.
     fn left(&self) -> Left {
-        Left { memory: self.memory.load(), trial: self.trials.found(), going: self.jobs.going() }
+        let (trial, going, audited) = (self.trials.found(), self.jobs.going(), self.audit.ids());
+        Left { memory: self.memory.load(), trial, going, audited }
     }
 
     fn save(&self, saved: Result<Box<Saved>, String>, or: OnError) -> Done {
@@ -377,6 +392,7 @@ impl Effects {
                 Outcome::done(json!({"toml": text, "digest": digest, "set_aside": self.jobs.config.set_aside}))
             }
             Ask::Log(query) => (self.jobs.machine.log)(query).map_or_else(Outcome::failed, Outcome::done),
+            Ask::Audit(from) => self.audit.pull(*from),
             Ask::Reboot => match (self.jobs.machine.reboot)() {
                 Ok(()) => Outcome::new(CommandState::Running, "the system restarts"),
                 Err(why) => Outcome::failed(why),

@@ -5,8 +5,10 @@ use super::{
     CommandState, Control,
     action::{Action, Ask, Call, JobNews, Leave},
     args::{
-        Acknowledge, Calibrate, ConfigGet, ConfigSet, Erase, Install, InstallSystem, KeysetUpdate, NoArgs, RollBack,
+        Acknowledge, AuditPull, Calibrate, ConfigGet, ConfigSet, Erase, Install, InstallSystem, KeysetUpdate, NoArgs,
+        RollBack,
     },
+    audit,
     candidate::Change,
     refusal::Why,
     tell::Outcome,
@@ -62,6 +64,10 @@ impl Control {
             None => self.finish(call, &Outcome::rejected(Why::Invalid, format!("no alarm is called `{alarm}`"))),
             Some(place) => self.act(Action::Ask(call, Ask::Acknowledge(place, id))),
         }
+    }
+
+    pub(super) fn audit_pull(&mut self, call: Call, AuditPull { from }: AuditPull) {
+        self.act(Action::Ask(call, Ask::Audit(from)));
     }
 
     pub(super) fn log_pull(&mut self, call: Call, query: LogQuery) {
@@ -139,8 +145,12 @@ impl Control {
             JobNews::Ended(..) if self.memory.unread().is_some() => {}
             JobNews::Ended(kind, Ended { command, end, text, respond }) => {
                 // A job whose end could not be saved is repeated: its command has its result.
-                let kind = kind_of(self, kind, &command).filter(|_| !self.is_over(&command));
-                if let Some(kind) = kind {
+                let kind = kind_of(self, kind, &command);
+                if kind.is_none() && !self.audited.contains(&command) {
+                    let (state, text) = (CommandState::from(end).word(), audit::short(&text));
+                    self.act(Action::Audit(audit::Act::Local { id: command.clone(), state, text }));
+                }
+                if let Some(kind) = kind.filter(|_| !self.is_over(&command)) {
                     let call = Call { kind, id: command.clone(), respond, ticket: None };
                     self.finish(call, &Outcome::new(end.into(), text));
                 }

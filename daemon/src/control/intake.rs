@@ -76,6 +76,7 @@ type Verified = Result<String, Refusal>;
 
 impl Control {
     pub(super) fn arrived(&mut self, arrived: Arrived) {
+        self.arrived_ns = self.now_ns();
         let to = match &arrived.to {
             Addressee::Device => self.device(),
             Addressee::All => format!("{}/_all", self.rules.site),
@@ -92,6 +93,7 @@ impl Control {
                 self.channel(&to, &arrived);
                 self.act(Action::Settle(ticket));
             }
+            Asked::Plan { .. } | Asked::Gate { .. } | Asked::Halt { .. } => self.plan_arrived(arrived),
             Asked::Blob { sha256, offset } => {
                 // On the disk before the broker may delete it.
                 self.act(Action::Chunk(sha256.clone(), *offset, arrived.payload.clone()));
@@ -191,17 +193,18 @@ impl Control {
     }
 
     fn remember(&mut self, request: &Request, verified: &Verified) {
+        // Only a verified sequence counts: a forged one on a command without a signature would lock its issuer out.
+        let signed = request.signed.as_ref().filter(|_| verified.is_ok());
         let known = Known {
             id: request.id.clone(),
             kind: request.kind.clone(),
             digest: request.digest.clone(),
             state: CommandState::Accepted,
+            issuer: signed.map(|signed| signed.issuer.clone()).unwrap_or_default(),
             text: String::new(),
             boot: self.rules.boot.clone(),
             acked: false,
         };
-        // Only a verified sequence counts: a forged one on a command without a signature would lock its issuer out.
-        let signed = request.signed.as_ref().filter(|_| verified.is_ok());
         let issuer = signed.map(|signed| (signed.issuer.as_str(), signed.iseq));
         let key = verified.as_deref().unwrap_or_default();
         self.memory.take(known, issuer.map(|(name, iseq)| (name, key, iseq)));

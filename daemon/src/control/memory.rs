@@ -12,6 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
+use super::plans;
 use crate::{
     host::{Defence, Keep, Unloaded},
     limits,
@@ -82,6 +83,9 @@ pub struct Known {
     /// Digest of type and arguments.
     pub digest: String,
     pub state: CommandState,
+    /// The name of the key that signed it; empty: none did, or an earlier version accepted it.
+    #[serde(default)]
+    pub issuer: String,
     /// The text of the result, for people.
     pub text: String,
     /// The boot in which it began.
@@ -138,6 +142,9 @@ pub struct Saved {
     /// The memory was lost once: an issuer that it does not hold must prove that its command is fresh.
     #[serde(default)]
     lost: bool,
+    /// Plans, gates and halts.
+    #[serde(default)]
+    plans: plans::Saved,
 }
 
 #[cfg(test)]
@@ -215,7 +222,8 @@ impl Memory {
     /// Takes up what was read. `ran_before`: this device ran before, so it must have a memory. What follows is to be saved,
     /// also at the first start: otherwise a loss before the first command would not be detected.
     pub fn take_up(&mut self, loaded: Result<Option<Saved>, Unloaded>, ran_before: bool, now_ns: u64) -> Found {
-        let lost = |why: &str| (Saved { lost: true, ..Saved::default() }, Found::Lost(why.to_owned()));
+        let empty = || Saved { lost: true, plans: plans::Saved::lost(), ..Saved::default() };
+        let lost = |why: &str| (empty(), Found::Lost(why.to_owned()));
         let (saved, found) = match loaded {
             Ok(Some(saved)) => (saved, Found::Memory),
             Ok(None) if ran_before && Defence::Distrust.stands() => lost("is gone"),
@@ -349,6 +357,22 @@ impl Memory {
             known.acked = false;
             known.text = text.chars().take(limits::RESULT_TEXT).collect();
         }
+        self.saved.plans.became(id, state, text);
+    }
+
+    /// A command that did nothing is forgotten.
+    pub fn forget(&mut self, id: &str) {
+        self.saved.commands.retain(|known| known.id != id);
+    }
+
+    /// Plans, gates and halts.
+    pub fn plans(&self) -> &plans::Saved {
+        &self.saved.plans
+    }
+
+    /// The same, to be changed.
+    pub fn plans_mut(&mut self) -> &mut plans::Saved {
+        &mut self.saved.plans
     }
 
     /// The desired state that was handled last.
@@ -409,6 +433,7 @@ mod tests {
             kind,
             digest,
             state: CommandState::Running,
+            issuer: String::new(),
             text: String::new(),
             boot: "b".into(),
             acked: false,

@@ -17,6 +17,7 @@
 
 mod action;
 mod args;
+pub mod audit;
 mod back;
 mod bring;
 mod bundles;
@@ -30,6 +31,7 @@ mod jobs;
 mod memory;
 mod model_action;
 mod models;
+pub mod plans;
 mod refusal;
 pub mod request;
 mod samples;
@@ -53,7 +55,7 @@ mod world_disk;
 #[cfg(test)]
 mod world_models;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 pub use action::Leave;
 pub use effects::Effects;
@@ -67,6 +69,7 @@ use self::{
     command::needs_signature,
     intake::{Intake, Waiting},
     memory::{CommandState, Memory},
+    plans::PlanEvent,
     tell::Outcome,
 };
 use crate::{
@@ -103,6 +106,8 @@ pub struct Rules {
     pub boot: String,
     /// Id of this process.
     pub process: String,
+    /// Plans are obeyed.
+    pub plans: bool,
 }
 
 impl Rules {
@@ -120,6 +125,7 @@ impl Rules {
             keyset: config.commands.keyset.is_some(),
             boot: boot.to_owned(),
             process: process.to_owned(),
+            plans: config.commands.plans,
         }
     }
 }
@@ -156,6 +162,13 @@ pub struct Control {
     in_use: String,
     /// `model.update_stale` was published.
     stale_told: bool,
+    /// At the start: ids whose results are in the audit log.
+    audited: BTreeSet<String>,
+    /// What is not saved of plans, and what came while the memory could not be read.
+    plans: plans::Plans,
+    plans_later: Vec<Arrived>,
+    /// When an order arrived last, ns since boot.
+    arrived_ns: u64,
     /// The process, or this run of it, is about to end: later orders are left to the next one.
     leaving: bool,
 }
@@ -163,7 +176,15 @@ pub struct Control {
 impl Control {
     /// A machine that knows nothing yet: `Event::Began` comes first. `seed`: for the moments of commands for many devices.
     pub fn new(rules: Rules, now: Now, seed: u64) -> Self {
+        let plans = plans::Plans::new(plans::Rules {
+            site: rules.site.clone(),
+            device: rules.id.clone(),
+            cohorts: rules.cohorts.clone(),
+        });
         Self {
+            plans,
+            plans_later: Vec::new(),
+            arrived_ns: 0,
             rules,
             random: fastrand::Rng::with_seed(seed),
             now,
@@ -183,6 +204,7 @@ impl Control {
             generation: 0,
             in_use: String::new(),
             stale_told: false,
+            audited: BTreeSet::new(),
             leaving: false,
         }
     }
@@ -250,12 +272,14 @@ impl Control {
             return self.desired(&to, arrived, None);
         }
         self.look_at_trial();
+        self.look_at_plans();
     }
 
     fn numbered(&mut self, about: About, seq: u64) {
         match about {
             About::Nothing => {}
             About::Proof => self.live.iter_mut().for_each(|live| live.proof_seq = Some(seq)),
+            About::Plan(id) => self.plans(PlanEvent::Probed(id, seq)),
             About::Final(id) => {
                 while self.unacked.len() >= limits::COMMANDS_KNOWN {
                     self.unacked.pop_front();
@@ -283,6 +307,8 @@ impl Control {
                 tracing::error!("desired state {version} is not applied: {why}; the next connection tries again");
                 self.settle(ticket);
             }
+            Stop::Learn => self.plans_not_learnt(&why),
+            Stop::Start(id) => self.plan_not_started(id, &why),
             Stop::Begin(trial) => self.not_begun(&trial, &why),
             Stop::Commit => {
                 tracing::error!("{why}; rolling back to the previous configuration");
@@ -298,6 +324,9 @@ impl Control {
 
     /// Ends a command: saves its final state, then publishes the result.
     fn finish(&mut self, call: Call, outcome: &Outcome) {
+        if self.put_plan_off(&call, outcome) {
+            return;
+        }
         self.memory.became(&call.id, outcome.state, &outcome.text);
         let (kind, id) = (&call.kind, &call.id);
         if needs_signature(kind) {
@@ -306,9 +335,18 @@ impl Control {
         let (message_id, state) = (COMMAND_FINISHED, outcome.state.word());
         let text = if outcome.text.is_empty() { String::new() } else { format!(": {}", outcome.text) };
         tracing::info!(message_id, kind, id, state, "command {kind} {id} finished: {state}{text}");
+        self.audit_result(&call.id, outcome);
         self.result(&call, outcome);
         self.settle(call.ticket);
         self.respond(&call, outcome);
+    }
+
+    /// The entry of a final result, before it is published.
+    fn audit_result(&mut self, id: &str, outcome: &Outcome) {
+        let Some(known) = self.memory.known(id).filter(|known| audit::is_entry(&known.kind, outcome.state)) else {
+            return;
+        };
+        self.act(Action::Audit(audit::Act::command(known, outcome.state, &outcome.text)));
     }
 
     fn save(&mut self, or: OnError) {
@@ -322,7 +360,10 @@ impl Control {
 
     /// `up/reported`, retained.
     fn report(&mut self) {
-        let members = tell::reported(self.memory.wish(), &self.in_use, &self.rules.set_aside);
+        let mut members = tell::reported(self.memory.wish(), &self.in_use, &self.rules.set_aside);
+        if self.rules.plans {
+            members.insert("plans".into(), self.plans.reported(self.memory.plans()));
+        }
         self.act(Action::Publish(Record::Reported(members)));
     }
 

@@ -245,7 +245,7 @@ fn addressed(signed: (&str, &str), sent: (&str, &str)) -> Result<(), Refusal> {
 }
 
 /// Checks size, text and depth.
-fn checked(payload: &[u8]) -> Result<&str, Refusal> {
+pub(super) fn checked(payload: &[u8]) -> Result<&str, Refusal> {
     if payload.len() > limits::COMMAND_BYTES {
         return Err(malformed(format!("{} bytes are more than {}", payload.len(), limits::COMMAND_BYTES)));
     }
@@ -255,7 +255,7 @@ fn checked(payload: &[u8]) -> Result<&str, Refusal> {
 }
 
 /// Rejects text that is not a JSON object or is nested too deeply, before a recursive parser reads it.
-fn shallow(text: &str) -> Result<(), Refusal> {
+pub(super) fn shallow(text: &str) -> Result<(), Refusal> {
     // serde would accept a list as the members in their order.
     if !text.trim_start().starts_with('{') {
         return Err(malformed("it is no JSON object"));
@@ -280,7 +280,7 @@ fn shallow(text: &str) -> Result<(), Refusal> {
 }
 
 /// The inner text and the signature file of a signed message.
-fn unwrap(text: &str) -> Result<Option<(String, String)>, Refusal> {
+pub(super) fn unwrap(text: &str) -> Result<Option<(String, String)>, Refusal> {
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(malformed)?;
     if !object.contains_key("signed") && !object.contains_key("sig") {
         return Ok(None);
@@ -296,14 +296,20 @@ fn signature(v: u64, text: &str, minisig: String, issuer: String, iseq: u64) -> 
     if v != 1 {
         return Err(Refusal(Why::Unsupported, format!("version {v} is not known here")));
     }
+    issuer_and_number(&issuer, iseq)?;
+    Ok(Signed { text: text.into(), minisig, issuer, iseq })
+}
+
+/// Checks the bounds of an issuer's name and of its sequence or version.
+pub(super) fn issuer_and_number(issuer: &str, number: u64) -> Result<(), Refusal> {
     // A larger one would lock its issuer out: JSON numbers are exact only up to it.
-    if iseq == 0 || iseq > limits::ISEQ_MAX {
-        return Err(malformed(format!("{iseq} is not within 1 to {}", limits::ISEQ_MAX)));
+    if number == 0 || number > limits::ISEQ_MAX {
+        return Err(malformed(format!("{number} is not within 1 to {}", limits::ISEQ_MAX)));
     }
     if issuer.is_empty() || issuer.len() > limits::ISSUER_BYTES {
         return Err(malformed(format!("an issuer has 1 to {} characters", limits::ISSUER_BYTES)));
     }
-    Ok(Signed { text: text.into(), minisig, issuer, iseq })
+    Ok(())
 }
 
 /// Reads when it was issued and when it expires; at most `most_ms` apart.

@@ -136,6 +136,7 @@ fn lost_memory_distrusts_an_issuer_until_it_echoes_the_nonce() {
         memory: Err(crate::host::Unloaded::Damaged),
         trial: Ok(None),
         going: super::action::Going::default(),
+        audited: std::collections::BTreeSet::new(),
     }));
     world.order(Arrived { nonce: "another".into(), ..signed(&world, "log.pull", "a", 1) });
     assert_eq!(world.why("a"), Some(Why::Nonce));

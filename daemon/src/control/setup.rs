@@ -10,7 +10,7 @@ use std::{
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{action::Leave, trial::Trials};
+use super::{action::Leave, audit, trial::Trials};
 use crate::{
     config::{Config, Mqtt},
     flow::{
@@ -58,6 +58,10 @@ pub struct ControlSetup {
     pub ran_before: bool,
     /// Configurations on trial.
     pub trials: Trials,
+    /// The audit log, not opened yet.
+    pub audit: audit::Log,
+    /// Shows the head of the audit log.
+    pub show_audit: audit::Show,
     /// Orders from the link; closed: the process stops.
     pub orders: Orders,
     /// `up/res` and `up/reported`.

@@ -97,9 +97,12 @@ impl Control {
         }
         tracing::info!("the memory of commands was read again");
         self.tell_memory(&found);
-        let Left { trial, going, .. } = left;
+        let Left { trial, going, audited, .. } = left;
+        self.audited = audited;
         self.take_up_commands(trial.ok().flatten().as_ref(), &going);
+        self.audited.clear();
         self.report();
+        self.plans_came_later();
     }
 
     /// Reads an unreadable keyset again from time to time.

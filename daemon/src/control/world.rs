@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use super::{
     Control, Leave, Rules,
     action::{About, Action, Ask, Event, Going, JobNews, Keys, Left, Now, OnError, Record, Stop, Trusted, Which},
+    audit::{self, Act},
     candidate::{Candidate, Changed},
     command::needs_signature,
     memory::{CommandState, Saved},
@@ -47,6 +48,15 @@ impl Trusted for TestKeys {
 
     fn public(&self, name: &str) -> Option<&str> {
         self.0.get(name).map(String::as_str)
+    }
+
+    fn planner(&self, text: &str, minisig: &str) -> Result<String, KeysetError> {
+        self.signer(text, minisig)
+            .and_then(|name| self.planner_key(&name).map(|_| name.clone()).ok_or("no planner".into()))
+    }
+
+    fn planner_key(&self, name: &str) -> Option<&str> {
+        name.starts_with("release").then(|| self.public(name))?
     }
 }
 
@@ -115,6 +125,8 @@ pub struct World {
     /// Actions until a crash.
     pub fuse: Option<usize>,
     pub swap: Option<Swap>,
+    /// A seeded fault: such actions are not performed.
+    pub skip: Option<fn(&Action) -> bool>,
     pub swap_models: Option<Swap<ModelAction>>,
     pub models: Models,
     /// Every action on models, as it was performed.
@@ -138,6 +150,9 @@ pub struct World {
     boot: u64,
     next_seq: u64,
     acked: u64,
+    pub session: u64,
+    /// The connection looks alive, and the broker acknowledges nothing.
+    pub silent: bool,
     next_ticket: u16,
     high: u64,
 }
@@ -176,6 +191,7 @@ impl World {
             broken: None,
             fuse: None,
             swap: None,
+            skip: None,
             swap_models: None,
             models: Disk::default().files.machine(Moment { now_ns: 1, now_ms: WALL_MS }),
             done_models: Vec::new(),
@@ -192,6 +208,8 @@ impl World {
             boot: 0,
             next_seq: 1,
             acked: 0,
+            session: 0,
+            silent: false,
             next_ticket: 1,
             high: 0,
         };
@@ -213,7 +231,8 @@ impl World {
         self.dead = false;
         self.models = self.disk.files.machine(self.moment());
         let bad = self.disk.layer.as_deref().is_some_and(|layer| layer.contains("bad"));
-        self.link = LinkNews { taken: 0, subscribed: !bad, acked: 0, cleared: false };
+        self.session += 1;
+        self.link = LinkNews { subscribed: !bad, session: self.session, ..LinkNews::default() };
         self.control = Control::new(self.rules.clone(), self.now, self.process);
         let event = Event::Began {
             left: self.left(),
@@ -226,6 +245,7 @@ impl World {
 
     fn left(&self) -> Left {
         let memory = match &self.disk.memory {
+            _ if self.disk.damaged => Err(Unloaded::Damaged),
             _ if self.disk.unreadable => Err(Unloaded::Unreadable("input/output error".into())),
             Some(saved) => Ok(Some(saved.clone())),
             // Only the first start has none.
@@ -234,7 +254,7 @@ impl World {
         let (command, ended) = self.models.going();
         let ended = ended.into_iter().map(|ended| (None, ended)).collect();
         let going = Going { commands: command.iter().map(|id| (*id).to_owned()).collect(), ended, ..Going::default() };
-        Left { memory, trial: Ok(self.disk.trial.clone()), going }
+        Left { memory, trial: Ok(self.disk.trial.clone()), going, audited: self.disk.audited.clone() }
     }
 
     /// The process dies, or the machine; half of what was not acknowledged is lost.
@@ -246,6 +266,14 @@ impl World {
         self.boot += u64::from(reboot);
         self.leaving = None;
         self.rebooting &= !reboot;
+        self.begin();
+        self.redeliver();
+    }
+
+    /// The daemon is killed and starts again; nothing that was published is lost.
+    pub fn restart(&mut self) {
+        self.process += 1;
+        self.leaving = None;
         self.begin();
         self.redeliver();
     }
@@ -267,6 +295,7 @@ impl World {
             {
                 actions.swap(a, a + b);
             }
+            actions.retain(|action| !self.skip.is_some_and(|skip| skip(action)));
             for action in actions {
                 self.done.push(action.clone());
                 let done = self.perform(action);
@@ -298,6 +327,16 @@ impl World {
     pub fn burnt(&mut self) -> bool {
         self.dead |= self.fuse.as_mut().is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0);
         self.dead
+    }
+
+    /// The process died of a crash that fell after an action.
+    pub fn is_dead(&self) -> bool {
+        self.dead
+    }
+
+    /// The ticket of the next order.
+    pub fn next_ticket(&self) -> u16 {
+        self.next_ticket
     }
 
     /// Control hears the reports of jobs. Returns whether the process lived.
@@ -339,7 +378,17 @@ impl World {
                 }
                 Ok(None)
             }
+            Action::Audit(act) => {
+                if let Act::Command { id, .. } | Act::Local { id, .. } = act {
+                    self.disk.audited.insert(id);
+                }
+                Ok(None)
+            }
             Action::Publish(Record::Result { kind, id, outcome, about }) => {
+                let entry = outcome.why.is_none() && audit::is_entry(&kind, outcome.state);
+                if entry && self.accepted.contains(&id) && !self.disk.audited.contains(&id) {
+                    self.broke(format!("{id}: its result is published before it is in the audit log"));
+                }
                 let seq = self.next_seq;
                 self.next_seq += 1;
                 let accepted = self.accepted.contains(&id);
@@ -369,7 +418,9 @@ impl World {
                 Ok(Some(Event::Job(JobNews::Answered(call, Outcome::done(json!({}))))))
             }
             Action::Compare(change) => {
-                if let Asker::Command(id) = &change.asker {
+                if let Asker::Command(id) = &change.asker
+                    && !id.starts_with("_plan.")
+                {
                     self.act(id);
                 }
                 let text = Some(change.set.toml.clone()).filter(|toml| !toml.is_empty());
@@ -377,6 +428,12 @@ impl World {
             }
             Action::Begin(trial) if full => Err(Box::new(Event::Failed(Stop::Begin(trial), "no space left".into()))),
             Action::Begin(trial) => {
+                // A plan whose command did not begin is tried again.
+                if let Asker::Command(id) = &trial.asker
+                    && id.starts_with("_plan.")
+                {
+                    self.act(id);
+                }
                 self.disk.begin(&trial);
                 Ok(None)
             }
@@ -404,7 +461,8 @@ impl World {
             Action::Connect(which, generation, _) => {
                 let layer = if which == Which::Candidate { &self.disk.layer } else { &self.committed };
                 let subscribed = !layer.as_deref().is_some_and(|layer| layer.contains("bad"));
-                self.link = LinkNews { taken: generation, subscribed, acked: 0, cleared: false };
+                self.session += 1;
+                self.link = LinkNews { taken: generation, subscribed, session: self.session, ..LinkNews::default() };
                 Ok(None)
             }
             Action::Install(call, install) => {
@@ -444,6 +502,7 @@ impl World {
         }
         self.high = high;
         self.disk.memory = Some(saved);
+        self.disk.damaged = false;
     }
 
     /// `stages`: the stages restart; `calm`: no confirmation is needed; `bad`: the broker is not reached with it.
@@ -464,7 +523,7 @@ impl World {
     pub fn tick(&mut self, ms: u64) -> bool {
         self.now.stamp.boot_ns += ms * 1_000_000;
         self.now.stamp.wall_ms = self.now.stamp.wall_ms.map(|wall_ms| wall_ms + ms as i64);
-        if self.link.subscribed {
+        if self.link.subscribed && !self.silent {
             self.acked = self.pending.last().map_or(self.acked, |last| last.seq);
             self.link.acked = self.acked;
             self.delivered.append(&mut self.pending);
@@ -521,7 +580,7 @@ impl World {
     }
 }
 
-fn wrap(by: &str, inner: &Value) -> String {
+pub fn wrap(by: &str, inner: &Value) -> String {
     json!({"signed": inner.to_string(), "sig": STANDARD.encode(format!("by:{by}"))}).to_string()
 }
 

@@ -20,11 +20,15 @@ pub struct Disk {
     pub memory: Option<Saved>,
     pub layer: Option<String>,
     pub trial: Option<Trial>,
+    /// Ids whose results are in the audit log.
+    pub audited: BTreeSet<String>,
     pub files: Files,
     /// Writes fail.
     pub full: bool,
     /// Reads of the memory fail.
     pub unreadable: bool,
+    /// The memory is damaged, until it is written again.
+    pub damaged: bool,
 }
 
 impl Disk {

@@ -37,6 +37,23 @@ pub enum Asked {
     Desired,
     /// `dn/channel`
     Channel,
+    /// `dn/plan/{name}`
+    Plan {
+        /// Name of the plan.
+        name: String,
+    },
+    /// `dn/gate/{plan}/{wave}`
+    Gate {
+        /// Name of the plan.
+        plan: String,
+        /// The wave, counted from 1.
+        wave: usize,
+    },
+    /// `dn/halt/{plan}`
+    Halt {
+        /// Name of the plan.
+        plan: String,
+    },
     /// `dn/blob/{sha256}/{offset}`
     Blob {
         /// Of the whole bundle.
@@ -110,6 +127,8 @@ pub struct Response {
 pub struct LinkNews {
     /// Changes of `[mqtt]` that were taken up.
     pub taken: u64,
+    /// Which connection.
+    pub session: u64,
     /// Connected, and the broker took all subscriptions.
     pub subscribed: bool,
     /// Highest sequence of a command's result that was acknowledged on this connection.

@@ -46,13 +46,29 @@ pub enum Defence {
     Scribe,
     /// Tasks have signs of life, as threads do.
     TaskBeats,
+    /// A halted plan does not start.
+    PlanHalt,
+    /// A wave is open only when those before it were open for their hold times.
+    PlanHold,
+    /// A gate is opened by its own secret only.
+    PlanGate,
+    /// A plan whose sequence was seen does not count again.
+    PlanReplay,
+    /// A plan starts only on a connection that was listened to for long enough.
+    PlanFresh,
 }
 
 impl Defence {
     /// Whether it stands.
-    #[cfg(not(feature = "switches"))]
+    #[cfg(not(any(test, feature = "switches")))]
     pub const fn stands(self) -> bool {
         true
+    }
+
+    /// Whether it stands: a unit test takes one out for its thread (`without`).
+    #[cfg(all(test, not(feature = "switches")))]
+    pub fn stands(self) -> bool {
+        TAKEN_OUT.get() != Some(self)
     }
 
     /// Whether it stands.
@@ -80,9 +96,28 @@ impl Defence {
             Self::ResponseTopic => "response_topic",
             Self::Scribe => "scribe",
             Self::TaskBeats => "task_beats",
+            Self::PlanHalt => "plan_halt",
+            Self::PlanHold => "plan_hold",
+            Self::PlanGate => "plan_gate",
+            Self::PlanReplay => "plan_replay",
+            Self::PlanFresh => "plan_fresh",
         };
         !std::env::var("KENTLEDGE_WITHOUT").is_ok_and(|without| without.split(',').any(|w| w == word))
     }
+}
+
+#[cfg(test)]
+std::thread_local! {
+    static TAKEN_OUT: std::cell::Cell<Option<Defence>> = const { std::cell::Cell::new(None) };
+}
+
+/// Runs a test without this defence, in this thread.
+#[cfg(test)]
+pub fn without<T>(defence: Option<Defence>, test: impl FnOnce() -> T) -> T {
+    TAKEN_OUT.set(defence);
+    let done = test();
+    TAKEN_OUT.set(None);
+    done
 }
 
 /// What is taken out, to be handed to a worker, whose environment is empty otherwise.

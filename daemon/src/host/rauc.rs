@@ -168,6 +168,14 @@ mod tests {
     use super::*;
 
     #[test]
+    fn slot_is_named_by_the_kernel_line_else_by_preinit() {
+        assert_eq!(named("ro rauc.slot=B panic=3", "").as_deref(), Some("B"));
+        assert_eq!(named("ro rauc.slot=B panic=3", "A\n").as_deref(), Some("B"));
+        assert_eq!(named("console=ttyTCU0 ro", "A\n").as_deref(), Some("A"));
+        assert_eq!(named("console=ttyTCU0 ro", ""), None);
+    }
+
+    #[test]
     fn what_rauc_says_of_a_bundle_is_found_however_it_is_wrapped() {
         let inner = HashMap::from([("version", Variant::from("1.2.3"))]);
         let wrapped = Variant::Variant(Box::new(Variant::from(HashMap::from([(

@@ -153,5 +153,43 @@ pub const METRICS_ANSWER: Duration = Duration::from_secs(2);
 pub const METRICS_CONNECTIONS: usize = 8;
 /// Bytes of such a request.
 pub const METRICS_REQUEST: usize = 8 * 1024;
+/// Bytes of a file of the audit log: about 500 entries of 500 bytes. It is read whole at the start.
+pub const AUDIT_FILE_BYTES: u64 = 256 * 1024;
+/// Files of it: 2 MiB, about 4,000 entries, more than a year of ten a day.
+pub const AUDIT_FILES: usize = 8;
+/// Entries that wait in memory for a disk that is not writable: 64 × 2 KiB.
+pub const AUDIT_WAITING: usize = 64;
+/// What `audit.pull` gives out at most, bytes as they are in the result: fits one, with the head.
+pub const AUDIT_PULL_BYTES: usize = 80 * 1024;
+/// Problems of the audit log that the entry and the event of a start name; `kentledge audit verify` names all.
+pub const AUDIT_PROBLEMS: usize = 5;
 /// The file below the state directory that asks for the erasure.
 pub const ERASE_REQUEST: &str = "erase.request";
+/// Longest life of a plan: a rollout in waves of days ends within a quarter.
+pub const PLAN_LIFE_MS: i64 = 92 * 86_400_000;
+/// A plan is forgotten so long after its end: no clock that is synchronised is wrong by a day.
+pub const PLAN_FORGET_MS: i64 = 86_400_000;
+/// Plans that a device remembers: three kinds, a handful of models, and their predecessors that have not expired. With 16 waves
+/// each they are 60 KiB of the memory's file, with three 20 KiB.
+pub const PLANS: usize = 24;
+/// Bytes of artifacts of the plans that have not ended: one configuration of the largest size for each kind, with room. They
+/// are saved with the memory of commands.
+pub const PLANS_BYTES: usize = 128 * 1024;
+/// Characters of a plan's name: with `_plan.` and the sequence it is the id of a command, 71 characters.
+pub const PLAN_NAME: usize = 48;
+/// Waves of a plan: doubling from one in ten thousand takes 14.
+pub const PLAN_WAVES: usize = 16;
+/// Longest time between two waves, s.
+pub const PLAN_HOLD_S: u64 = 30 * 86_400;
+/// Longest time over which a wave starts, s.
+pub const PLAN_SPREAD_S: u64 = 7 * 86_400;
+/// Longest time of listening before a start, s.
+pub const PLAN_FRESH_S: u64 = 3600;
+/// Gates and halts that came before their plan: all waves of two plans. 32 × 200 bytes of the memory's file.
+pub const PLAN_EARLY: usize = 32;
+/// Of these, so many a second are remembered: each costs a write, and 10,000 writes a day are nothing to a card.
+pub const PLAN_EARLY_PER_S: f64 = 0.1;
+/// Messages about plans that wait while the memory of commands cannot be read: `RECEIVE_MAXIMUM` of them arrive at most.
+pub const PLANS_LATER: usize = 16;
+/// A start that was put off because another job is in progress is tried again after this.
+pub const PLAN_AGAIN: Duration = Duration::from_secs(60);

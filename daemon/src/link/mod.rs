@@ -195,7 +195,7 @@ pub async fn run(setup: Setup, mut edges: Edges, mut stop: watch::Receiver<bool>
             outage.begin(&wanted.mqtt);
         }
         let Some(broker) = outage.broker(&wanted.mqtt).cloned() else { return };
-        setup.news.send_replace(LinkNews { taken: generation, ..LinkNews::default() });
+        setup.news.send_replace(LinkNews { taken: generation, session: outage.session + 1, ..LinkNews::default() });
         (setup.going_to)(&broker.to_string());
         if broker.secure && setup.clock.now().clk == Clk::Unset {
             // Certificates are valid at times. A clock that cannot be right would refuse them all, for ever.

@@ -13,6 +13,7 @@ pub struct Topics {
     cohorts: Vec<String>,
     /// Answers to windows that are escalated are subscribed.
     escalates: bool,
+    plans: bool,
 }
 
 /// What is subscribed.
@@ -35,6 +36,7 @@ impl Topics {
             up,
             cohorts: cohorts.to_vec(),
             escalates: false,
+            plans: false,
         }
     }
 
@@ -60,6 +62,11 @@ impl Topics {
         }
         let rest = topic.strip_prefix(&self.root())?.strip_prefix("/dn/x/")?;
         rest.split_once('/').filter(|(_, digest)| !digest.contains('/'))
+    }
+
+    /// Plans, gates and halts are subscribed too, or not.
+    pub fn with_plans(self, plans: bool) -> Self {
+        Self { plans, ..self }
     }
 
     /// The same below a prefix, which is empty or ends with `/`.
@@ -130,11 +137,17 @@ impl Topics {
         let dn = |to: &str, rest: &str| format!("{}kl/{}/{to}/dn/{rest}", self.prefix, self.site);
         let mut below = vec![self.device.clone(), "_all".into()];
         below.extend(self.cohorts.iter().map(|name| format!("_c-{name}")));
+        // What is retained comes in this order: a halt before the gates.
+        let plans = ["plan/+", "halt/+", "gate/+/+"].into_iter().filter(|_| self.plans);
+        let plans: Vec<Wish> = plans
+            .flat_map(|rest| below.iter().map(move |to| (to, rest)))
+            .map(|(to, rest)| Wish { filter: dn(to, rest), kept: true })
+            .collect();
         let commands = below.iter().map(|to| Wish { filter: dn(to, "cmd/+/+"), kept: false });
         let own = ["desired", "channel"].map(|word| Wish { filter: dn(&self.device, word), kept: true });
         let blob = Wish { filter: dn(&self.device, "blob/+/+"), kept: false };
         let answers = self.answers().map(|filter| Wish { filter, kept: false });
-        let all: Vec<Wish> = commands.chain(own).chain([blob]).chain(answers).collect();
+        let all: Vec<Wish> = commands.chain(own).chain([blob]).chain(plans).chain(answers).collect();
         let n = all.len();
         let wishes: Vec<Wish> = all.into_iter().filter(|wish| wildcards || !wish.filter.contains('+')).collect();
         let left_out = n - wishes.len();
@@ -153,6 +166,9 @@ impl Topics {
         if let Some(asked) = own(what) {
             return (to == Addressee::Device).then_some((to, asked));
         }
+        if let Some(asked) = plan(what) {
+            return self.plans.then_some((to, asked));
+        }
         let (kind, id) = what.strip_prefix("cmd/")?.split_once('/')?;
         // They become part of a topic of ours.
         (is_word(kind) && is_word(id)).then(|| (to, Asked::Command { kind: kind.into(), id: id.into() }))
@@ -169,6 +185,20 @@ fn own(what: &str) -> Option<Asked> {
             let hex = sha256.len() == 64 && sha256.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
             Some(Asked::Blob { sha256: hex.then(|| sha256.to_owned())?, offset: offset.parse().ok()? })
         }
+    }
+}
+
+/// What is sent about plans.
+fn plan(what: &str) -> Option<Asked> {
+    let (kind, rest) = what.split_once('/')?;
+    match kind {
+        "plan" if is_word(rest) => Some(Asked::Plan { name: rest.into() }),
+        "halt" if is_word(rest) => Some(Asked::Halt { plan: rest.into() }),
+        "gate" => {
+            let (plan, wave) = rest.split_once('/')?;
+            Some(Asked::Gate { plan: is_word(plan).then(|| plan.to_owned())?, wave: wave.parse().ok()? })
+        }
+        _ => None,
     }
 }
 

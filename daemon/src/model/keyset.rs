@@ -26,6 +26,8 @@ pub enum Role {
     Model,
     /// Commands and desired states.
     Command,
+    /// Rollout plans, and halts and resumes of them.
+    Rollout,
     /// The next keyset.
     Keyset,
 }
@@ -121,8 +123,8 @@ impl Keyset {
             if *needed == 0 || *needed > there.max(1) {
                 return Err(KeysetError(format!("`threshold` {needed} for {role:?}, and {there} keys have that role")));
             }
-            if *role == Role::Command && *needed > 1 {
-                return Err("`threshold`: a command carries one signature".into());
+            if matches!(role, Role::Command | Role::Rollout) && *needed > 1 {
+                return Err("`threshold`: a command or plan carries one signature".into());
             }
         }
         let (version, min_seq, threshold) = (raw.version, raw.min_seq, raw.threshold);
@@ -135,9 +137,9 @@ impl Keyset {
         self.keys.is_empty()
     }
 
-    /// The public key of a name that may command, as the file writes it.
-    pub fn public(&self, name: &str) -> Option<&str> {
-        let mut keys = self.keys.iter().filter(|key| key.roles.contains(&Role::Command));
+    /// The public key of a name that has this role, as the file writes it.
+    pub fn public(&self, role: Role, name: &str) -> Option<&str> {
+        let mut keys = self.keys.iter().filter(|key| key.roles.contains(&role));
         keys.find(|key| key.name == name).map(|key| key.text.as_str())
     }
 

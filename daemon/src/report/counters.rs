@@ -27,6 +27,8 @@ pub struct Counters {
     slots: Mutex<serde_json::Value>,
     /// Which system runs, and the update under way.
     system: Mutex<serde_json::Value>,
+    /// The last entry of the audit log: its number and digest.
+    audit: Mutex<(u64, String)>,
     /// Threads wait for the disk, and have done so for a while.
     disk_hangs: AtomicBool,
     /// Bytes free on the disk of the state, and its size; 0: not known yet.
@@ -97,6 +99,16 @@ impl Counters {
     /// Which system runs, and the update under way, as control shows it.
     pub fn system(&self) -> serde_json::Value {
         self.system.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The last entry of the audit log, as control shows it: its number and digest; 0: not known yet.
+    pub fn audit(&self) -> (u64, String) {
+        self.audit.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// See `audit`.
+    pub fn show_audit(&self, seq: u64, sha256: &str) {
+        *self.audit.lock().unwrap_or_else(PoisonError::into_inner) = (seq, sha256.to_owned());
     }
 
     /// See `system`.

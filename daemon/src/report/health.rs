@@ -147,6 +147,10 @@ impl Setup {
             json_str(&mut out, why);
         }
         out.push(']');
+        let (seq, sha256) = self.status.counters.audit();
+        if seq > 0 {
+            let _ = write!(out, ",\"audit\":{{\"seq\":{seq},\"sha256\":\"{sha256}\"}}");
+        }
         out
     }
 }

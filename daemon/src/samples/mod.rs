@@ -88,17 +88,14 @@ fn saved(keep: &Keep) -> Option<Saved> {
 
 /// The stage as a thread: ends when control is gone and all windows are taken.
 pub fn run(setup: Setup, inbox: Inbox, windows: Receiver<Finished>, beat: impl Fn()) {
-    let mut stage = Stage::new(setup, inbox, &beat);
-    let mut taken = Vec::new();
+    let mut stage = Stage::new(setup, (inbox, windows), &beat);
     loop {
         beat();
         let turn = if stage.sends() { limits::PULL_TURN } else { limits::SAMPLES_TURN };
         let gone = stage.orders(turn, &beat);
-        while windows.take(&mut taken, limits::SAMPLES_LANE, Duration::ZERO) == Took::Some {
-            taken.drain(..).for_each(|finished| stage.finished(finished, &beat));
-        }
+        stage.take_windows(&beat);
         stage.look();
-        if gone && windows.is_closed() && windows.depth() == 0 {
+        if gone && stage.windows.is_closed() && stage.windows.depth() == 0 {
             return;
         }
     }
@@ -107,6 +104,7 @@ pub fn run(setup: Setup, inbox: Inbox, windows: Receiver<Finished>, beat: impl F
 struct Stage {
     setup: Setup,
     inbox: Inbox,
+    windows: Receiver<Finished>,
     keep: Keep,
     store: Option<Store>,
     choosers: Vec<Chooser>,
@@ -120,7 +118,7 @@ struct Stage {
 }
 
 impl Stage {
-    fn new(mut setup: Setup, inbox: Inbox, beat: &dyn Fn()) -> Self {
+    fn new(mut setup: Setup, (inbox, windows): (Inbox, Receiver<Finished>), beat: &dyn Fn()) -> Self {
         let folder = setup.state_dir.join("samples");
         let keep = Keep::at(folder.clone());
         let now = (setup.now)();
@@ -137,6 +135,7 @@ impl Stage {
         let mut stage = Self {
             setup,
             inbox,
+            windows,
             keep,
             store,
             choosers,
@@ -173,6 +172,8 @@ impl Stage {
             match next {
                 Ok(Order::Heard(id)) => self.heard(&id),
                 Ok(Order::Ask { kind, id, respond, ask }) => {
+                    // A label may come as soon as its alarm is published: the window is in the lane before that.
+                    self.take_windows(beat);
                     let said = self.asked(&ask, (&kind, &id, &respond), beat);
                     self.answer(Answer { kind, id, respond, said });
                 }
@@ -306,6 +307,14 @@ impl Stage {
         match self.store.as_ref().map(|store| store.index().select(filter, u64::MAX).len()) {
             None | Some(0) => "no window that is kept fits".into(),
             Some(n) => format!("{n} records fit, but none within {most} bytes"),
+        }
+    }
+
+    /// Takes the windows that wait now. Those that come meanwhile wait for the next turn: orders must have theirs.
+    fn take_windows(&mut self, beat: &dyn Fn()) {
+        let mut taken = Vec::new();
+        if self.windows.take(&mut taken, self.windows.depth(), Duration::ZERO) == Took::Some {
+            taken.into_iter().for_each(|finished| self.finished(finished, beat));
         }
     }
 

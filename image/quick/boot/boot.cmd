@@ -44,7 +44,7 @@ part number ${dv} ${plabel} pn
 @TREE@
 setenv bootargs "@CONSOLE_WORDS@ root=PARTLABEL=${plabel} ro init=/usr/lib/kentledge/preinit rauc.slot=${slot} panic=3 quiet loglevel=4 systemd.show_status=auto"
 echo "KENTLEDGE: starting slot ${slot}"
-load ${dv}:${pn} ${kernel_addr_r} /boot/Image && load ${dv}:${pn} ${ramdisk_addr_r} /boot/initrd && booti ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${tree}
+load ${dv}:${pn} ${kernel_addr_r} /boot/Image && setenv kernel_comp_size ${filesize} && load ${dv}:${pn} ${ramdisk_addr_r} /boot/initrd && booti ${kernel_addr_r} ${ramdisk_addr_r}:${filesize} ${tree}
 echo "KENTLEDGE: slot ${slot} did not start"
 sleep 1
 reset

@@ -125,7 +125,8 @@ mod tests {
     #[test]
     fn with_a_token_it_must_be_in_the_cookie_or_the_header() {
         assert!(Guard::new(Some("short"), here()).is_err());
-        let guard = Guard::new(Some(&format!("{TOKEN}\n")), "0.0.0.0:80".parse().expect("an address")).expect("a guard");
+        let guard =
+            Guard::new(Some(&format!("{TOKEN}\n")), "0.0.0.0:80".parse().expect("an address")).expect("a guard");
         let asked = Asked { host: Some("fleet.example"), ..Asked::default() };
         assert_eq!(guard.admit(asked), Err(Refused::Token));
         let cookie = format!("a=b; kentledge={TOKEN}");

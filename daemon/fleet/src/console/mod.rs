@@ -142,7 +142,9 @@ async fn route(hub: &Hub, request: Request<Incoming>) -> Answer {
     }
     match hub.guard.admit(asked) {
         Ok(()) => {}
-        Err(Refused::Token) if request.uri().path() == "/" => return asset(StatusCode::UNAUTHORIZED, HTML, pages::LOGIN),
+        Err(Refused::Token) if request.uri().path() == "/" => {
+            return asset(StatusCode::UNAUTHORIZED, HTML, pages::LOGIN);
+        }
         Err(Refused::Token) => return failed(StatusCode::UNAUTHORIZED, "the token is missing or wrong"),
         Err(Refused::Place(why)) => return failed(StatusCode::FORBIDDEN, why),
     }

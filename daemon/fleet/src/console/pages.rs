@@ -1,9 +1,6 @@
 //! The files of the page, and a task for each open page that sends it what changed.
 
-use std::{
-    collections::BTreeMap,
-    sync::atomic::Ordering,
-};
+use std::{collections::BTreeMap, sync::atomic::Ordering};
 
 use bytes::Bytes;
 use hyper::StatusCode;
@@ -14,7 +11,7 @@ use tokio::{
 };
 
 use super::{Answer, Hub, failed, stream, view};
-use crate::{heard::now_ms, limits, table};
+use crate::{heard::now_ms, limits, rollout::progress, state::Fleet, table};
 
 /// The page.
 pub const INDEX: &str = include_str!("../../page/index.html");
@@ -87,13 +84,13 @@ pub fn fleet(hub: &Hub) -> Answer {
 }
 
 async fn follow_fleet(page: &mut Page) -> Option<()> {
-    let (mut seen, mut whole, mut plans) = (0, true, Value::Null);
+    let (mut seen, mut whole, mut told, mut rollouts) = (0, true, Value::Null, Rollouts::default());
     page.send("begin", &json!({"columns": view::COLUMNS, "now": now_ms()})).await?;
     loop {
-        let (rows, lost, ignored, rollouts) = {
+        let (rows, lost, ignored, plans) = {
             let inner = page.hub.shared.lock();
             let rows = view::rows_since(&inner.fleet, &mut seen);
-            (rows, inner.lost.clone(), inner.fleet.ignored, Value::Null)
+            (rows, inner.lost.clone(), inner.fleet.ignored, rollouts.look(&inner.fleet))
         };
         for some in rows.chunks(limits::ROWS) {
             page.send("rows", &json!(some)).await?;
@@ -101,13 +98,36 @@ async fn follow_fleet(page: &mut Page) -> Option<()> {
         if std::mem::take(&mut whole) {
             page.send("whole", &json!(rows.len())).await?;
         }
-        let state = json!({"lost": lost, "ignored": ignored, "now": now_ms(), "plans": rollouts});
-        let told = json!([&state["lost"], &state["ignored"], &state["plans"]]);
-        if told != plans {
-            plans = told;
+        let state = json!({"lost": lost, "ignored": ignored, "now": now_ms(), "plans": plans});
+        let now = json!([&state["lost"], &state["ignored"], &state["plans"]]);
+        if now != told {
+            told = now;
             page.send("state", &state).await?;
         }
         page.pause().await?;
+    }
+}
+
+/// Plans and where they stand: counted again when something changed, and not more often than every two seconds, because each plan
+/// looks at each device.
+#[derive(Default)]
+struct Rollouts {
+    counted: Option<(Instant, u64)>,
+    plans: Value,
+}
+
+impl Rollouts {
+    fn look(&mut self, fleet: &Fleet) -> Value {
+        let due = |(at, changes): (Instant, u64)| at.elapsed() > limits::COUNT && changes != fleet.changes;
+        if self.counted.is_none_or(due) {
+            let all = progress::plans(fleet);
+            let one = |found: &progress::Found| {
+                progress::json(&found.plan, &progress::progress(&found.plan, fleet), now_ms())
+            };
+            self.plans = all.iter().map(one).collect();
+            self.counted = Some((Instant::now(), fleet.changes));
+        }
+        self.plans.clone()
     }
 }
 

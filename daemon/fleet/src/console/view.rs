@@ -9,7 +9,19 @@ use crate::state::{
 
 /// The members of a row, in order; the page reads them by this list.
 pub const COLUMNS: [&str; 14] = [
-    "id", "state", "version", "models", "alarms", "worst", "backlog", "lost", "degraded", "problem", "clk", "heard", "plans",
+    "id",
+    "state",
+    "version",
+    "models",
+    "alarms",
+    "worst",
+    "backlog",
+    "lost",
+    "degraded",
+    "problem",
+    "clk",
+    "heard",
+    "plans",
     "alarm_names",
 ];
 

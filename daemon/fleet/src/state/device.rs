@@ -43,9 +43,9 @@ pub struct Health {
     pub uptime_s: u64,
     /// Memory, KiB.
     pub rss_kib: u64,
-    /// Records that the broker has not acknowledged: in RAM, and on disk.
+    /// Records in RAM that the broker has not acknowledged.
     pub ram_records: u64,
-    /// On disk.
+    /// Records on disk.
     pub stored_records: u64,
     /// On disk, bytes.
     pub stored_bytes: u64,
@@ -55,7 +55,7 @@ pub struct Health {
     pub lost: u64,
     /// The disk can be written.
     pub disk_ok: bool,
-    /// Models configured, and serving.
+    /// Models that are configured.
     pub models: u64,
     /// Serving.
     pub models_serving: u64,
@@ -93,8 +93,16 @@ pub struct PlanState {
     pub state: String,
     /// Wave, from 1.
     pub wave: Option<u64>,
-    /// Why.
+    /// So many waves, from the first, whose secret it knows.
+    pub gates: u64,
+    /// It is halted.
+    pub halted: bool,
+    /// Of the last signed halt or resume that it obeyed.
+    pub n: u64,
+    /// Why, as a word.
     pub why: String,
+    /// Why, for people.
+    pub text: String,
     /// Since when.
     pub since: Option<String>,
 }

@@ -233,7 +233,11 @@ impl Device {
             seq: count(&p["seq"]),
             state: text(&p["state"]),
             wave: p["wave"].as_u64(),
+            gates: count(&p["gates"]),
+            halted: p["halted"] == true,
+            n: count(&p["n"]),
             why: text(&p["why"]),
+            text: text(&p["text"]),
             since: maybe(&p["since"]),
         };
         let plans = record["plans"].as_object().into_iter().flatten().take(limits::EACH);

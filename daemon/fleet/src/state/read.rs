@@ -70,7 +70,8 @@ mod tests {
     fn topics_of_devices_are_read_below_a_prefix_and_others_are_not() {
         assert_eq!(up("kl/s/d/up/h", ""), Some(("s", "d", "h")));
         assert_eq!(up("t/kl/s/d/up/res/ping/a", "t/"), Some(("s", "d", "res/ping/a")));
-        for other in ["kl/s/d/dn/h", "kl/s/d/up", "kl/s/d/up/", "kl//d/up/h", "kl/s/_all/up/h", "x/kl/s/d/up/h", "kl/s"] {
+        for other in ["kl/s/d/dn/h", "kl/s/d/up", "kl/s/d/up/", "kl//d/up/h", "kl/s/_all/up/h", "x/kl/s/d/up/h", "kl/s"]
+        {
             assert_eq!(up(other, ""), None, "{other}");
         }
         assert_eq!(dn("kl/s/_all/dn/plan/p", ""), Some(("s", "_all", "plan/p")));

@@ -26,7 +26,8 @@ fn a_device_is_what_it_said_last_and_the_will_makes_it_offline() {
                        "models": [{"pipeline": "pump", "model": "pump-anomaly@1.0.0", "slot": "a"}]});
     say(&mut fleet, "birth", &birth);
     say(&mut fleet, "state", &json!({"state": "online", "clk": "sync", "boot": "b", "ts": null}));
-    let health = json!({"uptime_s": 5, "ram_records": 2, "stored_records": 40, "lost": 7, "degraded": ["disk not writable"]});
+    let health =
+        json!({"uptime_s": 5, "ram_records": 2, "stored_records": 40, "lost": 7, "degraded": ["disk not writable"]});
     say(&mut fleet, "h", &envelope(1, false, &health));
     let device = pump(&fleet);
     assert_eq!((device.state, device.backlog(), device.models()), (Link::Online, 40, vec!["pump-anomaly@1.0.0"]));

@@ -219,7 +219,9 @@ pub fn verify<'a>(files: impl IntoIterator<Item = (&'a str, &'a [u8])>, noted: &
             }
         }
         if !torn.is_empty() {
-            report.remarks.push(format!("{name} ends with a torn line of {} bytes; the next start removes it", torn.len()));
+            report
+                .remarks
+                .push(format!("{name} ends with a torn line of {} bytes; the next start removes it", torn.len()));
         }
     }
     if !part {

@@ -119,12 +119,13 @@ impl Log {
         !self.waiting.is_empty()
     }
 
-    /// Ids of the commands whose results are in the log.
-    pub fn commands(&self) -> BTreeSet<String> {
+    /// Ids of commands and of local work whose results are in the log.
+    pub fn ids(&self) -> BTreeSet<String> {
         let mut ids = BTreeSet::new();
         for (_, path) in files(&self.folder).unwrap_or_default() {
             let bytes = fs::read(path).unwrap_or_default();
-            ids.extend(bytes.split(|b| *b == b'\n').filter_map(|line| member(line, "command", "id")));
+            let id = |line| member(line, "command", "id").or_else(|| member(line, "local", "id"));
+            ids.extend(bytes.split(|b| *b == b'\n').filter_map(id));
         }
         ids
     }

@@ -59,10 +59,12 @@ fn log_survives_kills_and_power_cuts_at_any_byte_and_says_what_it_repaired() {
         safe += 1;
         assert_eq!(problems(dir.path(), log.head()), Vec::<String>::new(), "round {round}");
     }
-    let ids = opened(dir.path()).0.commands();
+    let ids = opened(dir.path()).0.ids();
     let lost = (0..safe).filter(|id| !ids.contains(&format!("c{id}"))).count();
     let says = String::from_utf8_lossy(&read_all(dir.path()).concat()).matches("\"repaired\"").count();
-    println!("MEASURED audit log: {kills} kills, {cuts} power cuts: {lost} of {safe} entries lost, {says} of {torn} repairs said");
+    println!(
+        "MEASURED audit log: {kills} kills, {cuts} power cuts: {lost} of {safe} entries lost, {says} of {torn} repairs said"
+    );
     assert_eq!((lost, says), (0, torn));
 }
 
@@ -153,7 +155,10 @@ fn log_of_an_erased_device_continues_the_one_before_and_says_so() {
     let (mut log, _) = opened(dir.path());
     log.write(entry(3)).expect("write");
     let text = String::from_utf8(read_all(dir.path()).concat()).expect("text");
-    assert!(text.starts_with(&format!("{{\"seq\":4,\"prev\":\"{}\",\"from\":4,\"what\":\"erased\"", before.sha256)), "{text}");
+    assert!(
+        text.starts_with(&format!("{{\"seq\":4,\"prev\":\"{}\",\"from\":4,\"what\":\"erased\"", before.sha256)),
+        "{text}"
+    );
     assert!(!dir.path().join(ERASED).exists());
     assert_eq!(problems(dir.path(), &before), Vec::<String>::new(), "also with the head of before");
     assert_eq!(opened(dir.path()).0.head(), log.head());
@@ -179,5 +184,8 @@ fn pull_returns_what_fits_and_where_to_go_on() {
         }
     }
     assert!(pulls > 1);
-    assert_eq!(verify([("pulled", text.as_bytes())], std::slice::from_ref(log.head()), false).problems, Vec::<String>::new());
+    assert_eq!(
+        verify([("pulled", text.as_bytes())], std::slice::from_ref(log.head()), false).problems,
+        Vec::<String>::new()
+    );
 }

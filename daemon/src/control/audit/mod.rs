@@ -5,12 +5,15 @@
 //! of value (`ping`, `status` …) are no entries, nor is what was rejected before it was accepted: a stranger could fill the
 //! log with it.
 
+mod book;
 pub mod chain;
 mod file;
 
 use serde::Serialize;
 use serde_json::{Map, Value};
 
+pub use book::{Book, Show};
+pub use chain::Head;
 pub use file::{Found, Log, files};
 
 use super::{
@@ -89,9 +92,10 @@ pub enum Act {
     },
 }
 
-/// Whether the results of this type of command are entries. `keyset.update` is signed by itself.
-pub fn is_audited(kind: &str) -> bool {
-    needs_signature(kind) || kind == "keyset.update"
+/// Whether this final result of a command is an entry. `keyset.update` comes without a signature of its own: what any client
+/// may send is an entry only if it took effect.
+pub fn is_entry(kind: &str, state: CommandState) -> bool {
+    state.is_final() && (needs_signature(kind) || kind == "keyset.update" && state == CommandState::Success)
 }
 
 impl Act {

@@ -57,9 +57,9 @@ struct Saved {
 }
 
 impl Budget {
-    /// Goes on with what was saved. `saved`: `None` where nothing ever was; `Some(Err)` where it cannot be read: then the whole budget
-    /// counts as spent just now.
-    pub fn new(most: Most, boot: &str, saved: Option<Result<&[u8], ()>>) -> Self {
+    /// Goes on with what was saved. `saved`: `None` where nothing ever was. Where it is damaged, the whole budget counts as spent just
+    /// now.
+    pub fn new(most: Most, boot: &str, saved: Option<&[u8]>) -> Self {
         let mut budget = Self { most, boot: boot.to_owned(), spent: VecDeque::new(), earlier: None };
         let slots = limits::ESCALATION_SLOTS;
         let read = |bytes: &[u8]| {
@@ -68,7 +68,7 @@ impl Budget {
             let ordered = saved.spent.windows(2).all(|pair| pair[0].0 < pair[1].0);
             (saved.v == 1 && ordered && saved.spent.len() <= slots).then_some(saved)
         };
-        match saved.map(|saved| saved.ok().and_then(read)) {
+        match saved.map(read) {
             None => {}
             Some(Some(saved)) if saved.boot == boot => budget.spent = saved.spent.into(),
             Some(Some(saved)) => budget.earlier = Some(saved),
@@ -185,7 +185,7 @@ mod tests {
         let mut budget = Budget::new(MOST, "a", None);
         budget.charge(&at(1), 400);
         let saved = budget.charge(&at(7), 400);
-        let mut again = Budget::new(MOST, "a", Some(Ok(&saved)));
+        let mut again = Budget::new(MOST, "a", Some(&saved));
         assert_eq!(again.used(&at(8)), (2, 800));
         assert_eq!(again.used(&at(66)), (1, 800));
         assert_eq!(again.used(&at(24 * 60 + 11)), (0, 0));
@@ -195,7 +195,7 @@ mod tests {
     fn after_another_boot_time_has_passed_only_by_a_synchronised_clock() {
         let mut budget = Budget::new(MOST, "a", None);
         let saved = budget.charge(&synced(1000, 50_000), 400);
-        let used = |now: Stamp| Budget::new(MOST, "b", Some(Ok(&saved))).used(&now);
+        let used = |now: Stamp| Budget::new(MOST, "b", Some(&saved)).used(&now);
         assert_eq!(used(at(1)), (1, 400), "no clock: as if it had been now");
         assert_eq!(used(Stamp { clk: Clk::Hold, ..synced(1, 60_000) }), (1, 400), "a clock that nobody confirms");
         assert_eq!(used(synced(1, 50_030)), (1, 400));
@@ -203,7 +203,7 @@ mod tests {
         assert_eq!(used(synced(1, 50_000 + 24 * 60 + 6)), (0, 0), "off for a day");
         assert_eq!(used(synced(1, 10)), (1, 400), "a clock that was put back");
         // What is moved stays moved while the time goes on.
-        let mut budget = Budget::new(MOST, "b", Some(Ok(&saved)));
+        let mut budget = Budget::new(MOST, "b", Some(&saved));
         assert_eq!((budget.used(&at(1)), budget.used(&at(70))), ((1, 400), (0, 400)));
     }
 
@@ -214,11 +214,10 @@ mod tests {
             b"{}",
             b"{\"v\":2,\"boot\":\"a\",\"at\":{\"boot_ns\":1,\"wall_ms\":null,\"clk\":\"unset\"},\"spent\":[]}",
         ] {
-            let mut budget = Budget::new(MOST, "a", Some(Ok(bytes)));
+            let mut budget = Budget::new(MOST, "a", Some(bytes));
             assert_eq!(budget.used(&at(5)), (3, 1000));
             assert_eq!(budget.used(&at(71)), (0, 1000));
         }
-        assert_eq!(Budget::new(MOST, "a", Some(Err(()))).used(&at(5)), (3, 1000));
         assert_eq!(Budget::new(MOST, "a", None).used(&at(5)), (0, 0));
     }
 
@@ -245,7 +244,7 @@ mod tests {
                         (boot, boot_s) = (boot + 1, now_s);
                     }
                     sync = random.bool();
-                    budget = Budget::new(most, &boot.to_string(), saved.as_deref().map(Ok));
+                    budget = Budget::new(most, &boot.to_string(), saved.as_deref());
                 }
                 let wall_ms = Some((1_700_000_000 + now_s as i64) * 1000);
                 let clk = if sync { Clk::Sync } else { Clk::Hold };

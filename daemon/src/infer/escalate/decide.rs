@@ -140,7 +140,7 @@ mod tests {
                     closed_until = open_until + random.u64(1..10_000);
                 }
                 if random.u32(0..20_000) == 0 {
-                    let budget = Budget::new(most, "b", saved.as_deref().map(Ok));
+                    let budget = Budget::new(most, "b", saved.as_deref());
                     decider = Decider::new(10_000, (64, 16), budget);
                 }
                 let tag = tag(s, (s - random.u64(0..12).min(s)) * S);

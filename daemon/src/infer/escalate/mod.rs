@@ -96,15 +96,15 @@ impl Escalation {
         let pipeline = &config.pipelines[index];
         let rules = pipeline.escalate.clone()?;
         let saved = match keep.load_patiently(&pipeline.name) {
-            Ok(saved) => saved.map(Ok),
+            Ok(saved) => saved,
             Err(why) => {
                 let pipeline = &pipeline.name;
                 tracing::error!(pipeline, "read the budget of escalation: {why}; it counts as spent just now");
-                Some(Err(()))
+                // No budget: as one that is damaged.
+                Some(Vec::new())
             }
         };
-        let budget =
-            Budget::new(decide::most(&rules), boot, saved.as_ref().map(|saved| saved.as_deref()));
+        let budget = Budget::new(decide::most(&rules), boot, saved.as_deref());
         let device = format!("{}/{}", config.device.site, config.device.id);
         let topic = limits::TOPIC_PREFIX_BYTES + "kl//up/x/".len() + device.len() + pipeline.name.len();
         let channel = |c: &usize| (config.channels[*c].name.clone(), config.channels[*c].unit.clone());

@@ -33,7 +33,7 @@ impl Base<'_> {
     fn control_setup(&self, ends: ControlEnds, rollout: Desk, ran_before: bool) -> control::ControlSetup {
         let ControlEnds { orders, responses, settled, wanted, news, leave, local } = ends;
         let state = &self.config.device.state_dir;
-        let (writer, counters) = (self.writer.clone(), self.counters());
+        let (writer, counters, shown) = (self.writer.clone(), self.counters(), self.counters());
         control::ControlSetup {
             config: self.config.clone(),
             clock: self.host.clock.clone(),
@@ -42,6 +42,8 @@ impl Base<'_> {
             keep: Keep::at(state.join("control")),
             ran_before,
             trials: Trials::open(state),
+            audit: control::audit::Log::at(state),
+            show_audit: Box::new(move |head| shown.show_audit(head.seq, &head.sha256)),
             orders,
             streams: (self.table.results, self.table.reported),
             blob: self.table.blob,

@@ -36,7 +36,9 @@ impl Base<'_> {
             news: ends.news.clone(),
             meters: self.status.meters.clone(),
             board: self.board(),
-            topics: Topics::new(&device.site, &device.id, &device.cohorts).escalating(!escalating.is_empty()),
+            topics: Topics::new(&device.site, &device.id, &device.cohorts)
+                .with_plans(self.config.commands.plans)
+                .escalating(!escalating.is_empty()),
             escalating,
             announce: streams::announce(self.host, self.config, &counters, gone),
             reader,

@@ -1,5 +1,8 @@
 # A Raspberry Pi: is this the board that the card is for? The firmware's device tree names it.
-setenv ramdisk_addr_r 0x0c000000; setenv fdtoverlay_addr 0x0bf00000
+# Beside the firmware's tree: Debian's kernel is larger than stock U-Boot's own addresses have room for.
+setenv ramdisk_addr_r 0x0c000000
+setenv fdtoverlay_addr 0x0bf00000
+setenv kernel_comp_addr_r 0x10000000
 fdt addr ${fdt_addr}
 fdt get value board / compatible
 setenv known

@@ -1,19 +1,25 @@
 //! Many light devices at one broker, over a few connections: they publish `state`, `birth`, `h`, `reported`, alarms and scores by the
-//! schemas, as the daemon does. Not real here: sensors, the outbox, a connection for each device. Faults: devices that are offline,
-//! that raise alarms, that are degraded, whose clock is not set.
+//! schemas, as the daemon does, and decide about plans by its code (`rollout`). Not real here: sensors, the outbox, commands, a
+//! connection for each device. Faults: devices that are offline, raise alarms, are degraded, whose clock is not set, on which the
+//! command of a plan fails.
+
+pub mod rollout;
 
 use std::{
     collections::VecDeque,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
 };
 
-use rumqttc::v5::{Client, Connection, MqttOptions, mqttbytes::QoS};
+use kentledge::model::keyset::Keyset;
+use rumqttc::v5::{Client, Connection, Event, Incoming, MqttOptions, mqttbytes::QoS};
 use serde_json::{Value, json};
+
+use self::rollout::{Done, Follower, Play, Start};
 
 /// What is wrong with which share of the devices.
 #[derive(Debug, Clone, Copy)]
@@ -45,41 +51,73 @@ pub struct Size {
 
 /// A fleet that runs until it is dropped.
 pub struct Fleet {
-    stop: Arc<AtomicBool>,
-    announced: Arc<AtomicUsize>,
+    shared: Shared,
     lines: Vec<JoinHandle<()>>,
 }
 
+#[derive(Clone, Default)]
+struct Shared {
+    stop: Arc<AtomicBool>,
+    announced: Arc<AtomicUsize>,
+    done: Arc<Mutex<Done>>,
+    /// Devices from the first that are offline.
+    away: Arc<AtomicUsize>,
+}
+
 impl Fleet {
-    /// Starts it; devices are `plant/pump-00001` and on.
-    pub fn start(port: u16, size: Size, ills: Ills) -> Self {
-        let (stop, announced) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
+    /// Starts it; devices are `plant/pump-00001` and on. With `play` they obey plans.
+    pub fn start(port: u16, size: Size, ills: Ills, play: Option<Play>) -> Self {
+        let shared = Shared::default();
+        let keys = play.as_ref().map(|play| Arc::new(Keyset::read(&play.keyset).expect("a keyset")));
+        let play = play.map(Arc::new).zip(keys);
         let lines = (0..size.lines).map(|i| {
             let ids = (0..size.devices).filter(|d| d % size.lines == i).map(|d| d + 1).collect::<Vec<_>>();
-            let (stop, announced) = (stop.clone(), announced.clone());
-            std::thread::spawn(move || Line::open(port, i, &ids, size, ills).run(&stop, &announced))
+            let (shared, play) = (shared.clone(), play.clone());
+            std::thread::spawn(move || Line::open(port, i, &ids, size, ills, shared, play).run())
         });
-        Self { lines: lines.collect(), stop, announced }
+        Self { lines: lines.collect(), shared }
     }
 
     /// Devices that have announced themselves.
     pub fn announced(&self) -> usize {
-        self.announced.load(Ordering::Relaxed)
+        self.shared.announced.load(Ordering::Relaxed)
+    }
+
+    /// So many devices, from the first, are offline from now on.
+    pub fn away(&self, devices: usize) {
+        self.shared.away.store(devices, Ordering::Relaxed);
+    }
+
+    /// Commands of plans so far.
+    pub fn starts(&self) -> Vec<Start> {
+        self.shared.done.lock().expect("done").starts.clone()
+    }
+
+    /// Messages about plans that were refused so far.
+    pub fn refused(&self) -> Vec<String> {
+        self.shared.done.lock().expect("done").refused.clone()
     }
 }
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.shared.stop.store(true, Ordering::Relaxed);
         for line in self.lines.drain(..) {
             let _ = line.join();
         }
     }
 }
 
+/// How often a device looks at its plans: the daemon does so ten times a second.
+const TICK: Duration = Duration::from_millis(200);
+
 /// One light device.
 struct Device {
     id: String,
+    number: usize,
+    away: bool,
+    plans: Option<Follower>,
+    next_tick: Instant,
     seq: u64,
     next_h: Instant,
     next_score: Instant,
@@ -120,7 +158,40 @@ impl Device {
         };
         let spread = |every: f64| Instant::now() + Duration::from_secs_f64(every.max(0.01) * fastrand::f64());
         let (next_h, next_score) = (spread(size.health_s), spread(size.score_s));
-        Self { id: format!("plant/pump-{n:05}"), seq: 0, next_h, next_score, began: Instant::now(), ill, random }
+        let (id, now) = (format!("plant/pump-{n:05}"), Instant::now());
+        Self {
+            id,
+            number: n,
+            away: false,
+            plans: None,
+            next_tick: now,
+            seq: 0,
+            next_h,
+            next_score,
+            began: now,
+            ill,
+            random,
+        }
+    }
+
+    fn is_online(&self) -> bool {
+        self.ill != Ill::Offline && !self.away
+    }
+
+    fn state(&self) -> (String, Value) {
+        let state = if self.is_online() { "online" } else { "offline" };
+        (self.topic("state"), Self::merged(self.head(), json!({"state": state, "session": 1})))
+    }
+
+    fn reported(&mut self) -> (String, Value) {
+        let slot = json!({"state": "steady", "version": "1.2.0", "seq": 12});
+        let mut record = json!({"version": 0, "state": "none",
+            "config": {"digest": null, "set_aside": [], "desired": null, "overridden": false},
+            "models": {"pump-anomaly": {"serving": "a", "a": slot, "b": {"state": "empty"}}}});
+        if let Some(plans) = &self.plans {
+            record["plans"] = plans.reported();
+        }
+        (self.topic("reported"), self.envelope(record, false))
     }
 
     fn topic(&self, rest: &str) -> String {
@@ -165,7 +236,6 @@ impl Device {
 
     /// What is said with a connection, retained.
     fn announce(&mut self) -> Vec<(String, Value)> {
-        let state = if self.ill == Ill::Offline { "offline" } else { "online" };
         let model = if self.random.f64() < 0.85 { "1.2.0" } else { "1.1.0" };
         let version = if self.random.f64() < 0.9 { "0.2.0" } else { "0.1.4" };
         let birth = json!({
@@ -173,15 +243,7 @@ impl Device {
             "models": [{"pipeline": "pump", "model": format!("pump-anomaly@{model}"), "slot": "a", "sha256": "a".repeat(64)}],
             "streams": ["m/raw", "p/pump", "a/pump"], "commands": ["ping", "status", "report", "config.set", "restart"],
         });
-        let slot = json!({"state": "steady", "version": model, "seq": 12});
-        let reported = json!({"version": 0, "state": "none",
-            "config": {"digest": null, "set_aside": [], "desired": null, "overridden": false},
-            "models": {"pump-anomaly": {"serving": "a", "a": slot, "b": {"state": "empty"}}}});
-        let mut said = vec![
-            (self.topic("state"), Self::merged(self.head(), json!({"state": state, "session": 1}))),
-            (self.topic("birth"), Self::merged(self.head(), birth)),
-            (self.topic("reported"), self.envelope(reported, false)),
-        ];
+        let mut said = vec![self.state(), (self.topic("birth"), Self::merged(self.head(), birth)), self.reported()];
         if self.ill == Ill::Alarm {
             let severity = ["critical", "warning", "warning"][self.random.usize(..3)];
             let name = if self.random.f64() < 0.7 { "bearing" } else { "leak" };
@@ -230,32 +292,73 @@ struct Line {
     devices: Vec<Device>,
     waiting: VecDeque<(String, bool, String)>,
     size: Size,
+    shared: Shared,
+    keys: Option<Arc<Keyset>>,
 }
 
 impl Line {
-    fn open(port: u16, n: usize, ids: &[usize], size: Size, ills: Ills) -> Self {
+    fn open(
+        port: u16,
+        n: usize,
+        ids: &[usize],
+        size: Size,
+        ills: Ills,
+        shared: Shared,
+        play: Option<(Arc<Play>, Arc<Keyset>)>,
+    ) -> Self {
         let name = format!("fleet-{n}-{:08x}", fastrand::u32(..));
         let mut options = MqttOptions::new(name, "127.0.0.1", port);
         options.set_max_packet_size(Some(1 << 18)).set_clean_start(true);
         options.set_outgoing_inflight_upper_limit(200);
         let (client, connection) = Client::new(options, 1000);
-        let devices = ids.iter().map(|id| Device::new(*id, size, ills)).collect();
-        Self { client, connection, devices, waiting: VecDeque::new(), size }
+        let mut devices: Vec<Device> = ids.iter().map(|id| Device::new(*id, size, ills)).collect();
+        let keys = play.as_ref().map(|(_, keys)| keys.clone());
+        if let Some((play, keys)) = play {
+            for device in &mut devices {
+                let seed = device.number as u64;
+                device.plans = Some(Follower::new(&device.id, play.clone(), keys.clone(), shared.done.clone(), seed));
+            }
+            for filter in ["plan/+", "gate/+/+", "halt/+"] {
+                client.try_subscribe(format!("kl/plant/+/dn/{filter}"), QoS::AtLeastOnce).expect("subscribe");
+            }
+        }
+        Self { client, connection, devices, waiting: VecDeque::new(), size, shared, keys }
     }
 
-    fn run(mut self, stop: &AtomicBool, announced: &AtomicUsize) {
+    fn run(mut self) {
         for i in 0..self.devices.len() {
             let said = self.devices[i].announce();
             self.say(said, true);
-            announced.fetch_add(1, Ordering::Relaxed);
+            self.shared.announced.fetch_add(1, Ordering::Relaxed);
             if i % 50 == 0 {
                 self.turn(Duration::ZERO);
             }
         }
-        while !stop.load(Ordering::Relaxed) {
+        while !self.shared.stop.load(Ordering::Relaxed) {
             self.turn(Duration::from_millis(20));
             self.tick();
         }
+    }
+
+    /// A plan, gate or halt came.
+    fn hear(&mut self, topic: &str, payload: &[u8]) {
+        let Some(keys) = self.keys.clone() else { return };
+        let Some((to, rest)) = topic.strip_prefix("kl/plant/").and_then(|t| t.split_once("/dn/")) else { return };
+        if payload.is_empty() {
+            return;
+        }
+        let message = match rollout::read(rest, payload, &keys) {
+            Ok(message) => message,
+            Err(why) => return self.shared.done.lock().expect("done").refused.push(format!("{rest}: {why}")),
+        };
+        let mut said = Vec::new();
+        for device in self.devices.iter_mut().filter(|device| device.is_online()) {
+            let is = to == "_all" || device.id.ends_with(&format!("/{to}"));
+            if is && device.plans.as_mut().is_some_and(|plans| plans.hear(&message)) {
+                said.push(device.reported());
+            }
+        }
+        self.say(said, true);
     }
 
     fn say(&mut self, said: Vec<(String, Value)>, retain: bool) {
@@ -265,8 +368,23 @@ impl Line {
     fn tick(&mut self) {
         let now = Instant::now();
         for i in 0..self.devices.len() {
+            let away = self.devices[i].number <= self.shared.away.load(Ordering::Relaxed);
             let device = &mut self.devices[i];
-            if device.ill == Ill::Offline {
+            let mut kept = Vec::new();
+            if std::mem::replace(&mut device.away, away) != away {
+                kept.push(device.state());
+                device.plans.as_mut().filter(|_| !away).into_iter().for_each(Follower::reconnected);
+            }
+            let online = device.is_online();
+            if now > device.next_tick {
+                device.next_tick = now + TICK;
+                if device.plans.as_mut().is_some_and(|plans| plans.tick(online)) && online {
+                    kept.push(device.reported());
+                }
+            }
+            self.say(kept, true);
+            let device = &mut self.devices[i];
+            if !online {
                 continue;
             }
             let mut said = Vec::new();
@@ -294,6 +412,9 @@ impl Line {
         let until = Instant::now() + most.max(Duration::from_millis(1));
         while Instant::now() < until {
             match self.connection.recv_timeout(Duration::from_millis(5)) {
+                Ok(Ok(Event::Incoming(Incoming::Publish(p)))) => {
+                    self.hear(&String::from_utf8_lossy(&p.topic), &p.payload);
+                }
                 Ok(Ok(_)) => {}
                 Ok(Err(_)) => std::thread::sleep(Duration::from_millis(50)),
                 Err(_) => break,

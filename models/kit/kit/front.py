@@ -1,0 +1,302 @@
+"""Features as ONNX nodes: what stands before the model in the same file.
+
+So training and serving cannot differ, the bundle's signature covers the features, and the device needs no second signal library.
+`reference.py` computes the same with SciPy, written independently; the tests compare both.
+
+Numbers are relative (ratios, logarithms of ratios), so that a machine with another gain gives similar features.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, checker, helper, numpy_helper
+
+from .data import Channels
+from .errors import Refused
+
+OPSET = 18
+IR_VERSION = 9
+TINY = 1e-12
+"""Under a square root or a division: a channel that is dead gives finite features."""
+FLOOR = 1e-3
+"""Under a logarithm, relative to the mean: 30 dB below it there is nothing that float32 would give twice alike."""
+
+
+@dataclass(frozen=True)
+class Stats:
+    """RMS (log10), crest factor and kurtosis (log10) of a channel, after the linear trend is gone."""
+
+    channel: int
+
+    def names(self) -> list[str]:
+        return [f"{kind}[{self.channel}]" for kind in ("rms", "crest", "kurtosis")]
+
+
+@dataclass(frozen=True)
+class Mel:
+    """Log-mel bands of a channel: log10 of each band's power relative to the mean of all bands. Hann window."""
+
+    channel: int
+    bands: int
+    low_hz: float
+    high_hz: float
+
+    def names(self) -> list[str]:
+        return [f"mel{i}[{self.channel}]" for i in range(self.bands)]
+
+
+@dataclass(frozen=True)
+class Bands:
+    """log10 of the share of a channel's power in each band; edges in Hz. Hann window."""
+
+    channel: int
+    edges_hz: tuple[float, ...]
+
+    def names(self) -> list[str]:
+        return [f"band{lo:g}-{hi:g}[{self.channel}]" for lo, hi in zip(self.edges_hz, self.edges_hz[1:], strict=False)]
+
+
+@dataclass(frozen=True)
+class Envelope:
+    """Spectrum of the squared envelope in a frequency band: log10 of the peak near each line, relative to the mean of the spectrum.
+
+    Lines are (name, Hz, ± Hz). The squared envelope is that of the analytic signal of the band (what `scipy.signal.hilbert` gives).
+    """
+
+    channel: int
+    low_hz: float
+    high_hz: float
+    lines: tuple[tuple[str, float, float], ...]
+    mean_from_hz: float = 6.0
+    mean_to_hz: float = 400.0
+
+    def names(self) -> list[str]:
+        return [f"{name}@{self.low_hz:g}-{self.high_hz:g}[{self.channel}]" for name, _, _ in self.lines]
+
+
+Block = Stats | Mel | Bands | Envelope
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """The features of a model: blocks in order, over windows of `steps` rows."""
+
+    channels: Channels
+    steps: int
+    blocks: tuple[Block, ...]
+
+    def __post_init__(self) -> None:
+        if self.steps & (self.steps - 1):
+            raise Refused(f"front end: {self.steps} steps is no power of two: ONNX Runtime's DFT is slow there. Take 1024, 2048, …")
+        for block in self.blocks:
+            if not 0 <= block.channel < len(self.channels.names):
+                raise Refused(f"front end: no channel {block.channel}: there are {len(self.channels.names)}")
+            highest = {Mel: "high_hz", Envelope: "high_hz"}.get(type(block))
+            if highest and getattr(block, highest) > self.channels.rate_hz / 2:
+                raise Refused(f"front end: {getattr(block, highest):g} Hz is above half the rate of {self.channels.rate_hz:g} Hz")
+
+    def names(self) -> list[str]:
+        return [name for block in self.blocks for name in block.names()]
+
+    def as_json(self) -> dict[str, object]:
+        blocks = [{"kind": type(block).__name__, **asdict(block)} for block in self.blocks]
+        return {"channels": self.channels.as_json(), "steps": self.steps, "blocks": blocks}
+
+    @property
+    def resolution_hz(self) -> float:
+        return self.channels.rate_hz / self.steps
+
+
+def band_bins(front: FrontEnd, block: Envelope) -> tuple[int, int]:
+    """First bin of the band, and how many: a power of two, so that the short transform is fast."""
+    first = max(1, round(block.low_hz / front.resolution_hz))
+    wide = max(2, round((block.high_hz - block.low_hz) / front.resolution_hz))
+    count = 1 << (wide - 1).bit_length() if wide & (wide - 1) else wide
+    return first, min(count, front.steps // 2 - first)
+
+
+def line_bins(front: FrontEnd, hz: float, width_hz: float) -> range:
+    """Bins of the envelope's spectrum that are near a line."""
+    low = max(1, int(np.ceil((hz - width_hz) / front.resolution_hz - 0.5)))
+    high = int(np.floor((hz + width_hz) / front.resolution_hz + 0.5))
+    return range(low, max(high, low) + 1)
+
+
+class Graph:
+    """Nodes and constants, with names of their own."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix
+        self.nodes: list[onnx.NodeProto] = []
+        self.constants: dict[tuple[str, str, bytes], str] = {}
+        self.initializers: list[onnx.TensorProto] = []
+
+    def const(self, value: npt.ArrayLike, kind: type = np.float32) -> str:
+        array = np.asarray(value, dtype=kind)
+        key = (str(array.dtype), str(array.shape), array.tobytes())
+        if key not in self.constants:
+            self.constants[key] = f"{self.prefix}c{len(self.constants)}"
+            self.initializers.append(numpy_helper.from_array(array, self.constants[key]))
+        return self.constants[key]
+
+    def op(self, kind: str, *inputs: str, **attributes: object) -> str:
+        name = f"{self.prefix}{kind}{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
+        return name
+
+    def ints(self, *values: int) -> str:
+        return self.const(values, np.int64)
+
+    def reduce(self, kind: str, value: str, axis: int, keep: bool = False) -> str:
+        return self.op(kind, value, self.ints(axis), keepdims=int(keep))
+
+    def slice(self, value: str, axis: int, start: int, end: int) -> str:
+        return self.op("Slice", value, self.ints(start), self.ints(end), self.ints(axis))
+
+    def log10(self, value: str) -> str:
+        return self.op("Mul", self.op("Log", value), self.const(1 / np.log(10)))
+
+    def power(self, spectrum: str) -> str:
+        """|X|² of a complex tensor whose last axis is (re, im)."""
+        return self.reduce("ReduceSumSquare", spectrum, -1)
+
+
+class _Channel:
+    """What several blocks need of one channel, made once."""
+
+    def __init__(self, graph: Graph, front: FrontEnd, x: str, index: int) -> None:
+        self.graph, self.front = graph, front
+        g, n = graph, front.steps
+        raw = g.op("Gather", x, g.const(index, np.int64), axis=2)
+        # Least squares: mean, and the slope against a centred ramp.
+        ramp = g.op("Sub", g.op("Range", g.const(0.0), g.const(float(n)), g.const(1.0)), g.const((n - 1) / 2))
+        level = g.op("Sub", raw, g.reduce("ReduceMean", raw, 1, keep=True))
+        slope = g.op("Div", g.reduce("ReduceSum", g.op("Mul", level, ramp), 1, keep=True), g.const(n * (n * n - 1) / 12))
+        self.flat = g.op("Sub", level, g.op("Mul", slope, ramp))
+        self._spectrum: str | None = None
+        self._hann_power: str | None = None
+
+    def _dft(self, value: str) -> str:
+        g = self.graph
+        return g.op("DFT", g.op("Unsqueeze", value, g.ints(2)), axis=1, onesided=1)
+
+    def spectrum(self) -> str:
+        if self._spectrum is None:
+            self._spectrum = self._dft(self.flat)
+        return self._spectrum
+
+    def hann_power(self) -> str:
+        if self._hann_power is None:
+            g = self.graph
+            window = g.op("HannWindow", g.const(self.front.steps, np.int64))
+            self._hann_power = g.power(self._dft(g.op("Mul", self.flat, window)))
+        return self._hann_power
+
+
+def _stats(g: Graph, channel: _Channel) -> str:
+    flat = channel.flat
+    square = g.op("Mul", flat, flat)
+    second = g.op("Max", g.reduce("ReduceMean", square, 1, keep=True), g.const(TINY))
+    fourth = g.reduce("ReduceMean", g.op("Mul", square, square), 1, keep=True)
+    rms = g.op("Sqrt", second)
+    crest = g.op("Div", g.reduce("ReduceMax", g.op("Abs", flat), 1, keep=True), rms)
+    kurtosis = g.op("Max", g.op("Div", fourth, g.op("Mul", second, second)), g.const(FLOOR))
+    return g.op("Concat", g.log10(rms), crest, g.log10(kurtosis), axis=1)
+
+
+def _relative(g: Graph, values: str, mean: str) -> str:
+    """log10(values / mean), with a floor; both [N, …]."""
+    share = g.op("Div", values, g.op("Max", mean, g.const(TINY)))
+    return g.log10(g.op("Add", share, g.const(FLOOR)))
+
+
+def mel_of(hz: float) -> float:
+    """The mel scale of HTK and of the ONNX standard."""
+    return float(2595 * np.log10(1 + hz / 700))
+
+
+def _mel(g: Graph, front: FrontEnd, channel: _Channel, block: Mel) -> str:
+    # MelWeightMatrix divides the range by bands + 2, so its last triangle ends too low. A higher upper edge makes the usual bank of
+    # bands + 1 equal steps, as HTK and librosa have it.
+    low, high = mel_of(block.low_hz), mel_of(block.high_hz)
+    upper_hz = 700 * (10 ** ((low + (high - low) * (block.bands + 2) / (block.bands + 1)) / 2595) - 1)
+    if upper_hz >= front.channels.rate_hz / 2:
+        raise Refused(f"front end: a mel bank of {block.bands} bands up to {block.high_hz:g} Hz needs more room below half the rate: lower it")
+    weights = g.op(
+        "MelWeightMatrix",
+        g.const(block.bands, np.int64),
+        g.const(front.steps, np.int64),
+        g.const(int(front.channels.rate_hz), np.int64),
+        g.const(block.low_hz),
+        g.const(upper_hz),
+    )
+    bands = g.op("MatMul", channel.hann_power(), weights)
+    return _relative(g, bands, g.reduce("ReduceMean", bands, 1, keep=True))
+
+
+def _bands(g: Graph, front: FrontEnd, channel: _Channel, block: Bands) -> str:
+    power = channel.hann_power()
+    edges = [round(hz / front.resolution_hz) for hz in block.edges_hz]
+    parts = [
+        g.reduce("ReduceSum", g.slice(power, 1, lo, hi), 1, keep=True) for lo, hi in zip(edges, edges[1:], strict=False)
+    ]
+    return _relative(g, g.op("Concat", *parts, axis=1), g.reduce("ReduceSum", power, 1, keep=True))
+
+
+def _envelope(g: Graph, front: FrontEnd, channel: _Channel, block: Envelope) -> str:
+    first, count = band_bins(front, block)
+    # The band moved down to 0 Hz is the complex envelope. At twice as many points as bins its square has no aliases.
+    points = 2 << (count - 1).bit_length()
+    band = g.slice(channel.spectrum(), 1, first, first + count)
+    padded = g.op("Pad", band, g.ints(0, 0, 0, 0, points - count, 0))
+    envelope = g.power(g.op("DFT", padded, axis=1, inverse=1))
+    level = g.reduce("ReduceMean", envelope, 1, keep=True)
+    centred = g.op("Div", g.op("Sub", envelope, level), g.op("Max", level, g.const(TINY)))
+    window = g.op("HannWindow", g.const(points, np.int64))
+    spectrum = g.op("DFT", g.op("Unsqueeze", g.op("Mul", centred, window), g.ints(2)), axis=1, onesided=1)
+    size = g.op("Sqrt", g.power(spectrum))
+    low, high = round(block.mean_from_hz / front.resolution_hz), round(block.mean_to_hz / front.resolution_hz)
+    mean = g.reduce("ReduceMean", g.slice(size, 1, low, min(high, count)), 1, keep=True)
+    bins = [list(line_bins(front, hz, width)) for _, hz, width in block.lines]
+    outside = [name for (name, _, _), near in zip(block.lines, bins, strict=True) if near[-1] >= points // 2]
+    if outside:
+        raise Refused(f"front end: line {outside[0]} is above what a band of {count * front.resolution_hz:g} Hz can show")
+    width = max(len(near) for near in bins)
+    table = np.array([near + [near[-1]] * (width - len(near)) for near in bins], dtype=np.int64)
+    peaks = g.reduce("ReduceMax", g.op("Gather", size, g.const(table, np.int64), axis=1), 2)
+    return _relative(g, peaks, mean)
+
+
+def front_model(front: FrontEnd, batch: int | str = "N", name: str = "features") -> onnx.ModelProto:
+    """The features as a model of their own: `x` [N, steps, channels] to `features` [N, F]."""
+    g = Graph("f_")
+    made: dict[int, _Channel] = {}
+    parts = []
+    for block in front.blocks:
+        if block.channel not in made:
+            made[block.channel] = _Channel(g, front, "x", block.channel)
+        channel = made[block.channel]
+        match block:
+            case Stats():
+                parts.append(_stats(g, channel))
+            case Mel():
+                parts.append(_mel(g, front, channel, block))
+            case Bands():
+                parts.append(_bands(g, front, channel, block))
+            case Envelope():
+                parts.append(_envelope(g, front, channel, block))
+    g.nodes.append(helper.make_node("Concat", parts, ["features"], axis=1))
+    graph = helper.make_graph(
+        g.nodes,
+        name,
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [batch, front.steps, len(front.channels.names)])],
+        [helper.make_tensor_value_info("features", TensorProto.FLOAT, [batch, len(front.names())])],
+        g.initializers,
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR_VERSION, producer_name="kentledge-kit")
+    checker.check_model(model)
+    return model

@@ -1,0 +1,75 @@
+"""The features of `front.py` once more, with SciPy in float64: what the ONNX nodes are compared with. Never used to train."""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.fft
+import scipy.signal
+import scipy.stats
+
+from .data import Doubles, Floats
+from .front import FLOOR, TINY, Bands, Envelope, FrontEnd, Mel, Stats, band_bins, line_bins
+
+
+def mel_weights(bands: int, dft_length: int, rate_hz: int, low_hz: float, high_hz: float) -> Doubles:
+    """Triangles with equal steps on the mel scale, between whole bins: bins × bands."""
+    mel = lambda hz: 2595 * np.log10(1 + hz / 700)  # noqa: E731
+    edges = np.linspace(mel(low_hz), mel(high_hz), bands + 2)
+    hz = 700 * (10 ** (edges / 2595) - 1)
+    bins = ((dft_length + 1) * hz / rate_hz).astype(np.int64)
+    weights = np.zeros((dft_length // 2 + 1, bands))
+    for i in range(bands):
+        low, centre, high = bins[i : i + 3]
+        if centre == low:
+            weights[centre, i] = 1
+        else:
+            weights[low : centre + 1, i] = (np.arange(low, centre + 1) - low) / (centre - low)
+        if high > centre:
+            weights[centre:high, i] = (high - np.arange(centre, high)) / (high - centre)
+    return weights
+
+
+def _relative(values: Doubles, mean: Doubles | float) -> Doubles:
+    return np.asarray(np.log10(values / np.maximum(mean, TINY) + FLOOR))
+
+
+def _envelope(front: FrontEnd, block: Envelope, flat: Doubles) -> Doubles:
+    first, count = band_bins(front, block)
+    spectrum = scipy.fft.rfft(flat)
+    kept = np.zeros_like(spectrum)
+    kept[first : first + count] = spectrum[first : first + count]
+    square = np.abs(scipy.signal.hilbert(scipy.fft.irfft(kept, len(flat)))) ** 2
+    # At the same instants as the short transform has points.
+    points = 2 << (count - 1).bit_length()
+    square = scipy.signal.resample(square, points)
+    size = np.abs(scipy.fft.rfft((square / square.mean() - 1) * scipy.signal.get_window("hann", points)))
+    low, high = round(block.mean_from_hz / front.resolution_hz), round(block.mean_to_hz / front.resolution_hz)
+    peaks = np.array([size[list(line_bins(front, hz, width))].max() for _, hz, width in block.lines])
+    return _relative(peaks, float(size[low : min(high, count)].mean()))
+
+
+def features(front: FrontEnd, x: Floats) -> Doubles:
+    """Features of windows × steps × channels, by SciPy."""
+    out = []
+    for window in x.astype(np.float64):
+        parts = []
+        for block in front.blocks:
+            flat = scipy.signal.detrend(window[:, block.channel])
+            power = np.abs(scipy.fft.rfft(flat * scipy.signal.get_window("hann", front.steps))) ** 2
+            match block:
+                case Stats():
+                    rms = np.sqrt(np.mean(flat**2))
+                    kurtosis = scipy.stats.moment(flat, 4, center=0.0) / rms**4
+                    parts.append(np.array([np.log10(rms), np.abs(flat).max() / rms, np.log10(kurtosis)]))
+                case Mel():
+                    weights = mel_weights(block.bands, front.steps, int(front.channels.rate_hz), block.low_hz, block.high_hz)
+                    bands = power @ weights
+                    parts.append(_relative(bands, float(bands.mean())))
+                case Bands():
+                    edges = [round(hz / front.resolution_hz) for hz in block.edges_hz]
+                    shares = np.array([power[lo:hi].sum() for lo, hi in zip(edges, edges[1:], strict=False)])
+                    parts.append(_relative(shares, float(power.sum())))
+                case Envelope():
+                    parts.append(_envelope(front, block, flat))
+        out.append(np.concatenate(parts))
+    return np.array(out)
