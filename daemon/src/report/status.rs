@@ -23,7 +23,10 @@ use crate::{
     outbox::Writer,
 };
 
-use super::counters::{Counters, rss_kib};
+use super::{
+    counters::{Counters, rss_kib},
+    escalation::escalation,
+};
 
 /// Scores of the last minutes, by pipeline: the highest of each half second.
 #[derive(Debug, Default)]
@@ -297,6 +300,7 @@ impl Status {
             let serving = groups.iter().position(|group| group.contains(&i)).and_then(|at| self.counters.serving(at));
             let model = model(pipeline, serving.as_ref());
             let stale = self.is_stale(i, now_ns);
+            let escalation = pipeline.escalate.as_ref().map(|rules| escalation(rules, &meter.escalation));
             let mut pipeline = json!({
                 "name": pipeline.name, "serving": serving.is_some(), "learning": meter.learning.load(Relaxed),
                 "behind": meter.behind.load(Relaxed), "stale": stale, "predictions": meter.predictions.get(),
@@ -305,6 +309,7 @@ impl Status {
             });
             if let (Some(all), Value::Object(model)) = (pipeline.as_object_mut(), model) {
                 all.extend(model);
+                all.extend(escalation.map(|shown| ("escalation".to_owned(), shown)));
             }
             pipeline
         };
