@@ -18,6 +18,7 @@ mod disk;
 mod docs;
 mod drain;
 mod erase;
+mod escalation;
 mod faults;
 mod field;
 mod fleet;
