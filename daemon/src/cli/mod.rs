@@ -1,6 +1,6 @@
 //! The command line: its arguments, and the part of the program that handles each command.
 
-mod audit;
+pub mod audit;
 mod boot_check;
 mod bundles;
 pub mod replay;

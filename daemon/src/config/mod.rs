@@ -6,6 +6,7 @@ mod bindings;
 mod build;
 mod certs;
 mod changes;
+mod escalate;
 mod fields;
 mod format;
 mod groups;
@@ -41,6 +42,7 @@ use serde::{Deserialize, Serialize};
 pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use certs::{identity, roots};
 pub use changes::{Changes, merge};
+pub use escalate::{Band, Escalate};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
 pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
@@ -244,6 +246,8 @@ pub struct Pipeline {
     pub outputs: Vec<String>,
     /// Publish the digest of the window's values.
     pub lineage_full: bool,
+    /// Which windows go to a larger model elsewhere; `None`: none ever does.
+    pub escalate: Option<Escalate>,
 }
 
 /// The effect of a bad sample or a gap on a window.

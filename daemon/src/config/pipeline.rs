@@ -8,6 +8,7 @@ use std::{
 use super::{
     Model, OnBad, Pipeline,
     bindings::bindings,
+    escalate::escalate,
     names::{Names, channels},
     raw::Table,
     threshold::threshold,
@@ -118,6 +119,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     let (threshold, budget) = threshold(&mut t);
     let outputs = t.strs("outputs").unwrap_or_default();
     let lineage_full = t.word("lineage", &[("short", false), ("full", true)]).unwrap_or(false);
+    let escalate = escalate(&mut t, &model, steps * channels.len(), late_ms);
     t.finish();
     Some(Pipeline {
         name: name.to_owned(),
@@ -134,6 +136,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
         budget,
         outputs,
         lineage_full,
+        escalate,
     })
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::alarm::AlarmSign;
+use super::{alarm::AlarmSign, escalation::Exchange};
 
 /// Wakes a thread that waits.
 #[derive(Debug, Default)]
@@ -52,6 +52,8 @@ pub struct Board {
     pub blob_acked: AtomicU64,
     /// When the broker acknowledged something last, ns since boot; 0: never. Written by the link.
     pub acked_ns: AtomicU64,
+    /// Windows for a larger model elsewhere, and its answers. Between the engines and the link.
+    pub exchange: Exchange,
 }
 
 impl Board {

@@ -8,6 +8,7 @@ pub mod channel;
 mod check;
 mod drift;
 mod engine;
+pub mod escalate;
 mod feeds;
 mod fit;
 mod judge;
@@ -24,6 +25,7 @@ mod shape;
 mod state;
 mod stderr;
 mod tail;
+mod thin;
 pub mod worker;
 pub mod worker_main;
 
@@ -80,7 +82,7 @@ pub fn run(
             continue;
         }
         if engine.waiting() == 0 {
-            match windows.take(&mut taken, limits::SLOTS_MAX, limits::BEAT) {
+            match windows.take(&mut taken, limits::SLOTS_MAX, engine.patience()) {
                 Took::Closed => break,
                 Took::Nothing => {
                     engine.idle(&mut sink);

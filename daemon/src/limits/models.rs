@@ -100,6 +100,8 @@ pub const WORKERS_LOST_WITHIN_NS: u64 = 600_000_000_000;
 pub const MEMORY_EVERY_NS: u64 = 1_000_000_000;
 /// A new model runs beside the old one for at least so long before it serves, unless configured, s.
 pub const SHADOW_S: u64 = 0;
+/// How often it is published how a candidate compares with what serves, ns: 700 B a minute and pipeline.
+pub const SHADOW_EVERY_NS: u64 = 60_000_000_000;
 /// A trial takes at least so long, unless configured: ten minutes show what a machine does every few minutes.
 pub const TRIAL_S: u64 = 600;
 /// And so many windows.
