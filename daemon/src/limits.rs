@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 pub use control::*;
+pub use escalation::*;
 pub use link::*;
 pub use models::*;
 pub use outbox::*;
@@ -13,6 +14,7 @@ pub use selftest::*;
 pub use sources::*;
 
 mod control;
+mod escalation;
 mod link;
 mod models;
 mod outbox;

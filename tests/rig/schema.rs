@@ -68,3 +68,15 @@ pub fn problems(stream: &str, payload: &Value) -> Vec<String> {
         }
     }
 }
+
+/// The header of an escalated window, of which the values have the size that it says; else nothing.
+pub fn header(payload: &[u8]) -> &[u8] {
+    let Some((head, rest)) = payload.split_at_checked(8).filter(|(head, _)| head.starts_with(b"KLX1")) else {
+        return &[];
+    };
+    let size = u32::from_le_bytes([head[4], head[5], head[6], head[7]]) as usize;
+    let Some((header, values)) = rest.split_at_checked(size).filter(|_| size.is_multiple_of(8)) else { return &[] };
+    let parsed: Value = serde_json::from_slice(header).unwrap_or_default();
+    let shape = parsed["shape"].as_array().map(|n| n.iter().filter_map(Value::as_u64).product::<u64>());
+    if shape == Some(values.len() as u64 / 4) && values.len().is_multiple_of(4) { header } else { &[] }
+}

@@ -66,7 +66,9 @@ impl Sub {
     fn take(seen: &(Mutex<Seen>, Condvar), stream: String, payload: &[u8], retain: bool) {
         let mut all = seen.0.lock().expect("seen");
         let removed = payload.is_empty();
-        let parsed = if removed { Value::Null } else { serde_json::from_slice(payload).unwrap_or(Value::Null) };
+        // An escalated window is no JSON: its header stands for it.
+        let json = if stream.starts_with("x/") { schema::header(payload) } else { payload };
+        let parsed = if removed { Value::Null } else { serde_json::from_slice(json).unwrap_or(Value::Null) };
         if !removed {
             let found = schema::problems(&stream, &parsed);
             all.problems.extend(found.into_iter().map(|p| format!("{p}\n    in {}", String::from_utf8_lossy(payload))));

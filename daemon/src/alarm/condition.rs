@@ -286,7 +286,7 @@ mod tests {
     #[test]
     fn score_clears_below_its_share_of_the_level_for_every_sign() {
         let said =
-            |score: f32, threshold, direction| Scored { score: Some(score), threshold, direction, classes: None };
+            |score: f32, threshold, direction| Scored { score: Some(score), threshold, direction, ..Scored::default() };
         let verdict = |direction, level: f32, score: f32| {
             let condition = Condition::Score { raise_above: Some(level), clear: Clear::Factor(0.8) };
             Watch::new(condition, 0).scored(&said(score, None, direction)).map(|seen| seen.verdict)

@@ -9,6 +9,7 @@
 
 mod condition;
 pub mod explain;
+pub mod overrule;
 mod record;
 mod state;
 #[cfg(test)]
@@ -46,6 +47,8 @@ struct Alarm {
     shown: AlarmShown,
     /// Of the model whose score was judged last.
     lineage: Option<Arc<str>>,
+    /// Until when an answer from elsewhere stands while the model is unsure, ns since boot.
+    stands_until_ns: Option<u64>,
 }
 
 /// The alarms that one stage evaluates.
@@ -105,6 +108,7 @@ impl Alarms {
                 place,
                 shown: AlarmShown::default(),
                 lineage: None,
+                stands_until_ns: None,
             };
             board.alarms[place].set_raised(made.is_raised());
             made.show(&board, Some(unknown));
@@ -183,6 +187,7 @@ impl Alarms {
             alarm.lineage = Some(lineage.clone());
             let on_score = matches!(alarm.config.condition, Condition::Score { .. });
             let seen = if learning && on_score { Err(Some(Unwatched::Learning)) } else { alarm.watch.scored(said) };
+            let seen = seen.map(|seen| alarm.heed_answer(seen, said.unsure, at.stamp.boot_ns));
             match seen {
                 // While a model learns only what was raised is reported: that is a part of its life.
                 Err(why) => {

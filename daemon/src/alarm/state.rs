@@ -126,6 +126,37 @@ impl Lifecycle {
         self.decide(now_ns)
     }
 
+    /// An answer from elsewhere says whether the condition is met: the alarm is raised or cleared at once, where its latch allows it,
+    /// and the newest verdict says nothing any more. `Some(None)`: it is that already, or latched. `None`: the answer does not
+    /// count, for a change is held off, or nothing evaluates the alarm.
+    pub fn overrule(&mut self, met: bool, now_ns: u64) -> Option<Option<Change>> {
+        let (seen, at) = self.last?;
+        let held_off = self.changed_ns.is_some_and(|at| now_ns.saturating_sub(at) < self.rules.hold_off_ns);
+        if held_off || self.episode.as_ref().is_some_and(|open| open.unknown) {
+            return None;
+        }
+        (self.streak, self.since_ns) = (0, None);
+        self.last = Some((Seen { verdict: Verdict::Held, ..seen }, at));
+        let change = match self.episode.take() {
+            None if met => {
+                let episode = Episode::new(format!("{}-{now_ns}", self.boot), &seen, &at);
+                self.episode = Some(episode.clone());
+                Some(Change { phase: Phase::Raised, episode })
+            }
+            Some(episode) if !met && (episode.acknowledged || !self.rules.latch) => {
+                Some(Change { phase: Phase::Cleared, episode })
+            }
+            same => {
+                self.episode = same;
+                None
+            }
+        };
+        if change.is_some() {
+            self.changed_ns = Some(now_ns);
+        }
+        Some(change)
+    }
+
     /// Something came that gives no verdict: time alone must not raise or clear by the verdict before it.
     pub fn doubt(&mut self) {
         self.holds = false;

@@ -6,6 +6,7 @@ mod bindings;
 mod build;
 mod certs;
 mod changes;
+mod escalate;
 mod fields;
 mod format;
 mod groups;
@@ -29,6 +30,7 @@ mod samples;
 mod source;
 mod standard;
 mod text;
+mod threshold;
 
 use std::{
     collections::BTreeMap,
@@ -40,6 +42,7 @@ use serde::{Deserialize, Serialize};
 pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use certs::{identity, roots};
 pub use changes::{Changes, merge};
+pub use escalate::{Band, Escalate};
 pub use groups::{group_of, groups};
 pub use layers::Layer;
 pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
@@ -237,10 +240,14 @@ pub struct Pipeline {
     pub model: Model,
     /// A score above this is an anomaly; `None`: from the model's manifest, from calibration, or none.
     pub threshold: Option<f32>,
+    /// In its place: false alarms a week, from which the device learns one.
+    pub budget: Option<f64>,
     /// Outputs published beside the score.
     pub outputs: Vec<String>,
     /// Publish the digest of the window's values.
     pub lineage_full: bool,
+    /// Which windows go to a larger model elsewhere; `None`: none ever does.
+    pub escalate: Option<Escalate>,
 }
 
 /// The effect of a bad sample or a gap on a window.

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::samples::SampleMeters;
+use super::{escalation::EscalationMeter, samples::SampleMeters};
 
 /// Buckets of a histogram: up to 1, 2, 4 … 2^23 µs (8.4 s), and all beyond.
 pub const BUCKETS: usize = 25;
@@ -228,6 +228,8 @@ pub struct PipelineMeter {
     pub last_ns: AtomicU64,
     /// How far apart these are, ns; 0: not known.
     pub period_ns: AtomicU64,
+    /// Its windows that go to a larger model elsewhere.
+    pub escalation: EscalationMeter,
 }
 
 impl PipelineMeter {

@@ -69,6 +69,8 @@ pub struct Scored {
     pub direction: Direction,
     /// The classes, where the model names them; also while it is being calibrated.
     pub classes: Option<Classes>,
+    /// The model is unsure of it, as the pipeline's escalation says; never without one.
+    pub unsure: bool,
 }
 
 #[cfg(test)]

@@ -152,6 +152,11 @@ impl Later {
         self.scribe.put(&self.keep, name, Some(bytes));
     }
 
+    /// What was saved last under `name` is on the disk, or nothing was.
+    pub fn is_written(&self, name: &str) -> bool {
+        !self.scribe.lock().waiting.contains_key(&self.keep.path(name))
+    }
+
     /// Forgets it; never waits.
     pub fn remove(&self, name: &str) {
         self.scribe.put(&self.keep, name, None);

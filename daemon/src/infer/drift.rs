@@ -4,6 +4,7 @@
 
 use std::fmt::Write;
 
+use super::thin::Thinned;
 use crate::{
     flow::{Window, record::json_str},
     limits,
@@ -27,29 +28,7 @@ struct Column {
     baseline: Channel,
     /// Place in a row.
     at: usize,
-    /// Every `stride`th value: thinned out when there are too many, always in the same way.
-    values: Vec<f64>,
-    stride: u64,
-    seen: u64,
-}
-
-impl Column {
-    fn take(&mut self, value: f64) {
-        if self.seen.is_multiple_of(self.stride) {
-            if self.values.len() == limits::DRIFT_VALUES {
-                let mut keep = false;
-                self.values.retain(|_| {
-                    keep = !keep;
-                    keep
-                });
-                self.stride *= 2;
-            }
-            if self.seen.is_multiple_of(self.stride) {
-                self.values.push(value);
-            }
-        }
-        self.seen += 1;
-    }
+    values: Thinned,
 }
 
 impl Inputs {
@@ -57,7 +36,7 @@ impl Inputs {
     pub fn new(pipeline: &str, names: &[String], hop: usize, baseline: &Baseline) -> Option<Self> {
         let column = |(at, name): (usize, &String)| {
             let baseline = baseline.channels.get(name)?.clone();
-            Some(Column { name: name.clone(), baseline, at, values: Vec::new(), stride: 1, seen: 0 })
+            Some(Column { name: name.clone(), baseline, at, values: Thinned::default() })
         };
         let channels: Vec<Column> = names.iter().enumerate().filter_map(column).collect();
         let (pipeline, width) = (pipeline.to_owned(), names.len());
@@ -86,7 +65,7 @@ impl Inputs {
             // Each row once: a window has as many new rows as it starts after the previous window.
             let fresh = if self.windows == 0 { rows } else { self.hop.min(rows) };
             for row in window.values.chunks(self.width.max(1)).skip(rows - fresh) {
-                self.channels.iter_mut().for_each(|column| column.take(f64::from(row[column.at])));
+                self.channels.iter_mut().for_each(|column| column.values.take(f64::from(row[column.at])));
             }
             self.windows += 1;
         }
@@ -100,14 +79,13 @@ impl Inputs {
     fn report(&mut self) -> String {
         let (mut beyond, mut channels, mut n) = (0, String::new(), 0u64);
         for column in &mut self.channels {
-            n = n.max(column.seen);
-            let Some(distance) = column.baseline.distance(&mut column.values) else { continue };
+            n = n.max(column.values.seen());
+            let Some(distance) = column.baseline.distance(column.values.values()) else { continue };
             beyond += usize::from(distance > column.baseline.threshold);
             channels.push_str(if channels.is_empty() { "" } else { "," });
             json_str(&mut channels, &column.name);
             let _ = write!(channels, ":{{\"distance\":{distance},\"threshold\":{}}}", column.baseline.threshold);
-            column.values.clear();
-            (column.stride, column.seen) = (1, 0);
+            column.values = Thinned::default();
         }
         self.drift = Drift::of(beyond);
         let state = self.drift.word();
@@ -156,16 +134,5 @@ mod tests {
         word(state(|n| (x(n) + 60.0, x(n + 50)), false), "\"sensor_suspect\"");
         word(state(|n| (x(n) + 60.0, x(n + 50) - 60.0), false), "\"drift\"");
         assert_eq!(state(|n| (x(n) + 60.0, x(n)), true), None);
-    }
-
-    #[test]
-    fn what_is_kept_is_bounded_and_thinned_evenly() {
-        let mut inputs = inputs();
-        for n in 0..3 * limits::DRIFT_VALUES as u64 {
-            inputs.channels[0].take((n % 100) as f64);
-        }
-        let column = &mut inputs.channels[0];
-        assert!(column.values.len() <= limits::DRIFT_VALUES && column.values.len() > limits::DRIFT_VALUES / 4);
-        assert!(column.baseline.distance(&mut column.values).expect("values") < 0.1);
     }
 }

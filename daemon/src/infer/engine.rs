@@ -9,14 +9,14 @@ use super::{
     lag::{Lag, slowest},
     rollout::{
         Seat,
-        candidate::{Candidate, Trial},
+        candidate::{Candidate, Shadowed, Trial},
     },
     running::{Launching, Outcome, Running},
     served::{Answered, Served},
 };
 use crate::{
     flow::{
-        Draft, Sink, Stamp, Window,
+        Draft, Kept, Sink, Stamp, Window,
         event::{EventStreams, Kind},
         verdict::{Said, Serving},
     },
@@ -56,8 +56,8 @@ pub struct Engine {
     pub(super) candidate: Option<Candidate>,
     pub(super) trial: Option<Trial>,
     waiting: VecDeque<Window>,
-    /// Windows that were answered, for the candidate beside, and whether the score was above its threshold.
-    pub(super) shadowed: Vec<(Window, Option<bool>)>,
+    /// Windows that were answered, for the candidate beside.
+    pub(super) shadowed: Vec<Shadowed>,
     /// Longest wait before the next start.
     retry: Duration,
     /// Last reason or description that was reported, so that each is reported once.
@@ -68,7 +68,7 @@ pub struct Engine {
     /// Stamp of the newest window that was answered, for events.
     pub(super) last: Option<Stamp>,
     /// When it was looked at last.
-    now: Option<Stamp>,
+    pub(super) now: Option<Stamp>,
     /// How long its windows wait.
     pub(super) lag: Lag,
     /// One run of what serves takes about so long, µs; 0: not known yet.
@@ -222,6 +222,11 @@ impl Engine {
         self.waiting.extend(windows.drain(..));
     }
 
+    /// How long it may wait for windows: less while an answer is awaited.
+    pub fn patience(&self) -> Duration {
+        if self.setup.served.iter().any(Served::awaits) { limits::BEAT / 10 } else { limits::BEAT }
+    }
+
     /// Windows that wait.
     pub fn waiting(&self) -> usize {
         self.waiting.len()
@@ -236,6 +241,11 @@ impl Engine {
         for (served, fit) in self.setup.served.iter().zip(&mut running.fits) {
             if served.take_recalibrate() {
                 fit.recalibrate();
+            }
+            let moved =
+                served.take_false_alarms().into_iter().filter_map(|(score, sha)| fit.was_false(score, &sha)).last();
+            if let Some((text, stamp)) = moved.zip(self.last) {
+                self.drafts.push(self.setup.events.draft(Kind::ModelCalibrated, stamp, &served.config().name, &text));
             }
         }
         let rung = self.ring(&mut running, sink, beat);
@@ -381,20 +391,30 @@ impl Engine {
             self.waiting.push_front(window);
             return Err(Broken::Sign(why));
         }
-        let above = match &outcome {
-            Outcome::Answer(answered) => running.fits[at].is_beyond(answered.score),
+        let score = match &outcome {
+            Outcome::Answer(answered) => answered.score.filter(|_| !running.fits[at].is_learning()),
             Outcome::None(_) => None,
         };
+        let above = running.fits[at].is_beyond(score);
         let served = &mut self.setup.served[at];
         match outcome {
             Outcome::Answer(answered) => {
                 self.took_us = slowest(self.took_us, answered.took_us);
                 let raised = served.predicted(&running.fits[at], &window, &answered, &mut self.drafts);
                 let width = served.names().len();
-                if let Some(members) = running.looked_at(at, &window, width, served.is_alarmed()) {
+                let looked = running.looked_at(at, &window, width, served.is_alarmed());
+                let drifted = looked.is_some() && running.is_drifting(at);
+                if let Some(members) = looked {
                     self.drafts.push(served.drift(members, &running.fits[at], &window));
                 }
-                served.keep_sample(&running.fits[at], &window, &answered, running.is_drifting(at));
+                let end_ns = window.tag.last.boot_ns;
+                if let Some(text) = running.fits[at].learn_tail(answered.score, end_ns, served.is_alarmed()) {
+                    let (events, name) = (&self.setup.events, &served.config().name);
+                    self.drafts.push(events.draft(Kind::ModelCalibrated, window.tag.last, name, &text));
+                }
+                let sent = served.escalate(self.now, &running.fits[at], &window, drifted);
+                let keep = sent.then_some(Kept::Escalated);
+                served.keep_sample(&running.fits[at], &window, &answered, (running.is_drifting(at), keep));
                 if !raised.is_empty() {
                     self.to_explain.push((raised, at, window.clone(), answered));
                 }
@@ -402,7 +422,7 @@ impl Engine {
             Outcome::None(why) => sink.lost(served.stream(), 1, why),
         }
         if self.candidate.is_some() {
-            self.shadowed.push((window, above));
+            self.shadowed.push(Shadowed { window, score, above });
         }
         Ok(())
     }
@@ -423,7 +443,7 @@ impl Engine {
     /// What is to be done beside windows: a model that was offered, one that is ready to take over, a worker that grows.
     pub fn look(&mut self, now: Stamp, sink: &mut dyn Sink, beat: &dyn Fn()) {
         self.now = Some(now);
-        self.setup.served.iter_mut().for_each(|served| served.acknowledged(now, &mut self.drafts));
+        self.setup.served.iter_mut().for_each(|served| served.look(now, &mut self.drafts));
         if !self.drafts.is_empty() {
             sink.put(&mut self.drafts);
         }

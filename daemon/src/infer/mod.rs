@@ -8,6 +8,7 @@ pub mod channel;
 mod check;
 mod drift;
 mod engine;
+pub mod escalate;
 mod feeds;
 mod fit;
 mod judge;
@@ -23,6 +24,8 @@ mod served;
 mod shape;
 mod state;
 mod stderr;
+mod tail;
+mod thin;
 pub mod worker;
 pub mod worker_main;
 
@@ -31,7 +34,7 @@ use std::time::Duration;
 pub use artifact::Artifact;
 pub use check::check;
 pub use engine::{Engine, Setup};
-pub use running::{Column, Launching, Running};
+pub use running::{Column, Launching, Outcome, Running};
 pub use runtime::find as find_runtime;
 pub use served::{Keeps, Served};
 
@@ -79,7 +82,7 @@ pub fn run(
             continue;
         }
         if engine.waiting() == 0 {
-            match windows.take(&mut taken, limits::SLOTS_MAX, limits::BEAT) {
+            match windows.take(&mut taken, limits::SLOTS_MAX, engine.patience()) {
                 Took::Closed => break,
                 Took::Nothing => {
                     engine.idle(&mut sink);

@@ -5,12 +5,16 @@ use std::{
     sync::{Arc, atomic::Ordering::Relaxed},
 };
 
-use super::{fit::Fit, plan::Plan};
+use super::{
+    escalate::{Escalation, Verdict},
+    fit::Fit,
+    plan::Plan,
+};
 use crate::{
-    alarm::{self, Alarms},
+    alarm::{self, Alarms, overrule},
     config,
     flow::{
-        Class, Classes, Draft, Finished, Retain, Scored, Stamp, StreamId, Window,
+        Class, Classes, Draft, Finished, Kept, Retain, Scored, Stamp, StreamId, Window,
         board::Board,
         lane,
         meter::Meters,
@@ -27,6 +31,8 @@ pub struct Keeps {
     pub calibration: Later,
     /// Open episodes of alarms, by alarm.
     pub alarms: Later,
+    /// Budgets of escalation, by pipeline.
+    pub escalation: Later,
 }
 
 /// One pipeline being served.
@@ -35,6 +41,7 @@ pub struct Served {
     index: u16,
     stream: StreamId,
     drift: StreamId,
+    shadow: StreamId,
     /// Channel names, in the model's order.
     names: Vec<String>,
     alarms: Alarms,
@@ -42,6 +49,10 @@ pub struct Served {
     replay: bool,
     meters: Arc<Meters>,
     board: Arc<Board>,
+    /// Windows that go to a larger model elsewhere, where that is configured; never in a replay.
+    escalation: Option<Escalation>,
+    /// What the model said of the newest window.
+    said: Scored,
     /// To the store of samples, where it is configured.
     samples: Option<lane::Sender<Finished>>,
 }
@@ -66,7 +77,7 @@ impl Served {
     pub fn new(
         index: u16,
         config: &config::Config,
-        (stream, drift): (StreamId, StreamId),
+        (stream, drift, shadow): (StreamId, StreamId, StreamId),
         alarm_streams: &[StreamId],
         boot: &str,
         keeps: Option<Keeps>,
@@ -78,7 +89,29 @@ impl Served {
         let alarms = Alarms::of_pipeline(setup, index.into());
         let replay = keeps.is_none();
         let names = pipeline.channels.iter().map(|c| config.channels[*c].name.clone()).collect();
-        Self { index, stream, drift, names, alarms, keeps, replay, meters, board, config: pipeline, samples: None }
+        let (escalation, said, samples) = (None, Scored::default(), None);
+        Self {
+            index,
+            stream,
+            drift,
+            shadow,
+            names,
+            alarms,
+            keeps,
+            replay,
+            meters,
+            board,
+            escalation,
+            said,
+            samples,
+            config: pipeline,
+        }
+    }
+
+    /// The same, and its unsure windows go to a larger model elsewhere.
+    #[must_use]
+    pub fn with_escalation(self, escalation: Option<Escalation>) -> Self {
+        Self { escalation, ..self }
     }
 
     /// The same, and its windows go to the store of samples.
@@ -129,9 +162,20 @@ impl Served {
         }
     }
 
+    /// How a candidate compares with what serves, as a record.
+    pub fn shadow(&self, members: String, lineage: Arc<str>, stamp: Stamp) -> Draft {
+        let (class, lineage, retain) = (Class::Status, Some(lineage), Retain::No);
+        Draft { stream: self.shadow, class, stamp, lineage, body: members.into(), retain }
+    }
+
     /// Its windows wait for too long, or do not any more.
     pub fn set_behind(&self, behind: bool) {
         self.meters.pipelines[usize::from(self.index)].behind.store(behind, Relaxed);
+    }
+
+    /// Takes what labels say of this pipeline's alarms.
+    pub fn take_false_alarms(&self) -> Vec<(f32, String)> {
+        self.board.take_false_alarms(usize::from(self.index))
     }
 
     /// Takes a pending request to recalibrate.
@@ -150,7 +194,9 @@ impl Served {
         let learning = fit.is_learning();
         let threshold = fit.threshold();
         let score = answered.score.filter(|_| !learning);
-        let said = Scored { score, threshold, direction: fit.direction(), classes: answered.classes.clone() };
+        let classes = answered.classes.clone();
+        let mut said = Scored { score, threshold, direction: fit.direction(), classes, unsure: false };
+        said.unsure = self.escalation.as_mut().is_some_and(|escalation| escalation.said(&said));
         let meter = &self.meters.pipelines[usize::from(self.index)];
         meter.predictions.add(1);
         meter.answered(window.tag.last.boot_ns);
@@ -169,12 +215,26 @@ impl Served {
             body: self.body(window, score, threshold, answered).into(),
             retain: Retain::No,
         });
-        self.alarms.scored(&said, learning, (&window.tag, &fit.lineage), drafts)
+        let raised = self.alarms.scored(&said, learning, (&window.tag, &fit.lineage), drafts);
+        self.said = said;
+        raised
+    }
+
+    /// Sends the window that was just predicted to a larger model, where it is configured and the window is unsure. `true`: it is on
+    /// its way.
+    pub fn escalate(&mut self, now: Option<Stamp>, fit: &Fit, window: &Window, drifted: bool) -> bool {
+        let Some((escalation, now)) = self.escalation.as_mut().zip(now) else { return false };
+        escalation.window(&now, window, &self.said, &fit.lineage, drifted).is_some()
+    }
+
+    /// It awaits an answer, or the disk.
+    pub fn awaits(&self) -> bool {
+        self.escalation.as_ref().is_some_and(Escalation::awaits)
     }
 
     /// Hands an answered window to the store of samples, which decides whether it is kept. Never waits: a full lane drops its
-    /// oldest window, and that is counted.
-    pub fn keep_sample(&self, fit: &Fit, window: &Window, answered: &Answered, drifting: bool) {
+    /// oldest window, and that is counted. `keep`: it is kept in any case, as this.
+    pub fn keep_sample(&self, fit: &Fit, window: &Window, answered: &Answered, (drifting, keep): (bool, Option<Kept>)) {
         let Some(samples) = &self.samples else { return };
         let score = answered.score.filter(|_| !fit.is_learning());
         let finished = Finished {
@@ -185,7 +245,7 @@ impl Served {
             beyond: fit.is_beyond(score) == Some(true),
             drifting,
             raised: self.alarms.raised(),
-            keep: None,
+            keep,
         };
         let mut dropped = Vec::new();
         samples.push(finished, &mut dropped);
@@ -197,9 +257,19 @@ impl Served {
         self.alarms.unwatched(stamp, drafts);
     }
 
-    /// Takes acknowledgements of its alarms.
-    pub fn acknowledged(&mut self, stamp: Stamp, drafts: &mut Vec<Draft>) {
+    /// Time went on: takes acknowledgements of its alarms, and answers of a larger model.
+    pub fn look(&mut self, stamp: Stamp, drafts: &mut Vec<Draft>) {
         self.alarms.acknowledged(stamp, drafts);
+        let Some(escalation) = &mut self.escalation else { return };
+        for second in escalation.look(&stamp, drafts).iter().filter(|second| second.verdict != Verdict::Unsure) {
+            let answer = overrule::Answer {
+                anomaly: second.verdict == Verdict::Anomaly,
+                class: second.class.as_deref(),
+                lineage: &second.lineage,
+                digest: &second.digest,
+            };
+            escalation.acted(self.alarms.overrule(&answer, stamp, drafts));
+        }
     }
 
     fn body(&self, window: &Window, score: Option<f32>, threshold: Option<f32>, answered: &Answered) -> String {

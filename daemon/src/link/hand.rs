@@ -15,6 +15,8 @@ pub(super) enum Settles {
     Subscriptions(Vec<String>),
     /// That what is not configured any more is removed.
     Gone,
+    /// A window that is escalated, of the pipeline at this place.
+    Window(usize),
     /// Nothing: announcements are repeated with each connection, and a response is sent once.
     Nothing,
 }
@@ -40,6 +42,8 @@ pub(super) struct Handed {
     pub settles: Settles,
     pub backlog: bool,
     pub correlation: Option<bytes::Bytes>,
+    /// It is not written later than this, ns since boot, and the broker forgets it then; `None`: never.
+    pub until_ns: Option<u64>,
     /// Subscriptions.
     pub wishes: Vec<super::topic::Wish>,
 }
@@ -53,6 +57,7 @@ impl Handed {
             settles: Settles::Nothing,
             backlog: false,
             correlation: None,
+            until_ns: None,
             wishes: Vec::new(),
         }
     }

@@ -10,6 +10,7 @@
 mod backoff;
 pub mod client;
 mod dial;
+mod escalate;
 mod flight;
 mod hand;
 mod offer;
@@ -106,6 +107,8 @@ pub struct Setup {
     pub board: Arc<Board>,
     /// Topics.
     pub topics: Topics,
+    /// Pipelines that escalate: names and places.
+    pub escalating: Vec<(String, usize)>,
     /// What is announced.
     pub announce: Announce,
     /// The outbox's end.
@@ -241,6 +244,7 @@ fn after(
 ) -> Option<Duration> {
     if left.connected {
         setup.reader.offline();
+        escalate::closed(setup);
         outage.since = Instant::now();
         outage.why.clear();
         if left.after > limits::TWIN_WAIT_MAX {
@@ -439,6 +443,8 @@ impl<'a> Link<'a> {
                 },
                 // Few, and a requester waits for them: before the data, which may go on for ever.
                 Some(response) = edges.responses.recv(), if room => self.respond(response),
+                // Before the backlog, after what is live: it is worth nothing later.
+                () = setup.board.exchange.ready(), if room && self.may_escalate() => self.escalate(),
                 () = setup.reader.ready(backlog), if room => if let Some(message) = setup.reader.take(backlog) {
                     self.send(&message);
                 },

@@ -8,7 +8,7 @@ use rumqttc::v5::mqttbytes::{
 };
 
 use super::{
-    Failed, Link,
+    Failed, Link, escalate,
     hand::{self, Handed, Settles},
     packet,
     session::Session,
@@ -165,7 +165,12 @@ impl Link<'_> {
     }
 
     fn write(&mut self, next: Handed, session: &mut Session) -> Result<(), Failed> {
-        let Handed { topic, payload, retain, settles, backlog, correlation, wishes, .. } = next;
+        let Handed { topic, payload, retain, settles, backlog, correlation, until_ns, wishes } = next;
+        let Some(expiry_s) = escalate::left_s(until_ns) else {
+            self.window_late(&settles);
+            return Ok(());
+        };
+        self.window_goes(&settles, packet::publish_bytes(topic.len(), payload.len(), None));
         let id = self.flight.begin(settles, backlog, self.began.elapsed());
         let packet = if wishes.is_empty() {
             self.newest = Some((id, topic.clone(), packet::publish_bytes(topic.len(), payload.len(), None)));
@@ -176,8 +181,11 @@ impl Link<'_> {
                 topic: topic.into(),
                 pkid: id,
                 payload: payload.into(),
-                properties: correlation
-                    .map(|data| PublishProperties { correlation_data: Some(data), ..PublishProperties::default() }),
+                properties: (correlation.is_some() || expiry_s.is_some()).then(|| PublishProperties {
+                    correlation_data: correlation,
+                    message_expiry_interval: expiry_s,
+                    ..PublishProperties::default()
+                }),
             })
         } else {
             let mut subscribe = Subscribe::new_many(wire::filters(wishes), None);

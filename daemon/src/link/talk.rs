@@ -57,6 +57,7 @@ impl Link<'_> {
                 return self.settle(part, reason, text);
             }
             Some((Settles::Gone, _)) => self.gone.acked(reason, &self.setup.news),
+            Some((Settles::Window(pipeline), _)) if !is_good(reason) => self.window_refused(pipeline, reason, text),
             Some((Settles::Nothing, _)) if !is_good(reason) => {
                 let text = text.map_or(String::new(), |text| format!(", it says `{}`", reason::short(text)));
                 tracing::warn!(
@@ -250,7 +251,9 @@ impl Link<'_> {
     fn subscribed(&mut self, asked: &[String], ack: &SubAck) {
         let codes = ack.return_codes.iter().map(Some).chain(std::iter::repeat(None));
         for (filter, code) in asked.iter().zip(codes) {
-            if !matches!(code, Some(SubscribeReasonCode::Success(_))) {
+            if matches!(code, Some(SubscribeReasonCode::Success(_))) {
+                self.answers_arrive(filter);
+            } else {
                 self.subscriptions_refused.0 += 1;
                 let why = code.map_or("no answer".into(), |code| format!("{code:?}"));
                 self.subscriptions_refused.1 = format!(" (the last one: {filter}: {why})");
@@ -279,6 +282,9 @@ impl Link<'_> {
     /// before is only acknowledged.
     fn arrived(&mut self, publish: Publish) {
         let topic = String::from_utf8_lossy(&publish.topic);
+        if self.answer_arrived(&topic, &publish) {
+            return self.settled.push_back(publish.pkid);
+        }
         let Some((to, asked)) = self.topics.read(&topic) else {
             tracing::debug!(%topic, "a message that is not for this device");
             return self.settled.push_back(publish.pkid);

@@ -11,6 +11,8 @@ pub struct Topics {
     device: String,
     up: String,
     cohorts: Vec<String>,
+    /// Answers to windows that are escalated are subscribed.
+    escalates: bool,
     plans: bool,
 }
 
@@ -33,8 +35,33 @@ impl Topics {
             device: device.into(),
             up,
             cohorts: cohorts.to_vec(),
+            escalates: false,
             plans: false,
         }
+    }
+
+    /// The same, with answers to windows that are escalated.
+    pub fn escalating(self, escalates: bool) -> Self {
+        Self { escalates, ..self }
+    }
+
+    /// Where an escalated window goes.
+    pub fn window(&self, pipeline: &str) -> String {
+        self.stream(&format!("x/{pipeline}"))
+    }
+
+    /// The filter of their answers; `None`: none are wanted.
+    pub fn answers(&self) -> Option<String> {
+        self.escalates.then(|| format!("{}/dn/x/+/+", self.root()))
+    }
+
+    /// The pipeline and the digest of an answer's topic; `None`: it is no answer, or none is wanted.
+    pub fn answer<'a>(&self, topic: &'a str) -> Option<(&'a str, &'a str)> {
+        if !self.escalates {
+            return None;
+        }
+        let rest = topic.strip_prefix(&self.root())?.strip_prefix("/dn/x/")?;
+        rest.split_once('/').filter(|(_, digest)| !digest.contains('/'))
     }
 
     /// Plans, gates and halts are subscribed too, or not.
@@ -119,7 +146,8 @@ impl Topics {
         let commands = below.iter().map(|to| Wish { filter: dn(to, "cmd/+/+"), kept: false });
         let own = ["desired", "channel"].map(|word| Wish { filter: dn(&self.device, word), kept: true });
         let blob = Wish { filter: dn(&self.device, "blob/+/+"), kept: false };
-        let all: Vec<Wish> = commands.chain(own).chain([blob]).chain(plans).collect();
+        let answers = self.answers().map(|filter| Wish { filter, kept: false });
+        let all: Vec<Wish> = commands.chain(own).chain([blob]).chain(plans).chain(answers).collect();
         let n = all.len();
         let wishes: Vec<Wish> = all.into_iter().filter(|wish| wildcards || !wish.filter.contains('+')).collect();
         let left_out = n - wishes.len();
@@ -217,6 +245,21 @@ mod tests {
             assert_eq!(topics.read(other), None, "{other}");
         }
         assert_eq!((topics.wishes(true).0.len(), topics.wishes(true).1), (6, 0));
+    }
+
+    #[test]
+    fn answers_to_windows_are_read_only_where_windows_are_escalated() {
+        let off = Topics::new("s", "d", &[]);
+        let on = off.clone().escalating(true).below("t/");
+        assert_eq!((off.answers(), off.answer("kl/s/d/dn/x/pump/00ff")), (None, None));
+        assert!(off.wishes(true).0.iter().all(|wish| !wish.filter.contains("/x/")));
+        assert_eq!(on.window("pump"), "t/kl/s/d/up/x/pump");
+        assert_eq!(on.wishes(true).0.last().map(|wish| wish.filter.as_str()), Some("t/kl/s/d/dn/x/+/+"));
+        assert_eq!(on.answer("t/kl/s/d/dn/x/pump/00ff"), Some(("pump", "00ff")));
+        for other in ["kl/s/d/dn/x/pump/00ff", "t/kl/s/d/dn/x/pump", "t/kl/s/d/dn/x/pump/a/b", "t/kl/s/dd/dn/x/pump/a"]
+        {
+            assert_eq!(on.answer(other), None, "{other}");
+        }
     }
 
     #[test]

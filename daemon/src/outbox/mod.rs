@@ -382,6 +382,11 @@ impl Reader {
         self.0.lock().tail.take(backlog, Clock::boot_ns())
     }
 
+    /// Whether something that is not of the backlog could be sent now.
+    pub fn has_live(&self) -> bool {
+        self.0.lock().tail.has_to_send(false, Clock::boot_ns())
+    }
+
     /// Waits until there may be something to send.
     pub async fn ready(&self, backlog: bool) {
         let now_ns = Clock::boot_ns();

@@ -14,6 +14,7 @@ use tokio::{
 use crate::{
     flow::{
         beat::Beat,
+        escalation::{Came, NotSent},
         meter::{BUCKETS, ChannelMeter, ChannelState, Histogram, PipelineMeter, SourceMeter},
         samples::CLASS_WORDS,
     },
@@ -218,6 +219,7 @@ fn pipelines(page: &mut Page, status: &Status, json: &Value) {
     for (name, kind, help, of) in PIPELINES {
         page.each(name, kind, help, "pipeline", names().zip(meters.pipelines.iter().map(of)));
     }
+    escalation(page, status);
     let shown = json["pipelines"].as_array().into_iter().flatten();
     let scores = shown.clone().map(|p| p["score"].as_f64().unwrap_or(f64::NAN));
     let help = "The last score; NaN while learning, and when it is stale.";
@@ -230,6 +232,35 @@ fn pipelines(page: &mut Page, status: &Status, json: &Value) {
     for (alarm, sign) in config.alarms.iter().zip(&status.board.alarms) {
         page.sample("alarm_raised", &[("alarm", &alarm.name), ("severity", alarm.severity)], flag(sign.is_raised()));
     }
+}
+
+/// Of pipelines that escalate.
+fn escalation(page: &mut Page, status: &Status) {
+    let all = status.config.pipelines.iter().zip(&status.meters.pipelines);
+    let all: Vec<_> =
+        all.filter(|(p, _)| p.escalate.is_some()).map(|(p, m)| (p.name.as_str(), &m.escalation)).collect();
+    let sent = all.iter().map(|(name, m)| (*name, m.sent.get() as f64));
+    page.each("escalated_total", "counter", "Windows sent to a larger model.", "pipeline", sent);
+    let bytes = all.iter().map(|(name, m)| (*name, m.bytes.get() as f64));
+    page.each("escalated_bytes_total", "counter", "Bytes of their packets.", "pipeline", bytes);
+    page.family("not_escalated_total", "counter", "Windows that were not sent.");
+    for (name, meter) in &all {
+        for (why, count) in NotSent::ALL.iter().zip(&meter.not_sent) {
+            page.sample("not_escalated_total", &[("pipeline", name), ("reason", why.word())], count.get() as f64);
+        }
+    }
+    page.family("escalation_answers_total", "counter", "Answers, by what they are.");
+    for (name, meter) in &all {
+        for (what, count) in Came::ALL.iter().zip(&meter.answers) {
+            page.sample(
+                "escalation_answers_total",
+                &[("pipeline", name), ("outcome", what.word())],
+                count.get() as f64,
+            );
+        }
+    }
+    let alarms = all.iter().map(|(name, m)| (*name, m.alarms.get() as f64));
+    page.each("escalation_alarms_total", "counter", "Alarms that an answer raised or cleared.", "pipeline", alarms);
 }
 
 fn outbox(page: &mut Page, status: &Status, outbox: &Value) {
@@ -266,7 +297,7 @@ fn samples(page: &mut Page, status: &Status) {
     page.one("samples_bytes", "gauge", "Bytes of both on the disk.", meters.bytes.load(Relaxed) as f64);
     let evicted = by_class(&|i| meters.evicted[i].get());
     page.each("samples_evicted_total", "counter", "Windows removed for room or by age.", "class", evicted.into_iter());
-    let dropped = [("lane", &meters.lane), ("full", &meters.full), ("disk", &meters.disk)];
+    let dropped = [("lane", &meters.lane), ("full", &meters.full), ("rate", &meters.rate), ("disk", &meters.disk)];
     let dropped = dropped.map(|(why, count)| (why, count.get() as f64));
     page.each("samples_dropped_total", "counter", "Windows that were not kept.", "reason", dropped.into_iter());
     page.one("samples_pulled_bytes_total", "counter", "Bytes of pulls that were sent.", meters.pulled.get() as f64);

@@ -23,7 +23,10 @@ use crate::{
     outbox::Writer,
 };
 
-use super::counters::{Counters, rss_kib};
+use super::{
+    counters::{Counters, rss_kib},
+    escalation::escalation,
+};
 
 /// Scores of the last minutes, by pipeline: the highest of each half second.
 #[derive(Debug, Default)]
@@ -140,7 +143,8 @@ impl Status {
             "max_bytes": self.config.samples.max_bytes, "bytes": meters.bytes.load(Relaxed),
             "windows": by_class(&|i| meters.windows[i].load(Relaxed)), "labels": meters.labels.load(Relaxed),
             "evicted": by_class(&|i| meters.evicted[i].get()),
-            "dropped": {"lane": meters.lane.get(), "full": meters.full.get(), "disk": meters.disk.get()},
+            "dropped": {"lane": meters.lane.get(), "full": meters.full.get(),
+                        "rate": meters.rate.get(), "disk": meters.disk.get()},
             "damaged": meters.damaged.get(), "pulled_bytes": meters.pulled.get(),
             "pull": pull.map(|pull| json!({
                 "type": pull.kind, "id": pull.id, "size": pull.size, "sent": pull.sent, "waits": pull.waits,
@@ -296,6 +300,7 @@ impl Status {
             let serving = groups.iter().position(|group| group.contains(&i)).and_then(|at| self.counters.serving(at));
             let model = model(pipeline, serving.as_ref());
             let stale = self.is_stale(i, now_ns);
+            let escalation = pipeline.escalate.as_ref().map(|rules| escalation(rules, &meter.escalation));
             let mut pipeline = json!({
                 "name": pipeline.name, "serving": serving.is_some(), "learning": meter.learning.load(Relaxed),
                 "behind": meter.behind.load(Relaxed), "stale": stale, "predictions": meter.predictions.get(),
@@ -304,6 +309,7 @@ impl Status {
             });
             if let (Some(all), Value::Object(model)) = (pipeline.as_object_mut(), model) {
                 all.extend(model);
+                all.extend(escalation.map(|shown| ("escalation".to_owned(), shown)));
             }
             pipeline
         };

@@ -38,6 +38,10 @@ pub struct Table {
     pub drift: Vec<StreamId>,
     /// `up/blob/SHA256`: as results, each message below a topic of its own.
     pub blob: StreamId,
+    /// `up/q/shadow/PIPELINE`, by pipeline.
+    pub shadow: Vec<StreamId>,
+    /// `up/p/PIPELINE/cloud`, by pipeline, where it escalates.
+    pub cloud: Vec<Option<StreamId>>,
 }
 
 impl Table {
@@ -57,8 +61,11 @@ impl Table {
         let loss = add("loss".into());
         let (results, reported, blob) = (add("res".into()), add("reported".into()), add("blob".into()));
         let drift = config.pipelines.iter().map(|p| add(format!("q/drift/{}", p.name))).collect();
+        let shadow = config.pipelines.iter().map(|p| add(format!("q/shadow/{}", p.name))).collect();
+        let cloud = config.pipelines.iter().map(|p| p.escalate.as_ref().map(|_| add(format!("p/{}/cloud", p.name))));
+        let cloud = cloud.collect();
         let signal = signal::Streams { quality, measurement, prediction, events: events.clone() };
-        Self { names, signal, alarms, events, health, loss, results, reported, drift, blob }
+        Self { names, signal, alarms, events, health, loss, results, reported, drift, blob, shadow, cloud }
     }
 
     /// One more stream: of something that is not configured any more.

@@ -11,28 +11,60 @@ use super::{
         running::{Outcome, Running},
     },
     Offer,
+    agreement::{Agreement, Pair},
     gate::{Gate, Terms},
 };
-use crate::flow::Window;
+use crate::{
+    flow::{Stamp, Window},
+    limits,
+};
+
+/// A window that the serving model answered.
+pub struct Shadowed {
+    /// The window.
+    pub window: Window,
+    /// Its score; `None`: it has none, or is learning.
+    pub score: Option<f32>,
+    /// Whether that is beyond its threshold.
+    pub above: Option<bool>,
+}
 
 /// A model that runs beside the serving one.
 pub struct Candidate {
     pub(in crate::infer) running: Running,
     pub(super) terms: Option<Terms>,
     pub(super) why: String,
-    shadow_ns: u64,
+    pub(super) shadow_ns: u64,
     began_ns: u64,
-    compared: u64,
-    differed: u64,
+    /// By pipeline: how it compares with the serving model.
+    agreements: Vec<Agreement>,
+    /// When that was published last, ns since boot.
+    published_ns: u64,
     /// One run takes about so long, µs.
     pub(super) took_us: u32,
 }
 
 impl Candidate {
-    /// Offered at this time, ns since boot.
-    pub fn new(offer: Offer, began_ns: u64) -> Self {
+    /// Offered now.
+    pub fn new(offer: Offer, began: Stamp) -> Self {
         let Offer { running, terms, shadow_ns, why } = offer;
-        Self { running, terms, why, shadow_ns, began_ns, compared: 0, differed: 0, took_us: 0 }
+        let agreements = running.fits.iter().map(|_| Agreement::new(began)).collect();
+        let began_ns = began.boot_ns;
+        Self { running, terms, why, shadow_ns, began_ns, agreements, published_ns: began_ns, took_us: 0 }
+    }
+
+    /// Windows that it is not given.
+    pub fn skip(&mut self, places: impl Iterator<Item = usize>) {
+        places.for_each(|at| self.agreements[at].skip());
+    }
+
+    /// How it compares with the serving model, by pipeline, where it is time to publish that; `over`: a last time.
+    pub fn agreements(&mut self, now_ns: u64, over: bool) -> impl Iterator<Item = (usize, &Agreement)> {
+        let due = over || now_ns.saturating_sub(self.published_ns) >= limits::SHADOW_EVERY_NS;
+        if due {
+            self.published_ns = now_ns;
+        }
+        self.agreements.iter().enumerate().filter(move |(_, agreement)| due && !agreement.is_empty())
     }
 
     /// It has learnt what it must, and ran beside the serving model for long enough.
@@ -40,14 +72,14 @@ impl Candidate {
         !self.running.is_learning() && now_ns.saturating_sub(self.began_ns) >= self.shadow_ns
     }
 
-    /// Answers windows that the serving model answered; each comes with whether that score was above its threshold.
+    /// Answers windows that the serving model answered.
     /// `place` says which pipeline a window is for.
     ///
     /// # Errors
     /// Why it must not take over.
     pub fn run_beside(
         &mut self,
-        windows: &[(Window, Option<bool>)],
+        windows: &[Shadowed],
         place: impl Fn(&Window) -> usize,
         deadline: Option<Duration>,
         beat: &dyn Fn(),
@@ -55,26 +87,32 @@ impl Candidate {
         let mut left = windows;
         while !left.is_empty() {
             let running = &mut self.running;
-            let places: Vec<usize> = left.iter().take(running.slots()).map(|(window, _)| place(window)).collect();
+            let places: Vec<usize> =
+                left.iter().take(running.slots()).map(|shadowed| place(&shadowed.window)).collect();
             let count = running.ring_size(&places);
             for (slot, at) in places.iter().take(count).enumerate() {
-                running.put(slot, *at, &left[slot].0);
+                running.put(slot, *at, &left[slot].window);
             }
             if let Some(why) = running.ring(count, deadline, beat).died {
                 return Err(why);
             }
-            for (slot, ((window, above), at)) in left.iter().zip(&places).take(count).enumerate() {
+            for (slot, (shadowed, at)) in left.iter().zip(&places).take(count).enumerate() {
+                let (window, agreement) = (&shadowed.window, &mut self.agreements[*at]);
                 match running.answer(slot, *at, window) {
                     Outcome::None(why) if window.tag.coverage >= 1.0 => {
                         return Err(format!("inference failed for one window: {why}"));
                     }
-                    Outcome::None(_) => {}
+                    Outcome::None(_) => agreement.unanswered(),
                     Outcome::Answer(answered) => {
                         self.took_us = slowest(self.took_us, answered.took_us);
-                        if let (Some(above), Some(beyond)) = (above, running.fits[*at].is_beyond(answered.score)) {
-                            self.compared += 1;
-                            self.differed += u64::from(*above != beyond);
-                        }
+                        let fit = &running.fits[*at];
+                        let candidate = answered.score.filter(|_| !fit.is_learning());
+                        agreement.take(Pair {
+                            serving: shadowed.score,
+                            serving_above: shadowed.above,
+                            candidate,
+                            candidate_above: fit.is_beyond(candidate),
+                        });
                     }
                 }
             }
@@ -86,7 +124,8 @@ impl Candidate {
 
     /// How often it differed from the previous model, for the event; empty if there was nothing to compare.
     pub fn compared(&self) -> String {
-        let (differed, compared) = (self.differed, self.compared);
+        let all = self.agreements.iter().map(Agreement::compared);
+        let (compared, differed) = all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
         if compared == 0 {
             return String::new();
         }

@@ -11,6 +11,7 @@
 //! Owns the thread that starts workers for proofs: a worker dies with the thread that started it, so it lives as long as
 //! control does. A model is offered to all groups of pipelines that use it, or to none.
 
+mod agreement;
 pub mod candidate;
 pub mod gate;
 pub mod prove;

@@ -6,10 +6,11 @@ use std::sync::Arc;
 use super::{
     super::{engine::Engine, lag::Lag},
     Message,
+    agreement::Agreement,
     candidate::{Candidate, Trial},
     gate::Gate,
 };
-use crate::flow::{Sink, Stamp, Window, event::Kind, verdict::Said};
+use crate::flow::{Draft, Sink, Stamp, Window, event::Kind, verdict::Said};
 
 impl Engine {
     pub(in crate::infer) fn read_mail(&mut self, now: Stamp, sink: &mut dyn Sink) {
@@ -19,7 +20,7 @@ impl Engine {
                 if self.trial.is_some() {
                     self.go_back("another model is to take over", sink);
                 }
-                self.candidate = Some(Candidate::new(*offer, now.boot_ns));
+                self.candidate = Some(Candidate::new(*offer, now));
             }
             Message::Back(why) => {
                 self.refuse_candidate(&why, sink);
@@ -31,8 +32,9 @@ impl Engine {
     }
 
     pub(in crate::infer) fn refuse_candidate(&mut self, why: &str, sink: &mut dyn Sink) {
-        let Some(candidate) = self.candidate.take() else { return };
+        let Some(mut candidate) = self.candidate.take() else { return };
         self.shadowed.clear();
+        self.tell_agreement(&mut candidate, true, sink);
         let text = format!("{}: {why}; it never served", candidate.running.source.name());
         self.tell(Kind::ModelRolledBack, self.last, &text, sink);
         self.report(candidate.running.source.bundle.clone(), Said::Bad(why.to_owned()));
@@ -43,13 +45,32 @@ impl Engine {
         let Some(mut candidate) = self.candidate.take() else { return };
         let mut windows = std::mem::take(&mut self.shadowed);
         // A slow one must not hold up the one that serves: it sees fewer windows.
-        windows.truncate(self.ring_most(candidate.took_us, candidate.running.slots()));
-        let deadline = self.deadline(&candidate.running);
         let place = |window: &Window| self.place(window).unwrap_or(0);
+        let most = self.ring_most(candidate.took_us, candidate.running.slots()).min(windows.len());
+        candidate.skip(windows.drain(most..).map(|skipped| place(&skipped.window)));
+        let deadline = self.deadline(&candidate.running);
         let run = candidate.run_beside(&windows, place, deadline, beat);
+        self.tell_agreement(&mut candidate, false, sink);
         self.candidate = Some(candidate);
         if let Err(why) = run {
             self.refuse_candidate(&why, sink);
+        }
+    }
+
+    /// Publishes how the candidate compares with the serving model, now and then; `over`: a last time.
+    fn tell_agreement(&self, candidate: &mut Candidate, over: bool, sink: &mut dyn Sink) {
+        let Some(now) = self.now else { return };
+        let name = candidate.running.source.name();
+        let lineages: Vec<Arc<str>> = candidate.running.fits.iter().map(|fit| fit.lineage.clone()).collect();
+        let serving = self.source.as_ref().map_or_else(String::new, |source| source.name());
+        let draft = |(at, agreement): (usize, &Agreement)| {
+            let served = &self.setup.served[at];
+            let members = agreement.members(&served.config().name, (&name, &serving), now, over);
+            served.shadow(members, lineages[at].clone(), now)
+        };
+        let mut drafts: Vec<Draft> = candidate.agreements(now.boot_ns, over).map(draft).collect();
+        if !drafts.is_empty() {
+            sink.put(&mut drafts);
         }
     }
 
@@ -58,9 +79,10 @@ impl Engine {
         // Where nothing serves there is nothing to learn beside.
         let alone = self.running.is_none() && self.source.is_none();
         let ready = |candidate: &mut Candidate| alone || candidate.is_ready(now.boot_ns);
-        let Some(candidate) = self.candidate.take_if(ready) else { return };
+        let Some(mut candidate) = self.candidate.take_if(ready) else { return };
         self.shadowed.clear();
-        let compared = candidate.compared();
+        self.tell_agreement(&mut candidate, true, sink);
+        let (compared, shadow_ns) = (candidate.compared(), if alone { candidate.shadow_ns } else { 0 });
         let fallback = self.running.replace(candidate.running);
         (self.took_us, self.lag) = (candidate.took_us, Lag::default());
         let Some(running) = &self.running else { return };
@@ -70,7 +92,7 @@ impl Engine {
         self.tell(Kind::ModelSwapped, Some(now), &text, sink);
         self.report(bundle.clone(), Said::Swapped(text.clone()));
         match candidate.terms {
-            Some(terms) => self.trial = Some(Trial { gate: Gate::new(terms), fallback, before }),
+            Some(terms) => self.trial = Some(Trial { gate: Gate::new(terms.alone(shadow_ns)), fallback, before }),
             None => self.report(bundle, Said::Passed(text)),
         }
     }

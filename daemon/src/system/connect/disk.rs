@@ -14,7 +14,7 @@ use crate::{
 /// Folders for what models and alarms save, written by the scribe.
 pub fn keeps(state_dir: &Path, scribe: &Scribe) -> Keeps {
     let folder = |name: &str| scribe.folder(Keep::at(state_dir.join(name)));
-    Keeps { calibration: folder("calibration"), alarms: folder("alarms") }
+    Keeps { calibration: folder("calibration"), alarms: folder("alarms"), escalation: folder("escalation") }
 }
 
 /// The folder of the last known time, which is taken up.

@@ -28,13 +28,18 @@ impl Base<'_> {
         let (counters, going_to) = (self.counters(), self.counters());
         let device = &self.config.device;
         let alarms: Vec<String> = self.config.alarms.iter().map(|alarm| alarm.name.clone()).collect();
+        let pipelines = self.config.pipelines.iter().enumerate().filter(|(_, pipeline)| pipeline.escalate.is_some());
+        let escalating: Vec<_> = pipelines.map(|(place, pipeline)| (pipeline.name.clone(), place)).collect();
         let board = self.board();
         link::Setup {
             orders: ends.orders.clone(),
             news: ends.news.clone(),
             meters: self.status.meters.clone(),
             board: self.board(),
-            topics: Topics::new(&device.site, &device.id, &device.cohorts).with_plans(self.config.commands.plans),
+            topics: Topics::new(&device.site, &device.id, &device.cohorts)
+                .with_plans(self.config.commands.plans)
+                .escalating(!escalating.is_empty()),
+            escalating,
             announce: streams::announce(self.host, self.config, &counters, gone),
             reader,
             clock: self.host.clock.clone(),

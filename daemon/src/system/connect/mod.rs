@@ -19,8 +19,9 @@ use std::sync::Arc;
 use super::streams::Table;
 use crate::{
     config::Config,
-    flow::{Draft, Sink, board::Board, event::Kind, meter::Meters},
+    flow::{Draft, Sink, board::Board, escalation::Exchange, event::Kind, meter::Meters},
     host::{Clock, Host},
+    limits,
     outbox::Writer,
     report::{counters::Counters, status::Status},
 };
@@ -71,7 +72,9 @@ impl Base<'_> {
 /// Counters, and what stages show each other.
 pub fn meters(config: &Config) -> (Arc<Meters>, Arc<Board>) {
     let (sources, channels, pipelines) = (config.sources.len(), config.channels.len(), config.pipelines.len());
-    (Arc::new(Meters::new(sources, channels, pipelines)), Arc::new(Board::new(pipelines, config.alarms.len())))
+    let mut board = Board::new(pipelines, config.alarms.len());
+    board.exchange = Exchange::new(pipelines, limits::ESCALATIONS_WAITING, limits::ESCALATION_ANSWERS);
+    (Arc::new(Meters::new(sources, channels, pipelines)), Arc::new(board))
 }
 
 /// What there is to look at.

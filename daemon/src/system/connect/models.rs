@@ -12,7 +12,11 @@ use crate::{
     error::Fatal,
     flow::{Finished, Window, board::Board, lane, meter::Meters, verdict::Serving},
     host::Host,
-    infer::{self, Artifact, Engine, Keeps, Launching, Served, rollout::Rollout},
+    infer::{
+        self, Artifact, Engine, Keeps, Launching, Served,
+        escalate::{Escalation, Parts},
+        rollout::Rollout,
+    },
     limits,
     model::{slot::Origin, store::Store},
 };
@@ -41,7 +45,7 @@ pub fn engine(
     (meters, board): (&Arc<Meters>, &Arc<Board>),
 ) -> infer::Setup {
     let served = group.iter().map(|pipeline| {
-        let streams = (table.signal.prediction[*pipeline], table.drift[*pipeline]);
+        let streams = (table.signal.prediction[*pipeline], table.drift[*pipeline], table.shadow[*pipeline]);
         let index = *pipeline as u16;
         Served::new(index, config, streams, &table.alarms, &host.boot, keeps.clone(), (meters.clone(), board.clone()))
     });
@@ -56,6 +60,13 @@ pub fn engine(
 }
 
 impl Base<'_> {
+    /// What sends unsure windows of this pipeline to a larger model, if that is configured.
+    fn escalation(&self, keeps: &Keeps, pipeline: usize) -> Option<Escalation> {
+        let (config, boot, stream) = (self.config, self.host.boot.as_str(), self.table.cloud[pipeline]?);
+        let (meters, board) = (self.status.meters.clone(), self.status.board.clone());
+        Escalation::new(Parts { config, boot, stream, keep: keeps.escalation.clone(), meters, board }, pipeline)
+    }
+
     /// Starts a thread for each group; returns the lane of windows of each pipeline. A full lane waits 50 ms, then sheds its
     /// oldest windows into the loss ledger.
     pub fn engines(
@@ -76,8 +87,11 @@ impl Base<'_> {
             lanes.extend(group.iter().enumerate().map(|(lot, pipeline)| (*pipeline, sender.of_lot(lot))));
             let shown = (&self.status.meters, &self.status.board);
             let mut setup = engine(self.host, self.config, self.table, &group, Some(keeps.clone()), shown);
-            let served = std::mem::take(&mut setup.served).into_iter();
-            setup.served = served.map(|served| served.with_samples(samples.cloned())).collect();
+            let served = std::mem::take(&mut setup.served).into_iter().map(|served| {
+                let escalation = self.escalation(keeps, usize::from(served.index()));
+                served.with_samples(samples.cloned()).with_escalation(escalation)
+            });
+            setup.served = served.collect();
             let installed = installed.get(&self.config.pipelines[group[0]].model.manifest.model).cloned();
             let engine = Engine::new(infer::Setup { installed, seat: Some(rollout.seat()), ..setup });
             let (sink, clock, counters) = (self.writer.clone(), self.host.clock.clone(), self.counters());
