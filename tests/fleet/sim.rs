@@ -12,8 +12,8 @@ fn main() {
     let fails = number(4).unwrap_or(1.0) / 100.0;
     let play = args.get(3).map(|keyset| Play { keyset: keyset.into(), fails, takes_s: 8.0 });
     let lines = devices.div_ceil(1000).clamp(1, 16);
-    let score_s = if devices <= 100 { 0.5 } else { 5.0 };
-    let size = Size { devices, lines, health_s: 20.0, score_s };
+    let (health_s, score_s) = if devices <= 100 { (10.0, 0.5) } else { (60.0, 30.0) };
+    let size = Size { devices, lines, health_s, score_s };
     let fleet = Fleet::start(port as u16, size, Ills::SOME, play);
     std::thread::sleep(Duration::from_secs_f64(seconds));
     println!("{} devices had announced themselves, {} commands of plans", fleet.announced(), fleet.starts().len());

@@ -92,6 +92,12 @@ impl Site {
         self
     }
 
+    /// Adds to `[commands]`.
+    pub fn with_more_commands(mut self, text: &str) -> Self {
+        self.body = self.body.replace("[commands]\n", &format!("[commands]\n{text}"));
+        self
+    }
+
     /// Takes something out of the configuration.
     pub fn without(mut self, text: &str) -> Self {
         assert!(self.body.contains(text), "{text} is not in {}", self.body);

@@ -38,6 +38,8 @@ fn audit_log_survives_kills_has_every_published_result_and_shows_an_edit() {
         let before = rig::operator::connections(&sub);
         let daemon = site.run();
         eventually("a birth", || (rig::operator::connections(&sub) > before).then_some(()));
+        // The very first report may come before the log is opened.
+        eventually("a head in up/h", || head(&sub));
         for _ in 0..3 {
             operator.order(&sub, "log.pull", &format!("p{sent}"), &json!({"lines": 1}));
             sent += 1;

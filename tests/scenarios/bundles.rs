@@ -216,6 +216,19 @@ fn a_prepared_bundle_with_a_baseline_is_quiet_on_its_own_rows_and_tells_drift_on
     let folder = dir.display().to_string();
     let done = daemon::run(&["model", "prepare", &folder, "--rows", &rows("normal.csv", 0), "--drift", "0.3"]);
     assert_eq!(done.code, Some(0), "{}", done.err);
+    // Golden cases are windows of the rows, and the baseline knows the scores.
+    let golden = fs::read_to_string(dir.join("golden.jsonl")).expect("golden cases");
+    let cases: Vec<serde_json::Value> = golden.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let score = |case: &serde_json::Value| case["outputs"]["score"][0].as_f64().expect("a score");
+    let mean = |case: &serde_json::Value| {
+        let values = case["inputs"]["x"].as_array().expect("a window").iter().filter_map(|x| x.as_f64());
+        values.inspect(|x| assert!(x.fract() == 0.0 && *x < 101.0, "{x} is in no row")).sum::<f64>() / 8.0
+    };
+    assert!(cases.len() == 3 && cases.iter().all(|case| (mean(case) - score(case)).abs() < 1e-3), "{golden}");
+    let baseline = fs::read_to_string(dir.join("baseline.json")).expect("baseline");
+    let baseline: serde_json::Value = serde_json::from_str(&baseline).expect("JSON");
+    let quantile = |at: usize| baseline["score"]["quantiles"][at].as_f64().expect("a quantile");
+    assert!((quantile(0) - score(&cases[0])).abs() < 1e-3 && (quantile(32) - score(&cases[2])).abs() < 1e-3);
     fs::write(dir.join("manifest.json.minisig"), world.maker.sign(&dir.join("manifest.json"))).expect("sign");
     let bundle = world.maker.pack(&dir);
     fs::copy(&bundle, world.site.dir.path().join("factory.kmb")).expect("copy");

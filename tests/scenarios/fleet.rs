@@ -183,6 +183,13 @@ fn the_console_shows_all_devices_and_keeps_strangers_out() {
     assert!(post("/api/inner", "http://localhost", &asked).contains("restart"));
     assert!(post("/api/inner", "http://evil.example", &asked).starts_with("HTTP/1.1 403"));
     assert!(post("/api/signed", "http://localhost", "{}").starts_with("HTTP/1.1 400"));
+    if std::env::var_os("KENTLEDGE_LONG").is_some() {
+        // In a real browser (Debian: chromium, chromium-driver).
+        let mut script = Command::new("python3");
+        script.arg(rig::root().join("tests/fleet/console.py")).arg(format!("http://127.0.0.1:{port}/"));
+        let done = Done::from(script.args(["--devices", "300", "--watch-s", "2"]).output().expect("python3"));
+        assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);
+    }
     // Without a token no other machine may reach it.
     let open = desk.run(&["console", "--listen", &format!("0.0.0.0:{}", free_port())]);
     assert!(open.code == Some(1) && open.err.contains("--token-file"), "{}", open.err);

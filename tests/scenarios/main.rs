@@ -34,6 +34,7 @@ mod measurements;
 mod modbus_outputs;
 mod models;
 mod outage;
+mod plans;
 mod providers;
 mod quality;
 mod remote;

@@ -22,10 +22,10 @@ fn site(port: u16, tty: &Tty) -> Site {
     Site::new(port).with_sensor(tty).with_mean_model().with(SAMPLES)
 }
 
-/// How often, by `KENTLEDGE_LONG`: without it so often as fits CI, `1` and `10` times the second number.
-fn times(short: usize, long: usize) -> usize {
-    let long_times = std::env::var("KENTLEDGE_LONG").ok().map(|times| times.parse().unwrap_or(1).max(1));
-    long_times.map_or(short, |times: usize| times * long)
+/// How often: as fits CI, or that of the long form times `KENTLEDGE_LONG`.
+fn times(short: usize, long: f64) -> usize {
+    let factor = std::env::var("KENTLEDGE_LONG").ok().map(|text| text.parse::<f64>().unwrap_or(1.0));
+    factor.map_or(short, |factor| (factor * long).ceil() as usize)
 }
 
 /// Somebody who labels every alarm as it comes, and notes which labels were answered with success.
@@ -169,14 +169,18 @@ fn answered_labels_and_their_windows_survive_kills() {
     let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
     let site = site(broker.port, &tty).with("[commands]\nallow_unsigned = true\n");
     let mut labeller = Labeller { sub: &sub, operator: &operator, row: 0, sent: 0, answered: BTreeMap::new() };
-    let kills = times(3, 100);
-    for _ in 0..kills {
+    let kills = times(3, 1000.0);
+    for n in 0..kills {
         let daemon = site.run();
         let (pid, dead) = (Pid::from_raw(daemon.pid()), AtomicBool::new(false));
         std::thread::scope(|scope| {
             scope.spawn(|| {
-                // From the middle of the start to some labels later.
-                std::thread::sleep(Duration::from_millis(300 + fastrand::u64(..2000)));
+                // In the start, or some labels later.
+                let until = Instant::now() + Duration::from_secs(10);
+                while n % 4 > 0 && !daemon.own_log().contains("model.serving") && Instant::now() < until {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                std::thread::sleep(Duration::from_millis(fastrand::u64(..1500)));
                 kill(pid, Signal::SIGKILL).expect("kill");
                 dead.store(true, Ordering::Relaxed);
             });
@@ -202,10 +206,11 @@ fn answered_labels_and_their_windows_survive_power_cuts() {
     let on = |tty: &Tty, disk: &Disk| {
         site(broker.port, tty).with("[commands]\nallow_unsigned = true\n").with_state(&disk.path().join("state"))
     };
-    let cuts = times(1, 20);
+    let cuts = times(1, 200.0);
     for _ in 0..cuts {
         let daemon = on(&tty, &disk).run();
-        let until = Instant::now() + Duration::from_millis(1000 + fastrand::u64(..1500));
+        eventually("a model serves", || daemon.own_log().contains("model.serving").then_some(()));
+        let until = Instant::now() + Duration::from_millis(500 + fastrand::u64(..1000));
         labeller.work(&mut tty, &|| Instant::now() > until);
         daemon.signal(Signal::SIGSTOP);
         let mut left = None;

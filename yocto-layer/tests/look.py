@@ -100,7 +100,7 @@ def packages(look, machine):
     if machine.startswith("raspberrypi"):
         wanted.add("udev-rules-rpi")
     unwanted = {"python3-core": "the daemon needs no Python", "rauc-mark-good": "it marks good at each start",
-                "tegra-redundant-boot": "it marks good at each start", "synaptics-killswitch": "a licence to be accepted"}
+                "tegra-redundant-boot": "it marks good at each start", "synaptics-killswitch": "a licence to be accepted", "u-boot-env": "rauc-conf has fw_env.config, too"}
     check(f"{machine}: the image has what the device needs, and nothing that works against it",
           [f"{name} is missing" for name in sorted(wanted - names)]
           + [f"{name} is there ({why}), wanted by {[reason for real, _, reason in found.values() if real == name]}" for name, why in unwanted.items() if name in names])

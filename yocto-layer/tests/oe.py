@@ -7,6 +7,7 @@
 import os
 import pathlib
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -93,6 +94,14 @@ def prepare(main, upstream, work):
                 subprocess.run(["tar", "-x", "-C", wic], stdin=archive.stdout, check=True, stderr=subprocess.DEVNULL)
         except subprocess.CalledProcessError:
             pass
+    # U-Boot at the recipe's version. A mirror may lack a large file of a test that is not needed.
+    recipe = next(core.glob("meta/recipes-bsp/u-boot/u-boot_*.bb"), None)
+    mirror, source = upstream / "u-boot+u-boot/repo", work / "u-boot"
+    if recipe and mirror.is_dir() and not (source / "Makefile").exists():
+        source.mkdir(exist_ok=True)
+        tag = "v" + recipe.stem.split("_")[1]
+        subprocess.run(f"git -c safe.directory='*' --git-dir={mirror} archive {tag} -- . ':!lib/mbedtls/external' ':!doc' ':!test/py' 2>/dev/null"
+                       f" | tar -x -C {source} 2>/dev/null", shell=True, check=False)
     # What is checked is what is committed and what lies in the working tree: all files that git does not ignore.
     ours = work / "kentledge"
     subprocess.run(["rm", "-rf", ours], check=True)
@@ -185,6 +194,27 @@ def wic(work):
     check("wic makes both cards", [] if out.returncode == 0 else [line for line in out.stdout.splitlines() if line.startswith("FAILED")] or [out.stderr[-800:]])
 
 
+def uboot(work):
+    """U-Boot's own configuration of a Raspberry Pi with our fragments over it: each option must be in what comes out."""
+    source, out = work / "u-boot", work / "u-boot-out"
+    missing = [tool for tool in ("aarch64-linux-gnu-gcc", "bison", "flex", "make") if not shutil.which(tool)]
+    if missing or not (source / "Makefile").exists():
+        print(f"SKIPPED: U-Boot's options: {' '.join(missing) or 'OE_DIR has no mirror u-boot+u-boot with the tag of the recipe'}", flush=True)
+        return
+    fragments = sorted((work / "kentledge/yocto-layer/dynamic-layers/raspberrypi/recipes-bsp/u-boot/files").glob("*.cfg"))
+    make = ["make", "-s", "CROSS_COMPILE=aarch64-linux-gnu-", f"O={out}"]
+    steps = [[*make, "rpi_arm64_defconfig"], ["scripts/kconfig/merge_config.sh", "-m", "-O", out, out / ".config", *fragments], [*make, "olddefconfig"]]
+    for step in steps:
+        done = subprocess.run(step, cwd=source, capture_output=True, text=True, env={**os.environ, "KCONFIG_CONFIG": str(out / ".config")})
+        if done.returncode:
+            check("U-Boot is configured", [done.stderr[-800:]])
+            return
+    text = (out / ".config").read_text()
+    wanted = [line for path in fragments for line in path.read_text().splitlines() if line.startswith("CONFIG_")]
+    has = lambda line: f"# {line[:-2]} is not set" in text or f"{line[:-2]}=" not in text if line.endswith("=n") else f"\n{line}\n" in text
+    check(f"U-Boot's configuration has our {len(wanted)} options", [line for line in wanted if not has(line)])
+
+
 def check_layer(work):
     """yocto-check-layer adds the layer itself, to oe-core and meta-oe without a distro of ours."""
     build = Build(work, "check-layer", "qemuarm64", ["openembedded-core/meta", "meta-openembedded/meta-oe"], "nodistro")
@@ -207,6 +237,8 @@ def run(main, work, words):
             rows.append(machine(work, name))
     if not words or "wic" in words:
         wic(work)
+    if not words or "u-boot" in words:
+        uboot(work)
     if not words or "check-layer" in words:
         check_layer(work)
     lines = ["layers: " + ", ".join(f"{name} {git(work / 'layers' / name, 'rev-parse', '--short=10', 'HEAD')}" for name in LAYERS), "",

@@ -5,6 +5,9 @@ import { element, number, pairs, pill, table, when } from "./words.js";
 const STATES = ["success", "running", "blocked", "waiting", "rolled_back", "failed", "skipped", "none"];
 const NAMES = { rolled_back: "rolled back", none: "not reported" };
 
+// Failures that are shown at once.
+const SHOWN = 8;
+
 let shown = "";
 export function rollouts(box, plans) {
   const now = JSON.stringify(plans);
@@ -37,10 +40,15 @@ function card(plan) {
       ...(plan.outside ? [["outside", `${number(plan.outside)} devices are in no wave`]] : []),
       ...(plan.reasons.length ? [["waiting for", plan.reasons.map(([why, n]) => `${why}: ${number(n)}`).join(" · ")]] : []),
     ]),
-    failed.length ? element("div", {}, [element("h3", {}, "Failed"), table(["Device", "Wave#", "State", "Why"], failed)]) : "",
+    failed.length ? element("div", {}, [
+      element("h3", {}, `Failed: ${number(sum(plan, "failed") + sum(plan, "rolled_back"))}`),
+      table(["Device", "Wave#", "State", "Why"], failed.slice(0, SHOWN)),
+      failed.length > SHOWN ? element("details", {}, [element("summary", {}, "more of them"), table(["Device", "Wave#", "State", "Why"], failed.slice(SHOWN))]) : "",
+    ]) : "",
   ]);
 }
 
+const sum = (plan, state) => plan.waves.reduce((n, wave) => n + (wave.counts[state] ?? 0), 0);
 const percent = (share) => `${+(share * 100).toFixed(2)} %`;
 
 function bar(wave, limits) {

@@ -95,8 +95,10 @@ fn plain(url: &str) -> Result<Mqtt, Fatal> {
 /// What happens on the connection.
 #[derive(Debug)]
 pub enum Heard<'a> {
-    /// A connection stands; retained messages follow.
+    /// A connection stands.
     Connected,
+    /// The broker has answered all subscriptions; retained messages follow.
+    Subscribed,
     /// A message.
     Message {
         /// Topic.
@@ -278,7 +280,12 @@ impl Work {
                 let result = if good { Ok(()) } else { Err(format!("the broker refused it: {:?}{text}", ack.reason)) };
                 done.map(|done| done.send(result));
             }
-            Packet::SubAck(ack) => self.subscribed(&ack),
+            Packet::SubAck(ack) => {
+                self.subscribed(&ack);
+                if self.asked.is_empty() {
+                    on(Heard::Subscribed);
+                }
+            }
             Packet::Disconnect(end) => return Err(format!("the broker closed: {:?}", end.reason_code)),
             _ => {}
         }
@@ -314,8 +321,7 @@ impl Work {
     fn subscribe(&mut self, session: &mut Session, filters: &[String]) -> Result<(), String> {
         // AWS IoT Core takes eight in a packet.
         for some in filters.chunks(8) {
-            let filters =
-                some.iter().map(|path| Filter { preserve_retain: true, ..Filter::new(path, QoS::AtLeastOnce) });
+            let filters = some.iter().map(|path| Filter::new(path, QoS::AtLeastOnce));
             let mut packet = Subscribe::new_many(filters, None);
             packet.pkid = self.id();
             self.asked.insert(packet.pkid, some.to_vec());

@@ -1,6 +1,9 @@
 //! The fleet's state fed by the broker: one lock, held for a message at a time, and the moment of the last one.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use kentledge::{config::Mqtt, error::Fatal, host::Clock};
 use tokio::time::{Instant, sleep};
@@ -23,12 +26,15 @@ pub struct Inner {
     pub fleet: Fleet,
     /// Why there is no connection; `None`: there is one.
     pub lost: Option<String>,
+    /// When the last retained message came, or the connection.
     last: Instant,
+    /// How long the broker took to answer the subscriptions of this connection; `None`: it has not.
+    answer: Option<Duration>,
 }
 
 impl Shared {
     fn new(prefix: &str) -> Self {
-        let inner = Inner { fleet: Fleet::new(prefix), lost: None, last: Instant::now() };
+        let inner = Inner { fleet: Fleet::new(prefix), lost: None, last: Instant::now(), answer: None };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -42,8 +48,12 @@ impl Shared {
         let mut inner = self.lock();
         match heard {
             Heard::Connected => {
-                inner.lost = None;
+                (inner.lost, inner.answer, inner.last) = (None, None, Instant::now());
                 inner.fleet.reconnected();
+            }
+            Heard::Subscribed => {
+                inner.answer = inner.answer.or(Some(inner.last.elapsed()));
+                inner.last = Instant::now();
             }
             Heard::Lost(why) => inner.lost = Some(why.clone()),
             Heard::Message { topic, payload, retain } => {
@@ -55,17 +65,22 @@ impl Shared {
         }
     }
 
-    /// Waits until the broker has sent what it keeps.
+    /// Whether the broker has sent what it keeps: it answered the subscriptions, and was silent for longer than it took to answer.
+    pub fn is_settled(&self) -> bool {
+        let inner = self.lock();
+        inner.answer.is_some_and(|took| inner.last.elapsed() > limits::SETTLED.max(took * 3))
+    }
+
+    /// Waits for that.
     pub async fn settled(&self) {
         let most = Instant::now() + limits::SETTLE_MOST;
-        let began = Instant::now();
         while Instant::now() < most {
             sleep(limits::SETTLED / 4).await;
-            let last = self.lock().last.max(began);
-            if last.elapsed() > limits::SETTLED {
+            if self.is_settled() {
                 return;
             }
         }
+        tracing::warn!("the broker has not sent all that it keeps within {} s", limits::SETTLE_MOST.as_secs());
     }
 }
 

@@ -18,7 +18,8 @@ pub const AT_ONCE: u16 = 1000;
 pub const PENDING: usize = 256;
 /// First and longest wait between two connects.
 pub const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
-/// No retained message for so long after the subscription: the broker has sent what it keeps.
+/// No retained message for so long after the broker answered the subscriptions: it has sent what it keeps. On a slow link three
+/// times as long as the answer took.
 pub const SETTLED: Duration = Duration::from_millis(400);
 /// How long a table waits for the broker's retained messages at most.
 pub const SETTLE_MOST: Duration = Duration::from_secs(20);

@@ -19,7 +19,7 @@ use std::{process::ExitCode, time::Duration};
 
 use clap::{Parser, Subcommand};
 use kentledge::{
-    cli::{exit, runtime, say},
+    cli::{audit, exit, runtime, say},
     error::Fatal,
     host::{log::escaped, signals},
     report::journal,
@@ -63,19 +63,29 @@ enum Command {
     Send(send::Args),
     /// Serves the web page
     Console(console::Args),
+    /// Checks a device's audit log, which was pulled from it
+    Audit {
+        #[command(subcommand)]
+        act: audit::Act,
+    },
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     journal::start("warn");
-    exit("kentledge-fleet", run(&cli))
+    exit("kentledge-fleet", run(cli))
 }
 
-fn run(cli: &Cli) -> Result<(), Fatal> {
+fn run(cli: Cli) -> Result<(), Fatal> {
+    let cli = match cli {
+        // It needs no broker.
+        Cli { command: Command::Audit { act }, .. } => return act.act(),
+        cli => cli,
+    };
     runtime()?.block_on(async {
         let stop = signals::stop()?;
         tokio::select! {
-            done = act(cli) => done,
+            done = act(&cli) => done,
             _ = stop => Ok(()),
         }
     })
@@ -94,6 +104,7 @@ async fn act(cli: &Cli) -> Result<(), Fatal> {
         Command::Rollout { act } => rollout::act(act, &cli.whom).await,
         Command::Send(args) => send::act(args, &cli.whom).await,
         Command::Console(args) => console::serve(args, &cli.whom).await,
+        Command::Audit { .. } => Ok(()),
     }
 }
 

@@ -11,7 +11,10 @@ use clap::Subcommand;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
-use super::replay::recording::numbers;
+use super::{
+    replay::recording::numbers,
+    rows::{self, Inputs, Played},
+};
 use crate::{
     bus,
     cli::{self, Whom, say},
@@ -38,7 +41,8 @@ pub enum Act {
     Prepare {
         /// The folder: manifest.json (a few keys of it) and one ONNX file
         dir: PathBuf,
-        /// CSV rows of the manifest's channels that the model was made with; writes baseline.json
+        /// CSV rows of the manifest's channels, of a healthy machine; writes baseline.json with the scores, and takes golden
+        /// cases from them
         #[arg(long)]
         rows: Option<PathBuf>,
         /// The distance from the baseline above which drift is reported
@@ -221,6 +225,7 @@ fn pipeline_of(manifest: &Manifest, file: &Path) -> Result<config::Pipeline, Str
         coverage_min: 1.0,
         model: model_of(manifest, file),
         threshold: None,
+        budget: None,
         outputs: Vec::new(),
         lineage_full: false,
         escalate: None,
@@ -287,14 +292,28 @@ fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
         let all = object.entry(key).or_insert_with(|| json!([]));
         describe(all, declared);
     }
-    if !dir.join("golden.jsonl").is_file() {
-        let golden = golden(&mut running, Duration::from_millis(manifest.deadline_ms))?;
-        write(&dir.join("golden.jsonl"), golden.as_bytes())?;
-        tracing::info!("golden.jsonl: recorded from the model itself, on this machine");
+    let deadline = Duration::from_millis(manifest.deadline_ms);
+    let columns = match rows {
+        Some(rows) => {
+            let channels = manifest.channels.as_ref().ok_or_else(|| what("it says no `window`".into()))?;
+            Some(numbers(rows, channels).map_err(|why| why.text)?)
+        }
+        None => None,
+    };
+    let (mut played, pipeline) = (Played::default(), &launching.pipelines[0]);
+    if let Some(columns) = &columns {
+        played = rows::play(&mut running, columns, (pipeline.steps, pipeline.hop), deadline)?;
     }
-    if let Some(rows) = rows {
-        let channels = manifest.channels.as_ref().ok_or_else(|| what("it says no `window`".into()))?;
-        let baseline = baseline(rows, channels, drift)?;
+    if !dir.join("golden.jsonl").is_file() {
+        let from = if played.cases.is_empty() { "made-up values" } else { "the rows" };
+        let cases = if played.cases.is_empty() { made_up(&running) } else { played.cases };
+        write(&dir.join("golden.jsonl"), golden(&mut running, cases, deadline)?.as_bytes())?;
+        tracing::info!("golden.jsonl: {from}, and what the model answers on this machine");
+    }
+    if let Some(columns) = columns {
+        let mut baseline = baseline(columns, drift)?;
+        // The windows of a trial are fewer than those of the rows, and follow each other: their scores may be farther away.
+        baseline.score = Channel::of(&mut played.scores, drift * 2.0);
         write(
             &dir.join("baseline.json"),
             (serde_json::to_string_pretty(&baseline).unwrap_or_default() + "\n").as_bytes(),
@@ -371,12 +390,12 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), String> {
     fs::write(path, bytes).map_err(|why| format!("write {}: {why}", path.display()))
 }
 
-/// Golden cases recorded from the model: all ones, a ramp, and noise that is the same on every machine.
-fn golden(running: &mut Running, deadline: Duration) -> Result<String, String> {
+/// Inputs of golden cases without rows: all ones, a ramp, and noise that is the same on every machine.
+fn made_up(running: &Running) -> Vec<Inputs> {
     let mut noise = fastrand::Rng::with_seed(7);
-    let mut text = String::new();
+    let mut cases = Vec::new();
     for case in 0..3 {
-        let mut inputs = BTreeMap::new();
+        let mut inputs = Inputs::new();
         // A state begins as zeros, in a case as in the field.
         for (name, len) in running.input_sizes().into_iter().filter(|(name, _)| !running.is_state(name)) {
             let value = |i: usize, noise: &mut fastrand::Rng| match case {
@@ -388,6 +407,15 @@ fn golden(running: &mut Running, deadline: Duration) -> Result<String, String> {
             let values: Vec<f32> = (0..len).map(|i| value(i, &mut noise)).collect();
             inputs.insert(name, values);
         }
+        cases.push(inputs);
+    }
+    cases
+}
+
+/// Golden cases of these inputs: the outputs are the model's own.
+fn golden(running: &mut Running, cases: Vec<Inputs>, deadline: Duration) -> Result<String, String> {
+    let mut text = String::new();
+    for inputs in cases {
         let (outputs, _) = running.case(&inputs, deadline, &|| {})?;
         let finite = |values: &[f64]| values.iter().all(|x| x.is_finite());
         let outputs: BTreeMap<String, Vec<f64>> = outputs.into_iter().filter(|(_, values)| finite(values)).collect();
@@ -400,10 +428,11 @@ fn golden(running: &mut Running, deadline: Duration) -> Result<String, String> {
     Ok(text)
 }
 
-/// The baseline of rows: a CSV whose header names the channels.
-fn baseline(rows: &Path, channels: &[String], drift: f64) -> Result<Baseline, String> {
+/// The baseline of the columns of rows.
+fn baseline(columns: Vec<(String, Vec<f64>)>, drift: f64) -> Result<Baseline, String> {
     let mut baseline = Baseline::default();
-    for (name, mut values) in numbers(rows, channels).map_err(|why| why.text)? {
+    for (name, mut values) in columns {
+        values.retain(|x| x.is_finite());
         let channel = Channel::of(&mut values, drift).ok_or_else(|| format!("column `{name}` has no number"))?;
         baseline.channels.insert(name, channel);
     }

@@ -1,9 +1,10 @@
 //! The command line: its arguments, and the part of the program that handles each command.
 
-mod audit;
+pub mod audit;
 mod boot_check;
 mod bundles;
 pub mod replay;
+mod rows;
 
 use std::{path::PathBuf, process::ExitCode};
 

@@ -414,6 +414,7 @@ fn of_score(t: &mut Table<'_>, pipeline: Option<&Pipeline>) -> Option<Condition>
         && raise_above.is_none()
         && pipeline.threshold.or(pipeline.model.manifest.threshold).is_none()
         && pipeline.model.manifest.calibration.is_none()
+        && pipeline.budget.is_none()
         && has_model(pipeline)
         && classes.is_none()
     {

@@ -30,6 +30,7 @@ mod samples;
 mod source;
 mod standard;
 mod text;
+mod threshold;
 
 use std::{
     collections::BTreeMap,
@@ -239,6 +240,8 @@ pub struct Pipeline {
     pub model: Model,
     /// A score above this is an anomaly; `None`: from the model's manifest, from calibration, or none.
     pub threshold: Option<f32>,
+    /// In its place: false alarms a week, from which the device learns one.
+    pub budget: Option<f64>,
     /// Outputs published beside the score.
     pub outputs: Vec<String>,
     /// Publish the digest of the window's values.

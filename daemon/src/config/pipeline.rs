@@ -11,6 +11,7 @@ use super::{
     escalate::escalate,
     names::{Names, channels},
     raw::Table,
+    threshold::threshold,
 };
 use crate::{
     flow::Direction,
@@ -115,7 +116,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
         t.problem("coverage_min", format!("{coverage_min} is not within 0 to 1"));
     }
     learnable(&mut t, &manifest, steps * channels.len());
-    let threshold = t.float("threshold").map(|x| x as f32);
+    let (threshold, budget) = threshold(&mut t);
     let outputs = t.strs("outputs").unwrap_or_default();
     let lineage_full = t.word("lineage", &[("short", false), ("full", true)]).unwrap_or(false);
     let escalate = escalate(&mut t, &model, steps * channels.len(), late_ms);
@@ -132,6 +133,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
         coverage_min,
         model,
         threshold,
+        budget,
         outputs,
         lineage_full,
         escalate,

@@ -41,6 +41,25 @@ impl Samples {
     pub fn is_on(&self) -> bool {
         self.max_bytes > 0
     }
+
+    /// What it means for a pipeline whose windows have so many bytes of values.
+    fn of_pipeline(&self, name: &str, values: u64) -> Vec<String> {
+        let bytes = on_disk(values + HEAD_BYTES);
+        let fit = (self.max_bytes / bytes).min(limits::SAMPLES_MAX as u64);
+        let (days, normal) = (self.days, self.normal_per_day * self.days);
+        let mut lines = vec![format!(
+            "samples: pipeline {name}: {} KiB a window, {fit} fit; normal running adds {normal} in {days} days, an alarm {}",
+            bytes >> 10,
+            self.around * 2 + 1,
+        )];
+        if normal > fit {
+            let mib = (normal * bytes).div_ceil(1 << 20);
+            lines.push(format!(
+                "samples: pipeline {name}: its normal running alone needs {mib} MiB; the oldest leave before {days} days are over"
+            ));
+        }
+        lines
+    }
 }
 
 pub(super) fn samples(root: &mut Table<'_>, node: Option<Node>) -> Samples {
@@ -74,25 +93,8 @@ impl Config {
             }
         )];
         for pipeline in &self.pipelines {
-            let values = pipeline.steps as u64 * pipeline.channels.len() as u64 * 4;
-            let bytes = on_disk(values + HEAD_BYTES);
-            let fit = (samples.max_bytes / bytes).min(limits::SAMPLES_MAX as u64);
-            let normal = samples.normal_per_day * days;
-            let share = (normal * bytes * 100).div_ceil(samples.max_bytes);
-            lines.push(format!(
-                "samples: pipeline {}: {} KiB a window, {fit} fit; {normal} of normal running in {days} days are {share} %; an \
-                 alarm adds {}",
-                pipeline.name,
-                bytes >> 10,
-                samples.around * 2 + 1,
-            ));
-            if normal * bytes > samples.max_bytes {
-                lines.push(format!(
-                    "samples: pipeline {}: normal running alone needs {} MiB; the oldest leave before {days} days are over",
-                    pipeline.name,
-                    (normal * bytes).div_ceil(1 << 20)
-                ));
-            }
+            let values = (pipeline.steps * pipeline.channels.len()) as u64 * 4;
+            lines.extend(samples.of_pipeline(&pipeline.name, values));
         }
         lines
     }
@@ -133,5 +135,26 @@ mod tests {
         assert!(problems.contains("2: samples.max_mb") && problems.contains("`max_mib`"), "{problems}");
         assert!(problems.contains("3: samples.days: 0 is not within 1 to 3650"), "{problems}");
         assert!(problems.contains("4: samples.around"), "{problems}");
+    }
+
+    #[test]
+    fn check_explains_how_many_windows_fit_and_what_normal_running_takes() {
+        let samples = Samples { max_bytes: 1 << 20, ..Samples::default() };
+        let small = samples.of_pipeline("p", 64 * 6 * 4);
+        assert_eq!(
+            small,
+            [
+                "samples: pipeline p: 4 KiB a window, 256 fit; normal running adds 720 in 30 days, an alarm 17",
+                "samples: pipeline p: its normal running alone needs 3 MiB; the oldest leave before 30 days are over"
+            ]
+        );
+        let large = Samples { max_bytes: 64 << 20, ..samples }.of_pipeline("p", 4096 * 3 * 4);
+        assert_eq!(
+            large,
+            ["samples: pipeline p: 52 KiB a window, 1260 fit; normal running adds 720 in 30 days, an alarm 17"]
+        );
+        let lines = of("[samples]\nmax_mib = 8\n").expect("valid").samples_explained();
+        assert_eq!(lines, ["samples: 8 MiB at most, 30 days; fetched with 16 KiB/s, 16 MiB a day"]);
+        assert_eq!(of("").expect("valid").samples_explained(), Vec::<String>::new());
     }
 }

@@ -112,7 +112,9 @@ pub struct Rules {
 
 impl Rules {
     fn of(config: &Config, boot: &str, process: &str) -> Self {
-        let calibrated = |p: &crate::config::Pipeline| (p.name.clone(), p.model.manifest.calibration.is_some());
+        let calibrated = |p: &crate::config::Pipeline| {
+            (p.name.clone(), p.model.manifest.calibration.is_some() || p.budget.is_some())
+        };
         Self {
             site: config.device.site.clone(),
             id: config.device.id.clone(),

@@ -1,6 +1,7 @@
 //! `feedback`, `samples.pull` and `tape.pull`: their arguments, their handlers, and what comes back from the store of samples.
 
 use serde::Deserialize;
+use serde_json::Value;
 
 use super::{
     Control,
@@ -12,6 +13,7 @@ use super::{
     tell::Outcome,
 };
 use crate::{
+    config::Pipeline,
     flow::{
         Kept,
         samples::{About, Answer, Ask, Feedback, Filter, Label, Order, Refused, Said, Wanted},
@@ -186,6 +188,7 @@ impl Jobs {
                     continue;
                 }
                 Said::Done(text, result) => {
+                    self.take_label(&result);
                     Outcome { result: Some(result), ..Outcome::new(CommandState::Success, text) }
                 }
                 Said::Refused(Refused::Invalid, text) => Outcome::rejected(Why::Invalid, text),
@@ -193,6 +196,16 @@ impl Jobs {
                 Said::Failed(text) => Outcome::failed(text),
             };
             self.tell(JobNews::Answered(call, outcome));
+        }
+    }
+
+    /// A label `false`: the threshold of a budget of false alarms may move.
+    fn take_label(&self, result: &Value) {
+        let of = |pipeline: &Pipeline| result["pipeline"] == pipeline.name.as_str() && pipeline.budget.is_some();
+        let place = self.config.pipelines.iter().position(of).filter(|_| result["label"] == false);
+        if let (Some(place), Some(score)) = (place, result["score"].as_f64()) {
+            let sha256 = result["lineage"]["sha256"].as_str().unwrap_or_default();
+            self.board.false_alarm(place, score as f32, sha256.to_owned(), limits::FALSE_ALARMS_WAITING);
         }
     }
 
@@ -215,7 +228,7 @@ mod tests {
 
     use super::*;
 
-    fn feedback(args: &serde_json::Value) -> Result<Feedback, Refusal> {
+    fn feedback(args: &Value) -> Result<Feedback, Refusal> {
         Feedback::read(&args.to_string())
     }
 
@@ -245,7 +258,7 @@ mod tests {
 
     #[test]
     fn pulls_have_bounds_and_times_in_utc() {
-        let samples = |args: serde_json::Value| SamplesPull::read(&args.to_string());
+        let samples = |args: Value| SamplesPull::read(&args.to_string());
         let all = samples(
             json!({"class": "alarm", "labelled": true, "since": "2026-01-01T00:00:00Z", "kib_s": 4, "max_kib": 64}),
         );

@@ -141,7 +141,7 @@ pub struct World {
     /// Ids whose bundle passed its trial, as it was saved.
     pub steady_by: BTreeSet<String>,
     /// The process died.
-    dead: bool,
+    pub dead: bool,
     pub crashes: u64,
     /// Requested: a restart of the machine.
     pub rebooting: bool,
@@ -153,7 +153,7 @@ pub struct World {
     pub session: u64,
     /// The connection looks alive, and the broker acknowledges nothing.
     pub silent: bool,
-    next_ticket: u16,
+    pub next_ticket: u16,
     high: u64,
 }
 
@@ -270,14 +270,6 @@ impl World {
         self.redeliver();
     }
 
-    /// The daemon is killed and starts again; nothing that was published is lost.
-    pub fn restart(&mut self) {
-        self.process += 1;
-        self.leaving = None;
-        self.begin();
-        self.redeliver();
-    }
-
     /// What the broker does with each new connection.
     fn redeliver(&mut self) -> bool {
         let orders: Vec<Arrived> = self.orders.values().cloned().collect();
@@ -327,16 +319,6 @@ impl World {
     pub fn burnt(&mut self) -> bool {
         self.dead |= self.fuse.as_mut().is_some_and(|left| std::mem::replace(left, left.saturating_sub(1)) == 0);
         self.dead
-    }
-
-    /// The process died of a crash that fell after an action.
-    pub fn is_dead(&self) -> bool {
-        self.dead
-    }
-
-    /// The ticket of the next order.
-    pub fn next_ticket(&self) -> u16 {
-        self.next_ticket
     }
 
     /// Control hears the reports of jobs. Returns whether the process lived.

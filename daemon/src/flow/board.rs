@@ -39,6 +39,9 @@ pub struct Board {
     pub alarm_bell: Bell,
     /// By pipeline: a recalibration is requested. Set by control, taken by the engine.
     recalibrate: Vec<AtomicBool>,
+    /// By pipeline: scores that raised an alarm and should not have, and the digest of the model. Set by control, taken by the
+    /// engine; a few.
+    false_alarms: Vec<Mutex<Vec<(f32, String)>>>,
     /// The guard holds the outputs and answers. Written by outputs.
     pub outputs_held: AtomicBool,
     /// Where it does: every coil and register could be written. Written by outputs.
@@ -59,8 +62,23 @@ impl Board {
         Self {
             alarms: std::iter::repeat_with(AlarmSign::default).take(alarms).collect(),
             recalibrate: std::iter::repeat_with(AtomicBool::default).take(pipelines).collect(),
+            false_alarms: std::iter::repeat_with(Mutex::default).take(pipelines).collect(),
             ..Self::default()
         }
+    }
+
+    /// A label says that this score of the model with this digest raised a false alarm; `most` of them wait.
+    pub fn false_alarm(&self, pipeline: usize, score: f32, sha256: String, most: usize) {
+        let mut waiting = self.false_alarms[pipeline].lock().unwrap_or_else(PoisonError::into_inner);
+        // The label itself is kept elsewhere; who sends so many at once has other worries than the last one.
+        if waiting.len() < most {
+            waiting.push((score, sha256));
+        }
+    }
+
+    /// Takes what labels said.
+    pub fn take_false_alarms(&self, pipeline: usize) -> Vec<(f32, String)> {
+        std::mem::take(&mut self.false_alarms[pipeline].lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Requests that this pipeline's model is calibrated again.

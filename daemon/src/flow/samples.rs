@@ -218,6 +218,8 @@ pub struct SampleMeters {
     pub lane: Count,
     /// Windows that were not kept, because all that is kept is worth more.
     pub full: Count,
+    /// Windows that were not kept, because many were kept in the last hours: the disk is spared.
+    pub rate: Count,
     /// Windows that were not kept, because the disk is full or cannot be written.
     pub disk: Count,
     /// Files that were damaged, and removed.
@@ -240,7 +242,7 @@ impl SampleMeters {
 
     /// Windows that were not kept.
     pub fn dropped(&self) -> u64 {
-        self.lane.get() + self.full.get() + self.disk.get()
+        self.lane.get() + self.full.get() + self.rate.get() + self.disk.get()
     }
 
     /// Windows that are kept.

@@ -242,6 +242,11 @@ impl Engine {
             if served.take_recalibrate() {
                 fit.recalibrate();
             }
+            let moved =
+                served.take_false_alarms().into_iter().filter_map(|(score, sha)| fit.was_false(score, &sha)).last();
+            if let Some((text, stamp)) = moved.zip(self.last) {
+                self.drafts.push(self.setup.events.draft(Kind::ModelCalibrated, stamp, &served.config().name, &text));
+            }
         }
         let rung = self.ring(&mut running, sink, beat);
         if !self.drafts.is_empty() {
@@ -401,6 +406,11 @@ impl Engine {
                 let drifted = looked.is_some() && running.is_drifting(at);
                 if let Some(members) = looked {
                     self.drafts.push(served.drift(members, &running.fits[at], &window));
+                }
+                let end_ns = window.tag.last.boot_ns;
+                if let Some(text) = running.fits[at].learn_tail(answered.score, end_ns, served.is_alarmed()) {
+                    let (events, name) = (&self.setup.events, &served.config().name);
+                    self.drafts.push(events.draft(Kind::ModelCalibrated, window.tag.last, name, &text));
                 }
                 let sent = served.escalate(self.now, &running.fits[at], &window, drifted);
                 let keep = sent.then_some(Kept::Escalated);

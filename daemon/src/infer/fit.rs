@@ -2,17 +2,20 @@
 
 use std::{fmt::Write, sync::Arc};
 
+use sha2::{Digest, Sha256};
+
 use super::{
     artifact::Artifact,
     calibrate::{Calibration, Learning, Learnt, Wanted},
     feeds::Feed,
     state::State,
+    tail::{self, Tail},
 };
 use crate::{
     config,
     flow::{Direction, record::json_str},
     host::Later,
-    model::manifest::Layout,
+    model::{file::hex, manifest::Layout},
 };
 
 /// What the worker showed of a model, and what is known of a pipeline's channels.
@@ -36,6 +39,10 @@ pub struct Fit {
     pub pipeline: String,
     width: usize,
     threshold: Option<f32>,
+    /// False alarms a week from which a threshold is learnt, and the tail of the scores; without one while a calibration is
+    /// learnt, on which the scores depend.
+    budget: Option<f64>,
+    tail: Option<Tail>,
     sha256: String,
     provider: String,
     keep: Option<Later>,
@@ -60,6 +67,8 @@ impl Fit {
             pipeline: pipeline.name.clone(),
             width: pipeline.channels.len(),
             threshold: pipeline.threshold.or(source.manifest.threshold),
+            budget: pipeline.budget,
+            tail: None,
             source: source.clone(),
             sha256: sha256.into(),
             provider: provider.into(),
@@ -81,6 +90,7 @@ impl Fit {
                 None => Calibration::Learning(Learning::new(config.clone())),
             };
         }
+        fit.begin_tail();
         fit.lineage = fit.lineage_json();
         fit
     }
@@ -132,7 +142,11 @@ impl Fit {
     fn lineage_json(&self) -> Arc<str> {
         let mut out = String::from("{\"model\":");
         json_str(&mut out, &self.source.name());
-        let (sha, slot, cal) = (&self.sha256, self.source.origin.word(), self.calibration.word());
+        let (sha, slot) = (&self.sha256, self.source.origin.word());
+        let cal = match self.tail.as_ref().and_then(Tail::digest) {
+            Some(tail) => format!("sha256:{}", hex(&Sha256::digest(self.calibration.word() + &tail))),
+            None => self.calibration.word(),
+        };
         let _ = write!(out, ",\"sha256\":\"{sha}\",\"slot\":\"{slot}\",\"provider\":");
         json_str(&mut out, &self.provider);
         let _ = write!(out, ",\"cal\":\"{cal}\",\"unsigned\":{}}}", self.source.unsigned);
@@ -141,16 +155,22 @@ impl Fit {
 
     /// Discards the calibration, in memory and on disk, and starts another one.
     pub fn recalibrate(&mut self) {
-        let Some(config) = self.source.manifest.calibration.clone() else { return };
+        let config = self.source.manifest.calibration.clone();
+        if config.is_none() && self.budget.is_none() {
+            return;
+        }
         tracing::info!(pipeline = self.pipeline, "recalibrating: the previous calibration is discarded");
-        for name in [self.file(), self.pipeline.clone()] {
+        for name in [self.file(), self.pipeline.clone(), self.tail_file()] {
             if let Some(keep) = &self.keep {
                 keep.remove(&name);
             }
         }
-        self.statistics = None;
-        self.state.reset();
-        self.calibration = Calibration::Learning(Learning::new(config));
+        if let Some(config) = config {
+            self.statistics = None;
+            self.state.reset();
+            self.calibration = Calibration::Learning(Learning::new(config));
+        }
+        self.tail = self.new_tail();
         self.lineage = self.lineage_json();
     }
 
@@ -212,8 +232,88 @@ impl Fit {
         }
         let text = format!("calibrated on {} windows, threshold {}", learnt.windows, learnt.threshold);
         self.calibration = Calibration::Learnt(Box::new(learnt));
+        self.tail = self.new_tail();
         self.lineage = self.lineage_json();
         text
+    }
+
+    fn tail_file(&self) -> String {
+        format!("{}.tail", self.file())
+    }
+
+    /// What a tail of scores belongs to.
+    fn tail_of(&self) -> String {
+        let mut hash = Sha256::new();
+        for part in [&self.sha256, &self.basis(), &self.calibration.word()].into_iter().chain(&self.inputs) {
+            hash.update(part.as_bytes());
+            hash.update([0]);
+        }
+        hex(&hash.finalize())
+    }
+
+    /// An empty tail; none without a budget, or while a calibration is learnt.
+    fn new_tail(&self) -> Option<Tail> {
+        self.budget.filter(|_| !self.is_learning()).map(|per_week| Tail::new(per_week, self.tail_of()))
+    }
+
+    /// Takes up the tail that was kept, or begins one.
+    fn begin_tail(&mut self) {
+        self.tail = self.new_tail();
+        let (Some(per_week), Some(keep)) = (self.budget.filter(|_| self.tail.is_some()), &self.keep) else { return };
+        let pipeline = &self.pipeline;
+        match keep.load_patiently(&self.tail_file()) {
+            Ok(None) => {}
+            Ok(Some(bytes)) => match Tail::read(&bytes, per_week, &self.tail_of()) {
+                Ok(tail) => self.tail = Some(tail),
+                Err(why) => tracing::warn!(pipeline, "the saved tail of scores is discarded: {why}; learning again"),
+            },
+            Err(why) => tracing::error!(pipeline, "read the saved tail of scores: {why}; learning again"),
+        }
+    }
+
+    fn save_tail(&self) {
+        if let (Some(keep), Some(tail)) = (&self.keep, &self.tail) {
+            keep.save(&self.tail_file(), tail.to_bytes());
+        }
+    }
+
+    /// 1, or -1 where low scores are bad.
+    fn sign(&self) -> f32 {
+        if self.direction() == Direction::Low { -1.0 } else { 1.0 }
+    }
+
+    /// Learns the threshold of a budget from the score of a window that ended at this moment, ns since boot. Returns what to
+    /// tell when it is learnt.
+    pub fn learn_tail(&mut self, score: Option<f32>, now_ns: u64, alarmed: bool) -> Option<String> {
+        let sign = self.sign();
+        let (tail, per_week) = (self.tail.as_mut()?, self.budget?);
+        let learnt = tail.learn(score.filter(|score| score.is_finite())? * sign, now_ns, alarmed);
+        if learnt.is_some() || tail.is_due() {
+            self.save_tail();
+        }
+        Some(match learnt? {
+            tail::Learnt::Limit(limit) => {
+                self.lineage = self.lineage_json();
+                limit.describe(per_week, sign)
+            }
+            tail::Learnt::Again(why) => {
+                format!("no threshold was learnt for {per_week} false alarms a week: {why}; it is learnt again")
+            }
+        })
+    }
+
+    /// Somebody says that a window of this model raised an alarm and should not have. Returns what to tell if the threshold of
+    /// the budget moved.
+    pub fn was_false(&mut self, score: f32, sha256: &str) -> Option<String> {
+        let (sign, per_week) = (self.sign(), self.budget?);
+        let tail = self.tail.as_mut().filter(|_| self.sha256 == sha256)?;
+        if !tail.was_false(score * sign) {
+            return None;
+        }
+        let text = tail.limit()?.describe(per_week, sign);
+        self.save_tail();
+        self.lineage = self.lineage_json();
+        Some(format!("a label `false` for score {score}: {text}"))
     }
 
     /// What the threshold belongs to, beside the model's file.
@@ -234,6 +334,9 @@ impl Fit {
 
     /// What a score is compared with.
     pub fn threshold(&self) -> Option<f32> {
+        if let Some(limit) = self.tail.as_ref().and_then(Tail::limit) {
+            return Some(limit.threshold * self.sign());
+        }
         match &self.calibration {
             Calibration::Learnt(learnt) => Some(self.threshold.unwrap_or(learnt.threshold)),
             Calibration::Learning(_) => None,

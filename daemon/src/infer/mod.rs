@@ -24,6 +24,7 @@ mod served;
 mod shape;
 mod state;
 mod stderr;
+mod tail;
 mod thin;
 pub mod worker;
 pub mod worker_main;
@@ -33,7 +34,7 @@ use std::time::Duration;
 pub use artifact::Artifact;
 pub use check::check;
 pub use engine::{Engine, Setup};
-pub use running::{Column, Launching, Running};
+pub use running::{Column, Launching, Outcome, Running};
 pub use runtime::find as find_runtime;
 pub use served::{Keeps, Served};
 

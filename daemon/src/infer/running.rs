@@ -339,6 +339,16 @@ impl Running {
         self.plan.state.iter().any(|(_, place)| self.plan.inputs[*place] == input)
     }
 
+    /// What the first pipeline feeds the model for this window, by input; without a state.
+    pub fn fed(&mut self, window: &[f32]) -> std::collections::BTreeMap<String, Vec<f32>> {
+        let mut all = std::collections::BTreeMap::new();
+        for (input, feed) in self.plan.feeds[0].iter().enumerate().filter(|(_, feed)| !matches!(feed, Feed::State(_))) {
+            let len = self.worker.input_len(input);
+            all.insert(self.plan.inputs[input].clone(), self.fits[0].feed(feed, window, len).to_vec());
+        }
+        all
+    }
+
     /// What its worker holds.
     pub fn memory_bytes(&self) -> Option<u64> {
         self.worker.memory_bytes()

@@ -173,6 +173,11 @@ impl Served {
         self.meters.pipelines[usize::from(self.index)].behind.store(behind, Relaxed);
     }
 
+    /// Takes what labels say of this pipeline's alarms.
+    pub fn take_false_alarms(&self) -> Vec<(f32, String)> {
+        self.board.take_false_alarms(usize::from(self.index))
+    }
+
     /// Takes a pending request to recalibrate.
     pub fn take_recalibrate(&self) -> bool {
         self.board.take_recalibrate(usize::from(self.index))

@@ -128,3 +128,34 @@ pub const CALIBRATION_BYTES: usize = 16 * 1024 * 1024;
 pub const WORKER_RETRY_MIN: Duration = Duration::from_millis(250);
 /// Longest wait between two starts of a worker that keeps failing.
 pub const WORKER_RETRY_MAX: Duration = Duration::from_secs(30);
+/// A budget of false alarms, a week: one in two years, and one in ten minutes.
+pub const FALSE_ALARMS_PER_WEEK: (f64, f64) = (0.01, 1000.0);
+/// Windows that a threshold with a budget is learnt from, at least: 409 of them are the tail. With 4,096, two machines in a
+/// hundred had more than 1.5 false alarms a week for a budget of one; with these, one.
+pub const TAIL_WINDOWS: u64 = 8192;
+/// And for so long, s: loads and temperatures change with the hour.
+pub const TAIL_S: f64 = 86_400.0;
+/// Longest time between two windows that counts, s: the rate of windows is that of running.
+pub const TAIL_PAUSE_S: f64 = 600.0;
+/// One of so many scores belongs to the tail: 5 %. Siffer et al. take 2 %, and learn for ever.
+pub const TAIL_SHARE: u64 = 20;
+/// Largest scores that are kept, the level below them with them: 4 KiB.
+pub const TAIL_KEPT: usize = 1025;
+/// Bounds of the shape. Below the lower one a tail ends somewhere, and a few hundred peaks never show where.
+pub const TAIL_SHAPE: (f64, f64) = (0.05, 0.5);
+/// Fewest peaks that are a distribution.
+pub const TAIL_PEAKS_LEAST: usize = 40;
+/// The shape is taken so many standard errors heavier than it was found.
+pub const TAIL_ERRORS: f64 = 1.5;
+/// The threshold is above the level of the tail by at most so many times the level's distance from the mean score.
+pub const TAIL_SPREAD: f64 = 10.0;
+/// A false alarm raises the threshold to its score, and by this share of the space between the bounds.
+pub const TAIL_STEP: f32 = 0.01;
+/// A larger share of windows with a raised alarm is no normal running.
+pub const TAIL_ALARMED: f64 = 0.05;
+/// What is learnt so far is kept every so many windows: 10 KiB.
+pub const TAIL_SAVE: u64 = 512;
+/// Labels `false` that wait for a pipeline's next window: people send a few a day.
+pub const FALSE_ALARMS_WAITING: usize = 16;
+/// Windows of `prepare --rows`: at 1 ms each 20 s.
+pub const ROWS_WINDOWS: usize = 20_000;

@@ -6,6 +6,11 @@ use std::time::Duration;
 pub const SAMPLES_LANE: usize = 1024;
 /// And their bytes: 1,024 windows of 64 rows of 16 channels.
 pub const SAMPLES_LANE_BYTES: usize = 4 * 1024 * 1024;
+/// Windows kept an hour in the long run, and at once: each costs about 20 KiB of writes (file, folder, journal), so an alarm that
+/// flaps all day costs 115 MB of a card's life a day. 1,000 are the windows around 58 alarms.
+pub const SAMPLES_PER_HOUR: f64 = 240.0;
+/// See above.
+pub const SAMPLES_BURST: f64 = 1000.0;
 /// Windows in memory that an alarm may still need, bytes for each pipeline: 8 windows of 1,024 rows of 64 channels.
 pub const SAMPLES_BEFORE_BYTES: usize = 2 * 1024 * 1024;
 /// How often the store looks at its queues while nothing is sent. The lane holds five times as many windows.

@@ -297,7 +297,7 @@ fn samples(page: &mut Page, status: &Status) {
     page.one("samples_bytes", "gauge", "Bytes of both on the disk.", meters.bytes.load(Relaxed) as f64);
     let evicted = by_class(&|i| meters.evicted[i].get());
     page.each("samples_evicted_total", "counter", "Windows removed for room or by age.", "class", evicted.into_iter());
-    let dropped = [("lane", &meters.lane), ("full", &meters.full), ("disk", &meters.disk)];
+    let dropped = [("lane", &meters.lane), ("full", &meters.full), ("rate", &meters.rate), ("disk", &meters.disk)];
     let dropped = dropped.map(|(why, count)| (why, count.get() as f64));
     page.each("samples_dropped_total", "counter", "Windows that were not kept.", "reason", dropped.into_iter());
     page.one("samples_pulled_bytes_total", "counter", "Bytes of pulls that were sent.", meters.pulled.get() as f64);

@@ -143,7 +143,8 @@ impl Status {
             "max_bytes": self.config.samples.max_bytes, "bytes": meters.bytes.load(Relaxed),
             "windows": by_class(&|i| meters.windows[i].load(Relaxed)), "labels": meters.labels.load(Relaxed),
             "evicted": by_class(&|i| meters.evicted[i].get()),
-            "dropped": {"lane": meters.lane.get(), "full": meters.full.get(), "disk": meters.disk.get()},
+            "dropped": {"lane": meters.lane.get(), "full": meters.full.get(),
+                        "rate": meters.rate.get(), "disk": meters.disk.get()},
             "damaged": meters.damaged.get(), "pulled_bytes": meters.pulled.get(),
             "pull": pull.map(|pull| json!({
                 "type": pull.kind, "id": pull.id, "size": pull.size, "sent": pull.sent, "waits": pull.waits,

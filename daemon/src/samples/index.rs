@@ -267,7 +267,9 @@ impl Index {
         all.sort_by_key(|(key, window)| (std::cmp::Reverse(self.worth(window)), std::cmp::Reverse(*key)));
         let (mut files, mut labels, mut left) = (Vec::new(), BTreeSet::new(), most);
         for (key, window) in all {
-            let of = self.labels.iter().filter(|(file, label)| is_about(label, window) && !labels.contains(*file));
+            let any = if self.worth(window) == LABELLED { usize::MAX } else { 0 };
+            let of = self.labels.iter().take(any);
+            let of = of.filter(|(file, label)| is_about(label, window) && !labels.contains(*file));
             let of: Vec<(&String, u64)> = of.map(|(file, label)| (file, label.bytes)).collect();
             let bytes = window.bytes + of.iter().map(|(_, bytes)| bytes).sum::<u64>();
             let Some(rest) = left.checked_sub(bytes) else { break };

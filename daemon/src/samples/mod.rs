@@ -17,6 +17,7 @@ mod record;
 mod store;
 
 use std::{
+    fs::File,
     path::PathBuf,
     sync::{Arc, mpsc::RecvTimeoutError},
     time::Duration,
@@ -111,6 +112,8 @@ struct Stage {
     random: fastrand::Rng,
     pull: Pull,
     blob: Option<Blob>,
+    /// Windows that may be written, and when that was so, ns since boot.
+    allowed: (f64, u64),
     /// When ages were looked at, ns since boot.
     expired_ns: u64,
     /// When the state of a pull could not be saved, so that it is logged once.
@@ -130,6 +133,13 @@ impl Stage {
             let _ = blob::clear(&links);
             None
         };
+        if setup.place.is_some() {
+            // The folder itself must outlive a power cut, before a label is answered that lies in it.
+            let made = std::fs::create_dir_all(&folder).and_then(|()| File::open(&setup.state_dir)?.sync_all());
+            made.unwrap_or_else(|why| {
+                tracing::error!("make {}: {why}; windows are kept when this ends", folder.display())
+            });
+        }
         let store = setup.place.take().map(|place| Store::open(place, beat));
         let choosers = setup.pipelines.iter().map(|pipeline| Chooser::new(setup.rules, pipeline)).collect();
         let mut stage = Self {
@@ -142,6 +152,7 @@ impl Stage {
             random: fastrand::Rng::new(),
             pull,
             blob,
+            allowed: (limits::SAMPLES_BURST, now.boot_ns),
             expired_ns: 0,
             unsaved: false,
         };
@@ -324,7 +335,11 @@ impl Stage {
         let chosen = chooser.take(finished, |id| store.index().knows(id), |n| self.random.u64(..n));
         for chosen in &chosen {
             beat();
-            store.add(&self.setup.pipelines[at], chosen);
+            if allows(&mut self.allowed, (self.setup.now)().boot_ns) {
+                store.add(&self.setup.pipelines[at], chosen);
+            } else {
+                self.setup.meters.samples.rate.add(1);
+            }
         }
     }
 
@@ -452,6 +467,16 @@ impl Stage {
             waits: waits.map(str::to_owned),
         }));
     }
+}
+
+/// Whether one more window may be written: a flapping alarm must not wear out the disk.
+fn allows((windows, at_ns): &mut (f64, u64), now_ns: u64) -> bool {
+    let passed_h = now_ns.saturating_sub(*at_ns) as f64 / 3.6e12;
+    *at_ns = now_ns;
+    *windows = (*windows + passed_h * limits::SAMPLES_PER_HOUR).min(limits::SAMPLES_BURST);
+    let allowed = *windows >= 1.0;
+    *windows -= f64::from(u8::from(allowed));
+    allowed
 }
 
 fn moment(boot: &str, now: Stamp) -> Moment<'_> {

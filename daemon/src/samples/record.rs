@@ -76,6 +76,9 @@ pub enum Head {
         at: Option<String>,
         /// The model that judged it.
         lineage: Value,
+        /// Its score.
+        #[serde(default)]
+        score: Option<f32>,
     },
     /// Of a label.
     Label {

@@ -34,6 +34,10 @@ struct Rig {
 
 impl Rig {
     fn start(state: &Path, on: bool) -> Self {
+        Self::with_budget(state, on, 0)
+    }
+
+    fn with_budget(state: &Path, on: bool, day: u64) -> Self {
         let meters = Arc::new(Meters::new(0, 0, 1));
         let (chunks, seq) = (Arc::new(Mutex::new(Vec::new())), Arc::new(AtomicU64::new(0)));
         let online = Arc::new(AtomicBool::new(true));
@@ -61,7 +65,7 @@ impl Rig {
             place,
             rules: Rules { around: 2, every_ns: None },
             pipelines: vec![pipeline],
-            pulls: (1 << 20, 0),
+            pulls: (1 << 20, day),
             boot: "boot".into(),
             meters: meters.clone(),
             blob: StreamId(0),
@@ -248,4 +252,36 @@ fn device_that_keeps_no_windows_rejects_labels_and_pulls_of_them() {
     assert!(matches!(rig.answer(), (_, Said::Refused(Refused::Invalid, text)) if text.contains("no tape is saved")));
     rig.stop();
     assert!(!dir.path().join("samples").exists());
+}
+
+#[test]
+fn alarm_that_flaps_all_day_writes_a_burst_and_then_a_bounded_number_an_hour() {
+    let (mut allowed, second) = ((limits::SAMPLES_BURST, 0), 1_000_000_000);
+    let kept = (0..86_400u64).flat_map(|s| [s; 17]).filter(|s| allows(&mut allowed, s * second)).count() as f64;
+    assert!((kept - limits::SAMPLES_BURST - 24.0 * limits::SAMPLES_PER_HOUR).abs() < 2.0, "{kept}");
+}
+
+#[test]
+fn pull_beyond_the_budget_of_a_day_waits_and_says_so_also_after_a_restart() {
+    let dir = tempfile::tempdir().expect("folder");
+    let tapes = dir.path().join("tapes");
+    std::fs::create_dir(&tapes).expect("folder");
+    std::fs::write(tapes.join("a-high.tape"), vec![7; 700_000]).expect("tape");
+    let day = 400 * 1024;
+    let rig = Rig::with_budget(dir.path(), false, day);
+    let whole = Ask::Pull { wanted: Wanted::Tape { name: None, alarm: None }, bytes_s: None, most: None };
+    rig.ask("tape.pull", "t-0", whole);
+    assert!(matches!(rig.answer(), (_, Said::Refused(_, text)) if text.contains("more than 409600")));
+    let wanted = Wanted::Tape { name: None, alarm: None };
+    rig.ask("tape.pull", "t-1", Ask::Pull { wanted, bytes_s: None, most: Some(1 << 20) });
+    assert!(matches!(rig.answer(), (_, Said::Running(text)) if text.contains("up/blob/")));
+    assert!(matches!(rig.answer(), (_, Said::Running(text)) if text.contains("samples.pull_mib_day")));
+    assert!(rig.meters.samples.pull().is_some_and(|pull| pull.waits.is_some() && pull.sent > 300_000));
+    let bytes =
+        |chunks: &[Value]| chunks.iter().map(|c| c["bytes"].as_str().map_or(0, str::len) as u64).sum::<u64>() * 3 / 4;
+    let first = bytes(&rig.stop());
+    let rig = Rig::with_budget(dir.path(), false, day);
+    assert!(matches!(rig.answer(), (id, Said::Running(text)) if id == "t-1" && text.contains("samples.pull_mib_day")));
+    let second = bytes(&rig.stop());
+    assert!(first + second <= day + 64, "{first} and {second} of {day}");
 }

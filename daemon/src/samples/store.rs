@@ -191,12 +191,12 @@ impl Store {
             Ok(found) => found,
             Err(why) => return Said::Refused(Refused::Invalid, why),
         };
-        let lineage = match self
+        let (lineage, score) = match self
             .keep
             .load_patiently(&key.1)
             .map(|bytes| bytes.as_deref().and_then(record::decode).map(|(h, _)| h))
         {
-            Ok(Some(Head::Window { lineage, .. })) => lineage,
+            Ok(Some(Head::Window { lineage, score, .. })) => (lineage, score),
             Ok(_) => return Said::Failed(format!("samples/{} is damaged", key.1)),
             Err(why) => return Said::Failed(format!("read samples/{}: {why}; send the label again", key.1)),
         };
@@ -207,7 +207,7 @@ impl Store {
         };
         let mut result = json!({
             "label": feedback.label, "win": format!("sha256:{}", window.win), "pipeline": window.pipeline,
-            "lineage": lineage, "alarm": episode.as_ref().map(|e| &e.alarm), "id": episode.as_ref().map(|e| &e.id),
+            "lineage": lineage, "score": score, "alarm": episode.as_ref().map(|e| &e.alarm), "id": episode.as_ref().map(|e| &e.id),
             "windows": self.about(&window.win, episode.as_ref()),
         });
         if before.is_some_and(same) {

@@ -45,6 +45,7 @@ pub struct Facts {
     /// Where the state directory lies.
     pub storage: Storage,
     /// The measurement; why there is none.
+    #[serde(skip)]
     pub speed: Option<Result<Speed, String>>,
     /// Temperatures.
     pub thermal: Vec<Zone>,
@@ -55,6 +56,7 @@ pub struct Facts {
     /// Interfaces with a default route.
     pub routes: Vec<String>,
     /// The configured brokers, in their order, and what came of a connection.
+    #[serde(skip)]
     pub brokers: Vec<(String, Result<Duration, String>)>,
 }
 
@@ -99,7 +101,7 @@ pub struct Storage {
 }
 
 /// A measurement.
-#[derive(Debug, Default, Clone, PartialEq, Serialize)]
+#[derive(Debug, Default, Clone, PartialEq)]
 pub struct Speed {
     /// Sequential writing, bytes in a second.
     pub bytes_s: u64,

@@ -59,6 +59,13 @@ def do_features(a: Args) -> None:
     of = FRONTS[a.front]()
     onnx.save(front.front_model(of), str(a.out))
     print(f"{a.out}: {len(of.names())} features of {of.steps} rows × {', '.join(of.channels.names)}: {', '.join(of.names())}")
+    if a.profile:
+        x = sim.windows_of(sim.machine("profile", 1), 12.0, 1).x
+        model = front.front_model(of).SerializeToString()
+        cost = run.cost(model, x)
+        print(f"one window: p50 {cost.p50_us:.0f} µs, p99 {cost.p99_us:.0f} µs")
+        for operator, share, nodes in run.shares(model, x)[:8]:
+            print(f"  {operator}: {share:.0%} of the time, {nodes} nodes")
 
 
 def do_train(a: Args) -> None:
@@ -96,17 +103,27 @@ def do_evaluate(a: Args) -> None:
     test = Windows.load(a.windows)
     if a.train:
         checks.no_leak(Windows.load(a.train), test, a.same_machine)
-    level = evaluate.Level(a.threshold)
     variants = []
     for path in a.models:
         model = onnx.load(str(path))
         (score,) = run.outputs(model, test.x, ["score"])
-        of = evaluate.of_windows(score, test, level)
-        variants.append(choose.Variant(path.stem, of, run.cost(path.read_bytes(), test.x[:64])))
-        print(f"{path.stem}: {of}")
+        of = evaluate.of_windows(score, test, level_beside(path, a.threshold))
+        cost = run.cost(path.read_bytes(), test.x[:64])
+        name = path.parent.name if path.stem == "model" else path.stem
+        variants.append(choose.Variant(name, of, cost))
+        print(f"{name}: {of}; {cost.bytes} bytes, p50 {cost.p50_us:.0f} µs, p99 {cost.p99_us:.0f} µs")
         path.with_suffix(".figures.json").write_text(json.dumps(of.as_json()))
     if a.plot:
         plots.size_and_time(variants, a.plot)
+
+
+def level_beside(path: pathlib.Path, otherwise: float) -> evaluate.Level:
+    """The thresholds of the manifest beside a bundle's model; else the one that was given."""
+    manifest = path.parent / "manifest.json"
+    if path.stem == "model" and manifest.exists():
+        thresholds = json.loads(manifest.read_text())["thresholds"]
+        return evaluate.Level(thresholds["raise"], thresholds["clear_factor"])
+    return evaluate.Level(otherwise)
 
 
 def do_choose(a: Args) -> None:
@@ -206,6 +223,8 @@ def parser() -> argparse.ArgumentParser:
     p = command("features", do_features, "writes a front end as an ONNX model")
     p.add_argument("front", choices=sorted(FRONTS))
     p.add_argument("--out", type=path, required=True)
+
+    p.add_argument("--profile", action="store_true", help="also measures where the time goes, on simulated windows")
 
     p = command("train", do_train, "trains a teacher on labelled windows")
     p.add_argument("windows", type=path)

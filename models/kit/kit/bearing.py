@@ -56,10 +56,10 @@ def teacher_front() -> FrontEnd:
 class Sizes:
     """How much is simulated: pumps, and seconds for each of them."""
 
-    train: int = 96
-    validate: int = 16
-    test: int = 16
-    seconds: float = 24.0
+    train: int = 160
+    validate: int = 24
+    test: int = 24
+    seconds: float = 16.0
 
 
 QUICK = Sizes(train=24, validate=12, test=6, seconds=24.0)
@@ -87,7 +87,7 @@ def level_of(model: onnx.ModelProto, validate: Windows) -> evaluate.Level:
     return evaluate.threshold(score, healthy)
 
 
-def make(sizes: Sizes = Sizes(), seed: int = 1000) -> Trained:  # noqa: B008
+def make(sizes: Sizes = Sizes(), seed: int = 1000) -> Trained:
     """Simulates, trains, distils, quantises and evaluates. Pumps of training, validation and test are different ones."""
     train = sim.fleet(sizes.train, seed, sizes.seconds)
     validate = sim.fleet(sizes.validate, seed + 1000, sizes.seconds)

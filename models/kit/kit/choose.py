@@ -34,25 +34,20 @@ WITHIN = 0.005
 """F1 that counts as equal: then the faster variant wins."""
 
 
-def bench(path: pathlib.Path) -> Cost:
-    """The output of `kentledge model bench --json`: `p50_us`, `p99_us`, `peak_kib`, `model_bytes` at any level of one JSON object."""
-    found: dict[str, float] = {}
+def bench(path: pathlib.Path, provider: str | None = None) -> Cost:
+    """What `kentledge model bench --json` wrote: an object a line for each provider, with `p50_us`, `p99_us`, `memory_mib` (or `peak_kib`).
 
-    def look(value: object) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                if isinstance(inner, (int, float)) and not isinstance(inner, bool):
-                    found.setdefault(key, float(inner))
-                look(inner)
-        elif isinstance(value, list):
-            for inner in value:
-                look(inner)
-
-    look(json.loads(path.read_text()))
-    missing = [key for key in ("p50_us", "p99_us", "peak_kib") if key not in found]
-    if missing:
-        raise Refused(f"{path}: no {', '.join(missing)}: not the output of `kentledge model bench --json`")
-    return Cost(found["p50_us"], found["p99_us"], int(found["peak_kib"]), int(found.get("model_bytes", 0)), str(path))
+    The first provider's, unless one is named.
+    """
+    lines = [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    found = [line for line in lines if isinstance(line, dict) and provider in (None, line.get("provider"))]
+    if not found:
+        raise Refused(f"{path}: nothing measured{f' on {provider}' if provider else ''}")
+    of = found[0]
+    kib = of.get("peak_kib", of.get("memory_mib", 0) * 1024)
+    if "p50_us" not in of or "p99_us" not in of or not kib:
+        raise Refused(f"{path}: no p50_us, p99_us and memory_mib: not the output of `kentledge model bench --json`")
+    return Cost(float(of["p50_us"]), float(of["p99_us"]), int(kib), int(of.get("model_bytes", 0)), str(path))
 
 
 def choose(variants: list[Variant], board: Board) -> Variant:

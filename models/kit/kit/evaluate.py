@@ -105,7 +105,8 @@ def threshold(score: Floats, windows: Windows, false_share: float = 0.005, least
     checks.healthy(windows, "threshold")
     if len(score) * false_share < 2:
         raise Refused(
-            f"threshold: {len(score)} healthy windows cannot show a share of {false_share:.3%}: take at least {int(np.ceil(2 / false_share))}"
+            f"threshold: {len(score)} healthy windows cannot show a share of {false_share:.3%}: "
+            f"take at least {int(np.ceil(2 / false_share))}"
         )
     return Level(max(least, round(float(np.quantile(score, 1 - false_share)), 3)))
 

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from . import sim, wire
-from .data import Bools, Doubles, Texts, Windows, joined
+from .data import Bools, Doubles, Windows, joined
 from .errors import Refused
 from .sim import Machine
 
@@ -83,7 +83,7 @@ class Story:
     truth: Bools
 
 
-def story(pump: Machine, healthy: int, faulty: int, seed: int, severities_g: tuple[float, ...] = (0.5, 0.8)) -> Story:
+def story(pump: Machine, healthy: int, faulty: int, seed: int, severities_g: tuple[float, ...] = (1.0, 1.6)) -> Story:
     """Healthy windows, then each fault at each severity for some windows."""
     length = sim.STEPS / sim.RATE_HZ
     parts = [sim.recording(pump, "ok", 0.0, healthy * length + 0.01, seed)]
@@ -92,8 +92,8 @@ def story(pump: Machine, healthy: int, faulty: int, seed: int, severities_g: tup
         parts.append(sim.recording(pump, fault, size, faulty * length + 0.01, seed + 100 + i))
     windows = joined([part.windows(sim.STEPS, sim.STEPS, 1.0) for part in parts])
     counts = np.clip(np.round(windows.x.astype(np.float64) / G_PER_COUNT), -32768, 32767)
-    # What the device will see: the sensor's counts, in g.
-    seen = (counts * G_PER_COUNT).astype(np.float32)
+    # What the device will see: the sensor's counts, in g. A count has no negative zero.
+    seen = (counts * G_PER_COUNT + 0.0).astype(np.float32)
     return Story(Windows(**{**windows.__dict__, "x": seen}), windows.label != "ok")
 
 
@@ -169,13 +169,22 @@ model = "{bundle}"
 lineage = "full"
 [alarm.{PIPELINE}]
 pipeline = "{PIPELINE}"
+[samples]
+max_mib = 64
+around_windows = 32
+normal_per_day = 86400
+pull_kib_s = 1024
+pull_mib_day = 0
 [metrics]
 interval_s = 5
 {self.more}"""
         )
         log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen([self.kentledge, "run", "--config", str(config)], stdout=log, stderr=log)
-        until(f"serving model on {self.name}", 60, lambda: self._alive() and "serving " in self.log())
+
+    def ready(self) -> None:
+        """Waits until its model serves."""
+        until(f"serving model on {self.name}", 90, lambda: self._alive() and "serving " in self.log())
 
     def _alive(self) -> bool:
         if self.process is None or self.process.poll() is not None:
@@ -268,7 +277,11 @@ class Fleet:
         threads = [threading.Thread(target=feed, args=(d,), daemon=True) for d in self.devices if d.name in windows]
         for thread in threads:
             thread.start()
-        busy = lambda: any(t.is_alive() for t in threads) or any(d.windows > len(d.scores) + d.counted["lost"] for d in self.devices)  # noqa: E731
+
+        def busy() -> bool:
+            pending = any(d.windows > len(d.scores) + d.counted["lost"] for d in self.devices)
+            return pending or any(t.is_alive() for t in threads)
+
         end = time.monotonic() + 300
         while busy() and not failed and time.monotonic() < end:
             self.listen()
@@ -294,7 +307,3 @@ class Fleet:
             device.stop()
         self.operator.client.loop_stop()
         self.broker.stop()
-
-
-def labels_of(windows: Windows) -> Texts:
-    return windows.label

@@ -9,6 +9,8 @@ Numbers are relative (ratios, logarithms of ratios), so that a machine with anot
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -57,7 +59,7 @@ class Bands:
     edges_hz: tuple[float, ...]
 
     def names(self) -> list[str]:
-        return [f"band{lo:g}-{hi:g}[{self.channel}]" for lo, hi in zip(self.edges_hz, self.edges_hz[1:], strict=False)]
+        return [f"band{lo:g}-{hi:g}[{self.channel}]" for lo, hi in pairwise(self.edges_hz)]
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class Graph:
         self.initializers: list[onnx.TensorProto] = []
 
     def const(self, value: npt.ArrayLike, kind: type = np.float32) -> str:
-        array = np.asarray(value, dtype=kind)
+        array: npt.NDArray[Any] = np.asarray(value, dtype=kind)
         key = (str(array.dtype), str(array.shape), array.tobytes())
         if key not in self.constants:
             self.constants[key] = f"{self.prefix}c{len(self.constants)}"
@@ -225,7 +227,9 @@ def _mel(g: Graph, front: FrontEnd, channel: _Channel, block: Mel) -> str:
     low, high = mel_of(block.low_hz), mel_of(block.high_hz)
     upper_hz = 700 * (10 ** ((low + (high - low) * (block.bands + 2) / (block.bands + 1)) / 2595) - 1)
     if upper_hz >= front.channels.rate_hz / 2:
-        raise Refused(f"front end: a mel bank of {block.bands} bands up to {block.high_hz:g} Hz needs more room below half the rate: lower it")
+        raise Refused(
+            f"front end: a mel bank of {block.bands} bands up to {block.high_hz:g} Hz needs more room below half the rate: lower it"
+        )
     weights = g.op(
         "MelWeightMatrix",
         g.const(block.bands, np.int64),
@@ -241,9 +245,7 @@ def _mel(g: Graph, front: FrontEnd, channel: _Channel, block: Mel) -> str:
 def _bands(g: Graph, front: FrontEnd, channel: _Channel, block: Bands) -> str:
     power = channel.hann_power()
     edges = [round(hz / front.resolution_hz) for hz in block.edges_hz]
-    parts = [
-        g.reduce("ReduceSum", g.slice(power, 1, lo, hi), 1, keep=True) for lo, hi in zip(edges, edges[1:], strict=False)
-    ]
+    parts = [g.reduce("ReduceSum", g.slice(power, 1, lo, hi), 1, keep=True) for lo, hi in pairwise(edges)]
     return _relative(g, g.op("Concat", *parts, axis=1), g.reduce("ReduceSum", power, 1, keep=True))
 
 

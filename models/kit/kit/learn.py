@@ -53,7 +53,9 @@ def logits(head: Head, x: Floats) -> Floats:
     return run.outputs(head.model, x, ["logits"])[0]
 
 
-def train(windows: Windows, x: Floats, classes: tuple[str, ...], members: int = 2, hidden: int = 32, alpha: float = 0.3, seed: int = 1) -> Head:
+def train(
+    windows: Windows, x: Floats, classes: tuple[str, ...], members: int = 4, hidden: int = 32, alpha: float = 0.3, seed: int = 1
+) -> Head:
     """Trains a teacher on labelled windows and their features `x`: a committee of perceptrons that vote with their probabilities."""
     checks.finite(windows)
     checks.alive(windows)
@@ -64,7 +66,9 @@ def train(windows: Windows, x: Floats, classes: tuple[str, ...], members: int = 
             f"m{i}",
             make_pipeline(
                 StandardScaler(),
-                MLPClassifier(hidden_layer_sizes=(hidden,), alpha=alpha, early_stopping=True, n_iter_no_change=12, max_iter=200, random_state=seed + i),
+                MLPClassifier(
+                    hidden_layer_sizes=(hidden,), alpha=alpha, early_stopping=True, n_iter_no_change=12, max_iter=200, random_state=seed + i
+                ),
             ),
         )
         for i in range(members)
@@ -90,7 +94,8 @@ def _with_output(made: onnx.ModelProto, nodes: list[onnx.NodeProto], classes: in
     """The head with `logits` as its only output, and without what then leads nowhere."""
     wanted, kept = {"logits"}, []
     constants = list(made.graph.initializer)
-    for node in reversed([plain for node in nodes for plain in _plain(node, constants)]):
+    split = [plain for given in nodes for plain in _plain(given, constants)]
+    for node in reversed(split):
         if wanted & set(node.output):
             kept.append(node)
             wanted |= set(node.input)
@@ -135,12 +140,12 @@ def distil(
     checks.finite(windows)
     checks.alive(windows)
     if not len(windows) == len(x) == len(target):
-        raise Refused(f"distil: {len(windows)} windows, {len(x)} rows of features and {len(target)} answers of the teacher: not the same set")
+        raise Refused(
+            f"distil: {len(windows)} windows, {len(x)} rows of features and {len(target)} answers of the teacher: not the same set"
+        )
     student = make_pipeline(
         StandardScaler(),
-        MLPRegressor(
-            hidden_layer_sizes=hidden, alpha=1e-3, early_stopping=True, n_iter_no_change=15, max_iter=300, random_state=seed
-        ),
+        MLPRegressor(hidden_layer_sizes=hidden, alpha=1e-3, early_stopping=True, n_iter_no_change=15, max_iter=300, random_state=seed),
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import pathlib
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import NullFormatter
 
 from .choose import Variant
 from .recordings import Scored
@@ -16,7 +18,9 @@ matplotlib.rcParams["svg.hashsalt"] = "kentledge-kit"
 SHARES = (0.0, 0.005, 0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.15, 0.2)
 
 
-def escalation(scored: dict[str, Scored], bands: dict[str, tuple[float, ...]], path: pathlib.Path) -> list[tuple[str, float, float, float]]:
+def escalation(
+    scored: dict[str, Scored], bands: Mapping[str, Sequence[float]], path: pathlib.Path
+) -> list[tuple[str, float, float, float]]:
     """F1 against the share of windows that an oracle answers. Returns (model, band, share, F1) of each point."""
     points = []
     figure, axes = plt.subplots(figsize=(7, 4.2))
@@ -46,12 +50,13 @@ def size_and_time(variants: list[Variant], path: pathlib.Path) -> None:
     for variant in variants:
         for axes, value in ((left, variant.cost.bytes / 1024), (right, variant.cost.p50_us)):
             axes.scatter([value], [variant.figures.f1])
-            axes.annotate(variant.name, (value, variant.figures.f1), textcoords="offset points", xytext=(5, 5), fontsize=8)
-    for axes, what in ((left, "size of the file, KiB"), (right, "one window, p50, µs")):
+            axes.annotate(variant.name, (value, variant.figures.f1), textcoords="offset points", xytext=(0, 7), ha="center", fontsize=8)
+    for axes, what in ((left, "size of the file, KiB"), (right, "one window, processor time, p50, µs")):
         axes.set_xscale("log")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlabel(what)
         axes.grid(alpha=0.3)
-        axes.margins(0.2)
+        axes.margins(0.35, 0.2)
     left.set_ylabel("F1 on unseen simulated pumps")
     figure.tight_layout()
     figure.savefig(path, metadata={"Date": None})

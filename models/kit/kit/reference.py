@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 import scipy.fft
 import scipy.signal
@@ -13,8 +15,8 @@ from .front import FLOOR, TINY, Bands, Envelope, FrontEnd, Mel, Stats, band_bins
 
 def mel_weights(bands: int, dft_length: int, rate_hz: int, low_hz: float, high_hz: float) -> Doubles:
     """Triangles with equal steps on the mel scale, between whole bins: bins × bands."""
-    mel = lambda hz: 2595 * np.log10(1 + hz / 700)  # noqa: E731
-    edges = np.linspace(mel(low_hz), mel(high_hz), bands + 2)
+    low_mel, high_mel = 2595 * np.log10(1 + low_hz / 700), 2595 * np.log10(1 + high_hz / 700)
+    edges = np.linspace(low_mel, high_mel, bands + 2)
     hz = 700 * (10 ** (edges / 2595) - 1)
     bins = ((dft_length + 1) * hz / rate_hz).astype(np.int64)
     weights = np.zeros((dft_length // 2 + 1, bands))
@@ -67,7 +69,7 @@ def features(front: FrontEnd, x: Floats) -> Doubles:
                     parts.append(_relative(bands, float(bands.mean())))
                 case Bands():
                     edges = [round(hz / front.resolution_hz) for hz in block.edges_hz]
-                    shares = np.array([power[lo:hi].sum() for lo, hi in zip(edges, edges[1:], strict=False)])
+                    shares = np.array([power[lo:hi].sum() for lo, hi in pairwise(edges)])
                     parts.append(_relative(shares, float(power.sum())))
                 case Envelope():
                     parts.append(_envelope(front, block, flat))

@@ -11,7 +11,7 @@ What is simulated, and after whom:
   Mechanical Systems and Signal Processing 17, 2003).
 - Unbalance at 1×, misalignment at 2×, vane pass at (number of vanes)×, the motor's magnetic hum at twice the mains frequency.
 - Load wanders: it sets slip of the induction motor (speed), flow noise, and the force of impacts.
-- Not a bearing fault, but like one: random impacts of cavitation, and a loose foot that knocks once a revolution.
+- Not a bearing fault, but like one: random impacts of cavitation, and a loose guard that chatters.
 
 Nothing here was fitted to a real machine. A model trained on it is a start and an example, not proof for your pump.
 """
@@ -30,6 +30,8 @@ STEPS = 2048
 CLASSES = ("ok", "outer", "inner", "ball")
 CHANNELS = Channels(("vib_de", "vib_nde"), ("g", "g"), RATE_HZ)
 """Acceleration at the drive end, where the faults are, and at the other end."""
+GUARD_HZ = 89.0
+GUARD_RINGS_HZ = 1900.0
 SPEED_HZ = 24.5
 """Four poles at 50 Hz, with slip."""
 
@@ -85,8 +87,8 @@ class Machine:
     noise_g: float
     flow_noise_g: float
     cavitation_per_s: float
-    loose_foot_g: float = 0.0
-    """Impacts of a loose foot, once a revolution; not a bearing fault."""
+    guard_g: float = 0.0
+    """Impacts of a loose guard that chatters at its own 89 Hz, near the outer race's line; not a bearing fault."""
 
 
 def machine(name: str, seed: int) -> Machine:
@@ -115,7 +117,7 @@ def _load(draw: np.random.Generator, n: int) -> Doubles:
     walk = np.cumsum(draw.normal(0, 0.12, knots)) + draw.uniform(0.5, 1.0)
     # Reflected at both ends.
     walk = 0.5 + np.abs((walk - 0.5) % 1.0 - 0.5)
-    return np.interp(np.arange(n), np.linspace(0, n, knots), walk)
+    return np.asarray(np.interp(np.arange(n), np.linspace(0, n, knots), walk))
 
 
 def _at_phases(turns: Doubles, per_turn: float, jitter: float, draw: np.random.Generator) -> Doubles:
@@ -124,7 +126,7 @@ def _at_phases(turns: Doubles, per_turn: float, jitter: float, draw: np.random.G
     steps = 1 / per_turn * (1 + draw.normal(0, jitter, count))
     at = np.cumsum(steps) - steps[0] * draw.uniform()
     at = at[at < turns[-1]]
-    return np.interp(at, turns, np.arange(len(turns)))
+    return np.asarray(np.interp(at, turns, np.arange(len(turns))))
 
 
 def _ring(at: Doubles, force: Doubles, n: int, resonance_hz: float, damping: float) -> Doubles:
@@ -181,14 +183,17 @@ def vibration(pump: Machine, fault: str, severity_g: float, seconds: float, seed
     if pump.cavitation_per_s:
         count = draw.poisson(pump.cavitation_per_s * seconds)
         rings.append((np.sort(draw.uniform(0, n - 1, count)), draw.exponential(0.3, count)))
-    if pump.loose_foot_g:
-        at = _at_phases(turns, 1.0, 0.004, draw)
-        rings.append((at, pump.loose_foot_g * draw.lognormal(0, 0.2, len(at))))
+    if pump.guard_g:
+        at = _at_phases(time * GUARD_HZ, 1.0, 0.01, draw).clip(0, n - 1)
+        force = pump.guard_g * draw.lognormal(0, 0.25, len(at)) * _load(draw, n)[at.astype(np.int64)]
+        # Sheet metal rings at its own frequency, and both ends feel it alike.
+        chatter = _ring(at, force, n, GUARD_RINGS_HZ, 0.02)
+        out += chatter[:, None]
     for at, force in rings:
         at = at.clip(0, n - 1)
         out[:, 0] += _ring(at, force, n, pump.resonance_hz[0], pump.damping[0])
         out[:, 1] += pump.path_gain * _ring(at, force, n, pump.resonance_hz[1], pump.damping[1])
-    return out
+    return np.asarray(out)
 
 
 def recording(pump: Machine, fault: str, severity_g: float, seconds: float, seed: int) -> Rows:
@@ -224,5 +229,5 @@ def fleet(count: int, seed: int, seconds: float, name: str = "pump") -> Windows:
     return joined([windows_of(machine(f"{name}-{seed + i}", seed + i), seconds, seed) for i in range(count)])
 
 
-def with_loose_foot(pump: Machine, size_g: float) -> Machine:
-    return replace(pump, loose_foot_g=size_g)
+def with_loose_guard(pump: Machine, size_g: float) -> Machine:
+    return replace(pump, guard_g=size_g)

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.enums import CallbackAPIVersion
 
 from .errors import Refused
 
@@ -26,7 +27,7 @@ CHUNK = 48 * 1024
 
 def connect(host: str, port: int, name: str, tls: dict[str, str] | None = None, clean: bool = True) -> mqtt.Client:
     """A client of MQTT 5; `tls` has ca, cert and key. Call `loop_start` on it."""
-    client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2, client_id=f"{name}-{uuid.uuid4().hex[:8]}", protocol=mqtt.MQTTv5)
+    client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"{name}-{uuid.uuid4().hex[:8]}", protocol=mqtt.MQTTv5)
     if tls:
         client.tls_set(ca_certs=tls.get("ca"), certfile=tls.get("cert"), keyfile=tls.get("key"))
     client.connect(host, port, clean_start=clean)

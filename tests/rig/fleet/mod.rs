@@ -108,8 +108,10 @@ impl Drop for Fleet {
     }
 }
 
-/// How often a device looks at its plans: the daemon does so ten times a second.
-const TICK: Duration = Duration::from_millis(200);
+/// How often a device looks at its plans: the daemon does so ten times a second. More than 1000 share two processors with the rest.
+fn tick(size: Size) -> Duration {
+    Duration::from_millis(if size.devices > 1000 { 1000 } else { 200 })
+}
 
 /// One light device.
 struct Device {
@@ -377,7 +379,7 @@ impl Line {
             }
             let online = device.is_online();
             if now > device.next_tick {
-                device.next_tick = now + TICK;
+                device.next_tick = now + tick(self.size);
                 if device.plans.as_mut().is_some_and(|plans| plans.tick(online)) && online {
                     kept.push(device.reported());
                 }

@@ -53,6 +53,8 @@ pub struct Follower {
     session: u64,
     acked: u64,
     job: Option<(String, Instant)>,
+    /// A message came: before, there is nothing to look at.
+    heard: bool,
     began: Instant,
     random: fastrand::Rng,
 }
@@ -119,6 +121,7 @@ impl Follower {
             session: 1,
             acked: 0,
             job: None,
+            heard: false,
             began: Instant::now(),
             random: fastrand::Rng::with_seed(seed),
         }
@@ -145,12 +148,16 @@ impl Follower {
             }
             Message::Word(word) => PlanEvent::Word(word.clone()),
         };
+        self.heard = true;
         let changed = self.on(event, true);
         changed | self.on(PlanEvent::Tick, true)
     }
 
     /// Time passes; whether `up/reported` changed.
     pub fn tick(&mut self, online: bool) -> bool {
+        if !self.heard {
+            return false;
+        }
         if self.job.as_ref().is_some_and(|(_, until)| Instant::now() >= *until)
             && let Some((id, _)) = self.job.take()
         {

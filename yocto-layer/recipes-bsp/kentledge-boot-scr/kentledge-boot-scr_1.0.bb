@@ -26,8 +26,10 @@ do_compile() {
     sed -e 's|@LABEL_ENV@|${KENTLEDGE_LABEL_ENV}|g' -e 's|@ENV_BYTES@|${KENTLEDGE_ENV_BYTES}|g' \
         -e 's|@LABEL_A@|${KENTLEDGE_LABEL_A}|g' -e 's|@LABEL_B@|${KENTLEDGE_LABEL_B}|g' \
         -e 's|@BOOT_ATTEMPTS@|${KENTLEDGE_BOOT_ATTEMPTS}|g' \
-        -e 's|^load .*|load ${dv}:${pn} ${kernel_addr_r} /boot/${KERNEL_IMAGETYPE} \&\& booti ${kernel_addr_r} - ${fdt_addr}|' \
+        -e '/^@CHECK@$/d' -e '/^@TREE@$/d' -e 's|@CONSOLE_WORDS@|console=ttyAMA0|' \
+        -e 's|^load .*|load ${dv}:${pn} ${kernel_addr_r} /boot/${KERNEL_IMAGETYPE} \&\& booti ${kernel_addr_r} - ${tree}|' \
         ${S}/boot.cmd > boot.cmd
+    ! grep -E '^[^#]*@[A-Z_]+@' boot.cmd || bbfatal "boot.cmd: not filled in"
     mkimage -A ${UBOOT_ARCH} -T script -C none -n kentledge -d boot.cmd boot.scr
 }
 

@@ -5,10 +5,12 @@ BUGTRACKER = "https://kentledge.invalid/issues"
 SECTION = "base"
 LICENSE = "Apache-2.0 | MIT"
 
+# Before the class, which asks for it. What the group brings is made for one machine.
+PACKAGE_ARCH = "${MACHINE_ARCH}"
+
 inherit packagegroup features_check
 
 REQUIRED_DISTRO_FEATURES = "polkit systemd"
-PACKAGE_ARCH = "${MACHINE_ARCH}"
 
 RDEPENDS:${PN} = "\
     kentledge \

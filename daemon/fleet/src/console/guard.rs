@@ -48,6 +48,11 @@ impl Guard {
             None if !listen.ip().is_loopback() => Err(format!(
                 "listen on {listen}: other machines reach it, so it needs --token-file; or listen on 127.0.0.1 behind a reverse proxy"
             )),
+            // What may stand in a cookie.
+            Some(token) if token.chars().any(|c| !c.is_ascii_graphic() || ";,\\\"".contains(c)) => Err(
+                "the token has characters that a cookie cannot hold: only printable ASCII without blanks and ; , \\ \""
+                    .into(),
+            ),
             Some(token) if token.len() < 16 => Err("the token is too short: 16 characters at least".into()),
             token => Ok(Self { token: token.map(digest) }),
         }
@@ -103,7 +108,7 @@ fn is_own_name(host: &str) -> bool {
 mod tests {
     use super::*;
 
-    const TOKEN: &str = "correct horse battery";
+    const TOKEN: &str = "correct-horse-battery";
 
     fn here() -> SocketAddr {
         "127.0.0.1:8080".parse().expect("an address")
@@ -125,6 +130,7 @@ mod tests {
     #[test]
     fn with_a_token_it_must_be_in_the_cookie_or_the_header() {
         assert!(Guard::new(Some("short"), here()).is_err());
+        assert!(Guard::new(Some("with blanks and; more"), here()).is_err());
         let guard =
             Guard::new(Some(&format!("{TOKEN}\n")), "0.0.0.0:80".parse().expect("an address")).expect("a guard");
         let asked = Asked { host: Some("fleet.example"), ..Asked::default() };

@@ -22,6 +22,9 @@ pub enum Step {
 
 /// The next step.
 pub fn next(plan: &Plan, all: &Progress, now_ms: i64) -> Step {
+    if all.waves.iter().all(|wave| wave.devices == 0) {
+        return Step::Wait("no device is known that this plan is for".into());
+    }
     if all.halted {
         return Step::Over(false, "the plan is halted; resuming needs a signature".into());
     }

@@ -264,6 +264,9 @@ struct Run {
     given: BTreeMap<String, Instant>,
 }
 
+/// How often it looks.
+const TURN: Duration = Duration::from_millis(500);
+
 /// A device has so long to report what it was given.
 const REPORT: Duration = Duration::from_secs(20);
 
@@ -297,7 +300,12 @@ impl Run {
 
     async fn run(&mut self, mut screen: Screen) -> Result<(), Fatal> {
         loop {
-            self.replaced()?;
+            sleep(TURN).await;
+            // After a lost connection the picture has to come back first.
+            if !self.shared.is_settled() {
+                continue;
+            }
+            self.replaced().await?;
             let (all, step) = self.look();
             screen.show(&self.found.plan, &all, &step)?;
             match step {
@@ -320,18 +328,27 @@ impl Run {
                 Step::Wait(_) => {}
             }
             self.mend(&all).await?;
-            sleep(Duration::from_millis(500)).await;
         }
     }
 
-    /// A newer plan of this name came: this one is over.
-    fn replaced(&self) -> Result<(), Fatal> {
-        let now = find(&self.shared, &self.found.plan.name)?;
-        if now.payload == self.found.payload {
-            return Ok(());
+    /// A newer plan of this name came: this one is over. A broker that lost it gets it again.
+    async fn replaced(&self) -> Result<(), Fatal> {
+        let plan = &self.found.plan;
+        let known = progress::plans(&self.shared.lock().fleet);
+        match known.into_iter().find(|found| found.plan.name == plan.name && found.plan.to == plan.to) {
+            Some(now) if now.plan.seq > plan.seq => {
+                let (name, seq) = (&plan.name, now.plan.seq);
+                Err(Fatal::failed(format!(
+                    "the plan {name} was replaced by sequence {seq}: run it with its own secrets"
+                )))
+            }
+            Some(_) => Ok(()),
+            None => {
+                tracing::warn!("the broker has lost the plan {}: publishing it again", plan.name);
+                let topic = format!("{}kl/{}/dn/plan/{}", self.prefix, plan.to, plan.name);
+                self.publish(&topic, self.found.payload.clone(), true).await
+            }
         }
-        let (name, seq) = (&now.plan.name, now.plan.seq);
-        Err(Fatal::failed(format!("the plan {name} was replaced by sequence {seq}: run it with its own secrets")))
     }
 
     /// What connected devices lack they are sent alone: a broker may not keep it, or not for them.

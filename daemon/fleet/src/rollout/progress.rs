@@ -16,6 +16,9 @@ use crate::state::{
 /// States that end a plan on a device, other than success.
 const BAD: [&str; 2] = ["failed", "rolled_back"];
 
+/// Why a device that is connected does not start, and will not by itself.
+const STUCK: [&str; 3] = ["clock", "key", "cohort"];
+
 /// Failures that are listed.
 const LISTED: usize = 50;
 
@@ -214,7 +217,7 @@ fn one(plan: &Plan, all: &mut Progress, id: &str, device: &Device, report: Optio
     if !why.is_empty() {
         *all.reasons.entry(why.to_owned()).or_default() += 1;
     }
-    if state != "running" && (!online || state == "blocked" || report.is_none()) {
+    if state != "running" && (!online || STUCK.contains(&why) || report.is_none()) {
         wave.unready += 1;
     }
     if online {

@@ -98,6 +98,13 @@ fn waves_open_one_after_the_other_when_the_one_before_is_done_and_has_held() {
 }
 
 #[test]
+fn without_devices_no_wave_opens() {
+    let world = World::new(&limits());
+    let none = progress(&world.plan, &Fleet::new(""));
+    assert!(matches!(next(&world.plan, &none, NOW), Step::Wait(_)), "a view of nothing must not open everything");
+}
+
+#[test]
 fn a_gate_with_a_wrong_secret_opens_nothing() {
     let mut world = World::new(&limits());
     world.fleet.on(

@@ -16,12 +16,14 @@ pub struct Book {
     show: Show,
     /// When entries that wait for the disk are tried again, ns since boot.
     due_ns: u64,
+    /// The last entry could not be written: it is logged once.
+    failing: bool,
 }
 
 impl Book {
     /// Opens nothing yet: `started` comes first.
     pub fn new(log: Log, clock: Arc<Clock>, boot: String, show: Show) -> Self {
-        Self { log, clock, boot, show, due_ns: 0 }
+        Self { log, clock, boot, show, due_ns: 0, failing: false }
     }
 
     /// Opens the log, and adds an entry where this process has none yet. Returns what does not verify in it.
@@ -65,10 +67,17 @@ impl Book {
 
     fn wrote(&mut self, written: Result<(), String>, now_ns: u64) {
         match written {
-            Ok(()) => (self.show)(self.log.head()),
+            Ok(()) => {
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!("the audit log is written again");
+                }
+                (self.show)(self.log.head());
+            }
             Err(why) => {
                 self.due_ns = now_ns + limits::UNREADABLE_TRY.as_nanos() as u64;
-                tracing::error!("{why}");
+                if !std::mem::replace(&mut self.failing, true) {
+                    tracing::error!("{why}; they are tried again");
+                }
             }
         }
     }

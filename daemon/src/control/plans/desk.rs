@@ -170,8 +170,9 @@ impl Control {
     /// Starts the command of a plan: that it runs is saved before.
     fn start_plan(&mut self, id: &str) {
         let Some(entry) = self.memory.plans().entries().iter().find(|entry| entry.plan.id() == id) else { return };
-        let (plan, digest) = (entry.plan.clone(), entry.digest.clone());
+        let plan = entry.plan.clone();
         let kind = plan.kind.command();
+        let digest = hash(&format!("{kind}\n{}", plan.artifact));
         let command = match plan.command() {
             Ok(command) => command,
             // It was read when it arrived; another version of this program may read it differently.

@@ -116,8 +116,13 @@ pub fn device() -> World {
     let mut world = World::new();
     world.rules.plans = true;
     world.keys.insert("release".into(), "RWQ2".into());
-    world.restart();
+    restart(&mut world);
     world
+}
+
+/// The daemon is killed and starts again.
+pub fn restart(world: &mut World) {
+    world.crash(false, &mut fastrand::Rng::with_seed(1));
 }
 
 /// The connection ends, and another begins.
@@ -195,7 +200,7 @@ fn plan_starts_when_its_gate_is_open_and_the_connection_is_old_enough_and_acknow
     assert_eq!(world.states(&plan.id()), ["accepted", "running", "running", "success"]);
     // The same plan again, and after a restart.
     send(&mut world, plan.message());
-    world.restart();
+    restart(&mut world);
     send(&mut world, plan.message());
     pass(&mut world, 60);
     assert_eq!(world.acted[&plan.id()], 1);
@@ -244,7 +249,7 @@ fn all_secrets_at_once_open_a_wave_no_sooner_than_the_hold_times_allow() {
     pass(&mut world, 140);
     assert!(!started(&world, &plan.id()));
     // A restart does not begin again.
-    world.restart();
+    restart(&mut world);
     pass(&mut world, 20);
     assert!(started(&world, &plan.id()));
 }
@@ -278,7 +283,7 @@ fn halted_plan_does_not_start_and_only_a_signed_resume_undoes_it() {
     assert_eq!(shown(&world), is("blocked", "halted"));
     send(&mut world, plan.order("ops", 1, Some(1)));
     send(&mut world, plan.order("stranger", 1, Some(1)));
-    world.restart();
+    restart(&mut world);
     pass(&mut world, 60);
     assert_eq!(shown(&world), is("blocked", "halted"), "neither may resume it");
     send(&mut world, plan.order("release", 1, Some(1)));
@@ -315,7 +320,7 @@ fn gates_and_halts_that_come_before_their_plan_count() {
     let plan = Draft::new(&world, 1);
     send(&mut world, plan.gate(1));
     send(&mut world, plan.halt(0));
-    world.restart();
+    restart(&mut world);
     send(&mut world, plan.message());
     pass(&mut world, 60);
     assert_eq!(shown(&world), is("blocked", "halted"));
@@ -456,7 +461,7 @@ fn plan_of_a_key_that_lost_its_role_does_not_start() {
     send(&mut world, plan.message());
     send(&mut world, plan.gate(1));
     world.keys.remove("release");
-    world.restart();
+    restart(&mut world);
     pass(&mut world, 60);
     assert_eq!(shown(&world), is("blocked", "key"));
     assert!(!started(&world, &plan.id()));
@@ -471,7 +476,7 @@ fn device_that_lost_its_memory_runs_no_plan_again() {
     pass(&mut world, 60);
     assert_eq!(world.acted[&plan.id()], 1);
     world.disk.damaged = true;
-    world.restart();
+    restart(&mut world);
     send(&mut world, plan.message());
     send(&mut world, plan.gate(1));
     pass(&mut world, 600);
@@ -494,7 +499,7 @@ fn what_cannot_be_saved_is_not_acknowledged_and_what_cannot_be_remembered_does_n
     pass(&mut world, 60);
     assert!(!started(&world, &plan.id()));
     world.disk.full = false;
-    world.restart();
+    restart(&mut world);
     assert!(world.orders.is_empty(), "they came again");
     pass(&mut world, 60);
     assert!(started(&world, &plan.id()));
@@ -505,7 +510,7 @@ fn messages_while_the_memory_cannot_be_read_are_handled_afterwards() {
     let mut world = device();
     let plan = Draft::new(&world, 1);
     world.disk.unreadable = true;
-    world.restart();
+    restart(&mut world);
     world.order(plan.message());
     world.order(plan.gate(1));
     world.order(plan.halt(0));
@@ -521,7 +526,7 @@ fn plans_that_are_switched_off_are_ignored_and_not_reported() {
     let mut world = device();
     world.rules.plans = false;
     let from = world.done.len();
-    world.restart();
+    restart(&mut world);
     let plan = Draft::new(&world, 1);
     send(&mut world, plan.message());
     send(&mut world, plan.gate(1));

@@ -34,7 +34,7 @@ pub struct Candidate {
     pub(in crate::infer) running: Running,
     pub(super) terms: Option<Terms>,
     pub(super) why: String,
-    shadow_ns: u64,
+    pub(super) shadow_ns: u64,
     began_ns: u64,
     /// By pipeline: how it compares with the serving model.
     agreements: Vec<Agreement>,

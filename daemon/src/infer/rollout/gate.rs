@@ -21,6 +21,12 @@ impl Terms {
     pub fn new(models: &Models, scores: Option<Channel>) -> Self {
         Self { least_ns: models.trial_s * 1_000_000_000, windows: models.trial_windows.max(1), scores }
     }
+
+    /// Those of a model that takes over at once, because nothing serves that it could run beside: it is watched for that time
+    /// as well, so its trial is as long as any other's.
+    pub fn alone(self, shadow_ns: u64) -> Self {
+        Self { least_ns: self.least_ns.saturating_add(shadow_ns), ..self }
+    }
 }
 
 /// One trial.
@@ -133,6 +139,17 @@ mod tests {
 
     fn gate(scores: Option<Channel>) -> Gate {
         Gate::new(Terms { least_ns: 10 * S, windows: 20, scores })
+    }
+
+    #[test]
+    fn trial_of_a_model_that_ran_beside_none_takes_the_time_beside_too() {
+        let mut gate = Gate::new(Terms { least_ns: 10 * S, windows: 1, scores: None }.alone(5 * S));
+        gate.answered(1.0, 1);
+        gate.look(0);
+        gate.look(14 * S);
+        assert_eq!(gate.over(), None);
+        gate.look(15 * S);
+        assert!(gate.over().is_some_and(|end| end.is_ok()));
     }
 
     #[test]

@@ -82,7 +82,7 @@ impl Engine {
         let Some(mut candidate) = self.candidate.take_if(ready) else { return };
         self.shadowed.clear();
         self.tell_agreement(&mut candidate, true, sink);
-        let compared = candidate.compared();
+        let (compared, shadow_ns) = (candidate.compared(), if alone { candidate.shadow_ns } else { 0 });
         let fallback = self.running.replace(candidate.running);
         (self.took_us, self.lag) = (candidate.took_us, Lag::default());
         let Some(running) = &self.running else { return };
@@ -92,7 +92,7 @@ impl Engine {
         self.tell(Kind::ModelSwapped, Some(now), &text, sink);
         self.report(bundle.clone(), Said::Swapped(text.clone()));
         match candidate.terms {
-            Some(terms) => self.trial = Some(Trial { gate: Gate::new(terms), fallback, before }),
+            Some(terms) => self.trial = Some(Trial { gate: Gate::new(terms.alone(shadow_ns)), fallback, before }),
             None => self.report(bundle, Said::Passed(text)),
         }
     }

@@ -56,10 +56,12 @@ impl Base<'_> {
                 for pipeline in pipelines {
                     let model = tape::Model { model: serving.model.clone(), sha256: serving.sha256.clone() };
                     let own = format!("{pipeline}.{}", serving.sha256.get(..16).unwrap_or(&serving.sha256));
-                    let text = kept.load(&own).ok().flatten().and_then(|bytes| String::from_utf8(bytes).ok());
-                    if let Some(text) = text.filter(|text| text.len() <= left) {
-                        left -= text.len();
-                        served.calibrations.insert(own, text);
+                    for own in [format!("{own}.tail"), own] {
+                        let text = kept.load(&own).ok().flatten().and_then(|bytes| String::from_utf8(bytes).ok());
+                        if let Some(text) = text.filter(|text| text.len() <= left) {
+                            left -= text.len();
+                            served.calibrations.insert(own, text);
+                        }
                     }
                     served.models.insert(pipeline.clone(), model);
                 }

@@ -360,7 +360,7 @@ impl Recording {
     }
 }
 
-/// The numbers of the columns that are called like these channels. No clock is needed.
+/// The numbers of the columns that are called like these channels, NaN where a row has none. No clock is needed.
 ///
 /// # Errors
 /// Where the file is no table of values, its decimal sign is not certain, or a channel has not exactly one column.
@@ -392,7 +392,8 @@ pub fn numbers(path: &Path, channels: &[String]) -> Result<Vec<(String, Vec<f64>
     while let Some((_, row)) = cells.next()? {
         let Some(row) = row else { continue };
         for ((_, values), place) in all.iter_mut().zip(&places) {
-            values.extend(cells::number(&row[*place], comma).and_then(|text| text.parse::<f64>().ok()));
+            let number = cells::number(&row[*place], comma).and_then(|text| text.parse::<f64>().ok());
+            values.push(number.unwrap_or(f64::NAN));
         }
     }
     Ok(all)

@@ -9,6 +9,9 @@ LIC_FILES_CHKSUM = "file://${KENTLEDGE_MAIN}/LICENSE-MIT;md5=${@bb.utils.md5_fil
 DEPENDS = "e2fsprogs-native"
 INHIBIT_DEFAULT_DEPS = "1"
 
+S = "${UNPACKDIR}"
+B = "${WORKDIR}/build"
+
 inherit deploy nopackages
 
 COMPATIBLE_MACHINE = "(tegra)"

@@ -21,6 +21,7 @@ base_do_configure() {
 }
 
 addtask compile after do_configure
+do_compile[dirs] = "${B}"
 base_do_compile() {
     :
 }
