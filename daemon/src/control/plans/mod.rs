@@ -524,7 +524,7 @@ impl Plans {
         let lost = |since_ns: u64| at.now_ns.saturating_sub(since_ns) >= limits::PLAN_AGAIN.as_nanos() as u64;
         match &self.probe {
             Some(probe) if probe.id == id && probe.session == session && !lost(probe.since_ns) => {
-                if !probe.seq.is_some_and(|seq| at.acked >= seq) {
+                if probe.seq.is_none_or(|seq| at.acked < seq) {
                     return false;
                 }
             }
