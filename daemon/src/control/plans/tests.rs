@@ -62,7 +62,10 @@ impl Draft {
     }
 
     pub fn text(&self) -> String {
-        let gate = |(n, (share, hold_s)): (usize, &(f64, u64))| json!({"share": share, "gate": hash(&secret(self.name, self.seq, &(n + 1).to_string())), "hold_s": hold_s});
+        let gate = |(n, (share, hold_s)): (usize, &(f64, u64))| {
+            let gate = hash(&secret(self.name, self.seq, &(n + 1).to_string()));
+            json!({"share": share, "gate": gate, "hold_s": hold_s})
+        };
         json!({"v": 1, "type": "plan", "to": self.to, "issuer": self.issuer, "name": self.name, "seq": self.seq,
             "issued": rfc3339_ms(self.issued_ms), "expires_at": rfc3339_ms(self.issued_ms + self.life_s * 1000),
             "kind": self.kind, "artifact": self.artifact, "seed": self.seed,
