@@ -310,11 +310,11 @@ impl Plans {
         if at.now_ms >= plan.expires_ms {
             return self.refuse(what, Why::Invalid, "it has expired");
         }
-        // What ended stays: it must not run again if the key of a newer one is dropped.
+        // What ended or was replaced stays: it must not begin again, without its halt, if the key of a newer one is dropped.
         let stays = |entry: &&Entry| !of_it(entry) || entry.state != State::Waiting;
         let bytes: usize = saved.entries.iter().filter(stays).map(|entry| entry.plan.artifact.len()).sum();
         let over = |entry: &Entry| entry.state.is_final() && (at.now_ms >= entry.plan.expires_ms || of_it(&entry));
-        let full = saved.entries.iter().filter(stays).count() >= limits::PLANS;
+        let full = saved.entries.len() >= limits::PLANS;
         if full && !saved.entries.iter().any(over) {
             let text = format!("{} plans are remembered until they expire", limits::PLANS);
             return self.refuse(what, Why::Busy, text);
@@ -325,7 +325,9 @@ impl Plans {
         if full && let Some(place) = saved.entries.iter().position(over) {
             saved.entries.remove(place);
         }
-        saved.entries.retain(|entry| stays(&entry));
+        for entry in saved.entries.iter_mut().filter(|entry| !stays(&&**entry)) {
+            entry.end(State::Skipped, Some(Because::OtherPlan), "a newer one replaced it");
+        }
         let entry = Entry::new(plan, key, digest);
         let wave = entry.wave(&self.rules).map_or_else(|| "no wave".to_owned(), |wave| format!("wave {}", wave + 1));
         let (waves, kind) = (entry.plan.waves.len(), entry.plan.kind.command());
@@ -336,7 +338,8 @@ impl Plans {
         saved.entries.push(entry);
         // What came before it counts now, or waits for a later one.
         for word in std::mem::take(&mut saved.early) {
-            if !self.obey(saved, at, &word) && (word.plan() != name || word.seq() > Some(seq)) {
+            let over = word.plan() == name && word.seq().is_some_and(|of| of <= seq);
+            if !self.obey(saved, at, &word) && !over {
                 saved.early.push_back(word);
             }
         }
@@ -365,7 +368,11 @@ impl Plans {
                 Word::Halt { plan, .. } => (format!("halt of plan {plan}"), "it is not its halt secret"),
                 Word::Signed { order, .. } => (format!("signed halt of plan {}", order.plan), "it is for another one"),
             };
-            return self.refuse(what, Why::Invalid, format!("{text} (the plan here has seq {seq})"));
+            self.refuse(what, Why::Invalid, format!("{text} (the plan here has seq {seq})"));
+            // A secret may be that of a plan that comes later: a halt must not be lost because it came first.
+            if word.seq().is_some() {
+                return;
+            }
         }
         if saved.early.contains(&word) {
             if self.unsaved {

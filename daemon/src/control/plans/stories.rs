@@ -62,6 +62,8 @@ struct Known {
     halt: u64,
     starts: u32,
     ended: bool,
+    /// A result was published.
+    said: bool,
 }
 
 impl Known {
@@ -190,6 +192,7 @@ impl Story {
             halt: 0,
             starts: 0,
             ended: false,
+            said: false,
         });
         (self.plans.len() - 1, if bad { Truth::Bad } else { Truth::Plan }, message)
     }
@@ -261,11 +264,13 @@ impl Story {
         for ticket in done {
             let Some(number) = self.flying.remove(&ticket) else { continue };
             let (place, truth, _) = self.sent[number].clone();
+            let now_ms = self.world.now.stamp.wall_ms.unwrap_or(0);
             let known = &mut self.plans[place];
             match truth {
                 Truth::Halt(number) => known.halted |= number == known.halt,
                 Truth::Order(n, resume) => known.obey(n, resume),
-                Truth::Plan => known.taken = known.here,
+                // One that comes again after it expired replaces nothing.
+                Truth::Plan => known.taken |= known.here && now_ms < known.draft.issued_ms + known.draft.life_s * 1000,
                 Truth::Bad | Truth::Gate(_) => {}
             }
         }
@@ -307,6 +312,7 @@ impl Story {
             } else {
                 // A result that could not be saved is none after a crash; what it did is on the disk or did not happen.
                 self.plans[place].ended |= !self.world.disk.full;
+                self.plans[place].said = true;
             }
         }
         // A configuration that starts may bring another connection.
@@ -358,7 +364,7 @@ impl Story {
         if stamp.boot_ns - self.connected_ns < draft.freshness_s * 1_000_000_000 {
             return refuse("starts on a connection that is too young");
         }
-        let other = |other: &&Known| other.draft.kind == draft.kind && other.starts > 0 && !other.ended;
+        let other = |other: &&Known| other.draft.kind == draft.kind && other.starts > 0 && !other.said;
         if self.plans.iter().filter(other).any(|other| other.draft.id() != draft.id()) {
             return refuse("starts while another one of its kind runs");
         }
@@ -478,7 +484,8 @@ impl Story {
             if known.here && !known.ended && !later && self.judge_start(place).is_ok() {
                 let entry = entries.iter().find(|entry| entry.plan.id() == known.draft.id());
                 // A gate that came before its plan may have been pushed out, and so may a plan.
-                if entry.is_some_and(|entry| entry.gates_known() == known.draft.waves.len()) {
+                let all = |entry: &&super::Entry| entry.gates_known() == known.draft.waves.len();
+                if entry.filter(all).is_some_and(|entry| entry.state == State::Waiting) {
                     return Err(format!("{} is stranded: {entry:?}", known.draft.id()));
                 }
             }
@@ -554,7 +561,12 @@ fn stories_of_plans_find_actions_that_are_swapped_or_left_out() {
             None,
             "while it is halted\u{0}after it was replaced",
         ),
-        ("started without a trace on the disk", None, Some(starts), "acted twice\u{0}starts after it ended"),
+        (
+            "started without a trace on the disk",
+            None,
+            Some(starts),
+            "acted twice\u{0}starts after it ended\u{0}while another one of its kind runs",
+        ),
     ];
     for (fault, swap, skip, expected) in faults {
         let found = (0..4000).find_map(|seed| play(seed, swap, skip).err()).unwrap_or_default();
