@@ -52,7 +52,9 @@ fn audit_log_survives_kills_has_every_published_result_and_shows_an_edit() {
         let done = verify(&site, &["--head", &noted]);
         assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
     }
+    let before = rig::operator::connections(&sub);
     let daemon = site.run();
+    eventually("a birth", || (rig::operator::connections(&sub) > before).then_some(()));
     let last = format!("p{}", sent - 1);
     end(&sub, "log.pull", &last);
     operator.order(&sub, "audit.pull", "pull", &json!({}));

@@ -16,6 +16,8 @@ use super::docs::{blocks, pages};
 const TOOLS: &[&str] = &[
     "apt",
     "awk",
+    "base64",
+    "cargo",
     "cat",
     "cd",
     "cp",
@@ -35,8 +37,11 @@ const TOOLS: &[&str] = &[
     "jq",
     "kill",
     "mkdir",
+    "mosquitto",
+    "printf",
     "python3",
     "read",
+    "result",
     "scp",
     "sed",
     "sha256sum",
@@ -53,10 +58,6 @@ const TOOLS: &[&str] = &[
     "until",
     "wait",
     "while",
-    "cargo",
-    "result",
-    "printf",
-    "base64",
 ];
 
 /// A script without comments, heredocs, continued lines and quotes: what is left are words and operators.
@@ -142,24 +143,27 @@ fn inner(mut words: &[String]) -> &[String] {
 fn wrong(words: &[String], helps: &mut BTreeMap<String, String>) -> Option<String> {
     let words = inner(words);
     let program = words.first()?.as_str();
-    if program == "kentledge" || program.ends_with("/kentledge") {
+    let ours = program.rsplit('/').next().filter(|name| ["kentledge", "kentledge-fleet"].contains(name));
+    if let Some(ours) = ours {
         let mut chain: Vec<&str> = Vec::new();
         for word in &words[1..] {
-            let nested = chain.is_empty() || chain == ["model"];
+            let nested =
+                chain.is_empty() || [["model"], ["audit"], ["plan"], ["rollout"]].iter().any(|group| chain == *group);
             if !nested || !word.bytes().all(|b| b.is_ascii_lowercase() || b == b'-') || word.starts_with('-') {
                 break;
             }
             chain.push(word);
         }
         let name = chain.join(" ");
-        let binary = daemon::binary().display().to_string();
-        let text = helps.entry(name.clone()).or_insert_with(|| help(&binary, &[&chain[..], &["--help"]].concat()));
+        let binary = daemon::binary().with_file_name(ours).display().to_string();
+        let text =
+            helps.entry(format!("{ours} {name}")).or_insert_with(|| help(&binary, &[&chain[..], &["--help"]].concat()));
         if text.contains("unrecognized subcommand") || !text.contains("Usage:") {
-            return Some(format!("no command `kentledge {name}`"));
+            return Some(format!("no command `{ours} {name}`"));
         }
         let options = words[1..].iter().filter(|w| w.starts_with('-') && w.len() > 1);
         let unknown = options.map(|w| w.split('=').next().unwrap_or(w)).find(|option| !has(text, option))?;
-        return Some(format!("`kentledge {name}` has no option {unknown}"));
+        return Some(format!("`{ours} {name}` has no option {unknown}"));
     }
     match program {
         "mosquitto_sub" | "mosquitto_pub" => {
@@ -218,6 +222,8 @@ fn command_with_an_unknown_option_is_found() {
     assert!(why("kentledge modell list").contains("no command"), "a command that does not exist");
     assert!(why("kentledge model lst").contains("no command"), "and one below it");
     assert!(why("x=1 mosquitto_sub -h b \\\n  --cafille ca.pem").contains("--cafille"));
+    assert!(why("kentledge-fleet plan mke").contains("kentledge-fleet plan mke"), "the operator's program");
+    assert!(why("kentledge-fleet rollout run a --secret b").contains("--secret"), "and its options");
     assert!(why("minisign -Sm a -y b").contains("-y") && why("order model.instal '{}' i-1").contains("model.instal"));
     assert!(why("image/bild qemu").contains("image/bild") && why("kentlegde check").contains("kentlegde"));
     let right =
@@ -249,7 +255,7 @@ fn pages_on_bundles_and_on_keys_run_as_written() {
         shell("getting-started.md").into_iter().find(|b| b.contains("for name in release ops root")).expect("keys");
     run(&keys, dir.path());
     fs::copy(rig::root().join("tests/onnx/sklearn/forest.onnx"), dir.path().join("forest.onnx")).expect("model");
-    let rows = (0..800).map(|n| format!("{},{}\n", 10.0 + f64::from(n % 7) / 10.0, 20.0 + f64::from(n % 11) / 10.0));
+    let rows = (0..2800).map(|n| format!("{},{}\n", 10.0 + f64::from(n % 7) / 10.0, 20.0 + f64::from(n % 11) / 10.0));
     fs::write(dir.path().join("normal.csv"), format!("vib1,vib2\n{}", rows.collect::<String>())).expect("rows");
     let seen = run(&shell("howto/make-a-bundle.md").concat(), dir.path());
     assert!(seen.contains("my-model@1.0.0") && seen.contains("signed by release"), "{seen}");

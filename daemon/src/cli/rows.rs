@@ -51,7 +51,7 @@ pub fn play(
     if running.is_learning() || answered.is_empty() {
         let n = windows.len();
         return Err(format!(
-            "the rows hold {n} windows, and the calibration learns from at least as many: give more rows"
+            "the rows hold {n} windows, and the calibration has not ended with them: give rows for more than `calibration.windows`"
         ));
     }
     let score = |score: &Option<f32>| score.map(f64::from).filter(|score| score.is_finite());

@@ -130,8 +130,7 @@ impl Made {
         } else {
             let needed: Vec<_> = manifest.channels.into_iter().flatten().collect();
             tracing::warn!(
-                "{} has not all channels of the model `{}` ({}): it is played as measurements only; `--model` names a model for its own \
-                 channels",
+                "{} lacks a channel of the model `{}` ({}); it is played as measurements only, unless `--model` names another one",
                 self.file,
                 manifest.model,
                 needed.join(", ")
