@@ -23,7 +23,8 @@ fn results(sub: &Sub) -> BTreeSet<String> {
     let messages = sub.messages();
     let of = messages.iter().filter(|m| m.stream.starts_with("res/log.pull/"));
     let records = of.flat_map(|m| m.payload["data"].as_array().cloned().unwrap_or_default());
-    let ends = records.filter(|r| r["state"] != "accepted" && r["state"] != "running");
+    // What was rejected was not accepted before: the broker sent it again on a connection with another nonce.
+    let ends = records.filter(|r| r["state"] != "accepted" && r["state"] != "running" && r["why"].is_null());
     ends.filter_map(|r| r["id"].as_str().map(str::to_owned)).collect()
 }
 

@@ -26,14 +26,14 @@ use crate::limits;
 /// Which broker.
 #[derive(Debug, clap::Args)]
 pub struct Whom {
-    /// A configuration file with the table [mqtt], as a device has it; without it ~/.config/kentledge/fleet.toml, then
-    /// /etc/kentledge-fleet.toml
+    /// A configuration file with `device.site` and the table [mqtt], as a device has it; without it
+    /// ~/.config/kentledge/fleet.toml, then /etc/kentledge-fleet.toml
     #[arg(long, global = true)]
     config: Option<PathBuf>,
     /// The broker's address, where no file is needed: mqtt://127.0.0.1:1883, mqtts://broker.example
     #[arg(long, global = true, conflicts_with = "config")]
     broker: Option<String>,
-    /// Only the devices of this site
+    /// Only the devices of this site, instead of the file's; + means all sites
     #[arg(long, global = true)]
     site: Option<String>,
 }
@@ -52,7 +52,7 @@ impl Whom {
             }
             (None, None) => {
                 return Err(Fatal::failed(
-                    "no broker: give --broker URL, or write the table [mqtt] into ~/.config/kentledge/fleet.toml",
+                    "no broker: give --broker URL, or write device.site and [mqtt] into ~/.config/kentledge/fleet.toml",
                 ));
             }
         };
@@ -63,9 +63,13 @@ impl Whom {
         Ok(mqtt)
     }
 
-    /// The site for filters: `+` means all.
-    pub fn site(&self) -> &str {
-        self.site.as_deref().unwrap_or("+")
+    /// The site for filters, that of the file unless given; `+` means all.
+    pub fn site(&self) -> String {
+        let of_file = || match (&self.broker, self.file()) {
+            (None, Some(file)) => Config::only(&file).ok().map(|config| config.device.site),
+            _ => None,
+        };
+        self.site.clone().or_else(of_file).filter(|site| !site.is_empty()).unwrap_or_else(|| "+".into())
     }
 
     fn file(&self) -> Option<PathBuf> {

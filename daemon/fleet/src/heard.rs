@@ -111,7 +111,7 @@ pub async fn with_also<T, F: Future<Output = Result<T, Fatal>>>(
     act: impl FnOnce(Shared, Line) -> F,
     mut also: impl FnMut(&Heard<'_>),
 ) -> Result<T, Fatal> {
-    let filters = Fleet::filters(&mqtt.topic_prefix, whom.site());
+    let filters = Fleet::filters(&mqtt.topic_prefix, &whom.site());
     let shared = Shared::new(&mqtt.topic_prefix);
     let (line, work) = broker::line(mqtt, filters);
     let (connected, mut first) = tokio::sync::watch::channel(false);

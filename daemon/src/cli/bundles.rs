@@ -292,22 +292,41 @@ fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
         let all = object.entry(key).or_insert_with(|| json!([]));
         describe(all, declared);
     }
+    from_rows(dir, &mut running, (&manifest, &launching), rows, drift)?;
+    let entries = entries(dir, &first, onnx, &object["files"])?;
+    object.insert("files".into(), entries.into());
+    let text = serde_json::to_string_pretty(&json).unwrap_or_default() + "\n";
+    crate::model::manifest::Release::parse(text.as_bytes())?;
+    write(&path, text.as_bytes())?;
+    say(&format!("{}: {}", path.display(), running.meaning())).map_err(|why| why.to_string())?;
+    say(&format!("{}: complete; now sign it: minisign -Sm {}", path.display(), path.display()))
+        .map_err(|why| why.to_string())
+}
+
+/// Golden cases, if there are none yet, and with rows a baseline.
+fn from_rows(
+    dir: &Path,
+    running: &mut Running,
+    (manifest, launching): (&Manifest, &Launching),
+    rows: Option<&Path>,
+    drift: f64,
+) -> Result<(), String> {
     let deadline = Duration::from_millis(manifest.deadline_ms);
     let columns = match rows {
         Some(rows) => {
-            let channels = manifest.channels.as_ref().ok_or_else(|| what("it says no `window`".into()))?;
+            let channels = manifest.channels.as_ref().ok_or("manifest.json says no `window`")?;
             Some(numbers(rows, channels).map_err(|why| why.text)?)
         }
         None => None,
     };
     let (mut played, pipeline) = (Played::default(), &launching.pipelines[0]);
     if let Some(columns) = &columns {
-        played = rows::play(&mut running, columns, (pipeline.steps, pipeline.hop), deadline)?;
+        played = rows::play(running, columns, (pipeline.steps, pipeline.hop), deadline)?;
     }
     if !dir.join("golden.jsonl").is_file() {
         let from = if played.cases.is_empty() { "made-up values" } else { "the rows" };
-        let cases = if played.cases.is_empty() { made_up(&running) } else { played.cases };
-        write(&dir.join("golden.jsonl"), golden(&mut running, cases, deadline)?.as_bytes())?;
+        let cases = if played.cases.is_empty() { made_up(running) } else { played.cases };
+        write(&dir.join("golden.jsonl"), golden(running, cases, deadline)?.as_bytes())?;
         tracing::info!("golden.jsonl: {from}, and what the model answers on this machine");
     }
     if let Some(columns) = columns {
@@ -319,14 +338,7 @@ fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
             (serde_json::to_string_pretty(&baseline).unwrap_or_default() + "\n").as_bytes(),
         )?;
     }
-    let entries = entries(dir, &first, onnx, &object["files"])?;
-    object.insert("files".into(), entries.into());
-    let text = serde_json::to_string_pretty(&json).unwrap_or_default() + "\n";
-    crate::model::manifest::Release::parse(text.as_bytes())?;
-    write(&path, text.as_bytes())?;
-    say(&format!("{}: {}", path.display(), running.meaning())).map_err(|why| why.to_string())?;
-    say(&format!("{}: complete; now sign it: minisign -Sm {}", path.display(), path.display()))
-        .map_err(|why| why.to_string())
+    Ok(())
 }
 
 /// The manifest's `files`, in a bundle's order: the model that was tried first. What `files` says of providers stays.

@@ -178,9 +178,9 @@ fn commands(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> (Command
     t.only_local(&["keyset", "allow_unsigned"]);
     if let Some(path) = paths.file(&mut t, "keyset") {
         // That there is no file was said already.
-        let read = if path.is_file() { Keyset::read(&path).map(drop) } else { Ok(refused = true) };
-        if let Err(why) = read {
-            refused = true;
+        let read = path.is_file().then(|| Keyset::read(&path));
+        refused = !matches!(read, Some(Ok(_)));
+        if let Some(Err(why)) = read {
             t.problem("keyset", why);
         }
         commands.keyset = Some(path);

@@ -60,7 +60,7 @@ fn store_of_the_next_process_knows_what_this_one_wrote() {
     assert_eq!(text, "the label is stored");
     let lineage = json!({"model": "m@1.0.0", "cal": "none"});
     let want = json!({"label": true, "win": format!("sha256:{}", win(2)), "pipeline": "p", "lineage": lineage,
-                      "alarm": "high", "id": "b-2", "windows": 1});
+                      "alarm": "high", "id": "b-2", "windows": 1, "score": 0.25});
     assert_eq!(result, want);
     let of_window = label(About::Window(win(1)), Label::Class("cavitation".into()));
     assert!(matches!(store.feedback(&of_window, "f-2", NOW), Said::Done(..)));

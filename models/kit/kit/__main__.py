@@ -47,8 +47,15 @@ def do_collect(a: Args) -> None:
         gap = a.gap_max_ms or 2500 / a.rate_hz
         windows = joined([rows.windows(a.steps, a.hop or a.steps, gap, a.gaps == "cut") for rows in parts])
     checks.finite(windows)
+    if a.like:
+        like(windows, Windows.load(a.like))
     windows.save(a.out)
     print(f"{a.out}: {len(windows)} windows of {windows.steps} rows × {len(windows.channels.names)} channels")
+
+
+def like(windows: Windows, known: Windows) -> None:
+    """Channels, their order and their scale are those of windows that are known to be right."""
+    checks.same_channels(windows, known.channels.names, checks.baseline_of(known))
 
 
 def tls_of(a: Args) -> dict[str, str] | None:
@@ -102,7 +109,9 @@ def do_quantise(a: Args) -> None:
 def do_evaluate(a: Args) -> None:
     test = Windows.load(a.windows)
     if a.train:
-        checks.no_leak(Windows.load(a.train), test, a.same_machine)
+        known = Windows.load(a.train)
+        checks.no_leak(known, test, a.same_machine)
+        like(test, known)
     variants = []
     for path in a.models:
         model = onnx.load(str(path))
@@ -210,6 +219,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=int, default=sim.STEPS)
     p.add_argument("--hop", type=int)
     p.add_argument("--gap-max-ms", type=float)
+    p.add_argument("--like", type=path, help="windows that are known to be right: channels, their order and their scale must be theirs")
     p.add_argument("--gaps", choices=["refuse", "cut"], default="refuse")
     p.add_argument("--config", type=path, help="tape: the device's configuration")
     p.add_argument("--stream", default="raw")

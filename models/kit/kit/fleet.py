@@ -116,6 +116,8 @@ class Device:
     """Raised (true) or cleared, by number of the window."""
     episodes: dict[int, str] = field(default_factory=dict)
     counted: Counter[str] = field(default_factory=Counter)
+    answers: list[dict[str, Any]] = field(default_factory=list)
+    """Of a responder, as the device published them."""
     version: str = ""
 
     @property
@@ -221,6 +223,9 @@ interval_s = 5
                     number = record["in_seq"][0] // sim.STEPS
                     self.changes[number] = record["phase"] == "raised"
                     self.episodes.setdefault(number, str(record.get("id", "")))
+        elif stream == f"p/{PIPELINE}/cloud":
+            message = json.loads(payload)
+            self.answers += [{**record, "lineage": message["lineage"]["model"]} for record in message["data"]]
         elif stream == "loss":
             self.counted["lost"] += sum(record.get("n", 1) for record in json.loads(payload)["data"])
 

@@ -119,7 +119,7 @@ fn problem_names_the_entry() {
     edited[4] = text.into_bytes();
     assert_eq!(says(edited, &[]), "log:5: the entry after entry 4 was edited or is damaged");
     assert_eq!(says([&all[..4], &all[7..]].concat(), &[]), "log:5: entries 5 to 7 are missing");
-    assert!(says(all[..12].to_vec(), &[head.clone()]).contains("ends with entry 12"));
+    assert!(says(all[..12].to_vec(), std::slice::from_ref(&head)).contains("ends with entry 12"));
     assert!(says(forged(&all, 19), &[head]).contains("entry 20 is not the one"));
     assert_eq!(says(all[3..].to_vec(), &[]), "entries 1 to 3 are missing at the beginning of the log");
     // Without a head an end that was cut between two entries cannot be noticed.

@@ -542,6 +542,9 @@ fn stories_of_plans_find_each_check_that_is_left_out() {
     }
 }
 
+/// Picks an action.
+type Is = fn(&Action) -> bool;
+
 fn learns(action: &Action) -> bool {
     matches!(action, Action::Save(_, OnError::Stop(Stop::Learn)))
 }
@@ -554,8 +557,7 @@ fn starts(action: &Action) -> bool {
 #[expect(clippy::print_stdout, reason = "which story found it is a result")]
 fn stories_of_plans_find_actions_that_are_swapped_or_left_out() {
     let settles: fn(&Action) -> bool = |action| matches!(action, Action::Settle(_));
-    type Fault = (&'static str, Option<Swap>, Option<fn(&Action) -> bool>, &'static str);
-    let faults: [Fault; 2] = [
+    let faults: [(&str, Option<Swap>, Option<Is>, &str); 2] = [
         (
             "acknowledged before it is saved",
             Some((learns, settles)),
