@@ -19,7 +19,7 @@ use super::{
     memory::{CommandState, Saved},
     model_action::{ModelAction, ModelEvent, Moment},
     models::Models,
-    refusal::Why,
+    refusal::{Refusal, Why},
     tell::Outcome,
     trial::{Asker, digest},
     world_disk::Disk,
@@ -404,6 +404,14 @@ impl World {
                     && !id.starts_with("_plan.")
                 {
                     self.act(id);
+                }
+                // As `Effects::compare`: what could not be rolled back, because the disk was full, is rolled back first.
+                if let Some(owed) = self.disk.trial.clone() {
+                    if full {
+                        return Ok(Some(Event::Compared(change, Err(Refusal(Why::Busy, "no space left".into())))));
+                    }
+                    self.disk.put_back(&owed, "the disk works again");
+                    self.disk.forget();
                 }
                 let text = Some(change.set.toml.clone()).filter(|toml| !toml.is_empty());
                 Ok(Some(Event::Compared(change, Ok(Box::new(self.candidate(text))))))

@@ -484,7 +484,10 @@ impl Story {
             if known.here && !known.ended && !later && self.judge_start(place).is_ok() {
                 let entry = entries.iter().find(|entry| entry.plan.id() == known.draft.id());
                 // A gate that came before its plan may have been pushed out, and so may a plan.
-                let all = |entry: &&super::Entry| entry.gates_known() == known.draft.waves.len();
+                let all = |entry: &&super::Entry| {
+                    // A resume of a plan that was refused for a newer one is lost, until it is sent again.
+                    entry.gates_known() == known.draft.waves.len() && entry.n == known.n
+                };
                 if entry.filter(all).is_some_and(|entry| entry.state == State::Waiting) {
                     return Err(format!("{} is stranded: {entry:?}", known.draft.id()));
                 }
