@@ -253,7 +253,11 @@ fn metrics_are_clean_their_names_documented_and_the_dashboards_queries_resolve()
     let (broker, mut tty) = (Mosquitto::start(), Tty::default());
     let sub = rig::Sub::new(broker.port);
     let port = rig::free_port();
-    let site = Site::new(broker.port).with_sensor(&tty).with_mean_model().with_metrics(&format!("listen = \"{port}\""));
+    let site = Site::new(broker.port)
+        .with_sensor(&tty)
+        .with_mean_model()
+        .with_metrics(&format!("listen = \"{port}\""))
+        .with("[samples]\nmax_mib = 1\n");
     let daemon = site.run();
     sub.wait_event("model.serving", "mean");
     tty.rows(0..500, |i| format!("{i},1,2"));
