@@ -66,7 +66,7 @@ impl Sub {
     fn take(seen: &(Mutex<Seen>, Condvar), stream: String, payload: &[u8], retain: bool) {
         let mut all = seen.0.lock().expect("seen");
         let removed = payload.is_empty();
-        // An escalated window is no JSON: its header stands for it.
+        // An escalated window is no JSON: its header is kept instead.
         let json = if stream.starts_with("x/") { schema::header(payload) } else { payload };
         let parsed = if removed { Value::Null } else { serde_json::from_slice(json).unwrap_or(Value::Null) };
         if !removed {

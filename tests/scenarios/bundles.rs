@@ -320,7 +320,7 @@ fn a_model_runs_beside_the_one_before_and_what_it_sees_otherwise_is_counted() {
     let counts: Vec<u64> =
         text.rsplit("differed on ").next().expect("counts").split(' ').filter_map(|w| w.parse().ok()).collect();
     assert!(counts.len() == 2 && counts[0] == counts[1] && counts[0] > 50, "{text}");
-    // The last word on `up/q/shadow` says the same.
+    // The last message on `up/q/shadow` says the same.
     let (agreement, _) = world.sub.wait_records("q/shadow/x", 1).pop().expect("a record");
     let verdicts = json!({"both_normal": 0, "both_anomaly": 0, "only_serving": 0, "only_candidate": counts[1]});
     assert_eq!((&agreement["verdicts"], &agreement["over"]), (&verdicts, &json!(true)), "{agreement}");

@@ -228,7 +228,7 @@ fn a_rollout_of_a_bad_release_halts_itself_in_its_first_wave_and_a_killed_contro
     let halted = bad.starts().len();
     std::thread::sleep(Duration::from_secs(1));
     let starts: Vec<_> = bad.starts().into_iter().filter(|start| start.plan.starts_with("_plan.bad")).collect();
-    assert!(!starts.is_empty() && starts.iter().all(|start| start.wave == 1), "nobody outside wave 1 starts it");
+    assert!(!starts.is_empty() && starts.iter().all(|start| start.wave == 1), "no device outside wave 1 starts it");
     assert!(bad.starts().len() <= halted + devices / 10);
     let status = desk.json(&["rollout", "status", "bad", "--json"]).remove(0);
     assert_eq!((&status["halted"], &status["waves"][1]["open"]), (&json!(true), &json!(false)), "{status}");

@@ -28,7 +28,7 @@ fn times(short: usize, long: f64) -> usize {
     factor.map_or(short, |factor| (factor * long).ceil() as usize)
 }
 
-/// Somebody who labels every alarm as it comes, and notes which labels were answered with success.
+/// Labels every alarm as it comes, and notes which labels were answered with success.
 struct Labeller<'a> {
     sub: &'a Sub,
     operator: &'a Operator,

@@ -122,7 +122,7 @@ function show(parts, id, d, now) {
 const clock = (clk) => ({ sync: "synchronised", hold: "set, not confirmed now", unset: "NOT set" })[clk] ?? "?";
 const put = (part, content) => part.body.replaceChildren(content);
 
-// A command is a text that somebody with a key signs; the signed file comes back here.
+// A command is a text that the holder of a key signs; the signed file comes back here.
 function command(box, id) {
   const kind = element("select", {}, ["restart", "reboot", "config.set", "model.install", "model.rollback", "model.calibrate", "alarm.ack", "log.pull", "os.install"].map((name) => element("option", {}, name)));
   const issuer = element("input", { value: "ops", size: 10 });

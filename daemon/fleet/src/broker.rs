@@ -249,7 +249,7 @@ impl Work {
                     Ok(None) => {}
                     Err(closed) => return closed_by(&closed),
                 },
-                // Nobody may want to send: that ends nothing.
+                // There may be no sender any more: the connection goes on.
                 Some(order) = self.orders.recv(), if !self.orders.is_closed() || !self.orders.is_empty() => {
                     if let Err(why) = self.order(&mut session, order) {
                         return why;

@@ -40,7 +40,7 @@ impl Shared {
 
     /// The state. Never hold it over an await.
     pub fn lock(&self) -> MutexGuard<'_, Inner> {
-        // A panic in between leaves a device half told, which its next message mends.
+        // A panic in between leaves a device incomplete until its next message.
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

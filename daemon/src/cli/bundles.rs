@@ -303,7 +303,7 @@ fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
         .map_err(|why| why.to_string())
 }
 
-/// Golden cases, if there are none yet, and with rows a baseline.
+/// Golden cases, unless the folder has some, and with rows a baseline.
 fn from_rows(
     dir: &Path,
     running: &mut Running,

@@ -17,7 +17,7 @@ pub(super) struct Names {
     pub pipelines: BTreeMap<String, usize>,
     pub allow_unsigned: bool,
     pub keyset: Option<PathBuf>,
-    /// The keyset was reported as unusable: nobody says so again.
+    /// The keyset was reported as unusable: it is not reported again.
     pub keyset_refused: bool,
     pub paths: Paths,
 }

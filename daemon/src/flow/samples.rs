@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::{kept::Kept, meter::Count, order::Respond};
 
-/// What somebody says of a window or an alarm.
+/// A label of a window or an alarm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Label {
@@ -117,7 +117,7 @@ pub enum Refused {
     Busy,
 }
 
-/// What became of a command.
+/// The result of a command.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Said {
     /// It goes on.
@@ -139,7 +139,7 @@ pub struct Answer {
     pub id: String,
     /// Where its result goes beside `up/res`.
     pub respond: Option<Respond>,
-    /// What became of it.
+    /// Its result.
     pub said: Said,
 }
 

@@ -302,7 +302,7 @@ impl Fit {
         })
     }
 
-    /// Somebody says that a window of this model raised an alarm and should not have. Returns what to tell if the threshold of
+    /// A label says that a window of this model raised an alarm and should not have. Returns what to tell if the threshold of
     /// the budget moved.
     pub fn was_false(&mut self, score: f32, sha256: &str) -> Option<String> {
         let (sign, per_week) = (self.sign(), self.budget?);

@@ -61,7 +61,7 @@ pub struct Limit {
     pub labels: u32,
 }
 
-/// What became of a learning that had all its windows.
+/// The result of learning, when all windows have come.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Learnt {
     /// This threshold counts from now on.
@@ -162,7 +162,7 @@ impl Tail {
             _ if share > limits::TAIL_ALARMED => {
                 Err(format!("{:.0} % of its windows had a raised alarm, so they are not normal running", share * 100.0))
             }
-            None => Err("its scores have no tail: they are almost all the same".to_owned()),
+            None => Err("its scores have no tail: nearly all have one value".to_owned()),
             Some(limit) => Ok(limit),
         };
         match found {
@@ -202,7 +202,7 @@ impl Tail {
         (limit.threshold.is_finite() && limit.high > limit.low).then_some(limit)
     }
 
-    /// A window with this score raised an alarm, and somebody says that it was false: the threshold goes a little above it, and
+    /// A window with this score raised an alarm, and a label says that it was false: the threshold goes a little above it, and
     /// never out of its bounds. Returns whether it moved.
     pub fn was_false(&mut self, score: f32) -> bool {
         let Some(limit) = self.limit.as_mut().filter(|limit| score.is_finite() && score >= limit.threshold) else {

@@ -56,7 +56,7 @@ pub const PULL_AGAIN_NS: u64 = 60 * 1_000_000_000;
 pub const PULL_TRIES: u32 = 5;
 /// Progress, and the budget that it used, are saved each so many bytes, before they are sent: a restart repeats so much.
 pub const PULL_SAVE_BYTES: u64 = 256 * 1024;
-/// That a pull waits for its budget is told once in this time: a day of it is 24 results.
+/// That a pull waits for its budget is reported once in this time: 24 results a day.
 pub const PULL_TOLD_NS: u64 = 3600 * 1_000_000_000;
 /// Orders for the store that wait: one pull, and as many labels as commands come in a burst.
 pub const SAMPLES_ORDERS: usize = 128;

@@ -138,9 +138,9 @@ pub struct Pull {
     tries: u32,
     /// When the next chunk may go by the rate, ns since boot.
     due_ns: u64,
-    /// Why it waits, as it was told.
+    /// Why it waits, as it was reported.
     waits: Option<String>,
-    /// When that was told, ns since boot.
+    /// When that was reported, ns since boot.
     told_ns: Option<u64>,
 }
 

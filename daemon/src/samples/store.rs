@@ -233,7 +233,7 @@ impl Store {
         }
     }
 
-    /// The window that something is about, and the episode; or why there is none.
+    /// The window that something is about, and the episode; or the reason why not.
     fn target(&self, about: &About) -> Result<(Key, Window, Option<Episode>), String> {
         match about {
             About::Window(win) => match self.index.window(win) {
@@ -275,7 +275,7 @@ impl Store {
         });
         let bytes = record::encode(&head, &[]);
         let size = on_disk(bytes.len());
-        // Where nothing may leave for it, it is written all the same: labels are few, and are what all this is for.
+        // Where nothing may be removed for it, it is written too: labels are few, and the reason for the whole store.
         let leave = self.index.room_for_label(size, self.quota()).into_iter();
         let leave: Vec<Key> = leave.filter(|key| !self.is_about(key, window, episode.as_ref())).collect();
         self.evict(&leave);

@@ -27,7 +27,7 @@ fn write(folder: &Path) -> io::Result<Speed> {
     let mut file = OpenOptions::new().write(true).create_new(true).open(&path)?;
     fs::remove_file(&path)?;
     let until = Instant::now() + limits::SELFTEST_DISK;
-    // Not all the same: some media do not write what is zero.
+    // Different bytes: some media do not write zeros.
     let block: Vec<u8> = (0..1 << 20).map(|_| fastrand::u8(..)).collect();
     let (began, mut bytes) = (Instant::now(), 0_usize);
     while bytes < limits::SELFTEST_BYTES && Instant::now() < until {

@@ -44,7 +44,7 @@ pub struct Facts {
     pub rtc: Vec<String>,
     /// Where the state directory lies.
     pub storage: Storage,
-    /// The measurement; why there is none.
+    /// The measurement, or why it failed.
     #[serde(skip)]
     pub speed: Option<Result<Speed, String>>,
     /// Temperatures.

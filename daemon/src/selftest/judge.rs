@@ -46,7 +46,7 @@ pub struct Check {
     pub advice: String,
 }
 
-/// Which word of `compatible` a device class stands for, by the beginning of the class. Other classes are not compared.
+/// The word of `compatible` for a device class, by the beginning of the class. Other classes are not compared.
 const BOARDS: [(&str, &str); 4] = [
     ("raspberrypi4", "brcm,bcm2711"),
     ("raspberrypi5", "brcm,bcm2712"),

@@ -36,7 +36,7 @@ class Release:
 
 
 def named_outputs(model: onnx.ModelProto) -> list[dict[str, object]]:
-    """The outputs as the manifest names them. Raises Refused for one that nobody could name."""
+    """The outputs as the manifest names them. Raises Refused for one without a name."""
     known = {"score", "probabilities", "logits"}
     out = []
     for output in model.graph.output:

@@ -69,7 +69,7 @@ def same_channels(windows: Windows, names: tuple[str, ...], baseline: dict[str, 
             if straight > 0.1 and crossed < straight / 3:
                 raise Refused(
                     f"channels {names[i]} and {names[j]} look swapped: as named they are {straight:.2f} spreads from the "
-                    f"baseline, the other way round {crossed:.2f}. Check the wiring, or the order of the columns"
+                    f"baseline, exchanged {crossed:.2f}. Check the wiring, or the order of the columns"
                 )
     for i, name in enumerate(names):
         spread = float(np.quantile(flat[:, i], 0.9) - np.quantile(flat[:, i], 0.1))
@@ -87,7 +87,7 @@ def labelled(windows: Windows, classes: tuple[str, ...]) -> None:
     if UNLABELLED in unknown:
         raise Refused(f"{int((windows.label == UNLABELLED).sum())} of {len(windows)} windows have no label. Leave them out, or label them")
     if unknown:
-        raise Refused(f"labels {unknown} are none of the classes {list(classes)}")
+        raise Refused(f"labels {unknown} are not among the classes {list(classes)}")
     missing = [c for c in classes if c not in windows.label]
     if missing:
         raise Refused(f"no window of class {', '.join(missing)}: the model could never learn it")

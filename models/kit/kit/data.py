@@ -56,7 +56,7 @@ class Rows:
     values: Doubles
     """Rows × channels; NaN where a sample is bad or missing."""
     label: Texts
-    """A class for each row; empty where nobody labelled it."""
+    """A class for each row; empty where it has no label."""
 
     def gaps(self, gap_max_ms: float) -> Ints:
         """Rows before which time is missing: a step longer than `gap_max_ms`, or one backwards."""

@@ -66,7 +66,7 @@ def figures(truth: Bools, decided: Bools, recording: list[str], window_s: float)
     """From truth and decision of each window. Raises Refused where there is nothing to compare with."""
     if truth.all() or not truth.any():
         which = "faulty" if truth.all() else "healthy"
-        raise Refused(f"all {len(truth)} windows are {which}: false and missed alarms cannot be told from that. Add the other kind")
+        raise Refused(f"all {len(truth)} windows are {which}: false and missed alarms cannot both be counted. Add the other kind")
     hit, missed = float((truth & decided).sum()), float((truth & ~decided).sum())
     wrong, quiet = float((~truth & decided).sum()), float((~truth & ~decided).sum())
     delays, unseen = [], 0

@@ -29,7 +29,7 @@ from .errors import Refused
 from .front import IR_VERSION, OPSET, FrontEnd, front_model
 
 SMALLEST = 1e-4
-"""Probabilities below it are not told apart: their logarithm would only teach noise."""
+"""Probabilities below it are treated as equal: their logarithm would only teach noise."""
 AGREE_MIN = 0.8
 """A student that names another class than its teacher in more than one training window of five is refused."""
 DOMAINS = {"": OPSET, "ai.onnx.ml": 3}

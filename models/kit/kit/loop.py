@@ -182,7 +182,7 @@ def retrain(labelled: Windows, form: Form, seed: int = 1000, again: int = 6) -> 
         f"{v.name}: {v.figures}; p50 {v.cost.p50_us:.0f} µs, p99 {v.cost.p99_us:.0f} µs on {v.cost.machine}, {v.cost.bytes} bytes"
         for v in variants
     ]
-    # It must not have become worse for the pumps that nobody labelled.
+    # It must not have become worse for the unlabelled pumps.
     old, old_level = sample("vibration")
     (score,) = run.outputs(old, validate.x, ["score"])
     was = evaluate.of_windows(score, validate, old_level)

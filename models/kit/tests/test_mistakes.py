@@ -18,7 +18,7 @@ from . import common
 
 
 def process(seed: int, machine: str = "m") -> Windows:
-    """Two channels that nobody would mistake for each other: 60 °C and 4 bar."""
+    """Two channels that differ clearly: 60 °C and 4 bar."""
     draw = np.random.default_rng(seed)
     x = np.stack([draw.normal(60, 3, (50, 16)), draw.normal(4, 0.3, (50, 16))], axis=2).astype(np.float32)
     return Windows(
@@ -70,7 +70,7 @@ class Train(unittest.TestCase):
         some = common.small()
         for labels, why in (
             (np.where(some.label == "ok", "", some.label), "have no label"),
-            (np.where(some.label == "ok", "fine", some.label), "none of the classes"),
+            (np.where(some.label == "ok", "fine", some.label), "not among the classes"),
             (np.where(some.label == "ball", "inner", some.label), "no window of class ball"),
         ):
             with self.assertRaisesRegex(Refused, why):

@@ -33,7 +33,7 @@ pub struct Ills {
 impl Ills {
     /// As in an ordinary fleet on a bad day.
     pub const SOME: Self = Self { offline: 0.02, alarms: 0.015, degraded: 0.03, clock: 0.004 };
-    /// All is well.
+    /// No fault.
     pub const NONE: Self = Self { offline: 0.0, alarms: 0.0, degraded: 0.0, clock: 0.0 };
 }
 

@@ -1,5 +1,5 @@
 //! What a light device does about plans: the daemon's own decisions (`control::plans`) and its own keyset; the command that a plan
-//! brings is played: it takes a while and ends as the fleet was told.
+//! brings is played: it takes a while and ends as the test asked.
 
 use std::{
     path::PathBuf,

@@ -1,5 +1,5 @@
 //! Who may use the console. Without a token only this machine, and only under its own names: a page of a stranger that points a name
-//! of its own at 127.0.0.1 is refused. With a token, whoever has it. Pure.
+//! of its own at 127.0.0.1 is refused. With a token, its holder. Pure.
 
 use std::net::{IpAddr, SocketAddr};
 

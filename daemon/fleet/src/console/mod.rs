@@ -1,5 +1,5 @@
 //! The web page: a small HTTP server, streams of events for each open page, and the door for what was signed elsewhere. Pages pull:
-//! each has its own mark of what it has seen, so a slow one gets fewer and larger updates and delays nobody.
+//! each has its own mark of what it has seen, so a slow one gets fewer and larger updates and delays no other.
 
 mod guard;
 mod pages;

@@ -1,5 +1,5 @@
 //! Rollouts: opens waves as their limits allow, halts when they do not. It knows the secrets of the waves and of the halt, and no key:
-//! it can open what was signed, never bring anything else. All that it knows of a rollout it reads from the broker, each second anew.
+//! it can open what was signed, never bring anything else. All that it knows of a rollout it reads from the broker, again each second.
 
 pub mod decide;
 pub mod progress;

@@ -34,7 +34,7 @@ pub fn texts(value: &Value) -> Vec<String> {
     list.iter().take(limits::EACH).map(text).collect()
 }
 
-/// A count; 0 if it is none.
+/// A count; 0 if it is no whole number.
 pub fn count(value: &Value) -> u64 {
     value.as_u64().unwrap_or(0)
 }

@@ -1,4 +1,4 @@
-//! The chain of the audit log: how an entry continues the one before, and what is wrong with lines that do not. Pure.
+//! The chain of the audit log: how an entry continues the previous one, and what is wrong with lines that do not. Pure.
 //!
 //! ```text
 //! {"seq":58,"prev":"<digest of entry 57>", … ,"sha256":"<digest>"}\n
@@ -28,7 +28,7 @@ const HEX: usize = 64;
 /// The last entry of a log, or any other that was noted: `SEQ:DIGEST`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Head {
-    /// Number of the entry; 0: there is none.
+    /// Number of the entry; 0: no entry.
     pub seq: u64,
     /// Its digest, hex.
     pub sha256: String,

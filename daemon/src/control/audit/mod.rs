@@ -1,4 +1,4 @@
-//! The audit log: who did what to this device. `Control` decides what is an entry, `chain` ties each to the one before,
+//! The audit log: who did what to this device. `Control` decides what is an entry, `chain` ties each to the previous one,
 //! `file` keeps them.
 //!
 //! An entry of a command is on the disk before its final result is published. Commands that change nothing and show nothing
@@ -112,7 +112,7 @@ impl Act {
         }
     }
 
-    /// The members of the entry. The time is that of its own making.
+    /// The members of the entry. The time is when it was made.
     pub fn members(&self, now: Stamp, boot: &str) -> Map<String, Value> {
         let mut members = match serde_json::to_value(self) {
             Ok(Value::Object(members)) => members,

@@ -44,7 +44,7 @@ enum Truth {
     Order(u64, Option<u64>),
 }
 
-/// What the story knows of a plan.
+/// What the story has sent and seen of a plan.
 #[derive(Debug, Clone)]
 struct Known {
     draft: Draft,
@@ -203,7 +203,7 @@ impl Story {
         let known = self.plans[place].clone();
         let draft = &known.draft;
         let wave = self.random.usize(1..=draft.waves.len());
-        // Whoever signs uses no number twice; replays are old messages again.
+        // A signer uses no number twice; replays are old messages again.
         let n = known.signed + 1;
         let (truth, message) = match self.random.u8(0..16) {
             0..9 => (Truth::Gate(wave), draft.gate(wave)),

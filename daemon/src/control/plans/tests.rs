@@ -338,7 +338,7 @@ fn forged_foreign_expired_and_replayed_plans_are_refused() {
     let new = Draft::new(&world, 5);
     let issued_ms = new.issued_ms;
     let bad = [
-        ("signed by nobody", Draft { by: "stranger", ..new.clone() }),
+        ("signed by a key that is not in the keyset", Draft { by: "stranger", ..new.clone() }),
         ("signed by a key for commands", Draft { by: "ops", issuer: "ops", ..new.clone() }),
         ("another issuer", Draft { issuer: "release2", ..new.clone() }),
         ("another cohort", Draft { to: "s/_c-other", ..new.clone() }),

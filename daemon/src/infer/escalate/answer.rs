@@ -41,7 +41,7 @@ impl Verdict {
     }
 }
 
-/// An answer that is well formed.
+/// A valid answer.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Answer {
     v: u8,

@@ -197,7 +197,7 @@ mod tests {
         let saved = budget.charge(&synced(1000, 50_000), 400);
         let used = |now: Stamp| Budget::new(MOST, "b", Some(&saved)).used(&now);
         assert_eq!(used(at(1)), (1, 400), "no clock: as if it had been now");
-        assert_eq!(used(Stamp { clk: Clk::Hold, ..synced(1, 60_000) }), (1, 400), "a clock that nobody confirms");
+        assert_eq!(used(Stamp { clk: Clk::Hold, ..synced(1, 60_000) }), (1, 400), "a clock without a time server");
         assert_eq!(used(synced(1, 50_030)), (1, 400));
         assert_eq!(used(synced(1, 50_070)), (0, 400), "off for 70 minutes");
         assert_eq!(used(synced(1, 50_000 + 24 * 60 + 6)), (0, 0), "off for a day");
