@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 
 use super::{
     args::{Install, InstallSystem, KeysetUpdate, RollBack},
-    audit::Act,
+    audit::act::Act,
     candidate::{Candidate, Change, Changed},
     memory::Saved,
     refusal::Refusal,

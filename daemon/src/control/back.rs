@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::{
     action::JobNews,
-    memory::CommandState,
+    command_state::CommandState,
     model_action::{Caller, ModelAction, Open, Proving, Undone},
     models::{Goal, Models, Phase, Work, refuse},
     refusal::{Refusal, Why},

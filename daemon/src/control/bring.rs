@@ -8,7 +8,7 @@ use serde_json::{Value, json};
 use super::{
     action::JobNews,
     args::Install,
-    memory::CommandState,
+    command_state::CommandState,
     model_action::{Caller, ModelAction, Open, Undone},
     models::{Goal, Models, Phase, Work, new_job, refuse},
     refusal::{Refusal, Why},

@@ -12,7 +12,7 @@ use super::{
         NoArgs, RollBack,
     },
     refusal::{Refusal, malformed},
-    samples::{SamplesPull, TapePull},
+    samples_args::{SamplesPull, TapePull},
 };
 use crate::flow::{order::LogQuery, samples::Feedback};
 
@@ -95,7 +95,7 @@ pub fn needs_signature(kind: &str) -> bool {
 }
 
 /// Reads a command of this type.
-pub(super) fn read(row: &Row, args: &str) -> Result<Command, Refusal> {
+pub(in crate::control) fn read(row: &Row, args: &str) -> Result<Command, Refusal> {
     if !args.starts_with('{') {
         return Err(malformed("args: no JSON object"));
     }

@@ -24,6 +24,7 @@ mod bundles;
 mod candidate;
 mod change;
 pub mod command;
+pub mod command_state;
 mod effects;
 mod handlers;
 mod intake;
@@ -35,6 +36,7 @@ pub mod plans;
 mod refusal;
 pub mod request;
 mod samples;
+mod samples_args;
 mod setup;
 mod show;
 mod slots;
@@ -67,8 +69,9 @@ use self::{
     action::{About, Action, Call, Event, Keys, Now, OnError, Record, Stop},
     change::Live,
     command::needs_signature,
+    command_state::CommandState,
     intake::{Intake, Waiting},
-    memory::{CommandState, Memory},
+    memory::Memory,
     plans::PlanEvent,
     tell::Outcome,
 };

@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::{
     action::JobNews,
     args::Install,
-    memory::CommandState,
+    command_state::CommandState,
     model_action::{Caller, ModelAction, ModelEvent, ModelKeys, ModelRules, Moment, Open, Opened, Proving, Undone},
     refusal::{Refusal, Why},
     tell::Outcome,

@@ -1,9 +1,11 @@
-//! Why a command is rejected, and the small readers that reject: times and base64.
+//! Why a command is rejected, and the small readers that reject: times, base64, depth, bounds.
 
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
+
+use crate::limits;
 
 /// Why a command is rejected, as a word for scripts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,4 +78,41 @@ pub(super) fn base64(text: &str) -> Option<Vec<u8>> {
         GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
     let text: String = text.chars().filter(|c| !matches!(c, '\r' | '\n')).collect();
     GeneralPurpose::new(&alphabet::STANDARD, LENIENT).decode(text).ok()
+}
+
+/// Checks the bounds of an issuer's name and of its sequence or version.
+pub(super) fn issuer_and_number(issuer: &str, number: u64) -> Result<(), Refusal> {
+    // A larger one would lock its issuer out: JSON numbers are exact only up to it.
+    if number == 0 || number > limits::ISEQ_MAX {
+        return Err(malformed(format!("{number} is not within 1 to {}", limits::ISEQ_MAX)));
+    }
+    if issuer.is_empty() || issuer.len() > limits::ISSUER_BYTES {
+        return Err(malformed(format!("an issuer has 1 to {} characters", limits::ISSUER_BYTES)));
+    }
+    Ok(())
+}
+
+/// Rejects text that is not a JSON object or is nested too deeply, before a recursive parser reads it.
+pub(super) fn shallow(text: &str) -> Result<(), Refusal> {
+    // serde would accept a list as the members in their order.
+    if !text.trim_start().starts_with('{') {
+        return Err(malformed("it is no JSON object"));
+    }
+    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
+    for byte in text.bytes() {
+        match byte {
+            _ if escaped => escaped = false,
+            b'\\' if quoted => escaped = true,
+            b'"' => quoted = !quoted,
+            b'{' | b'[' if !quoted => {
+                depth += 1;
+                if depth > limits::COMMAND_DEPTH {
+                    return Err(malformed(format!("nested more than {} deep", limits::COMMAND_DEPTH)));
+                }
+            }
+            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
+            _ => {}
+        }
+    }
+    Ok(())
 }

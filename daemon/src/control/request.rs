@@ -9,7 +9,7 @@ use sha2::{Digest, Sha256};
 use super::{
     args::{Layer, bounded},
     command::{self, Command},
-    refusal::{Refusal, Why, base64, malformed, time_ms},
+    refusal::{Refusal, Why, base64, issuer_and_number, malformed, shallow, time_ms},
 };
 use crate::{limits, model::file::hex};
 
@@ -254,31 +254,6 @@ pub(super) fn checked(payload: &[u8]) -> Result<&str, Refusal> {
     Ok(text)
 }
 
-/// Rejects text that is not a JSON object or is nested too deeply, before a recursive parser reads it.
-pub(super) fn shallow(text: &str) -> Result<(), Refusal> {
-    // serde would accept a list as the members in their order.
-    if !text.trim_start().starts_with('{') {
-        return Err(malformed("it is no JSON object"));
-    }
-    let (mut depth, mut quoted, mut escaped) = (0usize, false, false);
-    for byte in text.bytes() {
-        match byte {
-            _ if escaped => escaped = false,
-            b'\\' if quoted => escaped = true,
-            b'"' => quoted = !quoted,
-            b'{' | b'[' if !quoted => {
-                depth += 1;
-                if depth > limits::COMMAND_DEPTH {
-                    return Err(malformed(format!("nested more than {} deep", limits::COMMAND_DEPTH)));
-                }
-            }
-            b'}' | b']' if !quoted => depth = depth.saturating_sub(1),
-            _ => {}
-        }
-    }
-    Ok(())
-}
-
 /// The inner text and the signature file of a signed message.
 pub(super) fn unwrap(text: &str) -> Result<Option<(String, String)>, Refusal> {
     let object: serde_json::Map<String, serde_json::Value> = serde_json::from_str(text).map_err(malformed)?;
@@ -298,18 +273,6 @@ fn signature(v: u64, text: &str, minisig: String, issuer: String, iseq: u64) -> 
     }
     issuer_and_number(&issuer, iseq)?;
     Ok(Signed { text: text.into(), minisig, issuer, iseq })
-}
-
-/// Checks the bounds of an issuer's name and of its sequence or version.
-pub(super) fn issuer_and_number(issuer: &str, number: u64) -> Result<(), Refusal> {
-    // A larger one would lock its issuer out: JSON numbers are exact only up to it.
-    if number == 0 || number > limits::ISEQ_MAX {
-        return Err(malformed(format!("{number} is not within 1 to {}", limits::ISEQ_MAX)));
-    }
-    if issuer.is_empty() || issuer.len() > limits::ISSUER_BYTES {
-        return Err(malformed(format!("an issuer has 1 to {} characters", limits::ISSUER_BYTES)));
-    }
-    Ok(())
 }
 
 /// Reads when it was issued and when it expires; at most `most_ms` apart.

@@ -18,7 +18,7 @@ use serde_json::json;
 use super::{
     action::{Action, Ask, OnError, Record, Stop},
     command::needs_signature,
-    memory::CommandState,
+    command_state::CommandState,
     model_action::ModelAction,
     refusal::Why,
     world::{Swap, World},

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use super::*;
-use crate::control::memory::CommandState;
+use crate::control::command_state::CommandState;
 
 const S: u64 = 1_000_000_000;
 

@@ -3,7 +3,8 @@
 use serde_json::{Map, Value, json};
 
 use super::{
-    memory::{CommandState, Wish},
+    command_state::CommandState,
+    memory::Wish,
     refusal::{Refusal, Why},
     trial::digest,
 };

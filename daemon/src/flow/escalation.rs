@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use tokio::sync::Notify;
 
-use super::meter::Count;
+use super::count::Count;
 
 /// A window to be sent.
 #[derive(Debug)]

@@ -6,26 +6,10 @@ use std::{
     time::Duration,
 };
 
-use super::{escalation::EscalationMeter, samples::SampleMeters};
+use super::{count::Count, escalation::EscalationMeter, samples::SampleMeters};
 
 /// Buckets of a histogram: up to 1, 2, 4 … 2^23 µs (8.4 s), and all beyond.
 pub const BUCKETS: usize = 25;
-
-/// A count that only grows.
-#[derive(Debug, Default)]
-pub struct Count(AtomicU64);
-
-impl Count {
-    /// So many more.
-    pub fn add(&self, n: u64) {
-        self.0.fetch_add(n, Relaxed);
-    }
-
-    /// How many.
-    pub fn get(&self) -> u64 {
-        self.0.load(Relaxed)
-    }
-}
 
 /// How long something took, in buckets of powers of two.
 #[derive(Debug, Default)]

@@ -3,6 +3,7 @@
 pub mod alarm;
 pub mod beat;
 pub mod board;
+pub mod count;
 pub mod escalation;
 pub mod event;
 pub mod frame;

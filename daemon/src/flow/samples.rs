@@ -9,7 +9,7 @@ use std::sync::{
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::{kept::Kept, meter::Count, order::Respond};
+use super::{count::Count, kept::Kept, order::Respond};
 
 /// A label of a window or an alarm.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

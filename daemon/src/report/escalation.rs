@@ -7,8 +7,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     config::Escalate,
     flow::{
+        count::Count,
         escalation::{Came, EscalationMeter, NotSent},
-        meter::Count,
     },
 };
 

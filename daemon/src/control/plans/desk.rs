@@ -5,7 +5,9 @@ use crate::{
     control::{
         Control,
         action::{About, Action, Call, OnError, Stop},
-        memory::{CommandState, Known},
+        command::{self, Command},
+        command_state::CommandState,
+        memory::Known,
         refusal::{Refusal, Why, malformed},
         request,
         tell::Outcome,
@@ -173,7 +175,7 @@ impl Control {
         let plan = entry.plan.clone();
         let kind = plan.kind.command();
         let digest = hash(&format!("{kind}\n{}", plan.artifact));
-        let command = match plan.command() {
+        let command = match command_of(&plan) {
             Ok(command) => command,
             // It was read when it arrived; another version of this program may read it differently.
             Err(Refusal(_, why)) => {
@@ -248,4 +250,11 @@ fn what(asked: &Asked) -> String {
         Asked::Plan { name } => format!("plan {name}"),
         _ => "message about a plan".into(),
     }
+}
+
+/// The command that this device runs for a plan.
+fn command_of(plan: &Plan) -> Result<Command, Refusal> {
+    let kind = plan.kind.command();
+    let row = command::row(kind).ok_or_else(|| Refusal(Why::Unsupported, format!("no command is called `{kind}`")))?;
+    command::read(row, &plan.artifact).map_err(|Refusal(why, text)| Refusal(why, format!("artifact: {text}")))
 }

@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use super::{At, Rules, plan::Plan};
 use crate::{
-    control::memory::CommandState,
+    control::command_state::CommandState,
     flow::Clk,
     host::{Defence, clock::rfc3339_ms},
     limits,

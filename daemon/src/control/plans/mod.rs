@@ -26,7 +26,7 @@ pub use super::refusal::{Refusal, Why};
 pub use entry::{Because, State};
 pub use plan::{Kind, Limits, Order, Plan, Wave, hash, is_name, is_secret, position, secret};
 
-pub use super::memory::CommandState;
+pub use super::command_state::CommandState;
 use crate::{flow::Clk, host::Defence, limits};
 use entry::{Entry, Standing, Told};
 

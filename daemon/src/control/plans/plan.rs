@@ -7,9 +7,8 @@ use sha2::{Digest, Sha256};
 
 use crate::{
     control::{
-        command::{self, Command},
-        refusal::{Refusal, Why, malformed, time_ms},
-        request,
+        args::{Args, ConfigSet, Install, InstallSystem},
+        refusal::{Refusal, Why, issuer_and_number, malformed, shallow, time_ms},
     },
     limits,
     model::file::hex,
@@ -143,7 +142,7 @@ impl Plan {
     /// # Errors
     /// Why no device would take it.
     pub fn read(text: &str) -> Result<Self, Refusal> {
-        request::shallow(text)?;
+        shallow(text)?;
         let raw: Raw<'_> = serde_json::from_str(text).map_err(malformed)?;
         let (issued_ms, expires_ms) = (time_ms(&raw.issued)?, time_ms(&raw.expires_at)?);
         let plan = Self {
@@ -193,17 +192,14 @@ impl Plan {
         } else if !(1..=limits::PLAN_FRESH_S).contains(&self.freshness_s) {
             format!("`freshness_s` is not within 1 to {}", limits::PLAN_FRESH_S)
         } else {
-            return self.command().map(|_| ());
+            let read = match self.kind {
+                Kind::Model => Install::read(&self.artifact).map(drop),
+                Kind::Os => InstallSystem::read(&self.artifact).map(drop),
+                Kind::Config => ConfigSet::read(&self.artifact).map(drop),
+            };
+            return read.map_err(|Refusal(why, text)| Refusal(why, format!("artifact: {text}")));
         };
         Err(malformed(bad))
-    }
-
-    /// The command that a device runs for it.
-    pub(in crate::control) fn command(&self) -> Result<Command, Refusal> {
-        let kind = self.kind.command();
-        let row =
-            command::row(kind).ok_or_else(|| Refusal(Why::Unsupported, format!("no command is called `{kind}`")))?;
-        command::read(row, &self.artifact).map_err(|Refusal(why, text)| Refusal(why, format!("artifact: {text}")))
     }
 
     /// Id of that command: no command that is sent can have it, for it begins with `_`.
@@ -252,7 +248,7 @@ fn head(v: u64, (is, expected): (&str, &str), issuer: &str, number: u64) -> Resu
     if is != expected {
         return Err(Refusal(Why::NotAddressed, format!("signed as `{is}`, but sent as `{expected}`")));
     }
-    request::issuer_and_number(issuer, number)
+    issuer_and_number(issuer, number)
 }
 
 /// A signed halt or resume, of a key that was not verified.
@@ -295,7 +291,7 @@ impl Order {
     /// # Errors
     /// Why no device would take it.
     pub fn read(text: &str) -> Result<Self, Refusal> {
-        request::shallow(text)?;
+        shallow(text)?;
         let raw: RawOrder = serde_json::from_str(text).map_err(malformed)?;
         let resume = match (raw.type_.as_str(), raw.halt) {
             ("halt", None) => None,
