@@ -31,6 +31,8 @@ pub const COUNT: Duration = Duration::from_secs(2);
 pub const PUSH_IDLE: Duration = Duration::from_secs(15);
 /// Open pages of a console.
 pub const PAGES: usize = 64;
+/// Connections to a console: six of a browser for each page.
+pub const CONNECTIONS: usize = 6 * PAGES;
 /// Rows in one event: 60 KiB, parsed in a few milliseconds, so that a page never stands still.
 pub const ROWS: usize = 400;
 /// Devices whose scores are followed at a time: each page of a device follows one.

@@ -8,7 +8,7 @@ mod judge;
 mod tests;
 
 use std::{
-    net::{TcpStream, ToSocketAddrs},
+    net::{SocketAddr, TcpStream, ToSocketAddrs},
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::mpsc,
@@ -117,12 +117,20 @@ fn connect(mqtt: &Mqtt, broker: &Broker) -> Result<Duration, String> {
         let began = Instant::now();
         let tried =
             (host.as_str(), port).to_socket_addrs().map_err(|why| format!("the name {host} is not found: {why}"));
-        let tried = tried.and_then(|mut all| {
-            let address = all.next().ok_or_else(|| format!("the name {host} has no address"))?;
-            TcpStream::connect_timeout(&address, limits::SELFTEST_CONNECT).map_err(|why| format!("{address}: {why}"))
-        });
-        let _ = to.send(tried.map(|_| began.elapsed()));
+        let _ = to.send(tried.and_then(|all| any(&host, all)).map(|()| began.elapsed()));
     });
     let late = || Err(format!("no answer within {} s", 2 * limits::SELFTEST_CONNECT.as_secs()));
     came.recv_timeout(2 * limits::SELFTEST_CONNECT).unwrap_or_else(|_| late())
+}
+
+/// Connects to the first address that answers, as the daemon does; else the reason of the last.
+fn any(host: &str, all: impl Iterator<Item = SocketAddr>) -> Result<(), String> {
+    let mut last = format!("the name {host} has no address");
+    for address in all {
+        match TcpStream::connect_timeout(&address, limits::SELFTEST_CONNECT) {
+            Ok(_) => return Ok(()),
+            Err(why) => last = format!("{address}: {why}"),
+        }
+    }
+    Err(last)
 }

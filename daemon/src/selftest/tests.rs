@@ -182,3 +182,16 @@ fn rules_of_the_other_parts() {
     assert_eq!((verdict(&Facts::default(), "clock"), worst(&checks)), (Verdict::Fail, Verdict::Fail));
     assert_eq!(verdict(&Facts { gpio_chips: 2, ..Facts::default() }, "gpio"), Verdict::Warn);
 }
+
+#[test]
+fn a_broker_with_several_addresses_is_reached_by_the_one_that_answers() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let open = listener.local_addr().expect("address");
+    let closed = {
+        let gone = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        gone.local_addr().expect("address")
+    };
+    assert_eq!(super::any("b", [closed, open].into_iter()), Ok(()));
+    assert!(super::any("b", [closed].into_iter()).is_err_and(|why| why.contains(&closed.to_string())));
+    assert!(super::any("b", std::iter::empty()).is_err_and(|why| why.contains("no address")));
+}

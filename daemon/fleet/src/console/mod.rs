@@ -31,7 +31,10 @@ use kentledge::{
     error::{Context, Fatal},
 };
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::mpsc};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, mpsc},
+};
 
 use self::{
     guard::{Asked, Guard, Refused},
@@ -105,7 +108,10 @@ pub async fn serve(args: &Args, whom: &crate::broker::Whom) -> Result<(), Fatal>
 }
 
 async fn accept(listener: &TcpListener, hub: &Hub) -> Result<(), Fatal> {
+    let room = Arc::new(Semaphore::new(limits::CONNECTIONS));
     loop {
+        // Further clients wait in the kernel's queue.
+        let place = room.clone().acquire_owned().await.context("count connections")?;
         let Ok((stream, _)) = listener.accept().await else {
             // Too many open files: some will be closed.
             tokio::time::sleep(limits::PUSH).await;
@@ -121,6 +127,7 @@ async fn accept(listener: &TcpListener, hub: &Hub) -> Result<(), Fatal> {
             http.timer(TokioTimer::new()).header_read_timeout(limits::HEAD);
             // A client that went away is no error of ours.
             let _ = http.serve_connection(TokioIo::new(stream), answer).await;
+            drop(place);
         });
     }
 }

@@ -176,8 +176,9 @@ pub fn write_private(file: &Path, text: &str) -> Result<(), Fatal> {
     new.push(".new");
     let new = PathBuf::from(new);
     let written = (|| {
-        let mut open = std::fs::OpenOptions::new();
-        let mut out = open.write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        // One that was left over may be readable by others.
+        let _ = std::fs::remove_file(&new);
+        let mut out = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
         out.write_all(text.as_bytes())?;
         out.sync_all()?;
         std::fs::rename(&new, file)

@@ -231,8 +231,10 @@ impl Log {
             self.missed = 0;
         }
         if self.noted {
-            fs::remove_file(self.folder.with_file_name(ERASED))?;
-            self.noted = false;
+            match fs::remove_file(self.folder.with_file_name(ERASED)) {
+                Err(why) if why.kind() != io::ErrorKind::NotFound => return Err(why),
+                _ => self.noted = false,
+            }
         }
         Ok(())
     }
