@@ -147,6 +147,8 @@ def recipes(look, machine):
         ("the key is in the checksum", "keyset.json:True" in (look.recipe("kentledge").getVarFlag("do_install", "file-checksums") or ""), True),
         ("RAUC's key is in the checksum", "rauc-ca.pem:True" in (look.recipe("rauc-conf").getVarFlag("do_install", "file-checksums") or ""), True),
     ]
+    flag = look.recipe("kentledge-bundle").getVarFlag("do_bundle", "file-checksums") or ""
+    pairs.append(("the bundle's keys are in the checksum", [f"{name}:True" in flag for name in ("rauc.key", "rauc.pem")], [True, True]))
     for name in ("kentledge", "rauc-conf", "kentledge-mounts"):
         pairs.append((f"{name} is for this machine", look.var(name, "PACKAGE_ARCH"), look.var(name, "MACHINE_ARCH")))
     if rpi:
