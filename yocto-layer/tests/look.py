@@ -123,7 +123,8 @@ def image(look, machine):
     if not tegra:
         pairs += [("WKS_FILE", look.var(IMAGE, "WKS_FILE"), f"kentledge-ab-{'rpi' if rpi else 'qemu'}.wks.in"),
                   ("boot.scr on the boot partition", "boot.scr" in files, True), ("a kernel on the boot partition", "Image" in files, False)]
-        full = look.var(IMAGE, "WKS_FULL_PATH")
+        # The class fills the template in, and WKS_FULL_PATH is then the result.
+        full = look.var(IMAGE, "WKS_TEMPLATE_PATH")
         pairs.append(("the wks file is ours", full.endswith("yocto-layer/files/wic/" + look.var(IMAGE, "WKS_FILE")), True))
     else:
         pairs += [("both slots", look.var(IMAGE, "USE_REDUNDANT_FLASH_LAYOUT"), "1"), ("a slot's bytes", look.var(IMAGE, "ROOTFSPART_SIZE"), "8589934592"),

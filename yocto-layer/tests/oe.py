@@ -3,6 +3,7 @@
 
     oe.py prepare MAIN OE_DIR WORK     layers, the project's checkout and keys in WORK; names what is missing
     oe.py run MAIN WORK [WORD…]        BitBake, not as root; a table in WORK/table.md
+    oe.py kas MAIN OE_DIR WORK         kas with mirrors in OE_DIR (tests/kas_checkout.py)
     oe.py boot MAIN WORK CARD          what `tasks` made, started in QEMU (tests/boot.py)
 """
 import json
@@ -15,6 +16,7 @@ import sys
 import time
 
 import boot
+import kas_checkout
 import tally
 import tasks
 from tally import check
@@ -45,7 +47,7 @@ MASK = r"^(?!.*/(%s)[_./]).*/(meta-openembedded/meta-(oe|python|networking)/(rec
     [*NEEDED, "yocto-layer"])
 
 # A layer of which nothing is read is no fault then. And whoever adds a recipe to NEEDED has not to read all others again.
-UNREAD = f'BBMASK = "{MASK}"\nBB_HASHCONFIG_IGNORE_VARS:append = " BBMASK"\n' + "".join(
+UNREAD = f'BBMASK = "{MASK}"\nBB_HASHCONFIG_IGNORE_VARS:append = " BBMASK BB_NUMBER_PARSE_THREADS"\n' + "".join(
     f'BBFILE_PATTERN_IGNORE_EMPTY_{name} = "1"\n' for name in ("openembedded-layer", "meta-python", "networking-layer"))
 
 
@@ -305,6 +307,9 @@ if __name__ == "__main__":
             sys.exit(0)
         subprocess.run(["dpkg-deb", "-x", conf[-1], work_at / "board/conf"], check=True)
         boot.play(main_at, work_at, made / "images/raspberrypi4-64", work_at / "board/conf/etc/fw_env.config", card)
+        sys.exit(tally.end())
+    elif sys.argv[1] == "kas":
+        kas_checkout.play(main_at, *(pathlib.Path(word).resolve() for word in sys.argv[3:5]), LAYERS, pins(main_at), MACHINES)
         sys.exit(tally.end())
     elif sys.argv[1] == "prepare":
         prepare(main_at, pathlib.Path(sys.argv[3]).resolve(), pathlib.Path(sys.argv[4]).resolve())
