@@ -10,6 +10,7 @@
 mod backoff;
 pub mod client;
 mod dial;
+mod error;
 mod escalate;
 mod flight;
 mod hand;
