@@ -20,6 +20,7 @@ pub mod error;
 pub mod flow;
 pub mod host;
 pub mod infer;
+pub mod integrations;
 pub mod limits;
 pub mod link;
 pub mod model;

@@ -17,8 +17,6 @@ use crate::{
 };
 
 const PI: Board = Board::RaspberryPi4;
-/// Two starts: overlays are used from the second on.
-const TWICE: Duration = Duration::from_secs(900);
 
 /// What the virtual board has in its image.toml: here an operator sets it.
 const SENSOR: &str = r#"
@@ -158,7 +156,7 @@ fn raspberry_pi_4_goes_from_power_on_to_an_alarm_by_a_sensor_on_its_own_uart() {
     device.machine.start();
     device.machine.says("starting slot A", START);
     // provision.toml is taken over, and the overlays are U-Boot's to apply: once more.
-    device.machine.says("KENTLEDGE: overlay uart0", TWICE);
+    device.machine.says("KENTLEDGE: overlay uart0", 2 * START);
     device.machine.shell();
     device.online_after(0);
     measured(&format!(

@@ -88,7 +88,7 @@ impl Device {
     #[track_caller]
     pub fn online_after(&self, before: usize) {
         let is = |m: &&std::sync::Arc<rig::Message>| m.stream == "state" && m.payload["state"] == "online";
-        self.sub.wait_most(START, "the device is online", |messages| {
+        self.sub.wait_most(START * self.machine.board.slowness(), "the device is online", |messages| {
             (messages.iter().filter(is).count() > before).then_some(())
         });
     }
@@ -97,9 +97,11 @@ impl Device {
     #[track_caller]
     pub fn learn(&mut self) {
         self.machine.sense();
-        self.sub.wait_most(Duration::from_secs(180), "it has learnt what is normal", |m| {
-            (!rig::sub::records(m, "e/model.calibrated").is_empty()).then_some(())
-        });
+        self.sub.wait_most(
+            Duration::from_secs(180) * self.machine.board.slowness(),
+            "it has learnt what is normal",
+            |m| (!rig::sub::records(m, "e/model.calibrated").is_empty()).then_some(()),
+        );
     }
 
     /// The bearing shakes until the alarm is heard, once more than `before` it.
@@ -109,7 +111,7 @@ impl Device {
             |m: &&std::sync::Arc<rig::Message>| m.stream == "a/anomaly" && m.payload.to_string().contains("\"raised\"");
         let before = self.sub.messages().iter().filter(raised).count();
         self.machine.odd(true);
-        self.sub.wait_most(Duration::from_secs(60), "the alarm", |m| {
+        self.sub.wait_most(Duration::from_secs(60) * self.machine.board.slowness(), "the alarm", |m| {
             (m.iter().filter(raised).count() > before).then_some(())
         });
         self.machine.odd(false);
@@ -143,10 +145,11 @@ impl Device {
             let id = format!("status-{}-{n}", self.operator.next());
             self.operator.plain("status", &id, &json!({}));
             let stream = format!("res/status/{id}");
-            let found = self.sub.wait_most(Duration::from_secs(120), "its status", |_| {
-                let records = self.sub.records(&stream);
-                records.iter().find(|(r, _)| r["state"] == "success").map(|(r, _)| r["result"]["system"].clone())
-            });
+            let found =
+                self.sub.wait_most(Duration::from_secs(120) * self.machine.board.slowness(), "its status", |_| {
+                    let records = self.sub.records(&stream);
+                    records.iter().find(|(r, _)| r["state"] == "success").map(|(r, _)| r["result"]["system"].clone())
+                });
             if let (Some(slot), Some(version)) = (found["slot"].as_str(), found["version"].as_str()) {
                 return (slot.to_owned(), version.to_owned());
             }
@@ -185,7 +188,7 @@ impl Device {
     #[track_caller]
     pub fn end_of(&self, kind: &str, id: &str, most: Duration) -> Value {
         let stream = format!("res/{kind}/{id}");
-        self.sub.wait_most(most, &format!("{kind} came to its end"), |_| {
+        self.sub.wait_most(most * self.machine.board.slowness(), &format!("{kind} came to its end"), |_| {
             let records = self.sub.records(&stream);
             let over = |r: &&(Value, bool)| !["accepted", "running"].contains(&r.0["state"].as_str().unwrap_or(""));
             records.iter().find(over).map(|(record, _)| record.clone())
@@ -207,10 +210,14 @@ impl Device {
     /// Settings of the image are over this one.
     pub fn config(&mut self, id: &str, toml: &str) {
         self.operator.order(&self.sub, "config.set", id, &json!({"toml": toml}));
-        let state = self.sub.wait_most(Duration::from_secs(120), "the setting is in use", |_| {
-            let states = operator::states(&self.sub, "config.set", id);
-            states.last().filter(|s| !["accepted", "running"].contains(&s.as_str())).cloned()
-        });
+        let state = self.sub.wait_most(
+            Duration::from_secs(120) * self.machine.board.slowness(),
+            "the setting is in use",
+            |_| {
+                let states = operator::states(&self.sub, "config.set", id);
+                states.last().filter(|s| !["accepted", "running"].contains(&s.as_str())).cloned()
+            },
+        );
         assert_eq!(state, "success");
     }
 }

@@ -40,7 +40,7 @@ pub fn keys() -> PathBuf {
 
 pub struct Machine {
     pub dir: TempDir,
-    board: Board,
+    pub board: Board,
     flavour: &'static str,
     pub ssh_port: u16,
     qemu: Option<Child>,
@@ -229,6 +229,7 @@ impl Machine {
     /// Waits until the console says it; what was said before that.
     #[track_caller]
     pub fn says(&mut self, text: &str, most: Duration) -> String {
+        let most = most * self.board.slowness();
         let until = Instant::now() + most;
         loop {
             if let Some(at) = self.said[self.read..].find(text) {
@@ -249,6 +250,7 @@ impl Machine {
     /// Waits until it says one of them; which.
     #[track_caller]
     pub fn says_one_of(&mut self, texts: &[&str], most: Duration) -> usize {
+        let most = most * self.board.slowness();
         let until = Instant::now() + most;
         loop {
             let found = texts

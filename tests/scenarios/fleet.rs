@@ -67,17 +67,27 @@ impl Desk {
 
     /// Makes, signs and publishes a plan that brings settings; its name, and its secrets file.
     fn publish(&self, name: &str, options: &[&str]) -> (PathBuf, PathBuf) {
-        fs::write(self.dir.path().join("fleet.toml"), "[outbox]\nlinger_ms = 10\n").expect("write");
+        let files = self.make(name, "[outbox]\nlinger_ms = 10\n", options);
+        self.publish_made(name, &files.0);
+        files
+    }
+
+    /// The files of a plan that brings these settings, and of its secrets.
+    fn make(&self, name: &str, settings: &str, options: &[&str]) -> (PathBuf, PathBuf) {
+        fs::write(self.dir.path().join("fleet.toml"), settings).expect("write");
         let fixed =
             ["plan", "make", "config", "fleet.toml", "--to", "plant/_all", "--name", name, "--freshness-s", "1"];
         let made = self.json(&[&fixed[..], &["--hold-s", "0", "--json"], options].concat()).remove(0);
         let file = |key: &str| PathBuf::from(made[key].as_str().expect("a file"));
-        self.sign(&file("plan"), &self.operator);
-        let plan = file("plan").display().to_string();
+        (file("plan"), file("secrets"))
+    }
+
+    fn publish_made(&self, name: &str, plan: &Path) {
+        self.sign(plan, &self.operator);
+        let plan = plan.display().to_string();
         let keyset = self.keyset().display().to_string();
         let published = self.json(&["plan", "publish", &plan, "--keyset", &keyset, "--json"]);
         assert_eq!(published[0]["published"], format!("kl/plant/_all/dn/plan/{name}"));
-        (file("plan"), file("secrets"))
     }
 
     fn start(&self, args: &[&str]) -> Running {
@@ -202,12 +212,14 @@ fn a_rollout_of_a_bad_release_halts_itself_in_its_first_wave_and_a_killed_contro
     let desk = Desk::new(broker.port, "rollout");
     let devices = if std::env::var_os("KENTLEDGE_LONG").is_some() { 10_000 } else { 200 };
     let good = light(broker.port, devices, &desk, 0.0);
+    let published = Instant::now();
     let (_, secrets) = desk.publish("good", &["--waves", "20,100"]);
     let secrets = secrets.display().to_string();
     let run = ["rollout", "run", "good", "--secrets", &secrets];
     let mut first = desk.start(&run);
     eventually("the first wave runs", || (!good.starts().is_empty()).then_some(()));
     first.kill();
+    let killed = Instant::now();
     let done = desk.run(&run);
     assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);
     let starts = good.starts();
@@ -219,16 +231,48 @@ fn a_rollout_of_a_bad_release_halts_itself_in_its_first_wave_and_a_killed_contro
     let last_of_first = starts.iter().filter(|start| start.wave == 1).map(|start| start.at).max();
     let first_of_second = starts.iter().filter(|start| start.wave == 2).map(|start| start.at).min();
     assert!(last_of_first < first_of_second, "one wave after the other");
+    let first_start = starts.iter().map(|start| start.at).min().expect("a start");
+    let went_on = starts.iter().map(|start| start.at).filter(|at| *at > killed).min().expect("a start");
+    rig::measured(&format!(
+        "{devices} devices: making and publishing a plan → first start {:.1} s; controller killed and started again → next start {:.1} s",
+        (first_start - published).as_secs_f64(),
+        (went_on - killed).as_secs_f64()
+    ));
     drop(good);
 
     let bad = light(broker.port, devices, &desk, 1.0);
     let (_, secrets) = desk.publish("bad", &["--waves", "10,100"]);
+    let mut heard = Command::new("mosquitto_sub");
+    heard.args([
+        "-h",
+        "127.0.0.1",
+        "-p",
+        &broker.port.to_string(),
+        "-C",
+        "1",
+        "-W",
+        "300",
+        "-t",
+        "kl/plant/_all/dn/halt/bad",
+    ]);
+    let mut heard = heard.stdout(Stdio::null()).spawn().expect("mosquitto_sub");
+    let halt = std::thread::spawn(move || heard.wait().map(|_| Instant::now()).expect("mosquitto_sub"));
     let done = desk.run(&["rollout", "run", "bad", "--secrets", &secrets.display().to_string()]);
     assert!(done.code == Some(1) && done.err.contains("is halted"), "{} {}", done.out, done.err);
     let halted = bad.starts().len();
     std::thread::sleep(Duration::from_secs(1));
     let starts: Vec<_> = bad.starts().into_iter().filter(|start| start.plan.starts_with("_plan.bad")).collect();
     assert!(!starts.is_empty() && starts.iter().all(|start| start.wave == 1), "no device outside wave 1 starts it");
+    let halt = halt.join().expect("the halt was heard");
+    let late: Vec<f64> =
+        starts.iter().filter(|start| start.at > halt).map(|start| (start.at - halt).as_secs_f64()).collect();
+    let last = late.iter().copied().fold(0.0, f64::max);
+    rig::measured(&format!(
+        "{devices} devices: {} of {} starts came after the halt, the last one {last:.2} s after it",
+        late.len(),
+        starts.len()
+    ));
+    assert!(last < 5.0, "{last} s after the halt a device still starts");
     assert!(bad.starts().len() <= halted + devices / 10);
     let status = desk.json(&["rollout", "status", "bad", "--json"]).remove(0);
     assert_eq!((&status["halted"], &status["waves"][1]["open"]), (&json!(true), &json!(false)), "{status}");
@@ -288,4 +332,68 @@ fn a_stolen_controller_opens_the_waves_of_a_signed_plan_and_nothing_else() {
     // The secret that was published halts no more.
     send("halt/pumps", &gate(&secrets["halt"]));
     assert!(fleet.starts().iter().all(|start| start.plan.starts_with("_plan.pumps.")));
+}
+
+/// Three real daemons that obey plans.
+const PUMPS: [&str; 3] = ["plant/pump-1", "plant/pump-2", "plant/pump-3"];
+
+/// Makes and publishes a plan of two waves whose first holds some of the pumps, not all. Returns them, and the secrets file.
+fn publish_in_two_waves(desk: &Desk, name: &str, settings: &str) -> (Vec<&'static str>, String) {
+    loop {
+        let (plan, secrets) = desk.make(name, settings, &["--waves", "50,100"]);
+        let text = fs::read(desk.dir.path().join(&plan)).expect("the plan");
+        let text: Value = serde_json::from_slice(&text).expect("JSON");
+        let seed = text["seed"].as_str().expect("a seed");
+        let is_first = |device: &&&str| kentledge::control::plans::position(seed, device) < 0.5;
+        let first: Vec<&str> = PUMPS.iter().filter(is_first).copied().collect();
+        // Positions are by chance: another plan has others.
+        if (1..=2).contains(&first.len()) {
+            desk.publish_made(name, &plan);
+            return (first, secrets.display().to_string());
+        }
+    }
+}
+
+#[test]
+fn real_daemons_bring_in_a_plan_wave_after_wave_and_only_the_first_wave_starts_a_bad_one() {
+    let broker = broker();
+    let desk = Desk::new(broker.port, "rollout");
+    let commands = format!("[commands]\nkeyset = \"{}\"\nplans = true\njitter_s = 0\n", desk.keyset().display());
+    let mut daemons = Vec::new();
+    for device in PUMPS {
+        let id = device.replace("plant/", "");
+        let names = format!("site = \"plant\"\nid = \"{id}\"\nbus = \"off\"");
+        let site = Site::new(broker.port).with(&commands).with_device(&names);
+        let Some(site) = crate::state::synced(site) else { return };
+        daemons.push(site.run());
+    }
+    let plans = |name: &str| -> Vec<(String, Value)> {
+        let of = |device: Value| (device["device"].as_str().unwrap_or("").to_owned(), device["plans"][name].clone());
+        desk.json(&["devices", "--json"]).into_iter().map(of).collect()
+    };
+    eventually("all are online", || {
+        let online = desk.json(&["devices", "--json"]).iter().filter(|device| device["state"] == "online").count();
+        (online == 3).then_some(())
+    });
+    let (first, secrets) = publish_in_two_waves(&desk, "good", "[outbox]\nlinger_ms = 10\n");
+    let done = desk.run(&["rollout", "run", "good", "--secrets", &secrets]);
+    assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);
+    let good = plans("good");
+    assert!(good.iter().all(|(_, plan)| plan["state"] == "success"), "{good:?}");
+    let wave = |device: &String| 2 - u64::from(first.contains(&device.as_str()));
+    assert!(good.iter().all(|(device, plan)| plan["wave"] == wave(device)), "{first:?} {good:?}");
+    let logs = |text: &str| daemons.iter().filter(|daemon| daemon.own_log().contains(text)).count();
+    assert_eq!(logs("a configuration is on trial"), 3, "each took the settings");
+
+    // No device has this channel: each that starts rejects the settings.
+    let (first, secrets) = publish_in_two_waves(&desk, "bad", "[alarm.x]\nchannel = \"none\"\nabove = 1.0\n");
+    let done = desk.run(&["rollout", "run", "bad", "--secrets", &secrets]);
+    assert!(done.code == Some(1) && done.err.contains("is halted"), "{} {}", done.out, done.err);
+    for (device, plan) in plans("bad") {
+        let started = ["failed", "rolled_back"].contains(&plan["state"].as_str().unwrap_or(""));
+        let waits = ["waiting", "blocked"].contains(&plan["state"].as_str().unwrap_or(""));
+        assert!(if first.contains(&device.as_str()) { started || waits } else { waits }, "{device} {plan} {first:?}");
+    }
+    assert!(plans("bad").iter().any(|(_, plan)| plan["state"] == "failed" || plan["state"] == "rolled_back"));
+    assert!(daemons.into_iter().all(|daemon| daemon.stop() == Some(0)));
 }

@@ -35,6 +35,7 @@ mod link;
 mod measurements;
 mod modbus_outputs;
 mod models;
+mod onward;
 mod outage;
 mod plans;
 mod providers;

@@ -123,7 +123,8 @@ def image(look, machine):
     if not tegra:
         pairs += [("WKS_FILE", look.var(IMAGE, "WKS_FILE"), f"kentledge-ab-{'rpi' if rpi else 'qemu'}.wks.in"),
                   ("boot.scr on the boot partition", "boot.scr" in files, True), ("a kernel on the boot partition", "Image" in files, False)]
-        full = look.var(IMAGE, "WKS_FULL_PATH")
+        # The class fills the template in, and WKS_FULL_PATH is then the result.
+        full = look.var(IMAGE, "WKS_TEMPLATE_PATH")
         pairs.append(("the wks file is ours", full.endswith("yocto-layer/files/wic/" + look.var(IMAGE, "WKS_FILE")), True))
     else:
         pairs += [("both slots", look.var(IMAGE, "USE_REDUNDANT_FLASH_LAYOUT"), "1"), ("a slot's bytes", look.var(IMAGE, "ROOTFSPART_SIZE"), "8589934592"),
@@ -147,6 +148,8 @@ def recipes(look, machine):
         ("the key is in the checksum", "keyset.json:True" in (look.recipe("kentledge").getVarFlag("do_install", "file-checksums") or ""), True),
         ("RAUC's key is in the checksum", "rauc-ca.pem:True" in (look.recipe("rauc-conf").getVarFlag("do_install", "file-checksums") or ""), True),
     ]
+    flag = look.recipe("kentledge-bundle").getVarFlag("do_bundle", "file-checksums") or ""
+    pairs.append(("the bundle's keys are in the checksum", [f"{name}:True" in flag for name in ("rauc.key", "rauc.pem")], [True, True]))
     for name in ("kentledge", "rauc-conf", "kentledge-mounts"):
         pairs.append((f"{name} is for this machine", look.var(name, "PACKAGE_ARCH"), look.var(name, "MACHINE_ARCH")))
     if rpi:

@@ -3,7 +3,10 @@
 
     oe.py prepare MAIN OE_DIR WORK     layers, the project's checkout and keys in WORK; names what is missing
     oe.py run MAIN WORK [WORD…]        BitBake, not as root; a table in WORK/table.md
+    oe.py kas MAIN OE_DIR WORK         kas with mirrors in OE_DIR (tests/kas_checkout.py)
+    oe.py boot MAIN WORK CARD          what `tasks` made, started in QEMU (tests/boot.py)
 """
+import json
 import os
 import pathlib
 import re
@@ -12,7 +15,10 @@ import subprocess
 import sys
 import time
 
+import boot
+import kas_checkout
 import tally
+import tasks
 from tally import check
 
 # Ours, and the owner and name of the mirror.
@@ -34,11 +40,16 @@ MACHINES = {
 }
 # What our images, and a Jetson's ONNX Runtime, take from meta-openembedded. All else of it is left unread, which saves two thirds
 # of the time, unless OE_ALL is set.
-NEEDED = ["abseil-cpp", "efibootmgr", "efivar", "flatbuffers", "googletest", "gtest", "libeigen", "libgpiod", "microsoft-gsl", "nlohmann-json",
-          "protobuf", "python3-pybind11", "re2"]
+NEEDED = ["abseil-cpp", "duktape", "efibootmgr", "efivar", "flatbuffers", "googletest", "gtest", "jsoncpp", "libeigen", "libgpiod", "microsoft-gsl",
+          "nlohmann-json", "polkit", "protobuf", "python3-cmake", "python3-distro", "python3-kconfiglib", "python3-ninja", "python3-ninja-syntax",
+          "python3-pybind11", "python3-scikit-build", "python3-scikit-build-core", "re2"]
 # The second one: the BSPs' appends to what is left unread.
 MASK = r"^(?!.*/(%s)[_./]).*/(meta-openembedded/meta-(oe|python|networking)/(recipes|dynamic)|(external|dynamic-layers)/[a-z-]+/.*bbappend$)" % "|".join(
     [*NEEDED, "yocto-layer"])
+
+# A layer of which nothing is read is no fault then. And whoever adds a recipe to NEEDED has not to read all others again.
+UNREAD = f'BBMASK = "{MASK}"\nBB_HASHCONFIG_IGNORE_VARS:append = " BBMASK BB_NUMBER_PARSE_THREADS"\n' + "".join(
+    f'BBFILE_PATTERN_IGNORE_EMPTY_{name} = "1"\n' for name in ("openembedded-layer", "meta-python", "networking-layer"))
 
 
 def git(at, *words):
@@ -109,6 +120,12 @@ def prepare(main, upstream, work):
     subprocess.run(f"git -c safe.directory='*' -C {main} ls-files -z -co --exclude-standard -- yocto-layer systemd udev image Cargo.lock "
                    f"| xargs -0 sh -c 'cd {main} && for f; do [ ! -e \"$f\" ] || printf \"%s\\0\" \"$f\"; done' - "
                    f"| tar -C {main} -c --null -T - | tar -C {ours} -x", shell=True, check=True)
+    # Crates that cargo has here already; the recipe's fetcher looks at their checksums.
+    downloads = work / "downloads"
+    downloads.mkdir(exist_ok=True)
+    for crate in pathlib.Path(os.environ.get("CARGO_HOME", os.path.expanduser("~/.cargo"))).glob("registry/cache/*/*.crate"):
+        if not (downloads / crate.name).exists():
+            shutil.copy(crate, downloads)
     if not (work / "keys").exists():
         subprocess.run([main / "image/keys/make", work / "keys"], check=True, stdout=subprocess.DEVNULL)
 
@@ -116,16 +133,17 @@ def prepare(main, upstream, work):
 class Build:
     """A build folder of one machine, with BitBake's server kept between its commands."""
 
-    def __init__(self, work, name, machine, layers, distro="kentledge", more=""):
+    def __init__(self, work, name, machine, layers, distro="kentledge", more=None):
         self.work, self.top = work, work / "build" / name
         (self.top / "conf").mkdir(parents=True, exist_ok=True)
+        threads = os.environ.get("OE_THREADS") or 2
         paths = " ".join(str(work / "layers" / layer) for layer in layers)
         ours = f" {work}/kentledge/yocto-layer" if distro == "kentledge" else ""
         (self.top / "conf/bblayers.conf").write_text(f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "{paths}{ours}"\n')
         (self.top / "conf/local.conf").write_text(
             f'DISTRO = "{distro}"\nMACHINE = "{machine}"\nBB_NO_NETWORK = "1"\nKENTLEDGE_KEYS ?= "{work}/keys"\n'
-            f'BB_NUMBER_THREADS = "2"\nBB_NUMBER_PARSE_THREADS = "2"\n{more}'
-            + ("" if os.environ.get("OE_ALL") else f'BBMASK = "{MASK}"\n'))
+            f'BB_NUMBER_THREADS = "{threads}"\nBB_NUMBER_PARSE_THREADS = "{threads}"\n'
+            + (more if more is not None else "" if os.environ.get("OE_ALL") else UNREAD))
         core = work / "layers/openembedded-core"
         self.env = {**os.environ, "BUILDDIR": str(self.top), "BB_SERVER_TIMEOUT": "300", "PYTHONPATH": f"{work}/layers/bitbake/lib",
                     "PATH": f"{core}/scripts:{work}/layers/bitbake/bin:{os.environ['PATH']}"}
@@ -155,21 +173,20 @@ def machine(work, name):
     recipes = re.search(r"Parsing of (\d+) \.bb files complete \((\d+) cached, (\d+) parsed\). (\d+) targets, .*?(\d+) errors", text)
     check(f"{name}: BitBake parses all layers without an error", complaints(text) or ([] if code == 0 else [text[-600:]]))
     if code != 0:
-        return None
+        return
     row = {"machine": name, "recipes": recipes[1] if recipes else "?", "errors": recipes[5] if recipes else "?"}
-    code, text = build.run("graph", "bitbake", "-g", "kentledge-image")
-    check(f"{name}: the image's task graph resolves", complaints(text) if code == 0 else complaints(text) or [text[-600:]])
+    # What a dry run sees, too: every task of image and bundle, what each waits for, no circle. A dry run (word `dry-run`) then
+    # reads the recipe once for every task.
+    code, text = build.run("graph", "bitbake", "-g", "kentledge-image", "kentledge-bundle")
     if code == 0:
         row["graph"] = len((build.top / "pn-buildlist").read_text().split())
-    warnings = []
-    for target in ("kentledge-image", "kentledge-bundle"):
-        code, text = build.run(target, "bitbake", "-n", target)
-        tasks = re.search(r"Attempted (\d+) tasks", text)
-        row[target] = tasks[1] if tasks and code == 0 else "failed"
-        warnings += [line for line in complaints(text) if "kentledge" in line.lower()]
-        check(f"{name}: dry run of {target}, {row[target]} tasks", [] if code == 0 else complaints(text) or [text[-600:]])
+        row["tasks"] = len(re.findall(r'^"[^"]*" \[label=', (build.top / "task-depends.dot").read_text(), re.M))
+    check(f"{name}: the graph of image and bundle resolves: {row.get('tasks')} tasks", [] if code == 0 else complaints(text) or [text[-600:]])
+    warnings = [line for line in complaints(text) if line.startswith("WARNING")]
     row["warnings"] = len(warnings)
-    check(f"{name}: no warning about a recipe of ours", warnings)
+    check(f"{name}: no warning", warnings)
+    if "graph" not in row:
+        return
     code, text = build.run("look", sys.executable, str(pathlib.Path(__file__).with_name("look.py")), name)
     print("\n".join(line for line in text.splitlines() if re.match(r"(ok|FAILED): ", line)), flush=True)
     passed = len(re.findall(r"^ok: ", text, re.M))
@@ -178,8 +195,20 @@ def machine(work, name):
     packages = re.search(r"(\d+) packages, (\d+) without", text)
     row["packages"], row["missing"] = (packages[1], packages[2]) if packages else ("?", "?")
     build.run("end", "bitbake", "-m")
-    row["minutes"] = f"{(time.monotonic() - began) / 60:.0f}"
-    return row
+    row["minutes"], row["seen"] = f"{(time.monotonic() - began) / 60:.0f}", git(work / "kentledge", "rev-parse", "--short=10", "HEAD")
+    (build.top / "row.json").write_text(json.dumps(row))
+
+
+def dry_run(work, name):
+    """BitBake goes through every task of image and bundle without running it: an hour of a processor."""
+    build = Build(work, name, name, COMMON + MACHINES[name])
+    code, text = build.run("dry-run", "bitbake", "-n", "kentledge-image", "kentledge-bundle")
+    tasks_run = re.search(r"Attempted (\d+) tasks", text)
+    check(f"{name}: dry run of image and bundle: {tasks_run[1] if tasks_run else 'no'} tasks", [] if code == 0 else complaints(text) or [text[-600:]])
+    check(f"{name}: no warning in the dry run", [line for line in complaints(text) if line.startswith("WARNING")])
+    row = build.top / "row.json"
+    if code == 0 and tasks_run and row.exists():
+        row.write_text(json.dumps({**json.loads(row.read_text()), "dry": tasks_run[1]}))
 
 
 def wic(work):
@@ -215,6 +244,13 @@ def uboot(work):
     check(f"U-Boot's configuration has our {len(wanted)} options", [line for line in wanted if not has(line)])
 
 
+def real_tasks(work):
+    """Real tasks of our recipes (tests/tasks.py)."""
+    name = "raspberrypi4-64"
+    layers = [*COMMON, *MACHINES[name], work / "kentledge/yocto-layer/tests/standins/tools"]
+    tasks.run(work, lambda more: Build(work, "tasks", name, layers, more=more), complaints)
+
+
 def check_layer(work):
     """yocto-check-layer adds the layer itself, to oe-core and meta-oe without a distro of ours."""
     build = Build(work, "check-layer", "qemuarm64", ["openembedded-core/meta", "meta-openembedded/meta-oe"], "nodistro")
@@ -231,22 +267,30 @@ def check_layer(work):
 
 
 def run(main, work, words):
-    rows = []
     for name in MACHINES:
         if not words or name in words:
-            rows.append(machine(work, name))
+            (work / "build" / name / "row.json").unlink(missing_ok=True)
+            machine(work, name)
+        if not words or "dry-run" in words and (name in words or not set(words) & set(MACHINES)):
+            dry_run(work, name)
     if not words or "wic" in words:
         wic(work)
     if not words or "u-boot" in words:
         uboot(work)
+    if not words or "tasks" in words:
+        real_tasks(work)
     if not words or "check-layer" in words:
         check_layer(work)
+    # Machines may be run one by one: a row says of which commit of ours it is.
+    columns = {"machine": "machine", "recipes": "recipes parsed", "errors": "errors", "graph": "recipes in the image's graph",
+               "tasks": "tasks of image and bundle", "dry": "dry run", "packages": "packages",
+               "missing": "names without a provider", "warnings": "warnings of ours", "minutes": "minutes", "seen": "our commit"}
     lines = ["layers: " + ", ".join(f"{name} {git(work / 'layers' / name, 'rev-parse', '--short=10', 'HEAD')}" for name in LAYERS), "",
-             "| machine | recipes parsed | errors | recipes in the image's graph | tasks of the image | of the bundle | packages | names without a provider | warnings of ours | minutes |",
-             "|---|---|---|---|---|---|---|---|---|---|"]
-    for row in filter(None, rows):
-        lines.append("| " + " | ".join(str(row.get(key, "?")) for key in (
-            "machine", "recipes", "errors", "graph", "kentledge-image", "kentledge-bundle", "packages", "missing", "warnings", "minutes")) + " |")
+             "| " + " | ".join(columns.values()) + " |", "|---" * len(columns) + "|"]
+    for path in (work / "build" / name / "row.json" for name in MACHINES):
+        if path.exists():
+            row = json.loads(path.read_text())
+            lines.append("| " + " | ".join(str(row.get(key, "not seen")) for key in columns) + " |")
     (work / "table.md").write_text("\n".join(lines) + "\n")
     print("\n".join(lines))
     sys.exit(tally.end())
@@ -254,7 +298,21 @@ def run(main, work, words):
 
 if __name__ == "__main__":
     main_at = pathlib.Path(sys.argv[2]).resolve()
-    if sys.argv[1] == "prepare":
+    if sys.argv[1] == "boot":
+        work_at, card = (pathlib.Path(word).resolve() for word in sys.argv[3:5])
+        made = work_at / "build/tasks/tmp/deploy"
+        conf = sorted(made.glob("deb/*/rauc-conf_*.deb"))
+        lacks = [str(path) for path in (made / "images/raspberrypi4-64/u-boot.bin", card, work_at / "wic/scripts/wic") if not path.exists()]
+        if lacks or not conf:
+            print(f"SKIPPED: a start in QEMU: {' '.join(lacks) or 'no package rauc-conf'} is missing (words `tasks`; image/build raspberrypi4 test)")
+            sys.exit(0)
+        subprocess.run(["dpkg-deb", "-x", conf[-1], work_at / "board/conf"], check=True)
+        boot.play(main_at, work_at, made / "images/raspberrypi4-64", work_at / "board/conf/etc/fw_env.config", card)
+        sys.exit(tally.end())
+    elif sys.argv[1] == "kas":
+        kas_checkout.play(main_at, *(pathlib.Path(word).resolve() for word in sys.argv[3:5]), LAYERS, pins(main_at), MACHINES)
+        sys.exit(tally.end())
+    elif sys.argv[1] == "prepare":
         prepare(main_at, pathlib.Path(sys.argv[3]).resolve(), pathlib.Path(sys.argv[4]).resolve())
     else:
         run(main_at, pathlib.Path(sys.argv[3]).resolve(), sys.argv[4:])

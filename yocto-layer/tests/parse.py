@@ -357,7 +357,10 @@ def releases(work, keys):
                        ("machine-id", (made / "etc/machine-id").read_text(), ""),
                        ("version", "IMAGE_VERSION=0.1.0" in (made / "usr/lib/os-release").read_text(), True)])
     check(f"{len(bad) - 1} roots that must not be released stop the image, and a good one does not", problems)
-    # No bundle without keys.
+    # A bundle of other keys is another one, and without keys there is none.
+    world = World(work, "qemuarm64", ["rauc"], {"KENTLEDGE_KEYS": keys})
+    flag = world.recipes["kentledge-bundle"][1].getVarFlag("do_bundle", "file-checksums") or ""
+    check("other keys make another bundle", [name for name in ("rauc.key", "rauc.pem") if f"/{name}:True" not in flag])
     world = World(work, "qemuarm64", ["rauc"])
     check("without keys there is no bundle", [] if world.var("kentledge-bundle", "__SKIPPED") else ["it is not skipped"])
 

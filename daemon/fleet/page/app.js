@@ -117,7 +117,6 @@ function overview() {
 }
 
 const ORDERS = {
-  attention: (a, b) => b.rank - a.rank || order(a.id, b.id),
   id: (a, b) => order(a.id, b.id),
   backlog: (a, b) => b.backlog - a.backlog || order(a.id, b.id),
   lost: (a, b) => b.lost - a.lost || order(a.id, b.id),
@@ -170,7 +169,35 @@ function select() {
       && words.every((word) => row.text.includes(word))
       && (!filters.cause || row.causes.some(([cause]) => cause === filters.cause))) rows.push(row);
   }
-  return rows.sort(ORDERS[filters.order]);
+  return rows;
+}
+
+// What needs attention first: by rank, then by id. Rows come nearly in the order of their ids, and sorting what is nearly sorted is
+// fast; so each rank is sorted by itself.
+function sorted(rows) {
+  if (filters.order !== "attention") return rows.sort(ORDERS[filters.order]);
+  const ranks = new Map();
+  for (const row of rows) {
+    const same = ranks.get(row.rank);
+    if (same) same.push(row);
+    else ranks.set(row.rank, [row]);
+  }
+  return [...ranks].sort(([a], [b]) => b - a).flatMap(([, same]) => same.sort(ORDERS.id));
+}
+
+// ---- work in slices: some milliseconds at a time, in order ----
+
+const SLICE_MS = 8;
+const work = [];
+const wake = new MessageChannel();
+wake.port1.onmessage = () => {
+  const until = performance.now() + SLICE_MS;
+  while (work.length && performance.now() < until) work.shift()();
+  if (work.length) wake.port2.postMessage(0);
+};
+function after(act) {
+  work.push(act);
+  if (work.length === 1) wake.port2.postMessage(0);
 }
 
 // ---- drawing: at most four times a second, and never in the middle of something ----
@@ -191,18 +218,25 @@ function draw() {
   const page = route();
   if (page === "devices") {
     overview();
-    const rows = select();
-    list.show(rows);
-    const bar = $("list").offsetWidth - $("list").clientWidth;
-    document.querySelector(".heads").style.paddingRight = `${bar + 12}px`;
-    const filtered = filters.tile !== "all" || filters.cause || filters.text || filters.version;
-    $("clear").hidden = !filtered;
-    $("shown").textContent = filtered ? `${number(rows.length)} of ${number(fleet.size)}` : `${number(rows.length)} devices`;
+    // A task of its own each: the browser may answer the operator in between.
+    after(() => {
+      const rows = select();
+      after(() => show(sorted(rows)));
+    });
   }
   if (page === "rollouts") rolloutsPage($("rollouts"), state.plans || []);
   const running = (state.plans || []).filter((plan) => plan.active).length;
   $("rollout-count").hidden = running === 0;
   $("rollout-count").textContent = running;
+}
+
+function show(rows) {
+  list.show(rows);
+  const bar = $("list").offsetWidth - $("list").clientWidth;
+  document.querySelector(".heads").style.paddingRight = `${bar + 12}px`;
+  const filtered = filters.tile !== "all" || filters.cause || filters.text || filters.version;
+  $("clear").hidden = !filtered;
+  $("shown").textContent = filtered ? `${number(rows.length)} of ${number(fleet.size)}` : `${number(rows.length)} devices`;
 }
 
 // ---- pages ----
@@ -242,20 +276,24 @@ function turn() {
 
 function listen() {
   const events = new EventSource("events");
-  const on = (kind, act) => events.addEventListener(kind, (event) => act(JSON.parse(event.data)));
+  // The browser may hand over many events at once: they wait as text.
+  const on = (kind, act) => events.addEventListener(kind, (event) => after(() => act(JSON.parse(event.data))));
   on("begin", (begin) => {
     columns = begin.columns;
     skew = begin.now - Date.now();
     fleet.clear();
   });
   on("rows", (rows) => {
-    rows.forEach(take);
+    // Before what waits already: in order.
+    const parts = [];
+    for (let i = 0; i < rows.length; i += 50) parts.push(() => rows.slice(i, i + 50).forEach(take));
+    work.unshift(...parts);
     refresh();
   });
-  on("whole", () => {
+  on("whole", () => after(() => {
     document.body.dataset.whole = fleet.size;
     refresh();
-  });
+  }));
   on("state", (now) => {
     state = now;
     skew = now.now - Date.now();

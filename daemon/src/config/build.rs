@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, path::Path};
 use super::{
     Commands, Config, Device, Metrics, Outbox, Pipeline, Problem, Stream, StreamMode, Tapes,
     alarm::alarm,
+    integrations::integrations,
     layers::{self, Layer},
     models::models,
     mqtt::mqtt,
@@ -89,6 +90,8 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     let tapes = tapes(&mut root, tapes_node);
     let samples_node = root.node("samples");
     let samples = samples(&mut root, samples_node);
+    let integrations_node = root.node("integrations");
+    let integrations = integrations(&mut root, integrations_node, mqtt.as_ref());
     root.finish();
 
     let config = Config {
@@ -106,6 +109,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
         models,
         commands,
         metrics,
+        integrations,
         layers: layers.to_vec(),
         set_aside: Vec::new(),
         not_provisioned: None,

@@ -6,10 +6,12 @@ mod bindings;
 mod build;
 mod certs;
 mod changes;
+mod error;
 mod escalate;
 mod fields;
 mod format;
 mod groups;
+mod integrations;
 mod layers;
 mod layouts;
 mod modbus;
@@ -42,8 +44,10 @@ use serde::{Deserialize, Serialize};
 pub use alarm::{After, Alarm, Clear, Condition, Watches};
 pub use certs::{identity, roots};
 pub use changes::{Changes, merge};
+pub use error::SettingError;
 pub use escalate::{Band, Escalate};
 pub use groups::{group_of, groups};
+pub use integrations::Integrations;
 pub use layers::Layer;
 pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
 pub use mqtt::{Broker, Mqtt, Proxy, Tls, host_and_port};
@@ -93,6 +97,8 @@ pub struct Config {
     pub commands: Commands,
     /// Health messages and the metrics port.
     pub metrics: Metrics,
+    /// What is published for other programs.
+    pub integrations: Integrations,
     /// The layers it was read from, in order.
     pub layers: Vec<Layer>,
     /// Why the remote layer does not validate and is not in use.
@@ -476,7 +482,9 @@ impl Config {
 
     /// Whether a change to `other` could make the device unreachable.
     pub fn could_cut_off(&self, other: &Self) -> bool {
-        self.mqtt != other.mqtt || self.device != other.device || self.commands != other.commands
+        let own = self.mqtt != other.mqtt || self.device != other.device || self.commands != other.commands;
+        // A broker may close on topics that it forbids.
+        own || self.integrations != other.integrations
     }
 
     /// Whether `other` differs only in the connection to the broker.

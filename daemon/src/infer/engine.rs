@@ -162,7 +162,7 @@ impl Engine {
     fn first_source(&mut self) -> Result<Artifact, String> {
         match self.setup.installed.take() {
             Some(installed) => Ok(installed),
-            None => Artifact::factory(&self.setup.launching.first()?.model),
+            None => Ok(Artifact::factory(&self.setup.launching.first()?.model)?),
         }
     }
 

@@ -77,3 +77,6 @@ pub const READ_CHUNK: usize = 16 * 1024;
 pub const HTTP_HEAD_BYTES: usize = 8 * 1024;
 /// MQTT session expiry: a device off for a week gets the commands that wait for it.
 pub const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
+/// Bytes of the topic prefix that Home Assistant listens below. With two names of 64 bytes, a channel of 64 and the fixed parts a topic is
+/// below 400 bytes, of 65535.
+pub const DISCOVERY_PREFIX_BYTES: usize = 128;

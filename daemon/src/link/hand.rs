@@ -3,7 +3,7 @@
 use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use tokio::sync::watch;
 
-use super::{Topics, suspect::Name};
+use super::suspect::Name;
 use crate::{flow::order::LinkNews, host::Defence, outbox::ParcelId};
 
 /// What an acknowledgement settles.
@@ -75,17 +75,14 @@ pub(super) struct Gone {
 }
 
 impl Gone {
-    /// An empty retained message for each of these streams.
-    pub fn handed(&mut self, streams: &[String], topics: &Topics) -> Vec<Handed> {
+    /// An empty retained message for each of these topics.
+    pub fn handed(&mut self, topics: Vec<String>) -> Vec<Handed> {
         if !Defence::ClearGone.stands() {
             return Vec::new();
         }
-        self.left = streams.len();
-        let nothing = |stream: &String| Handed {
-            settles: Settles::Gone,
-            ..Handed::nothing(topics.stream(stream), Vec::new(), true)
-        };
-        streams.iter().map(nothing).collect()
+        self.left = topics.len();
+        let nothing = |topic| Handed { settles: Settles::Gone, ..Handed::nothing(topic, Vec::new(), true) };
+        topics.into_iter().map(nothing).collect()
     }
 
     /// One of them was acknowledged; reports it when it was the last.

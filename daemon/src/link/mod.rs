@@ -8,8 +8,10 @@
 //! ```
 
 mod backoff;
+mod beside;
 pub mod client;
 mod dial;
+mod error;
 mod escalate;
 mod flight;
 mod hand;
@@ -38,6 +40,7 @@ use tokio::{
     time::Instant,
 };
 
+pub use beside::Beside;
 pub use topic::Topics;
 
 use self::{
@@ -76,6 +79,8 @@ pub struct Announce {
     pub meta: Vec<(String, String)>,
     /// Streams that are not configured any more: the broker may still keep a record of them.
     pub gone: Vec<String>,
+    /// For other programs.
+    pub beside: Beside,
 }
 
 /// Makes an event of a kind and a text.

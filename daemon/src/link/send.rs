@@ -36,6 +36,7 @@ impl Link<'_> {
         if retain == Retain::Remove && self.offer.retain {
             self.hand.push_back(Handed::nothing(topic.clone(), Vec::new(), true));
         }
+        self.alarm_beside(&message.sealed.stream);
         self.parcels.begin(message.id, parts.len());
         for packet::Part { seqs, n, payload } in parts {
             if message.backlog {

@@ -198,9 +198,12 @@ impl Link<'_> {
         for (stream, members) in &setup.announce.meta {
             self.publish(self.topics.meta(stream), self.head(members));
         }
+        self.announce_beside();
+        let gone = setup.announce.gone.iter().map(|stream| self.topics.stream(stream));
+        let gone: Vec<String> = gone.chain(setup.announce.beside.gone.iter().cloned()).collect();
         if self.offer.retain {
-            self.hand.extend(self.gone.handed(&setup.announce.gone, &self.topics));
-        } else if !setup.announce.gone.is_empty() {
+            self.hand.extend(self.gone.handed(gone));
+        } else if !gone.is_empty() {
             // A broker that keeps nothing has nothing to remove.
             setup.news.send_modify(|news: &mut LinkNews| news.cleared = true);
         }

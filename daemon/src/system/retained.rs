@@ -4,8 +4,8 @@
 //!
 //! ```text
 //! STATE/alarms/NAME             an alarm that is raised
-//!       retained/streams.json   streams whose `up/meta/STREAM` was announced, and alarms that were configured; two copies with
-//!                               checksums
+//!       retained/streams.json   streams whose `up/meta/STREAM` was announced, alarms that were configured, and topics of other
+//!                               programs; two copies with checksums
 //! ```
 //!
 //! The link removes what is gone with its next connection; an alarm that is gone while it is raised also gets a last record,
@@ -21,19 +21,23 @@ use crate::{
     config::Config,
     flow::{Class, Draft, Retain, Stamp, StreamId, order::LinkNews, record::json_str},
     host::{Keep, Unloaded},
+    integrations::homeassistant,
     limits,
 };
 
-use super::streams::Table;
+use super::streams::{Removed, Table};
 
 const FILE: &str = "streams.json";
 
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Announced {
     streams: BTreeSet<String>,
     /// Absent in the file of an older version.
     #[serde(default)]
     alarms: BTreeSet<String>,
+    /// Topics of other programs, whole.
+    #[serde(default)]
+    beside: BTreeSet<String>,
 }
 
 /// What is gone.
@@ -42,6 +46,7 @@ pub struct Gone {
     /// Alarms that were configured, and are not known to be raised.
     quiet: Vec<String>,
     streams: Vec<String>,
+    beside: Vec<String>,
     announced: Announced,
     keep: (Keep, Option<Keep>),
 }
@@ -54,7 +59,10 @@ impl Gone {
         let measured = config.streams.iter().map(|stream| stream.name.clone());
         let predicted = config.pipelines.iter().map(|pipeline| format!("p/{}", pipeline.name));
         let configured = config.alarms.iter().map(|alarm| alarm.name.clone());
-        let announced = Announced { streams: measured.chain(predicted).collect(), alarms: configured.collect() };
+        let beside = homeassistant::discovery(config).into_iter().map(|one| one.topic);
+        let beside = beside.chain(homeassistant::alarm_states(config).into_iter().map(|(_, topic)| topic)).collect();
+        let announced =
+            Announced { streams: measured.chain(predicted).collect(), alarms: configured.collect(), beside };
         let is_gone = |name: &String| !name.contains('.') && config.alarms.iter().all(|alarm| alarm.name != *name);
         let names = raised.names().into_iter().filter(is_gone).take(limits::RETAINED_GONE);
         let alarms: Vec<(String, StreamId)> =
@@ -68,7 +76,8 @@ impl Gone {
                 tracing::error!(
                     "the list of announced streams {why}; streams that are not configured any more stay at the broker"
                 );
-                return Self { alarms, quiet: Vec::new(), streams: Vec::new(), announced, keep: (raised, None) };
+                let (quiet, streams, beside) = (Vec::new(), Vec::new(), Vec::new());
+                return Self { alarms, quiet, streams, beside, announced, keep: (raised, None) };
             }
         };
         let gone = |before: &BTreeSet<String>, now: &BTreeSet<String>| -> Vec<String> {
@@ -77,18 +86,28 @@ impl Gone {
         let with = |now: &BTreeSet<String>, gone: &[String]| now.iter().chain(gone).cloned().collect();
         let streams = gone(&before.streams, &announced.streams);
         let mut quiet = gone(&before.alarms, &announced.alarms);
-        let all = Announced { streams: with(&announced.streams, &streams), alarms: with(&announced.alarms, &quiet) };
+        let beside = gone(&before.beside, &announced.beside);
+        let all = Announced {
+            streams: with(&announced.streams, &streams),
+            alarms: with(&announced.alarms, &quiet),
+            beside: with(&announced.beside, &beside),
+        };
         quiet.retain(|name| alarms.iter().all(|(raised, _)| raised != name));
-        if (&all.streams, &all.alarms) != (&before.streams, &before.alarms)
+        if all != before
             && let Err(why) = retained.save_checked(FILE, &all)
         {
             tracing::error!("save the list of announced streams: {why}; it is tried again at the next start");
         }
-        Self { alarms, quiet, streams, announced, keep: (raised, Some(retained)) }
+        Self { alarms, quiet, streams, beside, announced, keep: (raised, Some(retained)) }
     }
 
-    /// What the link removes, as topics below `up/`.
-    pub fn topics(&self) -> Vec<String> {
+    /// What the link removes.
+    pub fn removed(&self) -> Removed {
+        Removed { streams: self.topics(), beside: self.beside.clone() }
+    }
+
+    /// Of it what is below `up/`.
+    fn topics(&self) -> Vec<String> {
         let alarms = self.alarms.iter().map(|(name, _)| name).chain(&self.quiet).map(|name| format!("a/{name}"));
         alarms.chain(self.streams.iter().map(|name| format!("meta/{name}"))).collect()
     }
@@ -112,7 +131,8 @@ impl Gone {
 
     /// Forgets what is gone when the broker has acknowledged that it is removed. Ends with the run at the latest.
     pub async fn settle(self, mut news: watch::Receiver<LinkNews>) {
-        let none = self.alarms.is_empty() && self.quiet.is_empty() && self.streams.is_empty();
+        let none =
+            [&self.quiet, &self.streams, &self.beside].iter().all(|gone| gone.is_empty()) && self.alarms.is_empty();
         if none || news.wait_for(|news| news.cleared).await.is_err() {
             return;
         }
@@ -220,6 +240,24 @@ mod tests {
         find(&["loud"]).forget();
         assert_eq!(find(&["loud"]).topics(), Vec::<String>::new());
         assert_eq!(find(&["hot", "loud"]).topics(), Vec::<String>::new(), "configured again");
+    }
+
+    #[test]
+    fn topics_of_home_assistant_are_removed_when_it_is_switched_off_and_known_until_then() {
+        let dir = tempfile::tempdir().expect("folder");
+        let find = |on: bool| {
+            let mut config = config(dir.path(), &["x"]);
+            config.integrations.homeassistant = on.then(|| "homeassistant".to_owned());
+            Gone::find(dir.path(), &config, &mut Table::new(&config))
+        };
+        assert_eq!(find(true).removed().beside, Vec::<String>::new());
+        for _ in 0..2 {
+            let removed = find(false).removed();
+            assert!(removed.streams.is_empty() && removed.beside.len() > 3, "{removed:?}");
+            assert!(removed.beside.iter().all(|topic| topic.starts_with("homeassistant/")), "{removed:?}");
+        }
+        find(false).forget();
+        assert!(find(false).removed().beside.is_empty());
     }
 
     #[test]

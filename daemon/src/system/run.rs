@@ -83,7 +83,7 @@ pub async fn run(
     // all of them ─ records ─▶ outbox ─ cursor ─▶ link ─▶ broker
     let close_outbox = base.outbox(&mut crew, committer)?;
     let (control_ends, mut ends) = connect::ends(&config); // link ─ orders ─▶ control, and results back
-    let stop_link = base.link(&mut crew, reader, &mut ends, gone.topics());
+    let stop_link = base.link(&mut crew, reader, &mut ends, gone.removed());
     tokio::spawn(gone.settle(ends.news.subscribe())); // ends with the run
     let stop_health = base.looks(&mut crew, &ends)?; // systemd, Prometheus, D-Bus
 

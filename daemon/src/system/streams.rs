@@ -11,7 +11,8 @@ use crate::{
         record::json_str,
     },
     host::Host,
-    link::Announce,
+    integrations::homeassistant,
+    link::{Announce, Beside},
     report::{counters::Counters, status},
     signal,
 };
@@ -76,7 +77,7 @@ impl Table {
 }
 
 /// What is announced with each connection.
-pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Vec<String>) -> Announce {
+pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Removed) -> Announce {
     let mut birth = String::from("\"device\":");
     json_str(&mut birth, &format!("{}/{}", config.device.site, config.device.id));
     let _ = write!(birth, ",\"version\":\"{}\",\"schema\":1,\"streams\":[", env!("CARGO_PKG_VERSION"));
@@ -97,6 +98,7 @@ pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Ve
     let measured = config.streams.iter().map(|s| (s.name.clone(), meta(config, s)));
     let predicted = config.pipelines.iter().map(|p| (format!("p/{}", p.name), meta_of_predictions(config, p)));
     let meta = measured.chain(predicted).collect();
+    let beside = beside(config, gone.beside);
     let (config, counters) = (config.clone(), counters.clone());
     let birth = move || {
         let serving = |i: usize| config::group_of(&config, i).and_then(|group| counters.serving(group));
@@ -109,7 +111,27 @@ pub fn announce(host: &Host, config: &Config, counters: &Arc<Counters>, gone: Ve
         });
         format!("{birth},\"models\":{}", serde_json::Value::from_iter(models))
     };
-    Announce { boot: host.boot.clone(), birth: Box::new(birth), meta, gone }
+    Announce { boot: host.boot.clone(), birth: Box::new(birth), meta, gone: gone.streams, beside }
+}
+
+/// Topics that are not configured any more.
+#[derive(Debug, Default)]
+pub struct Removed {
+    /// Below `up/`.
+    pub streams: Vec<String>,
+    /// Of other programs, whole.
+    pub beside: Vec<String>,
+}
+
+/// What other programs are told.
+fn beside(config: &Config, gone: Vec<String>) -> Beside {
+    // The members without the braces: the link adds what depends on the connection.
+    let members = |payload: serde_json::Value| {
+        let text = payload.to_string();
+        text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or_default().to_owned()
+    };
+    let kept = homeassistant::discovery(config).into_iter().map(|one| (one.topic, members(one.payload))).collect();
+    Beside { kept, alarms: homeassistant::alarm_states(config), gone }
 }
 
 fn meta(config: &Config, stream: &config::Stream) -> String {
@@ -133,7 +155,7 @@ fn meta_of_predictions(config: &Config, pipeline: &Pipeline) -> String {
     out
 }
 
-/// The clock of `in_t_ns`, and the unit of each channel.
+/// The clock and the unit of `in_t_ns`, and the unit of each channel; also its clock, where they differ.
 fn describe(config: &Config, channels: &[usize], out: &mut String) {
     let own = |channel: &usize| config.sources[usize::from(config.channels[*channel].source.0)].time.is_some();
     let clock = match channels.iter().filter(|channel| own(channel)).count() {
@@ -141,13 +163,45 @@ fn describe(config: &Config, channels: &[usize], out: &mut String) {
         n if n == channels.len() => "sensor",
         _ => "mixed",
     };
-    let _ = write!(out, ",\"clock\":\"{clock}\",\"channels\":{{");
-    for (i, channel) in channels.iter().map(|c| &config.channels[*c]).enumerate() {
+    let _ = write!(out, ",\"clock\":\"{clock}\",\"time_unit\":\"ns\",\"channels\":{{");
+    for (i, index) in channels.iter().enumerate() {
+        let channel = &config.channels[*index];
         out.push_str(if i > 0 { "," } else { "" });
         json_str(out, &channel.name);
         out.push_str(":{\"unit\":");
         json_str(out, &channel.unit);
+        if clock == "mixed" {
+            let _ = write!(out, ",\"clock\":\"{}\"", if own(index) { "sensor" } else { "boot" });
+        }
         out.push('}');
     }
     out.push('}');
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn meta_names_clock_and_unit_of_the_times_of_measurements_and_of_each_channel_where_they_differ() {
+        let dir = tempfile::tempdir().expect("folder");
+        let file = dir.path().join("c.toml");
+        let text = "[device]\nsite = \"s\"\nid = \"d\"\n[source.own]\npath = \"/dev/a\"\ncolumns = [\"t\", \"a\"]\ntime = \"t\"\n\
+                    time_format = \"ms\"\n[source.ours]\npath = \"/dev/b\"\ncolumns = [\"b\"]\n[channel.a]\nunit = \"bar\"\n[channel.b]\n\
+                    [stream.one]\nchannels = [\"a\"]\n[stream.two]\nchannels = [\"b\"]\n";
+        std::fs::write(&file, text).expect("write");
+        let config = Config::local(Some(&file)).expect("valid");
+        let described = |channels: &[usize]| {
+            let mut out = String::from("\"x\":0");
+            describe(&config, channels, &mut out);
+            serde_json::from_str::<serde_json::Value>(&format!("{{{out}}}")).expect("JSON")
+        };
+        let one = described(&config.streams[0].channels);
+        assert_eq!((&one["clock"], &one["time_unit"]), (&"sensor".into(), &"ns".into()));
+        assert_eq!(one["channels"], serde_json::json!({"a": {"unit": "bar"}}));
+        assert_eq!(described(&config.streams[1].channels)["clock"], "boot");
+        let both = described(&[0, 1]);
+        assert_eq!((&both["clock"], &both["channels"]["a"]["clock"]), (&"mixed".into(), &"sensor".into()));
+        assert_eq!(both["channels"]["b"]["clock"], "boot");
+    }
 }

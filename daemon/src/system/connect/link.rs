@@ -3,7 +3,10 @@
 use tokio::sync::watch;
 
 use super::{
-    super::{crew::Crew, streams},
+    super::{
+        crew::Crew,
+        streams::{self, Removed},
+    },
     Base, EdgeEnds,
 };
 use crate::{
@@ -14,7 +17,7 @@ use crate::{
 impl Base<'_> {
     /// Starts the task, if a broker is configured; `gone` are topics that are not configured any more. Sending `true` stops
     /// it.
-    pub fn link(&self, crew: &mut Crew, reader: Reader, ends: &mut EdgeEnds, gone: Vec<String>) -> watch::Sender<bool> {
+    pub fn link(&self, crew: &mut Crew, reader: Reader, ends: &mut EdgeEnds, gone: Removed) -> watch::Sender<bool> {
         let (stop, stopped) = watch::channel(false);
         if let Some(edges) = ends.link.take() {
             let setup = self.link_setup(reader, ends, gone);
@@ -23,7 +26,7 @@ impl Base<'_> {
         stop
     }
 
-    fn link_setup(&self, reader: Reader, ends: &EdgeEnds, gone: Vec<String>) -> link::Setup {
+    fn link_setup(&self, reader: Reader, ends: &EdgeEnds, gone: Removed) -> link::Setup {
         let (writer, events, clock) = (self.writer.clone(), self.table.events.clone(), self.host.clock.clone());
         let (counters, going_to) = (self.counters(), self.counters());
         let device = &self.config.device;

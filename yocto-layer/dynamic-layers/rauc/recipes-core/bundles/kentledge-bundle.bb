@@ -18,6 +18,8 @@ RAUC_SLOT_rootfs[fstype] = "ext4"
 # Made outside (image/keys/make): a build without them stops here.
 RAUC_KEY_FILE = "${KENTLEDGE_KEYS}/rauc.key"
 RAUC_CERT_FILE = "${KENTLEDGE_KEYS}/rauc.pem"
+# Other keys in files of the same names make the bundle again; the class leaves their content out (`:False`).
+do_bundle[file-checksums] += "${RAUC_CERT_FILE}:True ${RAUC_KEY_FILE}:True"
 
 python () {
     keys = d.getVar("KENTLEDGE_KEYS")
