@@ -47,6 +47,8 @@ export CARGO_BUILD_JOBS = "{threads}"
 export CARGO_PROFILE_RELEASE_LTO = "off"
 export CARGO_PROFILE_RELEASE_CODEGEN_UNITS = "16"
 export CARGO_PROFILE_RELEASE_OPT_LEVEL = "0"
+# A wheel that is not in WORK/downloads is fetched, by its content's address.
+BB_NO_NETWORK:pn-onnxruntime-prebuilt = "0"
 INSANE_SKIP:append:pn-kentledge = " file-rdeps"
 INSANE_SKIP:append:pn-onnxruntime-prebuilt = " file-rdeps"
 # What these recipes' users and groups wait for is not made.
@@ -97,7 +99,9 @@ def run(work, make_build, complaints):
         print(f"SKIPPED: real tasks: {' '.join(missing)} cannot be found", flush=True)
         return
     names = [*(RPI if (work / "u-boot/Makefile").exists() else []), *OURS]
-    build = make_build(CONFIG.format(work=work, threads=os.environ.get("OE_THREADS") or 2, names="|".join([*names, "kentledge-bundle"]), tools=" ".join([*TOOLS, *(f"aarch64-oe-linux-{t}" for t in CROSS)])))
+    cross = [f"aarch64-oe-linux-{tool}" for tool in CROSS]
+    build = make_build(CONFIG.format(work=work, threads=os.environ.get("OE_THREADS") or 2, names="|".join([*names, "kentledge-bundle"]),
+                                     tools=" ".join([*TOOLS, *cross])))
     build.env["PATH"] = f"{path}:{build.env['PATH']}"
     for group in (RPI if RPI[0] in names else [], OURS[:-1], OURS[-1:]):
         words = [f"{name}:do_{task}" for name in group for task in
@@ -130,7 +134,7 @@ def packed(work, debs):
               "/usr/lib/systemd/system/kentledge.service": "kentledge", "/usr/lib/systemd/system/boot.mount": "kentledge-mounts",
               "/etc/rauc/system.conf": "rauc-conf", "/etc/rauc/keyring.pem": "rauc-conf", "/etc/fw_env.config": "rauc-conf",
               "/usr/lib/kentledge/libonnxruntime.so.1.31.1": "onnxruntime-prebuilt"}
-    problems += [f"{path} is in {owners.get(path, 'no package')}" for path, name in wanted.items() if owners.get(path) not in (name, None if name not in debs else name)]
+    problems += [f"{path} is in {owners.get(path, 'no package')}" for path, name in wanted.items() if name in debs and owners.get(path) != name]
     check(f"{len(owners)} files in {len(debs)} packages, each once and root's", problems)
 
 
