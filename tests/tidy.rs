@@ -209,3 +209,38 @@ fn the_old_webpki_is_no_dependency() {
         packages.filter_map(|package| package.lines().find(|line| line.starts_with("version"))).collect();
     assert!(versions.iter().all(|version| !version.contains("0.102")) && !versions.is_empty(), "{versions:?}");
 }
+
+/// What crosses from one room into another is an error with a type, so that a signature says whose it is.
+#[test]
+fn rooms_that_others_call_return_typed_errors() {
+    for room in ["bus", "config", "host", "model", "output", "provision"] {
+        for (file, text) in rust(&format!("daemon/src/{room}/")) {
+            let public = code(&text).split('\n').enumerate().filter(|(_, line)| {
+                let line = line.trim_start();
+                line.starts_with("pub fn ") || line.starts_with("pub async fn ")
+            });
+            for (n, _) in public {
+                let signature: String =
+                    code(&text).split('\n').skip(n).take_while(|line| !line.starts_with('}')).collect();
+                let returned = signature.split('{').next().unwrap_or_default();
+                assert!(!returned.ends_with(", String> "), "{file}:{}: the error is a String", n + 1);
+            }
+        }
+    }
+}
+
+/// The promise of the field binary: what it links travels in every update, and each crate is one to watch.
+const FIELD_CRATES_MAX: usize = 220;
+
+#[test]
+fn field_binary_links_no_more_crates_than_promised() {
+    let tree = ["tree", "--package", "kentledge", "--edges", "normal", "--prefix", "none", "--no-dedupe"];
+    let out = Command::new(env!("CARGO")).args(tree).args(["--locked", "--offline"]).current_dir(root()).output();
+    let out = out.expect("cargo");
+    assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
+    let text = String::from_utf8_lossy(&out.stdout);
+    // NAME VERSION, without "(proc-macro)" and the like: macros count too, they are code that is trusted.
+    let crates: std::collections::BTreeSet<String> =
+        text.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
+    assert!((100..=FIELD_CRATES_MAX).contains(&crates.len()), "{} crates: {crates:?}", crates.len());
+}

@@ -1,4 +1,4 @@
-//! How the program ends: exit codes, and the error that carries one.
+//! How the program ends: exit codes, and the error that carries one; and the form of the errors that rooms hand to each other.
 
 use std::fmt;
 
@@ -56,3 +56,33 @@ impl<T, E: fmt::Display> Context<T> for Result<T, E> {
         self.map_err(|why| Fatal::failed(format!("{what}: {why}")))
     }
 }
+
+/// Defines errors of a room that its callers only pass on or show: a text that names the object and says why. Where a caller
+/// decides by the reason, the error is an enum instead.
+macro_rules! told {
+    ($($(#[$doc:meta])* $name:ident;)+) => {$(
+        $(#[$doc])*
+        #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+        #[error("{0}")]
+        pub struct $name(pub(crate) String);
+
+        impl From<String> for $name {
+            fn from(why: String) -> Self {
+                Self(why)
+            }
+        }
+
+        impl From<&str> for $name {
+            fn from(why: &str) -> Self {
+                Self(why.to_owned())
+            }
+        }
+
+        impl From<$name> for String {
+            fn from(why: $name) -> Self {
+                why.0
+            }
+        }
+    )+};
+}
+pub(crate) use told;

@@ -4,7 +4,7 @@
 
 use std::{collections::BTreeMap, fs, io::Write, path::Path};
 
-use kentledge::model::baseline::{Channel, Drift};
+use kentledge::model::baseline::{Drift, Spread};
 
 const CHANNELS: [&str; 8] = [
     "Accelerometer1RMS",
@@ -46,21 +46,21 @@ fn pooled(recordings: &[&Recording], name: &str) -> Vec<f64> {
 }
 
 /// A baseline of these: the threshold is 1.5 times the largest distance of any of them from all the others.
-fn baseline(recordings: &[&Recording]) -> BTreeMap<&'static str, Channel> {
+fn baseline(recordings: &[&Recording]) -> BTreeMap<&'static str, Spread> {
     let of = |name: &'static str| {
         let distance = |left_out: usize| {
             let others: Vec<&Recording> =
                 recordings.iter().enumerate().filter(|(i, _)| *i != left_out).map(|(_, r)| *r).collect();
-            let channel = Channel::of(&mut pooled(&others, name), 1.0).expect("values");
+            let channel = Spread::of(&mut pooled(&others, name), 1.0).expect("values");
             channel.distance(&mut recordings[left_out][name][..WINDOW].to_vec()).expect("values")
         };
         let largest = (0..recordings.len()).map(distance).fold(0.0, f64::max);
-        (name, Channel::of(&mut pooled(recordings, name), 1.5 * largest).expect("values"))
+        (name, Spread::of(&mut pooled(recordings, name), 1.5 * largest).expect("values"))
     };
     CHANNELS.into_iter().map(of).collect()
 }
 
-fn state(baseline: &BTreeMap<&'static str, Channel>, recording: &Recording, from: usize) -> Drift {
+fn state(baseline: &BTreeMap<&'static str, Spread>, recording: &Recording, from: usize) -> Drift {
     let beyond = |name: &&&str| {
         let channel = &baseline[**name];
         channel.distance(&mut recording[**name][from..from + WINDOW].to_vec()).is_some_and(|d| d > channel.threshold)

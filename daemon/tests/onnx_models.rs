@@ -59,7 +59,7 @@ fn play(case: &Value) -> Came {
     let bytes = STANDARD.decode(case["model"].as_str().expect("model")).expect("base64");
     let model = match ModelFile::take(&mut bytes.as_slice()) {
         Ok(model) => model,
-        Err(why) => return Came::Refused(why),
+        Err(why) => return Came::Refused(why.to_string()),
     };
     let (inputs, outputs) = match (case["inputs"].as_object(), case["outputs"].as_object()) {
         (Some(inputs), Some(outputs)) => (inputs.clone(), outputs.clone()),

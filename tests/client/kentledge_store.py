@@ -166,8 +166,8 @@ class Parquet:
 class Store:
     """Takes messages, writes batches."""
 
-    def __init__(self, sink, rejected):
-        self.sink, self.rejected = sink, rejected
+    def __init__(self, sink, rejected, verbose):
+        self.sink, self.rejected, self.verbose = sink, rejected, verbose
         self.batch, self.metas, self.tokens = [], {}, []
 
     def take(self, topic, payload, token):
@@ -188,6 +188,8 @@ class Store:
         self.tokens.append(token)
 
     def flush(self, acknowledge):
+        if self.verbose:
+            print(f"writing {len(self.batch)} records", file=sys.stderr, flush=True)
         if self.batch or self.metas:
             self.sink.write(self.batch, self.metas)
         acknowledge(self.tokens)
@@ -242,6 +244,7 @@ def main():
     parser.add_argument("--session-s", type=int, default=7 * 86400, help="the broker keeps what comes meanwhile so long")
     parser.add_argument("--every-s", type=float, default=1, help="at least so long between two batches that are not full")
     parser.add_argument("--rejected", default="rejected.jsonl", help="file for messages that cannot be read")
+    parser.add_argument("--verbose", action="store_true", help="a line for each batch")
     for name in ["--ca", "--cert", "--key"]:
         parser.add_argument(name)
     parser.add_argument("topics", nargs="*", help="what to subscribe to; not with amqp")
@@ -249,7 +252,7 @@ def main():
     sink = {"postgresql": Postgres, "http": Influx, "https": Influx, "parquet": Parquet}[a.into.partition(":")[0]](a.into)
     url = urllib.parse.urlsplit(a.source)
     print("storing", file=sys.stderr, flush=True)
-    (by_amqp if url.scheme == "amqp" else by_mqtt)(url, a, Store(sink, a.rejected))
+    (by_amqp if url.scheme == "amqp" else by_mqtt)(url, a, Store(sink, a.rejected, a.verbose))
 
 
 if __name__ == "__main__":

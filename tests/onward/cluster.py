@@ -51,6 +51,7 @@ web_mqtt.ssl.listener = 127.0.0.1:{self.wss}
 web_mqtt.ssl.cacertfile = {certs}/ca.pem
 web_mqtt.ssl.certfile = {certs}/server.pem
 web_mqtt.ssl.keyfile = {certs}/server.key
+mqtt.durable_queue_type = quorum
 cluster_partition_handling = pause_minority
 cluster_formation.peer_discovery_backend = classic_config
 """ + "".join(f"cluster_formation.classic_config.nodes.{n} = n{n}@localhost\n" for n in NODES))
@@ -118,7 +119,7 @@ def queue(nodes):
 def play(w, rows, inside):
     if not (made := databases.postgres(w)):
         return
-    into, _ = made
+    into, _, _ = made
     import psycopg
     began = time.monotonic()
     nodes = cluster(w, inside)

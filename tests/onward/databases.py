@@ -13,7 +13,6 @@ import json
 import os
 import pathlib
 import pwd
-import random
 import shutil
 import sys
 import tempfile
@@ -47,7 +46,8 @@ def postgres(w):
     made = w.start("initdb", [programs / "initdb", "-D", data / "db", "-A", "trust", "-U", "plant", "--no-sync"], cwd=data, **as_user)
     assert made.wait(60) == 0, w.log("initdb")
     # Durable, as a user has it: fsync and synchronous_commit stay on.
-    w.start("postgres", [programs / "postgres", "-D", data / "db", "-p", str(number), "-h", "127.0.0.1", "-k", ""], cwd=data, **as_user)
+    server = w.start("postgres", [programs / "postgres", "-D", data / "db", "-p", str(number), "-h", "127.0.0.1", "-k", ""], cwd=data,
+                     start_new_session=True, **as_user)
     into = f"postgresql://plant@127.0.0.1:{number}/plant"
     world.within(30, "PostgreSQL starts", lambda: "ready to accept connections" in w.log("postgres"))
     import psycopg
@@ -58,7 +58,7 @@ def postgres(w):
         with psycopg.connect(into) as db:
             return db.execute("select seq, (record->'in_seq'->>0)::int, (record->'v'->>'a')::float from records "
                               "where device = 'plant/pump-1' and stream = 'm/raw'").fetchall()
-    return into, stored
+    return into, stored, server
 
 
 def influx(w):
@@ -69,7 +69,7 @@ def influx(w):
     conf = w.folder / "influx.conf"
     conf.write_text(f"""reporting-disabled = true\nbind-address = "127.0.0.1:{rpc}"\n[meta]\ndir = "{home}/meta"
 [data]\ndir = "{home}/data"\nwal-dir = "{home}/wal"\n[http]\nbind-address = "127.0.0.1:{number}"\n""")
-    w.start("influx", [program, "-config", conf])
+    server = w.start("influx", [program, "-config", conf], start_new_session=True)
     world.within(30, "InfluxDB listens", lambda: world.listens(number))
 
     def ask(query):
@@ -81,7 +81,7 @@ def influx(w):
         values = ask("select seq, in_seq_0, v_a from m where device = 'plant/pump-1' and \"stream\" = 'm/raw'")
         return [(int(seq), int(row), a) for _, seq, row, a in values]
     ask("create database plant")
-    return f"http://127.0.0.1:{number}/plant", stored
+    return f"http://127.0.0.1:{number}/plant", stored, server
 
 
 def parquet(w):
@@ -94,7 +94,7 @@ def parquet(w):
         files = folder.glob("site=plant/device=pump-1/stream=m.raw/*.parquet")
         rows = [row for file in files for row in parquet.ParquetFile(file).read(["seq", "in_seq_0", "v_a"]).to_pylist()]
         return [(row["seq"], int(row["in_seq_0"]), row["v_a"]) for row in rows]
-    return f"parquet:{folder}", stored
+    return f"parquet:{folder}", stored, None
 
 
 def sql(into):
@@ -148,34 +148,40 @@ def play(w, rows):
     assert sinks, "no database at all"
     heard = Heard(number)
     source = f"mqtt://127.0.0.1:{number}"
-    consumers = {name: w.consumer(f"store-{name}", into, source, *TOPICS) for name, (into, _) in sinks.items()}
+    consumers = {name: w.consumer(f"store-{name}", into, source, *TOPICS) for name, (into, _, _) in sinks.items()}
     # Until each has its session, nothing waits for it at the broker.
     log = lambda: w.log("mosquitto")
     world.within(30, "all consumers have subscribed", lambda: all(f" store-{name} " in log() for name in consumers))
     time.sleep(0.5)
     _, sensor, config = w.daemon([source])
-    began, n, next_kill = time.monotonic(), 0, 0.3
-    while n < rows:
-        sensor.write(b"".join(b"%d,%d\n" % (i, i % 997) for i in range(n, n + 20)))
-        n += 20
+    until, n = time.monotonic() + 90, 0
+    # Rows come until each consumer was killed three times while it was at work.
+    while n < rows or (min(consumer.starts for consumer in consumers.values()) < 4 and time.monotonic() < until):
+        some = 20 if n < rows else 1
+        sensor.write(b"".join(b"%d,%d\n" % (i, i % 997) for i in range(n, n + some)))
+        n += some
         time.sleep(0.02)
-        if time.monotonic() - began > next_kill:
-            next_kill += random.uniform(0.2, 0.6)
-            victim = random.choice(list(consumers.values()))
-            victim.kill()
-        [consumer.tend() for consumer in consumers.values()]
+        [consumer.kill_at_work(sinks[name][2]) for name, consumer in consumers.items()]
+    rows = n
+    [consumer.thaw(sinks[name][2]) for name, consumer in consumers.items()]
+    [consumer.tend() for consumer in consumers.values()]
     world.within(20, "the daemon published all rows", lambda: heard.raw() >= rows)
+
+    def all_stored():
+        for name, (_, stored, _) in sinks.items():
+            def whole(found=stored):
+                return len({row for _, row, _ in found()}) >= rows
+            world.within(40, f"all rows are in {name}", whole)
+    all_stored()
+    # The same again, and a stop in the middle of it. One more row: when it is there, all before it has come.
     again = heard.again()
-    # The same again, and a stop in the middle of it.
     [consumer.kill() for consumer in consumers.values()]
     [consumer.tend() for consumer in consumers.values()]
+    sensor.write(b"%d,%d\n" % (rows, rows % 997))
+    rows += 1
+    all_stored()
     want = [(i, i % 997) for i in range(rows)]
-    for name, (_, stored) in sinks.items():
-        def whole(found=stored):
-            return len({row for _, row, _ in found()}) >= rows
-        world.within(40, f"all rows are in {name}", whole)
-    time.sleep(1.5)  # what came twice has come
-    for name, (_, stored) in sinks.items():
+    for name, (_, stored, _) in sinks.items():
         found = sorted(stored())
         assert [(row, int(a)) for _, row, a in found] == want, f"{name}: {len(found)} rows of {rows}"
         assert len({seq for seq, _, _ in found}) == rows, f"{name}: a number twice"

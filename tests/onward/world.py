@@ -77,7 +77,7 @@ class World(contextlib.ExitStack):
 
     def consumer(self, name, into, source, *topics, every_s=0.2):
         return Consumer(self, name, [sys.executable, STORE, "--from", source, "--into", into, "--id", name, "--every-s", str(every_s),
-                                     "--rejected", self.folder / f"{name}.rejected", *topics])
+                                     "--verbose", "--rejected", self.folder / f"{name}.rejected", *topics])
 
 
 class Consumer:
@@ -85,12 +85,32 @@ class Consumer:
 
     def __init__(self, world, name, args):
         self.world, self.name, self.args, self.starts = world, name, args, 0
-        self.child = None
+        self.child, self.due, self.stopped = None, None, None
         self.tend()
 
     def tend(self):
         if self.child is None or self.child.poll() is not None:
             self.child, self.starts = self.world.start(self.name, self.args, env=PYTHON), self.starts + 1
+
+    def kill_at_work(self, server):
+        """Killed in the middle of a write, and started again: its database stands still from some time after its start."""
+        log = self.world.log(self.name)
+        if self.due is None and log.count("storing") == self.starts:
+            self.due = time.monotonic() + random.uniform(0.1, 0.5)
+        if self.due and self.stopped is None and time.monotonic() > self.due:
+            self.stopped = log.count("writing")
+            if server:
+                os.killpg(server.pid, signal.SIGSTOP)
+        elif self.stopped is not None and log.count("writing") > self.stopped:
+            self.due = self.stopped = None
+            self.kill()
+            if server:
+                os.killpg(server.pid, signal.SIGCONT)
+        self.tend()
+
+    def thaw(self, server):
+        if server and self.stopped is not None:
+            os.killpg(server.pid, signal.SIGCONT)
 
     def kill(self):
         if self.child.poll() is None:

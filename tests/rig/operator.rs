@@ -184,6 +184,38 @@ impl Operator {
     }
 }
 
+/// One connection on which messages go out without waiting for each.
+pub struct Sender(rumqttc::v5::Client);
+
+impl Sender {
+    pub fn new(port: u16) -> Self {
+        let name = format!("sender-{}", fastrand::u32(..));
+        let mut options = rumqttc::v5::MqttOptions::new(name, "127.0.0.1", port);
+        options.set_outgoing_inflight_upper_limit(1000);
+        let (client, mut connection) = rumqttc::v5::Client::new(options, 1000);
+        std::thread::spawn(move || {
+            for event in connection.iter() {
+                if event.is_err() {
+                    std::thread::sleep(std::time::Duration::from_millis(20));
+                }
+            }
+        });
+        Self(client)
+    }
+
+    /// Sends to a topic below `kl/plant/`, QoS 1.
+    pub fn send(&self, topic: &str, payload: String) {
+        let qos = rumqttc::v5::mqttbytes::QoS::AtLeastOnce;
+        self.0.publish(format!("kl/plant/{topic}"), qos, false, payload).expect("publish");
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        let _ = self.0.try_disconnect();
+    }
+}
+
 /// Connections so far: each has a nonce of its own. A birth is published again when another model serves.
 pub fn connections(sub: &Sub) -> usize {
     let messages = sub.messages();

@@ -1,6 +1,6 @@
 //! Escalation: what leaves the device, and what an answer may do. A proxy in front of the broker records every byte.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use rig::{Daemon, Mosquitto, Operator, Recorder, Site, Sub, Tty, eventually};
 use serde_json::{Value, json};
@@ -147,4 +147,78 @@ fn answer_in_time_is_published_and_raises_and_clears_the_alarm_and_any_other_is_
     assert_eq!((sub.records("a/high").len(), sub.records("p/x/cloud").len(), came("in_time")), (2, 2, 2.0));
     assert!(came("none") >= 2.0, "the first one had no answer either");
     assert_eq!(daemon.stop(), Some(0));
+}
+
+/// A device, and when its rows were written and its predictions came.
+struct Beside {
+    _broker: Mosquitto,
+    tty: Tty,
+    sub: Sub,
+    daemon: Daemon,
+    written_ns: BTreeMap<u64, u64>,
+}
+
+impl Beside {
+    fn new(more: &str) -> Self {
+        let (broker, tty) = (Mosquitto::start(), Tty::default());
+        let sub = Sub::new(broker.port);
+        let site = Site::new(broker.port).with_sensor(&tty).with_mean_model().with(more);
+        let daemon = run(&site, &sub);
+        Self { _broker: broker, tty, sub, daemon, written_ns: BTreeMap::new() }
+    }
+
+    /// From the last row of each window to its prediction at the broker, ms, ascending.
+    fn took_ms(&self) -> Vec<f64> {
+        let messages = self.sub.messages();
+        let of = messages.iter().filter(|m| m.stream == "p/x");
+        let rows = of.flat_map(|m| {
+            let data = m.payload["data"].as_array().cloned().unwrap_or_default();
+            data.into_iter().filter_map(|record| Some((record["in_seq"][1].as_u64()?, m.at_ns)))
+        });
+        let took = rows.filter_map(|(row, at_ns)| Some((at_ns - self.written_ns.get(&row)?) as f64 / 1e6));
+        let mut took: Vec<f64> = took.collect();
+        took.sort_by(f64::total_cmp);
+        took
+    }
+}
+
+#[test]
+fn escalation_is_beside_the_local_road_and_delays_no_prediction() {
+    let rows = if rig::long() { 12_000 } else { 400 };
+    // Nobody answers, so 16 requests are pending all the time, and each second 16 others take their place.
+    let escalate = "[pipeline.x.escalate]\nband = 5.0\nmax_per_hour = 600\nmax_kib_day = 10240\ndeadline_ms = 1000\n";
+    let mut both = [Beside::new(""), Beside::new(escalate)];
+    for i in 0..rows {
+        for at in [i % 2, (i + 1) % 2] {
+            let device = &mut both[at as usize];
+            device.written_ns.insert(i, rig::boot_ns());
+            device.tty.rows(i..i + 1, near);
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    for device in &both {
+        device.sub.wait_records("p/x", rows as usize - 3);
+    }
+    let sent = both[1].sub.messages().iter().filter(|m| m.stream == "x/x").count();
+    let [off, on] = [both[0].took_ms(), both[1].took_ms()];
+    let at = |took: &[f64], share: f64| took[((took.len() - 1) as f64 * share) as usize];
+    let [p50, p99] = [0.5, 0.99].map(|share| (at(&off, share), at(&on, share)));
+    rig::measured(&format!(
+        "row to prediction at the broker, {} windows each in turns, all of them unsure: escalation off p50 {:.2} ms, p99 {:.2} ms; \
+         on, {sent} windows sent: p50 {:.2} ms, p99 {:.2} ms; ratio {:.3} and {:.3}",
+        off.len(),
+        p50.0,
+        p99.0,
+        p50.1,
+        p99.1,
+        p50.1 / p50.0,
+        p99.1 / p99.0
+    ));
+    assert_eq!((off.len(), on.len()), (rows as usize - 3, rows as usize - 3));
+    assert!(sent >= 16, "{sent} windows sent");
+    // A wait for the budget's write, or for an answer, would be seen in most windows.
+    assert!(p50.1 < 2.0 * p50.0 + 5.0, "{p50:?}");
+    for device in both {
+        assert_eq!(device.daemon.stop(), Some(0));
+    }
 }

@@ -1,10 +1,9 @@
 """The card that wic makes, with U-Boot and the boot script as their real recipes make them, started in QEMU's `raspi4b`.
 
-Each start is cut off when the kernel has said its command line, as a power cut would, so every start counts against its slot.
-The kernel and the firmware's device tree come from a Debian card of ours (`image/build raspberrypi4 test`): Yocto's kernel cannot be had
-here. It has no driver for the card built in, so a start ends there.
+Each start is cut off when the kernel has its command line, as a power cut would, so every start counts against its slot. In the
+kernel's place is a program that says that line (standins/kernel): Yocto's kernel cannot be had here. The firmware's device tree comes
+from a Debian card of ours (`image/build raspberrypi4 test`).
 """
-import gzip
 import os
 import pathlib
 import re
@@ -15,7 +14,7 @@ import time
 import wic
 from tally import check
 
-START_S = 300
+START_S = 600
 MIB = 1 << 20
 
 
@@ -24,39 +23,40 @@ def run(*words, **more):
 
 
 def parts_of_card(main, card, at):
-    """Device tree, kernel and kernel's line of a card of ours, and the device tree that QEMU's board can have."""
+    """Device tree and kernel's line of a card of ours, the device tree that QEMU's board can have, and what takes the kernel's place."""
     boot = f"{card}@@1M"
     run("mcopy", "-n", "-o", "-i", boot, "::bcm2711-rpi-4-b.dtb", at / "card.dtb")
     run(main / "image/quick/boards/raspberrypi/qemu-tree", at / "card.dtb", at / "armed.dtb")
     (at / "tree.dtb").write_bytes((at / "armed.dtb").read_bytes())
     run("fdtput", "-t", "s", at / "tree.dtb", "/soc/watchdog@7e100000", "status", "disabled")
-    run("debugfs", "-R", f"dump /boot/Image {at}/Image", card.with_name("rootfs.ext4"))
-    image = (at / "Image").read_bytes()
-    if image[:2] == b"\x1f\x8b":
-        (at / "Image").write_bytes(gzip.decompress(image))
+    source = pathlib.Path(__file__).with_name("standins") / "kernel"
+    run("aarch64-linux-gnu-gcc", "-Os", "-ffreestanding", "-nostdlib", "-static", "-fpie", "-mstrict-align", "-mgeneral-regs-only", "-fno-stack-protector",
+        "-Wl,--build-id=none", f"-Wl,-T,{source}/kernel.ld", "-o", at / "kernel.elf", source / "kernel.c")
+    run("aarch64-linux-gnu-objcopy", "-O", "binary", at / "kernel.elf", at / "Image")
     return run("mtype", "-i", boot, "::cmdline.txt").strip()
 
 
 class Board:
     def __init__(self, main, at, u_boot, line):
         self.at, self.card = at, at / "rpi.img"
-        self.words = [str(main / "image/quick/qemu-raspi"), "-M", "raspi4b", "-m", "2G", "-kernel", str(u_boot), "-append", line, "-drive",
-                      f"if=sd,format=raw,file={self.card}", "-display", "none", "-monitor", "none", "-serial", "null", "-serial", "stdio"]
+        self.words = [str(main / "image/quick/qemu-raspi"), "-M", "raspi4b", "-m", "2G", "-kernel", str(u_boot), "-append", line,
+                      "-drive", f"if=sd,format=raw,file={self.card}", "-display", "none", "-monitor", "none",
+                      "-serial", "null", "-serial", "stdio"]
 
-    def start(self, until, tree="tree.dtb", words=()):
+    def start(self, until, tree="tree.dtb"):
         """Runs the board until its console says `until`; what it said, and the seconds."""
         began, said = time.monotonic(), ""
-        with subprocess.Popen([*self.words, "-dtb", str(self.at / tree), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT) as qemu:
+        qemu = subprocess.Popen([*self.words, "-dtb", str(self.at / tree)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        with (self.at / "console.log").open("a") as log, qemu:
             while time.monotonic() - began < START_S and not re.search(until, said):
                 if select.select([qemu.stdout], [], [], 1)[0]:
                     got = os.read(qemu.stdout.fileno(), 65536)
                     if not got:
                         break
                     said += got.decode(errors="replace")
+                    log.write(got.decode(errors="replace"))
+                    log.flush()
             qemu.kill()
-        with (self.at / "console.log").open("a") as log:
-            log.write(f"\n==== until {until}\n{said}")
         return said, time.monotonic() - began
 
     def environment(self, config, tool, *words):
@@ -108,10 +108,11 @@ def play(main, work, deploy, config, card):
         chosen.append(slot[1] if slot else "?")
         if slot and not kernel or kernel and f"rauc.slot={chosen[-1]} " not in kernel[1] + " ":
             problems.append(f"start {n + 1}, slot {chosen[-1]}: {said[-200:]!r}")
-        if kernel and f"root=PARTLABEL=rootfs-{chosen[-1].lower()} " not in kernel[1] or kernel and "init=/usr/lib/kentledge/preinit" not in kernel[1]:
+        words = (f"root=PARTLABEL=rootfs-{chosen[-1].lower()} ", "init=/usr/lib/kentledge/preinit")
+        if kernel and not all(word in kernel[1] for word in words):
             problems.append(f"start {n + 1}: the kernel is told {kernel[1]}")
         copies.add(written(image, places["uboot-env"][0]))
-        print(f"    start {n + 1}: slot {chosen[-1]}, {took:.0f} s, " + ("the kernel runs" if kernel else "no kernel"), flush=True)
+        print(f"    start {n + 1}: slot {chosen[-1]}, {took:.0f} s, " + ("the kernel is started" if kernel else "no kernel"), flush=True)
     # Three starts each; then both are spent, and each gets its starts once more.
     if chosen != list("AAABBBA"):
         problems.append(f"the slots were {''.join(chosen)}, not AAABBBA")
@@ -125,10 +126,10 @@ def play(main, work, deploy, config, card):
     left = board.environment(config, "fw_printenv", "-n", "BOOT_B_LEFT").strip()
     check("U-Boot takes the slot that Linux put first, by the device's own fw_env.config",
           [] if "starting slot B" in said and left == "2" else [f"BOOT_B_LEFT={left}: {said[-300:]!r}"])
-    # QEMU's watchdog resets at once when it is armed.
-    said, _ = board.start(r"(?s)U-Boot 20.*U-Boot 20", tree="armed.dtb", words=["-no-shutdown"])
-    check("U-Boot arms the board's watchdog before the boot script runs",
-          [] if len(re.findall("U-Boot 20", said)) > 1 and "starting slot" not in said else [said[-400:]])
+    # QEMU's watchdog resets at once when it is armed. Seven starts above, with the node off, had no reset.
+    said, _ = board.start(r"(?s)Core: .*Core: .*Core: ", tree="armed.dtb")
+    check("U-Boot arms the board's watchdog before it looks for a boot script",
+          [] if said.count("Core: ") > 2 and "Loading Environment" not in said else [said[-400:]])
 
 
 def written(image, start):

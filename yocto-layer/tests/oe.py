@@ -40,8 +40,9 @@ MACHINES = {
 }
 # What our images, and a Jetson's ONNX Runtime, take from meta-openembedded. All else of it is left unread, which saves two thirds
 # of the time, unless OE_ALL is set.
-NEEDED = ["abseil-cpp", "duktape", "efibootmgr", "efivar", "flatbuffers", "googletest", "gtest", "libeigen", "libgpiod", "microsoft-gsl", "nlohmann-json",
-          "polkit", "protobuf", "python3-pybind11", "re2"]
+NEEDED = ["abseil-cpp", "duktape", "efibootmgr", "efivar", "flatbuffers", "googletest", "gtest", "jsoncpp", "libeigen", "libgpiod", "microsoft-gsl",
+          "nlohmann-json", "polkit", "protobuf", "python3-cmake", "python3-distro", "python3-kconfiglib", "python3-ninja", "python3-ninja-syntax",
+          "python3-pybind11", "python3-scikit-build", "python3-scikit-build-core", "re2"]
 # The second one: the BSPs' appends to what is left unread.
 MASK = r"^(?!.*/(%s)[_./]).*/(meta-openembedded/meta-(oe|python|networking)/(recipes|dynamic)|(external|dynamic-layers)/[a-z-]+/.*bbappend$)" % "|".join(
     [*NEEDED, "yocto-layer"])

@@ -261,7 +261,7 @@ impl Work {
                     }
                     ping = Instant::now() + every;
                     if let Err(why) = session.push(&Packet::PingReq(rumqttc::v5::mqttbytes::v5::PingReq)) {
-                        return why;
+                        return why.into();
                     }
                 }
             }

@@ -5,6 +5,7 @@ use std::fmt::Write;
 use serde_json::Value;
 use zbus::proxy;
 
+use super::error::BusError;
 use crate::{host::logind, limits};
 
 #[proxy(
@@ -23,7 +24,7 @@ pub struct Asked(Daemon1Proxy<'static>);
 
 impl Asked {
     /// Connects over this bus. `None`: the configuration has no bus (`device.bus = "off"`).
-    pub async fn connect(bus: Option<&str>) -> Result<Self, String> {
+    pub async fn connect(bus: Option<&str>) -> Result<Self, BusError> {
         let bus =
             bus.ok_or("there is no D-Bus to ask over: `device.bus` is `off`; ask by the command `status` over MQTT")?;
         let connection = logind::connect_soon(bus).await;
@@ -34,32 +35,32 @@ impl Asked {
     }
 
     /// The status document.
-    pub async fn status(&self) -> Result<Value, String> {
+    pub async fn status(&self) -> Result<Value, BusError> {
         let text = self.0.status().await.map_err(|why| format!("ask the daemon: {why}; is it running?"))?;
-        serde_json::from_str(&text).map_err(|why| format!("read the daemon's answer: {why}"))
+        serde_json::from_str(&text).map_err(|why| BusError(format!("read the daemon's answer: {why}")))
     }
 }
 
 impl Asked {
     /// Installs a bundle and waits for its end, telling what is done on the way.
-    pub async fn install(&self, file: &std::fs::File, say: impl FnMut(&str)) -> Result<String, String> {
+    pub async fn install(&self, file: &std::fs::File, say: impl FnMut(&str)) -> Result<String, BusError> {
         let before = self.job().await?;
         self.0.install_model(file.into()).await.map_err(|why| format!("ask the daemon: {why}"))?;
         self.end(&before, say).await
     }
 
     /// Goes back to the model before, and waits for that.
-    pub async fn roll_back(&self, model: &str, say: impl FnMut(&str)) -> Result<String, String> {
+    pub async fn roll_back(&self, model: &str, say: impl FnMut(&str)) -> Result<String, BusError> {
         let before = self.job().await?;
         self.0.roll_back_model(model).await.map_err(|why| format!("ask the daemon: {why}"))?;
         self.end(&before, say).await
     }
 
-    async fn job(&self) -> Result<Value, String> {
+    async fn job(&self) -> Result<Value, BusError> {
         Ok(self.status().await?["models"]["job"].clone())
     }
 
-    async fn end(&self, before: &Value, mut say: impl FnMut(&str)) -> Result<String, String> {
+    async fn end(&self, before: &Value, mut say: impl FnMut(&str)) -> Result<String, BusError> {
         let (mut said, mut ours) = (String::new(), None);
         loop {
             tokio::time::sleep(limits::BUS_TURN / 4).await;
@@ -78,7 +79,7 @@ impl Asked {
             match job["state"].as_str() {
                 Some("running") => {}
                 Some("success") => return Ok(text),
-                state => return Err(format!("{}: {text}", state.unwrap_or("failed"))),
+                state => return Err(format!("{}: {text}", state.unwrap_or("failed")).into()),
             }
         }
     }

@@ -4,6 +4,7 @@
 //! Reading is for whom the bus's policy lets in; `Restart` looks at the caller as well.
 
 mod client;
+mod error;
 mod top;
 
 use std::{os::fd::OwnedFd, sync::Arc};
@@ -12,6 +13,7 @@ use serde_json::Value;
 use zbus::{Connection, fdo, interface, message::Header, object_server::SignalEmitter};
 
 pub use client::{Asked, show};
+pub use error::BusError;
 pub use top::top;
 
 use crate::{flow::beat::Beat, host::logind, limits};
@@ -29,9 +31,9 @@ pub struct Shown {
     /// Ends the daemon in order; systemd starts it again.
     pub restart: Arc<dyn Fn() + Send + Sync>,
     /// Installs the bundle in this file. The status document has the result.
-    pub install: Arc<dyn Fn(OwnedFd) -> Result<(), String> + Send + Sync>,
+    pub install: Arc<dyn Fn(OwnedFd) -> Result<(), BusError> + Send + Sync>,
     /// Back to the model before.
-    pub roll_back: Arc<dyn Fn(String) -> Result<(), String> + Send + Sync>,
+    pub roll_back: Arc<dyn Fn(String) -> Result<(), BusError> + Send + Sync>,
 }
 
 /// The stage as a task: for ever on the bus, or looking for it.
@@ -191,7 +193,7 @@ impl Daemon {
         #[zbus(connection)] connection: &Connection,
     ) -> fdo::Result<()> {
         self.allow(&header, connection, "InstallModel").await?;
-        (self.shown.install)(file.into()).map_err(fdo::Error::Failed)
+        (self.shown.install)(file.into()).map_err(|why| fdo::Error::Failed(why.into()))
     }
 
     /// Goes back to the model before; the name may be empty where only one was installed.
@@ -202,7 +204,7 @@ impl Daemon {
         #[zbus(connection)] connection: &Connection,
     ) -> fdo::Result<()> {
         self.allow(&header, connection, "RollBackModel").await?;
-        (self.shown.roll_back)(model).map_err(fdo::Error::Failed)
+        (self.shown.roll_back)(model).map_err(|why| fdo::Error::Failed(why.into()))
     }
 
     /// An alarm was raised or cleared.

@@ -13,12 +13,15 @@ use ratatui::{
 };
 use serde_json::Value;
 
-use super::client::{Asked, age, bytes, list, number, quality, quantiles, rate, shown_score, unknown, word};
+use super::{
+    BusError,
+    client::{Asked, age, bytes, list, number, quality, quantiles, rate, shown_score, unknown, word},
+};
 
 const TURN: Duration = Duration::from_secs(1);
 
 /// Shows it until q, Esc or Ctrl-C.
-pub async fn top(bus: Option<&str>) -> Result<(), String> {
+pub async fn top(bus: Option<&str>) -> Result<(), BusError> {
     let asked = Asked::connect(bus).await?;
     let mut status = asked.status().await;
     // An error before the first picture belongs on an ordinary screen.
@@ -26,12 +29,12 @@ pub async fn top(bus: Option<&str>) -> Result<(), String> {
     let mut terminal = ratatui::try_init().map_err(|why| format!("use the terminal: {why}"))?;
     let done = loop {
         if let Err(why) = terminal.draw(|frame| draw(frame, &status)) {
-            break Err(format!("write to the terminal: {why}"));
+            break Err(format!("write to the terminal: {why}").into());
         }
         match left() {
             Ok(true) => break Ok(()),
             Ok(false) => status = asked.status().await,
-            Err(why) => break Err(format!("read from the terminal: {why}")),
+            Err(why) => break Err(format!("read from the terminal: {why}").into()),
         }
     };
     ratatui::restore();
@@ -52,10 +55,10 @@ fn left() -> std::io::Result<bool> {
     Ok(false)
 }
 
-fn draw(frame: &mut Frame<'_>, status: &Result<Value, String>) {
+fn draw(frame: &mut Frame<'_>, status: &Result<Value, BusError>) {
     match status {
         Ok(status) => draw_status(frame, status),
-        Err(why) => frame.render_widget(Paragraph::new(why.as_str()).style(alert()), frame.area()),
+        Err(why) => frame.render_widget(Paragraph::new(why.to_string()).style(alert()), frame.area()),
     }
 }
 

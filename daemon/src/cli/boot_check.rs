@@ -28,8 +28,8 @@ pub async fn check(bus: Option<&str>) -> Result<(), Fatal> {
     let mut said = String::new();
     loop {
         let found = match Asked::connect(bus).await {
-            Ok(asked) => asked.status().await.map_or_else(Found::Lacks, |status| judge(&status)),
-            Err(why) => Found::Lacks(why),
+            Ok(asked) => asked.status().await.map_or_else(|why| Found::Lacks(why.into()), |status| judge(&status)),
+            Err(why) => Found::Lacks(why.into()),
         };
         let (why, most, code) = match found {
             Found::Well => {

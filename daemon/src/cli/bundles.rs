@@ -24,7 +24,7 @@ use crate::{
     infer::{self, Artifact, Column, Launching, Running},
     limits,
     model::{
-        baseline::{Baseline, Channel},
+        baseline::{Baseline, Spread},
         bundle::{self, Bundle},
         file::hex,
         keyset::Keyset,
@@ -276,7 +276,7 @@ fn prepare(dir: &Path, rows: Option<&Path>, drift: f64) -> Result<(), String> {
         object.entry(key).or_insert(value);
     }
     let draft = Value::Object(object.clone()).to_string();
-    let manifest = Manifest::parse(draft.as_bytes()).map_err(what)?;
+    let manifest = Manifest::parse(draft.as_bytes()).map_err(|why| what(why.into()))?;
     let at = |key: &str| position(&path, &text, key);
     let models = Models { memory_bytes: limits::WORKER_MIB << 20, ..models_of(None).map_err(|why| why.to_string())? };
     let launching = launching(&models, &manifest, &dir.join(&first)).map_err(what)?;
@@ -336,7 +336,7 @@ fn from_rows(
         let mut baseline = baseline(columns, drift)?;
         // The windows of a trial are fewer than those of the rows, follow each other, and are of one machine of a kind: an odd one was
         // 1.15 away. Swapped channels or another scale are much farther.
-        baseline.score = Channel::of(&mut played.scores, drift * SCORE_DRIFT);
+        baseline.score = Spread::of(&mut played.scores, drift * SCORE_DRIFT);
         write(
             &dir.join("baseline.json"),
             (serde_json::to_string_pretty(&baseline).unwrap_or_default() + "\n").as_bytes(),
@@ -449,7 +449,7 @@ fn baseline(columns: Vec<(String, Vec<f64>)>, drift: f64) -> Result<Baseline, St
     let mut baseline = Baseline::default();
     for (name, mut values) in columns {
         values.retain(|x| x.is_finite());
-        let channel = Channel::of(&mut values, drift).ok_or_else(|| format!("column `{name}` has no number"))?;
+        let channel = Spread::of(&mut values, drift).ok_or_else(|| format!("column `{name}` has no number"))?;
         baseline.channels.insert(name, channel);
     }
     Ok(baseline)

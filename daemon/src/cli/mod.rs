@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand};
 
 use crate::{
     bus,
-    config::{self, Config},
+    config::Config,
     control::Trials,
     error::{Code, Context, Fatal},
     host::{Clock, Host, identity, log::escaped, signals},
@@ -212,7 +212,7 @@ impl Cli {
             }
             Command::Provision { file, state, owner, settings } => {
                 journal::start("info");
-                let check = || config_or_text(None);
+                let check = || provisioned(None);
                 provision::take(&file, &state, owner.as_deref(), settings.as_deref(), check).map_err(Fatal::failed)
             }
             Command::Replay(args) => {
@@ -262,10 +262,10 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
     let mut not_provisioned = None;
     let provision = state.join("provision.toml");
     if provision.exists()
-        && let Err(why) = provision::take(&provision, state, None, None, || config_or_text(file))
+        && let Err(why) = provision::take(&provision, state, None, None, || provisioned(file))
     {
         tracing::error!("{why}; the device runs without it");
-        not_provisioned = Some(why);
+        not_provisioned = Some(why.into());
     }
     if let Err(why) = Trials::open(state).recover(&host.process) {
         tracing::error!("look for a configuration on trial: {why}");
@@ -279,12 +279,10 @@ fn open(file: Option<&std::path::Path>, host: &Host) -> Result<Config, Fatal> {
 }
 
 /// The check of `provision`. It ignores dates of certificates: a board without a battery does not know the time yet.
-fn config_or_text(file: Option<&std::path::Path>) -> Result<Config, String> {
-    let lines =
-        |problems: Vec<config::Problem>| problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n");
-    let config = Config::local(file).map_err(lines)?;
+fn provisioned(file: Option<&std::path::Path>) -> Result<Config, Fatal> {
+    let config = Config::local(file).map_err(|problems| Fatal::problems(&problems))?;
     let problems = config.problems_of_files(None);
-    if problems.is_empty() { Ok(config) } else { Err(lines(problems)) }
+    if problems.is_empty() { Ok(config) } else { Err(Fatal::problems(&problems)) }
 }
 
 /// One thread serves all edges; the stages that compute have threads of their own.

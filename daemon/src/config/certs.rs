@@ -14,7 +14,7 @@ use rustls::{
 };
 
 use super::{
-    Config, Problem, layers,
+    Config, Problem, SettingError, layers,
     problem::{At, Problems},
     raw::{Node, Value},
     secret,
@@ -30,7 +30,7 @@ impl Config {
         let mut problems = Problems::default();
         let mut add = |key: &str, why: String| problems.add(&place(&root, key), format!("mqtt.{key}"), why);
         if let Some(Err(why)) = mqtt.password_file.as_deref().map(secret) {
-            add("password_file", why);
+            add("password_file", why.into());
         }
         if let Some(tls) = &mqtt.tls {
             if let Some(Err(why)) = tls.ca_file.as_deref().map(|path| authorities(path, now_s)) {
@@ -109,7 +109,7 @@ fn place(root: &Node, key: &str) -> At {
 ///
 /// # Errors
 /// The file cannot be read, has no certificate, or one that cannot be used; the text names the file.
-pub fn roots(path: &Path) -> Result<RootCertStore, String> {
+pub fn roots(path: &Path) -> Result<RootCertStore, SettingError> {
     let mut roots = RootCertStore::empty();
     for (i, certificate) in certificates(path)?.into_iter().enumerate() {
         let added = roots.add(certificate);
@@ -122,7 +122,10 @@ pub fn roots(path: &Path) -> Result<RootCertStore, String> {
 ///
 /// # Errors
 /// One of the files cannot be read, or holds something else; the text names the file.
-pub fn identity(chain: &Path, key: &Path) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), String> {
+pub fn identity(
+    chain: &Path,
+    key: &Path,
+) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), SettingError> {
     Ok((certificates(chain)?, private(key)?))
 }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value as Json, json};
 use toml::{Table, Value};
 
-use super::{Config, Layer, layers, problem::Problems};
+use super::{Config, Layer, SettingError, layers, problem::Problems};
 use crate::limits;
 
 /// The differences between two configurations. A table that is added or removed as a whole is one key.
@@ -94,11 +94,11 @@ impl Config {
 ///
 /// # Errors
 /// One of them is not TOML.
-pub fn merge(under: &str, over: &str) -> Result<String, String> {
+pub fn merge(under: &str, over: &str) -> Result<String, SettingError> {
     let parse = |what: &str, text: &str| text.parse::<Table>().map_err(|why| format!("{what}: {}", why.message()));
     let mut merged = parse("the layer that is set", under)?;
     lay(&mut merged, parse("toml", over)?);
-    toml::to_string(&merged).map_err(|why| why.to_string())
+    toml::to_string(&merged).map_err(|why| SettingError(why.to_string()))
 }
 
 fn lay(under: &mut Table, over: Table) {

@@ -3,6 +3,7 @@
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 use super::{
+    SettingError,
     paths::Paths,
     problem::nearest,
     raw::{Table, Value},
@@ -50,11 +51,11 @@ impl Broker {
     ///
     /// # Errors
     /// The address is invalid; in words.
-    pub fn parse(text: &str) -> Result<Self, String> {
+    pub fn parse(text: &str) -> Result<Self, SettingError> {
         let broker = broker(text)?;
         match broker.secure || is_loopback(&broker.host) {
             true => Ok(broker),
-            false => Err(format!("{broker}: plain text is allowed to this machine only; use `mqtts://`")),
+            false => Err(format!("{broker}: plain text is allowed to this machine only; use `mqtts://`").into()),
         }
     }
 }

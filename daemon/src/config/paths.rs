@@ -15,6 +15,7 @@ use std::{
 };
 
 use super::{
+    SettingError,
     layers::{ADMIN, VENDOR},
     raw::Table,
 };
@@ -126,9 +127,9 @@ fn is_below(path: &Path, folders: &[PathBuf]) -> bool {
 ///
 /// # Errors
 /// The file cannot be read, or is not such a line; the text names the file.
-pub fn secret(path: &Path) -> Result<String, String> {
+pub fn secret(path: &Path) -> Result<String, SettingError> {
     let text = read(path).map_err(|why| format!("read password {}: {why}", path.display()))?;
-    line(&text).map(str::to_owned).map_err(|why| format!("{} is no password: {why}", path.display()))
+    line(&text).map(str::to_owned).map_err(|why| SettingError(format!("{} is no password: {why}", path.display())))
 }
 
 fn read(path: &Path) -> std::io::Result<Vec<u8>> {

@@ -166,7 +166,7 @@ fn model(t: &mut Table<'_>, names: &Names) -> Model {
         match Manifest::read(&path) {
             Ok(manifest) => (path.join(&manifest.file), manifest),
             Err(why) => {
-                t.problem("model", why);
+                t.problem("model", why.to_string());
                 (path.clone(), Manifest::bare(&path))
             }
         }

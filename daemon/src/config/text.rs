@@ -3,7 +3,7 @@
 use jiff::fmt::strtime;
 
 use super::{
-    Check, CheckKind, Format, Framing, Serial, TimeFormat,
+    Check, CheckKind, Format, Framing, Serial, SettingError, TimeFormat,
     parts::twice,
     raw::{Node, Table, Value},
 };
@@ -103,7 +103,7 @@ impl Pattern {
     ///
     /// # Errors
     /// Where it is no regular expression, or a larger one than `limits` allow.
-    pub fn new(expression: &str) -> Result<Self, String> {
+    pub fn new(expression: &str) -> Result<Self, SettingError> {
         let parsed = Self { expression: expression.to_owned(), columns: Vec::new() }.compile()?;
         let columns = parsed.capture_names().flatten().map(str::to_owned).collect();
         Ok(Self { expression: expression.to_owned(), columns })
@@ -113,19 +113,21 @@ impl Pattern {
     ///
     /// # Errors
     /// See `new`.
-    pub fn compile(&self) -> Result<regex::bytes::Regex, String> {
+    pub fn compile(&self) -> Result<regex::bytes::Regex, SettingError> {
         regex::bytes::RegexBuilder::new(&format!("^(?:{})$", self.expression))
             .unicode(false)
             .size_limit(limits::PATTERN_BYTES)
             .dfa_size_limit(limits::PATTERN_BYTES)
             .nest_limit(limits::PATTERN_DEPTH)
             .build()
-            .map_err(|why| match why {
-                regex::Error::CompiledTooBig(_) => {
-                    format!("is larger than {} KiB when compiled", limits::PATTERN_BYTES / 1024)
-                }
-                // The last line says what is wrong; those before it draw where.
-                why => why.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+            .map_err(|why| {
+                SettingError(match why {
+                    regex::Error::CompiledTooBig(_) => {
+                        format!("is larger than {} KiB when compiled", limits::PATTERN_BYTES / 1024)
+                    }
+                    // The last line says what is wrong; those before it draw where.
+                    why => why.to_string().lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned(),
+                })
             })
     }
 }
@@ -381,7 +383,7 @@ pub(super) fn time_columns(t: &mut Table<'_>, format: Option<&TimeFormat>) -> Op
 ///
 /// # Errors
 /// What it lacks.
-pub fn time_pattern(pattern: &str) -> Result<(), String> {
+pub fn time_pattern(pattern: &str) -> Result<(), SettingError> {
     if !pattern.contains('%') {
         return Err("expected one of `ns`, `us`, `ms`, `s`, `civil`, or a pattern such as `%d/%m/%Y %H:%M:%S`".into());
     }

@@ -70,7 +70,7 @@ pub fn compare(
         return Err(Refusal(Why::Conflict, format!("`if_digest` is {other}, but {is_set} is set")));
     }
     let toml = match &previous {
-        Some(under) if set.merge => config::merge(under, &set.toml).map_err(invalid)?,
+        Some(under) if set.merge => config::merge(under, &set.toml).map_err(|why| invalid(why.into()))?,
         _ => set.toml.clone(),
     };
     if toml.len() > limits::REMOTE_CONFIG_BYTES {

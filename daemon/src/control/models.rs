@@ -186,9 +186,8 @@ impl Models {
             ModelEvent::Brought(_, Ok(())) => self.open_incoming(),
             ModelEvent::Opened(_, Ok(opened)) => self.opened(*opened),
             ModelEvent::Rollout(Report::Proven(_, Ok(proof))) => self.proven(proof),
-            ModelEvent::Brought(_, Err(why))
-            | ModelEvent::Opened(_, Err(why))
-            | ModelEvent::Rollout(Report::Proven(_, Err(why))) => self.job_failed(End::Failed, &why),
+            ModelEvent::Brought(_, Err(why)) | ModelEvent::Opened(_, Err(why)) => self.job_failed(End::Failed, &why),
+            ModelEvent::Rollout(Report::Proven(_, Err(why))) => self.job_failed(End::Failed, &why.to_string()),
             ModelEvent::Rollout(Report::Verdict(verdict)) => self.judged(verdict),
             ModelEvent::Keys(keys) => self.keys = keys,
             ModelEvent::Stale(stale) => self.stale = stale,

@@ -1,5 +1,6 @@
 //! Handlers of `feedback`, `samples.pull` and `tape.pull`, and what comes back from the store of samples.
 
+use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
@@ -12,8 +13,10 @@ use super::{
     tell::Outcome,
 };
 use crate::{
-    config::Pipeline,
-    flow::samples::{About, Answer, Ask, Feedback, Filter, Order, Refused, Said, Wanted},
+    flow::{
+        board::LabelSaid,
+        samples::{About, Answer, Ask, Feedback, Filter, Label, Order, Refused, Said, Wanted},
+    },
     limits,
 };
 
@@ -86,13 +89,11 @@ impl Jobs {
         }
     }
 
-    /// A label `false`: the threshold of a budget of false alarms may move.
+    /// The engine of its pipeline hears of a label: a threshold may move by it, and a candidate is compared with it.
     fn take_label(&self, result: &Value) {
-        let of = |pipeline: &Pipeline| result["pipeline"] == pipeline.name.as_str() && pipeline.budget.is_some();
-        let place = self.config.pipelines.iter().position(of).filter(|_| result["label"] == false);
-        if let (Some(place), Some(score)) = (place, result["score"].as_f64()) {
-            let sha256 = result["lineage"]["sha256"].as_str().unwrap_or_default();
-            self.board.false_alarm(place, score as f32, sha256.to_owned(), limits::FALSE_ALARMS_WAITING);
+        let names = self.config.pipelines.iter().map(|pipeline| pipeline.name.as_str());
+        if let Some((place, said)) = said(names, result) {
+            self.board.label(place, said, limits::LABELS_WAITING);
         }
     }
 
@@ -106,5 +107,38 @@ impl Jobs {
     /// The pull that goes on, for `Going`.
     pub(super) fn pull_left(&self) -> Option<&str> {
         self.samples.as_ref()?.left.as_deref()
+    }
+}
+
+/// The label that the result of a command says was stored, and the place of its pipeline; `None`: it was another command.
+fn said<'a>(mut pipelines: impl Iterator<Item = &'a str>, result: &Value) -> Option<(usize, LabelSaid)> {
+    let label = Label::deserialize(&result["label"]).ok()?;
+    let place = pipelines.position(|name| result["pipeline"] == name)?;
+    let win = result["win"].as_str()?.strip_prefix("sha256:")?.to_owned();
+    let score = result["score"].as_f64().map(|score| score as f32);
+    let sha256 = result["lineage"]["sha256"].as_str().unwrap_or_default().to_owned();
+    Some((place, LabelSaid { label, win, score, sha256 }))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn stored_label_goes_to_its_pipeline_and_no_other_result_is_a_label() {
+        let result =
+            json!({"label": false, "win": "sha256:0f", "pipeline": "b", "lineage": {"sha256": "ab"}, "score": 1.5});
+        let expected =
+            LabelSaid { label: Label::Truth(false), win: "0f".into(), score: Some(1.5), sha256: "ab".into() };
+        let said = |result: &Value| said(["a", "b"].into_iter(), result);
+        assert_eq!(said(&result), Some((1, expected)));
+        for (member, other) in [("pipeline", json!("c")), ("label", json!(null)), ("win", json!(null))] {
+            let mut result = result.clone();
+            result[member] = other;
+            assert_eq!(said(&result), None, "{member}");
+        }
+        assert_eq!(said(&json!({"sha256": "ab", "size": 1, "files": 1})), None, "a pull");
     }
 }

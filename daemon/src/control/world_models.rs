@@ -175,7 +175,7 @@ impl World {
             }
             Thread::Prove { number } => {
                 let proof = Proof { text: "1 case".into(), groups: [0].into() };
-                ModelEvent::Rollout(Report::Proven(number, result.map(|()| proof)))
+                ModelEvent::Rollout(Report::Proven(number, result.map(|()| proof).map_err(Into::into)))
             }
             Thread::Watch { bundle } => {
                 let said = result.map_or_else(Said::Bad, |()| Said::Passed("healthy".into()));

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use super::{alarm::AlarmSign, escalation::Exchange};
+use super::{alarm::AlarmSign, escalation::Exchange, samples::Label};
 
 /// Wakes a thread that waits.
 #[derive(Debug, Default)]
@@ -30,6 +30,19 @@ impl Bell {
     }
 }
 
+/// A label, with what is known of its window.
+#[derive(Debug, Clone, PartialEq)]
+pub struct LabelSaid {
+    /// What it says.
+    pub label: Label,
+    /// Digest of the window, 64 hexadecimal digits.
+    pub win: String,
+    /// The score that the model gave it when it served, where it gave one.
+    pub score: Option<f32>,
+    /// Digest of that model's file.
+    pub sha256: String,
+}
+
 /// All of it, by the configuration's indices.
 #[derive(Debug, Default)]
 pub struct Board {
@@ -39,9 +52,8 @@ pub struct Board {
     pub alarm_bell: Bell,
     /// By pipeline: a recalibration is requested. Set by control, taken by the engine.
     recalibrate: Vec<AtomicBool>,
-    /// By pipeline: scores that raised an alarm and should not have, and the digest of the model. Set by control, taken by the
-    /// engine; a few.
-    false_alarms: Vec<Mutex<Vec<(f32, String)>>>,
+    /// By pipeline: labels that were stored. Set by control, taken by the engine; a few.
+    labels: Vec<Mutex<Vec<LabelSaid>>>,
     /// The guard holds the outputs and answers. Written by outputs.
     pub outputs_held: AtomicBool,
     /// Where it does: every coil and register could be written. Written by outputs.
@@ -62,23 +74,23 @@ impl Board {
         Self {
             alarms: std::iter::repeat_with(AlarmSign::default).take(alarms).collect(),
             recalibrate: std::iter::repeat_with(AtomicBool::default).take(pipelines).collect(),
-            false_alarms: std::iter::repeat_with(Mutex::default).take(pipelines).collect(),
+            labels: std::iter::repeat_with(Mutex::default).take(pipelines).collect(),
             ..Self::default()
         }
     }
 
-    /// A label says that this score of the model with this digest raised a false alarm; `most` of them wait.
-    pub fn false_alarm(&self, pipeline: usize, score: f32, sha256: String, most: usize) {
-        let mut waiting = self.false_alarms[pipeline].lock().unwrap_or_else(PoisonError::into_inner);
+    /// A label was stored; `most` of them wait.
+    pub fn label(&self, pipeline: usize, said: LabelSaid, most: usize) {
+        let mut waiting = self.labels[pipeline].lock().unwrap_or_else(PoisonError::into_inner);
         // The label itself is kept elsewhere; who sends so many at once has other worries than the last one.
         if waiting.len() < most {
-            waiting.push((score, sha256));
+            waiting.push(said);
         }
     }
 
-    /// Takes what labels said.
-    pub fn take_false_alarms(&self, pipeline: usize) -> Vec<(f32, String)> {
-        std::mem::take(&mut self.false_alarms[pipeline].lock().unwrap_or_else(PoisonError::into_inner))
+    /// Takes the labels that wait.
+    pub fn take_labels(&self, pipeline: usize) -> Vec<LabelSaid> {
+        std::mem::take(&mut self.labels[pipeline].lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Requests that this pipeline's model is calibrated again.

@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::Defence;
+use super::{Defence, HostError};
 use crate::flow::beat::Beat;
 
 /// One stage's sign of life, and what was seen of it.
@@ -75,8 +75,9 @@ impl Beats {
 ///
 /// # Errors
 /// What went wrong, or that it panicked; the panic itself is in the log.
-pub fn caught<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err("internal error: it panicked; see the log".into()))
+pub fn caught<T, E: From<HostError>>(work: impl FnOnce() -> Result<T, E>) -> Result<T, E> {
+    let panicked = |_| Err(HostError::from("internal error: it panicked; see the log").into());
+    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(panicked)
 }
 
 #[cfg(test)]
@@ -86,7 +87,7 @@ mod tests {
     #[test]
     fn helper_that_panics_answers_with_an_error() {
         let empty: Vec<u8> = Vec::new();
-        assert!(caught(|| Ok(empty[std::hint::black_box(0)])).is_err_and(|why| why.contains("panicked")));
-        assert_eq!(caught(|| Ok(7)), Ok(7));
+        assert!(caught(|| Ok::<u8, String>(empty[std::hint::black_box(0)])).is_err_and(|why| why.contains("panicked")));
+        assert_eq!(caught(|| Ok::<_, String>(7)), Ok(7));
     }
 }

@@ -9,6 +9,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::error::HostError;
 use gpiocdev_uapi::v2::{
     LineConfig, LineFlags, LineRequest, LineValues, get_chip_info, get_line, get_line_info, get_line_values,
     set_line_config, set_line_values,
@@ -87,8 +88,8 @@ impl Edge {
     }
 }
 
-fn lower(why: impl std::fmt::Display) -> String {
-    why.to_string().to_lowercase()
+fn lower(why: impl std::fmt::Display) -> HostError {
+    HostError(why.to_string().to_lowercase())
 }
 
 impl Chip {
@@ -96,7 +97,7 @@ impl Chip {
     ///
     /// # Errors
     /// There is none, several match, or it cannot be opened.
-    pub fn open(name: &str) -> Result<Self, String> {
+    pub fn open(name: &str) -> Result<Self, HostError> {
         if name.contains('/') {
             return Self::at(Path::new(name));
         }
@@ -104,12 +105,12 @@ impl Chip {
             list().into_iter().filter(|about| about.name == name || about.label == name).collect();
         match (found.pop(), found.len()) {
             (Some(about), 0) => Self::at(&about.path),
-            (Some(_), _) => Err(format!("several chips are called {name}; give the path of one")),
-            (None, _) => Err(format!("no chip is called {name}")),
+            (Some(_), _) => Err(format!("several chips are called {name}; give the path of one").into()),
+            (None, _) => Err(format!("no chip is called {name}").into()),
         }
     }
 
-    fn at(path: &Path) -> Result<Self, String> {
+    fn at(path: &Path) -> Result<Self, HostError> {
         let kind = fs::metadata(path).map_err(lower)?.file_type();
         let real = kind.is_char_device();
         // A pipe that is held open for writing as well has no end when a writer goes.
@@ -117,7 +118,7 @@ impl Chip {
         options.read(true).write(true).append(kind.is_file()).custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits());
         let file = options.open(path).map_err(lower)?;
         if real {
-            get_chip_info(&file).map_err(|why| format!("it is no gpiochip: {}", lower(why)))?;
+            get_chip_info(&file).map_err(|why| HostError(format!("it is no gpiochip: {}", lower(why))))?;
         }
         Ok(Self { file, path: path.to_owned(), real })
     }
@@ -126,20 +127,20 @@ impl Chip {
     ///
     /// # Errors
     /// No line has this name, or several have it.
-    pub fn offset(&self, name: &str) -> Result<u32, String> {
+    pub fn offset(&self, name: &str) -> Result<u32, HostError> {
         if !self.real {
-            return Err(format!("no line is called {name}"));
+            return Err(format!("no line is called {name}").into());
         }
         let lines = get_chip_info(&self.file).map_err(lower)?.num_lines;
         let is = |offset: &u32| get_line_info(&self.file, *offset).is_ok_and(|info| text(&info.name) == name);
-        (0..lines).find(is).ok_or_else(|| format!("no line of {} is called {name}", self.path.display()))
+        (0..lines).find(is).ok_or_else(|| HostError(format!("no line of {} is called {name}", self.path.display())))
     }
 
     /// Asks for lines to read, all at once; their order is that of the bits.
     ///
     /// # Errors
     /// The kernel refuses: a line is in use, or has no edges.
-    pub fn inputs(self, lines: &[Input], queue: u32) -> Result<Inputs, String> {
+    pub fn inputs(self, lines: &[Input], queue: u32) -> Result<Inputs, HostError> {
         let lines = lines.to_vec();
         if !self.real {
             return Ok(Inputs { file: self.file, lines, real: false });
@@ -152,7 +153,8 @@ impl Chip {
             ..LineRequest::default()
         };
         lines.iter().enumerate().for_each(|(i, line)| request.offsets.set(i, line.offset));
-        let file = get_line(&self.file, request).map_err(|why| format!("ask for its lines: {}", lower(why)))?;
+        let file =
+            get_line(&self.file, request).map_err(|why| HostError(format!("ask for its lines: {}", lower(why))))?;
         nonblocking(&file)?;
         Ok(Inputs { file, lines, real: true })
     }
@@ -161,7 +163,7 @@ impl Chip {
     ///
     /// # Errors
     /// The kernel refuses: the line is in use.
-    pub fn output(self, offset: u32, active_low: bool, on: bool) -> Result<Output, String> {
+    pub fn output(self, offset: u32, active_low: bool, on: bool) -> Result<Output, HostError> {
         if !self.real {
             let mut output = Output { file: self.file, real: false };
             output.set(on)?;
@@ -176,12 +178,13 @@ impl Chip {
         };
         request.offsets.set(0, offset);
         request.config.add_values(&LineValues::from_slice(&[on]));
-        let file = get_line(&self.file, request).map_err(|why| format!("ask for line {offset}: {}", lower(why)))?;
+        let file =
+            get_line(&self.file, request).map_err(|why| HostError(format!("ask for line {offset}: {}", lower(why))))?;
         Ok(Output { file, real: true })
     }
 }
 
-fn nonblocking(file: &File) -> Result<(), String> {
+fn nonblocking(file: &File) -> Result<(), HostError> {
     use nix::fcntl::{F_SETFL, OFlag, fcntl};
     fcntl(file, F_SETFL(OFlag::O_NONBLOCK)).map(drop).map_err(lower)
 }
@@ -191,7 +194,7 @@ fn text(name: &gpiocdev_uapi::Name) -> String {
 }
 
 /// What the first line needs is the rule, what others need besides are attributes.
-fn config(lines: &[Input], edges: bool) -> Result<LineConfig, String> {
+fn config(lines: &[Input], edges: bool) -> Result<LineConfig, HostError> {
     let flags = |line: &Input| {
         let mut flags = LineFlags::INPUT;
         flags.set(LineFlags::ACTIVE_LOW, line.active_low);
@@ -239,7 +242,7 @@ impl Inputs {
     ///
     /// # Errors
     /// The kernel refuses, for example because the chip is gone.
-    pub fn levels(&self) -> Result<Option<u64>, String> {
+    pub fn levels(&self) -> Result<Option<u64>, HostError> {
         if !self.real {
             return Ok(None);
         }
@@ -253,7 +256,7 @@ impl Inputs {
     ///
     /// # Errors
     /// The kernel refuses, for example because the chip is gone.
-    pub fn set_edges(&self, on: bool) -> Result<(), String> {
+    pub fn set_edges(&self, on: bool) -> Result<(), HostError> {
         if self.real { set_line_config(&self.file, config(&self.lines, on)?).map_err(lower) } else { Ok(()) }
     }
 
@@ -283,7 +286,7 @@ impl Output {
     ///
     /// # Errors
     /// The kernel refuses, for example because the chip is gone.
-    pub fn set(&mut self, on: bool) -> Result<(), String> {
+    pub fn set(&mut self, on: bool) -> Result<(), HostError> {
         if self.real {
             return set_line_values(&self.file, &LineValues::from_slice(&[on])).map_err(lower);
         }

@@ -13,7 +13,7 @@ use tokio_serial::{
     ClearBuffer, DataBits, FlowControl, Parity, SerialPort, SerialPortBuilder, SerialPortBuilderExt, StopBits,
 };
 
-use super::sys;
+use super::{error::HostError, sys};
 
 /// A port's settings.
 #[derive(Debug, Clone, Copy)]
@@ -54,10 +54,10 @@ fn builder(settings: Settings<'_>) -> SerialPortBuilder {
 ///
 /// # Errors
 /// Why not, in words.
-pub fn open(settings: Settings<'_>) -> Result<SerialStream, String> {
-    let mut port = builder(settings).open_native_async().map_err(|why| why.to_string().to_lowercase())?;
+pub fn open(settings: Settings<'_>) -> Result<SerialStream, HostError> {
+    let mut port = builder(settings).open_native_async().map_err(|why| HostError(why.to_string().to_lowercase()))?;
     if !settings.shared {
-        port.set_exclusive(true).map_err(|why| format!("take exclusively: {why}"))?;
+        port.set_exclusive(true).map_err(|why| HostError(format!("take exclusively: {why}")))?;
     }
     Ok(port)
 }
@@ -73,9 +73,9 @@ impl Shared {
     ///
     /// # Errors
     /// Why not, in words.
-    pub fn open(settings: Settings<'_>) -> Result<Self, String> {
+    pub fn open(settings: Settings<'_>) -> Result<Self, HostError> {
         let shared = Settings { shared: true, ..settings };
-        let port = builder(shared).open_native().map_err(|why| why.to_string().to_lowercase())?;
+        let port = builder(shared).open_native().map_err(|why| HostError(why.to_string().to_lowercase()))?;
         let fd = port.as_raw_fd();
         Ok(Self { port: Box::new(port), fd })
     }
@@ -89,8 +89,8 @@ impl Shared {
     ///
     /// # Errors
     /// The port is gone.
-    pub fn forget(&self) -> Result<(), String> {
-        self.port.clear(ClearBuffer::Input).map_err(|why| why.to_string().to_lowercase())
+    pub fn forget(&self) -> Result<(), HostError> {
+        self.port.clear(ClearBuffer::Input).map_err(|why| HostError(why.to_string().to_lowercase()))
     }
 
     /// How long a read or a write may wait.
@@ -123,8 +123,8 @@ impl Write for Shared {
 ///
 /// # Errors
 /// The port is gone.
-pub fn forget(port: &impl SerialPort) -> Result<(), String> {
-    port.clear(ClearBuffer::Input).map_err(|why| why.to_string().to_lowercase())
+pub fn forget(port: &impl SerialPort) -> Result<(), HostError> {
+    port.clear(ClearBuffer::Input).map_err(|why| HostError(why.to_string().to_lowercase()))
 }
 
 /// Takes the turn on a shared port, unless another process has it.

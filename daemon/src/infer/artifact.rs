@@ -2,6 +2,7 @@
 
 use std::{collections::BTreeMap, fs::File, sync::Arc};
 
+use super::InferError;
 use crate::{
     config::{self, Provider},
     model::{baseline::Baseline, bundle::Bundle, file::ModelFile, golden::Case, manifest::Manifest, slot::Origin},
@@ -55,18 +56,21 @@ impl Artifact {
     }
 
     /// What the configuration names: a bundle, or an ONNX file with what is known of it.
-    pub fn factory(model: &config::Model) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// The file cannot be read, or is rejected; the text names it.
+    pub fn factory(model: &config::Model) -> Result<Self, InferError> {
         let config::Model { file: path, manifest, unsigned, manifest_sha256, .. } = model;
         if path.as_os_str().is_empty() {
-            return Err(format!(
+            return Err(InferError(format!(
                 "no bundle of `{}` is installed yet; its alarms are unknown until the command `model.install` brings one",
                 manifest.model
-            ));
+            )));
         }
         if path.extension().is_some_and(|ext| ext == "kmb") {
             // The signatures were verified with the configuration, over the manifest, which has the digests of all files: the
             // same manifest needs no second look at them.
-            let what = |why: String| format!("use bundle {}: {why}", path.display());
+            let what = |why: String| InferError(format!("use bundle {}: {why}", path.display()));
             let file = File::open(path).map_err(|why| what(why.to_string()))?;
             let bundle = Bundle::open(&file, None).map_err(|why| what(why.into()))?;
             if bundle.manifest_sha256 != *manifest_sha256 {
@@ -151,6 +155,6 @@ mod tests {
         assert!(Artifact::factory(&model).is_ok());
         packed(dir.path(), "2");
         let why = Artifact::factory(&model).expect_err("another bundle");
-        assert!(why.contains("another bundle than when the configuration was read"), "{why}");
+        assert!(why.to_string().contains("another bundle than when the configuration was read"), "{why}");
     }
 }

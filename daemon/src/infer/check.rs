@@ -31,7 +31,7 @@ pub fn check(config: &Config, launching: impl Fn(&[usize]) -> Launching) -> Chec
         let source = match Artifact::factory(&pipeline.model) {
             Ok(source) => source,
             Err(why) => {
-                checked.problems.push(Problem { at: config.at(&model), key: model, why });
+                checked.problems.push(Problem { at: config.at(&model), key: model, why: why.into() });
                 continue;
             }
         };
@@ -40,7 +40,7 @@ pub fn check(config: &Config, launching: impl Fn(&[usize]) -> Launching) -> Chec
             let key = if config.models.runtime.is_some() { "models.runtime".into() } else { model };
             // It is the same for all of them.
             if !std::mem::replace(&mut no_runtime, true) {
-                checked.problems.push(Problem { at: config.at(&key), key, why: why.clone() });
+                checked.problems.push(Problem { at: config.at(&key), key, why: why.to_string() });
             }
             continue;
         }

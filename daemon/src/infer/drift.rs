@@ -8,7 +8,7 @@ use super::thin::Thinned;
 use crate::{
     flow::{Window, record::json_str},
     limits,
-    model::baseline::{Baseline, Channel, Drift},
+    model::baseline::{Baseline, Drift, Spread},
 };
 
 /// One pipeline's inputs.
@@ -25,7 +25,7 @@ pub struct Inputs {
 
 struct Column {
     name: String,
-    baseline: Channel,
+    baseline: Spread,
     /// Place in a row.
     at: usize,
     values: Thinned,
@@ -109,7 +109,7 @@ mod tests {
 
     fn inputs() -> Inputs {
         let mut values: Vec<f64> = (0..100).map(f64::from).collect();
-        let channel = Channel::of(&mut values, 0.3).expect("values");
+        let channel = Spread::of(&mut values, 0.3).expect("values");
         let channels = ["a", "b"].map(|name| (name.to_owned(), channel.clone()));
         Inputs::new("p", &["a".into(), "b".into()], 1, &Baseline { channels: channels.into(), score: None })
             .expect("inputs")

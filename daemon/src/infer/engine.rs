@@ -162,7 +162,7 @@ impl Engine {
     fn first_source(&mut self) -> Result<Artifact, String> {
         match self.setup.installed.take() {
             Some(installed) => Ok(installed),
-            None => Artifact::factory(&self.setup.launching.first()?.model),
+            None => Ok(Artifact::factory(&self.setup.launching.first()?.model)?),
         }
     }
 
@@ -238,14 +238,17 @@ impl Engine {
         let Some(mut running) = self.running.take() else {
             return Err("no worker".into());
         };
-        for (served, fit) in self.setup.served.iter().zip(&mut running.fits) {
+        for (at, (served, fit)) in self.setup.served.iter().zip(&mut running.fits).enumerate() {
             if served.take_recalibrate() {
                 fit.recalibrate();
             }
-            let moved =
-                served.take_false_alarms().into_iter().filter_map(|(score, sha)| fit.was_false(score, &sha)).last();
+            let labels = served.take_labels();
+            let moved = labels.iter().filter_map(|said| fit.labelled(said)).last();
             if let Some((text, stamp)) = moved.zip(self.last) {
                 self.drafts.push(self.setup.events.draft(Kind::ModelCalibrated, stamp, &served.config().name, &text));
+            }
+            if let Some(candidate) = &mut self.candidate {
+                candidate.labelled(at, labels);
             }
         }
         let rung = self.ring(&mut running, sink, beat);
@@ -396,6 +399,12 @@ impl Engine {
             Outcome::None(_) => None,
         };
         let above = running.fits[at].is_beyond(score);
+        let class = match &outcome {
+            Outcome::Answer(Answered { classes: Some(classes), .. }) if self.candidate.is_some() => {
+                classes.likeliest().map(str::to_owned)
+            }
+            _ => None,
+        };
         let served = &mut self.setup.served[at];
         match outcome {
             Outcome::Answer(answered) => {
@@ -422,7 +431,7 @@ impl Engine {
             Outcome::None(why) => sink.lost(served.stream(), 1, why),
         }
         if self.candidate.is_some() {
-            self.shadowed.push(Shadowed { window, score, above });
+            self.shadowed.push(Shadowed { window, score, above, class });
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     config,
-    flow::{Direction, record::json_str},
+    flow::{Direction, board::LabelSaid, record::json_str, samples::Label},
     host::Later,
     model::{file::hex, manifest::Layout},
 };
@@ -302,11 +302,12 @@ impl Fit {
         })
     }
 
-    /// A label says that a window of this model raised an alarm and should not have. Returns what to tell if the threshold of
-    /// the budget moved.
-    pub fn was_false(&mut self, score: f32, sha256: &str) -> Option<String> {
+    /// A label of a window. If it says that this model raised an alarm and should not have, the threshold of the budget may move.
+    /// Returns what to tell if it did.
+    pub fn labelled(&mut self, said: &LabelSaid) -> Option<String> {
         let (sign, per_week) = (self.sign(), self.budget?);
-        let tail = self.tail.as_mut().filter(|_| self.sha256 == sha256)?;
+        let score = said.score.filter(|_| said.label == Label::Truth(false))?;
+        let tail = self.tail.as_mut().filter(|_| self.sha256 == said.sha256)?;
         if !tail.was_false(score * sign) {
             return None;
         }

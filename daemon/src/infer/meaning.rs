@@ -3,7 +3,10 @@
 
 use std::{fmt, sync::Arc};
 
-use super::channel::{Loaded, Tensor};
+use super::{
+    InferError,
+    channel::{Loaded, Tensor},
+};
 use crate::{
     config::nearest,
     flow::{Classes, Direction},
@@ -51,6 +54,12 @@ impl fmt::Display for Misfits {
 impl From<String> for Misfits {
     fn from(why: String) -> Self {
         Self(vec![Misfit { key: "model", of: String::new(), why }])
+    }
+}
+
+impl From<InferError> for Misfits {
+    fn from(why: InferError) -> Self {
+        String::from(why).into()
     }
 }
 

@@ -7,6 +7,7 @@ mod learn;
 use std::{cmp::Ordering, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
+    InferError,
     artifact::Artifact,
     channel::{Loaded, Tensor},
     drift::Inputs,
@@ -53,7 +54,7 @@ pub struct Launching {
     /// This program, which is also the worker.
     pub program: PathBuf,
     /// ONNX Runtime's library, or why it cannot be used.
-    pub runtime: Result<PathBuf, String>,
+    pub runtime: Result<PathBuf, InferError>,
     /// What is to run models.
     pub models: Models,
     /// Pipelines that use the model, in the order of `at`.
@@ -84,7 +85,7 @@ impl Launching {
     ///
     /// # Errors
     /// No pipeline uses the model.
-    pub fn first(&self) -> Result<&config::Pipeline, String> {
+    pub fn first(&self) -> Result<&config::Pipeline, InferError> {
         self.pipelines.first().ok_or_else(|| "no pipeline uses the model".into())
     }
 
@@ -361,24 +362,27 @@ impl Running {
     }
 
     /// One case: every input by name, and the outputs that come. A state that the case does not name begins as zeros.
+    ///
+    /// # Errors
+    /// An input is missing or has another length, or the worker died, was too late or failed.
     pub fn case(
         &mut self,
         inputs: &std::collections::BTreeMap<String, Vec<f32>>,
         deadline: Duration,
         beat: &dyn Fn(),
-    ) -> Result<(Outputs, u32), String> {
+    ) -> Result<(Outputs, u32), InferError> {
         for (place, name) in self.plan.inputs.iter().enumerate() {
             let len = self.worker.input_len(place);
             let zeros = || self.plan.state.iter().any(|(_, input)| *input == place).then(|| vec![0.0; len]);
             let values = inputs.get(name).cloned().or_else(zeros);
             let values = values.ok_or_else(|| format!("says nothing for input `{name}`"))?;
             if values.len() != len {
-                return Err(format!("input `{name}` has {} values, and the model takes {len}", values.len()));
+                return Err(format!("input `{name}` has {} values, and the model takes {len}", values.len()).into());
             }
             self.worker.write(0, place, &values);
         }
         if let Some(why) = self.worker.ring(1, Some(deadline), beat).died {
-            return Err(why);
+            return Err(why.into());
         }
         let (ok, took_us) = self.worker.outcome(0);
         if !ok {

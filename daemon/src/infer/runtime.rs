@@ -2,17 +2,24 @@
 
 use std::path::{Path, PathBuf};
 
+use super::InferError;
+
 /// The version that the commands below fetch.
 pub const VERSION: &str = "1.31.1";
 
-/// The library: as configured, as `KENTLEDGE_ORT_LIB` says, or in the usual places. The error tells how to get it.
-pub fn find(configured: Option<&Path>) -> Result<PathBuf, String> {
+/// The library: as configured, as `KENTLEDGE_ORT_LIB` says, or in the usual places.
+///
+/// # Errors
+/// It is not there; the text tells how to get it.
+pub fn find(configured: Option<&Path>) -> Result<PathBuf, InferError> {
     if let Some(path) = configured {
-        let missing = || format!("no ONNX Runtime at {} (models.runtime); {}", path.display(), how_to_get_it());
+        let missing =
+            || InferError(format!("no ONNX Runtime at {} (models.runtime); {}", path.display(), how_to_get_it()));
         return real(path).ok_or_else(missing);
     }
     if let Some(path) = std::env::var_os("KENTLEDGE_ORT_LIB").map(PathBuf::from) {
-        let missing = || format!("no ONNX Runtime at {} (KENTLEDGE_ORT_LIB); {}", path.display(), how_to_get_it());
+        let missing =
+            || InferError(format!("no ONNX Runtime at {} (KENTLEDGE_ORT_LIB); {}", path.display(), how_to_get_it()));
         return real(&path).ok_or_else(missing);
     }
     let capi = cache().map(|cache| cache.join("onnxruntime/capi"));
@@ -20,7 +27,7 @@ pub fn find(configured: Option<&Path>) -> Result<PathBuf, String> {
     let looked: Vec<PathBuf> = folders.collect();
     looked.iter().find_map(|folder| newest(folder)).ok_or_else(|| {
         let places: Vec<_> = looked.iter().map(|p| p.display().to_string()).collect();
-        format!("no ONNX Runtime library in {}; {}", places.join(", "), how_to_get_it())
+        InferError(format!("no ONNX Runtime library in {}; {}", places.join(", "), how_to_get_it()))
     })
 }
 
@@ -72,7 +79,7 @@ mod tests {
 
     #[test]
     fn a_missing_library_is_answered_with_the_command_that_gets_it() {
-        let why = find(Some(Path::new("/nowhere/lib.so"))).expect_err("missing");
+        let why = find(Some(Path::new("/nowhere/lib.so"))).expect_err("missing").to_string();
         assert!(why.contains("/nowhere/lib.so") && why.contains("pip install") && why.contains(VERSION), "{why}");
     }
 }

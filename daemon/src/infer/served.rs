@@ -15,7 +15,7 @@ use crate::{
     config,
     flow::{
         Class, Classes, Draft, Finished, Kept, Retain, Scored, Stamp, StreamId, Window,
-        board::Board,
+        board::{Board, LabelSaid},
         lane,
         meter::Meters,
         record::{json_list, json_num, json_str},
@@ -173,9 +173,14 @@ impl Served {
         self.meters.pipelines[usize::from(self.index)].behind.store(behind, Relaxed);
     }
 
-    /// Takes what labels say of this pipeline's alarms.
-    pub fn take_false_alarms(&self) -> Vec<(f32, String)> {
-        self.board.take_false_alarms(usize::from(self.index))
+    /// Takes the labels of this pipeline that wait.
+    pub fn take_labels(&self) -> Vec<LabelSaid> {
+        self.board.take_labels(usize::from(self.index))
+    }
+
+    /// Its windows go to the store of samples, so they may get labels.
+    pub fn keeps_samples(&self) -> bool {
+        self.samples.is_some()
     }
 
     /// Takes a pending request to recalibrate.

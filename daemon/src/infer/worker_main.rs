@@ -18,6 +18,7 @@ use ort::{
 };
 
 use super::{
+    InferError,
     channel::{self, Answer, Hello, Layout, Loaded, Prepare, Prepared, Ready, Tensor},
     judge::judge,
     placement::placement,
@@ -29,8 +30,14 @@ use crate::{
 };
 
 /// Runs as the worker; the socket is standard input. Returns when the parent is gone.
-pub fn main(socket: OwnedFd) -> Result<(), String> {
-    let socket = socket.as_fd();
+///
+/// # Errors
+/// The model does not load, or the parent says what nobody understands; the parent was told as well.
+pub fn main(socket: OwnedFd) -> Result<(), InferError> {
+    Ok(work(socket.as_fd())?)
+}
+
+fn work(socket: BorrowedFd<'_>) -> Result<(), String> {
     let (hello, model): (Hello, _) = channel::recv_with_fd(socket)?;
     let fences = match fence(&hello) {
         Ok(fences) => fences,

@@ -100,8 +100,12 @@ pub const WORKERS_LOST_WITHIN_NS: u64 = 600_000_000_000;
 pub const MEMORY_EVERY_NS: u64 = 1_000_000_000;
 /// A new model runs beside the old one for at least so long before it serves, unless configured, s.
 pub const SHADOW_S: u64 = 0;
-/// How often it is published how a candidate compares with what serves, ns: 700 B a minute and pipeline.
+/// How often it is published how a candidate compares with what serves, ns: 1 KiB a minute and pipeline.
 pub const SHADOW_EVERY_NS: u64 = 60_000_000_000;
+/// Windows with an anomaly whose verdicts are remembered beside, for labels that come later: a week of 24 an hour. 16 B each.
+pub const SHADOW_ANOMALIES: usize = 4096;
+/// And windows without one: 11 days at one a minute, four hours at one a second. 16 B each; together 320 KiB for each pipeline.
+pub const SHADOW_WINDOWS: usize = 16_384;
 /// A trial takes at least so long, unless configured: ten minutes show what a machine does every few minutes.
 pub const TRIAL_S: u64 = 600;
 /// And so many windows.
@@ -155,7 +159,7 @@ pub const TAIL_STEP: f32 = 0.01;
 pub const TAIL_ALARMED: f64 = 0.05;
 /// What is learnt so far is kept every so many windows: 10 KiB.
 pub const TAIL_SAVE: u64 = 512;
-/// Labels `false` that wait for a pipeline's next window: people send a few a day.
-pub const FALSE_ALARMS_WAITING: usize = 16;
+/// Labels that wait for a pipeline's next window: people send a few a day.
+pub const LABELS_WAITING: usize = 16;
 /// Windows of `prepare --rows`: at 1 ms each 20 s.
 pub const ROWS_WINDOWS: usize = 20_000;

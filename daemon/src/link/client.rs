@@ -4,8 +4,11 @@
 use rumqttc::v5::mqttbytes::v5::{ConnAck, Connect, ConnectProperties, Packet};
 use tokio::time::timeout;
 
-pub use super::session::{Closed, Session};
 use super::{dial, open};
+pub use super::{
+    error::LinkError,
+    session::{Closed, Session},
+};
 use crate::{
     config::{Broker, Mqtt},
     limits,
@@ -20,7 +23,7 @@ pub async fn connect(
     mqtt: &Mqtt,
     packet_most: u32,
     at_once: u16,
-) -> Result<(Session, ConnAck), String> {
+) -> Result<(Session, ConnAck), LinkError> {
     let papers = dial::Papers::read(mqtt, broker).await?;
     let opened = async {
         let carried = dial::dial(broker, mqtt, &papers).await.map_err(|failed| failed.why)?;
@@ -35,7 +38,7 @@ pub async fn connect(
             properties: Some(properties),
         };
         let packet = Packet::Connect(connect, None, papers.login.clone());
-        session.push(&packet).map_err(|why| format!("write CONNECT: {why}"))?;
+        session.push(&packet).map_err(|why| LinkError(format!("write CONNECT: {why}")))?;
         let ack = open::answer(&mut session, mqtt, broker).await.map_err(|(failed, _)| failed.why)?;
         Ok((session, ack))
     };

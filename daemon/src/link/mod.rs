@@ -12,6 +12,7 @@ mod backoff;
 mod beside;
 pub mod client;
 mod dial;
+mod error;
 mod escalate;
 mod flight;
 mod hand;

@@ -17,7 +17,7 @@ use rumqttc::v5::mqttbytes::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::ws::Frames;
+use super::{error::LinkError, ws::Frames};
 use crate::limits;
 
 /// What a session runs over: TCP, or TLS over it, or over a proxy.
@@ -82,7 +82,7 @@ impl Session {
     ///
     /// # Errors
     /// The codec cannot write it: a topic, for instance, of more than 64 KiB.
-    pub fn push(&mut self, packet: &Packet) -> Result<(), String> {
+    pub fn push(&mut self, packet: &Packet) -> Result<(), LinkError> {
         match &mut self.frames {
             None => packet.write(&mut self.output, None).map_err(|why| why.to_string())?,
             Some(frames) => {

@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::error::BundleError;
 use crate::limits;
 
 /// Quantiles per channel.
@@ -17,7 +18,7 @@ pub const QUANTILES: usize = 33;
 /// One channel.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Channel {
+pub struct Spread {
     /// Values at 0, 1/32 … 1.
     pub quantiles: Vec<f64>,
     /// Difference between the last and the first decile.
@@ -31,10 +32,10 @@ pub struct Channel {
 #[serde(deny_unknown_fields)]
 pub struct Baseline {
     /// By channel name.
-    pub channels: BTreeMap<String, Channel>,
+    pub channels: BTreeMap<String, Spread>,
     /// Baseline of the score.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub score: Option<Channel>,
+    pub score: Option<Spread>,
 }
 
 impl Baseline {
@@ -42,14 +43,14 @@ impl Baseline {
     ///
     /// # Errors
     /// It has another shape, or values out of bounds.
-    pub fn parse(bytes: &[u8]) -> Result<Self, String> {
+    pub fn parse(bytes: &[u8]) -> Result<Self, BundleError> {
         let baseline: Self = serde_json::from_slice(bytes).map_err(|why| format!("baseline.json: {why}"))?;
         if baseline.channels.len() > limits::CHANNELS_MAX {
-            return Err(format!("baseline.json: more than {} channels", limits::CHANNELS_MAX));
+            return Err(format!("baseline.json: more than {} channels", limits::CHANNELS_MAX).into());
         }
         let all = baseline.channels.iter().map(|(name, c)| (name.as_str(), c));
         for (name, channel) in all.chain(baseline.score.iter().map(|c| ("score", c))) {
-            let wrong = |why: &str| Err(format!("baseline.json: `{name}`: {why}"));
+            let wrong = |why: &str| Err(format!("baseline.json: `{name}`: {why}").into());
             if channel.quantiles.len() != QUANTILES {
                 return wrong("needs 33 quantiles");
             }
@@ -80,7 +81,7 @@ pub fn quantiles(values: &mut [f64]) -> Option<Vec<f64>> {
     Some((0..QUANTILES).map(at).collect())
 }
 
-impl Channel {
+impl Spread {
     /// A baseline of the values that a model was made with; the maker chooses the threshold.
     pub fn of(values: &mut [f64], threshold: f64) -> Option<Self> {
         let quantiles = quantiles(values)?;
@@ -140,7 +141,7 @@ mod tests {
     #[test]
     fn the_distance_of_a_shift_is_the_shift_over_the_interdecile_range() {
         let mut base: Vec<f64> = (0..=1000).map(f64::from).collect();
-        let channel = Channel::of(&mut base, 0.3).expect("values");
+        let channel = Spread::of(&mut base, 0.3).expect("values");
         assert!((channel.idr - 800.0).abs() < 1e-9);
         let mut same = base.clone();
         assert!(channel.distance(&mut same).expect("values") < 1e-12);
@@ -159,7 +160,7 @@ mod tests {
         assert!(Baseline::parse(b"{}").is_err());
         assert!(Baseline::parse(br#"{"channels":{"a":{"quantiles":[1,2],"idr":1,"threshold":1}}}"#).is_err());
         let mut values: Vec<f64> = (0..100).map(f64::from).collect();
-        let channel = Channel::of(&mut values, 0.2).expect("values");
+        let channel = Spread::of(&mut values, 0.2).expect("values");
         let baseline = Baseline { channels: [("a".to_owned(), channel)].into(), score: None };
         assert_eq!(Baseline::parse(&serde_json::to_vec(&baseline).expect("json")), Ok(baseline.clone()));
         let mut flat = baseline;

@@ -1,14 +1,13 @@
 //! Why bundles, keysets and the store fail. Each names the object; the caller adds what follows.
 
-/// A bundle, or a file of one, is rejected, or cannot be read; why.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct BundleError(pub(crate) String);
-
-/// A keyset or a signature is rejected, or cannot be read; why.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0}")]
-pub struct KeysetError(pub(crate) String);
+crate::error::told! {
+    /// A bundle or a file of one (manifest, model, golden cases, baseline) is rejected, or cannot be read; why.
+    BundleError;
+    /// A keyset or a signature is rejected, or cannot be read; why.
+    KeysetError;
+    /// A model was not proven: it does not start, fails a golden case, or the rollout ended; why.
+    Unproven;
+}
 
 /// The files of the installed models.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -21,44 +20,8 @@ pub enum StoreError {
     Disk(String),
 }
 
-impl From<String> for BundleError {
-    fn from(why: String) -> Self {
-        Self(why)
-    }
-}
-
-impl From<&str> for BundleError {
-    fn from(why: &str) -> Self {
-        Self(why.to_owned())
-    }
-}
-
-impl From<String> for KeysetError {
-    fn from(why: String) -> Self {
-        Self(why)
-    }
-}
-
-impl From<&str> for KeysetError {
-    fn from(why: &str) -> Self {
-        Self(why.to_owned())
-    }
-}
-
-impl From<BundleError> for String {
-    fn from(why: BundleError) -> Self {
-        why.0
-    }
-}
-
 impl From<StoreError> for String {
     fn from(why: StoreError) -> Self {
         why.to_string()
-    }
-}
-
-impl From<KeysetError> for String {
-    fn from(why: KeysetError) -> Self {
-        why.0
     }
 }

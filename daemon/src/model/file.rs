@@ -1,11 +1,11 @@
 //! A model's bytes: read once into sealed memory, digested while reading, scanned there. The worker gets the same bytes
 //! that were checked.
 
-use std::{fs::File, io::Read, path::Path, sync::Arc};
+use std::{fmt::Display, fs::File, io::Read, path::Path, sync::Arc};
 
 use sha2::{Digest, Sha256};
 
-use super::scan;
+use super::{error::BundleError, scan};
 use crate::{host::sys::Sealed, limits};
 
 /// A checked model for the runtime.
@@ -22,17 +22,17 @@ impl ModelFile {
     ///
     /// # Errors
     /// It cannot be read, or the scan rejects it.
-    pub fn read(path: &Path) -> Result<Self, String> {
-        let what = |why: String| format!("use model {}: {why}", path.display());
-        let mut file = File::open(path).map_err(|why| what(why.to_string()))?;
-        Self::take(&mut file).map_err(what)
+    pub fn read(path: &Path) -> Result<Self, BundleError> {
+        let what = |why: &dyn Display| BundleError(format!("use model {}: {why}", path.display()));
+        let mut file = File::open(path).map_err(|why| what(&why))?;
+        Self::take(&mut file).map_err(|why| what(&why))
     }
 
     /// Reads the bytes of a reader.
     ///
     /// # Errors
     /// It is too large, cannot be read, or the scan rejects it.
-    pub fn take(from: &mut dyn Read) -> Result<Self, String> {
+    pub fn take(from: &mut dyn Read) -> Result<Self, BundleError> {
         let mut hash = Sha256::new();
         let bytes = Sealed::copy(from, limits::MODEL_BYTES_MAX, |part| hash.update(part));
         let bytes = bytes.map_err(|why| why.to_string())?;

@@ -10,6 +10,7 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
+use super::error::BundleError;
 use crate::limits;
 
 /// One case.
@@ -40,12 +41,12 @@ fn rtol() -> f64 {
 ///
 /// # Errors
 /// A line has another shape, or there is no case, or there are too many.
-pub fn read(bytes: &[u8]) -> Result<Vec<Case>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|_| "golden.jsonl is not UTF-8".to_owned())?;
+pub fn read(bytes: &[u8]) -> Result<Vec<Case>, BundleError> {
+    let text = std::str::from_utf8(bytes).map_err(|_| "golden.jsonl is not UTF-8")?;
     let mut cases = Vec::new();
     for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
         let case: Case = serde_json::from_str(line).map_err(|why| format!("golden.jsonl:{}: {why}", i + 1))?;
-        let wrong = |why: &str| Err(format!("golden.jsonl:{}: {why}", i + 1));
+        let wrong = |why: &str| Err(format!("golden.jsonl:{}: {why}", i + 1).into());
         if case.outputs.is_empty() {
             return wrong("a case without outputs shows nothing");
         }
@@ -53,7 +54,7 @@ pub fn read(bytes: &[u8]) -> Result<Vec<Case>, String> {
             return wrong("a tolerance is a number, 0 or above");
         }
         if cases.len() == limits::GOLDEN_CASES_MAX {
-            return Err(format!("golden.jsonl has more than {} cases", limits::GOLDEN_CASES_MAX));
+            return Err(format!("golden.jsonl has more than {} cases", limits::GOLDEN_CASES_MAX).into());
         }
         cases.push(case);
     }
@@ -65,14 +66,14 @@ impl Case {
     ///
     /// # Errors
     /// What differs, and by how much.
-    pub fn agrees(&self, name: &str, got: &[f64]) -> Result<(), String> {
+    pub fn agrees(&self, name: &str, got: &[f64]) -> Result<(), BundleError> {
         let Some(expected) = self.outputs.get(name) else { return Ok(()) };
         if got.len() != expected.len() {
-            return Err(format!("output `{name}` has {} values, expected {}", got.len(), expected.len()));
+            return Err(format!("output `{name}` has {} values, expected {}", got.len(), expected.len()).into());
         }
         let off = |(got, want): (&f64, &f64)| (got - want).abs() > self.atol + self.rtol * want.abs() || got.is_nan();
         match got.iter().zip(expected).position(off) {
-            Some(at) => Err(format!("output `{name}`[{at}] is {}, expected {}", got[at], expected[at])),
+            Some(at) => Err(format!("output `{name}`[{at}] is {}, expected {}", got[at], expected[at]).into()),
             None => Ok(()),
         }
     }

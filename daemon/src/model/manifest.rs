@@ -1,11 +1,14 @@
 //! A model's `manifest.json`, in a bundle or in a folder. `Manifest` is what the daemon needs to run the model,
 //! `Release` what it needs to install the bundle.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{collections::BTreeMap, fmt::Display, path::Path};
 
 use serde::Deserialize;
 
-use super::scoring::{Reduce, Scoring};
+use super::{
+    error::BundleError,
+    scoring::{Reduce, Scoring},
+};
 use crate::flow::Direction;
 
 /// The order of a window's values in the input tensor.
@@ -244,15 +247,21 @@ impl Manifest {
     }
 
     /// Reads `manifest.json` in a folder.
-    pub fn read(folder: &Path) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// It cannot be read, or `parse` rejects it; the text names the file.
+    pub fn read(folder: &Path) -> Result<Self, BundleError> {
         let path = folder.join("manifest.json");
-        let what = |why: String| format!("read {}: {why}", path.display());
-        let text = std::fs::read(&path).map_err(|why| what(why.to_string()))?;
-        Self::parse(&text).map_err(what)
+        let what = |why: &dyn Display| BundleError(format!("read {}: {why}", path.display()));
+        let text = std::fs::read(&path).map_err(|why| what(&why))?;
+        Self::parse(&text).map_err(|why| what(&why))
     }
 
     /// Reads a manifest.
-    pub fn parse(text: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// It has another shape, or parts of it contradict each other.
+    pub fn parse(text: &[u8]) -> Result<Self, BundleError> {
         let json: Json = serde_json::from_slice(text).map_err(|why| why.to_string())?;
         if json.files.iter().any(|file| file.name.contains(['/', '\\'])) {
             return Err("a file must lie beside the manifest".into());
@@ -266,7 +275,7 @@ impl Manifest {
         let window = json.window.as_ref();
         let feeds = feeds(&json.inputs, window.map(|w| w.channels.as_slice()))?;
         if let Some(why) = json.state.as_ref().and_then(twice) {
-            return Err(format!("`state`: {why}"));
+            return Err(format!("`state`: {why}").into());
         }
         Ok(Self {
             model: json.model,
@@ -301,13 +310,13 @@ impl Manifest {
 }
 
 /// Inputs that say which channels they take.
-fn feeds(inputs: &[Io], channels: Option<&[String]>) -> Result<BTreeMap<String, Vec<String>>, String> {
+fn feeds(inputs: &[Io], channels: Option<&[String]>) -> Result<BTreeMap<String, Vec<String>>, BundleError> {
     let mut feeds = BTreeMap::new();
     for (name, taken) in inputs.iter().filter_map(|io| Some((&io.name, io.channels.as_ref()?))) {
         let unknown = taken.iter().find(|channel| channels.is_none_or(|all| !all.contains(channel)));
         match unknown {
-            Some(channel) => return Err(format!("input `{name}`: the window has no channel `{channel}`")),
-            None if taken.is_empty() => return Err(format!("input `{name}`: `channels` names no channel")),
+            Some(channel) => return Err(format!("input `{name}`: the window has no channel `{channel}`").into()),
+            None if taken.is_empty() => return Err(format!("input `{name}`: `channels` names no channel").into()),
             None => feeds.insert(name.clone(), taken.clone()),
         };
     }
@@ -324,12 +333,12 @@ pub fn twice(state: &BTreeMap<String, String>) -> Option<String> {
 }
 
 /// What the manifest says of the score; a role of an output says the same as the key of that name.
-fn scoring(json: &Json) -> Result<Scoring, String> {
-    let said = |key: &str, value: &Option<String>| -> Result<Option<String>, String> {
+fn scoring(json: &Json) -> Result<Scoring, BundleError> {
+    let said = |key: &str, value: &Option<String>| -> Result<Option<String>, BundleError> {
         let role = json.outputs.iter().find(|io| io.role.as_deref() == Some(key)).map(|io| io.name.clone());
         match (value, role) {
             (Some(value), Some(role)) if super::scoring::element(value).0 != role => {
-                Err(format!("`{key}` is `{value}`, and output `{role}` has the role `{key}`: name one of them"))
+                Err(format!("`{key}` is `{value}`, and output `{role}` has the role `{key}`: name one of them").into())
             }
             (value, role) => Ok(value.clone().or(role)),
         }
@@ -343,14 +352,17 @@ fn scoring(json: &Json) -> Result<Scoring, String> {
         probabilities: said("probabilities", &json.probabilities)?,
     };
     let problems: Vec<_> = scoring.problems().iter().map(|(key, why)| format!("`{key}`: {why}")).collect();
-    if problems.is_empty() { Ok(scoring) } else { Err(problems.join("; ")) }
+    if problems.is_empty() { Ok(scoring) } else { Err(problems.join("; ").into()) }
 }
 
 impl Release {
     /// Parses the release part of a bundle's manifest. The signature was verified before.
-    pub fn parse(text: &[u8]) -> Result<Self, String> {
+    ///
+    /// # Errors
+    /// A member is missing or wrong; the text names it.
+    pub fn parse(text: &[u8]) -> Result<Self, BundleError> {
         let json: ReleaseJson = serde_json::from_slice(text).map_err(|why| format!("manifest.json: {why}"))?;
-        let wrong = |what: &str, why: &str| Err(format!("manifest.json: `{what}` {why}"));
+        let wrong = |what: &str, why: &str| Err(BundleError(format!("manifest.json: `{what}` {why}")));
         if json.kind != "model" || json.product != "kentledge" {
             return wrong(
                 "_type",
@@ -409,7 +421,7 @@ mod tests {
     use super::*;
     use serde_json::{Value, json};
 
-    fn parse(more: &Value) -> Result<Manifest, String> {
+    fn parse(more: &Value) -> Result<Manifest, BundleError> {
         let mut json = json!({"model": "m", "version": "1", "files": [{"name": "m.onnx"}]});
         for (key, value) in more.as_object().into_iter().flatten() {
             json[key] = value.clone();
@@ -426,7 +438,7 @@ mod tests {
             parse(&json!({"outputs": role, "score": "y[1]", "classes": ["ok", "wear"]})).expect("one value of it");
         assert_eq!(one.scoring.score.as_deref(), Some("y[1]"));
         let why = parse(&json!({"outputs": role, "score": "z"})).expect_err("two outputs");
-        assert!(why.contains("`score` is `z`, and output `y` has the role `score`"), "{why}");
+        assert!(why.0.contains("`score` is `z`, and output `y` has the role `score`"), "{why}");
     }
 
     #[test]
@@ -436,12 +448,12 @@ mod tests {
         let manifest = of(json!([{"name": "x", "channels": ["c", "a"]}, {"name": "y"}])).expect("two of three");
         assert_eq!(manifest.feeds, BTreeMap::from([("x".into(), vec!["c".into(), "a".into()])]));
         let why = of(json!([{"name": "x", "channels": ["d"]}])).expect_err("no such channel");
-        assert!(why.contains("input `x`: the window has no channel `d`"), "{why}");
+        assert!(why.0.contains("input `x`: the window has no channel `d`"), "{why}");
         assert!(of(json!([{"name": "x", "channels": []}])).is_err());
         assert_eq!(parse(&json!({})).expect("unsaid").state, None);
         assert_eq!(parse(&json!({"state": {}})).expect("none").state, Some(BTreeMap::new()));
         let why = parse(&json!({"state": {"h": "s", "c": "s"}})).expect_err("two into one");
-        assert!(why.contains("outputs `c` and `h` go into one input, `s`"), "{why}");
+        assert!(why.0.contains("outputs `c` and `h` go into one input, `s`"), "{why}");
     }
 
     #[test]
@@ -458,7 +470,7 @@ mod tests {
             (json!({"score": "y", "reconstruction": "y"}), "`reconstruction`: does not go with `score`"),
         ] {
             let why = parse(&wrong).expect_err("wrong");
-            assert!(why.contains(word), "{why}");
+            assert!(why.0.contains(word), "{why}");
         }
     }
 }

@@ -14,7 +14,7 @@ use std::{
     sync::mpsc::{Receiver, SyncSender, sync_channel},
 };
 
-use super::{bundle::Bundle, slot::SlotId};
+use super::{bundle::Bundle, error::Unproven, slot::SlotId};
 use crate::{flow::verdict::Verdict, limits};
 
 /// A model to prove.
@@ -76,7 +76,7 @@ pub struct Proof {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Report {
     /// The result of `Prove`, for the job of this number: the proof, or why the model does not serve.
-    Proven(u64, Result<Proof, String>),
+    Proven(u64, Result<Proof, Unproven>),
     /// The verdict of an engine on the model that it runs.
     Verdict(Verdict),
 }
@@ -115,7 +115,7 @@ impl Desk {
         };
         match request {
             Request::Prove { number, .. } | Request::Offer { number } => {
-                let _ = self.answers.try_send(Report::Proven(number, Err(format!("start the rollout: {why}"))));
+                let _ = self.answers.try_send(Report::Proven(number, Err(format!("start the rollout: {why}").into())));
             }
             Request::Back { model, .. } => {
                 tracing::error!("model {model}: tell the rollout to roll back: {why}; it goes on until its trial ends");
@@ -145,11 +145,11 @@ mod tests {
         }
         let full = limits::ROLLOUT_REQUESTS as u64;
         assert!(
-            matches!(desk.report(), Some(Report::Proven(number, Err(why))) if number == full && why.contains("full"))
+            matches!(desk.report(), Some(Report::Proven(number, Err(why))) if number == full && why.0.contains("full"))
         );
         assert_eq!(desk.report(), None, "the others wait for the rollout");
         drop(inbox);
         desk.request(Request::Offer { number: 9 });
-        assert!(matches!(desk.report(), Some(Report::Proven(9, Err(why))) if why.contains("ended")));
+        assert!(matches!(desk.report(), Some(Report::Proven(9, Err(why))) if why.0.contains("ended")));
     }
 }

@@ -166,9 +166,9 @@ pub struct Outbox {
     pub reports: Vec<(Kind, String)>,
 }
 
-/// How the outbox is set up.
+/// What the outbox is opened with.
 #[derive(Debug, Clone)]
-pub struct Setup {
+pub struct OpenWith {
     /// Under which `outbox/` lies.
     pub state_dir: PathBuf,
     /// This boot.
@@ -219,8 +219,8 @@ pub struct Stats {
 impl Outbox {
     /// Opens the numbers and the ledger, which is quick; the store is opened by the committer's first turn. Whatever is
     /// damaged is reported; a disk that does not work is waited for.
-    pub fn open(setup: Setup) -> Self {
-        let Setup { state_dir, boot, streams, loss, max_bytes, expiry, program, now_s, linger_ms } = setup;
+    pub fn open(setup: OpenWith) -> Self {
+        let OpenWith { state_dir, boot, streams, loss, max_bytes, expiry, program, now_s, linger_ms } = setup;
         let folder = state_dir.join("outbox");
         if let Err(why) = std::fs::create_dir_all(&folder) {
             tracing::error!("make {}: {why}; keeping in memory until it can be made", folder.display());

@@ -10,7 +10,7 @@ use crate::flow::Clk;
 fn a_disk_that_takes_nothing_stops_no_one_even_when_the_numbers_run_out() {
     let dir = tempfile::tempdir().expect("folder");
     let state_dir = dir.path().join("state");
-    let setup = Setup {
+    let setup = OpenWith {
         state_dir: state_dir.clone(),
         boot: "b".into(),
         streams: vec!["p/x".into(), "loss".into(), "e/x".into()],
@@ -54,7 +54,7 @@ fn a_disk_that_takes_nothing_stops_no_one_even_when_the_numbers_run_out() {
 #[test]
 fn nobody_waits_for_a_disk_that_hangs_and_alarms_are_kept() {
     let dir = tempfile::tempdir().expect("folder");
-    let setup = Setup {
+    let setup = OpenWith {
         state_dir: dir.path().into(),
         boot: "b".into(),
         streams: vec!["p/x".into(), "loss".into(), "a/x".into()],
@@ -204,7 +204,7 @@ impl World {
 
     fn open(&mut self) {
         self.starts += 1;
-        let opened = Outbox::open(Setup {
+        let opened = Outbox::open(OpenWith {
             state_dir: self.state_dir(),
             boot: "b".into(),
             streams: STREAMS.iter().map(|(_, name)| (*name).to_owned()).collect(),

@@ -377,7 +377,7 @@ fn open(bus: &Bus) -> Result<Port, String> {
     if let Some(path) = &bus.path {
         let (data, parity, stop) = bus.line;
         let settings = tty::Settings { path, baud: bus.baud, data, parity, stop, shared: true };
-        return tty::Shared::open(settings).map(Port::Tty);
+        return Ok(Port::Tty(tty::Shared::open(settings)?));
     }
     let name = bus.address.clone().unwrap_or_default();
     let mut last = "no address".to_owned();
@@ -396,7 +396,7 @@ fn open(bus: &Bus) -> Result<Port, String> {
 impl Port {
     fn forget(&mut self) -> Result<(), Failure> {
         match self {
-            Port::Tty(tty) => tty.forget().map_err(Failure::Gone),
+            Port::Tty(tty) => tty.forget().map_err(|why| Failure::Gone(why.into())),
             Port::Tcp(stream) => {
                 let mut old = [0u8; 256];
                 stream.set_nonblocking(true).map_err(|why| gone(&why))?;

@@ -15,7 +15,7 @@ use nix::unistd::{Gid, Uid};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 
-use crate::{config::Config, limits, model::file::hex};
+use crate::{config::Config, error::Fatal, limits, model::file::hex};
 
 mod folder;
 mod hardware;
@@ -26,6 +26,11 @@ use hardware::Hardware;
 use settings::Network;
 
 const LAYER: &str = "kentledge.toml";
+
+crate::error::told! {
+    /// The file is not taken over; why. Nothing has changed.
+    NotTaken;
+}
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -65,9 +70,9 @@ pub fn take(
     state: &Path,
     owner: Option<&str>,
     settings: Option<&Path>,
-    check: impl Fn() -> Result<Config, String>,
-) -> Result<(), String> {
-    let what = |why: String| format!("take over {}: {why}", file.display());
+    check: impl Fn() -> Result<Config, Fatal>,
+) -> Result<(), NotTaken> {
+    let what = |why: String| NotTaken(format!("take over {}: {why}", file.display()));
     let because = |why: io::Error| what(why.to_string());
     let owner = owner.map(user).transpose().map_err(because)?;
     let name = file.file_name().ok_or_else(|| what("it is no file".into()))?;
@@ -88,7 +93,7 @@ pub fn take(
     let written = write(&provision, &folder, (state, &digest)).map_err(|why| why.to_string());
     let checked = written.and_then(|()| {
         let _as_owner = AsOwner::begin(owner);
-        check().map(|_| ())
+        check().map(drop).map_err(|why| why.text)
     });
     if let Err(why) = checked {
         // Restore the previous layer.
@@ -163,7 +168,7 @@ mod tests {
     fn a_good_file_becomes_a_layer_and_goes_and_a_bad_one_changes_nothing() {
         let dir = tempfile::tempdir().expect("folder");
         let (file, state) = (dir.path().join("provision.toml"), dir.path().join("state"));
-        let check = || Config::local_in(&state).map_err(|p| p.iter().map(ToString::to_string).collect());
+        let check = || Config::local_in(&state).map_err(|problems| Fatal::problems(&problems));
         fs::write(
             &file,
             "site = \"s\"\ndevice = \"d\"\n[broker]\nurl = \"mqtt://127.0.0.1\"\npassword = \"p\"\nusername = \"u\"\n",
@@ -216,11 +221,11 @@ mod tests {
         }
 
         /// Provisions, and checks that root's file is unchanged.
-        fn take(&self) -> Result<(), String> {
+        fn take(&self) -> Result<(), NotTaken> {
             let text = "site = \"s\"\ndevice = \"d\"\nauthorized_keys = []\n[broker]\nurl = \"mqtt://127.0.0.1\"\npassword = \"p\"\n";
             fs::write(self.path("provision.toml"), text).expect("write");
             let (state, settings) = (self.path("state"), self.path("settings"));
-            let check = || Config::local_in(&state).map_err(|p| p.iter().map(ToString::to_string).collect());
+            let check = || Config::local_in(&state).map_err(|problems| Fatal::problems(&problems));
             let taken = take(&self.path("provision.toml"), &state, Some("nobody"), Some(&settings), check);
             let key = fs::metadata(self.path("root/host_key")).expect("there");
             assert_eq!((key.uid(), key.mode() & 0o777), (0, 0o600), "root's file has another owner or mode");
@@ -259,7 +264,7 @@ mod tests {
             }
             symlink(hostile.path("root"), hostile.path(name)).expect("link");
             let why = hostile.take().expect_err(name);
-            assert!(why.contains("symbolic link") && hostile.path("provision.toml").exists(), "{name}: {why}");
+            assert!(why.0.contains("symbolic link") && hostile.path("provision.toml").exists(), "{name}: {why}");
         }
         // An older folder of secrets, which is removed, may hold a link; it is not followed.
         let hostile = Hostile::new().expect("root");
@@ -276,16 +281,18 @@ mod tests {
         fs::create_dir_all(hostile.path("state/provision")).expect("folder");
         let layer = hostile.path("state/provision/kentledge.toml");
         fs::hard_link(hostile.path("root/host_key"), &layer).expect("link");
-        assert!(hostile.take().is_err_and(|why| why.contains("hard links")));
+        assert!(hostile.take().is_err_and(|why| why.0.contains("hard links")));
         fs::remove_file(&layer).expect("remove");
         nix::unistd::mkfifo(&layer, nix::sys::stat::Mode::from_bits_truncate(0o666)).expect("fifo");
-        assert!(hostile.take().is_err_and(|why| why.contains("no plain file")));
+        assert!(hostile.take().is_err_and(|why| why.0.contains("no plain file")));
         fs::remove_file(&layer).expect("remove");
         // The file itself: root must not wipe what a link names.
         let link = hostile.path("state/link.toml");
         std::os::unix::fs::symlink(hostile.path("root/host_key"), &link).expect("link");
-        let check = || Err("it is not asked".to_owned());
-        assert!(take(&link, &hostile.path("state"), None, None, check).is_err_and(|why| why.contains("symbolic link")));
+        let check = || Err(Fatal::failed("it is not asked"));
+        assert!(
+            take(&link, &hostile.path("state"), None, None, check).is_err_and(|why| why.0.contains("symbolic link"))
+        );
         assert_eq!(fs::read_to_string(hostile.path("root/host_key")).expect("read"), "secret");
     }
 
@@ -295,9 +302,10 @@ mod tests {
         let Some(hostile) = Hostile::new() else { return };
         let file = hostile.path("provision.toml");
         fs::write(&file, "site = \"s\"\n").expect("write");
-        let check = || Err(format!("{:?}", fs::read(hostile.path("root/host_key")).map_err(|why| why.kind())));
+        let read = || fs::read(hostile.path("root/host_key")).map_err(|why| why.kind());
+        let check = || Err(Fatal::failed(format!("{:?}", read())));
         let why = take(&file, &hostile.path("state"), Some("nobody"), None, check).expect_err("read");
-        assert!(why.contains("PermissionDenied"), "{why}");
+        assert!(why.0.contains("PermissionDenied"), "{why}");
         assert!(fs::read(hostile.path("root/host_key")).is_ok(), "afterwards it is root again");
     }
 }

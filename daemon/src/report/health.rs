@@ -11,8 +11,8 @@ use crate::{
 
 use super::{counters::rss_kib, status::Status};
 
-/// What the stage works with.
-pub struct Setup {
+/// Says how the daemon fares; what the stage works with.
+pub struct Reporter {
     /// `up/h`.
     pub stream: StreamId,
     /// How often it is published.
@@ -24,7 +24,7 @@ pub struct Setup {
 }
 
 /// The stage as a thread; ends when `stopped` says so.
-pub fn run(setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(Duration) -> bool) {
+pub fn run(reporter: Reporter, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(Duration) -> bool) {
     let step = limits::WATCHDOG_LOOK;
     let began = now().boot_ns;
     let mut rates = Rates::default();
@@ -35,12 +35,12 @@ pub fn run(setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(
     let mut sleepers = Sleepers::default();
     loop {
         beat.beat();
-        let still = setup.beats.still();
+        let still = reporter.beats.still();
         let asleep = if still.is_empty() { 0 } else { sleepers.look() };
         if asleep == 0 {
             sleepers.forget();
         }
-        let counters = &setup.status.counters;
+        let counters = &reporter.status.counters;
         match (counters.is_disk_hanging(), asleep >= limits::DISK_HANGS_LOOKS) {
             (false, true) => tracing::error!("the disk does not answer: {} wait for it", still.join(", ")),
             (true, false) => tracing::info!("the disk answers again"),
@@ -48,7 +48,7 @@ pub fn run(setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(
         }
         counters.disk_hangs(asleep >= limits::DISK_HANGS_LOOKS);
         if watchdog.is_some() && next_watchdog.is_some_and(|at| since >= at) {
-            let stuck = setup.beats.stuck();
+            let stuck = reporter.beats.stuck();
             // A restart would not mend a disk that hangs, and would cost what is in memory.
             if stuck.is_empty() || asleep >= limits::DISK_WAIT_LOOKS {
                 notify::watchdog();
@@ -57,24 +57,24 @@ pub fn run(setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(
             }
             next_watchdog = watchdog.map(|interval| since + interval);
         }
-        setup.status.history.note(&setup.status.meters);
-        rates.note(&setup.status.meters, now().boot_ns);
-        let line = setup.line();
+        reporter.status.history.note(&reporter.status.meters);
+        rates.note(&reporter.status.meters, now().boot_ns);
+        let line = reporter.line();
         if line != status {
             notify::status(&line);
             status = line;
         }
         if since >= next_health {
             let stamp = now();
-            let body = setup.body(stamp.boot_ns.saturating_sub(began) / 1_000_000_000);
-            let stream = setup.stream;
+            let body = reporter.body(stamp.boot_ns.saturating_sub(began) / 1_000_000_000);
+            let stream = reporter.stream;
             let draft =
                 Draft { stream, class: Class::Status, stamp, lineage: None, body: body.into(), retain: Retain::No };
             // Where memory is full this record is not made: it must not wait, and what waits is worth more.
-            if setup.status.writer.stats().ram_bytes < limits::TAIL_BYTES as u64 {
-                setup.status.writer.put_now(draft);
+            if reporter.status.writer.stats().ram_bytes < limits::TAIL_BYTES as u64 {
+                reporter.status.writer.put_now(draft);
             }
-            next_health = since + setup.every;
+            next_health = since + reporter.every;
         }
         if stopped(step) {
             return;
@@ -83,7 +83,7 @@ pub fn run(setup: Setup, now: impl Fn() -> Stamp, beat: &Beat, stopped: impl Fn(
     }
 }
 
-impl Setup {
+impl Reporter {
     /// One line for `systemctl status`.
     fn line(&self) -> String {
         let stats = self.status.writer.stats();

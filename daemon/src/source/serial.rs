@@ -51,7 +51,7 @@ pub(super) async fn run(settings: Serial, outlet: Outlet) {
 /// Opens the port alone.
 pub(super) fn open(settings: &Serial) -> Result<SerialStream, String> {
     let Line { data, parity, stop } = settings.line;
-    tty::open(tty::Settings { path: &settings.path, baud: settings.baud, data, parity, stop, shared: false })
+    Ok(tty::open(tty::Settings { path: &settings.path, baud: settings.baud, data, parity, stop, shared: false })?)
 }
 
 /// One connection.

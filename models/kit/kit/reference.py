@@ -10,7 +10,7 @@ import scipy.signal
 import scipy.stats
 
 from .data import Doubles, Floats
-from .front import FLOOR, TINY, Bands, Envelope, FrontEnd, Mel, Stats, band_bins, line_bins
+from .front import FLOOR, TINY, Bands, Envelope, FrontEnd, Mel, ShortEnvelope, Stats, band_bins, line_bins
 
 
 def mel_weights(bands: int, dft_length: int, rate_hz: int, low_hz: float, high_hz: float) -> Doubles:
@@ -50,6 +50,20 @@ def _envelope(front: FrontEnd, block: Envelope, flat: Doubles) -> Doubles:
     return _relative(peaks, float(size[low : min(high, count)].mean()))
 
 
+def _short_envelope(front: FrontEnd, block: ShortEnvelope, flat: Doubles) -> Doubles:
+    # The band is moved to 0 Hz first and filtered then, which gives the same envelope as a filter that is moved.
+    rate_hz, n = front.channels.rate_hz, len(flat)
+    moved = flat * np.exp(-2j * np.pi * (block.low_hz + block.high_hz) / 2 / rate_hz * np.arange(n))
+    low = scipy.signal.firwin(block.taps, (block.high_hz - block.low_hz) / 2, fs=rate_hz)
+    first = block.taps - 1 - (block.taps - block.stride) // 2
+    square = np.abs(scipy.signal.convolve(moved, low, mode="full", method="direct")[first :: block.stride][: n // block.stride]) ** 2
+    size = np.abs(scipy.fft.rfft((square / square.mean() - 1) * scipy.signal.get_window("hann", len(square))))
+    from_bin, to_bin = round(block.mean_from_hz / front.resolution_hz), round(block.mean_to_hz / front.resolution_hz)
+    peaks = np.array([size[list(line_bins(front, hz, width))].max() for _, hz, width in block.lines])
+    lines = _relative(peaks, float(size[from_bin : min(to_bin, len(square) // 2)].mean()))
+    return np.append(lines, _relative(square.mean(), float(np.mean(flat**2))))
+
+
 def features(front: FrontEnd, x: Floats) -> Doubles:
     """Features of windows × steps × channels, by SciPy."""
     out = []
@@ -73,5 +87,7 @@ def features(front: FrontEnd, x: Floats) -> Doubles:
                     parts.append(_relative(shares, float(power.sum())))
                 case Envelope():
                     parts.append(_envelope(front, block, flat))
+                case ShortEnvelope():
+                    parts.append(_short_envelope(front, block, flat))
         out.append(np.concatenate(parts))
     return np.array(out)

@@ -393,7 +393,7 @@ pub fn describe(config: &Config) -> Vec<String> {
         BTreeMap::new()
     } else {
         let found = infer::find_runtime(config.models.runtime.as_deref());
-        [(found.is_ok(), found.map_or_else(|why| why, |path| path.display().to_string()))].into()
+        [(found.is_ok(), found.map_or_else(String::from, |path| path.display().to_string()))].into()
     };
     lines.extend(runtimes.values().map(|text| format!("ONNX Runtime: {text}")));
     lines.extend(config.set_aside.iter().map(|why| format!("not in use: {why}")));

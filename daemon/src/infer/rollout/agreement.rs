@@ -1,12 +1,16 @@
-//! How a candidate that runs beside the serving model compares with it, for one pipeline: verdicts, scores, windows. Pure.
+//! How a candidate that runs beside the serving model compares with it, for one pipeline: verdicts, scores, windows, labels. Pure.
 
 use std::fmt::Write;
 
-use super::super::thin::Thinned;
+use super::{
+    super::thin::Thinned,
+    labelled::{Labelled, Opinion},
+};
 use crate::{
     flow::{
         Stamp,
         record::{json_num, json_str},
+        samples::Label,
     },
     host::clock::rfc3339_ms,
 };
@@ -36,13 +40,16 @@ pub struct Agreement {
     serving: Thinned,
     candidate: Thinned,
     both: Correlation,
+    /// Verdicts of windows that may get labels; `None`: no window is kept, so none gets one.
+    labelled: Option<Labelled>,
 }
 
 impl Agreement {
-    /// Begins now.
-    pub fn new(began: Stamp) -> Self {
+    /// Begins now. `labels`: windows may get labels.
+    pub fn new(began: Stamp, labels: bool) -> Self {
         let (serving, candidate, both) = (Thinned::default(), Thinned::default(), Correlation::default());
-        Self { began, windows: 0, skipped: 0, unanswered: 0, verdicts: [[0; 2]; 2], serving, candidate, both }
+        let (verdicts, labelled) = ([[0; 2]; 2], labels.then(Labelled::default));
+        Self { began, windows: 0, skipped: 0, unanswered: 0, verdicts, serving, candidate, both, labelled }
     }
 
     /// A window that both answered.
@@ -57,6 +64,25 @@ impl Agreement {
             self.candidate.take(candidate);
             self.both.take(serving, candidate);
         }
+    }
+
+    /// The values of that window, and what both said of it, for a label that may come.
+    pub fn judged(&mut self, values: &[f32], serving: Opinion<'_>, candidate: Opinion<'_>) {
+        if let Some(labelled) = &mut self.labelled {
+            labelled.judged(values, serving, candidate);
+        }
+    }
+
+    /// A label of the window with this digest.
+    pub fn label(&mut self, digest: &str, label: Label) {
+        if let Some(labelled) = &mut self.labelled {
+            labelled.label(digest, label);
+        }
+    }
+
+    /// Labels that count, those on which the serving model was right, and those on which the candidate was.
+    pub fn right(&self) -> (u64, u64, u64) {
+        self.labelled.as_ref().map_or((0, 0, 0), Labelled::right)
     }
 
     /// A window to which the candidate gave no answer.
@@ -119,6 +145,10 @@ impl Agreement {
                 None => out.push_str("null"),
             }
         }
+        if let Some(labelled) = &self.labelled {
+            out.push(',');
+            labelled.member(&mut out);
+        }
         out
     }
 }
@@ -179,7 +209,7 @@ mod tests {
 
     #[test]
     fn verdicts_are_counted_by_who_said_what_and_each_by_its_own_threshold() {
-        let mut agreement = Agreement::new(at(10));
+        let mut agreement = Agreement::new(at(10), false);
         assert!(agreement.is_empty());
         for (serving, candidate, times) in [(1.0, 2.0, 5), (11.0, 21.0, 3), (11.0, 2.0, 2), (1.0, 21.0, 1)] {
             (0..times).for_each(|_| agreement.take(pair(serving, candidate)));
@@ -198,7 +228,7 @@ mod tests {
     #[test]
     fn correlation_is_that_of_the_scores_and_null_where_one_does_not_change() {
         let correlation = |candidate: fn(f32) -> f32| {
-            let mut agreement = Agreement::new(at(0));
+            let mut agreement = Agreement::new(at(0), false);
             (0..100).map(|i| (i * 37 % 100) as f32 + 1e4).for_each(|x| agreement.take(pair(x, candidate(x))));
             record(&agreement)["correlation"].as_f64()
         };
@@ -206,7 +236,9 @@ mod tests {
         assert!(correlation(|x| -x).is_some_and(|r| (r + 1.0).abs() < 1e-9));
         assert!(correlation(|x| (x * 17.0) % 31.0).is_some_and(|r| r.abs() < 0.3));
         assert_eq!(correlation(|_| 5.0), None);
-        let nothing = record(&Agreement::new(at(0)));
+        let nothing = record(&Agreement::new(at(0), false));
         assert!(nothing["correlation"].is_null() && nothing["serving_score"].is_null());
+        assert_eq!(nothing.get("labels"), None, "no window is kept, so none has a label");
+        assert_eq!(record(&Agreement::new(at(0), true))["labels"]["uncounted"], 0);
     }
 }

@@ -13,9 +13,10 @@ use super::{
     Offer,
     agreement::{Agreement, Pair},
     gate::{Gate, Terms},
+    labelled::Opinion,
 };
 use crate::{
-    flow::{Stamp, Window},
+    flow::{Stamp, Window, board::LabelSaid},
     limits,
 };
 
@@ -27,6 +28,8 @@ pub struct Shadowed {
     pub score: Option<f32>,
     /// Whether that is beyond its threshold.
     pub above: Option<bool>,
+    /// Its likeliest class.
+    pub class: Option<String>,
 }
 
 /// A model that runs beside the serving one.
@@ -45,10 +48,10 @@ pub struct Candidate {
 }
 
 impl Candidate {
-    /// Offered now.
-    pub fn new(offer: Offer, began: Stamp) -> Self {
+    /// Offered now. `labels`: windows are kept, so they may get labels.
+    pub fn new(offer: Offer, began: Stamp, labels: bool) -> Self {
         let Offer { running, terms, shadow_ns, why } = offer;
-        let agreements = running.fits.iter().map(|_| Agreement::new(began)).collect();
+        let agreements = running.fits.iter().map(|_| Agreement::new(began, labels)).collect();
         let began_ns = began.boot_ns;
         Self { running, terms, why, shadow_ns, began_ns, agreements, published_ns: began_ns, took_us: 0 }
     }
@@ -56,6 +59,11 @@ impl Candidate {
     /// Windows that it is not given.
     pub fn skip(&mut self, places: impl Iterator<Item = usize>) {
         places.for_each(|at| self.agreements[at].skip());
+    }
+
+    /// Labels of windows of the pipeline at this place.
+    pub fn labelled(&mut self, at: usize, labels: Vec<LabelSaid>) {
+        labels.into_iter().for_each(|said| self.agreements[at].label(&said.win, said.label));
     }
 
     /// How it compares with the serving model, by pipeline, where it is time to publish that; `over`: a last time.
@@ -107,12 +115,12 @@ impl Candidate {
                         self.took_us = slowest(self.took_us, answered.took_us);
                         let fit = &running.fits[*at];
                         let candidate = answered.score.filter(|_| !fit.is_learning());
-                        agreement.take(Pair {
-                            serving: shadowed.score,
-                            serving_above: shadowed.above,
-                            candidate,
-                            candidate_above: fit.is_beyond(candidate),
-                        });
+                        let candidate_above = fit.is_beyond(candidate);
+                        let (serving, serving_above) = (shadowed.score, shadowed.above);
+                        agreement.take(Pair { serving, serving_above, candidate, candidate_above });
+                        let class = answered.classes.as_ref().and_then(|classes| classes.likeliest());
+                        let serving = Opinion { anomaly: serving_above, class: shadowed.class.as_deref() };
+                        agreement.judged(&window.values, serving, Opinion { anomaly: candidate_above, class });
                     }
                 }
             }
@@ -126,10 +134,16 @@ impl Candidate {
     pub fn compared(&self) -> String {
         let all = self.agreements.iter().map(Agreement::compared);
         let (compared, differed) = all.fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
-        if compared == 0 {
-            return String::new();
+        let mut text = match compared {
+            0 => String::new(),
+            _ => format!("; beside the previous model it differed on {differed} of {compared} windows"),
+        };
+        let right = self.agreements.iter().map(Agreement::right);
+        let (labels, serving, own) = right.fold((0, 0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1, sum.2 + one.2));
+        if labels > 0 {
+            text += &format!("; of {labels} labels the previous model was right on {serving}, and it on {own}");
         }
-        format!("; beside the previous model it differed on {differed} of {compared} windows")
+        text
     }
 }
 

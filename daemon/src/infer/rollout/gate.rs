@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use crate::{config::Models, limits, model::baseline::Channel};
+use crate::{config::Models, limits, model::baseline::Spread};
 
 /// How long a trial takes, and what its scores should look like.
 #[derive(Debug, Clone)]
@@ -13,12 +13,12 @@ pub struct Terms {
     /// And at least so many windows.
     pub windows: u64,
     /// The scores it was made with, where the bundle says.
-    pub scores: Option<Channel>,
+    pub scores: Option<Spread>,
 }
 
 impl Terms {
     /// The terms of a configuration and a bundle.
-    pub fn new(models: &Models, scores: Option<Channel>) -> Self {
+    pub fn new(models: &Models, scores: Option<Spread>) -> Self {
         Self { least_ns: models.trial_s * 1_000_000_000, windows: models.trial_windows.max(1), scores }
     }
 
@@ -137,7 +137,7 @@ mod tests {
 
     const S: u64 = 1_000_000_000;
 
-    fn gate(scores: Option<Channel>) -> Gate {
+    fn gate(scores: Option<Spread>) -> Gate {
         Gate::new(Terms { least_ns: 10 * S, windows: 20, scores })
     }
 
@@ -198,7 +198,7 @@ mod tests {
     #[test]
     fn scores_unlike_those_it_was_made_with_end_the_trial() {
         let mut made: Vec<f64> = (0..100).map(f64::from).collect();
-        let baseline = Channel::of(&mut made, 0.5);
+        let baseline = Spread::of(&mut made, 0.5);
         let run = |shift: f32| {
             let mut gate = gate(baseline.clone());
             (0..100u64).for_each(|i| {

@@ -14,6 +14,7 @@
 mod agreement;
 pub mod candidate;
 pub mod gate;
+mod labelled;
 pub mod prove;
 pub mod prover;
 pub mod takeover;

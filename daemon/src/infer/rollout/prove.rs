@@ -49,10 +49,10 @@ pub fn prove(
             return Err("stopped".into());
         }
         let what = |why: String| format!("golden case {}: {why}", i + 1);
-        let (outputs, us) = running.case(&case.inputs, deadline, beat).map_err(what)?;
+        let (outputs, us) = running.case(&case.inputs, deadline, beat).map_err(|why| what(why.into()))?;
         took.push(us);
         for (name, values) in &outputs {
-            case.agrees(name, values).map_err(what)?;
+            case.agrees(name, values).map_err(|why| what(why.into()))?;
         }
         beat();
     }

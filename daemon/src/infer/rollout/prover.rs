@@ -19,6 +19,7 @@ use crate::{
     infer::{Keeps, Launching, Running},
     limits,
     model::{
+        error::Unproven,
         manifest::Manifest,
         rollout::{Inbox, Proof, Report, Request, Target},
         slot::Origin,
@@ -81,7 +82,7 @@ impl Workers for Device {
     fn read(&self, target: Target, group: &Group) -> Result<Artifact, String> {
         match target {
             Target::Slot(bundle, id) => Ok(Artifact::bundle(*bundle, Origin::Slot(id))),
-            Target::Factory(_) => Artifact::factory(&self.config.pipelines[group.pipelines[0]].model),
+            Target::Factory(_) => Ok(Artifact::factory(&self.config.pipelines[group.pipelines[0]].model)?),
         }
     }
 
@@ -158,7 +159,7 @@ impl<R> Requests<R> {
     }
 
     /// Waits for room: control waits for this answer.
-    fn answer(&self, number: u64, proof: Result<Proof, String>) {
+    fn answer(&self, number: u64, proof: Result<Proof, Unproven>) {
         let _ = self.reports.send(Report::Proven(number, proof));
     }
 
@@ -192,7 +193,7 @@ impl<R> Requests<R> {
     /// Answers the request that waits, if it is one of these.
     fn leave_next(&mut self, these: impl Fn(&Wanted) -> bool, why: &str) {
         if let Some(next) = self.next.take_if(|next| these(next)) {
-            self.answer(next.number, Err(why.to_owned()));
+            self.answer(next.number, Err(why.into()));
         }
     }
 
@@ -202,7 +203,7 @@ impl<R> Requests<R> {
         };
         for (group, offer) in offers {
             if self.engines[group].try_send(Message::Offer(Box::new(offer))).is_err() {
-                return self.answer(number, Err(format!("offer the model: engine {group} takes no offer")));
+                return self.answer(number, Err(format!("offer the model: engine {group} takes no offer").into()));
             }
         }
     }
@@ -214,7 +215,7 @@ impl<R> Requests<R> {
         let model = self.proving.take().unwrap_or_default();
         let stopped = self.stopped.take();
         let proof = match (stopped, result) {
-            (Some(why), _) | (None, Err(why)) => Err(why),
+            (Some(why), _) | (None, Err(why)) => Err(why.into()),
             (None, Ok((offers, text))) => {
                 let groups = offers.iter().map(|(group, _)| *group).collect();
                 self.ready = Some((number, model, offers));

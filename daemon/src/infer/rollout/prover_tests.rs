@@ -109,7 +109,7 @@ impl Bench {
 
     fn reports(&self) -> Vec<(u64, Result<String, String>)> {
         let proven = |report| match report {
-            Report::Proven(number, proof) => (number, proof.map(|proof| proof.text)),
+            Report::Proven(number, proof) => (number, proof.map(|proof| proof.text).map_err(String::from)),
             Report::Verdict(verdict) => panic!("no engine reports: {verdict:?}"),
         };
         std::iter::from_fn(|| self.desk.report()).map(proven).collect()

@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use super::{
-    super::{engine::Engine, lag::Lag},
+    super::{engine::Engine, lag::Lag, served::Served},
     Message,
     agreement::Agreement,
     candidate::{Candidate, Trial},
@@ -20,7 +20,10 @@ impl Engine {
                 if self.trial.is_some() {
                     self.go_back("another model is to take over", sink);
                 }
-                self.candidate = Some(Candidate::new(*offer, now));
+                // What was labelled before is about windows that it did not see.
+                self.setup.served.iter().for_each(|served| drop(served.take_labels()));
+                let labels = self.setup.served.iter().any(Served::keeps_samples);
+                self.candidate = Some(Candidate::new(*offer, now, labels));
             }
             Message::Back(why) => {
                 self.refuse_candidate(&why, sink);

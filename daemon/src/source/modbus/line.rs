@@ -170,7 +170,8 @@ async fn open(settings: &Modbus) -> Result<Port, String> {
         Bus::Line(line) => {
             let Setting { data, parity, stop } = line.line;
             let shared = settings.shared;
-            tty::open(tty::Settings { path: &line.path, baud: line.baud, data, parity, stop, shared }).map(Port::Tty)
+            let settings = tty::Settings { path: &line.path, baud: line.baud, data, parity, stop, shared };
+            Ok(Port::Tty(tty::open(settings)?))
         }
         Bus::Tcp(address) => {
             let stream = timeout(limits::CONNECT, TcpStream::connect(address)).await;
@@ -194,7 +195,7 @@ impl Port {
     fn forget(&mut self) -> Result<(), Failure> {
         let mut old = [0u8; 256];
         match self {
-            Port::Tty(tty) => tty::forget(tty).map_err(Failure::Gone),
+            Port::Tty(tty) => tty::forget(tty).map_err(|why| Failure::Gone(why.into())),
             Port::Tcp(stream) => loop {
                 match stream.try_read(&mut old) {
                     Ok(0) => return Err(Failure::Gone("the other side closed the connection".into())),

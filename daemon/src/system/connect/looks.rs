@@ -26,7 +26,7 @@ impl Base<'_> {
     }
 
     fn health(&self, crew: &mut Crew) -> Result<mpsc::Sender<()>, Fatal> {
-        let setup = health::Setup {
+        let setup = health::Reporter {
             stream: self.table.health,
             every: Duration::from_secs(self.config.metrics.interval_s),
             beats: crew.beats.clone(),
@@ -46,7 +46,7 @@ impl Base<'_> {
     fn shown(&self, ends: &EdgeEnds) -> bus::Shown {
         let (status, restart) = (self.status.clone(), ends.restart.clone());
         let (install, roll_back) = (ends.local.clone(), ends.local.clone());
-        let busy = |_| "busy: the daemon has not taken up the last request yet".to_owned();
+        let busy = |_| bus::BusError::from("busy: the daemon has not taken up the last request yet");
         bus::Shown {
             install: Arc::new(move |fd| install.try_send(Local::Install(fd)).map_err(busy)),
             roll_back: Arc::new(move |model| roll_back.try_send(Local::RollBack(model)).map_err(busy)),

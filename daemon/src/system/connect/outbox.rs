@@ -9,17 +9,17 @@ use crate::{
     error::Fatal,
     flow::Class,
     host::Host,
-    outbox::{Around, Committer, Expiry, Setup},
+    outbox::{Around, Committer, Expiry, OpenWith},
 };
 
 /// What the outbox is opened with.
-pub fn setup(host: &Host, config: &Config, table: &Table) -> Setup {
+pub fn setup(host: &Host, config: &Config, table: &Table) -> OpenWith {
     const HOUR_NS: u64 = 3_600_000_000_000;
     let (outbox, now) = (&config.outbox, host.clock.now());
     let mut ages = vec![(Class::Reply, outbox.expire_reply_h), (Class::Status, outbox.expire_status_h)];
     ages.extend([Class::Score, Class::Measurement].map(|class| (class, outbox.expire_data_h)));
     let ages = ages.into_iter().filter(|(_, hours)| *hours > 0).map(|(class, hours)| (class, hours * HOUR_NS));
-    Setup {
+    OpenWith {
         state_dir: config.device.state_dir.clone(),
         boot: host.boot.clone(),
         streams: table.names.clone(),

@@ -118,7 +118,7 @@ impl Made {
 
     /// The pipeline with the model, where the file has its channels.
     fn model(&self, out: &mut String, model: &Path) -> Result<(), Fatal> {
-        let manifest = Manifest::read(model).map_err(Fatal::failed)?;
+        let manifest = Manifest::read(model).map_err(|why| Fatal::failed(why.to_string()))?;
         if manifest.channels.iter().flatten().all(|needed| self.channels.iter().any(|(name, _)| name == needed)) {
             let model = std::fs::canonicalize(model).context(format!("use model {}", model.display()))?;
             let _ = write!(
