@@ -217,7 +217,7 @@ fn a_rollout_of_a_bad_release_halts_itself_in_its_first_wave_and_a_killed_contro
     let secrets = secrets.display().to_string();
     let run = ["rollout", "run", "good", "--secrets", &secrets];
     let mut first = desk.start(&run);
-    eventually("the first wave runs", || (!good.starts().is_empty()).then_some(()));
+    rig::within(Duration::from_secs(60), "the first wave runs", || !good.starts().is_empty());
     first.kill();
     let killed = Instant::now();
     let done = desk.run(&run);
