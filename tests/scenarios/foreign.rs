@@ -204,7 +204,7 @@ fn begun(all: &[(Value, String)], models: &str, value: impl Fn(u64) -> f64) -> u
 }
 
 #[test]
-fn candidate_with_a_state_keeps_its_own_beside_the_serving_model_and_begins_again_when_it_serves() {
+fn candidate_with_a_state_begins_at_zeros_beside_the_serving_model_and_goes_on_with_its_own_when_it_serves() {
     let mut world = World::new("trial_s = 0\ntrial_windows = 3\nshadow_s = 2\n");
     let bundle = |world: &World, version: &str, seq: u64| {
         let dir = world.site.dir.path().join(format!("carried-{seq}"));
@@ -246,8 +246,16 @@ fn candidate_with_a_state_keeps_its_own_beside_the_serving_model_and_begins_agai
         let all = by_model(&world.sub);
         all.iter().any(|(p, _)| p["in_seq"][0] == last).then_some(all)
     });
-    let begun = begun(&all, "mean@", |i| 200.0 + ((i % 7) + (i % 5)) as f64 / 2.0);
-    assert_eq!(begun, 2, "at the start, and when the candidate took over");
+    let value = |i: u64| 200.0 + ((i % 7) + (i % 5)) as f64 / 2.0;
+    assert_eq!(begun(&all, "mean@1.1.0", value), 1, "the serving model's state is its own");
+    let new: Vec<&Value> = all.iter().filter(|(_, by)| by == "mean@1.2.0").map(|(p, _)| p).collect();
+    let score = |p: &Value| p["score"].as_f64().expect("a score");
+    assert!(new.len() > 3 && score(new[0]) > 190.0, "it saw the windows before: {}", new[0]);
+    for pair in new.windows(2) {
+        let first = pair[1]["in_seq"][0].as_u64().expect("seq");
+        let mean = (first..first + 4).map(value).sum::<f64>() / 4.0;
+        assert!(near(&[score(pair[1])], &[(score(pair[0]) + mean) / 2.0]), "{}", pair[1]);
+    }
     assert_eq!(daemon.stop(), Some(0));
 }
 

@@ -17,7 +17,7 @@ pub struct LineForm {
     /// The checksum at its end.
     pub check: Option<LineCheck>,
     /// Lines come in blocks that have one checksum; the block is the frame then.
-    pub block: Option<BlockForm>,
+    pub block: Option<Box<BlockForm>>,
 }
 
 /// How a block of lines ends.
@@ -282,7 +282,7 @@ pub(super) fn block(t: &mut Table<'_>, serial: &mut Serial, format: &Format) {
             }
         }
     }
-    serial.lines.block = one.filter(|form| !form.label.is_empty());
+    serial.lines.block = one.filter(|form| !form.label.is_empty()).map(Box::new);
 }
 
 /// `patterns = ['(?<kg>[-+0-9.]+) kg']`

@@ -29,7 +29,7 @@ impl Cutter {
     /// As the port is configured.
     pub fn new(serial: &Serial) -> Self {
         match (&serial.framing, &serial.lines.block) {
-            (Framing::Lines, Some(block)) => Self::Blocks(Blocks::new(serial.frame_max, block.clone())),
+            (Framing::Lines, Some(block)) => Self::Blocks(Blocks::new(serial.frame_max, (**block).clone())),
             (Framing::Lines, None) => Self::Lines(Lines::new(serial.frame_max, serial.lines.clone())),
             _ => Self::Packets(Packets::new(serial.framing.clone(), serial.check, serial.frame_max)),
         }

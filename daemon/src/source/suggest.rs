@@ -66,7 +66,10 @@ fn labels(lines: &[&str]) -> Option<Suggestion> {
             let pairs: Option<Vec<_>> = parts.map(pair).collect();
             pairs.filter(|pairs| !pairs.is_empty() && (delimiter.is_none() || pairs.len() > 1))
         };
-        let all: Vec<_> = lines.iter().filter_map(pairs).collect();
+        // The byte behind this label makes the sum of a block 0 (VE.Direct).
+        let summed = |line: &&&str| end == '\t' && line.starts_with("Checksum\t");
+        let blocks = lines.iter().any(|line| summed(&line));
+        let all: Vec<_> = lines.iter().filter(|line| !summed(line)).filter_map(pairs).collect();
         let names: BTreeSet<&str> = all.iter().flatten().map(|(label, _)| label.as_str()).collect();
         let fields: Vec<&Field> = all.iter().flatten().map(|(_, value)| value).collect();
         let numbers = fields.iter().filter(|field| matches!(field, Field::Number { .. })).count();
@@ -77,6 +80,7 @@ fn labels(lines: &[&str]) -> Option<Suggestion> {
         let mut keys = String::from("format = \"keyvalue\"\n");
         keys += &delimiter.map(|d| format!("delimiter = \"{d}\"\n")).unwrap_or_default();
         keys += &if end == '=' { String::new() } else { format!("label_end = {}\n", quoted(&end.to_string())) };
+        keys += if blocks { "block_end = \"Checksum\"\nblock_check = \"sum8-zero\"\n" } else { "" };
         keys += &number_keys(&fields);
         Some(Suggestion { what: format!("labels with values: {}", names.join(", ")), keys })
     })
@@ -207,5 +211,8 @@ mod tests {
             let got = keys(&lines);
             assert!(if wanted.is_empty() { got.is_empty() } else { got.starts_with(wanted) }, "{lines:?}: {got}");
         }
+        let monitor = ["PID\t0x203", "V\t26201", "I\t-1450", "SOC\t876", "Checksum\t\u{fffd}"];
+        let wanted = "format = \"keyvalue\"|label_end = \"\\t\"|block_end = \"Checksum\"|block_check = \"sum8-zero\"|";
+        assert_eq!(keys(&monitor), wanted);
     }
 }
