@@ -34,7 +34,7 @@ pub enum Target {
         active_low: bool,
     },
     /// A coil or a holding register.
-    Modbus(Point),
+    Modbus(Box<Point>),
 }
 
 /// A coil or a holding register.
@@ -98,7 +98,7 @@ fn modbus_target(t: &mut Table<'_>, node: Node, sources: &[Source]) -> Target {
     let mut t = t.sub("modbus".into(), node);
     let point = point(&mut t, sources);
     t.finish();
-    Target::Modbus(point)
+    Target::Modbus(Box::new(point))
 }
 
 fn point(t: &mut Table<'_>, sources: &[Source]) -> Point {
