@@ -45,6 +45,14 @@ fn formats() -> Vec<Lines> {
         ("keyvalue, blocks of lines", "format = \"keyvalue\"\nblock_end = \"d\"", |[a, b, c, d]| {
             format!("a={a:.3}\nb={b:.3}\nc={c:.3}\nd={d:.3}\n")
         }),
+        (
+            "keyvalue, blocks with xor8",
+            "format = \"keyvalue\"\nblock_end = \"CRC\"\nblock_check = \"xor8\"",
+            |[a, b, c, d]| {
+                let text = format!("a={a:.3}\nb={b:.3}\nc={c:.3}\nd={d:.3}\nCRC=");
+                format!("{text}{:02X}\n", text.bytes().fold(0, |x, b| x ^ b))
+            },
+        ),
         ("pattern", patterns, |[a, b, c, d]| format!("x={a:.3} y={b:.3} z={c:.3} t={d:.3}\n")),
         ("json", "format = \"json\"", |[a, b, c, d]| {
             format!("{{\"a\":{a:.3},\"b\":{b:.3},\"c\":{c:.3},\"d\":{d:.3}}}\n")

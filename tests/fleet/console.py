@@ -14,7 +14,7 @@ import argparse, base64, json, os, pathlib, socket, subprocess, sys, time, urlli
 class Browser:
     """One session of chromedriver, by the WebDriver protocol."""
 
-    def __init__(self):
+    def __init__(self, traced=False):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -28,7 +28,11 @@ class Browser:
                 time.sleep(0.1)
         options = {"args": ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--window-size=1400,900",
                             "--force-color-profile=srgb", "--no-proxy-server"]}
-        made = self.call("POST", "/session", {"capabilities": {"alwaysMatch": {"goog:chromeOptions": options}}})
+        match = {"goog:chromeOptions": options}
+        if traced:
+            options["perfLoggingPrefs"] = {"enableNetwork": False, "enablePage": False, "traceCategories": "toplevel"}
+            match["goog:loggingPrefs"] = {"performance": "ALL"}
+        made = self.call("POST", "/session", {"capabilities": {"alwaysMatch": match}})
         self.session = f"/session/{made['sessionId']}"
 
     def call(self, method, path, body=None):
@@ -99,6 +103,22 @@ new PerformanceObserver((list) => list.getEntries().forEach((e) => window.long_.
 WORST = "const w = Math.round(window.frames_.worst); window.frames_.worst = 0; window.frames_.last = performance.now(); return w"
 TILE = "return [...document.querySelectorAll('.tile')].find((t) => t.innerText.includes(arguments[0]))?.querySelector('b').textContent.replaceAll(',', '')"
 SHOWN = "return document.getElementById('shown').textContent"
+
+
+def loading(args):
+    """Processor time of the page's longest task while all devices load: what a machine does that has time for it."""
+    browser = Browser(traced=True)
+    try:
+        browser.open(args.url)
+        browser.wait("all devices", f"return Number(document.body.dataset.whole) >= {args.devices}")
+        time.sleep(2)
+        log = browser.call("POST", browser.session + "/se/log", {"type": "performance"})
+    finally:
+        browser.close()
+    events = [json.loads(entry["message"])["message"].get("params", {}) for entry in log]
+    threads = {(e["pid"], e["tid"]): e["args"]["name"] for e in events if e.get("name") == "thread_name"}
+    tasks = [e["tdur"] for e in events if "tdur" in e and threads.get((e["pid"], e["tid"])) == "CrRendererMain"]
+    return round(max(tasks) / 1000)
 
 
 def overview(browser, args, pictures):
@@ -212,7 +232,7 @@ def main():
         pictures.mkdir(parents=True, exist_ok=True)
     browser = Browser()
     try:
-        out = {"devices": args.devices, **overview(browser, args, pictures)}
+        out = {"devices": args.devices, "longest_task_loading_cpu_ms": loading(args), **overview(browser, args, pictures)}
         operate(browser, args)
         if args.broker:
             out.update(latency(browser, args))

@@ -2,9 +2,10 @@
 //! and whether it said so. Faults: forgets sessions, rejects by reason (for a while, or always), takes one message at
 //! a time, answers out of order, answers late, answers nothing (while it still answers pings), closes on messages of a
 //! stream, takes few subscriptions at once or grants none of some, asks for a keep-alive of 0, offers
-//! neither QoS 1 nor retained messages.
+//! neither QoS 1 nor retained messages, takes topic aliases.
 
 use std::{
+    collections::HashMap,
     io::{Read, Write},
     net::{Shutdown, TcpStream},
     sync::{Arc, Mutex},
@@ -61,6 +62,10 @@ struct Inner {
     not_granted: Option<&'static str>,
     filters: Vec<String>,
     pings: usize,
+    /// So many aliases are taken; those of the connection; messages that came with an alias alone.
+    aliases_most: u16,
+    aliases: HashMap<u16, String>,
+    aliased: usize,
 }
 
 /// The broker.
@@ -89,6 +94,9 @@ impl Evil {
             not_granted: None,
             filters: Vec::new(),
             pings: 0,
+            aliases_most: 0,
+            aliases: HashMap::new(),
+            aliased: 0,
         };
         let evil = Self { port, inner: Arc::new(Mutex::new(inner)) };
         let own = evil.clone();
@@ -105,6 +113,17 @@ impl Evil {
     pub fn with_receive_max(self, n: u16) -> Self {
         self.lock().receive_max = Some(n);
         self
+    }
+
+    /// Topic alias maximum; sent in the next CONNACK.
+    pub fn with_aliases(self, n: u16) -> Self {
+        self.lock().aliases_most = n;
+        self
+    }
+
+    /// Messages that came with an alias in place of their topic.
+    pub fn aliased(&self) -> usize {
+        self.lock().aliased
     }
 
     /// Server keep-alive; sent in the next CONNACK.
@@ -279,6 +298,8 @@ impl Evil {
         match packet {
             Packet::Connect(_, will, _) => {
                 let mut properties = empty();
+                inner.aliases.clear();
+                properties.topic_alias_max = Some(inner.aliases_most).filter(|n| *n > 0);
                 if inner.poor {
                     (properties.max_qos, properties.retain_available) = (Some(0), Some(0));
                     let code = match will {
@@ -311,7 +332,17 @@ impl Evil {
                 Some(Packet::PingResp(PingResp))
             }
             Packet::Publish(publish) => {
-                let topic = String::from_utf8(publish.topic.to_vec()).expect("topic");
+                let mut topic = String::from_utf8(publish.topic.to_vec()).expect("topic");
+                if let Some(alias) = publish.properties.as_ref().and_then(|p| p.topic_alias) {
+                    assert!((1..=inner.aliases_most).contains(&alias), "CONNACK named this limit");
+                    if topic.is_empty() {
+                        inner.aliased += 1;
+                        topic = inner.aliases[&alias].clone();
+                    } else {
+                        inner.aliases.insert(alias, topic.clone());
+                    }
+                }
+                assert!(!topic.is_empty(), "a topic, or an alias");
                 let stream = topic.split("/up/").nth(1).unwrap_or(&topic).to_owned();
                 let is_data = stream.starts_with("m/");
                 let reason = match inner.manner {

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use rig::{Cable, Evil, Gate, Site, Tty, Wire, eventually};
+use rig::{Cable, Evil, Gate, Mosquitto, Site, Sub, Tty, Wire, eventually, free_port};
 use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
 
 const STREAM: &str = "[stream.raw]\nchannels = [\"a\"]\n";
@@ -93,4 +93,47 @@ fn broker_in_a_websocket_behind_a_proxy_that_demands_a_topic_prefix_gets_every_r
     assert!(filters.len() == 5 && filters.iter().all(|f| f.starts_with("tenant/7/kl/plant/")), "{filters:?}");
     assert_eq!(evil.connections(), 1);
     assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn topics_are_sent_as_numbers_where_the_broker_takes_aliases_and_again_whole_on_the_next_connection() {
+    let (evil, mut tty) = (Evil::start().with_aliases(1), Tty::default());
+    let daemon = Site::new(evil.port).with_sensor(&tty).with(STREAM).run();
+    rows(&mut tty, 0..500);
+    evil.wait_rows("m/raw", 500);
+    evil.cut();
+    rows(&mut tty, 500..1500);
+    evil.wait_rows("m/raw", 1500);
+    assert!(evil.aliased() > 0, "none of its messages had an alias alone");
+    assert!(evil.records("loss").is_empty());
+    assert_eq!(daemon.stop(), Some(0));
+}
+
+#[test]
+fn real_broker_takes_every_row_by_websocket_and_by_websocket_in_tls() {
+    let (dir, mut tty) = (tempfile::tempdir().expect("folder"), Tty::default());
+    let ca = rig::tls::authority(dir.path(), "ca");
+    rig::tls::certificate(dir.path(), "server", &ca);
+    let (ws, wss, at) = (free_port(), free_port(), dir.path().display());
+    let broker = Mosquitto::with(&format!(
+        "listener {ws} 127.0.0.1\nprotocol websockets\nlistener {wss} 127.0.0.1\nprotocol websockets\ncertfile {at}/server.pem\n\
+         keyfile {at}/server.key"
+    ));
+    let sub = Sub::new(broker.port);
+    let mut site = Site::offline().with_sensor(&tty).with(STREAM);
+    let urls = [format!("ws://127.0.0.1:{ws}/mqtt"), format!("wss://localhost:{wss}\"\nca_file = \"{at}/ca.pem")];
+    let mut from = 0;
+    for url in urls {
+        let mqtt = format!("[mqtt]\nurl = \"{url}\"\n");
+        site = site.with(&mqtt);
+        let daemon = site.run();
+        sub.wait_state("online");
+        rows(&mut tty, from..from + 1000);
+        from += 1000;
+        sub.wait_records("m/raw", from as usize);
+        assert!(!daemon.own_log().contains("connection lost"), "{}", daemon.own_log());
+        assert_eq!(daemon.stop(), Some(0));
+        sub.wait_state("offline");
+        site = site.without(&mqtt);
+    }
 }

@@ -217,7 +217,7 @@ fn a_rollout_of_a_bad_release_halts_itself_in_its_first_wave_and_a_killed_contro
     let secrets = secrets.display().to_string();
     let run = ["rollout", "run", "good", "--secrets", &secrets];
     let mut first = desk.start(&run);
-    eventually("the first wave runs", || (!good.starts().is_empty()).then_some(()));
+    rig::within(Duration::from_secs(60), "the first wave runs", || !good.starts().is_empty());
     first.kill();
     let killed = Instant::now();
     let done = desk.run(&run);
@@ -232,11 +232,11 @@ fn a_rollout_of_a_bad_release_halts_itself_in_its_first_wave_and_a_killed_contro
     let first_of_second = starts.iter().filter(|start| start.wave == 2).map(|start| start.at).min();
     assert!(last_of_first < first_of_second, "one wave after the other");
     let first_start = starts.iter().map(|start| start.at).min().expect("a start");
-    let went_on = starts.iter().map(|start| start.at).filter(|at| *at > killed).min().expect("a start");
     rig::measured(&format!(
-        "{devices} devices: making and publishing a plan → first start {:.1} s; controller killed and started again → next start {:.1} s",
+        "{devices} devices: making and publishing a plan → first start {:.1} s; controller killed and started again → the next wave's \
+         first start {:.1} s",
         (first_start - published).as_secs_f64(),
-        (went_on - killed).as_secs_f64()
+        (first_of_second.expect("a start") - killed).as_secs_f64()
     ));
     drop(good);
 

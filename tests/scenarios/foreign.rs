@@ -163,10 +163,15 @@ fn calibration_of_a_channel_that_was_changed_is_discarded_with_the_reason() {
     assert!(!run(&site, false).contains("calibrat"));
     let changed = site.without("[channel.a]\nmax = 1e6\n").with("[channel.a]\nscale = 0.06\nunit = \"m3/h\"\n");
     let log = run(&changed, true);
-    let why = "channel 1 of the pipeline was `s.a × 1 + 0`, and is `s.a × 0.06 + 0 m3/h`";
+    let why = "channel 1 of the pipeline was `s.a × 1 + 0 [csv column 2]`, and is `s.a × 0.06 + 0 m3/h [csv column 2]`";
     assert!(log.contains(&format!("the saved calibration is discarded: {why}; calibrating again")), "{log}");
     sub.wait_event("model.serving", &format!("pipeline x calibrates again: {why}"));
     run(&changed, false);
+    // The same digits mean other numbers.
+    let read = changed.without("unit = \"m3/h\"\n").with("unit = \"m3/h\"\nbase = \"hex\"\n");
+    let log = run(&read, true);
+    let why = "was `s.a × 0.06 + 0 m3/h [csv column 2]`, and is `s.a × 0.06 + 0 m3/h [csv column 2, hex]`";
+    assert!(log.contains(why), "{log}");
 }
 
 /// The predictions of pipeline `x` so far, each with the model that made it.
@@ -179,6 +184,71 @@ fn by_model(sub: &Sub) -> Vec<(Value, String)> {
     });
     let mut known = std::collections::HashSet::new();
     all.filter(|(record, _)| known.insert(record["seq"].as_u64())).collect()
+}
+
+/// How often the state of the models whose names begin so began at zeros; each score must follow from the one before.
+fn begun(all: &[(Value, String)], models: &str, value: impl Fn(u64) -> f64) -> usize {
+    let (mut state, mut before, mut begun) = (0.0, String::new(), 0);
+    for (p, by) in all {
+        let first = p["in_seq"][0].as_u64().expect("seq");
+        let mean = (first..first + 4).map(&value).sum::<f64>() / 4.0;
+        if by.starts_with(models) {
+            let begins = before != *by;
+            begun += usize::from(begins);
+            state = (if begins { 0.0 } else { state } + mean) / 2.0;
+            assert!(near(&[p["score"].as_f64().expect("score")], &[state]), "{p}: {state}");
+        }
+        before.clone_from(by);
+    }
+    begun
+}
+
+#[test]
+fn candidate_with_a_state_keeps_its_own_beside_the_serving_model_and_begins_again_when_it_serves() {
+    let mut world = World::new("trial_s = 0\ntrial_windows = 3\nshadow_s = 2\n");
+    let bundle = |world: &World, version: &str, seq: u64| {
+        let dir = world.site.dir.path().join(format!("carried-{seq}"));
+        fs::create_dir(&dir).expect("folder");
+        fs::copy(model("carried.onnx"), dir.join("model.onnx")).expect("model");
+        fs::write(dir.join("card.md"), "# carried\n").expect("card");
+        let manifest = json!({
+            "model": "mean", "version": version, "seq": seq, "state": {"h_out": "h_in"},
+            "window": {"channels": ["a", "b"], "length": 4}
+        });
+        fs::write(dir.join("manifest.json"), manifest.to_string()).expect("manifest");
+        let done = daemon::run(&["model", "prepare", &dir.display().to_string()]);
+        assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
+        fs::write(dir.join("manifest.json.minisig"), world.maker.sign(&dir.join("manifest.json"))).expect("sign");
+        world.maker.pack(&dir)
+    };
+    fs::copy(bundle(&world, "1.1.0", 1), world.site.dir.path().join("factory.kmb")).expect("copy");
+    let two = bundle(&world, "1.2.0", 2);
+    let daemon = world.run();
+    // The serving model's state is near 200 when the other one begins at 0.
+    world.rows(60, 200);
+    world.install("beside", &two);
+    let ended = eventually("it serves for good", || {
+        world.rows(4, 200);
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let records = world.sub.records("res/model.install/beside");
+        let last = records.last()?.0.clone();
+        (!["accepted", "running"].contains(&last["state"].as_str().unwrap_or(""))).then_some(last)
+    });
+    assert_eq!(ended["state"], "success", "{ended}");
+    let (agreement, _) = world.sub.wait_records("q/shadow/x", 1).pop().expect("a record");
+    let score = |of: &str, at: &str| agreement[of][at].as_f64().expect("a score");
+    let lower = score("serving_score", "p10") - score("candidate_score", "p10");
+    assert!(lower > 1.0, "it began at zeros, and the serving model did not: {agreement}");
+    let near_in_the_end = score("serving_score", "p99") - score("candidate_score", "p99");
+    assert!(near_in_the_end.abs() < 10.0, "its own state moves with each window: {agreement}");
+    let last = (world.rows / 4 - 1) * 4;
+    let all = world.sub.wait("the last window", |_| {
+        let all = by_model(&world.sub);
+        all.iter().any(|(p, _)| p["in_seq"][0] == last).then_some(all)
+    });
+    let begun = begun(&all, "mean@", |i| 200.0 + ((i % 7) + (i % 5)) as f64 / 2.0);
+    assert_eq!(begun, 2, "at the start, and when the candidate took over");
+    assert_eq!(daemon.stop(), Some(0));
 }
 
 #[test]
@@ -226,18 +296,7 @@ fn bundle_with_a_state_is_proven_from_zeros_and_begins_again_after_a_model_on_tr
     });
     let of = |i: u64| if i < high { 0.0 } else { 200.0 };
     let value = |i: u64| of(i) + ((i % 7) + (i % 5)) as f64 / 2.0;
-    let (mut state, mut before, mut begun) = (0.0, String::new(), 0);
-    for (p, by) in &all {
-        let first = p["in_seq"][0].as_u64().expect("seq");
-        let mean = (first..first + 4).map(value).sum::<f64>() / 4.0;
-        if by == "mean@1.1.0" {
-            let begins = before != *by;
-            begun += u32::from(begins);
-            state = (if begins { 0.0 } else { state } + mean) / 2.0;
-            assert!(near(&[p["score"].as_f64().expect("score")], &[state]), "{p}: {state}");
-        }
-        before.clone_from(by);
-    }
+    let begun = begun(&all, "mean@1.1.0", value);
     assert_eq!(begun, 2, "at the start, and after the model on trial");
     assert_eq!(daemon.stop(), Some(0));
 }

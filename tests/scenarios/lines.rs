@@ -12,7 +12,7 @@ struct Talker {
     rows: Value,
 }
 
-fn talkers() -> [Talker; 7] {
+fn talkers() -> [Talker; 8] {
     [
         Talker {
             name: "scale",
@@ -34,6 +34,17 @@ fn talkers() -> [Talker; 7] {
             channels: &["u", "q"],
             bytes: b"u\t12.5\r\nq\t80\r\nQ\t\xfe\r\nu\t12.4\r\nQ\t\x01\r\n",
             rows: json!([[12.5, 80.0], [12.4, "missing"]]),
+        },
+        Talker {
+            name: "monitor",
+            keys: "format = \"keyvalue\"\nlabel_end = \"\\t\"\nblock_end = \"Checksum\"\nblock_check = \"sum8-zero\"\n\
+                   words = { \"---\" = \"missing\" }\n",
+            channels: &["V", "I"],
+            // A bit of the second block is spoilt: its voltage would still be a number.
+            bytes: b"\r\nPID\t0x203\r\nV\t26201\r\nI\t-1450\r\nChecksum\t\xA2\
+              \r\nPID\t0x203\r\nV\t36199\r\nI\t-1451\r\nChecksum\t\x91\
+              \r\nPID\t0x203\r\nV\t26198\r\nI\t---\r\nChecksum\t\x03",
+            rows: json!([[26201.0, -1450.0], [26198.0, "missing"]]),
         },
         Talker {
             name: "mixed",
@@ -114,6 +125,7 @@ fn lines_of_each_kind_are_read_as_configured_and_what_is_uncertain_is_bad() {
     };
     refused("mixed", "unmatched");
     refused("summed", "checksum");
+    refused("monitor", "checksum");
     refused("dated", "clock");
     assert_eq!(daemon.stop(), Some(0));
 }

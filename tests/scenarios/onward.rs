@@ -11,8 +11,12 @@ fn killed_consumers_store_every_record_once_in_each_database() {
     script.args(["120", "python3"]).arg(rig::root().join("tests/onward/databases.py")).arg(daemon::binary());
     let rows = if rig::long() { "20000" } else { "800" };
     let done = Done::from(script.args(["--rows", rows]).output().expect("python3"));
+    passed(&done);
+}
+
+/// What is not installed here is named; what is measured too.
+fn passed(done: &Done) {
     assert_eq!(done.code, Some(0), "{}\n{}", done.out, done.err);
-    // What is not installed here is named; what is measured too.
     done.err.lines().filter_map(|line| line.strip_prefix("SKIPPED: ")).for_each(rig::skipped);
     done.out.lines().filter_map(|line| line.strip_prefix("MEASURED: ")).for_each(rig::measured);
 }
@@ -57,9 +61,7 @@ fn home_assistant_is_told_of_each_entity_and_of_alarms_and_all_is_removed_when_i
     let file = site.dir.path().join("messages");
     fs::write(&file, all.iter().map(|one| format!("{one}\n")).collect::<String>()).expect("write");
     let script = rig::root().join("tests/onward/check_homeassistant.py");
-    let done = Done::from(Command::new("python3").arg(script).arg(&file).output().expect("python3"));
-    assert_eq!(done.code, Some(0), "{}\n{}", done.out, done.err);
-    done.err.lines().filter_map(|line| line.strip_prefix("SKIPPED: ")).for_each(rig::skipped);
+    passed(&Done::from(Command::new("python3").arg(script).arg(&file).output().expect("python3")));
     assert_eq!(daemon.stop(), Some(0));
     let daemon = site.run();
     eventually("nothing is kept", || kept(&broker).is_empty().then_some(()));

@@ -39,14 +39,15 @@ def parts_of_card(main, card, at):
 class Board:
     def __init__(self, main, at, u_boot, line):
         self.at, self.card = at, at / "rpi.img"
-        self.words = [str(main / "image/quick/qemu-raspi"), "-M", "raspi4b", "-m", "2G", "-kernel", str(u_boot), "-append", line, "-drive",
-                      f"if=sd,format=raw,file={self.card}", "-display", "none", "-monitor", "none", "-serial", "null", "-serial", "stdio"]
+        self.words = [str(main / "image/quick/qemu-raspi"), "-M", "raspi4b", "-m", "2G", "-kernel", str(u_boot), "-append", line,
+                      "-drive", f"if=sd,format=raw,file={self.card}", "-display", "none", "-monitor", "none",
+                      "-serial", "null", "-serial", "stdio"]
 
-    def start(self, until, tree="tree.dtb", words=()):
+    def start(self, until, tree="tree.dtb"):
         """Runs the board until its console says `until`; what it said, and the seconds."""
         began, said = time.monotonic(), ""
-        with (self.at / "console.log").open("a") as log, subprocess.Popen([*self.words, "-dtb", str(self.at / tree), *words], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT) as qemu:
+        qemu = subprocess.Popen([*self.words, "-dtb", str(self.at / tree)], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        with (self.at / "console.log").open("a") as log, qemu:
             while time.monotonic() - began < START_S and not re.search(until, said):
                 if select.select([qemu.stdout], [], [], 1)[0]:
                     got = os.read(qemu.stdout.fileno(), 65536)
@@ -107,7 +108,8 @@ def play(main, work, deploy, config, card):
         chosen.append(slot[1] if slot else "?")
         if slot and not kernel or kernel and f"rauc.slot={chosen[-1]} " not in kernel[1] + " ":
             problems.append(f"start {n + 1}, slot {chosen[-1]}: {said[-200:]!r}")
-        if kernel and f"root=PARTLABEL=rootfs-{chosen[-1].lower()} " not in kernel[1] or kernel and "init=/usr/lib/kentledge/preinit" not in kernel[1]:
+        words = (f"root=PARTLABEL=rootfs-{chosen[-1].lower()} ", "init=/usr/lib/kentledge/preinit")
+        if kernel and not all(word in kernel[1] for word in words):
             problems.append(f"start {n + 1}: the kernel is told {kernel[1]}")
         copies.add(written(image, places["uboot-env"][0]))
         print(f"    start {n + 1}: slot {chosen[-1]}, {took:.0f} s, " + ("the kernel is started" if kernel else "no kernel"), flush=True)

@@ -271,7 +271,7 @@ def run(main, work, words):
         if not words or name in words:
             (work / "build" / name / "row.json").unlink(missing_ok=True)
             machine(work, name)
-        if not words or "dry-run" in words and (name in words or not set(words) & set(MACHINES)):
+        if "dry-run" in words and (name in words or not set(words) & set(MACHINES)):
             dry_run(work, name)
     if not words or "wic" in words:
         wic(work)
@@ -284,7 +284,7 @@ def run(main, work, words):
     # Machines may be run one by one: a row says of which commit of ours it is.
     columns = {"machine": "machine", "recipes": "recipes parsed", "errors": "errors", "graph": "recipes in the image's graph",
                "tasks": "tasks of image and bundle", "dry": "dry run", "packages": "packages",
-               "missing": "names without a provider", "warnings": "warnings of ours", "minutes": "minutes", "seen": "our commit"}
+               "missing": "names without a provider", "warnings": "warnings", "minutes": "minutes", "seen": "our commit"}
     lines = ["layers: " + ", ".join(f"{name} {git(work / 'layers' / name, 'rev-parse', '--short=10', 'HEAD')}" for name in LAYERS), "",
              "| " + " | ".join(columns.values()) + " |", "|---" * len(columns) + "|"]
     for path in (work / "build" / name / "row.json" for name in MACHINES):

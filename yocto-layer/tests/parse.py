@@ -185,6 +185,8 @@ def real_layers(world, machine, bsp):
                   ("read-only", (world.var(image, "UBOOT_EXTLINUX_KERNEL_ARGS") or "").split()[-1:], ["ro"]),
                   ("a slot's bytes", world.var(image, "ROOTFSPART_SIZE"), "8589934592"),
                   ("what says good at each start", world.var("tegra-redundant-boot", "SYSTEMD_AUTO_ENABLE"), "disable"),
+                  ("the board's group does not bring it", world.var(image, "MACHINE_EXTRA_RDEPENDS").split(), ["tegra-nvfancontrol"]),
+                  ("no Python for ONNX Runtime", world.var("onnxruntime", "RDEPENDS:onnxruntime").split(), ["cuda-cudart"]),
                   ("nvbootctrl's package", world.var("kentledge-nvbootctrl", "RDEPENDS:kentledge-nvbootctrl").split(), ["tegra-redundant-boot-base"]),
                   ("the flash tool's /data", (world.var(image, "IMAGE_TEGRAFLASH_DATA") or "").rsplit("/", 1)[-1], "kentledge-data.ext4")]
     if rpi:

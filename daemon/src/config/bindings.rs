@@ -60,7 +60,8 @@ fn map(t: &mut Table<'_>, key: &'static str) -> Option<BTreeMap<String, Value>> 
     match t.node(key)?.value {
         Value::Table(map) => Some(map.into_iter().map(|(name, node)| (name, node.value)).collect()),
         _ => {
-            t.problem(key, "must be a table, such as `{ name = \"name\" }`");
+            let example = if key == "state" { "h_out = \"h_in\"" } else { "INPUT = \"CHANNEL\"" };
+            t.problem(key, format!("must be a table, such as `{{ {example} }}`"));
             None
         }
     }

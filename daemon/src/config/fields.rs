@@ -2,7 +2,7 @@
 
 use super::{
     Block, Field, Layout, Number, Order,
-    parts::{number, twice},
+    parts::{number, twice, usual_name},
     raw::Table,
 };
 use crate::limits;
@@ -111,8 +111,9 @@ fn part(text: &str) -> Result<Part<'_>, String> {
         _ => {
             let all: Vec<_> = Number::NAMES.iter().map(|(name, _)| *name).collect();
             let all = all.join(", ");
+            let near = usual_name(kind).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
             Err(format!(
-                "`{text}`: invalid type: expected one of {all}, with `le` or `be` behind, and `[N]` for N samples"
+                "`{text}`: invalid type: expected one of {all}, with `le` or `be` behind, and `[N]` for N samples{near}"
             ))
         }
     }

@@ -6,9 +6,15 @@ pub(super) fn format(t: &mut Table<'_>, framing: &Framing) -> Format {
     let lines = *framing == Framing::Lines;
     let usual = if lines { "csv" } else { "binary" };
     let words = ["csv", "fixed", "keyvalue", "pattern", "json", "nmea", "binary"].map(|word| (word, word));
-    let word = t.word("format", &words).unwrap_or(usual);
+    let known = t.word("format", &words);
+    let word = known.unwrap_or(usual);
     let texts = t.strs("fields");
     let sentences = t.node("sentences");
+    if known.is_none() && t.has("format") {
+        // Which keys belong to it, and which columns it has, is not known.
+        t.leave_undecided();
+        return Format::Json;
+    }
     let used: &[&str] = match word {
         "nmea" => &["sentences", "checksum"],
         "binary" => &["fields", "rate_hz"],

@@ -20,6 +20,7 @@ mod mqtt;
 mod names;
 mod nmea;
 mod number;
+mod origin;
 mod output;
 mod parts;
 mod paths;
@@ -33,6 +34,9 @@ mod source;
 mod standard;
 mod text;
 mod threshold;
+
+#[cfg(test)]
+mod messages_tests;
 
 use std::{
     collections::BTreeMap,
@@ -62,7 +66,7 @@ pub use port::{
 pub use problem::{Problem, nearest};
 pub use samples::Samples;
 pub use standard::{FieldRule, FieldTest};
-pub use text::{KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
+pub use text::{BlockCheck, BlockForm, KeyValue, LineCheck, LineForm, Pattern, Span, time_pattern};
 
 use crate::{flow::SourceId, model::manifest::Manifest};
 

@@ -2,7 +2,7 @@
 
 use super::{
     Format, Number, Order, Port, Serial,
-    parts::number,
+    parts::{number, usual_name},
     raw::{Node, Table, Value},
 };
 use crate::limits;
@@ -190,6 +190,30 @@ pub(super) fn source(t: &mut Table<'_>, bus: Bus) -> (Port, Format) {
     (Port::Modbus(Modbus { bus, manners, shared: false, reads }), Format::Registers(rows))
 }
 
+/// Addresses that look like those of a manual that counts from 40001, with the name of each register.
+pub(super) fn old_numbers(modbus: &Modbus, rows: &[RegisterRow]) -> Vec<String> {
+    let first = |table| match table {
+        Registers::Coil => None,
+        Registers::Discrete => Some(10_001),
+        Registers::Input => Some(30_001),
+        Registers::Holding => Some(40_001),
+    };
+    let of = |(read, row): (&Read, &RegisterRow)| -> Vec<String> {
+        let Some(first) = first(read.table) else { return Vec::new() };
+        let address = |c: &RegisterColumn| usize::from(read.address) + c.at / read.table.unit();
+        let old = row.columns.iter().map(|c| (c, address(c))).filter(|(_, at)| (first..first + 9999).contains(at));
+        old.map(|(c, at)| {
+            format!(
+                "`{}` has address {at}: addresses count from 0; if {at} is the number in a manual that begins with {first}, write {}",
+                c.name,
+                at - first
+            )
+        })
+        .collect()
+    };
+    modbus.reads.iter().zip(rows).flat_map(of).collect()
+}
+
 /// The device's number on the bus.
 pub(super) fn slave(t: &mut Table<'_>, tcp: bool) -> u8 {
     t.int("slave", i64::from(!tcp)..=if tcp { 255 } else { 247 }).unwrap_or(1) as u8
@@ -229,11 +253,21 @@ fn register(name: String, mut t: Table<'_>, usual_ms: u64, most: u16, tcp: bool)
 fn register_type(t: &mut Table<'_>, bits: bool) -> Option<(Number, Order)> {
     let (text, order) = (t.str("type"), t.str("order"));
     let usual = if bits { "u8" } else { "u16" };
-    let whole = format!("{}{}", text.as_deref().unwrap_or(usual), order.as_deref().unwrap_or(""));
+    let kind = text.as_deref().unwrap_or(usual);
+    let orders = ["abcd", "cdab", "badc", "dcba"];
+    if let Some(order) = order.as_deref().filter(|order| !orders.contains(order)) {
+        let why = format!(
+            "`{order}` is invalid: expected one of `abcd` (most significant byte first), `cdab`, `badc`, `dcba`"
+        );
+        t.problem("order", why);
+        return None;
+    }
+    let whole = format!("{kind}{}", order.as_deref().unwrap_or(""));
     let found = number(&whole).filter(|(number, _)| bits || number.bytes() % 2 == 0);
     if found.is_none() {
         let why = "is no type of registers, such as `u16`, `i32`, `f32`, `bcd16` with order `abcd` or `cdab`";
-        t.problem("type", format!("`{whole}` {why}"));
+        let near = usual_name(kind).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+        t.problem("type", format!("`{kind}` {why}{near}"));
     }
     if bits && text.is_some() {
         t.problem("type", "a coil and a discrete input are 0 or 1");

@@ -128,6 +128,12 @@ pub(super) fn mqtt(mut t: Table<'_>, paths: &Paths) -> Mqtt {
     let tls = tls(&mut t, paths, secure);
     let username = t.str("username");
     let password_file = paths.secret(&mut t, "password_file");
+    if t.node("qos").is_some() {
+        let why = "is no choice: every record is sent with QoS 1, because one that is sent with QoS 0 may be lost unseen; a \
+                   broker that takes \
+                   QoS 0 only says so, and gets it";
+        t.problem("qos", why);
+    }
     let mqtt = Mqtt {
         tls: secure.then_some(tls),
         proxy: proxy(&mut t, paths, &brokers),
@@ -193,8 +199,8 @@ fn broker(text: &str) -> Result<Broker, String> {
             "`{address}` holds several addresses: write a list, `url = [\"{scheme}://A\", \"{scheme}://B\"]`"
         ));
     }
-    let (host, port) =
-        host_port(address, port).ok_or_else(|| format!("invalid address `{address}`: expected HOST or HOST:PORT"))?;
+    let (host, port) = host_port(address, port)
+        .ok_or_else(|| format!("invalid address `{address}`: expected HOST or HOST:PORT, with a port of 1 to 65535"))?;
     match (ws, path) {
         (false, "" | "/") => Ok(Broker { host, port, secure, path: None }),
         (false, path) => Err(format!("`{path}` has no meaning here: only `wss://` and `ws://` have a path")),

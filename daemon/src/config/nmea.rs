@@ -8,7 +8,8 @@
 //! the decoder knows no sentence by name.
 
 use super::{
-    Config, Format, Source,
+    Config, Format, Port, Source,
+    modbus::old_numbers,
     parts::twice,
     problem::nearest,
     raw::{Node, Table, Value},
@@ -117,6 +118,10 @@ impl Config {
     pub fn advice(&self) -> Vec<String> {
         let of = |source: &Source| match &source.format {
             Format::Nmea(nmea) => nmea.sentences.iter().filter_map(Sentence::open).collect(),
+            Format::Registers(rows) => match &source.port {
+                Port::Modbus(modbus) => old_numbers(modbus, rows),
+                _ => Vec::new(),
+            },
             _ => Vec::new(),
         };
         let all = self.sources.iter().flat_map(|source| of(source).into_iter().map(move |text| (&source.name, text)));

@@ -105,8 +105,10 @@ fn point(t: &mut Table<'_>, sources: &[Source]) -> Point {
     let (bus, manners) = bus(t, sources);
     let slave = modbus::slave(t, matches!(bus, Bus::Tcp(_)));
     let (coil, register) = (t.int("coil", 0..=65_535), t.int("register", 0..=65_535));
-    if t.has("coil") == t.has("register") {
-        t.problem("coil", "is needed, or `register`: one of them, its address from 0");
+    match (t.has("coil"), t.has("register")) {
+        (false, false) => t.problem("coil", "is needed, or `register`: one of them, its address from 0"),
+        (true, true) => t.problem("register", "stands beside `coil`; an output writes one of them"),
+        _ => {}
     }
     let mut word = |key, usual: u16| t.int(key, 0..=65_535).map_or(usual, |n| n as u16);
     let words = (word("on", 1), word("off", 0));

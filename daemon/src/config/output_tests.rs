@@ -67,7 +67,7 @@ fn wrong_keys_of_a_modbus_output_are_refused_with_the_key_and_the_reason() {
         ("path = \"/dev/zero\", coil = 1", "modbus.path", "source `text` reads this port"),
         ("source = \"line\", baud = 9600, coil = 1", "modbus.baud", "is said by source `line`"),
         ("source = \"line\"", "modbus.coil", "is needed, or `register`"),
-        ("source = \"line\", coil = 1, register = 2", "modbus.coil", "one of them"),
+        ("source = \"line\", coil = 1, register = 2", "modbus.register", "writes one of them"),
         ("source = \"line\", coil = 1, on = 2", "modbus.on", "a coil is on or off"),
         ("source = \"line\", register = 1, on = 0", "modbus.on", "the same as `off`"),
         ("source = \"line\", coil = 1, function = 16", "modbus.function", "must be 5 or 15"),

@@ -39,6 +39,36 @@ pub(super) fn twice(names: &[String]) -> Option<&String> {
     names.iter().enumerate().find(|(i, name)| names[..*i].contains(name)).map(|(_, name)| name)
 }
 
+/// How a type is called here that others call `float`, `uint16` or `dint`.
+pub(super) fn usual_name(text: &str) -> Option<&'static str> {
+    const OTHERS: [(&str, &str); 22] = [
+        ("float", "f32"),
+        ("float32", "f32"),
+        ("single", "f32"),
+        ("real", "f32"),
+        ("double", "f64"),
+        ("float64", "f64"),
+        ("byte", "u8"),
+        ("uint8", "u8"),
+        ("int8", "i8"),
+        ("int", "i16"),
+        ("short", "i16"),
+        ("int16", "i16"),
+        ("word", "u16"),
+        ("uint", "u16"),
+        ("uint16", "u16"),
+        ("dint", "i32"),
+        ("int32", "i32"),
+        ("dword", "u32"),
+        ("uint32", "u32"),
+        ("int64", "i64"),
+        ("uint64", "u64"),
+        ("bcd", "bcd16"),
+    ];
+    let lower = text.to_ascii_lowercase();
+    OTHERS.iter().find(|(other, _)| *other == lower).map(|(_, own)| *own)
+}
+
 /// `u16le`, `f32be`, `i32cdab`; big-endian by default.
 pub(super) fn number(text: &str) -> Option<(Number, Order)> {
     let orders = [

@@ -83,7 +83,7 @@ impl Keys {
         let every_ms = self.every_ms.unwrap_or(1000);
         let answer_ms = self.answer_ms.unwrap_or_else(|| every_ms.min(1000));
         if answer_ms > every_ms {
-            t.problem("answer_ms", "is longer than `poll_ms`");
+            t.problem("answer_ms", format!("{answer_ms} is longer than `poll_ms`, which is {every_ms}"));
         }
         // Only silence says that a response of several lines has ended.
         let usual = if requests.len() > 1 { limits::POLL_PAUSE_MS } else { 0 };
@@ -198,7 +198,7 @@ mod tests {
             ),
             ("requests = { x = 5 }", "requests.x: must be a table or a text"),
             ("requests = { x = \"A\" }\npaus_ms = 5", "paus_ms: unknown key; did you mean `pause_ms`?"),
-            ("requests = { x = \"A\" }\nanswer_ms = 2000", "answer_ms: is longer"),
+            ("requests = { x = \"A\" }\nanswer_ms = 2000", "answer_ms: 2000 is longer than `poll_ms`, which is 1000"),
         ] {
             let problems = source(keys).expect_err(keys);
             assert!(problems.contains(wanted), "{keys}: {problems}");

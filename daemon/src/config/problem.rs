@@ -32,10 +32,13 @@ impl fmt::Display for Problem {
     }
 }
 
-/// The known word nearest to one that is unknown, where it is near enough to be what was meant.
+/// The known word that was meant by one that is unknown: the nearest, where it is near enough, or one that begins so.
 pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let (distance, near) = known.map(|k| (strsim::damerau_levenshtein(k, word), k)).min()?;
-    (distance <= 1 + word.len() / 3).then_some(near)
+    let mut all: Vec<_> = known.map(|k| (strsim::damerau_levenshtein(k, word), k)).collect();
+    all.sort_unstable();
+    let (distance, near) = *all.first()?;
+    let begins = || all.iter().find(|(_, k)| word.len() >= 3 && k.starts_with(word)).map(|(_, k)| *k);
+    if distance <= 1 + word.len() / 3 { Some(near) } else { begins() }
 }
 
 impl From<Vec<Problem>> for Fatal {

@@ -147,6 +147,8 @@ pub struct Table<'a> {
     pub at: At,
     map: BTreeMap<String, Node>,
     known: BTreeSet<&'static str>,
+    /// Which keys belong here is not known: one of them that decides it is wrong, and was reported.
+    undecided: bool,
     problems: &'a mut Problems,
 }
 
@@ -161,7 +163,7 @@ impl<'a> Table<'a> {
                 BTreeMap::new()
             }
         };
-        Self { path, at, map, known: BTreeSet::new(), problems }
+        Self { path, at, map, known: BTreeSet::new(), undecided: false, problems }
     }
 
     fn key(&self, key: &str) -> String {
@@ -252,6 +254,11 @@ impl<'a> Table<'a> {
         Inherited { own, table: Table { at: node.at, ..self.sub(path, whole) } }
     }
 
+    /// No other key of this table is reported: which ones belong here is not known.
+    pub fn leave_undecided(&mut self) {
+        self.undecided = true;
+    }
+
     /// These keys were read by an inheriting table.
     pub fn know(&mut self, known: BTreeSet<&'static str>) {
         self.known.extend(known);
@@ -320,7 +327,9 @@ impl<'a> Table<'a> {
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let all: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-            self.problem(key, format!("`{text}` is invalid: expected one of {}", all.join(", ")));
+            let near = nearest(&text, words.iter().map(|(word, _)| *word));
+            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            self.problem(key, format!("`{text}` is invalid: expected one of {}{near}", all.join(", ")));
         }
         found.map(|(_, value)| *value)
     }
@@ -364,9 +373,9 @@ impl<'a> Table<'a> {
 
     /// Reports every unknown key, with the nearest known name.
     pub fn finish(self) {
-        let Table { path, map, known, problems, .. } = self;
+        let Table { path, map, known, undecided, problems, .. } = self;
         for (key, node) in &map {
-            if known.contains(key.as_str()) {
+            if undecided || known.contains(key.as_str()) {
                 continue;
             }
             let whole = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };

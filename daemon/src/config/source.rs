@@ -1,8 +1,8 @@
 //! `[source.NAME]` and `[channel.NAME]`: builds what is opened and how it is read from the tables.
 
 use super::{
-    Bus, Channel, Check, CheckKind, Format, Framing, Layout, Number, NumberText, Order, Port, Serial, Source,
-    TimeFormat, layouts, modbus,
+    Bus, Channel, Check, CheckKind, Format, Framing, Layout, Number, NumberText, Order, Port, Serial, Source, Sysfs,
+    SysfsClass, TimeFormat, layouts, modbus,
     names::Names,
     number,
     parts::{self, bytes, is_same_port, line},
@@ -14,11 +14,18 @@ use crate::{flow::SourceId, limits};
 
 pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
     let kinds = ["serial", "modbus-rtu", "modbus-tcp", "gpio", "iio", "hwmon", "thermal"].map(|kind| (kind, kind));
-    let (port, format) = match t.word("kind", &kinds).unwrap_or("serial") {
+    let kind = t.word("kind", &kinds);
+    let (port, format) = match kind.unwrap_or("serial") {
+        _ if kind.is_none() && t.has("kind") => {
+            t.leave_undecided();
+            let device = Sysfs { device: String::new(), class: SysfsClass::Iio, readings: Vec::new(), every_ms: 1000 };
+            (Port::Sysfs(device), Format::Json)
+        }
         "serial" => {
             let mut serial = serial(&mut t);
             let (poll, format) = poll::poll(&mut t, &serial.framing);
             serial.poll = poll;
+            text::block(&mut t, &mut serial, &format);
             if matches!(format, Format::Nmea(_)) && serial.lines.check.is_some() {
                 t.problem("check", "NMEA sentences bring their own");
             }

@@ -212,6 +212,11 @@ impl Unit {
         UNITS.iter().find(|(name, _)| *name == word).map(|(_, unit)| *unit)
     }
 
+    /// Its name in a configuration.
+    pub(super) fn name(self) -> &'static str {
+        UNITS.iter().find(|(_, unit)| *unit == self).map_or("", |(name, _)| name)
+    }
+
     /// The words of all units.
     pub(super) fn names() -> impl Iterator<Item = &'static str> + Clone {
         UNITS.into_iter().map(|(name, _)| name)

@@ -3,7 +3,7 @@
 use jiff::fmt::strtime;
 
 use super::{
-    Check, CheckKind, Format, Framing, SettingError, TimeFormat,
+    Check, CheckKind, Format, Framing, Serial, SettingError, TimeFormat,
     parts::twice,
     raw::{Node, Table, Value},
 };
@@ -16,6 +16,38 @@ pub struct LineForm {
     pub end: Vec<u8>,
     /// The checksum at its end.
     pub check: Option<LineCheck>,
+    /// Lines come in blocks that have one checksum; the block is the frame then.
+    pub block: Option<BlockForm>,
+}
+
+/// How a block of lines ends.
+#[derive(Debug, Clone, PartialEq)]
+pub struct BlockForm {
+    /// The label of its last line, at the beginning of that line.
+    pub label: Vec<u8>,
+    /// What stands between label and check.
+    pub label_end: u8,
+    /// What stands behind.
+    pub check: BlockCheck,
+}
+
+/// The checksum of a block of lines, behind its last label.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum BlockCheck {
+    /// One byte that makes the sum of all bytes since the previous block 0.
+    Zero8,
+    /// Hexadecimal digits over the block's first character to the digits.
+    Digits(CheckKind),
+}
+
+impl BlockCheck {
+    /// How many bytes it takes.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::Zero8 => 1,
+            Self::Digits(kind) => 2 * kind.bytes(),
+        }
+    }
 }
 
 /// A checksum at the end of a line, as hexadecimal digits.
@@ -53,6 +85,8 @@ pub struct KeyValue {
     pub label_end: u8,
     /// The last label of a block of lines that makes one row; `None`: each line is a row.
     pub block_end: Option<String>,
+    /// The checksum behind that label: a frame is a whole block then.
+    pub block_check: Option<BlockCheck>,
 }
 
 /// One kind of line.
@@ -131,7 +165,7 @@ pub(super) fn line_form(t: &mut Table<'_>, framing: &Framing, check: Option<Chec
         mark,
         covers_mark: covers.unwrap_or(false),
     });
-    LineForm { end, check }
+    LineForm { end, check, block: None }
 }
 
 /// One character between columns or pairs.
@@ -140,21 +174,24 @@ fn one(t: &mut Table<'_>, key: &'static str) -> Option<u8> {
     match text.as_bytes() {
         [byte] => Some(*byte),
         _ => {
-            t.problem(key, "must be one character; `\" \"` stands for any number of blanks and tabs");
+            t.problem(
+                key,
+                "must be one character, `\"\\t\"` for a tab; `\" \"` stands for any number of blanks and tabs",
+            );
             None
         }
     }
 }
 
 /// The keys of the text formats, and which format each belongs to.
-pub(super) const KEYS: [&str; 5] = ["columns", "delimiter", "label_end", "block_end", "patterns"];
+pub(super) const KEYS: [&str; 6] = ["columns", "delimiter", "label_end", "block_end", "block_check", "patterns"];
 
 /// Which of `KEYS` a format has.
 pub(super) fn keys(word: &str) -> &'static [&'static str] {
     match word {
         "csv" => &["columns", "delimiter"],
         "fixed" => &["columns"],
-        "keyvalue" => &["delimiter", "label_end", "block_end"],
+        "keyvalue" => &["delimiter", "label_end", "block_end", "block_check"],
         "pattern" => &["patterns"],
         _ => &[],
     }
@@ -212,7 +249,40 @@ pub(super) fn keyvalue(t: &mut Table<'_>) -> Format {
     if block_end.as_ref().is_some_and(String::is_empty) {
         t.problem("block_end", "must be the label of the last line of a block");
     }
-    Format::KeyValue(KeyValue { delimiter, label_end, block_end })
+    let digits = CheckKind::NAMES.map(|(name, kind)| (name, BlockCheck::Digits(kind)));
+    let checks: Vec<_> = [("sum8-zero", BlockCheck::Zero8)].into_iter().chain(digits).collect();
+    let block_check = t.word("block_check", &checks);
+    if t.has("block_check") && block_end.is_none() {
+        t.problem("block_check", "needs `block_end` beside it: the label of the line with the checksum");
+    }
+    Format::KeyValue(KeyValue { delimiter, label_end, block_end, block_check })
+}
+
+/// Blocks of lines with one checksum are cut as a whole, where the format says so.
+pub(super) fn block(t: &mut Table<'_>, serial: &mut Serial, format: &Format) {
+    let checked = |format: &Format| match format {
+        Format::KeyValue(KeyValue { block_check: Some(check), block_end, label_end, .. }) => {
+            let label = block_end.clone().unwrap_or_default().into_bytes();
+            Some(BlockForm { label, label_end: *label_end, check: *check })
+        }
+        _ => None,
+    };
+    let one = checked(format);
+    let of_an_answer = matches!(format, Format::Answers(all) if all.iter().any(|format| checked(format).is_some()));
+    if serial.poll.is_some() && (of_an_answer || one.is_some()) {
+        t.problem("block_check", "is for a device that sends its blocks unasked");
+    }
+    if one.is_some() {
+        for key in ["check", "line_end"] {
+            if t.has(key) {
+                t.problem(
+                    key,
+                    "is of single lines; `block_check` is of a whole block, whose lines end with LF, CR LF or CR",
+                );
+            }
+        }
+    }
+    serial.lines.block = one.filter(|form| !form.label.is_empty());
 }
 
 /// `patterns = ['(?<kg>[-+0-9.]+) kg']`

@@ -7,6 +7,11 @@ use crate::limits;
 pub(super) fn threshold(t: &mut Table<'_>) -> (Option<f32>, Option<f64>) {
     match t.node("threshold") {
         Some(node @ Node { value: Value::Table(_), .. }) => (None, budget(t.sub("threshold".into(), node))),
+        Some(Node { value: Value::Str(text), .. }) => {
+            let why = format!("must be a number, or `{{ false_alarms_per_week = 1 }}`, not the text `{text}`");
+            t.problem("threshold", why);
+            (None, None)
+        }
         _ => (t.float("threshold").map(|x| x as f32), None),
     }
 }

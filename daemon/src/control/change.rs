@@ -80,7 +80,7 @@ impl Control {
         // The trial of this command decides what its result is, whatever was saved before it was committed.
         let tried = |id: &str| found.is_some_and(|trial| trial.asker == Asker::Command(id.to_owned()));
         for known in self.memory.unacked().into_iter().filter(|known| !tried(&known.id)) {
-            let outcome = Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) };
+            let outcome = Outcome::again(&known);
             if !self.audited.contains(&known.id) {
                 self.audit_result(&known.id, &outcome);
             }

@@ -187,7 +187,7 @@ impl Control {
         let free = |known: &&Known| verified.is_ok() && !needs_signature(&known.kind);
         let Some(known) = self.memory.known(&request.id).filter(|known| !free(known)) else { return Ok(()) };
         if (&known.kind, &known.digest) == (&request.kind, &request.digest) {
-            Err(Outcome { repeated: true, ..Outcome::new(known.state, known.text.clone()) })
+            Err(Outcome::again(known))
         } else {
             Err(Outcome::rejected(Why::RepeatedId, "the id was used for another command"))
         }
@@ -203,6 +203,7 @@ impl Control {
             state: CommandState::Accepted,
             issuer: signed.map(|signed| signed.issuer.clone()).unwrap_or_default(),
             text: String::new(),
+            why: String::new(),
             boot: self.rules.boot.clone(),
             acked: false,
         };
@@ -288,7 +289,7 @@ impl Control {
         }
         if within {
             // `commands.refused` reports a flood, instead of one line for each command.
-            if let Some(why) = outcome.why.filter(|why| *why != Why::Busy) {
+            if let Some(why) = outcome.why.filter(|why| *why != Why::Busy && !outcome.repeated) {
                 let (kind, id) = (&call.kind, &call.id);
                 tracing::warn!(kind, id, "command {kind} {id} rejected: {}: {}", why.word(), outcome.text);
             }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde::{Deserialize, Serialize};
 
-use super::{command_state::CommandState, plans};
+use super::{command_state::CommandState, plans, refusal::Why};
 use crate::{
     host::{Defence, Keep, Unloaded},
     limits,
@@ -37,6 +37,9 @@ pub struct Known {
     pub issuer: String,
     /// The text of the result, for people.
     pub text: String,
+    /// Why it was rejected, `Why::word`; empty: it was not, or an earlier version saved it.
+    #[serde(default)]
+    pub why: String,
     /// The boot in which it began.
     pub boot: String,
     /// The broker acknowledged its final result.
@@ -309,6 +312,13 @@ impl Memory {
         self.saved.plans.became(id, state, text);
     }
 
+    /// A command that became `rejected` was so for this reason.
+    pub fn rejected(&mut self, id: &str, why: Why) {
+        if let Some(known) = self.saved.commands.iter_mut().rev().find(|known| known.id == id) {
+            known.why = why.word().into();
+        }
+    }
+
     /// A command that did nothing is forgotten.
     pub fn forget(&mut self, id: &str) {
         self.saved.commands.retain(|known| known.id != id);
@@ -384,6 +394,7 @@ mod tests {
             state: CommandState::Running,
             issuer: String::new(),
             text: String::new(),
+            why: String::new(),
             boot: "b".into(),
             acked: false,
         }

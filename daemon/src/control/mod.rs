@@ -333,6 +333,9 @@ impl Control {
             return;
         }
         self.memory.became(&call.id, outcome.state, &outcome.text);
+        if let Some(why) = outcome.why {
+            self.memory.rejected(&call.id, why);
+        }
         let (kind, id) = (&call.kind, &call.id);
         if needs_signature(kind) {
             self.save(OnError::Log(format!("command {kind} {id}: a restart may publish another result")));

@@ -37,6 +37,26 @@ pub enum Why {
 }
 
 impl Why {
+    const ALL: [Self; 12] = [
+        Self::Malformed,
+        Self::Unsupported,
+        Self::Retained,
+        Self::Unsigned,
+        Self::BadSignature,
+        Self::NotAddressed,
+        Self::RepeatedId,
+        Self::Replayed,
+        Self::Nonce,
+        Self::Busy,
+        Self::Invalid,
+        Self::Conflict,
+    ];
+
+    /// The reason of this word.
+    pub fn of(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|why| why.word() == word)
+    }
+
     /// The word in the result.
     pub fn word(self) -> &'static str {
         match self {

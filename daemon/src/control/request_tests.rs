@@ -105,7 +105,6 @@ fn a_response_topic_is_answered_only_below_the_devices_own_place_for_answers() {
     }
 }
 
-/// What `fuzz/fuzz_targets/command.rs` does with a fuzzer, in small, with each run of the tests.
 #[test]
 fn whatever_arrives_is_a_request_or_a_refusal() {
     let seeds = [

@@ -396,6 +396,22 @@ fn acknowledged_results_are_not_published_again_and_others_are_marked() {
 }
 
 #[test]
+fn rejection_that_is_published_again_names_its_reason_also_after_a_restart() {
+    let mut world = World::new();
+    let label = world.command(("feedback", "a"), Some(("ops", 1)), &json!({"alarm": "none", "label": true}));
+    world.order(label.clone());
+    assert_eq!((world.states("a"), world.why("a")), (vec!["accepted".into(), "rejected".into()], Some(Why::Invalid)));
+    let delivered = world.delivered.len();
+    world.crash(false, &mut fastrand::Rng::with_seed(1));
+    world.tick(100);
+    world.order(label);
+    world.tick(100);
+    let again: Vec<_> = world.delivered[delivered..].iter().filter(|p| p.id == "a" && p.outcome.repeated).collect();
+    assert_eq!(again.len(), 2, "{again:?}");
+    assert!(again.iter().all(|p| p.outcome.why == Some(Why::Invalid) && !p.outcome.text.is_empty()), "{again:?}");
+}
+
+#[test]
 fn order_that_comes_while_the_run_ends_is_left_to_the_next() {
     let mut world = World::new();
     let restart = signed(&world, "restart", "a", 1);

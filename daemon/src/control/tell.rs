@@ -4,7 +4,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     command_state::CommandState,
-    memory::Wish,
+    memory::{Known, Wish},
     refusal::{Refusal, Why},
     trial::digest,
 };
@@ -38,6 +38,12 @@ impl Outcome {
     /// Rejected.
     pub fn rejected(why: Why, text: impl Into<String>) -> Self {
         Self { why: Some(why), ..Self::new(CommandState::Rejected, text) }
+    }
+
+    /// The result of a command that is known, once more.
+    pub fn again(known: &Known) -> Self {
+        let why = Why::of(&known.why).or((known.state == CommandState::Rejected).then_some(Why::Invalid));
+        Self { why, repeated: true, ..Self::new(known.state, known.text.clone()) }
     }
 
     /// Whether a final result of a command.

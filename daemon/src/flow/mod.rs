@@ -15,6 +15,8 @@ pub mod record;
 pub mod sample;
 pub mod samples;
 pub mod score;
+#[cfg(test)]
+pub mod spoilt;
 pub mod stamp;
 pub mod verdict;
 pub mod window;

@@ -74,10 +74,15 @@ impl Learnt {
             learnt.inputs = wanted.inputs.to_vec();
             learnt.digest = learnt.digest();
         }
-        match changed(&learnt.inputs, wanted.inputs) {
-            Some(why) => Err(why),
-            None => Ok(learnt),
+        if let Some(why) = changed(&learnt.inputs, wanted.inputs) {
+            return Err(why);
         }
+        if learnt.inputs != wanted.inputs {
+            // Of 0.1, which did not keep how its channels were read.
+            learnt.inputs = wanted.inputs.to_vec();
+            learnt.digest = learnt.digest();
+        }
+        Ok(learnt)
     }
 
     /// As it is kept.
@@ -99,6 +104,11 @@ pub struct Wanted<'a> {
     pub features: usize,
 }
 
+/// Whether a channel is what it was. An earlier build kept nothing of how it is read, which stands in brackets at the end.
+fn is_same(was: &str, is: &str) -> bool {
+    was == is || is.strip_prefix(was).is_some_and(|read| read.starts_with(" ["))
+}
+
 /// The first channel that is not what it was, or the window.
 fn changed(was: &[String], is: &[String]) -> Option<String> {
     let channels = |all: &[String]| all.len().saturating_sub(1);
@@ -106,7 +116,7 @@ fn changed(was: &[String], is: &[String]) -> Option<String> {
         return Some(format!("the pipeline had {} channels, and has {}", channels(was), channels(is)));
     }
     let last = channels(is);
-    let (at, (was, is)) = was.iter().zip(is).enumerate().find(|(_, (was, is))| was != is)?;
+    let (at, (was, is)) = was.iter().zip(is).enumerate().find(|(_, (was, is))| !is_same(was, is))?;
     let what = if at == last { "the window".to_owned() } else { format!("channel {}", at + 1) };
     Some(format!("{what} of the pipeline was `{was}`, and is `{is}`"))
 }
@@ -319,6 +329,24 @@ mod tests {
         longer[2] = "8 rows".into();
         let why = Learnt::read(&bytes, &wanted("abc", "", &longer, 1)).expect_err("another window");
         assert_eq!(why, "the window of the pipeline was `4 rows`, and is `8 rows`");
+    }
+
+    #[test]
+    fn what_was_learnt_of_a_channel_that_is_read_in_another_way_is_refused_and_that_of_an_earlier_build_is_taken() {
+        let read = |how: &str| vec!["s.a × 1 + 0".into(), format!("s.b × 1 + 0 l/min{how}"), "4 rows".into()];
+        let (csv, hex) = (read(" [csv column 2]"), read(" [csv column 2, hex]"));
+        let bytes = learnt(&csv).to_bytes();
+        let why = Learnt::read(&bytes, &wanted("abc", "", &hex, 1)).expect_err("read in another way");
+        let was = "channel 2 of the pipeline was `s.b × 1 + 0 l/min [csv column 2]`, and is";
+        assert_eq!(why, format!("{was} `s.b × 1 + 0 l/min [csv column 2, hex]`"));
+        let old = learnt(&read("")).to_bytes();
+        let taken = Learnt::read(&old, &wanted("abc", "", &csv, 1)).expect("taken up");
+        assert!(
+            Learnt::read(&taken.to_bytes(), &wanted("abc", "", &hex, 1)).is_err(),
+            "it keeps how it is read from now on"
+        );
+        let other = vec!["s.a × 1 + 0".into(), "s.b × 1 + 0 l/minute [csv column 2]".into(), "4 rows".into()];
+        assert!(Learnt::read(&old, &wanted("abc", "", &other, 1)).is_err(), "another unit that begins alike");
     }
 
     #[test]

@@ -386,4 +386,27 @@ mod tests {
         assert!(Layout::plan(&[1 << 20], &[1], 64, 1 << 20).is_err());
         assert!(Layout::plan(&[usize::MAX / 2], &[usize::MAX], 64, 1 << 20).is_err());
     }
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_worker_answers_is_rejected_or_within_bounds(data in crate::flow::spoilt::spoilt(vec![
+            br#"{"Ok":{"inputs":[{"name":"x","kind":"float32","shape":[1,-1,8]}],"outputs":[],
+                "runtime":"r","placement":[{"provider":"c","nodes":3}],"sandbox":"s"}}"#.to_vec(),
+            br#"{"Ok":{"outputs":[1,9,18446744073709551615]}}"#.to_vec(),
+            br#"{"Ok":{"judged":[["a","b"]]}}"#.to_vec(),
+        ])) {
+            if let Ok(loaded) = understand::<Loaded>(&data) {
+                let texts = loaded.placement.iter().map(|placed| &placed.provider).chain([&loaded.runtime, &loaded.sandbox]);
+                texts.for_each(|text| assert!(!text.contains(char::is_control)));
+                // Together with the largest window this does not wrap.
+                let values = |shape: &[i64]| shape.iter().map(|d| (*d).max(1)).product::<i64>();
+                loaded.inputs.iter().for_each(|tensor| assert!(values(&tensor.shape) <= limits::TENSOR_VALUES_MAX));
+            }
+            if let Ok(prepared) = understand::<Prepared>(&data)
+                && let Ok(layout) = Layout::plan(&[8], &prepared.outputs, limits::SLOTS_MAX, limits::SHARED_BYTES)
+            {
+                assert!(layout.bytes() <= limits::SHARED_BYTES);
+            }
+            let _ = understand::<Ready>(&data);
+        }
+    }
 }

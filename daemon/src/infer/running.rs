@@ -33,16 +33,17 @@ use crate::{
 pub struct Column {
     /// Its name.
     pub name: String,
-    /// Where its values come from and what they are, `source.column × scale + offset unit`: what was learnt of it belongs to
-    /// that.
+    /// Where its values come from and what they are, `source.column × scale + offset unit [how it is read]`: what was learnt of
+    /// it belongs to that.
     pub meaning: String,
 }
 
 impl Column {
     fn of(config: &Config, channel: usize) -> Self {
         let config::Channel { name, source, column, unit, scale, offset, .. } = &config.channels[channel];
-        let source = &config.sources[usize::from(source.0)].name;
-        let meaning = format!("{source}.{column} × {scale} + {offset} {unit}").trim_end().to_owned();
+        let from = &config.sources[usize::from(source.0)];
+        let value = format!("{}.{column} × {scale} + {offset} {unit}", from.name);
+        let meaning = format!("{} [{}]", value.trim_end(), from.origin(&config.channels[channel]));
         Self { name: name.clone(), meaning }
     }
 }

@@ -42,6 +42,8 @@ pub const SUSPECTS_HELD: usize = 8;
 pub const SUSPECT_AGAIN: Duration = Duration::from_secs(20);
 /// Handled orders that are remembered by their digest: four times what may be in flight to us.
 pub const ORDERS_SEEN: usize = 64;
+/// Topic aliases that are given, of those that the broker takes: a device has a dozen streams, and each is compared with every topic.
+pub const TOPIC_ALIASES: usize = 32;
 /// Subscriptions in one packet: AWS IoT Core takes no more.
 pub const FILTERS: usize = 8;
 /// What happens often is logged once, and then as a number this often.

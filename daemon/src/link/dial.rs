@@ -103,9 +103,13 @@ async fn tcp(host: &str, port: u16) -> Result<TcpStream, Failed> {
     let found = lookup_host((host, port)).await;
     let found = found.map_err(|why| Failed::path(format!("the name {host} cannot be looked up: {why}")))?;
     let addresses: Vec<SocketAddr> = found.take(limits::ADDRESSES).collect();
+    first_that_answers(host, &addresses).await
+}
+
+async fn first_that_answers(host: &str, addresses: &[SocketAddr]) -> Result<TcpStream, Failed> {
     let each = (limits::CONNECT / (addresses.len() as u32 + 1)).max(limits::CONNECT_ADDRESS);
     let (mut whys, mut local) = (Vec::new(), true);
-    for address in &addresses {
+    for address in addresses {
         let why = match timeout(each, TcpStream::connect(address)).await {
             Ok(Ok(tcp)) => {
                 // An error of these leaves a connection that is only slower.
@@ -191,6 +195,7 @@ async fn head(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> Result<String, St
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::Tls;
 
     fn broker(port: u16) -> Broker {
         Broker { host: "broker.example".into(), port, secure: false, path: None }
@@ -233,6 +238,65 @@ mod tests {
                 Some(part) => assert!(done.as_ref().is_err_and(|why| why.contains(part)), "{done:?}"),
             }
         }
+    }
+
+    /// Of an authority that signed nothing.
+    const AUTHORITY: &str = "-----BEGIN CERTIFICATE-----\n\
+         MIIBbzCCARWgAwIBAgIUECJDi2CbsUc82z0kiltyDQswK0kwCgYIKoZIzj0EAwIw\n\
+         DDEKMAgGA1UEAwwBYTAgFw0yNjExMjcxMTEwMjlaGA8yMTI2MTEwMzExMTAyOVow\n\
+         DDEKMAgGA1UEAwwBYTBZMBMGByqGSM49AgEGCCqGSM49AwEHA0IABMg5U3jZIT4l\n\
+         /5XJnNx84KiIN1kNBJDeB5TCjCGAvrNYFfpvzA44/1komfY8MYVl5eETmXbMXhwP\n\
+         atPiSOtKY52jUzBRMB0GA1UdDgQWBBRYEBVk3BVCAnGrZPS2Pgpivoi71DAfBgNV\n\
+         HSMEGDAWgBRYEBVk3BVCAnGrZPS2Pgpivoi71DAPBgNVHRMBAf8EBTADAQH/MAoG\n\
+         CCqGSM49BAMCA0gAMEUCIQCR9EJu3LtTECbfCD8kh/VTrXi4J2VjrdunsSGAc/Od\n\
+         egIgHae5MtWiXzW3WbAHs6Mkl/ytyABnaaH6KwP7QWIGYHU=\n\
+         -----END CERTIFICATE-----\n";
+
+    #[tokio::test]
+    async fn handshake_asks_for_the_name_and_the_protocol_that_are_configured() {
+        let file = tempfile::NamedTempFile::new().expect("file");
+        std::fs::write(file.path(), AUTHORITY).expect("write");
+        let hello = async |server_name: Option<&str>| {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port");
+            let port = listener.local_addr().expect("address").port();
+            let tls = Tls {
+                ca_file: Some(file.path().to_owned()),
+                client: None,
+                server_name: server_name.map(str::to_owned),
+                alpn: vec!["x-amzn-mqtt-ca".into()],
+            };
+            let papers = Papers { tls: Some(Arc::new(tls::config(&tls).expect("valid"))), login: None, proxy: None };
+            let mqtt = Mqtt { tls: Some(tls), ..reason::tests::mqtt() };
+            let broker = Broker { host: "localhost".into(), secure: true, ..broker(port) };
+            let read = async {
+                let (mut tcp, _) = listener.accept().await.expect("connection");
+                let mut bytes = vec![0; 4096];
+                let n = tcp.read(&mut bytes).await.expect("read");
+                String::from_utf8_lossy(&bytes[..n]).into_owned()
+            };
+            tokio::join!(read, dial(&broker, &mqtt, &papers)).0
+        };
+        let own = hello(None).await;
+        assert!(own.contains("localhost") && own.contains("x-amzn-mqtt-ca"), "{own:?}");
+        let other = hello(Some("broker.example")).await;
+        assert!(other.contains("broker.example") && !other.contains("localhost"), "{other:?}");
+    }
+
+    #[tokio::test]
+    async fn all_addresses_of_a_name_are_tried_and_each_failure_is_named() {
+        let here = || async { tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("port") };
+        let (open, closed, also_closed) = (here().await, here().await, here().await);
+        let [open_at, closed_at, also_at] = [&open, &closed, &also_closed].map(|l| l.local_addr().expect("address"));
+        drop((closed, also_closed));
+        let tcp = first_that_answers("b.example", &[closed_at, open_at])
+            .await
+            .unwrap_or_else(|failed| panic!("{}", failed.why));
+        assert_eq!(tcp.peer_addr().expect("peer"), open_at);
+        let failed = first_that_answers("b.example", &[closed_at, also_at]).await.expect_err("none");
+        let start = format!("none of the 2 addresses of b.example answers: {closed_at}: connection refused");
+        assert!(failed.why.starts_with(&start) && failed.why.contains(&also_at.to_string()), "{}", failed.why);
+        let none = first_that_answers("b.example", &[]).await.expect_err("none");
+        assert_eq!(none.why, "the name b.example has no address");
     }
 
     #[tokio::test]

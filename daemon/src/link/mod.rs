@@ -7,6 +7,7 @@
 //!  └───────────────────────────────────────────────────────────────────────────  └ flight, packet, suspect, seen: what was sent
 //! ```
 
+mod alias;
 mod backoff;
 mod beside;
 pub mod client;
@@ -44,6 +45,7 @@ pub use beside::Beside;
 pub use topic::Topics;
 
 use self::{
+    alias::Aliases,
     backoff::Cause,
     flight::Flight,
     hand::{Gone, Handed, Settles},
@@ -310,6 +312,7 @@ struct Link<'a> {
     acknowledged: bool,
     /// What the broker takes, by its own word.
     offer: Offer,
+    aliases: Aliases,
     /// Subscriptions without an answer, and those that were refused, with the last one's reason.
     subscriptions_left: usize,
     subscriptions_refused: (usize, String),
@@ -351,6 +354,7 @@ impl<'a> Link<'a> {
             alone: None,
             acknowledged: false,
             offer: Offer::default(),
+            aliases: Aliases::default(),
             subscriptions_left: 0,
             subscriptions_refused: (0, String::new()),
             short_lived: false,

@@ -7,7 +7,8 @@
 //! | maximum QoS 0 | messages go with QoS 0, and count as sent when a ping after them is answered |
 //! | no wildcard subscriptions | what needs a wildcard is not subscribed: commands and parts of models do not arrive |
 //! | receive maximum, server keep-alive | are kept to |
-//! | topic alias maximum, shared subscriptions | are not used |
+//! | topic alias maximum | so many topics of streams are sent once, and a number in their place then |
+//! | shared subscriptions | are not used |
 
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct Offer {
     pub sizes: Sizes,
     /// `+` in subscriptions.
     pub wildcards: bool,
+    /// Topic aliases that it takes.
+    pub aliases: u16,
     /// The keep-alive that it demands; `None` where the broker answers 0 and does not check it.
     pub keep_alive: Option<Duration>,
 }
@@ -41,6 +44,7 @@ impl Default for Offer {
             retain: true,
             sizes: Sizes::default(),
             wildcards: true,
+            aliases: 0,
             keep_alive: None,
         }
     }
@@ -58,6 +62,7 @@ impl Offer {
             retain: all.retain && said.retain_available != Some(0),
             sizes: said.max_packet_size.map_or(all.sizes, |n| all.sizes.announced(n)),
             wildcards: said.wildcard_subscription_available != Some(0),
+            aliases: said.topic_alias_max.filter(|_| !learnt.no_aliases).unwrap_or(0),
             keep_alive: said.server_keep_alive.filter(|s| *s > 0).map(|s| Duration::from_secs(u64::from(s))),
         }
     }
@@ -80,13 +85,15 @@ impl Offer {
     }
 }
 
-/// What a refused CONNECT taught about a broker: the will asks for more than it offers.
+/// What a refusal taught about a broker: it offers less than it was asked for, or than it says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Learnt {
     /// 0x9A: no will that is retained.
     pub no_retain: bool,
     /// 0x9B: no will with QoS 1.
     pub no_qos1: bool,
+    /// 0x94: it says that it takes aliases, and does not.
+    pub no_aliases: bool,
 }
 
 impl Learnt {
@@ -95,6 +102,7 @@ impl Learnt {
         let known = match code {
             0x9a => &mut self.no_retain,
             0x9b => &mut self.no_qos1,
+            0x94 => &mut self.no_aliases,
             _ => return false,
         };
         !std::mem::replace(known, true)
@@ -129,7 +137,7 @@ mod tests {
     #[test]
     fn what_is_not_said_is_offered_and_what_is_said_is_obeyed() {
         assert_eq!(Offer::read(&ack(&[]), Learnt::default()), Offer::default());
-        let limited = ack(&[0x21, 0, 5, 0x24, 0, 0x25, 0, 0x27, 0, 0, 0x1f, 0x40, 0x28, 0, 0x13, 0, 30]);
+        let limited = ack(&[0x21, 0, 5, 0x24, 0, 0x25, 0, 0x27, 0, 0, 0x1f, 0x40, 0x28, 0, 0x13, 0, 30, 0x22, 0, 10]);
         let offer = Offer::read(&limited, Learnt::default());
         let expected = Offer {
             at_once: 5,
@@ -137,6 +145,7 @@ mod tests {
             retain: false,
             sizes: Sizes::default().announced(8000),
             wildcards: false,
+            aliases: 10,
             keep_alive: Some(Duration::from_secs(30)),
         };
         assert_eq!(offer, expected);
@@ -154,10 +163,12 @@ mod tests {
             "taught once: a second refusal is a failure like others"
         );
         assert!(learnt.refused(0x9b) && !learnt.refused(0x87));
+        assert!(learnt.refused(0x94) && !learnt.refused(0x94), "a broker that takes no alias though it says so");
+        assert_eq!(Offer::read(&ack(&[0x22, 0, 9]), learnt).aliases, 0);
         let offer = Offer::read(&ack(&[]), learnt);
         assert!(!offer.retain && !offer.qos1, "a broker that refused it and does not say so in CONNACK");
         learnt.accepted(&offer, &ack(&[]));
-        assert_eq!(learnt, Learnt::default(), "the next connection asks again");
+        assert_eq!(learnt, Learnt { no_aliases: true, ..Learnt::default() }, "the next connection asks again");
         let said = ack(&[0x25, 0]);
         learnt.refused(0x9a);
         learnt.accepted(&Offer::read(&said, learnt), &said);

@@ -45,6 +45,9 @@ fn length_bytes(n: usize) -> usize {
     }
 }
 
+/// Bytes that a topic alias adds, with a length of the properties that may take a byte more, and one of the packet.
+pub const ALIAS_BYTES: usize = 5;
+
 /// Bytes of a PUBLISH with QoS 1.
 pub fn publish_bytes(topic: usize, payload: usize, correlation: Option<usize>) -> usize {
     let properties = correlation.map_or(0, |bytes| 3 + bytes);

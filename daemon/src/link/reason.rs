@@ -133,11 +133,12 @@ pub fn silent(stage: Stage, last: Option<(&str, usize)>, mqtt: &Mqtt, root: &str
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::config::Broker;
 
-    fn mqtt() -> Mqtt {
+    /// Of one broker in plain text.
+    pub fn mqtt() -> Mqtt {
         Mqtt {
             brokers: vec![Broker { host: "b".into(), port: 1883, secure: false, path: None }],
             tls: None,

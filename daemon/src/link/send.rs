@@ -8,7 +8,9 @@ use rumqttc::v5::mqttbytes::{
 };
 
 use super::{
-    Failed, Link, escalate,
+    Failed, Link,
+    alias::Named,
+    escalate,
     hand::{self, Handed, Settles},
     packet,
     session::Session,
@@ -172,9 +174,21 @@ impl Link<'_> {
             return Ok(());
         };
         self.window_goes(&settles, packet::publish_bytes(topic.len(), payload.len(), None));
+        // A stream's next message has the same topic; an answer's has not, and what is announced is sent once.
+        let of_a_stream = matches!(&settles, Settles::Parcel(part) if part.result.is_none());
         let id = self.flight.begin(settles, backlog, self.began.elapsed());
         let packet = if wishes.is_empty() {
-            self.newest = Some((id, topic.clone(), packet::publish_bytes(topic.len(), payload.len(), None)));
+            let size = packet::publish_bytes(topic.len(), payload.len(), None);
+            self.newest = Some((id, topic.clone(), size));
+            let named = match of_a_stream && size + packet::ALIAS_BYTES < self.most().never {
+                true => self.aliases.name(&topic),
+                false => Named::Topic,
+            };
+            let (topic, alias) = match named {
+                Named::Topic => (topic, None),
+                Named::Both(alias) => (topic, Some(alias)),
+                Named::Alias(alias) => (String::new(), Some(alias)),
+            };
             Packet::Publish(Publish {
                 dup: false,
                 qos: if self.offer.qos1 { QoS::AtLeastOnce } else { QoS::AtMostOnce },
@@ -182,10 +196,13 @@ impl Link<'_> {
                 topic: topic.into(),
                 pkid: id,
                 payload: payload.into(),
-                properties: (correlation.is_some() || expiry_s.is_some()).then(|| PublishProperties {
-                    correlation_data: correlation,
-                    message_expiry_interval: expiry_s,
-                    ..PublishProperties::default()
+                properties: (correlation.is_some() || expiry_s.is_some() || alias.is_some()).then(|| {
+                    PublishProperties {
+                        topic_alias: alias,
+                        correlation_data: correlation,
+                        message_expiry_interval: expiry_s,
+                        ..PublishProperties::default()
+                    }
                 }),
             })
         } else {

@@ -8,6 +8,7 @@ use rumqttc::v5::mqttbytes::v5::{
 
 use super::{
     Ended, Failed, Link,
+    alias::Aliases,
     hand::{self, Handed, Settles},
     offer::Offer,
     open, packet,
@@ -81,7 +82,7 @@ impl Link<'_> {
     }
 
     /// The broker ended the session, with a reason.
-    fn disconnected(&self, end: &Disconnect) -> Ended {
+    fn disconnected(&mut self, end: &Disconnect) -> Ended {
         let said = end.properties.as_ref();
         let text = said.and_then(|p| p.reason_string.as_deref());
         let server = said.and_then(|p| p.server_reference.as_deref());
@@ -91,6 +92,9 @@ impl Link<'_> {
         let words = reason::words(end.reason_code as u8, text, server, &self.wanted.mqtt);
         let failed = Failed::broker(format!("the broker closed: {words}"));
         Ended::Failed(match end.reason_code {
+            DisconnectReasonCode::TopicAliasInvalid => {
+                Failed { taught: self.outage.known().learnt.refused(end.reason_code as u8), ..failed }
+            }
             DisconnectReasonCode::PacketTooLarge => Failed { closed: true, too_large: true, ..failed },
             // It stops, or is busy: none of our messages is why.
             DisconnectReasonCode::ServerShuttingDown | DisconnectReasonCode::ServerBusy => failed,
@@ -171,6 +175,7 @@ impl Link<'_> {
         self.keep_alive = open::keep_alive(&self.wanted.mqtt, self.offer.keep_alive);
         self.pinged = self.began.elapsed();
         self.flight.open(self.offer.at_once);
+        self.aliases = Aliases::new(self.offer.aliases);
         self.connected = true;
         setup.meters.connections.add(1);
         let broker = self.broker;

@@ -275,4 +275,18 @@ mod tests {
         let node = field(5, &field(6, &inner));
         assert_eq!(scan(&model(&node, &[])), Err(Refused::ExternalData));
     }
+    proptest::proptest! {
+        #[test]
+        fn parts_of_a_bundle_are_read_or_refused_whatever_they_say(data in crate::flow::spoilt::spoilt(vec![
+            br#"{"model":"m","version":"1.2.0","seq":3,"files":[{"name":"m.onnx","sha256":"00"}],
+                "window":{"channels":["a"],"length":4}}"#.to_vec(),
+            br#"{"_type":"kentledge.keyset","version":1,"expires":"2036-01-01T00:00:00Z","keys":[]}"#.to_vec(),
+            br#"{"inputs":{"x":[1.0,2.0]},"outputs":{"score":[0.5]}}"#.to_vec(),
+            field(7, &field(1, b"\x0a\x01x")),
+        ])) {
+            use crate::model::{baseline::Baseline, golden, keyset::Keyset, manifest::{Manifest, Release}};
+            let _ = (Release::parse(&data), Manifest::parse(&data), Keyset::parse(&data));
+            let _ = (golden::read(&data), Baseline::parse(&data), scan(&data));
+        }
+    }
 }

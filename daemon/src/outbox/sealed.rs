@@ -214,4 +214,22 @@ mod tests {
             assert!(Sealed::from_bytes(&bytes[..at]).is_err(), "cut at {at}");
         }
     }
+    proptest::proptest! {
+        #[test]
+        fn message_is_read_or_refused_whatever_lies_on_the_disk_and_its_envelope_is_json(
+            data in crate::flow::spoilt::spoilt(vec![sealed().pack().expect("packed"), Sealed::frame(7, b"x")])
+        ) {
+            let _ = Sealed::from_bytes(&data);
+            // Also where an attacker made the checksum fit.
+            if let Ok((place, mut sealed)) = Sealed::from_bytes(&Sealed::frame(7, &data)) {
+                assert!(place == 7 && !sealed.items.is_empty());
+                let again = Sealed::frame(8, &sealed.pack().expect("what was read can be written"));
+                assert_eq!(Sealed::from_bytes(&again), Ok((8, sealed.clone())));
+                sealed.items.iter_mut().for_each(|item| item.body = "\"a\":1".into());
+                (sealed.lineage, sealed.boot) = (None, "b".into());
+                let envelope: serde_json::Value = serde_json::from_str(&sealed.envelope(true)).expect("an envelope");
+                assert_eq!(envelope["data"].as_array().map(Vec::len), Some(sealed.items.len()));
+            }
+        }
+    }
 }

@@ -21,7 +21,7 @@ pub struct Hardware {
 ///
 /// # Errors
 /// A name that the image does not have, or one that is given twice.
-pub fn render(hardware: Option<&Hardware>, known: &[String]) -> Result<String, String> {
+pub(super) fn render(hardware: Option<&Hardware>, known: &[String]) -> Result<String, String> {
     let Some(hardware) = hardware else { return Ok(String::new()) };
     for (n, name) in hardware.overlays.iter().enumerate() {
         if !known.contains(name) {

@@ -17,7 +17,7 @@ pub struct Network {
 }
 
 /// The files, by name; an empty text means no file.
-pub fn render(
+pub(super) fn render(
     network: Option<&Network>,
     ntp: &[String],
     keys: &[String],

@@ -199,3 +199,46 @@ fn a_position_goes_forward_and_back_and_a_sample_does_not_move_it() {
     turn(&mut d, &[(1, true), (0, true), (1, false)]);
     assert_eq!(sampled(&mut d, 1, 0b01, 3)[0], Some(5.0));
 }
+
+proptest::proptest! {
+    #[test]
+    fn any_frame_of_any_format_is_decoded_or_refused_and_a_good_value_is_finite(
+        data in crate::flow::spoilt::spoilt(vec![
+            b"$GPGLL,4807.0,N,01131.0,W,1,A".to_vec(),
+            b"\0\x01{\"a\":1,\"b\":[{}]}".to_vec(),
+            vec![0x55; 18], vec![0xAA; 34], vec![0; 22],
+        ])
+    ) {
+        for toml in [
+            "format = \"nmea\"\nchecksum = \"optional\"\nsentences = { GLL = [\"a:ddmm\", \"\", \"b:ddmm\"], XDR = { T = \"c:K\" } }",
+            "framing = \"cobs\"\nfields = [\"n:u16le\", \"t:u32\", \"a:f32cdab\", \"b:f64le\"]\nseq = \"n\"\n\
+             time = \"t\"\ntime_format = \"s\"",
+            "framing = \"cobs\"\nfields = [\"n:u16le\", \"a,b:f32badc[4]\"]\nrate_hz = 100\nseq = \"n\"",
+            "[source.s.requests]\na = \"A\"\nb = { request = \"B\", format = \"json\" }",
+        ] {
+            let dir = tempfile::tempdir().expect("folder");
+            let file = dir.path().join("c.toml");
+            std::fs::write(&file, format!("[source.s]\npath = \"/dev/x\"\n{toml}\n[channel.a]\nscale = 2\n[channel.b]\n")).expect("write");
+            let config = crate::config::Config::local(Some(&file)).unwrap_or_else(|why| panic!("{toml}: {why:?}"));
+            let channels: Vec<_> = config.channels.iter().collect();
+            let mut decoder = Decoder::new(&config.sources[0], &channels);
+            let mut row = Row::default();
+            let mut is_row = decoder.decode(Ok(&data), STAMP, &mut row) == Ok(true);
+            while is_row {
+                let finite = |(value, quality): (&f64, &Quality)| !quality.is_good() || value.is_finite();
+                assert!(row.values.iter().zip(&row.quality).all(finite), "{toml}");
+                is_row = decoder.more(&data, &mut row);
+            }
+        }
+        let line = |column: &str, bit, read| GpioLine { column: column.into(), bit, read };
+        let lines = vec![line("a", 0, GpioRead::Frequency), line("b", 1, GpioRead::Quadrature(0))];
+        let (mut edges, mut row) = (decoder(Format::Edges(lines)), Row::default());
+        // An edge has eleven bytes.
+        for frame in data.chunks(11) {
+            if edges.decode(Ok(frame), STAMP, &mut row) == Ok(true) {
+                let finite = |(value, quality): (&f64, &Quality)| !quality.is_good() || value.is_finite();
+                assert!(row.values.iter().zip(&row.quality).all(finite));
+            }
+        }
+    }
+}

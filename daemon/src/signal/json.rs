@@ -1,6 +1,7 @@
 //! JSON lines: objects and arrays, values by key or by path. Pure.
 
-use serde_json::Value;
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Number, Value};
 
 use super::number::{Numbers, Reading};
 use crate::flow::Why;
@@ -44,8 +45,66 @@ impl Path {
 
 /// Parses a line. Numbers that JSON does not have (`NaN`, `Infinity`), which many libraries write, are null.
 pub fn parse(text: &str) -> Option<Value> {
-    let value: Value = serde_json::from_str(text).or_else(|_| serde_json::from_str(&without_nan(text))).ok()?;
+    let Once(value) = serde_json::from_str(text).or_else(|_| serde_json::from_str(&without_nan(text))).ok()?;
     (value.is_object() || value.is_array()).then_some(value)
+}
+
+/// A value in which a key that stands twice has no meaning: an empty object is no number, and nothing is found inside.
+struct Once(Value);
+
+impl<'de> Deserialize<'de> for Once {
+    fn deserialize<D: Deserializer<'de>>(from: D) -> Result<Self, D::Error> {
+        from.deserialize_any(Once(Value::Null))
+    }
+}
+
+impl<'de> Visitor<'de> for Once {
+    type Value = Self;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("JSON")
+    }
+
+    fn visit_bool<E: Error>(self, yes: bool) -> Result<Self, E> {
+        Ok(Self(Value::Bool(yes)))
+    }
+
+    fn visit_i64<E: Error>(self, n: i64) -> Result<Self, E> {
+        Ok(Self(n.into()))
+    }
+
+    fn visit_u64<E: Error>(self, n: u64) -> Result<Self, E> {
+        Ok(Self(n.into()))
+    }
+
+    fn visit_f64<E: Error>(self, x: f64) -> Result<Self, E> {
+        Ok(Self(Number::from_f64(x).map_or(Value::Null, Value::Number)))
+    }
+
+    fn visit_str<E: Error>(self, text: &str) -> Result<Self, E> {
+        Ok(Self(text.into()))
+    }
+
+    fn visit_unit<E: Error>(self) -> Result<Self, E> {
+        Ok(Self(Value::Null))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Self, A::Error> {
+        let mut all = Vec::new();
+        while let Some(Self(item)) = items.next_element()? {
+            all.push(item);
+        }
+        Ok(Self(Value::Array(all)))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut pairs: A) -> Result<Self, A::Error> {
+        let mut map = Map::new();
+        while let Some((key, Self(value))) = pairs.next_entry::<String, Self>()? {
+            let value = if map.contains_key(&key) { Value::Object(Map::new()) } else { value };
+            map.insert(key, value);
+        }
+        Ok(Self(Value::Object(map)))
+    }
 }
 
 fn without_nan(text: &str) -> String {

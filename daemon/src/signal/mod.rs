@@ -389,6 +389,7 @@ impl SourceState {
                         self.quality.reordered();
                         gap.is_there = true;
                     }
+                    Step::Unknown => gap.is_there = true,
                 }
             }
             None => gap.at_least(std::mem::take(&mut self.pending_missing)),

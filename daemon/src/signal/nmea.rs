@@ -100,7 +100,12 @@ impl Value {
             FieldAt::Field(place) => (*place, self.config.constant.as_slice()),
             FieldAt::Transducer { kind, name } => {
                 let is = |group: &&[&str]| group[3] == name && kind.as_ref().is_none_or(|kind| group[0] == kind);
-                let at = fields.chunks_exact(4).position(|group| is(&group))? * 4;
+                let mut own = (fields.chunks_exact(4).enumerate()).filter_map(|(i, group)| is(&group).then_some(i * 4));
+                let at = own.next()?;
+                if own.next().is_some() {
+                    // Which of the two is meant?
+                    return Some((field(at + 1), Err(Why::Ambiguous)));
+                }
                 let unit: &[usize] = if self.config.reading == Reading::Number { &[at + 2] } else { &[] };
                 return Some(self.judge(field(at + 1), field(at + 2), unit, fields));
             }
@@ -149,7 +154,7 @@ struct Letter {
     /// How often the first one came, and others since it came a good while.
     seen: u32,
     others: u32,
-    /// Others come again and again: which one is meant is not known.
+    /// Others come again and again: which one is meant is not known, until only the first comes for a good while.
     ambiguous: bool,
 }
 
@@ -161,11 +166,11 @@ impl Letter {
             self.seen += 1;
             // Now and then one is spoilt, and its checksum is right nevertheless.
             if self.seen >= limits::LETTER_SENTENCES {
-                (self.seen, self.others) = (2, 0);
+                (self.seen, self.others, self.ambiguous) = (2, 0, false);
             }
             return !self.ambiguous;
         }
-        self.others += 1;
+        self.others = self.others.saturating_add(1);
         let often = self.others >= limits::LETTER_OTHERS;
         if often && self.seen == 1 {
             // The very first one was spoilt.
@@ -173,6 +178,9 @@ impl Letter {
             return true;
         }
         self.ambiguous |= often;
+        if self.ambiguous {
+            self.seen = 2;
+        }
         false
     }
 }

@@ -3,6 +3,7 @@
 use crate::{
     config::Config,
     flow::{Clk, Quality, Stamp, Why},
+    limits,
     signal::decode::{Decoder, Refused, Row},
 };
 
@@ -153,6 +154,16 @@ fn two_references_or_units_under_one_channel_are_never_both_good() {
     s.words("WIMWV,271.0,T,9.9,N,A");
     s.words("WIMWV,272.0,T,9.9,N,A");
     assert_eq!(s.words("WIMWV,24.0,R,5.6,N,A"), ["bad:ambiguous"; 2], "both come again and again: which is meant?");
+    // It ends when only the first kind comes for a good while, and not before.
+    for _ in 0..limits::LETTER_SENTENCES - 4 {
+        assert_eq!(s.words("WIMWV,24.0,R,5.6,N,A"), ["bad:ambiguous"; 2]);
+    }
+    s.words("WIMWV,272.0,T,9.9,N,A");
+    for _ in 0..limits::LETTER_SENTENCES - 3 {
+        assert_eq!(s.words("WIMWV,24.0,R,5.6,N,A"), ["bad:ambiguous"; 2], "another one came in between");
+    }
+    assert_eq!(s.words("WIMWV,24.0,R,5.6,N,A"), ["good"; 2]);
+    assert_eq!(s.words("WIMWV,272.0,T,9.9,N,A"), ["bad:ambiguous"; 2], "it is another one still");
     // The sign of a variation, the side of a wind, old and new forms of a course.
     for (list, first, other) in [
         ("HDG = [\"\", \"\", \"\", \"a\"]", "HCHDG,98.3,0.0,E,12.6,W", "HCHDG,98.3,0.0,E,12.6,E"),
@@ -210,6 +221,7 @@ fn transducers_are_found_by_name_and_type_wherever_they_stand() {
     assert_eq!(s.read("YXXDR,A,1.3,V,ROLL").expect("row")[2].1, AMBIGUOUS, "another unit than before");
     assert_eq!(s.read("YXXDR,C,,C,AIR").expect("row")[0].1, Quality::Missing);
     assert_eq!(s.read("YXXDR,C,1.0,C"), None, "cut short");
+    assert_eq!(s.read("YXXDR,C,20,C,AIR,C,30,C,AIR").expect("row")[0].1, AMBIGUOUS, "two of one name: which is meant?");
 }
 
 #[test]

@@ -30,13 +30,25 @@ pub struct Numbers {
     rules: NumberText,
     /// Nothing is configured: most numbers are digits, a point and a sign.
     plain: bool,
+    /// Words that are numbers, and say that there is no value: `-999.9` is meant by `-999.90` as well.
+    no_values: Vec<(f64, Reading)>,
 }
 
 impl Numbers {
     /// As configured.
     pub fn new(rules: &NumberText) -> Self {
         let plain = NumberText { sign_behind: rules.sign_behind, ..NumberText::default() } == *rules;
-        Self { rules: rules.clone(), plain }
+        let bare = Self { rules: NumberText { suffixes: Vec::new(), ..rules.clone() }, plain, no_values: Vec::new() };
+        let words = rules.words.iter().filter(|(_, word)| !matches!(word, Word::Number(_)));
+        let no_values = words.filter_map(|(text, _)| Some((bare.number(text)?.0, bare.word(text)?))).collect();
+        Self { rules: rules.clone(), plain, no_values }
+    }
+
+    /// A number and its factor, unless the number is one that says that there is no value.
+    fn value(&self, number: Option<(f64, f64)>) -> Reading {
+        let Some((number, factor)) = number else { return None.into() };
+        let no_value = self.no_values.iter().find(|(known, _)| *known == number);
+        no_value.map_or_else(|| Some(number * factor).filter(|x| x.is_finite()).into(), |(_, reading)| *reading)
     }
 
     /// Reads a field without blanks around it.
@@ -48,7 +60,7 @@ impl Numbers {
         {
             return Reading::Value(value);
         }
-        self.word(text).unwrap_or_else(|| self.number(text).into())
+        self.word(text).unwrap_or_else(|| self.value(self.number(text)))
     }
 
     /// The same for bytes: what is no UTF-8 is no number.
@@ -63,7 +75,7 @@ impl Numbers {
     pub fn read_number(&self, value: f64, text: impl FnOnce() -> String) -> Reading {
         let word = if self.rules.words.is_empty() { None } else { self.word(&text()) };
         let Some(factor) = self.factor("") else { return word.unwrap_or(Reading::Bad(Why::NotANumber)) };
-        word.unwrap_or_else(|| Some(value * factor).into())
+        word.unwrap_or_else(|| self.value(Some((value, factor))))
     }
 
     /// A text with a meaning of its own.
@@ -84,7 +96,8 @@ impl Numbers {
         self.rules.suffixes.iter().find(|(text, _)| text == suffix).map(|(_, factor)| *factor)
     }
 
-    fn number(&self, text: &str) -> Option<f64> {
+    /// A number without its suffix, and what it is multiplied with.
+    fn number(&self, text: &str) -> Option<(f64, f64)> {
         let listed =
             self.rules.suffixes.iter().find_map(|(suffix, factor)| Some((text.strip_suffix(suffix)?, *factor)));
         let (text, factor) = if self.rules.suffixes.is_empty() { (text, 1.0) } else { listed? };
@@ -103,8 +116,8 @@ impl Numbers {
             Base::Hex(bits) => whole(digits, ["0x", "0X"], 16, if sign.is_none() { bits } else { 0 })?,
             Base::Binary => whole(digits, ["0b", "0B"], 2, 0)?,
         };
-        let value = if sign == Some(&b'-') { -value } else { value } * factor;
-        value.is_finite().then_some(value)
+        let value = if sign == Some(&b'-') { -value } else { value };
+        value.is_finite().then_some((value, factor))
     }
 
     /// Digits, marks of thousands, a decimal mark, an exponent; without sign.

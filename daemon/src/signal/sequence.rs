@@ -3,7 +3,8 @@
 //!
 //! A count that goes ahead may be loss or a restart, and a count that wraps shows both as the same step. It is taken for loss
 //! only where so many rows can have been made: a sensor that counts from 0 or 1 again has restarted, and so has one whose
-//! rows would have come faster than it makes them. How many rows a restart cost is not known.
+//! rows would have come faster than it makes them. How many rows a restart cost is not known. Nor is it known after a silence in
+//! which a count that wraps may have gone round, or in which far more rows were due than its number says.
 
 use std::collections::VecDeque;
 
@@ -20,6 +21,9 @@ pub enum Step {
     Duplicate,
     /// It is older than the previous row, and did not come yet; or the sensor restarted.
     Back,
+    /// It came after a silence in which a count that wraps may have gone round, or begun again: it does not join, and how many are
+    /// missing is not known.
+    Unknown,
 }
 
 /// The sequence of one source.
@@ -64,6 +68,7 @@ impl Sequence {
         let digest = digest(values, own.then_some(t_ns));
         let (seq, step) = match self.last {
             None => (seq, Step::Joins),
+            Some(last) if self.says_little(seq.checked_sub(last), t_ns) => (raw, Step::Unknown),
             Some(last) if seq == last.wrapping_add(1) => (seq, Step::Joins),
             Some(last) if seq > last => match seq - last - 1 {
                 missing if self.is_restart(raw, missing, t_ns) => (raw, Step::Back),
@@ -74,8 +79,12 @@ impl Sequence {
             Some(last) if last - seq > self.known() => (raw, Step::Back),
             Some(_) => (seq, Step::Back),
         };
-        if step == Step::Back {
+        if matches!(step, Step::Back | Step::Unknown) {
             self.pace.restart();
+        }
+        if step == Step::Unknown {
+            // The same numbers mean other rows from here on.
+            self.recent.clear();
         }
         self.pace.row(seq, t_ns);
         self.last = Some(seq);
@@ -84,6 +93,14 @@ impl Sequence {
         }
         self.recent.push_back((seq, digest));
         (seq, step)
+    }
+
+    /// Whether so much time passed since the last row that a count that wraps says little: it may have gone half round, or many
+    /// more rows were due than `ahead`, its step ahead.
+    fn says_little(&self, ahead: Option<u64>, t_ns: i64) -> bool {
+        let Some(due) = (self.modulo > 0).then(|| self.pace.due_after_silence(t_ns)).flatten() else { return false };
+        let far_more = |ahead: u64| ahead > 1 && due / limits::PACE_SLACK > ahead.saturating_add(self.rows);
+        due >= self.modulo / 2 || ahead.is_some_and(far_more)
     }
 
     /// Whether a step ahead over so many rows is no loss.
@@ -112,10 +129,14 @@ struct Pace {
     last: Option<(u64, i64)>,
     /// From mark to mark, the last two times: one of them may hold the time that a queue stood still.
     periods_ns: [Option<u64>; 2],
+    /// The longest time from row to row between the last two marks, and since.
+    longest_ns: [u64; 2],
 }
 
 impl Pace {
     fn row(&mut self, seq: u64, t_ns: i64) {
+        let step = self.last.map_or(0, |(_, at)| t_ns.saturating_sub(at));
+        self.longest_ns[1] = self.longest_ns[1].max(u64::try_from(step).unwrap_or(0));
         self.last = Some((seq, t_ns));
         match self.marks[1] {
             None => self.marks[1] = self.last,
@@ -124,6 +145,7 @@ impl Pace {
             {
                 self.periods_ns = [self.periods_ns[1], self.period_ns()];
                 self.marks = [self.marks[1], self.last];
+                self.longest_ns = [self.longest_ns[1], 0];
             }
             Some(_) => {}
         }
@@ -138,6 +160,15 @@ impl Pace {
         let ((from, since), (last, at)) = (self.marks[1]?, self.last?);
         let rows = last.checked_sub(from).filter(|rows| *rows > 0)?;
         u64::try_from(at.saturating_sub(since)).ok().map(|ns| ns / rows).filter(|period| *period > 0)
+    }
+
+    /// How many rows were due since the last one, where that is twice as long ago as is usual; `None`: it is not, or its pace is not
+    /// known.
+    fn due_after_silence(&self, t_ns: i64) -> Option<u64> {
+        let period_ns = self.periods_ns.iter().flatten().copied().min()?;
+        let silence = u64::try_from(t_ns.saturating_sub(self.last?.1)).ok()?;
+        let usual = self.longest_ns.iter().copied().max().unwrap_or(0);
+        (silence > usual.saturating_mul(2)).then(|| silence / period_ns)
     }
 
     /// How many rows can have been made since the last one; 0 where the sensor's clock went back. `None`: its pace is not known.
@@ -252,6 +283,70 @@ mod tests {
         assert_eq!(got, [Step::Joins, Step::Joins, Step::Missing(888)]);
         // A spoilt digit of a counter that never wraps.
         assert_eq!(words(0, &[41, 42, 4_300_000_000, 44]), [Step::Joins, Step::Joins, Step::Back, Step::Back]);
+    }
+
+    /// 300 rows of a count that goes round at `modulo`, a row each 10 ms; then one with this number after so many ms.
+    fn after(modulo: u64, raw: u64, silence_ms: i64) -> (u64, Step) {
+        let mut s = Sequence::of(modulo, 1);
+        for i in 0..300u64 {
+            let number = if modulo == 0 { i } else { i % modulo };
+            assert_eq!(s.step(number, &[i as f64], 10 * MS * i as i64, false), (i, Step::Joins));
+        }
+        s.step(raw, &[-1.0], (2990 + silence_ms) * MS, false)
+    }
+
+    #[test]
+    fn count_of_8_bits_says_nothing_after_a_silence_in_which_it_may_have_gone_round_or_begun_again() {
+        // The last number was 43. It says how many are missing where about as many were due.
+        assert_eq!(after(256, 54, 110), (310, Step::Missing(10)));
+        assert_eq!(after(256, 54, 300), (310, Step::Missing(10)), "late, but of the order of what was due");
+        // 120 rows were due: 10 missing is not what happened.
+        assert_eq!(after(256, 54, 1200), (54, Step::Unknown), "a restart that took a while");
+        // Half a turn is 1.28 s: 500 rows later it is the same number as 244 later, and 256 later it looks like the next one.
+        assert_eq!(after(256, (43 + 500) % 256, 5000), (31, Step::Unknown));
+        assert_eq!(after(256, 44, 2570), (44, Step::Unknown), "256 rows are missing, and it looks like the next");
+        assert_eq!(after(256, 44, 1000), (300, Step::Joins), "the sensor paused");
+        // A wider count knows, and so does one that never wraps.
+        assert_eq!(after(65536, 799, 5000), (799, Step::Missing(499)));
+        assert_eq!(after(0, 300, 50_000).1, Step::Joins);
+        // The numbers go on from there.
+        let mut s = Sequence::of(256, 1);
+        for i in 0..300u64 {
+            s.step(i % 256, &[i as f64], 10 * MS * i as i64, false);
+        }
+        let got: Vec<_> = (0..4u64).map(|i| s.step(100 + i, &[i as f64], (9000 + 10 * i as i64) * MS, false)).collect();
+        assert_eq!(got, [(100, Step::Unknown), (101, Step::Joins), (102, Step::Joins), (103, Step::Joins)]);
+    }
+
+    #[test]
+    fn restart_of_a_short_count_near_its_wrap_is_a_gap_wherever_it_lands() {
+        // What a restart at once costs is not claimed, but for a few rows; a window never joins over it.
+        for at in 0..256u64 {
+            let mut s = Sequence::of(256, 1);
+            for i in 0..=at {
+                s.step(i, &[i as f64], 10 * MS * i as i64, false);
+            }
+            let step = s.step(0, &[0.5], (10 * at as i64 + 20) * MS, false).1;
+            match 255 - at {
+                0 => assert_eq!(step, Step::Joins, "it wraps"),
+                missing @ 1..=16 => assert_eq!(step, Step::Missing(missing), "{at}"),
+                _ => assert_eq!(step, Step::Back, "{at}"),
+            }
+        }
+    }
+
+    #[test]
+    fn gateway_that_hands_out_what_it_gathered_is_no_silence_after_the_first_time() {
+        let mut s = Sequence::of(256, 1);
+        let mut odd = 0;
+        for i in 0..4000u64 {
+            // 200 rows, each 2 s.
+            let step = s.step(i % 256, &[i as f64], 2000 * MS * (i / 200) as i64, false).1;
+            odd += u32::from(step != Step::Joins);
+        }
+        assert_eq!(odd, 0);
+        // Three of its deliveries are lost.
+        assert_eq!(s.step((4000 + 600) % 256, &[0.5], 2000 * MS * 23, false).1, Step::Unknown);
     }
 
     #[test]

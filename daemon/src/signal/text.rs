@@ -300,14 +300,17 @@ impl Fields {
 
 impl Labels {
     fn decode(&mut self, line: &[u8], now_ns: u64, fields: &Fields, row: &mut Row) -> Result<bool, Refused> {
-        if self.form.block_end.is_some() {
+        // With a checksum of the whole, all lines of a block come as one frame.
+        let whole = self.form.block_check.is_some();
+        if self.form.block_end.is_some() && !whole {
             return self.block(line, now_ns, fields, row);
         }
-        let quality = if self.form.delimiter.is_some() { Quality::Missing } else { Quality::Absent };
+        let quality = if self.form.delimiter.is_some() || whole { Quality::Missing } else { Quality::Absent };
         fields.scales.clear(row, quality);
         self.seen.fill(false);
         let (mut pairs, mut wanted) = (0, 0);
-        for (label, value) in pairs_of(line, &self.form) {
+        let lines = line.split(|byte| whole && matches!(byte, b'\r' | b'\n'));
+        for (label, value) in lines.flat_map(|line| pairs_of(line, &self.form)) {
             pairs += 1;
             let Some(at) = self.place(label) else { continue };
             wanted += 1;

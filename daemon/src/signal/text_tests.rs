@@ -354,6 +354,11 @@ fn json_is_read_by_keys_and_paths_and_a_number_may_be_text() {
         [format!("a:missing b:{NAN} c:missing d=3 e:missing f:missing")]
     );
     assert_eq!(rows(toml, &[b"7", b"\"a\"", b"{\"h\":1", b"{\"h\":NaNs}"]), ["refused not_json"; 4]);
+    assert_eq!(
+        rows(toml, &[br#"{"env":{"t":1,"t":2},"h":1,"v":[1,2],"v":[3,4],"h":1,"x":1,"x":2}"#]),
+        [format!("a:{NAN} b:{NAN} c:missing d:missing e:missing f:missing")],
+        "of a key that stands twice it is not known which is meant"
+    );
     let array = "format = \"json\"\nwords = { \"-99\" = \"missing\", open = 1 }\n[channel.a]\ncolumn = \"[0]\"\n[channel.b]\n\
                  column = \"[1].v\"";
     assert_eq!(
@@ -562,3 +567,6 @@ fn wrong_columns_of_a_clock_are_named() {
         assert!(all.contains("time: must be the name of a column, or a list of two"), "{wrong}: {all}");
     }
 }
+
+#[path = "text_more_tests.rs"]
+mod more;

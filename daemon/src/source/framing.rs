@@ -1,9 +1,11 @@
 //! Bytes into frames: pure, no I/O, no clock. What is refused leaves a mark at its place, so one broken frame costs one
-//! frame. Lines end with LF, CR LF or CR, or with what is declared; the binary framings are in `packets`.
+//! frame. Lines end with LF, CR LF or CR, or with what is declared; the binary framings are in `packets`, and blocks of lines that
+//! have one checksum in `blocks`.
 
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    blocks::Blocks,
     cut::Cut,
     packets::{Packets, sum},
 };
@@ -17,6 +19,8 @@ use crate::{
 pub enum Cutter {
     /// Text.
     Lines(Lines),
+    /// Blocks of lines with one checksum.
+    Blocks(Blocks),
     /// Everything else.
     Packets(Packets),
 }
@@ -24,8 +28,9 @@ pub enum Cutter {
 impl Cutter {
     /// As the port is configured.
     pub fn new(serial: &Serial) -> Self {
-        match serial.framing {
-            Framing::Lines => Self::Lines(Lines::new(serial.frame_max, serial.lines.clone())),
+        match (&serial.framing, &serial.lines.block) {
+            (Framing::Lines, Some(block)) => Self::Blocks(Blocks::new(serial.frame_max, block.clone())),
+            (Framing::Lines, None) => Self::Lines(Lines::new(serial.frame_max, serial.lines.clone())),
             _ => Self::Packets(Packets::new(serial.framing.clone(), serial.check, serial.frame_max)),
         }
     }
@@ -35,6 +40,10 @@ impl Cutter {
         match self {
             Self::Lines(lines) => {
                 lines.reset();
+                Cut::default()
+            }
+            Self::Blocks(blocks) => {
+                blocks.reset();
                 Cut::default()
             }
             Self::Packets(packets) => packets.give_up(true),
@@ -48,6 +57,7 @@ impl Cutter {
                 lines.carry.clear();
                 lines.skipping = false;
             }
+            Self::Blocks(blocks) => blocks.forget(),
             Self::Packets(packets) => drop(packets.give_up(true)),
         }
     }
@@ -56,6 +66,7 @@ impl Cutter {
     pub fn feed(&mut self, chunk: &[u8]) -> Cut {
         match self {
             Self::Lines(lines) => lines.feed(chunk),
+            Self::Blocks(blocks) => blocks.feed(chunk),
             Self::Packets(packets) => packets.feed(chunk),
         }
     }
@@ -63,7 +74,7 @@ impl Cutter {
     /// The line is silent (`limits::FRAME_SILENCE`): a frame that is not whole by now will never be.
     pub fn silent(&mut self) -> Cut {
         match self {
-            Self::Lines(_) => Cut::default(),
+            Self::Lines(_) | Self::Blocks(_) => Cut::default(),
             Self::Packets(packets) => packets.give_up(false),
         }
     }
@@ -77,21 +88,40 @@ pub struct Lines {
     form: LineForm,
     /// In the middle of a line that is already too long, or whose beginning is lost.
     skipping: bool,
-    /// Bytes skipped since the last mark, and how many of them are no text.
-    skipped: usize,
+    skipped: Skipped,
+}
+
+/// Bytes that were skipped since the last mark, and how many of them are no text.
+#[derive(Debug, Default)]
+pub(super) struct Skipped {
+    bytes: usize,
     strange: usize,
+}
+
+impl Skipped {
+    /// These bytes are skipped. Each length of a frame is marked: bytes that come without any end must be seen.
+    pub(super) fn pass(&mut self, gone: &[u8], frame_max: usize, cut: &mut Cut) {
+        self.bytes += gone.len();
+        self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
+        // Bytes of another speed have no ends of lines either.
+        let flaw = if self.strange * 4 < self.bytes { Flaw::Oversize } else { Flaw::Garbage };
+        while self.bytes > frame_max {
+            (self.bytes, self.strange) = (self.bytes - frame_max, 0);
+            cut.ranges.push(flaw.mark());
+        }
+    }
 }
 
 impl Lines {
     /// Frames of at most `frame_max` bytes, their checksum included.
     pub fn new(frame_max: usize, form: LineForm) -> Self {
-        Self { carry: BytesMut::new(), frame_max, form, skipping: false, skipped: 0, strange: 0 }
+        Self { carry: BytesMut::new(), frame_max, form, skipping: false, skipped: Skipped::default() }
     }
 
     /// Bytes are lost: what is half received has no end, and what follows has no beginning.
     pub fn reset(&mut self) {
         self.carry.clear();
-        (self.skipping, self.skipped, self.strange) = (true, 0, 0);
+        (self.skipping, self.skipped) = (true, Skipped::default());
     }
 
     /// Takes what one read brought.
@@ -106,7 +136,7 @@ impl Lines {
                 return cut;
             };
             let gone = self.carry.split_to(at);
-            self.pass(&gone, &mut cut);
+            self.skipped.pass(&gone, self.frame_max, &mut cut);
             self.skipping = false;
             let _ = self.carry.split_to(behind - at);
         }
@@ -115,7 +145,7 @@ impl Lines {
             self.ranges(&cut.bytes, &mut cut.ranges);
         }
         if self.carry.len() > self.frame_max + self.form.end.len() {
-            (self.skipping, self.skipped, self.strange) = (true, 0, 0);
+            (self.skipping, self.skipped) = (true, Skipped::default());
             self.skip(&mut cut);
         }
         cut
@@ -125,19 +155,7 @@ impl Lines {
     fn skip(&mut self, cut: &mut Cut) {
         let kept = self.form.end.len().saturating_sub(1).min(self.carry.len());
         let gone = self.carry.split_to(self.carry.len() - kept);
-        self.pass(&gone, cut);
-    }
-
-    /// These bytes are skipped. Each length of a line is marked: bytes that come without any end must be seen.
-    fn pass(&mut self, gone: &[u8], cut: &mut Cut) {
-        self.skipped += gone.len();
-        self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
-        // Bytes of another speed have no ends of lines either.
-        let flaw = if self.strange * 4 < self.skipped { Flaw::Oversize } else { Flaw::Garbage };
-        while self.skipped > self.frame_max {
-            (self.skipped, self.strange) = (self.skipped - self.frame_max, 0);
-            cut.ranges.push(flaw.mark());
-        }
+        self.skipped.pass(&gone, self.frame_max, cut);
     }
 
     /// The next end of a line: where it begins, and the place behind it.
@@ -189,12 +207,17 @@ fn checked(check: LineCheck, line: &[u8]) -> Result<usize, Flaw> {
         Some(mark) => head.strip_suffix(&[mark]).ok_or(Flaw::Checksum)?,
         None => head,
     };
-    let nibble = |n: Option<u64>, digit: &u8| Some(n? << 4 | u64::from(char::from(*digit).to_digit(16)?));
-    let sent = digits.iter().fold(Some(0), nibble).ok_or(Flaw::Checksum)?;
+    let sent = hexadecimal(digits).ok_or(Flaw::Checksum)?;
     let sent = if check.little { sent.swap_bytes() >> (64 - 8 * check.kind.bytes()) } else { sent };
     let covered = if check.covers_mark { head } else { text };
     let covered = covered.get(check.skip..).ok_or(Flaw::Checksum)?;
     if sum(check.kind, covered) == sent { Ok(text.len()) } else { Err(Flaw::Checksum) }
+}
+
+/// Hexadecimal digits, the most significant first.
+pub(super) fn hexadecimal(digits: &[u8]) -> Option<u64> {
+    let nibble = |n: Option<u64>, digit: &u8| Some(n? << 4 | u64::from(char::from(*digit).to_digit(16)?));
+    digits.iter().fold(Some(0), nibble)
 }
 
 #[cfg(test)]

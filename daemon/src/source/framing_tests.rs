@@ -24,7 +24,7 @@ fn run(frame_max: usize, chunks: &[&[u8]]) -> Vec<String> {
 }
 
 fn with_end(end: &[u8]) -> LineForm {
-    LineForm { end: end.to_vec(), check: None }
+    LineForm { end: end.to_vec(), check: None, ..LineForm::default() }
 }
 
 fn with_check(kind: CheckKind, mark: Option<u8>) -> LineCheck {
@@ -98,8 +98,9 @@ fn rest_of_a_line_whose_beginning_is_lost_is_no_line() {
 
 #[test]
 fn checksum_is_verified_and_cut_off() {
-    let line =
-        |check, text: &str| cut(Lines::new(64, LineForm { end: vec![], check: Some(check) }), &[text.as_bytes()]);
+    let line = |check, text: &str| {
+        cut(Lines::new(64, LineForm { end: vec![], check: Some(check), ..LineForm::default() }), &[text.as_bytes()])
+    };
     let star = with_check(CheckKind::Xor8, Some(b'*'));
     assert_eq!(line(star, "7,1.5,9.75*09\r\n7,1.5,9.75*08 \r\n7,1.5,9.75\r\n*00\r\n7*3g\r\n7*37\r\n"), {
         ["", "7,1.5,9.75", "", "", "", "7"]
@@ -126,7 +127,7 @@ proptest! {
         check in any::<bool>(),
     ) {
         let check = check.then(|| with_check(CheckKind::Xor8, Some(b'*')));
-        let form = LineForm { end: end.as_bytes().to_vec(), check };
+        let form = LineForm { end: end.as_bytes().to_vec(), check, block: None };
         let good = |chunks: &[&[u8]]| {
             let mut frames = cut(Lines::new(16, form.clone()), chunks);
             frames.retain(|frame| !frame.is_empty());

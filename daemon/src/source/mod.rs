@@ -1,5 +1,6 @@
 //! Where bytes come in. Owns the ports; stamps what it reads; knows nothing of what the bytes mean.
 
+pub mod blocks;
 pub mod cut;
 pub mod framing;
 mod gpio;

@@ -187,7 +187,8 @@ mod tests {
         let dir = tempfile::tempdir().expect("folder");
         let file = dir.path().join("c.toml");
         let text = "[device]\nsite = \"s\"\nid = \"d\"\n[source.own]\npath = \"/dev/a\"\ncolumns = [\"t\", \"a\"]\ntime = \"t\"\n\
-                    time_format = \"ms\"\n[source.ours]\npath = \"/dev/b\"\ncolumns = [\"b\"]\n[channel.a]\nunit = \"bar\"\n[channel.b]\n\
+                    time_format = \"ms\"\n[source.ours]\npath = \"/dev/b\"\ncolumns = [\"b\"]\n[channel.a]\nsource = \"own\"\n\
+                    unit = \"bar\"\n[channel.b]\nsource = \"ours\"\n\
                     [stream.one]\nchannels = [\"a\"]\n[stream.two]\nchannels = [\"b\"]\n";
         std::fs::write(&file, text).expect("write");
         let config = Config::local(Some(&file)).expect("valid");

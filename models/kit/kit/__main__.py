@@ -120,10 +120,16 @@ def do_evaluate(a: Args) -> None:
         cost = run.cost(path.read_bytes(), test.x[:64])
         name = path.parent.name if path.stem == "model" else path.stem
         variants.append(choose.Variant(name, of, cost))
-        print(f"{name}: {of}; {cost.bytes} bytes, p50 {cost.p50_us:.0f} µs, p99 {cost.p99_us:.0f} µs")
+        print(f"{name}: {of}; {cost.bytes} bytes, p50 {cost.p50_us:.0f} µs, p99 {cost.p99_us:.0f} µs{named(model, test)}")
         path.with_suffix(".figures.json").write_text(json.dumps(of.as_json()))
     if a.plot:
         plots.size_and_time(variants, a.plot)
+
+
+def named(model: onnx.ModelProto, windows: Windows) -> str:
+    """How often a model that names the classes of the simulation names the right one, in words."""
+    names = {output.name for output in model.graph.output}
+    return f"; names the right class of {bearing.right_class(model, windows):.1%}" if "logits" in names else ""
 
 
 def level_beside(path: pathlib.Path, otherwise: float) -> evaluate.Level:

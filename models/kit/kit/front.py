@@ -130,7 +130,9 @@ class FrontEnd:
         if block.stride & (block.stride - 1):
             raise Refused(f"front end: a stride of {block.stride} leaves no power of two of values. Take 2, 4, 8, …")
         if block.high_hz - block.low_hz > rate_hz:
-            raise Refused(f"front end: a band of {block.high_hz - block.low_hz:g} Hz does not fit {rate_hz:g} values a second. Take a smaller stride")
+            raise Refused(
+                f"front end: a band of {block.high_hz - block.low_hz:g} Hz does not fit {rate_hz:g} values a second. Take a smaller stride"
+            )
         outside = [name for name, hz, width_hz in block.lines if hz + width_hz >= rate_hz / 2]
         if outside:
             raise Refused(f"front end: line {outside[0]} is above half of {rate_hz:g} Hz, the rate of the envelope. Take a smaller stride")

@@ -10,7 +10,6 @@ import pathlib
 import tempfile
 import warnings
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import onnx
@@ -20,13 +19,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 from skl2onnx import to_onnx
 from skl2onnx.common.data_types import FloatTensorType
 from sklearn.ensemble import VotingClassifier
-from sklearn.metrics import log_loss
 from sklearn.neural_network import MLPClassifier, MLPRegressor
 from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import LabelEncoder, StandardScaler
+from sklearn.preprocessing import StandardScaler
 
 from . import checks, run
-from .data import Bools, Floats, Ints, Texts, Windows
+from .data import Floats, Windows
 from .errors import Refused
 from .front import IR_VERSION, OPSET, FrontEnd, front_model
 
@@ -58,20 +56,26 @@ def logits(head: Head, x: Floats) -> Floats:
 def train(
     windows: Windows, x: Floats, classes: tuple[str, ...], members: int = 4, hidden: int = 32, alpha: float = 0.3, seed: int = 1
 ) -> Head:
-    """Trains a teacher on labelled windows and their features `x`: a committee of perceptrons that vote with their probabilities. Each
-    learns from other machines, and stops by those that it left out."""
+    """Trains a teacher on labelled windows and their features `x`: a committee of perceptrons that vote with their probabilities."""
     checks.finite(windows)
     checks.alive(windows)
     checks.labelled(windows, classes)
     y = np.array([classes.index(label) for label in windows.label.tolist()])
-    folds = folds_of(windows.machine, max(members, 4))
-    judges = [make_pipeline(*_judge(x, y, folds != i, hidden, alpha, seed + i)) for i in range(members)]
-    committee = VotingClassifier([(f"m{i}", judge) for i, judge in enumerate(judges)], voting="soft", flatten_transform=False)
-    # What `fit` would leave behind; it would also train them again, all on the same windows.
-    committee.estimators_, committee.le_ = judges, LabelEncoder().fit(y)
-    committee.classes_ = committee.le_.classes_
+    judges = [
+        (
+            f"m{i}",
+            make_pipeline(
+                StandardScaler(),
+                MLPClassifier(
+                    hidden_layer_sizes=(hidden,), alpha=alpha, early_stopping=True, n_iter_no_change=12, max_iter=200, random_state=seed + i
+                ),
+            ),
+        )
+        for i in range(members)
+    ]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        committee = VotingClassifier(judges, voting="soft", flatten_transform=False).fit(x, y)
         made = to_onnx(
             committee,
             initial_types=[("features", FloatTensorType([None, x.shape[1]]))],
@@ -84,36 +88,6 @@ def train(
     keep.append(helper.make_node("Log", ["t_kept"], ["logits"]))
     made.graph.initializer.append(numpy_helper.from_array(np.array(SMALLEST, np.float32), "t_smallest"))
     return Head(_with_output(made, keep, len(classes)), classes)
-
-
-def folds_of(machine: Texts, count: int) -> Ints:
-    """A number below `count` for each window, the same for all windows of a machine. Raises Refused where there are too few machines."""
-    names = sorted(set(machine.tolist()))
-    if len(names) < count:
-        raise Refused(f"train: {len(names)} machines, and {count} groups of them are needed: each judge stops by machines that it did not see")
-    place = {name: i % count for i, name in enumerate(names)}
-    return np.array([place[name] for name in machine.tolist()], dtype=np.int64)
-
-
-def _judge(x: Floats, y: Ints, known: Bools, hidden: int, alpha: float, seed: int, patience: int = 12, most: int = 200) -> tuple[Any, Any]:
-    """A perceptron that learns from the `known` windows and stops when it no longer gets better on the others, which are of other
-    machines. (Other windows of the same machines would let it learn these machines by heart.)"""
-    scaler = StandardScaler().fit(x[known])
-    z, others = scaler.transform(x), ~known
-    judge = MLPClassifier(hidden_layer_sizes=(hidden,), alpha=alpha, random_state=seed)
-    best, kept, since = np.inf, None, 0
-    for _ in range(most):
-        judge.partial_fit(z[known], y[known], classes=np.unique(y))
-        loss = log_loss(y[others], judge.predict_proba(z[others]), labels=judge.classes_)
-        since += 1
-        if loss < best:
-            best, since = loss, 0
-            kept = [part.copy() for part in judge.coefs_], [part.copy() for part in judge.intercepts_]
-        if since >= patience:
-            break
-    if kept is not None:
-        judge.coefs_, judge.intercepts_ = kept
-    return scaler, judge
 
 
 def _with_output(made: onnx.ModelProto, nodes: list[onnx.NodeProto], classes: int) -> onnx.ModelProto:

@@ -76,15 +76,6 @@ class Train(unittest.TestCase):
             with self.assertRaisesRegex(Refused, why):
                 learn.train(replace(some, label=labels), common.plain(), sim.CLASSES)
 
-    def test_machines_in_both_sets_of_a_judge_cannot_be_and_too_few_machines_are_refused(self) -> None:
-        some = common.small()
-        folds = learn.folds_of(some.machine, 4)
-        for fold in range(4):
-            self.assertFalse(set(some.machine[folds == fold].tolist()) & set(some.machine[folds != fold].tolist()))
-            self.assertGreater(int((folds == fold).sum()), 0)
-        with self.assertRaisesRegex(Refused, "3 machines, and 4 groups"):
-            learn.folds_of(np.array(["a", "b", "c", "a"]), 4)
-
     def test_dead_channel_and_nan_are_found(self) -> None:
         some = common.small()
         for x, why in ((some.x * np.array([1, 0], np.float32), "not connected"), (np.where(some.x > 1, np.nan, some.x), "not finite")):

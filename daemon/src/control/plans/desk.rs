@@ -184,9 +184,9 @@ impl Control {
                 return self.report();
             }
         };
-        let (state, text, boot) = (CommandState::Running, String::new(), self.rules.boot.clone());
-        let issuer = plan.issuer.clone();
-        let known = Known { id: id.into(), kind: kind.into(), issuer, digest, state, text, boot, acked: false };
+        let (state, text, why) = (CommandState::Running, String::new(), String::new());
+        let (issuer, boot) = (plan.issuer.clone(), self.rules.boot.clone());
+        let known = Known { id: id.into(), kind: kind.into(), issuer, digest, state, text, why, boot, acked: false };
         self.memory.take(known, None);
         self.save(OnError::Stop(Stop::Start(id.into())));
         let (name, seq) = (&plan.name, plan.seq);
