@@ -36,6 +36,11 @@ pub const FRAME_TAKE: usize = 1;
 /// How long a full lane makes its producer wait before it sheds: 50 ms of 3 Mbaud are 15 kB, which the kernel's
 /// tty buffer (64 KiB) still holds.
 pub const LANE_PATIENCE: Duration = Duration::from_millis(50);
+/// Frames, and windows, may wait so long before a source that can be held back reads no more. What lies between a read and an answer
+/// under flood is then two of these, one read of 4 KiB, and one ring of the doorbell (64 × 40 µs): below 20 ms. At 25,000 windows/s,
+/// 100 of them wait, more than a ring takes: the worker always has one. Where the next stage hangs, the source reads 4 KiB after each
+/// `LANE_PATIENCE`: 860 rows/s of 95 bytes, of which a lane holds those of a worker's restart.
+pub const LANE_AGE: Duration = Duration::from_millis(4);
 
 /// A source without bytes emits a Tick at least this often, so that silence can be seen.
 pub const TICK: Duration = Duration::from_millis(100);

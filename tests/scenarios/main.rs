@@ -23,6 +23,7 @@ mod faults;
 mod feedback;
 mod field;
 mod fleet;
+mod flood;
 mod foreign;
 mod gpio;
 mod howto;

@@ -8,14 +8,21 @@
 //! Producers that must not delay one another have lots: each lot is a queue of its own, the consumer takes from them in
 //! turns, and a producer waits and sheds in its own lot alone. One lot may fill the whole lane; while it does, each other
 //! one still has its share of the bounds, so that all together hold less than twice the bounds.
+//!
+//! These bounds hold seconds of a fast sensor, for the time in which a consumer does not move. One that moves needs milliseconds: a
+//! producer that can be held back asks a `Watch` before it reads, so that a flood waits where it comes from.
+
+mod watch;
 
 use std::{
     collections::VecDeque,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Notify;
+
+pub use watch::Watch;
 
 /// What an item counts against the lane's byte bound.
 pub trait Weigh {
@@ -35,7 +42,8 @@ pub struct Bounds {
 }
 
 struct Lot<T> {
-    queue: VecDeque<T>,
+    /// With when each item came.
+    queue: VecDeque<(Instant, T)>,
     bytes: usize,
     /// Tasks of one lot put in one after the other, first come first served: else the one that is just running would take
     /// every place that becomes free, and starve the others.
@@ -59,6 +67,10 @@ struct State<T> {
     /// How often the consumer took something: a producer that waits sees by it whether the consumer moves.
     takes: u64,
     stuck: bool,
+    /// The consumer, and so many producers, wait for a condition. To wake no one is a system call too, and most items come where
+    /// no one waits.
+    is_awaited: bool,
+    waiting: usize,
 }
 
 struct Shared<T> {
@@ -72,7 +84,7 @@ struct Shared<T> {
 impl<T: Weigh> State<T> {
     fn pop(&mut self, lot: usize) -> Option<T> {
         let own = &mut self.lots[lot];
-        let item = own.queue.pop_front()?;
+        let (_, item) = own.queue.pop_front()?;
         own.bytes -= item.weight();
         self.bytes -= item.weight();
         self.items -= 1;
@@ -121,9 +133,12 @@ impl<T: Weigh> Shared<T> {
         state.bytes += item.weight();
         let own = &mut state.lots[lot];
         own.bytes += item.weight();
-        own.queue.push_back(item);
+        own.queue.push_back((Instant::now(), item));
+        let is_awaited = std::mem::take(&mut state.is_awaited);
         drop(state);
-        self.items.notify_one();
+        if is_awaited {
+            self.items.notify_one();
+        }
     }
 }
 
@@ -148,6 +163,8 @@ pub fn lane<T: Weigh>(bounds: Bounds) -> (Sender<T>, Receiver<T>) {
             receiver: true,
             takes: 0,
             stuck: false,
+            is_awaited: false,
+            waiting: 0,
         }),
         bounds,
         items: Condvar::new(),
@@ -176,15 +193,19 @@ impl<T: Weigh> Sender<T> {
         match lane.bounds.patience {
             None => {
                 while lane.full(&state, lot) {
+                    state.waiting += 1;
                     state = lane.space.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    state.waiting -= 1;
                 }
             }
             Some(patience) => {
                 while lane.full(&state, lot) && !state.stuck {
                     let takes = state.takes;
+                    state.waiting += 1;
                     let waited = lane.space.wait_timeout_while(state, patience, |s| lane.full(s, lot));
                     let (guard, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
                     state = guard;
+                    state.waiting -= 1;
                     state.stuck = timeout.timed_out() && state.takes == takes;
                 }
             }
@@ -254,8 +275,13 @@ impl<T: Weigh> Receiver<T> {
     /// Appends up to `most` waiting items to `into`; waits up to `wait` for the first.
     pub fn take(&self, into: &mut Vec<T>, most: usize, wait: Duration) -> Took {
         let lane = &*self.0;
-        let waited = lane.items.wait_timeout_while(lane.lock(), wait, |s| s.items == 0 && s.senders > 0);
-        let (mut state, _) = waited.unwrap_or_else(PoisonError::into_inner);
+        let mut state = lane.lock();
+        if state.items == 0 && state.senders > 0 && !wait.is_zero() {
+            state.is_awaited = true;
+            let waited = lane.items.wait_timeout_while(state, wait, |s| s.items == 0 && s.senders > 0);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state.is_awaited = false;
+        }
         if state.items == 0 {
             return if state.senders == 0 { Took::Closed } else { Took::Nothing };
         }
@@ -263,8 +289,11 @@ impl<T: Weigh> Receiver<T> {
         into.extend(std::iter::from_fn(|| state.next()).take(n));
         state.stuck = false;
         state.takes += 1;
+        let waiting = state.waiting;
         drop(state);
-        lane.space.notify_all();
+        if waiting > 0 {
+            lane.space.notify_all();
+        }
         lane.space_async.notify_waiters();
         Took::Some
     }

@@ -67,6 +67,16 @@ pub fn tty_overruns(tty: RawFd) -> Option<u64> {
     }
 }
 
+/// Whether the device behind a tty waits while nobody reads: that of a pseudo-terminal, and one of the USB class CDC ACM, whose bus has a
+/// flow control. A UART's bytes are lost. By the kernel's numbers of devices (its `devices.txt`).
+pub fn tty_waits(tty: RawFd) -> bool {
+    // SAFETY: `stat` is plain old data for which all zeroes is valid; the kernel fills it or leaves it; `tty` is only passed on.
+    unsafe {
+        let mut stat: libc::stat = std::mem::zeroed();
+        libc::fstat(tty, &raw mut stat) == 0 && matches!(libc::major(stat.st_rdev), 136..=143 | 166)
+    }
+}
+
 /// Takes the lock on an open file, unless another open of the same file has it. It is a lock of its own beside `flock`, which
 /// serial libraries use while they open, and ends with the last descriptor of this open (F_OFD_SETLK).
 pub fn lock_file(file: RawFd) -> bool {
@@ -409,6 +419,19 @@ mod tests {
         let (memory, fd) = SharedMemory::create(8192).expect("create");
         assert_eq!(nix::unistd::ftruncate(&fd, 0), Err(nix::errno::Errno::EPERM), "the daemon would end by SIGBUS");
         assert_eq!(memory.load(8188), 0);
+    }
+
+    #[test]
+    fn sensor_behind_a_pseudo_terminal_waits_and_one_behind_another_device_does_not() {
+        use nix::{fcntl::OFlag, pty};
+        use std::os::unix::fs::OpenOptionsExt;
+        let master = pty::posix_openpt(OFlag::O_RDWR | OFlag::O_NOCTTY).expect("a pty");
+        pty::grantpt(&master).expect("grant");
+        pty::unlockpt(&master).expect("unlock");
+        let path = pty::ptsname_r(&master).expect("name");
+        let slave = File::options().read(true).custom_flags(libc::O_NOCTTY).open(path).expect("slave");
+        assert!(tty_waits(slave.as_raw_fd()));
+        assert!(!tty_waits(File::open("/dev/null").expect("null").as_raw_fd()));
     }
 
     #[test]

@@ -328,6 +328,11 @@ impl Engine {
         }
     }
 
+    /// Windows to take from the lane at a time: those of one ring, so that the others wait where it is seen that they do.
+    pub fn appetite(&self) -> usize {
+        self.running.as_ref().map_or(1, |running| self.ring_most(self.took_us, running.slots()))
+    }
+
     fn ring(&mut self, running: &mut Running, sink: &mut dyn Sink, beat: &dyn Fn()) -> Result<(), Broken> {
         let deadline = self.deadline(running);
         self.calibrate(running, deadline, beat)?;

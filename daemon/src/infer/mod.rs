@@ -39,6 +39,12 @@ pub use error::InferError;
 pub use running::{Column, Launching, Outcome, Running};
 pub use runtime::find as find_runtime;
 pub use served::{Keeps, Served};
+#[cfg(test)]
+pub use {
+    fit::{Fit, Known},
+    served::Answered,
+    state::State,
+};
 
 use crate::{
     flow::{Sink, Stamp, Window, lane, lane::Took, verdict::Serving},
@@ -84,7 +90,7 @@ pub fn run(
             continue;
         }
         if engine.waiting() == 0 {
-            match windows.take(&mut taken, limits::SLOTS_MAX, engine.patience()) {
+            match windows.take(&mut taken, engine.appetite(), engine.patience()) {
                 Took::Closed => break,
                 Took::Nothing => {
                     engine.idle(&mut sink);

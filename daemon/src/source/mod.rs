@@ -42,6 +42,8 @@ pub struct Outlet {
     pub clock: Arc<Clock>,
     /// The frame lane.
     pub frames: lane::Sender<Arrival>,
+    /// Lanes that hold what is made of its frames, and that of its frames.
+    pub ahead: Vec<lane::Watch>,
     /// Where frames that had to be shed are counted.
     pub shed: Arc<dyn Fn(SourceId, u64) + Send + Sync>,
     /// Its sign of life: what it sends, a tick at least.
@@ -58,6 +60,13 @@ impl Outlet {
             if let Arrival::Frames(batch) = old {
                 (self.shed)(batch.source, batch.ranges.len() as u64);
             }
+        }
+    }
+
+    /// Waits while what was read of this source waits for too long behind it: for a source that loses nothing by it.
+    pub async fn clear(&self) {
+        for lane in &self.ahead {
+            lane.clear().await;
         }
     }
 

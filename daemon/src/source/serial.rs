@@ -1,7 +1,10 @@
 //! One tty: opened by path, exclusive, read in chunks; a hang-up closes it and it is
 //! opened again with jittered backoff, for ever. A device that speaks only when it is asked is asked here.
 
-use std::os::fd::AsRawFd;
+use std::{
+    os::fd::AsRawFd,
+    sync::atomic::{AtomicBool, Ordering::Relaxed},
+};
 
 use futures_util::FutureExt;
 use tokio::{
@@ -65,6 +68,8 @@ struct Reading<'a> {
     /// When bytes came last, while a part of a frame may wait.
     heard: Option<Instant>,
     overruns: Option<u64>,
+    /// What comes may wait in the kernel without a loss; and nothing asks for an answer in a time.
+    can_wait: bool,
     polling: Option<Polling<'a>>,
 }
 
@@ -72,6 +77,7 @@ impl<'a> Reading<'a> {
     fn new(port: SerialStream, settings: &'a Serial, outlet: &'a Outlet) -> Self {
         Self {
             overruns: sys::tty_overruns(port.as_raw_fd()),
+            can_wait: settings.poll.is_none() && sys::tty_waits(port.as_raw_fd()),
             port,
             path: &settings.path,
             outlet,
@@ -96,9 +102,18 @@ impl<'a> Reading<'a> {
                     None => std::future::pending().await,
                 }
             };
+            let (outlet, port, waits, held) = (self.outlet, &mut self.port, self.can_wait, AtomicBool::new(false));
+            let first = async {
+                if waits {
+                    held.store(true, Relaxed);
+                    outlet.clear().await;
+                    held.store(false, Relaxed);
+                }
+                port.read(&mut chunk).await
+            };
             tokio::select! {
                 biased;
-                first = self.port.read(&mut chunk) => {
+                first = first => {
                     match first.map_err(|why| why.to_string().to_lowercase()).and_then(|n| self.read_rest(&mut chunk, n)) {
                         Ok(n) => self.take(&chunk[..n]).await,
                         Err(why) => {
@@ -113,7 +128,7 @@ impl<'a> Reading<'a> {
                         return why;
                     }
                 }
-                _ = ticks.tick() => self.tick().await,
+                _ = ticks.tick() => self.tick(held.load(Relaxed)).await,
             }
         }
     }
@@ -145,8 +160,12 @@ impl<'a> Reading<'a> {
         self.outlet.send_cut(cut, stamp).await;
     }
 
-    async fn tick(&mut self) {
+    /// `held`: the port is not read now, so that nothing is heard of it.
+    async fn tick(&mut self, held: bool) {
         let stamp = self.outlet.clock.now();
+        if held {
+            self.heard = self.heard.map(|_| Instant::now());
+        }
         if self.heard.is_some_and(|at| at.elapsed() >= limits::FRAME_SILENCE) {
             self.heard = None;
             let cut = self.cutter.silent();
@@ -192,13 +211,14 @@ impl<'a> Reading<'a> {
         Ok(())
     }
 
-    /// Adds what is there beside the first `n` bytes: a tty hands out 4 KiB at a time. Nothing at all is a hang-up.
+    /// Adds what is there beside the first `n` bytes: a tty hands out 4 KiB at a time. Where the other side waits they may wait there:
+    /// what is read is late from then on. Nothing at all is a hang-up.
     fn read_rest(&mut self, chunk: &mut [u8], n: usize) -> Result<usize, String> {
         if n == 0 {
             return Err("hung up".into());
         }
         let mut n = n;
-        while n < chunk.len() {
+        while !self.can_wait && n < chunk.len() {
             match self.port.read(&mut chunk[n..]).now_or_never() {
                 Some(Ok(more)) if more > 0 => n += more,
                 // Not now, or the port failed after these bytes: they still count, and the next read meets the failure.

@@ -5,3 +5,6 @@ pub mod crew;
 mod retained;
 pub mod run;
 pub mod streams;
+
+#[cfg(test)]
+mod cost_tests;

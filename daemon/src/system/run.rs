@@ -63,7 +63,8 @@ pub async fn run(
     crew.task("runtime", |beat| async move { beat.during(std::future::pending()).await });
 
     // sources ─ frames ─▶ signal
-    let connect::Frames { lane: frames, shed, idle } = base.sources(&mut crew);
+    let connect::Windows { lanes: windows, groups } = base.windows();
+    let connect::Frames { lane: frames, shed, idle } = base.sources(&mut crew, &windows);
 
     // signal ─ windows ─▶ infer: a worker for each model
     let (store, damaged) = Store::open(state); // which bundle serves, of those installed
@@ -72,7 +73,7 @@ pub async fn run(
     let (desk, inbox) = rollout::desk(); // control ─ prove, offer, roll back ─▶ infer
     let mut rollout = Rollout::new(inbox);
     let (samples, finished) = base.samples(&mut crew)?; // windows that are kept, and pulls: asked by control
-    let windows = base.engines(&mut crew, &keeps, installed, &mut rollout, finished.as_ref())?;
+    base.engines(&mut crew, &keeps, groups, installed, &mut rollout, finished.as_ref())?;
     drop(finished);
     let tap = base.ring(&mut crew)?; // the last minute of all frames, for tapes of alarms
     base.signal(&mut crew, &keeps, (frames, shed), tap, windows)?;

@@ -302,6 +302,7 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
             source: SourceId(i as u16),
             clock: host.clock.clone(),
             frames: frames_tx.clone(),
+            ahead: Vec::new(),
             shed: Arc::new(|_, frames| {
                 tracing::warn!(frames, "write the tape: the disk is too slow: frames are dropped")
             }),

@@ -29,7 +29,7 @@ use crate::{
 pub use self::{
     disk::{keeps, times},
     ends::{ControlEnds, EdgeEnds, ends},
-    models::{engine, installed},
+    models::{Windows, engine, installed},
     outbox::setup as outbox_setup,
     signal::channel_alarms,
     sources::Frames,

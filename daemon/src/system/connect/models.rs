@@ -59,6 +59,14 @@ pub fn engine(
     }
 }
 
+/// Between the stage that makes windows and the engines.
+pub struct Windows {
+    /// By pipeline: where its windows go.
+    pub lanes: Vec<lane::Sender<Window>>,
+    /// By engine: its pipelines, and where their windows come.
+    pub groups: Vec<(Vec<usize>, lane::Receiver<Window>)>,
+}
+
 impl Base<'_> {
     /// What sends unsure windows of this pipeline to a larger model, if that is configured.
     fn escalation(&self, keeps: &Keeps, pipeline: usize) -> Option<Escalation> {
@@ -67,24 +75,32 @@ impl Base<'_> {
         Escalation::new(Parts { config, boot, stream, keep: keeps.escalation.clone(), meters, board }, pipeline)
     }
 
-    /// Starts a thread for each group; returns the lane of windows of each pipeline. A full lane waits 50 ms, then sheds its
-    /// oldest windows into the loss ledger.
-    pub fn engines(
-        &self,
-        crew: &mut Crew,
-        keeps: &Keeps,
-        installed: BTreeMap<String, Artifact>,
-        rollout: &mut Rollout,
-        samples: Option<&lane::Sender<Finished>>,
-    ) -> Result<Vec<lane::Sender<Window>>, Fatal> {
-        let mut lanes = BTreeMap::new();
-        for (i, group) in config::groups(self.config).into_iter().enumerate() {
+    /// Lanes of windows, one for each group. A full lane waits 50 ms, then sheds its oldest windows into the loss ledger.
+    pub fn windows(&self) -> Windows {
+        let (mut lanes, mut groups) = (BTreeMap::new(), Vec::new());
+        for group in config::groups(self.config) {
             let (sender, windows) = lane::lane(lane::Bounds {
                 items: limits::WINDOWS,
                 bytes: limits::WINDOW_LANE_BYTES,
                 patience: Some(limits::LANE_PATIENCE),
             });
             lanes.extend(group.iter().enumerate().map(|(lot, pipeline)| (*pipeline, sender.of_lot(lot))));
+            groups.push((group, windows));
+        }
+        Windows { lanes: lanes.into_values().collect(), groups }
+    }
+
+    /// Starts a thread for each group.
+    pub fn engines(
+        &self,
+        crew: &mut Crew,
+        keeps: &Keeps,
+        groups: Vec<(Vec<usize>, lane::Receiver<Window>)>,
+        installed: BTreeMap<String, Artifact>,
+        rollout: &mut Rollout,
+        samples: Option<&lane::Sender<Finished>>,
+    ) -> Result<(), Fatal> {
+        for (i, (group, windows)) in groups.into_iter().enumerate() {
             let shown = (&self.status.meters, &self.status.board);
             let mut setup = engine(self.host, self.config, self.table, &group, Some(keeps.clone()), shown);
             let served = std::mem::take(&mut setup.served).into_iter().map(|served| {
@@ -101,6 +117,6 @@ impl Base<'_> {
                 Ok(())
             })?;
         }
-        Ok(lanes.into_values().collect())
+        Ok(())
     }
 }

@@ -7,7 +7,7 @@ use std::{
 
 use super::{super::crew::Crew, Base};
 use crate::{
-    flow::{Arrival, SourceId, lane},
+    flow::{Arrival, SourceId, Window, lane},
     limits, source,
 };
 
@@ -22,8 +22,9 @@ pub struct Frames {
 }
 
 impl Base<'_> {
-    /// Starts the tasks. A full lane waits 50 ms and then sheds its oldest frames, counted. One that floods delays no other.
-    pub fn sources(&self, crew: &mut Crew) -> Frames {
+    /// Starts the tasks. A full lane waits 50 ms and then sheds its oldest frames, counted. One that floods delays no other, and where
+    /// it can be held back, it is while frames or windows of it are late. `windows[i]` takes the windows of pipeline `i`.
+    pub fn sources(&self, crew: &mut Crew, windows: &[lane::Sender<Window>]) -> Frames {
         let (sender, lane) = lane::lane(lane::Bounds {
             items: limits::FRAME_BATCHES,
             bytes: limits::FRAME_LANE_BYTES,
@@ -31,10 +32,18 @@ impl Base<'_> {
         });
         let (shed, lots) = (Shed::default(), self.config.lots());
         for (i, port) in self.config.sources.iter().enumerate() {
+            let source = SourceId(i as u16);
+            let frames = sender.of_lot(lots[i]);
+            let fed = self.config.pipelines.iter().zip(windows).filter(|(pipeline, _)| {
+                pipeline.channels.iter().any(|channel| self.config.channels[*channel].source == source)
+            });
+            let ahead = fed.map(|(_, lane)| lane.watch(limits::LANE_AGE, limits::LANE_PATIENCE));
+            let ahead = ahead.chain([frames.watch(limits::LANE_AGE, limits::LANE_PATIENCE)]).collect();
             let outlet = |beat| source::Outlet {
-                source: SourceId(i as u16),
+                source,
                 clock: self.host.clock.clone(),
-                frames: sender.of_lot(lots[i]),
+                frames,
+                ahead,
                 shed: shed.counter(),
                 beat,
             };
