@@ -43,8 +43,8 @@ pub fn alarm_states(config: &Config) -> Vec<(String, String)> {
     config.alarms.iter().map(|alarm| state(&alarm.name)).collect()
 }
 
-/// What stands for the device in topics and unique ids. Site and device may hold `-`: `_` and `-` cannot both be before the
-/// other, but `a-b`/`c` and `a`/`b-c` must differ, so the length of the site is part of it.
+/// The device in topics and unique ids. Site and device may hold `-`, and `a-b`/`c` must differ from `a`/`b-c`: the length of the
+/// site is part of it.
 fn node(config: &Config) -> String {
     let device = &config.device;
     format!("kl{}-{}-{}", device.site.len(), device.site, device.id)
