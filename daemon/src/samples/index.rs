@@ -109,6 +109,11 @@ impl Index {
         if labelled { LABELLED } else { window.class as usize }
     }
 
+    /// The window of this key.
+    pub fn get(&self, key: &Key) -> Option<&Window> {
+        self.windows.get(key)
+    }
+
     /// Adds a window, or replaces the one of this key.
     pub fn add(&mut self, key: Key, window: Window) {
         self.take_out(&key);

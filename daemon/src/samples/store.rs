@@ -17,7 +17,7 @@ use sha2::{Digest, Sha256};
 use super::{
     choose::Chosen,
     index::{Episode, Index, Key, Labelled, Window},
-    record::{self, Described, Head, hex},
+    record::{self, At, Described, Head, hex},
 };
 use crate::{
     flow::{
@@ -111,24 +111,28 @@ impl Store {
     pub fn add(&mut self, pipeline: &Described, chosen: &Chosen) {
         let Chosen { finished, class, around } = chosen;
         let (values, win) = record::values(&finished.window.values);
-        let around = around.as_ref().map(|(at, episodes)| (*at, episodes.as_slice()));
-        let names = (self.names.0.as_str(), self.names.1.as_str());
-        let head = record::window(names, pipeline, finished, (*class, &win), around);
-        let bytes = record::encode(&head, &values);
         let ms = finished.window.tag.last.wall_ms.map_or(0, |ms| ms.max(0) as u64);
-        let name = format!("w-{ms:014}-{}.kls", &win[..32]);
+        let key = (ms, format!("w-{ms:014}-{}.kls", &win[..32]));
+        let mut around = around.clone();
+        if self.index.get(&key).is_some_and(|kept| !is_news(kept, *class, &mut around)) {
+            return;
+        }
+        let names = (self.names.0.as_str(), self.names.1.as_str());
+        let lies = around.as_ref().map(|(at, episodes)| (*at, episodes.as_slice()));
+        let head = record::window(names, pipeline, finished, (*class, &win), lies);
+        let bytes = record::encode(&head, &values);
         let size = on_disk(bytes.len());
         let Some(leave) = self.index.room(*class, size, self.quota()) else {
             self.meters.samples.full.add(1);
             return;
         };
         self.evict(&leave);
-        let raised = matches!(around, Some((record::At::Raised, _)));
-        let episodes = around.map_or(Vec::new(), |(_, episodes)| episodes.to_vec());
+        let raised = matches!(around, Some((At::Raised, _)));
+        let episodes = around.map_or(Vec::new(), |(_, episodes)| episodes);
         let window = Window { win, class: *class, pipeline: pipeline.name.clone(), episodes, raised, bytes: size };
-        let written = self.free(size).and_then(|()| self.keep.save(&name, &bytes));
+        let written = self.free(size).and_then(|()| self.keep.save(&key.1, &bytes));
         if self.took(written.map_err(|why| why.to_string())) {
-            self.index.add((ms, name), window);
+            self.index.add(key, window);
         } else {
             self.meters.samples.disk.add(1);
         }
@@ -350,6 +354,17 @@ fn entry(name: &str, head: Head, bytes: u64) -> Option<Entry> {
 /// Bytes of a file of this length on the disk.
 fn on_disk(len: usize) -> u64 {
     (len as u64).div_ceil(limits::SAMPLES_BLOCK) * limits::SAMPLES_BLOCK
+}
+
+/// Whether a window that is kept already is kept for more when it is chosen once more; then `around` has all its episodes.
+fn is_news(kept: &Window, class: Kept, around: &mut Option<(At, Vec<Episode>)>) -> bool {
+    let new = around.iter().flat_map(|(_, episodes)| episodes).any(|of| !kept.episodes.contains(of));
+    if let Some((at, episodes)) = around {
+        episodes.retain(|of| !kept.episodes.contains(of));
+        episodes.splice(0..0, kept.episodes.iter().cloned());
+        *at = if kept.raised { At::Raised } else { *at };
+    }
+    new || class > kept.class
 }
 
 #[cfg(test)]

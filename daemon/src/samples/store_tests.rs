@@ -5,7 +5,7 @@ use serde_json::json;
 use super::*;
 use crate::{
     flow::{Clk, samples::Label},
-    samples::record::{At, tests::finished},
+    samples::record::tests::finished,
 };
 
 fn place(folder: &std::path::Path, max_bytes: u64) -> Place {
@@ -68,6 +68,28 @@ fn store_of_the_next_process_knows_what_this_one_wrote() {
     assert_eq!(state(&open(dir.path())), state(&store));
     let shown = &store.meters.samples;
     assert_eq!((shown.kept(), shown.dropped()), (4, 0));
+}
+
+#[test]
+fn window_that_is_chosen_for_several_reasons_keeps_the_weightiest_and_all_its_episodes() {
+    let of = |class, ids: &[&str], at| {
+        let episodes = ids.iter().map(|id| Episode { alarm: "high".into(), id: (*id).into() }).collect();
+        Chosen { finished: finished(2), class, around: (class == Kept::Alarm).then_some((at, episodes)) }
+    };
+    let uniform = || of(Kept::Uniform, &[], At::After);
+    let (first, second) = (|| of(Kept::Alarm, &["b-1"], At::Raised), || of(Kept::Alarm, &["b-2"], At::Before));
+    for order in [
+        vec![first(), of(Kept::Drift, &[], At::After), of(Kept::Escalated, &[], At::After), second(), uniform()],
+        vec![uniform(), second(), first(), of(Kept::Escalated, &[], At::After)],
+    ] {
+        let dir = tempfile::tempdir().expect("folder");
+        let mut store = open(dir.path());
+        order.iter().for_each(|chosen| store.add(&described(), chosen));
+        assert_eq!(store.index.counts(), [0, 0, 0, 1, 0]);
+        assert!(store.index.knows("b-1") && store.index.knows("b-2"), "{}", state(&store));
+        assert!(store.index.raised("high", Some("b-1")).is_some());
+        assert_eq!(state(&open(dir.path())), state(&store));
+    }
 }
 
 #[test]
