@@ -59,7 +59,7 @@ impl<T, E: fmt::Display> Context<T> for Result<T, E> {
 
 /// Defines errors of a room that its callers only pass on or show: a text that names the object and says why. Where a caller
 /// decides by the reason, the error is an enum instead.
-macro_rules! told {
+macro_rules! text_error {
     ($($(#[$doc:meta])* $name:ident;)+) => {$(
         $(#[$doc])*
         #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -85,4 +85,4 @@ macro_rules! told {
         }
     )+};
 }
-pub(crate) use told;
+pub(crate) use text_error;

@@ -44,6 +44,8 @@ pub const LANE_AGE: Duration = Duration::from_millis(4);
 
 /// A source without bytes emits a Tick at least this often, so that silence can be seen.
 pub const TICK: Duration = Duration::from_millis(100);
+// A source that is held back reads on after a patience, before its tick begins the wait again.
+const _: () = assert!(LANE_PATIENCE.as_millis() < TICK.as_millis());
 /// Reopening a port: 0.5–30 s, but the first retry comes within 0.5 s so that a short hang-up costs less than 1 s.
 pub const REOPEN_MIN: Duration = Duration::from_millis(250);
 /// Longest wait between two tries to open a port. A port that came back is noticed within 5 s at the latest.

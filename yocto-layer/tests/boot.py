@@ -110,7 +110,7 @@ def play(main, work, deploy, config, card):
             problems.append(f"start {n + 1}, slot {chosen[-1]}: {said[-200:]!r}")
         words = (f"root=PARTLABEL=rootfs-{chosen[-1].lower()} ", "init=/usr/lib/kentledge/preinit")
         if kernel and not all(word in kernel[1] for word in words):
-            problems.append(f"start {n + 1}: the kernel is told {kernel[1]}")
+            problems.append(f"start {n + 1}: the kernel's line names {kernel[1]}")
         copies.add(written(image, places["uboot-env"][0]))
         print(f"    start {n + 1}: slot {chosen[-1]}, {took:.0f} s, " + ("the kernel is started" if kernel else "no kernel"), flush=True)
     # Three starts each; then both are spent, and each gets its starts once more.

@@ -47,7 +47,7 @@ NEEDED = ["abseil-cpp", "duktape", "efibootmgr", "efivar", "flatbuffers", "googl
 MASK = r"^(?!.*/(%s)[_./]).*/(meta-openembedded/meta-(oe|python|networking)/(recipes|dynamic)|(external|dynamic-layers)/[a-z-]+/.*bbappend$)" % "|".join(
     [*NEEDED, "yocto-layer"])
 
-# A layer of which nothing is read is no fault then. And whoever adds a recipe to NEEDED has not to read all others again.
+# A layer of which nothing is read is no fault then. A recipe that is added to NEEDED does not make BitBake read all others again.
 UNREAD = f'BBMASK = "{MASK}"\nBB_HASHCONFIG_IGNORE_VARS:append = " BBMASK BB_NUMBER_PARSE_THREADS"\n' + "".join(
     f'BBFILE_PATTERN_IGNORE_EMPTY_{name} = "1"\n' for name in ("openembedded-layer", "meta-python", "networking-layer"))
 

@@ -22,7 +22,7 @@ use std::{
 
 use tokio::sync::Notify;
 
-pub use watch::Watch;
+pub use watch::{Watch, clear};
 
 /// What an item counts against the lane's byte bound.
 pub trait Weigh {

@@ -2,7 +2,7 @@
 
 use crate::model::error::BundleError;
 
-crate::error::told! {
+crate::error::text_error! {
     /// A model or ONNX Runtime cannot be used, or the worker failed; why.
     InferError;
 }

@@ -27,7 +27,7 @@ pub struct Discovery {
     pub payload: Value,
 }
 
-/// Everything that Home Assistant is told about this device; empty if that is not configured.
+/// All discovery messages of this device; empty if that is not configured.
 pub fn discovery(config: &Config) -> Vec<Discovery> {
     let Some(prefix) = &config.integrations.homeassistant else { return Vec::new() };
     let of = Of { config, prefix, node: node(config) };

@@ -4,7 +4,7 @@
 
 use crate::limits;
 
-/// What stands for the topic in one message.
+/// How one message names its topic.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Named {
     /// The topic alone.

@@ -1,6 +1,6 @@
-//! Why a broker is not reached, by who is no stage.
+//! Why a broker is not reached: for `kentledge-fleet`, which uses the client without the stage.
 
-crate::error::told! {
-    /// The broker cannot be reached, refuses, or cannot be told this packet; in words that say what to do.
+crate::error::text_error! {
+    /// The broker cannot be reached, refuses, or this packet cannot be sent to it; in words that say what to do.
     LinkError;
 }

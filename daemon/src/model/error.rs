@@ -1,6 +1,6 @@
 //! Why bundles, keysets and the store fail. Each names the object; the caller adds what follows.
 
-crate::error::told! {
+crate::error::text_error! {
     /// A bundle or a file of one (manifest, model, golden cases, baseline) is rejected, or cannot be read; why.
     BundleError;
     /// A keyset or a signature is rejected, or cannot be read; why.

@@ -27,7 +27,7 @@ use settings::Network;
 
 const LAYER: &str = "kentledge.toml";
 
-crate::error::told! {
+crate::error::text_error! {
     /// The file is not taken over; why. Nothing has changed.
     NotTaken;
 }

@@ -56,7 +56,7 @@ impl Blocks {
         self.skipping = false;
     }
 
-    /// Bytes that the end of a block takes at most, and the one before it.
+    /// The longest end of a block with the byte before it, in bytes.
     fn room(&self) -> usize {
         self.form.label.len() + 3 + self.form.check.bytes()
     }

@@ -65,9 +65,7 @@ impl Outlet {
 
     /// Waits while what was read of this source waits for too long behind it: for a source that loses nothing by it.
     pub async fn clear(&self) {
-        for lane in &self.ahead {
-            lane.clear().await;
-        }
+        lane::clear(&self.ahead).await;
     }
 
     /// Something went wrong that no frame can say.

@@ -123,7 +123,7 @@ pub struct Removed {
     pub beside: Vec<String>,
 }
 
-/// What other programs are told.
+/// Messages for other programs.
 fn beside(config: &Config, gone: Vec<String>) -> Beside {
     // The members without the braces: the link adds what depends on the connection.
     let members = |payload: serde_json::Value| {

@@ -6,6 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
+use futures_util::future::join_all;
 use tokio::{sync::Notify, time::timeout};
 
 use super::{Sender, Shared, Weigh};
@@ -46,15 +47,27 @@ impl<T: Weigh + Send + 'static> Sender<T> {
 }
 
 impl Watch {
+    fn is_late(&self) -> bool {
+        self.lane.is_late(self.lot, self.age)
+    }
+
     /// Waits while items wait for too long, as long as the consumer takes something within each patience. One that hangs slows the
     /// producer down and does not stop it.
     pub async fn clear(&self) {
         loop {
             let took = self.lane.took().notified();
-            if !self.lane.is_late(self.lot, self.age) || timeout(self.patience, took).await.is_err() {
+            if !self.is_late() || timeout(self.patience, took).await.is_err() {
                 return;
             }
         }
+    }
+}
+
+/// Waits for all of these at once: consumers that hang cost one patience together, which is less than a source's tick
+/// (`limits::TICK`), so that it reads on.
+pub async fn clear(watches: &[Watch]) {
+    if watches.iter().any(Watch::is_late) {
+        join_all(watches.iter().map(Watch::clear)).await;
     }
 }
 
@@ -109,5 +122,16 @@ mod tests {
         assert!(is_clear(&other).await);
         drop(consumer);
         assert!(is_clear(&patient).await, "and does not wait for a consumer that is gone");
+    }
+
+    #[tokio::test]
+    async fn many_consumers_that_hang_cost_one_patience_together() {
+        const PATIENCE: Duration = Duration::from_millis(50);
+        let lanes: Vec<_> = (0..100).map(|_| lane::<u32>(BOUNDS)).collect();
+        lanes.iter().for_each(|(producer, _)| producer.push(0, &mut Vec::new()));
+        tokio::time::sleep(AGE).await;
+        let watches: Vec<Watch> = lanes.iter().map(|(producer, _)| producer.watch(AGE, PATIENCE)).collect();
+        let waited = timeout(40 * PATIENCE, clear(&watches)).await;
+        waited.expect("a source that waits for them in turns would be asked for its tick before, and never read");
     }
 }
