@@ -38,9 +38,12 @@ pub const FRAME_TAKE: usize = 1;
 pub const LANE_PATIENCE: Duration = Duration::from_millis(50);
 /// Frames, and windows, may wait so long before a source that can be held back reads no more. What lies between a read and an answer
 /// under flood is then two of these, one read of 4 KiB, and one ring of the doorbell (64 × 40 µs): below 20 ms. At 25,000 windows/s,
-/// 100 of them wait, more than a ring takes: the worker always has one. Where the next stage hangs, the source reads 4 KiB after each
-/// `LANE_PATIENCE`: 860 rows/s of 95 bytes, of which a lane holds those of a worker's restart.
+/// 100 of them wait, more than a ring takes: the worker always has one. A stage that has not caught up after `LANE_PATIENCE` is slow
+/// or hangs: the source reads on at its full pace until it has, and the lanes' other bounds hold.
 pub const LANE_AGE: Duration = Duration::from_millis(4);
+/// So many windows at least wait in a flood: 32 in 4 ms are 8,000/s. A model of 10 ms beside a sensor of 100 Hz has one or two waiting,
+/// and its source is not held back.
+pub const LANE_LATE_WINDOWS: usize = 32;
 
 /// A source without bytes emits a Tick at least this often, so that silence can be seen.
 pub const TICK: Duration = Duration::from_millis(100);

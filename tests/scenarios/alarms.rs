@@ -61,7 +61,7 @@ fn three_alarms_on_channels_work_without_model_and_runtime_and_drive_a_line() {
         assert_eq!(end(&sub, "alarm.ack", id)["why"], "invalid");
     }
     // It is latched over a restart too.
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     lamp.wait(false, "stopped is safe");
     let daemon = site.run();
     lamp.wait(true, "raised from the start on");
@@ -92,7 +92,7 @@ fn three_alarms_on_channels_work_without_model_and_runtime_and_drive_a_line() {
     let of = |name: &str| alarms.as_array().and_then(|all| all.iter().find(|one| one["name"] == name)).cloned();
     assert_eq!(of("hot").map(|one| one["state"].clone()), Some(json!("normal")), "{alarms}");
     assert!(!daemon.own_log().to_lowercase().contains("onnx"), "{}", daemon.own_log());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn row_to_line_latency_of_a_channel_alarm_is_that_of_one_stage() {
         took[99].as_secs_f64() * 1e3
     ));
     assert!(took[50] < Duration::from_millis(200), "{took:?}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -141,7 +141,7 @@ fn channel_alarm_whose_values_are_bad_is_unknown_and_known_again() {
     tty.rows(n..n + 1, |i| format!("{i},10,0"));
     sub.wait_records("a/hot", 3);
     assert_eq!(phases(&sub, "hot"), ["raised", "unknown", "cleared"]);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -158,14 +158,14 @@ fn alarm_that_is_not_raised_is_unknown_too_while_no_model_serves() {
     assert!(unknown["level"].is_null() && unknown["raised_seq"].is_null(), "{unknown}");
     let late = std::thread::scope(|s| s.spawn(|| Sub::new(broker.port)).join().expect("late subscriber"));
     late.wait("the broker keeps it", |m| m.iter().find(|m| m.stream == "a/high" && m.retain).map(drop));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     std::fs::write(site.dir.path().join("mean.onnx"), rig::onnx::mean(&[1, 4, 2])).expect("write");
     let daemon = site.run();
     let mut tty = tty;
     tty.rows(0..10, |i| format!("{i},1,1"));
     sub.wait_records("a/high", 2);
     assert_eq!(phases(&sub, "high"), ["unknown", "cleared"]);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn audit_log_survives_kills_has_every_published_result_and_shows_an_edit() {
     let noted = format!("{}:{}", pulled["head"]["seq"], pulled["head"]["sha256"].as_str().expect("digest"));
     let done = rig::daemon::run(&["audit", "verify", &file.display().to_string(), "--head", &noted]);
     assert_eq!(done.code, Some(0), "{}{}", done.out, done.err);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // Another name in an entry.
     let log = site.state().join("audit/000000000001.jsonl");
     let text = fs::read_to_string(&log).expect("the log");
@@ -87,5 +87,5 @@ fn audit_log_survives_kills_has_every_published_result_and_shows_an_edit() {
     assert!(done.code == Some(1) && done.err.contains("was edited or is damaged"), "{}{}", done.out, done.err);
     let daemon = site.run();
     sub.wait_event("store.damaged", "was edited or is damaged");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -42,7 +42,7 @@ fn response_topic_outside_the_devices_answers_is_ignored() {
     assert_eq!(connections(&sub), 1, "one connection for all of it");
     assert_eq!(states(&sub, "ping", "deep"), ["accepted", "success"], "answered once");
     assert!(sub.messages().iter().all(|m| m.stream != "a/high"), "nothing is said in the alarm's name");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn answer_that_ends_the_connection_is_given_once() {
     sub.wait_records("m/raw", 50);
     assert!(connections(&sub) <= 2, "{} connections", connections(&sub));
     assert_eq!(states(&sub, "ping", "once"), ["accepted", "success"], "answered once");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn message_the_broker_closes_on_is_counted_as_lost_and_holds_up_nothing() {
     rows(&mut tty, 20..40);
     evil.wait_rows("m/raw", 40);
     assert_eq!(evil.connections(), so_far, "the connection holds from there");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn packet_above_the_brokers_maximum_is_split_and_a_single_record_above_it_counte
     eventually("it is logged", || (said() > 0).then_some(()));
     assert_eq!(said(), 1, "once");
     assert_eq!(connections(&sub), 2);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -133,7 +133,7 @@ fn message_refused_as_too_large_is_split_until_the_broker_takes_it() {
     // Some refusals until the size is found; each costs up to 5 s.
     within(Duration::from_secs(45), "all rows arrive", || sub.records("m/raw").len() == 2000);
     assert_eq!(lost(&sub, "packet_too_large") + lost(&sub, "closed_by_broker"), 0);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -146,12 +146,12 @@ fn sixteen_cohorts_are_subscribed_in_packets_of_eight_and_each_answer_is_looked_
     evil.wait_rows("m/raw", 50);
     assert_eq!((evil.filters().len(), evil.connections()), (21, 1));
     assert!(!daemon.log().contains("subscriptions"), "{}", daemon.log());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // A refusal in the first of three packets.
     let (evil, tty) = (Evil::start().with_filters_most(8).with_not_granted("_c-c1/"), Tty::default());
     let daemon = site(evil.port, &tty).with_device(&device).run();
     eventually("it is reported", || daemon.log().contains("the broker refuses 1 of 21 subscriptions").then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn keep_alive_of_0_keeps_the_connection_and_is_not_a_flood_of_pings() {
     evil.wait_rows("m/raw", 100);
     assert_eq!(evil.connections(), 1);
     assert!(evil.pings() <= 2, "{} pings", evil.pings());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -198,5 +198,5 @@ fn flood_beyond_the_receive_maximum_is_counted_and_reported_once() {
     assert_eq!(connections(&sub), 1);
     operator.plain("ping", "after", &json!({}));
     assert_eq!(end(&sub, "ping", "after")["state"], "success");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

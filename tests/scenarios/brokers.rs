@@ -29,7 +29,7 @@ fn broker_without_qos_1_and_retain_that_cuts_gets_every_row_and_is_asked_for_les
     assert_eq!(log.matches("the broker offers less").count(), 1, "{log}");
     assert!(log.contains("it acknowledges no message") && log.contains("it keeps no retained messages"), "{log}");
     assert!(evil.records("loss").is_empty());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn broker_that_takes_one_filter_at_a_time_gets_them_one_by_one_and_the_log_names
         "{log}"
     );
     assert!(!log.contains("another client connected"), "{log}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn second_broker_takes_over_where_the_first_is_gone_and_no_row_is_lost_between_t
     assert!(at_second.is_sorted(), "in the order they were made");
     let log = daemon.log();
     assert!(log.contains(&format!("connected broker=127.0.0.1:{}", second.port)), "{log}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -92,7 +92,7 @@ fn broker_in_a_websocket_behind_a_proxy_that_demands_a_topic_prefix_gets_every_r
     let filters = evil.filters();
     assert!(filters.len() == 5 && filters.iter().all(|f| f.starts_with("tenant/7/kl/plant/")), "{filters:?}");
     assert_eq!(evil.connections(), 1);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn topics_are_sent_as_numbers_where_the_broker_takes_aliases_and_again_whole_on_
     evil.wait_rows("m/raw", 1500);
     assert!(evil.aliased() > 0, "none of its messages had an alias alone");
     assert!(evil.records("loss").is_empty());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn real_broker_takes_every_row_by_websocket_and_by_websocket_in_tls() {
         from += 1000;
         sub.wait_records("m/raw", from as usize);
         assert!(!daemon.own_log().contains("connection lost"), "{}", daemon.own_log());
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
         sub.wait_state("offline");
         site = site.without(&mqtt);
     }

@@ -35,7 +35,7 @@ fn a_bundle_comes_by_mqtt_alone_is_proven_tried_and_kept_and_a_bad_one_is_rolled
     world.operator.chunks(&sha256, &bytes, 0..bytes.len() / 2, 1000);
     let half = world.site.state().join("models/incoming").join(&sha256);
     eventually("half of it is there", || (half.metadata().ok()?.len() as usize >= bytes.len() / 2).then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let daemon = world.run();
     let from = world.sub.wait("what is missing after the restart", |messages| {
         let seen = messages.iter().rev().find(|m| m.stream == format!("blob/{sha256}"))?;
@@ -61,14 +61,14 @@ fn a_bundle_comes_by_mqtt_alone_is_proven_tried_and_kept_and_a_bad_one_is_rolled
     world.settled(2);
     assert_eq!(world.slot_now()["model"], "mean@1.2.0");
     // What serves is the same after a start.
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let daemon = world.run();
     world.rows(10, 0);
     world.sub.wait("a prediction of the next process", |m| {
         let now = m.iter().rev().find(|m| m.stream == "p/x")?;
         (now.payload["lineage"]["slot"] == "a").then_some(())
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// A validly signed bundle that must not stay; returns how it ended and how long after the first bad window.
@@ -99,7 +99,7 @@ fn bad(name: &str, draft: &Draft, models: &str, expected: &str, words: &str) {
         let ended = end(&world.sub, "model.install", "again");
         assert!(ended["text"].as_str().is_some_and(|text| text.contains("failed here before")), "{ended}");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -169,7 +169,7 @@ fn a_raised_alarm_says_which_channel_drove_it() {
     let channels = &raised["explain"]["channels"];
     assert_eq!((&channels[0]["name"], &channels[1]["name"]), (&json!("b"), &json!("a")), "{raised}");
     assert!(channels[0]["drop"].as_f64() > Some(5.0) && channels[1]["drop"].as_f64() < Some(1.0), "{raised}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -189,7 +189,7 @@ fn a_model_that_says_itself_what_drove_its_score_is_believed() {
         Some(alarm.payload["data"][0]["explain"].clone())
     });
     assert_eq!(raised, json!({"by": "model", "channels": [{"name": "b", "drop": 90}, {"name": "a", "drop": 30}]}));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn a_prepared_bundle_with_a_baseline_is_quiet_on_its_own_rows_and_tells_drift_on
     assert_eq!(states(rows("other.csv", 60)), ["none", "drift"]);
     // And the device runs it.
     let daemon = world.run();
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -262,9 +262,9 @@ fn a_pipeline_waits_for_the_bundle_it_names_and_goes_on_waiting_when_a_bad_one_c
     let ended = world.rows_until_end("good", 0);
     assert_eq!(ended["state"], "success", "{ended}");
     assert_eq!(world.slot_now()["model"], "mean@1.2.0");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let daemon = world.run();
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -304,7 +304,7 @@ fn a_model_that_is_fitted_to_its_machine_learns_beside_the_one_before_and_no_win
     let predictions = world.sub.records("p/x");
     assert_eq!(predictions.iter().filter(|(p, _)| p["score"].is_null()).count(), 40);
     assert_eq!(world.slot_now()["model"], "mean@1.1.0");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -327,7 +327,7 @@ fn a_model_runs_beside_the_one_before_and_what_it_sees_otherwise_is_counted() {
     assert_eq!((&agreement["candidate"], &agreement["serving"]), (&json!("mean@1.2.0"), &json!("mean@1.1.0")));
     assert!(agreement["correlation"].as_f64().is_some_and(|r| r > 0.999), "50 more, always: {agreement}");
     world.settled(1);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -362,5 +362,5 @@ fn an_alarm_and_the_first_bad_sign_in_one_breath_cost_no_window() {
     assert!(daemon.is_alive(), "{}", daemon.log());
     // What is said of an alarm stands in its own record.
     assert!(world.sub.records("p/x").iter().all(|(p, _)| p.get("explain").is_none()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -67,7 +67,7 @@ fn the_interface_is_the_frozen_one_and_says_how_the_device_is() {
     ] {
         assert!(shown.out.contains(line), "{line} is not in\n{}", shown.out);
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let gone = daemon::run(&["status", "--bus", &bus.address()]);
     assert_eq!(gone.code, Some(1));
     assert!(gone.err.contains("ask the daemon") && gone.err.contains("is it running?"), "{}", gone.err);
@@ -144,7 +144,7 @@ fn a_subscriber_that_reads_nothing_stalls_nobody() {
     assert!(asked.elapsed() < Duration::from_secs(5));
     let _ = deaf.kill();
     let _ = deaf.wait();
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -170,5 +170,5 @@ fn a_reboot_is_asked_of_logind_once_and_never_again_by_the_next_start() {
     assert_eq!(end(&sub, "erase", "e-1")["state"], "success");
     assert_eq!(logind.reboots(), 2);
     assert!(site.state().join("erase.request").exists());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -83,7 +83,7 @@ fn steps_of_ten_years_lose_and_reorder_nothing() {
         .collect();
     assert!(clks.contains(&"\"unset\" true".into()), "ten years ago is before this program was built: {clks:?}");
     assert!(clks.iter().any(|clk| clk.ends_with(" false")), "{clks:?}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -110,7 +110,7 @@ fn a_start_in_1970_with_an_outage_loses_nothing_and_says_unset() {
         .map(|m| m.payload["seq"]["n"].as_u64().expect("n"))
         .sum();
     assert_eq!(unset, 500, "what was made without a time says so, and only that");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -133,5 +133,5 @@ fn tls_with_a_clock_that_cannot_be_right_waits_for_the_time() {
     assert!(!daemon.log().contains("certificate"), "it did not even try: {}", daemon.log());
     clock.set("+0");
     eventually("it connects once there is a time", || daemon.log().contains("connected broker=").then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -55,7 +55,7 @@ fn every_command_is_answered_with_what_became_of_it() {
     assert_eq!(why(&sub, "erase", "erase-1"), "invalid");
     operator.plain("shell", "shell-1", &json!({"run": "id"}));
     assert_eq!(why(&sub, "shell", "shell-1"), "unsupported");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn restart_ends_in_order_and_the_next_start_says_success() {
     let other = operator.command("restart", "p-0", &nonce(&sub), &json!({}));
     operator.send("pump-1/dn/cmd/restart/p-0", &other);
     assert_eq!(why(&sub, "restart", "p-0"), "repeated_id");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn a_captured_command_is_refused_also_as_another_type_for_another_device_or_coho
     let mut replayed = operator.inner("plant/pump-1", "restart", "l", &nonce(&sub), &json!({}));
     replayed["iseq"] = 1000.into();
     refused("l", &operator.sign(&replayed.to_string()), "replayed");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -165,7 +165,7 @@ fn a_retained_reboot_and_five_reconnects_are_no_reboot() {
     operator.plain("ping", "p", &json!({}));
     end(&sub, "ping", "p");
     assert!(!states(&sub, "reboot", "a").iter().any(|state| state == "accepted"));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -186,7 +186,7 @@ fn a_hundred_stale_commands_after_an_outage_all_expire() {
     for i in 0..100 {
         assert_eq!(end(&sub, "ping", &format!("s{i}"))["state"], "expired");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -210,7 +210,7 @@ fn without_a_trusted_clock_a_command_must_echo_the_nonce_of_this_connection() {
     assert_eq!(why(&sub, "log.pull", "b"), "nonce");
     operator.order(&sub, "log.pull", "c", &json!({}));
     assert_ne!(end(&sub, "log.pull", "c")["state"], "rejected");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -239,7 +239,7 @@ fn ten_thousand_commands_in_a_second_leave_sampling_alone() {
     sub.wait_event("commands.refused", "refused without an answer");
     operator.plain("ping", "after", &json!({}));
     assert_eq!(end(&sub, "ping", "after")["state"], "success");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -260,7 +260,7 @@ fn malformed_and_oversize_commands_are_refused_and_harm_nothing() {
     operator.plain("ping", "well", &json!({}));
     assert_eq!(end(&sub, "ping", "well")["state"], "success");
     assert!(states(&sub, "ping", "huge").is_empty());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -281,7 +281,7 @@ fn broadcasts_reach_the_site_and_the_cohort_and_old_clients_can_command() {
         assert_eq!(end(&sub, "ping", id)["state"], "success");
     }
     assert!(states(&sub, "ping", "c").is_empty());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -316,7 +316,7 @@ fn an_answer_goes_to_the_response_topic_with_its_correlation_data_once() {
         assert_eq!(ask(id, elsewhere), "", "only below the device's own up/_r/ is answered");
         assert_eq!(end(&sub, "ping", id)["state"], "success");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -362,5 +362,5 @@ fn verified_commands_are_answered_while_a_stranger_floods_and_takes_their_ids() 
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         pings.join().expect("pings");
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

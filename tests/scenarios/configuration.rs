@@ -47,7 +47,7 @@ fn a_stream_is_added_from_afar_and_stays() {
     assert_eq!(reported(&sub).payload["data"][0]["config"]["digest"], got["result"]["digest"]);
     operator.order(&sub, "config.set", "c-2", &set(STREAM));
     assert_eq!(end(&sub, "config.set", "c-2")["text"], "it is set already");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let daemon = site.run();
     tty.rows(100..200, |i| format!("{i},{i},1"));
     sub.wait_records("m/raw", 200);
@@ -55,7 +55,7 @@ fn a_stream_is_added_from_afar_and_stays() {
     operator.order(&sub, "config.set", "c-3", &set(""));
     assert_eq!(end(&sub, "config.set", "c-3")["state"], "success");
     assert_eq!(remote(&site), None);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -82,7 +82,7 @@ fn what_does_not_validate_or_may_not_be_set_from_afar_is_refused_with_every_prob
         assert!(end["text"].as_str().expect("text").contains(problem), "{end}");
     }
     assert_eq!(remote(&site), None);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_wrong_broker_is_put_back_within_confirm_s_and_nothing_is_lost() {
     assert_eq!(remote(&site), None);
     sub.wait_records("m/raw", 500);
     sub.wait_event("config.rolled_back", "not confirmed in time");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -124,12 +124,12 @@ fn another_broker_that_answers_is_confirmed_through_it() {
     assert_eq!(end(&there, "status", "s-1")["result"]["link"]["broker"], format!("127.0.0.1:{}", new.port));
     sub.wait_state("offline");
     there.wait_state("online");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // It stays over a restart.
     let daemon = site.run();
     there.wait_state("online");
     assert_eq!(remote(&site), Some(url));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// Changes and kills; whatever moment the kill meets, the old or the new one is in use, and the asker learns which.
@@ -174,7 +174,7 @@ fn a_kill_at_any_moment_of_a_change_leaves_the_old_or_the_new_one() {
     rig::measured(&format!(
         "kills while a configuration was changed: {kept} changes stayed, {back} were put back, 0 between"
     ));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// A wrong broker is on trial and the power fails: the device is back on the old one at its next start, whatever moment of
@@ -210,7 +210,7 @@ fn a_power_cut_at_any_moment_of_a_wrong_change_ends_on_the_old_broker() {
     rig::measured(&format!(
         "{cuts} power cuts while a wrong broker was set, {on_trial} of them with it on trial: back on the old one each time"
     ));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 fn desire(operator: &Operator, version: u64, toml: &str) {
@@ -261,7 +261,7 @@ fn the_desired_state_outlives_an_offline_spell_and_one_that_was_put_back_is_not_
     desire(&operator, 6, &wrong);
     let again = wait_reported(&sub, 6, "rejected");
     assert!(again["text"].as_str().expect("text").contains("put back before"), "{again}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -297,7 +297,7 @@ fn config_set_lists_what_it_drops_merges_on_request_and_reported_says_overridden
     assert_eq!(replaced["result"]["removed"], json!(["stream.one", "stream.two"]), "{replaced}");
     assert!(replaced["text"].as_str().expect("text").contains("2 removed: stream.one, stream.two"), "{replaced}");
     wait_reported(&sub, 1, "overridden");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let known = sub.messages().len();
     let daemon = site.run();
     // Also after a restart, and with the desired state at the broker.
@@ -305,7 +305,7 @@ fn config_set_lists_what_it_drops_merges_on_request_and_reported_says_overridden
         m[known..].iter().rev().find(|m| m.stream == "reported").map(|m| m.payload["data"][0].clone())
     });
     assert_eq!((&again["state"], &again["config"]["overridden"]), (&json!("overridden"), &json!(true)));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -330,7 +330,7 @@ fn remote_layer_that_names_the_devices_private_key_as_password_is_rejected_and_n
     }
     thief.set_nonblocking(true).expect("non-blocking");
     assert!(thief.accept().is_err(), "the device connected to it");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -352,7 +352,7 @@ fn a_remote_layer_that_does_not_validate_any_more_is_set_aside_and_the_daemon_st
     // It can be mended from afar.
     operator.order(&sub, "config.set", "c-1", &set(STREAM));
     assert_eq!(end(&sub, "config.set", "c-1")["state"], "success");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -362,7 +362,7 @@ fn a_device_that_was_told_nothing_names_itself_runs_and_says_what_it_lacks() {
     eventually("it runs", || daemon.log().contains("running").then_some(()));
     assert!(daemon.log().contains("this device has named itself"));
     let id = fs::read_to_string(site.state().join("identity/device-id")).expect("a name");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let mut daemon: Daemon = site.run();
     eventually("it runs", || daemon.own_log().contains("running").then_some(()));
     assert_eq!(fs::read_to_string(site.state().join("identity/device-id")).expect("a name"), id);

@@ -126,7 +126,7 @@ fn a_state_directory_serves_one_daemon() {
     let mut second = site.run();
     assert_eq!(second.wait(), Some(1));
     assert!(second.log().contains("another kentledge uses it"), "{}", second.log());
-    assert_eq!(first.stop(), Some(0));
+    first.stop_well();
 }
 
 #[test]
@@ -227,5 +227,5 @@ fn the_schemas_of_commands_and_the_daemon_agree_on_what_is_well_formed() {
     let inner = serde_json::from_str(sent["signed"].as_str().expect("inner")).expect("JSON");
     assert!(rig::schema::fits("dn.inner", &inner) && rig::schema::fits("dn.cmd", &json!({"id": "a"})));
     assert!(!rig::schema::fits("dn.cmd", &json!({"id": "A"})));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

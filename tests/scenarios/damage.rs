@@ -117,7 +117,7 @@ fn torn_and_delivered(what: &str, cases: usize, tear: impl Fn(&Path)) {
             let open = health["disk_ok"] == true && health["stored_records"] == 0;
             (open && health["uptime_s"].as_u64()? >= 1).then_some(())
         });
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
         let tally = feed.tally(&sub);
         let events = ["e/store.set_aside", "e/store.damaged"].iter().map(|kind| sub.records(kind).len()).sum::<usize>();
         (made, delivered, reports) = (made + tally.made, delivered + tally.delivered, reports + events);

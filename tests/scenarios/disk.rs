@@ -47,7 +47,7 @@ fn cuts(cuts: usize, on_one: bool) {
             broker.up();
             let daemon = site(broker.port, &tty, &disk).run();
             feed.drain(&mut tty, &sub, Duration::from_secs(30));
-            assert_eq!(daemon.stop(), Some(0));
+            daemon.stop_well();
             broker.stop();
         }
     }
@@ -95,7 +95,7 @@ fn the_ballast_keeps_the_outbox_writing_when_the_disk_is_full() {
     rig::measured(&format!("full disk, killed: {tally}"));
     tally.check();
     eventually("the ballast is there again", || disk.path().join("state/outbox/ballast").exists().then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -144,7 +144,7 @@ fn a_disk_full_to_the_last_byte_stops_neither_sampling_nor_alarms_and_is_used_ag
     });
     let lost: Vec<_> = sub.records("loss").into_iter().filter(|(entry, _)| entry["stream"] == "m/raw").collect();
     assert!(lost.iter().all(|(entry, _)| entry["reason"] == "gap" || entry["n"] == 0), "{lost:?}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn the_daemon_starts_on_a_full_disk_and_on_a_read_only_one() {
     sub.wait_records("m/raw", 900);
     fs::remove_file(filler).expect("space");
     feed.drain(&mut tty, &sub, Duration::from_secs(30));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     disk.read_only(true);
     let daemon = site.run();
     feed.give(&mut tty, &daemon, 500, Duration::from_secs(1));
@@ -176,7 +176,7 @@ fn the_daemon_starts_on_a_full_disk_and_on_a_read_only_one() {
     sub.wait_records("m/raw", n);
     disk.read_only(false);
     feed.drain(&mut tty, &sub, Duration::from_secs(30));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     feed.tally(&sub).check();
 }
 
@@ -218,7 +218,7 @@ fn flash(broker_up: bool, per_s: u64, how_long: Duration) -> Option<(u64, u64)> 
     feed.give(&mut tty, &daemon, per_s, how_long);
     nix::unistd::sync();
     let written = disk.written() - before;
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     Some((written, (feed.times.len() - first) as u64))
 }
 
@@ -314,6 +314,6 @@ fn disk_that_hangs_delays_no_alarm_no_output_and_no_watchdog() {
         turn(true);
     }
     eventually("it answers again", || daemon.own_log().contains("the disk answers again").then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     assert!(site.state().join("alarms/high").exists());
 }

@@ -54,7 +54,7 @@ fn outage(what: &str, rows: u64, per_s: u64, bytes: usize) {
         daemon.rss_kib(),
     ));
     assert!(rate >= 10.0 * per_s as f64, "{rate:.0} rows/s");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let records = sub.records("m/raw");
     for hist in [false, true] {
         let lane: Vec<u64> =
@@ -137,5 +137,5 @@ fn a_soak_leaves_memory_and_descriptors_where_they_were() {
     }
     assert!(most - least <= 4, "{fds:?}");
     within(Duration::from_secs(60), "all rows arrive", || sub.count("m/raw") == n);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

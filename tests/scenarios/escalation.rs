@@ -43,7 +43,7 @@ fn escalation_off_puts_no_byte_of_a_window_on_the_wire_and_on_never_more_than_it
     let daemon = run(&site, &sub);
     tty.rows(0..200, near);
     sub.wait_records("p/x", 197);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     assert!(off.sent() > 10_000, "{} bytes: the capture works", off.sent());
     assert_eq!((off.count(b"/up/x/"), off.count(b"KLX1"), off.publishes("/up/x/").len()), (0, 0, 0));
     assert!((0..197).all(|first| off.count(&window(first)) == 0), "no window's values");
@@ -62,7 +62,7 @@ fn escalation_off_puts_no_byte_of_a_window_on_the_wire_and_on_never_more_than_it
             (counted(metrics, "not_escalated_total{pipeline=\"x\",reason=\"budget\"}") > 10.0).then_some(())
         });
         assert_eq!(counted(metrics, "escalated_total{pipeline=\"x\"}"), if life == 0 { 3.0 } else { 0.0 });
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
     }
     let packets = on.publishes("/up/x/x");
     assert_eq!((packets.len(), on.count(b"KLX1")), (3, 3), "three an hour, also over a restart");
@@ -146,7 +146,7 @@ fn answer_in_time_is_published_and_raises_and_clears_the_alarm_and_any_other_is_
     eventually("it is late", || (came("late") == 1.0).then_some(()));
     assert_eq!((sub.records("a/high").len(), sub.records("p/x/cloud").len(), came("in_time")), (2, 2, 2.0));
     assert!(came("none") >= 2.0, "the first one had no answer either");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// A device, and when its rows were written and its predictions came.
@@ -219,6 +219,6 @@ fn escalation_is_beside_the_local_road_and_delays_no_prediction() {
     // A wait for the budget's write, or for an answer, would be seen in most windows.
     assert!(p50.1 < 2.0 * p50.0 + 5.0, "{p50:?}");
     for device in both {
-        assert_eq!(device.daemon.stop(), Some(0));
+        device.daemon.stop_well();
     }
 }

@@ -31,7 +31,7 @@ fn passes(what: What, errno: Errno) {
     rig::measured(&format!("{what:?} {errno} for 6 s, {met} errors: {tally}"));
     assert_eq!((tally.missing, tally.unbooked, tally.wrong), (0, 0, 0), "{tally:?}");
     assert!(sub.records("e/store.set_aside").is_empty(), "an error that passes is no damage");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn outbox_keeps_a_store_that_cannot_be_read_at_the_start() {
     feed.drain(&mut tty, &sub, Duration::from_secs(40));
     feed.tally(&sub).check();
     assert!(sub.records("e/store.set_aside").is_empty());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -108,5 +108,5 @@ fn alarms_do_not_wait_for_a_store_that_is_slow_to_open() {
         rows == (0..508).collect::<Vec<_>>()
     });
     assert!(sub.records("e/store.set_aside").is_empty());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

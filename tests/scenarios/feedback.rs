@@ -80,7 +80,7 @@ fn labels_that_come_while_a_candidate_runs_beside_count_into_its_agreement() {
     assert_eq!((&wrong["only_serving"], &right["both_anomaly"]), (&json!(0), &json!(0)), "{agreement}");
     let event = world.sub.wait_event("model.swapped", "labels the previous model was right on 0, and it on");
     assert!(event["text"].as_str().is_some_and(|text| text.contains(&format!("of {counted} labels"))), "{event}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// What a day of normal running would have taught, in the place of what so far was learnt.
@@ -110,7 +110,7 @@ fn labels_raise_a_learnt_threshold_within_its_bounds_and_it_stays_over_a_restart
     tty.rows(0..520, |i| format!("{i},1,{}", i % 7));
     let first = sub.wait_records("p/x", 516).pop().expect("a prediction").0;
     assert_eq!(first["threshold"], Value::Null, "nothing is learnt after {first}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     as_if_a_day_had_passed(&site);
 
     let daemon = site.run();
@@ -148,7 +148,7 @@ fn labels_raise_a_learnt_threshold_within_its_bounds_and_it_stays_over_a_restart
         messages.iter().rfind(|m| m.stream == "p/x").expect("a prediction").payload["lineage"]["cal"].clone()
     };
     let before = lineage(&sub);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 
     let daemon = site.run();
     let known = sub.records("p/x").len();
@@ -160,5 +160,5 @@ fn labels_raise_a_learnt_threshold_within_its_bounds_and_it_stays_over_a_restart
         (sub.records("p/x").len() > known).then_some(())
     });
     assert_eq!((threshold(), lineage(&sub)), (Some(20.0), before), "also after a restart");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -67,7 +67,7 @@ fn every_framing_and_decoder_reads_what_other_peoples_libraries_write() {
             records.iter().map(|(r, _)| (r["v"]["a"].as_f64().expect("a"), r["v"]["b"].as_f64().expect("b"))).collect();
         let wanted: Vec<(f64, f64)> = (0..300).map(|n| (f64::from(n) / 2.0, f64::from(-n))).collect();
         assert_eq!(values, wanted, "{kind}");
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
     }
 }
 
@@ -129,7 +129,7 @@ fn noise_cuts_and_hang_ups_cost_no_clean_frame_and_make_no_wrong_value() {
             got.len(),
             seen["refused"]
         ));
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
     }
 }
 
@@ -147,7 +147,7 @@ fn a_polled_device_is_asked_and_its_silence_is_named() {
         let (q, _) = sub.records("q/s").pop()?;
         (q["faults"]["no_answer"].as_u64()? >= 2).then_some(())
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 fn modbus(site: Site, how: &str) -> Site {
@@ -213,7 +213,7 @@ fn modbus_rtu_reads_several_devices_of_one_line_and_a_dead_one_holds_up_none() {
     line.plug_in();
     let before = sub.records("m/u").len();
     sub.wait_records("m/u", before + 3);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -236,7 +236,7 @@ fn modbus_tcp_reads_the_same_map() {
     let before = sub.records("m/u").len();
     sub.wait_records("m/u", before + 3);
     sub.wait_records("e/source.back", 1);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// A serial server passes RTU frames through a TCP port.
@@ -270,7 +270,7 @@ fn modbus_rtu_over_tcp_reads_values_that_need_a_scale_register_a_mask_or_bcd() {
     eventually("the hole is named", || {
         daemon.log().contains("holding register 100: illegal_data_address").then_some(())
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// Folders as Linux's documentation describes them; one of the readings goes away.
@@ -324,7 +324,7 @@ fn the_kernels_sensors_are_read_in_their_units() {
     eventually("an unreadable reading is reported", faults);
     let before = sub.records("m/c4").len();
     sub.wait_records("m/c4", before + 2);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]

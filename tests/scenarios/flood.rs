@@ -50,7 +50,7 @@ fn flood_waits_in_the_line_and_its_windows_are_served_while_they_are_young() {
         at(0.99)
     ));
     assert!(at(0.5) < 500.0, "{} ms", at(0.5));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// How old each record of a message was when it arrived, since its last row was read.

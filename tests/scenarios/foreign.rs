@@ -134,7 +134,7 @@ fn state_of_each_pipeline_is_carried_and_begins_again_at_a_gap_and_after_a_lost_
         assert!(firsts[..6].iter().all(|first| seen.contains(first)), "{seen:?}");
         assert!(near(&scores, &carried(&means(of, &seen), &[0, 3, began])), "{pipeline}: {seen:?} {scores:?}");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -156,7 +156,7 @@ fn calibration_of_a_channel_that_was_changed_is_discarded_with_the_reason() {
         assert_eq!(all[before].0["score"].is_null(), learns, "{}", daemon.own_log());
         assert_eq!(sub.count("a/odd"), 0);
         let log = daemon.own_log();
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
         log
     };
     run(&site, true);
@@ -235,6 +235,8 @@ fn candidate_with_a_state_begins_at_zeros_beside_the_serving_model_and_goes_on_w
         (!["accepted", "running"].contains(&last["state"].as_str().unwrap_or(""))).then_some(last)
     });
     assert_eq!(ended["state"], "success", "{ended}");
+    // It was said to serve for good after three windows of its own.
+    world.rows(12, 200);
     let (agreement, _) = world.sub.wait_records("q/shadow/x", 1).pop().expect("a record");
     let score = |of: &str, at: &str| agreement[of][at].as_f64().expect("a score");
     let lower = score("serving_score", "p10") - score("candidate_score", "p10");
@@ -256,7 +258,7 @@ fn candidate_with_a_state_begins_at_zeros_beside_the_serving_model_and_goes_on_w
         let mean = (first..first + 4).map(value).sum::<f64>() / 4.0;
         assert!(near(&[score(pair[1])], &[(score(pair[0]) + mean) / 2.0]), "{}", pair[1]);
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -306,5 +308,5 @@ fn bundle_with_a_state_is_proven_from_zeros_and_begins_again_after_a_model_on_tr
     let value = |i: u64| of(i) + ((i % 7) + (i % 5)) as f64 / 2.0;
     let begun = begun(&all, "mean@1.1.0", value);
     assert_eq!(begun, 2, "at the start, and after the model on trial");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

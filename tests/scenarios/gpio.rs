@@ -68,7 +68,7 @@ fn edges_are_counted_timed_and_told_lost_ones_named_and_a_storm_ends_in_sampling
         std::thread::sleep(Duration::from_millis(20));
         last(&sub, "m/counts").filter(|r| r["v"]["flow"].is_number()).map(drop)
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// A pump with an alarm that turns a lamp on.
@@ -154,7 +154,7 @@ fn an_alarm_turns_a_line_on_without_a_broker_and_whatever_ends_the_daemon_makes_
     lamp.wait(false, "off");
     give(&mut tty, 50);
     lamp.wait(true, "on");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let stopped = lamp.wait(false, "the stop makes it safe");
     rig::measured(&format!(
         "output: {:.1} ms after the first row was given, p50 of 100 changes {:.2} ms, the longest {:.1} ms; safe after SIGSTOP of the daemon {:.0} ms, kill -9 {:.1} ms, its stop {:.1} ms",
@@ -190,7 +190,7 @@ fn a_line_rests_for_its_time_and_its_safe_state_may_be_on() {
     // Alarms change every 150 ms; what is seen of 700 ms is skewed by a busy machine.
     assert!(!rested.is_empty() && rested.iter().all(|rest| *rest >= Duration::from_millis(250)), "{rested:?}");
     assert_eq!(lamp.is_on(), Some(false));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     lamp.wait(true, "safe is on");
 }
 
@@ -223,7 +223,7 @@ fn another_configuration_makes_no_lamp_flicker() {
     lamp.wait(true, "on");
     tty.rows(4..8, |i| format!("{i},0,0"));
     lamp.wait(false, "and it still follows");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -270,7 +270,7 @@ fn lines_that_are_no_longer_wanted_are_safe_and_let_go() {
     std::fs::remove_file(site.state().join("config/remote.toml")).expect("what was set remotely");
     let daemon = site.run();
     eventually("it is let go", || guard.pid().is_none().then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -287,7 +287,7 @@ fn a_line_that_cannot_be_had_is_told_and_costs_nothing_else() {
     });
     tty.rows(0..4, |i| format!("{i},50,50"));
     sub.wait_records("a/high", 1);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]

@@ -87,7 +87,7 @@ fn models_are_swapped_under_load_without_losing_or_doubling_a_window() {
         at(&after, 0.99),
         at(&after, 1.0)
     ));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// The state in which the slots are saved.
@@ -152,7 +152,7 @@ fn kill_9_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
         *ends.entry(state).or_default() += 1;
     }
     measured(&format!("{kills} kills: ended as {ends:?}; killed in {seen:?}"));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// Brings an install to its end from wherever it stands; `None` when the daemon died first.
@@ -198,7 +198,7 @@ fn kill_9_at_any_write_to_the_disk_during_an_install_leaves_the_old_or_the_new_m
     let mut world = World::new("trial_s = 0\ntrial_windows = 10\n");
     let daemon = world.run();
     let mut now = something_serves(&mut world);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let (mut killed, mut ends) = (0, BTreeMap::<String, usize>::new());
     for (round, (call, n)) in moments.iter().enumerate() {
         let (seq, id) = (round as u64 + 2, format!("{call}-{n}"));
@@ -235,7 +235,7 @@ fn kill_9_at_any_write_to_the_disk_during_an_install_leaves_the_old_or_the_new_m
         assert!(state != "success" || serves == new, "{id}: {state}, and {serves} serves");
         *ends.entry(state).or_default() += 1;
         now = serves;
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
     }
     measured(&format!(
         "{} moments, {killed} killed before the end: {ends:?}; old or new served each time",
@@ -269,7 +269,7 @@ fn a_power_cut_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
         world.rows_until_end(&format!("cut-{round}"), 0);
         copies.push((copy, before, format!("mean@1.{seq}.0"), round % 3 == 2));
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     for (copy, before, after, seen) in copies {
         let site = world.site.clone().with_state(&copy.path().join("state"));
         let found = rig::daemon::run(&["model", "list", "--config", &site.config().display().to_string()]);
@@ -287,7 +287,7 @@ fn a_power_cut_at_any_moment_of_an_install_leaves_the_old_or_the_new_model() {
         } else {
             old += 1;
         }
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
     }
     measured(&format!("{cuts} power cuts: {old} on the old model, {new} on the new one, none without"));
 }
@@ -315,18 +315,18 @@ fn an_older_bundle_is_refused_also_after_data_was_wiped_or_an_old_state_was_put_
         assert!(ended["text"].as_str().is_some_and(|text| text.contains("not above")), "{ended}");
     };
     refused(&mut world, "three", &three);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // One copy of the state as it was before.
     fs::write(state.join("high.json"), old_state).expect("write");
     let daemon = world.run();
     refused(&mut world, "three-again", &three);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // Everything wiped: what the read-only root brings is still the floor.
     fs::remove_dir_all(world.site.state()).expect("wipe");
     let daemon = world.run();
     refused(&mut world, "older", &older);
     assert_eq!(world.slot_now()["slot"], "factory");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -346,7 +346,7 @@ fn two_clean_models_and_a_way_back_by_command() {
     world.settled(1);
     let listed = daemon::run(&["model", "list", "--config", &world.site.config().display().to_string()]);
     assert!(listed.out.contains("1.3.0, sequence 3, steady  <- serves"), "{}", listed.out);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -371,11 +371,11 @@ fn a_model_that_dies_again_and_again_after_its_trial_gives_way_to_the_one_before
     }
     measured(&format!("a crashing model is left after {:.1} s", began.elapsed().as_secs_f64()));
     assert!(daemon.is_alive());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // And not started again by the next process.
     let daemon = world.run();
     assert!(daemon.own_log().contains("factory) on cpu"), "{}", daemon.own_log());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -396,7 +396,7 @@ fn the_channels_word_goes_out_of_date_aloud_and_an_older_word_is_not_believed() 
     let stale = |word: &str| daemon.own_log().contains(word);
     assert!(stale("out of date"));
     send(&word(3, 3600));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -418,10 +418,10 @@ fn a_keyset_follows_by_command_and_a_revoked_key_installs_nothing() {
     assert_eq!(end(&world.sub, "keyset.update", "good")["state"], "success");
     let old = world.maker.bundle(&Draft::mean(2));
     assert!(try_install(&mut world, "old", &old)["text"].as_str().is_some_and(|text| text.contains("no key")));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // The next process believes the same keys.
     let daemon = world.run();
     let new = fresh.bundle(&Draft::mean(3));
     assert_eq!(try_install(&mut world, "new", &new)["state"], "success");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -69,5 +69,5 @@ fn instruments_that_say_what_a_value_means_are_understood() {
     assert!(times.windows(2).all(|pair| (400_000..6_000_000).contains(&(pair[1] - pair[0]))), "{times:?}");
     let (q, _) = sub.records("q/bearing").pop().expect("quality");
     assert_eq!((&q["gaps"], &q["refused"]), (&0.into(), &serde_json::json!({})), "{q}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

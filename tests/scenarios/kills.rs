@@ -46,7 +46,7 @@ fn kills(broker_is: Broker, kills: usize) {
     let daemon = site.run();
     eventually("the port is open", || daemon.log().contains("connected broker").then_some(()));
     feed.drain(&mut tty, &sub, Duration::from_secs(60));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let tally = feed.tally(&sub);
     let word = ["up", "down", "flapping"][broker_is as usize];
     rig::measured(&format!("{kills} kills, broker {word}: {tally}"));

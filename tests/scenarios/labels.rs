@@ -355,7 +355,7 @@ fn answered_labels_their_windows_and_the_audit_log_survive_kills() {
     let daemon = site.run();
     load.all_is_there();
     load.said("kills");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -385,5 +385,5 @@ fn answered_labels_their_windows_and_the_audit_log_survive_power_cuts() {
     operator.plain("status", "s-1", &json!({}));
     let status = operator::end(&sub, "status", "s-1")["result"].clone();
     assert_eq!(status["samples"]["damaged"], 0, "a power cut damages nothing");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -127,5 +127,5 @@ fn lines_of_each_kind_are_read_as_configured_and_what_is_uncertain_is_bad() {
     refused("summed", "checksum");
     refused("monitor", "checksum");
     refused("dated", "clock");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

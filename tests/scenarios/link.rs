@@ -31,7 +31,7 @@ fn a_broker_that_forgets_sessions_and_cuts_gets_every_row() {
         evil.cut();
     }
     evil.wait_rows("m/raw", 1500);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -47,7 +47,7 @@ fn only_a_good_answer_counts_as_delivered() {
     assert!(evil.rows("m/raw", true).len() < evil.rows("m/raw", false).len(), "some were refused");
     evil.behave(Manner::Good);
     evil.wait_rows("m/raw", 200);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn what_a_broker_will_never_take_is_in_the_ledger_and_holds_up_nothing() {
     assert_eq!(evil.connections(), 1);
     let lines = daemon.log().lines().filter(|line| line.contains("ERROR") || line.contains("WARN")).count();
     assert!(lines <= 3, "said once and counted, not a line for each message: {lines}\n{}", daemon.log());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -91,7 +91,7 @@ fn a_receive_maximum_of_one_is_obeyed_by_live_data_and_backlog() {
     rows(&mut tty, 3000..4000);
     evil.wait_rows("m/raw", 4000);
     assert_eq!(evil.in_flight_most(), 1, "never a second one before the first was answered");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn answers_out_of_order_hold_up_nothing() {
         assert_eq!(evil.connections(), 1, "receive maximum {receive_max}");
         let together = evil.in_flight_most();
         assert!((2..=usize::from(receive_max)).contains(&together), "{together} at once of {receive_max}");
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
     }
 }
 
@@ -128,7 +128,7 @@ fn a_broker_that_answers_pings_and_nothing_else_is_left_and_gets_it_all_later() 
     eventually("it says why", || daemon.log().contains("the broker does not acknowledge").then_some(()));
     evil.behave(Manner::Good);
     evil.wait_rows("m/raw", 200);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -167,7 +167,7 @@ fn a_half_open_connection_is_noticed_within_35_s_at_keep_alive_15() {
                     rows.dedup();
                     rows.len() as u64 == n
                 });
-                assert_eq!(daemon.stop(), Some(0));
+                daemon.stop_well();
             });
         }
     });
@@ -203,7 +203,7 @@ fn short_connections_without_a_reason_are_reported_and_taken_for_no_twin() {
     within(Duration::from_secs(40), "all rows arrive", || sub.records("m/raw").len() == 200);
     assert!(sub.records("e/link.twin").is_empty(), "the broker did not say so");
     drop(twin);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -219,7 +219,7 @@ fn a_broker_that_names_the_twin_is_believed_at_once() {
     within(Duration::from_secs(40), "ours is back", || !evil.records("e/link.twin").is_empty());
     assert_eq!(evil.connections(), 2);
     evil.wait_rows("m/raw", 100);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -244,7 +244,7 @@ fn alarms_and_live_data_overtake_the_backlog_on_a_slow_wire() {
     assert!(live < 15_000, "they did not wait for the backlog: {live} rows before them");
     cable.set(Wire::Passes);
     sub.wait_records("m/raw", 20_200);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -259,5 +259,5 @@ fn a_frozen_broker_is_left_and_gets_everything_when_it_is_back() {
     within(Duration::from_secs(20), "it is noticed", || daemon.log().contains("no connection"));
     broker.signal(Signal::SIGCONT);
     within(Duration::from_secs(30), "all rows arrive", || sub.records("m/raw").len() == 600);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -54,6 +54,6 @@ fn channels_are_published_without_a_pipeline_and_without_onnx_runtime() {
     let meta = sub.wait("meta", |m| m.iter().find(|m| m.stream == "meta/summary").cloned());
     assert_eq!((&meta.payload["channels"]["a"]["unit"], &meta.payload["interval_ms"]), (&"bar".into(), &1000.into()));
     // The open interval is closed by the stop, so that nothing of it is lost.
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     assert_eq!(sub.wait_records("m/summary", 5).len(), 5);
 }

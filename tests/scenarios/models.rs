@@ -15,7 +15,7 @@ fn refused(bytes: &[u8], why: &str) {
     tty.rows(0..20, |i| format!("{i},1,1"));
     sub.wait_records("m/raw", 20);
     assert!(daemon.is_alive());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -52,7 +52,7 @@ fn a_missing_onnx_runtime_is_answered_with_the_command_that_gets_it() {
     assert!(event["text"].as_str().is_some_and(|t| t.contains("onnxruntime==1.31.1")), "{event}");
     tty.rows(0..20, |i| format!("{i},1,1"));
     sub.wait_records("m/raw", 20);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_model_of_integers_with_a_static_parameter_and_a_model_with_two_outputs_run(
     // The model wants channels first: four times `a`, then four times `b`.
     assert_eq!(two[0].0["out"]["twice"], serde_json::json!([0, 2, 4, 6, 20, 20, 20, 20]));
     assert!(two[0].0["win"].as_str().is_some_and(|w| w.starts_with("sha256:")));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -103,14 +103,14 @@ fn a_calibration_is_learnt_once_and_kept_across_restarts() {
     };
     let (learnt, threshold) = (lineage(&sub), predictions[400].0["threshold"].clone());
     assert!(learnt.as_str().is_some_and(|cal| cal.starts_with("sha256:")));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 
     let daemon = site.run();
     sub.wait_event("boot", "version");
     tty.rows(420..440, row);
     let after = sub.wait_records("p/p", 402);
     assert_eq!((lineage(&sub), after[401].0["threshold"].clone()), (learnt, threshold));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]

@@ -62,8 +62,8 @@ fn home_assistant_is_told_of_each_entity_and_of_alarms_and_all_is_removed_when_i
     fs::write(&file, all.iter().map(|one| format!("{one}\n")).collect::<String>()).expect("write");
     let script = rig::root().join("tests/onward/check_homeassistant.py");
     passed(&Done::from(Command::new("python3").arg(script).arg(&file).output().expect("python3")));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let daemon = site.run();
     eventually("nothing is kept", || kept(&broker).is_empty().then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -29,7 +29,7 @@ fn a_broker_that_is_not_there_yet_gets_everything_later_marked_as_history() {
     assert_eq!(rows(&sub), (0..2000).collect::<Vec<_>>());
     let hist = sub.records("m/raw").iter().filter(|(_, hist)| *hist).count();
     assert!(hist > 1000, "most of it was kept during the outage: {hist}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -57,7 +57,7 @@ fn an_outage_in_the_middle_loses_nothing_and_keeps_each_lane_in_order() {
             .collect();
         assert!(seqs.windows(2).all(|w| w[0] < w[1]), "hist {lane}: in order");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -81,7 +81,7 @@ fn a_daemon_that_is_killed_in_an_outage_still_has_what_it_had_stored() {
     seqs.sort_unstable();
     seqs.dedup();
     assert_eq!(seqs.len(), 1100, "no sequence number is used twice");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -93,12 +93,12 @@ fn a_stop_in_an_outage_keeps_what_was_not_sent() {
     let daemon = site.run();
     eventually("the port is open", || daemon.log().contains("serial port open").then_some(()));
     daemon.read_rows(&mut tty, 0..300, |i| format!("{i},{i},0"));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     broker.up();
     let daemon = site.run();
     sub.wait_records("m/raw", 300);
     assert_eq!(rows(&sub), (0..300).collect::<Vec<_>>());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -115,7 +115,7 @@ fn a_frozen_broker_is_survived() {
     broker.signal(Signal::SIGCONT);
     sub.wait_records("m/raw", 600);
     assert_eq!(rows(&sub), (0..600).collect::<Vec<_>>());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn an_alarm_that_cleared_in_an_outage_is_not_left_raised_at_the_broker_by_its_ol
     eventually("the model serves", || daemon.log().contains("serving").then_some(()));
     tty.rows(0..20, |i| format!("{i},50,50"));
     eventually("the alarm is raised", || daemon.log().contains(" raised: ").then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // The next start knows that it is raised, and sees it clear: that record is sent first.
     let daemon = site.run();
     eventually("the model serves again", || daemon.own_log().contains("serving").then_some(()));
@@ -136,7 +136,7 @@ fn an_alarm_that_cleared_in_an_outage_is_not_left_raised_at_the_broker_by_its_ol
     eventually("the alarm clears", || daemon.own_log().contains(" cleared: ").then_some(()));
     broker.up();
     sub.wait_records("a/high", 2);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let late = std::thread::scope(|s| s.spawn(|| Sub::new(broker.port)).join().expect("late"));
     late.wait_state("offline");
     let kept: Vec<_> = late.messages().into_iter().filter(|m| m.stream.starts_with("a/")).collect();
@@ -201,5 +201,5 @@ fn live_and_hist_records_are_each_in_order_and_the_example_consumer_merges_them(
     assert!(place(8001) < place(8000), "live rows overtake the backlog: between the two there is no order");
     eventually("the consumer has them all", || (follow.seqs().len() == 8100).then_some(()));
     assert_eq!(follow.seqs(), (1..=8100).collect::<Vec<_>>(), "in one order, each once");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -125,7 +125,7 @@ fn plan_installs_a_model_at_the_gate_of_its_wave_and_forged_ones_are_rejected_wi
     wait_for(&world, "mean", "success", "");
     let states = states(&world.sub, "model.install", "_plan.mean.1");
     assert_eq!(states.first().map(String::as_str), Some("accepted"), "{states:?}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -160,5 +160,5 @@ fn halted_plan_starts_neither_at_its_gate_nor_after_a_kill_until_a_signed_resume
     assert!(states(&world.sub, "model.install", "_plan.mean.1").is_empty());
     planner.send("_all/dn/halt/mean", &planner.sign(&resume("planner").to_string()));
     wait_for(&world, "mean", "running", "");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

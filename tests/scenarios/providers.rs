@@ -58,7 +58,7 @@ fn a_delegate_runs_its_part_and_the_placement_says_which() {
     });
     assert!(placement["OpenVINOExecutionProvider"].as_u64() > Some(0), "{placement}");
     assert!(placement["CPUExecutionProvider"].as_u64() > Some(0), "{placement}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -75,7 +75,7 @@ fn a_delegate_answers_as_the_processor_does() {
         let scores: Vec<f64> =
             sub.wait_records("p/x", 47).iter().map(|(p, _)| p["score"].as_f64().expect("score")).collect();
         assert_eq!(lineage(&sub)["provider"], provider);
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
         scores
     };
     let (on_cpu, on_delegate) = (run("cpu"), run("openvino"));
@@ -96,14 +96,14 @@ fn a_required_provider_that_is_missing_is_refused_aloud_and_a_preferred_one_is_p
     let event = sub.wait_event("model.failed", "cuda: ");
     assert!(event["text"].as_str().is_some_and(|text| text.contains("openvino: ")), "{event}");
     assert_eq!(daemon.workers().len(), 0, "nothing runs on the processor instead");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 
     let daemon = device(&tty, broker.port, &model, "providers = [\"cuda\"]\n").run();
     sub.wait_event("model.serving", "passed over cuda");
     tty.rows(0..20, |i| format!("{i},1,1"));
     sub.wait_records("p/x", 17);
     assert_eq!(lineage(&sub)["provider"], "cpu");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -128,7 +128,7 @@ fn a_plugin_runs_nodes_or_is_refused_and_none_from_outside_the_image_is_loaded()
     });
     measured(&format!("plugin: {word}"));
     assert!(word.contains("OpenVINOExecutionProvider") || word.contains("finds no device"), "{word}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // In a release only the image's own folders count.
     let release = Site::offline().with_models(&table);
     let done = daemon::run(&["check", "--config", &release.config().display().to_string()]);

@@ -49,7 +49,7 @@ fn a_spike_a_stuck_value_a_repeat_and_a_step_back_have_their_names() {
     assert_eq!(seen["duplicates"], 1, "{seen}");
     assert_eq!(seen["backward"], 1, "{seen}");
     assert_eq!(seen["gaps"], 3, "{seen}: the step back, the gap, the older number");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -71,7 +71,7 @@ fn what_is_held_is_held_for_its_rows_and_the_window_says_so() {
         .collect();
     assert!(by_last.contains(&(6, 0.5)) && by_last.contains(&(10, 1.0)), "{by_last:?}");
     assert!((14..18).all(|last| by_last.iter().all(|(n, _)| *n != last)), "{by_last:?}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -108,7 +108,7 @@ fn a_wrong_baud_is_named_and_so_is_noise() {
     until("ok", true, false);
     let seen = sub.records("q/s");
     assert!(seen.iter().any(|(q, _)| q["noise"].as_f64() == Some(1.0)), "{seen:?}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// Third-party recordings: gaps of up to 247 s in shared/data/skab, one time stamp that goes back in nab.
@@ -184,7 +184,7 @@ fn an_alarm_saves_its_tape_and_the_tape_plays_the_same_again() {
     let tape = eventually("the tape", || {
         std::fs::read_dir(&folder).ok()?.flatten().map(|e| e.path()).find(|p| p.extension() == Some("tape".as_ref()))
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let config = site.config();
     let play = || {
         let done =
@@ -239,7 +239,7 @@ fn a_hundred_cycles_of_the_plug_under_load_cost_nothing_that_stays() {
         back.as_secs_f64()
     ));
     assert!(fds_end <= fds + 2 && rss_end < rss + 2048 && back < std::time::Duration::from_secs(5));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]

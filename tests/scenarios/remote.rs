@@ -215,7 +215,7 @@ fn the_log_is_pulled_by_unit_time_and_priority() {
         operator.order(&sub, "log.pull", id, &json!({"unit": unit}));
         assert_eq!(rig::operator::end(&sub, "log.pull", id)["why"], "malformed");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -228,7 +228,7 @@ fn a_device_takes_over_its_provision_file_once_and_a_bad_one_is_told() {
     fs::write(&file, "site = \"plant\"\n[broker]\nurl = \"https://nowhere\"\n").expect("write");
     let daemon = site.run();
     eventually("it says what is wrong", || daemon.log().contains("mqtt.url: must be `mqtts://HOST").then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     assert!(file.exists(), "it stays to be mended");
     let good = format!(
         "site = \"plant\"\ndevice = \"pump-9\"\nauthorized_keys = [\"ssh-ed25519 {} me\"]\nntp = [\"ntp.example\"]\n\
@@ -245,7 +245,7 @@ fn a_device_takes_over_its_provision_file_once_and_a_bad_one_is_told() {
     eventually("what is the image's is left to it", || {
         daemon.log().contains("authorized_keys are not taken").then_some(())
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -272,7 +272,7 @@ fn metrics_are_clean_their_names_documented_and_the_dashboards_queries_resolve()
     let out = check.output().expect("python3");
     assert!(out.status.success(), "{}{}", String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
     rig::measured(String::from_utf8_lossy(&out.stdout).trim());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -313,5 +313,5 @@ fn device_with_its_own_certificate_cannot_take_over_the_session_of_another() {
     }
     let daemon = site.run();
     assert_eq!(heard.end("ping", "waits")["state"], "success");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -21,7 +21,7 @@ fn what_was_recorded_is_replayed_to_the_byte_each_time() {
     tty.rows(0..500, |i| format!("{i},{},{}", i % 23, i % 17));
     tty.write(b"garbage\n");
     recorder.read_rows(&mut tty, 510..600, |i| format!("{i},{},1", if (550..560).contains(&i) { 90 } else { 1 }));
-    assert_eq!(recorder.stop(), Some(0));
+    recorder.stop_well();
 
     let play = || daemon::run(&["replay", tape.to_str().expect("path"), "--config", &config]);
     let (first, second) = (play(), play());
@@ -50,7 +50,7 @@ fn a_torn_tape_plays_up_to_the_tear_and_a_damaged_one_is_an_error() {
     let recorder = site.spawn(&mut command);
     eventually("the port is open", || recorder.log().contains("serial port open").then_some(()));
     recorder.read_rows(&mut tty, 0..100, |i| format!("{i},1,1"));
-    assert_eq!(recorder.stop(), Some(0));
+    recorder.stop_well();
     let whole = fs::read(&tape).expect("tape");
     let play = |bytes: &[u8]| {
         fs::write(&tape, bytes).expect("write");
@@ -184,7 +184,7 @@ fn the_tape_of_an_alarm_plays_with_the_calibration_that_raised_it() {
     eventually("a model serves", || learns.own_log().contains("serving").then_some(()));
     tty.rows(0..40, |i| format!("{i},{},{}", i % 3, i % 2));
     eventually("calibrated", || learns.own_log().contains("calibrated").then_some(()));
-    assert_eq!(learns.stop(), Some(0));
+    learns.stop_well();
 
     let daemon = site.run();
     eventually("a model serves", || daemon.own_log().contains("serving").then_some(()));
@@ -195,7 +195,7 @@ fn the_tape_of_an_alarm_plays_with_the_calibration_that_raised_it() {
     let saved = eventually("the tape", || {
         fs::read_dir(&folder).ok()?.flatten().map(|e| e.path()).find(|p| p.extension() == Some("tape".as_ref()))
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     // It is replayed elsewhere: nothing of the device is there.
     let tape = site.dir.path().join("fetched.tape");
     fs::copy(saved, &tape).expect("copy");

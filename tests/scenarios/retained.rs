@@ -55,7 +55,7 @@ fn alarm_and_stream_not_configured_any_more_are_removed_at_the_broker_after_a_re
     eventually("it is forgotten when the broker has removed it", || {
         (!site.state().join("alarms/far").exists()).then_some(())
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 
     // A start: the configuration changed while the daemon was stopped.
     let site = site.without(HIGH).without(STREAMS);
@@ -66,12 +66,12 @@ fn alarm_and_stream_not_configured_any_more_are_removed_at_the_broker_after_a_re
     sub.wait_records("a/high", 2);
     assert_eq!(phases(&sub, "high"), ["raised", "removed"]);
     eventually("it is forgotten", || (!site.state().join("alarms/high").exists()).then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let known = sub.messages().len();
     let daemon = site.run();
     sub.wait("it is online again", |m| m[known..].iter().any(|m| m.stream == "birth").then_some(()));
     assert_eq!((phases(&sub, "high").len(), phases(&sub, "far").len()), (2, 2), "each is reported once");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -83,7 +83,7 @@ fn raised_alarm_whose_model_is_gone_becomes_unknown_and_goes_on_when_it_serves_a
     sub.wait_state("online");
     tty.rows(0..10, |i| format!("{i},50,50"));
     sub.wait_records("a/high", 1);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let (model, good) =
         (site.dir.path().join("mean.onnx"), fs::read(site.dir.path().join("mean.onnx")).expect("model"));
     fs::write(&model, "no model").expect("write");
@@ -97,7 +97,7 @@ fn raised_alarm_whose_model_is_gone_becomes_unknown_and_goes_on_when_it_serves_a
     late.wait("what the broker keeps says so", |m| {
         m.iter().find(|m| m.stream == "a/high" && m.retain && m.payload["data"][0]["phase"] == "unknown").map(|_| ())
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     fs::write(&model, good).expect("write");
     let daemon = site.run();
     tty.rows(10..20, |i| format!("{i},50,50"));
@@ -106,7 +106,7 @@ fn raised_alarm_whose_model_is_gone_becomes_unknown_and_goes_on_when_it_serves_a
     let records = sub.wait_records("a/high", 4);
     assert_eq!(phases(&sub, "high"), ["raised", "unknown", "raised", "cleared"]);
     assert!(records.iter().all(|(record, _)| record["id"] == records[0].0["id"]), "one episode");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -138,5 +138,5 @@ fn raised_alarm_whose_model_learns_anew_is_unknown_until_there_is_a_score_again(
     tty.rows(450..900, row);
     sub.wait_records("a/odd", 3);
     assert_eq!(phases(&sub, "odd"), ["raised", "unknown", "cleared"]);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

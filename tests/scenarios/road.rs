@@ -35,7 +35,7 @@ fn a_sensor_stream_becomes_predictions_and_alarms_on_a_broker() {
     assert_eq!(phases, [("raised".into(), 41.into()), ("cleared".into(), 63.into())]);
     assert_eq!(alarms[0].0["id"], alarms[1].0["id"]);
     assert_eq!(alarms[0].0["severity"], "critical");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     sub.wait_state("offline");
 }
 
@@ -48,7 +48,7 @@ fn a_raised_alarm_is_retained_until_it_is_cleared_even_over_a_restart() {
     first.wait_state("online");
     tty.rows(0..10, row(5..10));
     first.wait_records("a/high", 1);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 
     let late = std::thread::scope(|s| s.spawn(|| Sub::new(broker.port)).join().expect("late subscriber"));
     let retained = late.wait("the retained alarm", |m| m.iter().find(|m| m.stream == "a/high").cloned());
@@ -60,7 +60,7 @@ fn a_raised_alarm_is_retained_until_it_is_cleared_even_over_a_restart() {
     let cleared = late.wait_records("a/high", 2)[1].0.clone();
     assert_eq!((&cleared["phase"], &cleared["id"]), (&"cleared".into(), &retained.payload["data"][0]["id"]));
     late.wait("the retained alarm removed", |m| m.iter().find(|m| m.stream == "a/high" && m.removed).map(|_| ()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let after = std::thread::scope(|s| s.spawn(|| Sub::new(broker.port)).join().expect("last subscriber"));
     after.wait_state("offline");
     assert!(after.messages().iter().all(|m| m.stream != "a/high"), "nothing is retained after it was cleared");
@@ -100,7 +100,7 @@ fn several_sensors_meet_on_a_time_grid() {
         // The last sample of each cell counts: 4 from both.
         assert_eq!(p["score"], 4.0, "{p}");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -121,5 +121,5 @@ fn memory_without_a_model_stays_small() {
     );
     // The rest is pages of the program itself: how many, the profile decides, and daemons beside this one share them.
     assert!(own < 4 * 1024, "{own} KiB");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -67,5 +67,5 @@ fn example_client_puts_a_pull_together_over_an_outage_and_a_restart() {
         (&raising["win"], &json!("ana"), &raised["id"])
     );
     assert_eq!(raising["lineage"]["model"], "mean@0");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

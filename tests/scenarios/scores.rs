@@ -56,7 +56,7 @@ fn healthy_broken_healthy(model: &str, more: &str, swing: f64, broken: (f64, f64
     tty.rows(170..200, row(1.0, 2.0, swing));
     assert_eq!(phases(2), ["raised", "cleared"]);
     let all: Vec<Value> = sub.wait_records("p/x", 197).into_iter().map(|(record, _)| record).collect();
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     [all[..147].to_vec(), all[150..167].to_vec(), all[170..].to_vec()]
 }
 
@@ -76,7 +76,7 @@ fn isolation_forest_without_a_named_score_is_rejected_and_its_label_raises_no_al
     sub.wait_event("model.failed", why);
     tty.rows(0..40, row(1.0, 2.0, 0.0));
     assert_eq!((sub.count("p/x"), sub.count("a/odd")), (0, 0));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -149,7 +149,7 @@ fn alarm_on_a_class_is_raised_by_its_probability_alone_and_an_unknown_class_is_r
     assert_eq!(shown(0), [json!("raised"), json!("wear"), json!("class"), json!(0.8)]);
     assert_eq!(shown(1), [json!("cleared"), json!("wear"), json!("class"), json!(0.8)]);
     assert!(all[0].0["value"].as_f64() > Some(0.8) && all[0].0["score"].is_null(), "{}", all[0].0);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn classifier_without_a_named_score_publishes_classes_and_no_score() {
     tty.rows(0..10, row(1.0, 1.0, 2.0));
     let all = sub.wait_records("p/x", 7);
     assert!(all.iter().all(|(p, _)| p["score"].is_null() && p["class"] == "leak"), "{all:?}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -247,7 +247,7 @@ fn prepare_names_what_a_manifest_does_not_say_of_the_score_and_completes_it_once
     world.tty.rows(40..50, row(3.0, 0.5, 0.0));
     let alarm = world.sub.wait_records("a/odd", 1)[0].0.clone();
     assert_eq!((&alarm["phase"], alarm["level"].as_f64().map(|x| x as f32)), (&json!("raised"), Some(-0.1)), "{alarm}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -265,5 +265,5 @@ fn bundle_whose_model_is_damaged_is_reported_by_check_and_the_daemon_starts_with
     assert!(done.err.contains(&place) && done.err.contains("model.onnx: its sha256 is"), "{place}\n{}", done.err);
     let daemon = world.site.run();
     world.sub.wait_event("model.failed", "model.onnx: its sha256 is");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

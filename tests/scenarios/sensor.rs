@@ -44,7 +44,7 @@ fn garbage_on_the_line_is_counted_and_costs_nothing_but_itself() {
         sub.wait("quality of all of it", |_| Some(quality(&sub)).filter(|q| q["bad"]["b"]["bad:not_a_number"] == 1));
     assert_eq!(seen["refused"], serde_json::json!({"not_text": 1, "columns": 2, "sequence": 3, "oversize": 1023}));
     assert_eq!(seen["gaps"], 0, "{seen}: the sensor's own sequence shows that no row is missing");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_window_over_a_gap_is_never_published_as_if_it_were_whole() {
         of.map(|(r, _)| r["n"].as_u64().expect("n")).sum()
     };
     sub.wait("the ledger", |_| (entered("gap") == 6 && entered("bad_sample") == 4).then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -88,7 +88,7 @@ fn a_flagged_window_carries_its_coverage() {
     assert_eq!(coverage[0], (serde_json::json!([0, 3]), 0.875.into()));
     assert_eq!(coverage[1], (serde_json::json!([1, 4]), 0.875.into()));
     assert_eq!(coverage[2], (serde_json::json!([3, 6]), 0.75.into()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn a_hang_up_costs_no_row_that_was_sent_and_the_port_is_back_by_its_name() {
     let seqs: Vec<u64> = sub.records("m/raw").iter().map(|(r, _)| r["in_seq"][0].as_u64().expect("seq")).collect();
     assert_eq!(seqs, (0..60).collect::<Vec<_>>());
     assert!(daemon.is_alive());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn silence_is_told() {
         let stale = records.iter().position(|(q, _)| q["state"] == "stale")?;
         records[stale..].iter().find(|(q, _)| q["state"] == "ok").map(|_| ())
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// The yardstick's noise: junk bytes before frames, frames cut short.
@@ -190,7 +190,7 @@ fn noise_makes_no_wrong_window_and_loses_no_clean_one() {
         got.iter().map(|(p, _)| p["in_seq"][0].as_u64().expect("seq")).collect();
     let lost: Vec<_> = clean.iter().filter(|f| !firsts.contains(f)).collect();
     assert!(lost.is_empty(), "clean windows that did not come: {lost:?}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// The last value of a metric, as the text stands on the page.
@@ -248,7 +248,7 @@ fn unplugged_source_is_lost_and_its_score_is_no_longer_shown() {
     eventually("not degraded again", || degraded(&sub).is_empty().then_some(()));
     assert_eq!(metric(port, "kentledge_source_lost{").as_deref(), Some("0"));
     assert_eq!((sub.records("e/source.lost").len(), sub.records("e/source.back").len()), (1, 1));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -279,7 +279,7 @@ fn channel_with_nothing_but_bad_values_is_degraded_with_an_example() {
         degraded(&sub).is_empty()
     });
     assert_eq!(sub.wait_records("e/channel.good", 1)[0].0["subject"], "a");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// A sensor that never stops talking, beside one that says something ten times a second.
@@ -327,7 +327,7 @@ fn source_that_floods_does_not_delay_another_one() {
         last.as_millis()
     ));
     assert!(last < std::time::Duration::from_secs(1), "{took:?}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// The most rows that one interval of the flood had.

@@ -71,7 +71,7 @@ fn a_reload_never_lets_the_watchdog_wait_for_another_interval() {
     operator.order(&sub, "config.set", "c-1", &serde_json::json!({"toml": toml}));
     assert_eq!(operator::end(&sub, "config.set", "c-1")["state"], "success");
     assert!(alive() >= 2, "before the drain, and with the first look after it");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -166,7 +166,7 @@ fn one_thread_that_hangs_silences_the_watchdog_whichever_it_is() {
         drop(held);
         assert!(heard(Duration::from_secs(4)) > 0, "and it goes on after {name}");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -188,11 +188,11 @@ fn tls_with_client_certificates_connects_and_a_wrong_authority_does_not() {
     let site = site.with(&mqtt("ca"));
     let daemon = site.run();
     eventually("connected", || daemon.log().contains("connected broker").then_some(()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 
     let wrong = Site::offline().with_sensor(&tty).with(&mqtt("other"));
     let mut daemon = wrong.run();
     eventually("refused", || daemon.log().contains("no connection: ").then_some(()));
     assert!(!daemon.log().contains("connected broker") && daemon.is_alive());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

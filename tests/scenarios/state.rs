@@ -95,7 +95,7 @@ fn state_directory_read_only_or_full_from_the_first_start_stops_neither_sampling
             operator.order(&sub, "log.pull", &id, &json!({}));
             disk.path().join("state/control/memory.json").exists().then_some(())
         });
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
         assert!(disk.path().join("state/outbox/sequences.json").exists());
     }
 }
@@ -129,7 +129,7 @@ fn state_directory_that_answers_eio_or_emfile_at_the_start_stops_neither_samplin
         let site = Site::new(broker.port).with_sensor(&tty).with_mean_model().with(RAW).with(&operator.table());
         let daemon = site.run();
         sub.wait_event("model.serving", "mean");
-        assert_eq!(daemon.stop(), Some(0));
+        daemon.stop_well();
         let mut strace = Command::new("strace");
         strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=openat,mkdir", "-e"]);
         strace.arg(format!("inject=openat,mkdir:error={error}"));
@@ -158,7 +158,7 @@ fn unreadable_sequence_numbers_are_not_begun_again() {
     let daemon = site.run();
     tty.rows(0..50, |i| format!("{i},1,0"));
     sub.wait_records("m/raw", 50);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     let seqs = || -> Vec<u64> {
         sub.records("m/raw").iter().map(|(record, _)| record["seq"].as_u64().expect("seq")).collect()
     };
@@ -175,7 +175,7 @@ fn unreadable_sequence_numbers_are_not_begun_again() {
         let text = fs::read_to_string(site.state().join("outbox/sequences.json")).expect("read");
         text.contains("\"clean\":false").then_some(())
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// A device that obeyed `log.pull` with id `a`, which was captured in flight, and was then killed. Needs a synchronised clock.
@@ -228,7 +228,7 @@ fn captured_command_is_not_obeyed_while_the_memory_of_commands_is_unreadable() {
     eventually("it is read", || daemon.own_log().contains("the memory of commands was read again").then_some(()));
     let end = captured.replay();
     assert_eq!((&end["state"], &end["repeated"]), (&captured.state, &true.into()), "{end}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -245,7 +245,7 @@ fn captured_command_is_not_obeyed_after_the_memory_of_commands_was_deleted() {
         operator.send(&format!("pump-1/dn/cmd/log.pull/{id}"), &operator.command("log.pull", id, &nonce, &json!({})));
         assert_ne!(rig::operator::end(sub, "log.pull", id)["state"], "rejected");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     drop(captured.broker);
 }
 
@@ -269,7 +269,7 @@ fn command_issued_in_the_future_or_with_a_sequence_out_of_reach_is_rejected() {
     // A clock that is a minute ahead is no attack.
     send("near", &[("issued", time(60).into()), ("expires_at", time(120).into())]);
     assert_ne!(end(&sub, "log.pull", "near")["state"], "rejected");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 fn reported(sub: &Sub, version: u64, state: &str) {
@@ -325,7 +325,7 @@ fn stolen_key_used_once_blocks_no_desired_state_after_its_rotation() {
     reported(&sub, 2, "applied");
     let remote = fs::read_to_string(site.state().join("config/remote.toml")).expect("read");
     assert!(remote.contains("interval_s = 5"), "{remote}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]

@@ -37,7 +37,7 @@ fn record_and_ports_beside_the_running_daemon_name_it_and_leave_its_port_alone()
     // The daemon has lost nothing by it.
     tty.rows(0..200, |i| format!("{i},1,2"));
     sub.wait_records("m/raw", 200);
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn provision_file_with_a_key_of_another_certificate_is_rejected_and_stays() {
     eventually("it says what is wrong", || {
         daemon.log().contains("key.pem is not the key of the certificate").then_some(())
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
     assert!(state.join("provision.toml").exists(), "it stays to be mended");
 }
 
@@ -130,7 +130,7 @@ fn metrics_answers_while_silent_connections_are_held_open() {
     let read = stream.read_to_string(&mut page);
     assert!(page.contains("kentledge_uptime_seconds"), "no page after {:?}: {read:?}", began.elapsed());
     rig::measured(&format!("a page behind {} silent connections: {:?}", silent.len() + half.len(), began.elapsed()));
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -145,7 +145,7 @@ fn text_of_a_command_with_control_characters_cannot_forge_a_log_line() {
     let log = eventually("it is logged", || Some(daemon.log()).filter(|log| log.contains("ERROR forged")));
     assert!(!log.contains(['\u{1b}', '\u{9b}']), "it steers the terminal: {log:?}");
     assert!(log.lines().all(|line| !line.starts_with("2026-01-01")), "a forged line: {log}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]

@@ -101,7 +101,7 @@ fn a_bundle_comes_by_https_in_pieces_and_from_servers_that_misbehave_nothing_els
     }
     assert!(daemon.is_alive() && daemon.rss_kib() < 40 * 1024, "{} KiB", daemon.rss_kib());
     assert_eq!(world.slot_now()["model"], "mean@1.5.0");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// Long, for it is a minute of silence eight times over (`tests/long`).
@@ -127,7 +127,7 @@ fn a_server_that_drips_is_left() {
             .iter()
             .any(|(r, _)| r["state"] == "failed" && r["text"].as_str().is_some_and(|t| t.contains("in a row")))
     });
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -192,5 +192,5 @@ fn a_file_on_the_machine_is_installed_and_taken_back_by_the_command_line() {
         assert_eq!(done.code, Some(1), "{args:?}");
         assert!(done.err.contains(words), "{args:?}: {}", done.err);
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }

@@ -52,7 +52,7 @@ fn kill_9_of_the_worker_costs_at_most_its_window() {
     }
     sub.wait_event("worker.lost", "signal 9");
     assert!(daemon.is_alive());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -70,7 +70,7 @@ fn a_worker_that_hangs_is_killed_at_its_deadline_and_those_behind_it_are_served(
     tty.rows(50..150, |i| format!("{i},1,1"));
     assert_eq!(settled(&sub, 150).len(), 1, "only the window in the worker");
     sub.wait_event("worker.lost", "deadline of 300 ms");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -86,7 +86,7 @@ fn a_model_that_answers_nan_costs_those_windows_only_and_they_are_booked() {
     let entered: Vec<_> = sub.records("loss").iter().map(|(l, _)| l["reason"].clone()).collect();
     assert!(entered.iter().all(|reason| reason == "not_finite"), "{entered:?}");
     assert_eq!(daemon.workers().len(), 1, "the worker did nothing wrong");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -117,7 +117,7 @@ fn the_runtime_in_the_worker_writes_no_file_and_calls_nobody() {
         let known = to.is_empty() || to == doorbell || to == log || to == "/dev/null";
         assert!(known || to.starts_with("/memfd:kentledge") || to.starts_with("pipe:"), "the worker has {to} open");
     }
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 /// A daemon whose worker was taken over by a library that commits this crime, its deadline 300 ms.
@@ -144,7 +144,7 @@ fn worker_that_was_taken_over_before_its_first_window_is_let_through_nothing() {
     let event = sub.wait_event("model.failed", "let through: ");
     measured(event["text"].as_str().expect("text"));
     assert!(event["text"].as_str().is_some_and(|text| text.ends_with("let through: nothing else")), "{event}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -158,7 +158,7 @@ fn worker_with_a_driver_that_was_taken_over_is_let_through_what_drivers_need() {
     // Its own events, and reserving addresses: what it holds is looked at from outside.
     let needed = "let through: mmap MAP_SHARED, mmap MAP_GROWSDOWN, mmap 64 GiB, pipe2, epoll_create1, nothing else";
     assert!(event["text"].as_str().is_some_and(|text| text.ends_with(needed)), "{event}");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[track_caller]
@@ -168,7 +168,7 @@ fn answer_is_rejected(crime: Crime, why: &str) {
     let mut daemon = taken_over(crime, &sub, &tty, broker.port);
     sub.wait_event("model.failed", why);
     assert!(daemon.is_alive());
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -200,7 +200,7 @@ fn lie_is_found_out(crime: Crime, why: &str) {
     assert!(event["text"].as_str().is_some_and(|text| text.contains(why)), "{event}");
     assert!(daemon.is_alive());
     assert_eq!(sub.records("p/x").len(), 0, "no model wrote that");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]
@@ -235,7 +235,7 @@ fn descriptors_that_a_worker_sends_do_not_pile_up_in_the_daemon() {
     let (first, last) = (starts(1), starts(5));
     measured(&format!("{first} descriptors after one start, {last} after five"));
     assert!(last < first + 3, "{first} descriptors after one start, {last} after five");
-    assert_eq!(daemon.stop(), Some(0));
+    daemon.stop_well();
 }
 
 #[test]

@@ -45,6 +45,8 @@ struct Lot<T> {
     /// With when each item came.
     queue: VecDeque<(Instant, T)>,
     bytes: usize,
+    /// Items that have left it, so far.
+    left: u64,
     /// Tasks of one lot put in one after the other, first come first served: else the one that is just running would take
     /// every place that becomes free, and starve the others.
     turn: Arc<tokio::sync::Mutex<()>>,
@@ -52,7 +54,7 @@ struct Lot<T> {
 
 impl<T> Lot<T> {
     fn new() -> Self {
-        Self { queue: VecDeque::new(), bytes: 0, turn: Arc::default() }
+        Self { queue: VecDeque::new(), bytes: 0, left: 0, turn: Arc::default() }
     }
 }
 
@@ -86,6 +88,7 @@ impl<T: Weigh> State<T> {
         let own = &mut self.lots[lot];
         let (_, item) = own.queue.pop_front()?;
         own.bytes -= item.weight();
+        own.left += 1;
         self.bytes -= item.weight();
         self.items -= 1;
         Some(item)

@@ -7,6 +7,7 @@ use std::{
 
 use super::{super::crew::Crew, Base};
 use crate::{
+    config::Watches,
     flow::{Arrival, SourceId, Window, lane},
     limits, source,
 };
@@ -34,11 +35,15 @@ impl Base<'_> {
         for (i, port) in self.config.sources.iter().enumerate() {
             let source = SourceId(i as u16);
             let frames = sender.of_lot(lots[i]);
-            let fed = self.config.pipelines.iter().zip(windows).filter(|(pipeline, _)| {
-                pipeline.channels.iter().any(|channel| self.config.channels[*channel].source == source)
-            });
-            let ahead = fed.map(|(_, lane)| lane.watch(limits::LANE_AGE, limits::LANE_PATIENCE));
-            let ahead = ahead.chain([frames.watch(limits::LANE_AGE, limits::LANE_PATIENCE)]).collect();
+            // An alarm on one of its channels waits for no model.
+            let is_of = |channel: usize| self.config.channels[channel].source == source;
+            let is_alarmed = (self.config.alarms.iter())
+                .any(|alarm| matches!(alarm.watches, Watches::Channel(channel) if is_of(channel)));
+            let fed = (self.config.pipelines.iter().zip(windows))
+                .filter(|(pipeline, _)| !is_alarmed && pipeline.channels.iter().any(|channel| is_of(*channel)));
+            let ahead =
+                fed.map(|(_, lane)| lane.watch(limits::LANE_LATE_WINDOWS, limits::LANE_AGE, limits::LANE_PATIENCE));
+            let ahead = ahead.chain([frames.watch(1, limits::LANE_AGE, limits::LANE_PATIENCE)]).collect();
             let outlet = |beat| source::Outlet {
                 source,
                 clock: self.host.clock.clone(),
