@@ -70,6 +70,8 @@ pub const PROGRAM_RELEASE: Duration = Duration::from_secs(5);
 pub const BEAT: Duration = Duration::from_secs(1);
 /// How often health looks at the stages and writes the status line.
 pub const WATCHDOG_LOOK: Duration = Duration::from_millis(500);
+/// Of what the kernel says of a thread (proc_pid_status(5)), in one read: 1.4 KiB with 8 processors, and lists of those it may use.
+pub const THREAD_STATUS_BYTES: usize = 8 * 1024;
 /// Looks in a row at a thread in one and the same sleep after which its stage is held to wait for the disk.
 pub const DISK_WAIT_LOOKS: u32 = 2;
 /// And after which that is reported: 2 s, and a commit on a slow card takes 1.

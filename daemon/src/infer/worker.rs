@@ -110,6 +110,7 @@ impl Worker {
 
     /// Whether it is still there.
     pub fn is_alive(&mut self) -> bool {
+        self.process.stderr.drain_in_turn();
         matches!(self.process.child.try_wait(), Ok(None))
     }
 
@@ -182,7 +183,7 @@ impl Worker {
         loop {
             let left = deadline.map_or(limits::BEAT, |all| all.saturating_sub(began.elapsed()));
             let is_heard = ready(&self.process.socket, left.min(limits::BEAT));
-            self.process.stderr.drain();
+            self.process.stderr.drain_in_turn();
             if is_heard {
                 let mut answer = [0u8; 8];
                 return match recv(self.process.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_TRUNC) {
