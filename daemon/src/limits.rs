@@ -63,6 +63,9 @@ pub const DRAIN: Duration = Duration::from_secs(8);
 pub const DRAIN_OPENING: Duration = Duration::from_secs(20);
 /// Of which the link may use this to get the last acknowledgements.
 pub const DRAIN_LINK: Duration = Duration::from_secs(3);
+/// So long after the start, the pages of the program are given back that the start touched: the store is open by then (3.4 s with
+/// 8 MiB on a busy machine), and the first connection is made. What comes later maps what it needs again.
+pub const PROGRAM_RELEASE: Duration = Duration::from_secs(5);
 /// Core stages beat at least this often when they have nothing to do.
 pub const BEAT: Duration = Duration::from_secs(1);
 /// How often health looks at the stages and writes the status line.
