@@ -40,7 +40,7 @@ function note(row) {
   const parts = [];
   if (row.alarms) parts.push(`${["", "info", "warning", "critical"][row.worst]}: ${row.alarm_names}`);
   if (row.problem) parts.push(row.problem);
-  if (/failed|rolled_back/.test(row.plans)) parts.push(`plan ${row.plans}`);
+  if (/failed|rolled_back/.test(row.plans)) parts.push(`plan ${row.plans.replaceAll("rolled_back", "rolled back")}`);
   if (row.clk === "unset") parts.push("clock is not set");
   return parts.join(" · ");
 }
@@ -72,23 +72,27 @@ const tiles = new Map(TILES.map(([name, label, look]) => {
 const causesOf = (row) => [
   ...(row.alarm_names ? row.alarm_names.split(", ").map((name) => `alarm ${name}`) : []),
   ...(row.problem ? [row.problem] : []),
-  ...(row.plans ? row.plans.split(", ").filter((plan) => /failed|rolled_back/.test(plan)).map((plan) => `plan ${plan}`) : []),
+  ...(row.plans ? row.plans.split(", ").filter((plan) => /failed|rolled_back/.test(plan)).map((plan) => `plan ${plan.replace("_back", " back")}`) : []),
 ].map((text) => [text.replace(/\d[\d.,:]*/g, "#"), text]);
 
-function overview() {
-  const sums = new Map(TILES.map(([name]) => [name, 0]));
-  const [causes, versions] = [new Map(), new Map()];
-  for (const row of fleet.values()) {
-    for (const [name, , , is] of TILES) if (is(row)) sums.set(name, sums.get(name) + 1);
+// What is counted in one walk over all devices.
+function sums() {
+  const [all, causes, versions] = [new Map(TILES.map(([name]) => [name, 0])), new Map(), new Map()];
+  const count = (row) => {
+    for (const [name, , , is] of TILES) if (is(row)) all.set(name, all.get(name) + 1);
     for (const [cause, sample] of row.causes) {
       const known = causes.get(cause);
       if (known) known.n += 1;
       else causes.set(cause, { n: 1, sample });
     }
     versions.set(row.version, (versions.get(row.version) || 0) + 1);
-  }
+  };
+  return { all, causes, versions, count };
+}
+
+function overview({ all, causes, versions }) {
   for (const [name, { tile, look }] of tiles) {
-    const n = sums.get(name);
+    const n = all.get(name);
     tile.firstChild.textContent = number(n);
     tile.className = `tile ${n ? look : ""}`;
     tile.setAttribute("aria-pressed", filters.tile === name && name !== "all");
@@ -159,17 +163,15 @@ function pill(cell, row) {
   }
 }
 
-function select() {
+// Whether a device passes the filters as they are now.
+function wish() {
   const is = TILES.find(([name]) => name === filters.tile)[3];
   const words = filters.text.toLowerCase().split(/\s+/).filter(Boolean);
-  const rows = [];
-  for (const row of fleet.values()) {
-    if (is(row)
-      && (!filters.version || row.version === filters.version)
-      && words.every((word) => row.text.includes(word))
-      && (!filters.cause || row.causes.some(([cause]) => cause === filters.cause))) rows.push(row);
-  }
-  return rows;
+  const { version, cause } = filters;
+  return (row) => is(row)
+    && (!version || row.version === version)
+    && words.every((word) => row.text.includes(word))
+    && (!cause || row.causes.some(([of]) => of === cause));
 }
 
 // What needs attention first: by rank, then by id. Rows come nearly in the order of their ids, and sorting what is nearly sorted is
@@ -203,31 +205,56 @@ function after(act) {
 // ---- drawing: at most four times a second, and never in the middle of something ----
 
 let waiting = false;
+let again = false;
 let drawn = 0;
 export function refresh() {
+  again = waiting;
   if (waiting) return;
   waiting = true;
-  setTimeout(() => requestAnimationFrame(() => {
-    waiting = false;
-    drawn = performance.now();
-    draw();
-  }), Math.max(0, 250 - (performance.now() - drawn)));
+  setTimeout(() => requestAnimationFrame(draw), Math.max(0, 250 - (performance.now() - drawn)));
 }
 
 function draw() {
+  again = false;
   const page = route();
-  if (page === "devices") {
-    overview();
-    // A task of its own each: the browser may answer the operator in between.
+  if (page === "devices") return walk();
+  if (page === "rollouts") rolloutsPage($("rollouts"), state.plans || []);
+  end();
+}
+
+// Counts and filters all devices, some hundreds in a task: the browser may answer the operator in between, also where other programs
+// take the processor away for a while.
+const EACH = 250;
+function walk() {
+  const [counted, is, found, rows] = [sums(), wish(), [], [...fleet.values()]];
+  for (let from = 0; from < rows.length; from += EACH) {
     after(() => {
-      const rows = select();
-      after(() => show(sorted(rows)));
+      for (const row of rows.slice(from, from + EACH)) {
+        counted.count(row);
+        if (is(row)) found.push(row);
+      }
     });
   }
-  if (page === "rollouts") rolloutsPage($("rollouts"), state.plans || []);
-  const running = (state.plans || []).filter((plan) => plan.active).length;
-  $("rollout-count").hidden = running === 0;
-  $("rollout-count").textContent = running;
+  after(() => overview(counted));
+  after(() => {
+    const all = sorted(found);
+    after(() => {
+      show(all);
+      end();
+    });
+  });
+}
+
+function end() {
+  const plans = state.plans || [];
+  const [running, halted] = [plans.filter((plan) => plan.active).length, plans.filter((plan) => plan.halted && !plan.complete).length];
+  $("rollout-count").hidden = running + halted === 0;
+  $("rollout-count").className = `count ${halted ? "halted" : ""}`;
+  $("rollout-count").textContent = halted ? `${halted} halted` : `${running} running`;
+  waiting = false;
+  drawn = performance.now();
+  // Something changed in the meantime.
+  if (again) refresh();
 }
 
 function show(rows) {

@@ -3,6 +3,7 @@
 const SPAN_MS = 5 * 60 * 1000;
 // What is shown grows from this.
 const LEAST_MS = 60 * 1000;
+const FEW = 40;
 
 export class Chart {
   constructor(canvas) {
@@ -66,8 +67,11 @@ export class Chart {
       const ms = end - (span * i) / labels;
       pen.fillText(clock(ms), Math.min(x(ms), width - right - 26), height - 6);
     }
-    this.line(pen, 2, x, y, color("--warning"), [6, 4]);
-    this.line(pen, 1, x, y, color("--accent"), []);
+    const gap = this.gap();
+    this.line(pen, 2, x, y, color("--warning"), [6, 4], gap);
+    this.line(pen, 1, x, y, color("--accent"), [], gap);
+    // A slow pipeline has few: each is seen, also the only one.
+    if (points.length <= FEW) this.dots(pen, x, y, color("--accent"));
     pen.fillStyle = color("--critical");
     for (const [ms, score, threshold] of points) {
       if (score !== null && threshold !== null && score > threshold) {
@@ -79,7 +83,33 @@ export class Chart {
     canvas.setAttribute("aria-label", this.words());
   }
 
-  line(pen, member, x, y, color, dash) {
+  // A silence that is a gap in the line: three times what is usual here, ten seconds at least.
+  gap() {
+    const apart = this.points.slice(1).map((point, i) => point[0] - this.points[i][0]).sort((a, b) => a - b);
+    return Math.max(10000, 3 * (apart[apart.length >> 1] ?? 0));
+  }
+
+  dots(pen, x, y, color) {
+    const [first] = this.points;
+    if (this.points.length === 1 && first[2] !== null) {
+      pen.strokeStyle = getComputedStyle(this.canvas).getPropertyValue("--warning");
+      pen.setLineDash([6, 4]);
+      pen.beginPath();
+      pen.moveTo(x(first[0] - LEAST_MS), y(first[2]));
+      pen.lineTo(x(first[0]), y(first[2]));
+      pen.stroke();
+      pen.setLineDash([]);
+    }
+    pen.fillStyle = color;
+    for (const [ms, score] of this.points) {
+      if (score === null) continue;
+      pen.beginPath();
+      pen.arc(x(ms), y(score), 2.5, 0, 7);
+      pen.fill();
+    }
+  }
+
+  line(pen, member, x, y, color, dash, gap) {
     pen.strokeStyle = color;
     pen.lineWidth = 2;
     pen.setLineDash(dash);
@@ -87,8 +117,7 @@ export class Chart {
     let before = null;
     for (const point of this.points) {
       const value = point[member];
-      // A gap of ten seconds is a gap in the line.
-      const joined = before !== null && point[0] - before < 10000;
+      const joined = before !== null && point[0] - before < gap;
       if (value !== null) {
         if (joined) pen.lineTo(x(point[0]), y(value));
         else pen.moveTo(x(point[0]), y(value));

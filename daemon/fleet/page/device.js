@@ -1,7 +1,7 @@
 // The page of one device: all that is known of it, its scores as they come, and commands as texts to sign.
 
 import { Chart } from "./chart.js";
-import { ago, bytes, element, number, pairs, pill, table, when } from "./words.js";
+import { ago, bytes, element, number, pairs, pill, reason, table, when } from "./words.js";
 
 const LOOKS = { critical: "critical", warning: "warning", info: "accent", success: "good", failed: "critical", rejected: "critical", rolled_back: "warning", expired: "warning", running: "accent", accepted: "accent", blocked: "warning" };
 
@@ -16,13 +16,13 @@ export function device(box, id, now) {
     outbox: part("Outbox and losses"), config: part("Configuration"), plans: part("Rollouts"), log: part("Events, results, losses"),
     command: part("Send a command"),
   };
-  const { title, scores, log, command: send, ...others } = parts;
+  const { title, scores, plans, log, command: send, ...others } = parts;
   box.replaceChildren(
     element("p", {}, [element("a", { href: "#/" }, "← all devices")]),
     title.body,
     element("div", { className: "cards" }, [scores.card]),
     element("div", { className: "columns" }, Object.values(others).map((one) => one.card)),
-    element("div", { className: "cards" }, [log.card, send.card]),
+    element("div", { className: "cards" }, [plans.card, log.card, send.card]),
   );
   title.body.append(element("h2", {}, id));
   parts.scores.body.textContent = "Waiting for the first score …";
@@ -113,7 +113,7 @@ function show(parts, id, d, now) {
     ["remote layer", r.digest ? r.digest.slice(0, 19) + "…" : "none"], ["desired version", r.version || "none"],
     ["state", r.state + (r.text ? `: ${r.text}` : "")], ["streams", d.streams.join(", ")],
   ]), ...(r.set_aside.length ? [element("p", { className: "warning-text" }, `set aside: ${r.set_aside.join("; ")}`)] : [])]));
-  const plans = Object.entries(d.plans).map(([name, p]) => [name, p.seq, pill(p.state, LOOKS[p.state] ?? ""), p.wave, [p.why, p.text].filter(Boolean).join(": "), when(p.since)]);
+  const plans = Object.entries(d.plans).map(([name, p]) => [name, p.seq, pill(p.state, LOOKS[p.state] ?? ""), p.wave, [reason(p.why), p.text].filter(Boolean).join(": "), when(p.since)]);
   put(parts.plans, plans.length ? table(["Plan", "Sequence#", "State", "Wave#", "Why", "Since"], plans) : "None.");
   const log = [...d.log].reverse().map((line) => [when(line.ts), line.kind, line.what, pill(line.state, LOOKS[line.state] ?? ""), line.text]);
   put(parts.log, log.length ? table(["Time (UTC)", "", "What", "", "Text"], log) : "Nothing yet: events are shown from now on.");

@@ -1,6 +1,6 @@
 // Rollouts: a card for each plan, a bar for each wave.
 
-import { element, number, pairs, pill, table, when } from "./words.js";
+import { element, number, pairs, pill, reason, table, when } from "./words.js";
 
 const STATES = ["success", "running", "blocked", "waiting", "rolled_back", "failed", "skipped", "none"];
 const NAMES = { rolled_back: "rolled back", none: "not reported" };
@@ -28,7 +28,7 @@ export function rollouts(box, plans) {
 }
 
 function card(plan) {
-  const status = plan.halted ? pill("HALTED", "critical") : plan.expired ? pill("expired", "warning") : plan.active ? pill("running", "accent") : pill(plan.waves.every((w) => w.open) ? "done" : "waiting", "good");
+  const status = plan.halted ? pill("HALTED", "critical") : plan.expired ? pill("expired", "warning") : plan.active ? pill("running", "accent") : plan.complete ? pill("done", "good") : pill("no wave is open", "");
   const failed = plan.failures.map((f) => [element("a", { href: `#/device/${f.device}` }, f.device), f.wave, pill(f.state.replace("_", " "), f.state === "failed" ? "critical" : "warning"), f.why]);
   const l = plan.limits;
   return element("div", { className: "card plan" }, [
@@ -38,7 +38,7 @@ function card(plan) {
       ["limits", `halts when more than ${percent(l.failed_max)} of a wave fail; waits while more than ${percent(l.offline_max)} are offline${l.concurrent_max ? `; at most ${number(l.concurrent_max)} at a time` : ""}`],
       ["signed", `${when(plan.issued)} by ${plan.issuer}, sequence ${plan.seq}; no device starts after ${when(plan.expires_at)} (UTC)`],
       ...(plan.outside ? [["outside", `${number(plan.outside)} devices are in no wave`]] : []),
-      ...(plan.reasons.length ? [["waiting for", plan.reasons.map(([why, n]) => `${why}: ${number(n)}`).join(" · ")]] : []),
+      ...(plan.reasons.length ? [["not started", plan.reasons.map(([why, n]) => `${number(n)}: ${reason(why)}`).join(" · ")]] : []),
     ]),
     failed.length ? element("div", {}, [
       element("h3", {}, `Failed: ${number(sum(plan, "failed") + sum(plan, "rolled_back"))}`),
@@ -66,6 +66,6 @@ function bar(wave, limits) {
   return element("div", { className: "wave" }, [
     element("span", {}, [element("b", {}, `Wave ${wave.wave}`), ` to ${percent(wave.share)} `, pill(wave.open ? "open" : "closed", wave.open ? "accent" : "")]),
     element("div", {}, [line, element("small", { className: bad / total > limits.failed_max ? "critical-text" : "quiet" }, words || "no device")]),
-    element("span", { className: "quiet" }, `${number(wave.devices)} devices, ${number(wave.devices - wave.online)} offline`),
+    element("span", { className: "quiet" }, `${number(wave.devices)} devices${wave.devices > wave.online ? `, ${number(wave.devices - wave.online)} offline` : ""}`),
   ]);
 }

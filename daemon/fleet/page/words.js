@@ -22,6 +22,14 @@ export const bytes = (n) => (n >= 1 << 20 ? `${(n / (1 << 20)).toFixed(1)} MiB` 
 
 export const pill = (word, look) => element("span", { className: `pill ${look}` }, word);
 
+// Why a plan does not start on a device.
+const REASONS = {
+  gate: "the gate of its wave is closed", hold: "its wave's hold time", spread: "its moment in the wave", halted: "the plan is halted",
+  link: "no connection that is old enough", clock: "its clock is not synchronised", key: "the plan's key is not trusted any more",
+  cohort: "it left the cohort", busy: "another job runs", other_plan: "another plan runs", outside: "it is in no wave", expired: "the plan expired",
+};
+export const reason = (word) => REASONS[word] ?? word;
+
 // Rows of cells as a table; a cell is a text or an element.
 export function table(heads, rows) {
   const cells = (kind, row) => element("tr", {}, row.map((cell, i) => element(kind, { className: heads[i].endsWith("#") ? "num" : "" }, [cell ?? ""])));
