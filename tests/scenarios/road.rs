@@ -120,9 +120,9 @@ fn memory_without_a_model_stays_small() {
         (field("Pss:"), field("Pss_Anon:"))
     };
     let (started, _): (u64, u64) = memory();
-    // The pages that only the start needed are given back soon after it.
-    let (pss, own) = rig::eventually("the pages of the start are given back: PSS below 8 MiB", || {
-        Some(memory()).filter(|(pss, _)| *pss < 8 * 1024)
+    // The pages that only the start needed are given back soon after it. 24 MiB without that, 7 with it, in a build without an optimiser.
+    let (pss, own) = rig::eventually("the pages of the start are given back: PSS below 12 MiB", || {
+        Some(memory()).filter(|(pss, _)| *pss < 12 * 1024)
     });
     eprintln!(
         "MEASURED: the daemon, idle, without a model: PSS {pss} KiB ({started} KiB at the start), of it {own} KiB heap, stacks and \

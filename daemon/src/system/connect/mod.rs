@@ -69,7 +69,7 @@ impl Base<'_> {
     }
 }
 
-/// Gives the memory back that the start took for pages of the program, once it is over. Ends with the run at the latest.
+/// Gives the memory back, once, that the start took for pages of the program.
 pub async fn release_program() {
     tokio::time::sleep(limits::PROGRAM_RELEASE).await;
     sys::release_program();
