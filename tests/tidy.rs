@@ -4,6 +4,7 @@
 mod docs;
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -173,6 +174,48 @@ fn rooms_do_not_import_one_another() {
     }
 }
 
+/// The files beside a file that it imports by `use super::…;`, by their stems.
+fn neighbours(text: &str) -> BTreeSet<&str> {
+    let mut names = BTreeSet::new();
+    for import in code(text).split("\nuse super::").skip(1) {
+        let import = import.split(';').next().unwrap_or_default();
+        let mut depth = 0;
+        // Names within the outermost braces, or the only one.
+        let inner = import.trim_start_matches('{');
+        let outermost = |c: char| {
+            depth += i32::from(c == '{') - i32::from(c == '}');
+            depth == 0 && (c == ',' || c == '\n')
+        };
+        for name in inner.split(outermost) {
+            names.extend(name.trim().split([':', ' ', '}']).next().filter(|name| !name.is_empty()));
+        }
+    }
+    names
+}
+
+#[test]
+fn files_of_a_folder_do_not_import_one_another_in_a_circle() {
+    let files = rust("daemon/src/");
+    let mut arrows: BTreeMap<&str, Vec<String>> = BTreeMap::new();
+    for (file, text) in &files {
+        let Some((folder, _)) = file.rsplit_once('/') else { continue };
+        let beside = |stem: &str| [format!("{folder}/{stem}.rs"), format!("{folder}/{stem}/mod.rs")];
+        let there = neighbours(text).into_iter().flat_map(beside).filter(|path| files.iter().any(|(f, _)| f == path));
+        arrows.insert(file, there.collect());
+    }
+    assert!(arrows.values().map(Vec::len).sum::<usize>() > 200, "imports are read");
+    // What imports nothing that is left is taken away, until only circles remain.
+    loop {
+        let before = arrows.len();
+        let left: BTreeSet<String> = arrows.keys().map(|file| (*file).to_owned()).collect();
+        arrows.retain(|_, to| to.iter().any(|file| left.contains(file)));
+        if arrows.len() == before {
+            break;
+        }
+    }
+    assert!(arrows.is_empty(), "a circle, or what leads to one: {arrows:?}");
+}
+
 #[test]
 fn nothing_waits_for_ever_or_grows_without_bound() {
     for (file, text) in rust("daemon/src/") {
@@ -240,7 +283,7 @@ fn field_binary_links_no_more_crates_than_promised() {
     assert!(out.status.success(), "{}", String::from_utf8_lossy(&out.stderr));
     let text = String::from_utf8_lossy(&out.stdout);
     // NAME VERSION, without "(proc-macro)" and the like: macros count too, they are code that is trusted.
-    let crates: std::collections::BTreeSet<String> =
+    let crates: BTreeSet<String> =
         text.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
     assert!((100..=FIELD_CRATES_MAX).contains(&crates.len()), "{} crates: {crates:?}", crates.len());
 }

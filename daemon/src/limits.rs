@@ -63,10 +63,15 @@ pub const DRAIN: Duration = Duration::from_secs(8);
 pub const DRAIN_OPENING: Duration = Duration::from_secs(20);
 /// Of which the link may use this to get the last acknowledgements.
 pub const DRAIN_LINK: Duration = Duration::from_secs(3);
+/// So long after the start, the pages of the program are given back that the start touched: the store is open by then (3.4 s with
+/// 8 MiB on a busy machine), and the first connection is made. What comes later maps what it needs again.
+pub const PROGRAM_RELEASE: Duration = Duration::from_secs(5);
 /// Core stages beat at least this often when they have nothing to do.
 pub const BEAT: Duration = Duration::from_secs(1);
 /// How often health looks at the stages and writes the status line.
 pub const WATCHDOG_LOOK: Duration = Duration::from_millis(500);
+/// Of what the kernel says of a thread (proc_pid_status(5)), in one read: 1.4 KiB with 8 processors, and lists of those it may use.
+pub const THREAD_STATUS_BYTES: usize = 8 * 1024;
 /// Looks in a row at a thread in one and the same sleep after which its stage is held to wait for the disk.
 pub const DISK_WAIT_LOOKS: u32 = 2;
 /// And after which that is reported: 2 s, and a commit on a slow card takes 1.

@@ -21,6 +21,9 @@ const SAMPLES: &str =
     "[samples]\nmax_mib = 256\nnormal_per_day = 86400\naround_windows = 1\npull_kib_s = 1024\npull_mib_day = 0\n";
 /// Labels that are sent at once.
 const BURST: usize = 8;
+/// So many kills or cuts are of one device; then another begins with an empty store. Each leaves about 33 windows, and a store holds
+/// 32,768: a full one would evict, and a window that is gone would be no news.
+const OF_ONE_DEVICE: usize = 100;
 
 /// How often: as fits CI, or that of the long form times `KENTLEDGE_LONG`.
 fn times(short: usize, long: f64) -> usize {
@@ -28,10 +31,29 @@ fn times(short: usize, long: f64) -> usize {
     factor.map_or(short, |factor| (factor * long).ceil() as usize)
 }
 
+/// Plays so many kills or cuts, in parts that are each of one device, and reports the sum.
+fn parts(what: &str, count: usize, mut part: impl FnMut(usize) -> Option<Torn>) {
+    let (mut sum, mut left) = (Torn::default(), count);
+    while left > 0 {
+        let Some(torn) = part(left.min(OF_ONE_DEVICE)) else { return };
+        left -= left.min(OF_ONE_DEVICE);
+        sum = sum.and(&torn);
+        if left > 0 {
+            eprintln!("{what}: {left} left; so far {sum:?}");
+        }
+    }
+    sum.report(what);
+}
+
 /// What was in progress at the kills.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone, Copy)]
 struct Torn {
     kills: usize,
+    /// Labels that were sent, and answered with success.
+    sent: usize,
+    answered: usize,
+    /// Windows on the disk at the end.
+    windows: usize,
     /// Kills with a label that was sent and not answered, and such labels.
     amid_labels: usize,
     labels: usize,
@@ -39,6 +61,32 @@ struct Torn {
     files: usize,
     /// Kills at which the last entry of the audit log was written in part, or its result not yet published.
     entries: usize,
+}
+
+impl Torn {
+    fn and(self, other: &Self) -> Self {
+        Self {
+            kills: self.kills + other.kills,
+            sent: self.sent + other.sent,
+            answered: self.answered + other.answered,
+            windows: self.windows + other.windows,
+            amid_labels: self.amid_labels + other.amid_labels,
+            labels: self.labels + other.labels,
+            files: self.files + other.files,
+            entries: self.entries + other.entries,
+        }
+    }
+
+    fn report(&self, what: &str) {
+        let Self { kills, sent, answered, windows, amid_labels, labels, files, entries } = self;
+        rig::measured(&format!(
+            "{kills} {what}: {sent} labels sent, {answered} answered with success, {windows} windows kept; at {amid_labels} {what} \
+             {labels} labels were in progress, {files} files were written in part, at {entries} an entry was; 0 labels, windows or \
+             entries lost, and the log verified each time"
+        ));
+        assert!(*answered > 0, "no label was answered");
+        assert!(*amid_labels > kills / 4, "too few {what} came while labels were written: {self:?}");
+    }
 }
 
 /// A device under load, and what it answered.
@@ -165,9 +213,8 @@ impl<'a> Load<'a> {
         let until = Instant::now() + rig::SOON;
         while self.unlabelled.len() < BURST {
             assert!(Instant::now() < until, "too few alarms: {:?}", self.episodes);
-            // Alarms that change within one read of the port share an episode's id.
             self.flap(tty);
-            std::thread::sleep(Duration::from_millis(15));
+            std::thread::sleep(Duration::from_millis(5));
             self.look();
         }
         let (issued, expires) = (operator::time(0), operator::time(600));
@@ -259,16 +306,8 @@ impl<'a> Load<'a> {
         }
     }
 
-    fn said(&self, what: &str) {
-        let Torn { kills, amid_labels, labels, files, entries } = &self.torn;
-        let (sent, answered, windows) = (self.sent, self.answered.len(), self.windows);
-        rig::measured(&format!(
-            "{kills} {what}: {sent} labels sent, {answered} answered with success, {windows} windows kept; at {amid_labels} {what} \
-             {labels} labels were in progress, {files} files were written in part, at {entries} an entry was; 0 labels, windows or \
-             entries lost, and the log verified each time"
-        ));
-        assert!(answered > 0, "no label was answered");
-        assert!(*amid_labels > kills / 4, "too few {what} came while labels were written: {:?}", self.torn);
+    fn torn(&self) -> Torn {
+        Torn { sent: self.sent, answered: self.answered.len(), windows: self.windows, ..self.torn }
     }
 }
 
@@ -333,12 +372,11 @@ fn site(operator: &Operator, tty: &Tty) -> Site {
     Site::new(operator.port).with_sensor(tty).with_mean_model().with(SAMPLES).with(&operator.table())
 }
 
-#[test]
-fn answered_labels_their_windows_and_the_audit_log_survive_kills() {
+fn kills(count: usize) -> Torn {
     let (broker, mut tty) = (Mosquitto::start(), Tty::default());
     let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
     let (site, mut load) = (site(&operator, &tty), Load::new(&sub, &operator));
-    for n in 0..times(3, 1000.0) {
+    for n in 0..count {
         let daemon = site.run();
         load.live(&daemon, &mut tty);
         daemon.kill();
@@ -354,18 +392,18 @@ fn answered_labels_their_windows_and_the_audit_log_survive_kills() {
     }
     let daemon = site.run();
     load.all_is_there();
-    load.said("kills");
     daemon.stop_well();
+    load.torn()
 }
 
-#[test]
-fn answered_labels_their_windows_and_the_audit_log_survive_power_cuts() {
+/// `None` where a disk of its own cannot be had.
+fn power_cuts(count: usize) -> Option<Torn> {
     let (broker, mut tty) = (Mosquitto::start(), Tty::default());
     let (sub, operator) = (Sub::new(broker.port), Operator::new(broker.port, "ops"));
-    let Some(mut disk) = Disk::new(96 + times(0, 200.0) as u64) else { return };
+    let mut disk = Disk::new(96 + count as u64)?;
     let (site, mut load) = (site(&operator, &tty), Load::new(&sub, &operator));
     let state = |disk: &Disk| disk.path().join("state");
-    for _ in 0..times(2, 200.0) {
+    for _ in 0..count {
         let daemon = site.clone().with_state(&state(&disk)).run();
         load.live(&daemon, &mut tty);
         let mut left = None;
@@ -381,9 +419,19 @@ fn answered_labels_their_windows_and_the_audit_log_survive_power_cuts() {
     }
     let daemon = site.with_state(&state(&disk)).run();
     load.all_is_there();
-    load.said("power cuts");
     operator.plain("status", "s-1", &json!({}));
     let status = operator::end(&sub, "status", "s-1")["result"].clone();
     assert_eq!(status["samples"]["damaged"], 0, "a power cut damages nothing");
     daemon.stop_well();
+    Some(load.torn())
+}
+
+#[test]
+fn answered_labels_their_windows_and_the_audit_log_survive_kills() {
+    parts("kills", times(3, 1000.0), |count| Some(kills(count)));
+}
+
+#[test]
+fn answered_labels_their_windows_and_the_audit_log_survive_power_cuts() {
+    parts("power cuts", times(2, 200.0), power_cuts);
 }

@@ -362,6 +362,8 @@ fn closed_by(closed: &Closed) -> String {
     match closed {
         Closed::End => "the broker closed the connection".into(),
         Closed::Io(why) => format!("the connection broke: {why}"),
+        Closed::WebSocket(why) => why.clone(),
+        Closed::Mqtt3(_) => "the broker answers as MQTT 3 does".into(),
         Closed::Malformed(why, _) => format!("what the broker sends is no MQTT 5: {why}"),
     }
 }

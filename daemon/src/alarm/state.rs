@@ -42,7 +42,7 @@ pub struct Rules {
 /// One episode: from the first record to the last, also over restarts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Episode {
-    /// Names it: boot and the moment it began.
+    /// Names it among those of this alarm: boot and the moment it began.
     pub id: String,
     /// Level that was passed.
     pub level: f64,
@@ -81,6 +81,8 @@ pub struct Change {
 pub struct Lifecycle {
     rules: Rules,
     boot: String,
+    /// The moment in the newest episode's id, ns: two that begin at one moment still have two ids.
+    named_ns: u64,
     episode: Option<Episode>,
     /// Verdicts in a row that met the condition, and since when.
     streak: u32,
@@ -96,7 +98,17 @@ impl Lifecycle {
     /// No episode, or one that was open before the restart.
     pub fn new(rules: Rules, boot: &str, episode: Option<Episode>) -> Self {
         let boot = boot.to_owned();
-        Self { rules, boot, episode, streak: 0, since_ns: None, changed_ns: None, last: None, holds: false }
+        Self {
+            rules,
+            boot,
+            named_ns: 0,
+            episode,
+            streak: 0,
+            since_ns: None,
+            changed_ns: None,
+            last: None,
+            holds: false,
+        }
     }
 
     /// The open episode, which is kept across a restart.
@@ -139,7 +151,7 @@ impl Lifecycle {
         self.last = Some((Seen { verdict: Verdict::Held, ..seen }, at));
         let change = match self.episode.take() {
             None if met => {
-                let episode = Episode::new(format!("{}-{now_ns}", self.boot), &seen, &at);
+                let episode = Episode::new(self.name(now_ns), &seen, &at);
                 self.episode = Some(episode.clone());
                 Some(Change { phase: Phase::Raised, episode })
             }
@@ -175,6 +187,7 @@ impl Lifecycle {
             After::For(ns) => self.since_ns.is_some_and(|since| now_ns.saturating_sub(since) >= ns),
         };
         let due = seen.verdict == Verdict::Met && long_enough && !held_off;
+        let fresh = if due && self.episode.is_none() { Some(self.name(now_ns)) } else { None };
         let phase = match &mut self.episode {
             Some(open) if open.raised => {
                 let free = open.acknowledged || !self.rules.latch;
@@ -187,7 +200,7 @@ impl Lifecycle {
                 }
             }
             open if due => {
-                let id = open.take().map_or_else(|| format!("{}-{now_ns}", self.boot), |unknown| unknown.id);
+                let id = open.take().map(|unknown| unknown.id).or(fresh)?;
                 *open = Some(Episode::new(id, &seen, &at));
                 Phase::Raised
             }
@@ -208,12 +221,19 @@ impl Lifecycle {
     pub fn unwatched(&mut self, now_ns: Option<u64>) -> Option<Change> {
         (self.streak, self.since_ns, self.holds) = (0, None, false);
         if self.episode.is_none() {
-            let id = format!("{}-{}", self.boot, now_ns?);
+            let id = self.name(now_ns?);
             self.episode = Some(Episode { raised: false, ..Episode::unseen(id) });
         }
         let open = self.episode.as_mut().filter(|open| !open.unknown)?;
         open.unknown = true;
         Some(Change { phase: Phase::Unknown, episode: open.clone() })
+    }
+
+    /// The id of an episode that begins now.
+    fn name(&mut self, now_ns: u64) -> String {
+        // All samples of one read have the same stamp.
+        self.named_ns = now_ns.max(self.named_ns.saturating_add(1));
+        format!("{}-{}", self.boot, self.named_ns)
     }
 
     /// Acknowledges this episode of a latched alarm: it clears now if its condition has ended, else as soon as it ends.
@@ -279,6 +299,22 @@ mod tests {
     fn it_clears_below_its_hysteresis_only() {
         let got = run(rules(After::Times(1), 0, false), &[9.0, 11.0, 9.0, 6.0, 11.0, 5.9, 9.0, 10.5]);
         assert_eq!(got, [(1, Phase::Raised), (5, Phase::Cleared), (7, Phase::Raised)]);
+    }
+
+    #[test]
+    fn episodes_that_begin_within_one_read_have_ids_of_their_own() {
+        let mut state = rules(After::Times(1), 0, false);
+        let mut ids = std::collections::BTreeSet::new();
+        for _ in 0..3 {
+            assert_eq!(step(&mut state, 7, 11.0), Some(Phase::Raised));
+            ids.insert(state.episode().expect("raised").id.clone());
+            assert_eq!(step(&mut state, 7, 1.0), Some(Phase::Cleared));
+        }
+        ids.extend(state.overrule(true, 7 * S).flatten().map(|change| change.episode.id));
+        step(&mut state, 7, 1.0);
+        ids.extend(state.unwatched(Some(7 * S)).map(|change| change.episode.id));
+        assert_eq!(ids.len(), 5, "{ids:?}");
+        assert!(ids.contains(&format!("b-{}", 7 * S)), "the moment it began, where no other has it: {ids:?}");
     }
 
     #[test]

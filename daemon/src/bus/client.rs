@@ -87,15 +87,33 @@ impl Asked {
 
 /// The document for people.
 pub fn show(status: &Value) -> String {
-    let mut out = String::new();
-    let mut line = |name: &str, text: String| {
-        let _ = writeln!(out, "{name:<10}{text}");
-    };
+    let mut out = Lines(String::new());
+    connection(status, &mut out);
+    road(status, &mut out);
+    kept(status, &mut out);
+    machine(status, &mut out);
+    out.0
+}
+
+/// Lines with a name in front.
+struct Lines(String);
+
+impl Lines {
+    fn line(&mut self, name: &str, text: String) {
+        let _ = writeln!(self.0, "{name:<10}{text}");
+    }
+}
+
+/// The device, how it is, and its broker.
+fn connection(status: &Value, out: &mut Lines) {
     let device = &status["device"];
-    line("device", format!("{}/{}, version {}", word(&device["site"]), word(&device["id"]), word(&status["version"])));
+    out.line(
+        "device",
+        format!("{}/{}, version {}", word(&device["site"]), word(&device["id"]), word(&status["version"])),
+    );
     let degraded: Vec<_> = list(&status["degraded"]).iter().map(word).collect();
     let why = if degraded.is_empty() { String::new() } else { format!(": {}", degraded.join("; ")) };
-    line("state", format!("{}{why}; up {}", word(&status["state"]), age(&status["uptime_s"])));
+    out.line("state", format!("{}{why}; up {}", word(&status["state"]), age(&status["uptime_s"])));
     let link = &status["link"];
     let online = match (link["online"] == true, &link["why"]) {
         (true, _) => "online".to_owned(),
@@ -103,9 +121,13 @@ pub fn show(status: &Value) -> String {
         (false, _) => "offline".to_owned(),
     };
     let acknowledged = quantiles(&link["acknowledge"]);
-    line("link", format!("{online}, {}; acknowledged within {acknowledged}", word(&link["broker"])));
+    out.line("link", format!("{online}, {}; acknowledged within {acknowledged}", word(&link["broker"])));
+}
+
+/// From sensors to alarms.
+fn road(status: &Value, out: &mut Lines) {
     for source in list(&status["sources"]) {
-        line(
+        out.line(
             "source",
             format!(
                 "{}: {}, {} rows/s, {} rows, {} refused, {} missing, {} shed",
@@ -125,7 +147,7 @@ pub fn show(status: &Value) -> String {
             (true, true) => "learning",
             (true, false) => "serving",
         };
-        line(
+        out.line(
             "pipeline",
             format!(
                 "{}: {serving} {}{} ({}{}), score {} of {}, inference {}",
@@ -144,18 +166,22 @@ pub fn show(status: &Value) -> String {
     if !job.is_null() {
         let phase = job["phase"].as_str().or(job["state"].as_str()).unwrap_or("");
         let colon = if job["text"] == "" { "" } else { ": " };
-        line("install", format!("{phase}{colon}{}", job["text"].as_str().unwrap_or("")));
+        out.line("install", format!("{phase}{colon}{}", job["text"].as_str().unwrap_or("")));
     }
     for alarm in list(&status["alarms"]) {
         let raised = if alarm["raised"] == true { "RAISED" } else { "clear" };
         let stale = if alarm["stale"] == true { ", by the last score, which is stale" } else { "" };
         let unknown = unknown(alarm);
-        line("alarm", format!("{}: {raised} ({}){stale}{unknown}", word(&alarm["name"]), word(&alarm["severity"])));
+        out.line("alarm", format!("{}: {raised} ({}){stale}{unknown}", word(&alarm["name"]), word(&alarm["severity"])));
     }
+}
+
+/// What waits, is kept, or was lost.
+fn kept(status: &Value, out: &mut Lines) {
     let outbox = &status["outbox"];
     let oldest =
         if outbox["oldest_s"].is_null() { String::new() } else { format!(", oldest {}", age(&outbox["oldest_s"])) };
-    line(
+    out.line(
         "outbox",
         format!(
             "{} in RAM, {} stored ({} of {}){oldest}; {} delivered; disk {}",
@@ -182,7 +208,7 @@ pub fn show(status: &Value) -> String {
                 format!("; {}: {} of {} sent{waits}", word(&pull["type"]), bytes(&pull["sent"]), bytes(&pull["size"]))
             }
         };
-        line(
+        out.line(
             "samples",
             format!(
                 "{} windows, {} labels ({} of {}), {} not kept{pull}",
@@ -195,15 +221,19 @@ pub fn show(status: &Value) -> String {
         );
     }
     let lost = list(&status["lost"]);
-    line("lost", if lost.is_empty() { "nothing".into() } else { String::new() });
+    out.line("lost", if lost.is_empty() { "nothing".into() } else { String::new() });
     for entry in lost {
-        line("", format!("{:>10} {} {}", entry["n"].to_string(), word(&entry["stream"]), word(&entry["reason"])));
+        out.line("", format!("{:>10} {} {}", entry["n"].to_string(), word(&entry["stream"]), word(&entry["reason"])));
     }
+}
+
+/// Clock, memory and disk.
+fn machine(status: &Value, out: &mut Lines) {
     let (clock, machine) = (&status["clock"], &status["machine"]);
-    line("clock", format!("{} ({})", word(&clock["ts"]), word(&clock["clk"])));
+    out.line("clock", format!("{} ({})", word(&clock["ts"]), word(&clock["clk"])));
     let kib = |key: &str| bytes(&Value::from(machine[key].as_u64().unwrap_or(0) * 1024));
     let temperature = machine["temperature_c"].as_f64().map(|c| format!(", {c:.0} °C")).unwrap_or_default();
-    line(
+    out.line(
         "machine",
         format!(
             "daemon {}, {} of {} memory free, {} of {} disk free{temperature}",
@@ -214,7 +244,6 @@ pub fn show(status: &Value) -> String {
             bytes(&machine["disk_bytes"])
         ),
     );
-    out
 }
 
 /// What runs it, and a word where a fence is missing.

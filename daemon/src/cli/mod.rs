@@ -158,40 +158,9 @@ impl Cli {
         match self.command {
             Command::Run { config } => {
                 journal::start("info");
-                let host = Host::default();
-                runtime()?.block_on(async {
-                    let mut stop = Box::pin(signals::stop()?);
-                    let mut current = open(config.as_deref(), &host)?;
-                    while run::run(&host, current.clone(), &mut stop).await? == Ending::Reload {
-                        // A configuration file that became invalid meanwhile must not stop the daemon.
-                        match open(config.as_deref(), &host) {
-                            Ok(next) => current = next,
-                            Err(why) => {
-                                tracing::error!(
-                                    "reload the configuration: {why}; the previous configuration stays in use"
-                                )
-                            }
-                        }
-                    }
-                    Ok(())
-                })
+                serve(config.as_deref())
             }
-            Command::Check { config } => {
-                let config = Config::load(config.as_deref())?;
-                let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
-                let mut problems = config.problems_of_files(now_s);
-                let host = Host::default();
-                let checked = infer::check(&config, |group| Launching::new(&host, &config, group, None));
-                problems.extend(checked.problems);
-                if !problems.is_empty() {
-                    return Err(Fatal::problems(&problems));
-                }
-                let remarks = config.remarks_on_files(now_s).into_iter().chain(config.advice());
-                for line in replay::describe(&config).into_iter().chain(checked.lines).chain(remarks) {
-                    say(&line)?;
-                }
-                Ok(())
-            }
+            Command::Check { config } => check(config.as_deref()),
             Command::Status { json, whom } => {
                 let bus = whom.bus()?;
                 let asked = async { bus::Asked::connect(bus.as_deref()).await?.status().await };
@@ -252,6 +221,43 @@ impl Cli {
             }
         }
     }
+}
+
+/// Runs the daemon, anew for each configuration, until it is to stop.
+fn serve(file: Option<&std::path::Path>) -> Result<(), Fatal> {
+    let host = Host::default();
+    runtime()?.block_on(async {
+        let mut stop = Box::pin(signals::stop()?);
+        let mut current = open(file, &host)?;
+        while run::run(&host, current.clone(), &mut stop).await? == Ending::Reload {
+            // A configuration file that became invalid meanwhile must not stop the daemon.
+            match open(file, &host) {
+                Ok(next) => current = next,
+                Err(why) => {
+                    tracing::error!("reload the configuration: {why}; the previous configuration stays in use")
+                }
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Checks the configuration, and what it names; prints what is in it.
+fn check(file: Option<&std::path::Path>) -> Result<(), Fatal> {
+    let config = Config::load(file)?;
+    let now_s = Clock::default().now().wall_ms.map(|ms| ms / 1000);
+    let mut problems = config.problems_of_files(now_s);
+    let host = Host::default();
+    let checked = infer::check(&config, |group| Launching::new(&host, &config, group, None));
+    problems.extend(checked.problems);
+    if !problems.is_empty() {
+        return Err(Fatal::problems(&problems));
+    }
+    let remarks = config.remarks_on_files(now_s).into_iter().chain(config.advice());
+    for line in replay::describe(&config).into_iter().chain(checked.lines).chain(remarks) {
+        say(&line)?;
+    }
+    Ok(())
 }
 
 /// Loads the configuration. First rolls back a change that another process left unconfirmed. A device without a name in

@@ -20,6 +20,7 @@ use super::{
 };
 use crate::{flow::SourceId, limits, model::keyset::Keyset};
 
+/// The configuration, or all problems of it. Long, because each table is a line or two, in the order in which one needs another.
 pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     let mut problems = Problems::default();
     let root = layers::read(layers, &mut problems);

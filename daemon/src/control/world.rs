@@ -349,6 +349,7 @@ impl World {
         }
     }
 
+    /// Long, because it is one arm for each action.
     fn perform(&mut self, action: Action) -> Result<Option<Event>, Box<Event>> {
         let full = self.disk.full;
         match action {

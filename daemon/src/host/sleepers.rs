@@ -1,7 +1,13 @@
 //! Whether the disk hangs, as the kernel shows it: a thread of this process, of a stage or of a library, that sleeps without
 //! being interruptible, look after look, in one and the same sleep. It is how the kernel waits for a disk.
 
-use std::{collections::BTreeMap, fs};
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    io::Read,
+};
+
+use crate::limits;
 
 /// Threads in such a sleep: the sleep's number, and how many looks in a row it was seen.
 #[derive(Debug, Default)]
@@ -11,9 +17,12 @@ impl Sleepers {
     /// Looks at all threads. Returns for how many looks the longest of these sleeps has lasted; 0: no thread sleeps so.
     pub fn look(&mut self) -> u32 {
         let threads = fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+        // All of it comes with one read; read as text of unknown length it would be ten, for each thread, every second.
+        let mut text = [0; limits::THREAD_STATUS_BYTES];
         let status = |entry: fs::DirEntry| {
             let id = entry.file_name().to_str()?.parse().ok()?;
-            Some((id, sleep(&fs::read_to_string(entry.path().join("status")).ok()?)?))
+            let n = File::open(entry.path().join("status")).ok()?.read(&mut text).ok()?;
+            Some((id, sleep(str::from_utf8(&text[..n]).ok()?)?))
         };
         self.seen(threads.filter_map(status).collect())
     }

@@ -127,6 +127,44 @@ pub fn page_bytes() -> u64 {
     u64::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(4096)
 }
 
+/// Unmaps the pages of the program and its libraries that were touched so far; what is used again is mapped again, from the page
+/// cache, 16 pages at a fault. Most of the program runs once, at the start. Only segments that were never writable are given back,
+/// so what the loader relocated stays. A debugger that set breakpoints by changing the program loses them here.
+pub fn release_program() {
+    // SAFETY: the callback is called while the loader's lock holds each object in place, and `info` is valid during the call. The
+    // kernel drops pages that it can read again from the file: they are private, and neither the program nor the loader could
+    // write to them. What madvise refuses stays as it was.
+    unsafe {
+        libc::dl_iterate_phdr(Some(release_object), std::ptr::null_mut());
+    }
+}
+
+/// One program or library, for `release_program`.
+unsafe extern "C" fn release_object(
+    info: *mut libc::dl_phdr_info,
+    _: libc::size_t,
+    _: *mut libc::c_void,
+) -> libc::c_int {
+    let page = page_bytes() as usize;
+    // SAFETY: see `release_program`.
+    unsafe {
+        let info = &*info;
+        for at in 0..usize::from(info.dlpi_phnum) {
+            let segment = &*info.dlpi_phdr.add(at);
+            if segment.p_type != libc::PT_LOAD || segment.p_flags & libc::PF_W != 0 {
+                continue;
+            }
+            // Whole pages of this segment: the first and the last may be shared with a neighbour that is writable.
+            let start = (info.dlpi_addr as usize + segment.p_vaddr as usize).next_multiple_of(page);
+            let end = (info.dlpi_addr as usize + segment.p_vaddr as usize + segment.p_filesz as usize) / page * page;
+            if end > start {
+                libc::madvise(start as *mut libc::c_void, end - start, libc::MADV_DONTNEED);
+            }
+        }
+    }
+    0
+}
+
 /// An argument of `attempt`.
 #[derive(Debug, Clone, Copy)]
 pub enum Argument<'a> {
@@ -438,6 +476,31 @@ mod tests {
     fn page_size_is_the_one_of_this_machine() {
         let out = Command::new("getconf").arg("PAGESIZE").output().expect("getconf");
         assert_eq!(page_bytes().to_string(), String::from_utf8_lossy(&out.stdout).trim());
+    }
+
+    #[test]
+    fn released_program_has_fewer_pages_in_memory_and_runs_on() {
+        // In a process of its own: other tests map pages at the same time.
+        const PLAYED: &str = "KL_RELEASED";
+        if std::env::var_os(PLAYED).is_none() {
+            let own = std::env::current_exe().expect("own program");
+            let test = "host::sys::tests::released_program_has_fewer_pages_in_memory_and_runs_on";
+            let run =
+                Command::new(own).args(["--exact", test, "--test-threads=1"]).env(PLAYED, "1").output().expect("run");
+            let said = String::from_utf8_lossy(&run.stdout);
+            assert!(run.status.success() && said.contains("1 passed"), "{said}");
+            return;
+        }
+        let shared = || {
+            let text = std::fs::read_to_string("/proc/self/status").expect("status");
+            let line = text.lines().find_map(|line| line.strip_prefix("RssFile:"));
+            line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok()).expect("a number")
+        };
+        let before = shared();
+        release_program();
+        let after = shared();
+        assert!(after < before / 2, "{after} kB of {before} kB are still mapped");
+        assert!(regex::Regex::new("^b+$").expect("a pattern").is_match("bbb"), "what was released works");
     }
 
     #[test]

@@ -18,6 +18,8 @@ use crate::limits;
 pub struct Stderr {
     pipe: std::fs::File,
     began: Instant,
+    /// When it was read last.
+    drained: Instant,
     budget: Budget,
     /// Who writes, for the log.
     name: String,
@@ -30,11 +32,20 @@ impl Stderr {
     /// No descriptors are left.
     pub fn new(name: String) -> std::io::Result<(Self, OwnedFd)> {
         let (ours, theirs) = pipe2(OFlag::O_CLOEXEC | OFlag::O_NONBLOCK)?;
-        Ok((Self { pipe: ours.into(), began: Instant::now(), budget: Budget::default(), name }, theirs))
+        let now = Instant::now();
+        Ok((Self { pipe: ours.into(), began: now, drained: now, budget: Budget::default(), name }, theirs))
+    }
+
+    /// The same as `drain`, a few times a second: for those who come by with every window.
+    pub fn drain_in_turn(&mut self) {
+        if self.drained.elapsed() >= limits::BEAT {
+            self.drain();
+        }
     }
 
     /// Reads what is there, a pipe's worth at most, and logs what the budget allows.
     pub fn drain(&mut self) {
+        self.drained = Instant::now();
         let (mut chunk, mut left) = ([0u8; 4096], limits::WORKER_STDERR);
         while left > 0 {
             match self.pipe.read(&mut chunk) {

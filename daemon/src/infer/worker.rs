@@ -110,6 +110,7 @@ impl Worker {
 
     /// Whether it is still there.
     pub fn is_alive(&mut self) -> bool {
+        self.process.stderr.drain_in_turn();
         matches!(self.process.child.try_wait(), Ok(None))
     }
 
@@ -176,20 +177,20 @@ impl Worker {
         // Not waited for: the bell of a worker that does not listen is full some time.
         let flags = MsgFlags::MSG_NOSIGNAL | MsgFlags::MSG_DONTWAIT;
         if let Err(why) = send(self.process.socket.as_raw_fd(), &ring, flags) {
-            return self.dead(0, &format!("wake the worker: {why}"));
+            return self.dead(0, Some(format!("wake the worker: {why}")));
         }
         let (mut seen, mut began) = (0, Instant::now());
         loop {
             let left = deadline.map_or(limits::BEAT, |all| all.saturating_sub(began.elapsed()));
             let is_heard = ready(&self.process.socket, left.min(limits::BEAT));
-            self.process.stderr.drain();
+            self.process.stderr.drain_in_turn();
             if is_heard {
                 let mut answer = [0u8; 8];
                 return match recv(self.process.socket.as_raw_fd(), &mut answer, MsgFlags::MSG_TRUNC) {
                     Ok(8) if answer == ring => Rung { done: count, died: None },
-                    Ok(0) => self.dead(count, "ended"),
-                    Ok(_) => self.dead(count, "it answered what it was not asked"),
-                    Err(why) => self.dead(count, &why.to_string()),
+                    Ok(0) => self.dead(count, None),
+                    Ok(_) => self.dead(count, Some("it answered what it was not asked".into())),
+                    Err(why) => self.dead(count, Some(why.to_string())),
                 };
             }
             beat();
@@ -197,7 +198,7 @@ impl Worker {
             if done > seen {
                 (seen, began) = (done, Instant::now());
             } else if let Some(all) = deadline.filter(|all| began.elapsed() >= *all) {
-                return self.dead(count, &format!("deadline of {} ms passed", all.as_millis()));
+                return self.dead(count, Some(format!("deadline of {} ms passed", all.as_millis())));
             }
         }
     }
@@ -207,10 +208,11 @@ impl Worker {
         (self.memory.load(0) as usize).min(count)
     }
 
-    fn dead(&mut self, count: usize, why: &str) -> Rung {
+    /// `why` it is ended; nothing where it ended itself.
+    fn dead(&mut self, count: usize, why: Option<String>) -> Rung {
         let how = self.process.end();
         // Read when nothing runs there any more.
-        Rung { done: self.done(count), died: Some(if why == "ended" { how } else { format!("{why}; {how}") }) }
+        Rung { done: self.done(count), died: Some(why.map_or_else(|| how.clone(), |why| format!("{why}; {how}"))) }
     }
 }
 

@@ -14,7 +14,7 @@ use super::{
     offer::Learnt,
     reason::{self, Stage},
     session::{Closed, Session},
-    tls, ws,
+    tls,
 };
 use crate::{
     config::{Broker, Mqtt},
@@ -98,7 +98,7 @@ pub(super) async fn answer(
             Ok(Some(_)) => {
                 return Err((Failed::broker("the broker does not answer CONNECT as MQTT 5 does".into()), None));
             }
-            Err(Closed::Malformed(why, Some(code))) if why.contains("MQTT 3") => {
+            Err(Closed::Mqtt3(code)) => {
                 // Its codes are few and small; the first says that it does not know the version.
                 let words = reason::words(if code == 1 { 0x84 } else { code }, None, None, mqtt);
                 return Err((Failed::broker(format!("the broker refused and answers as MQTT 3 does: {words}")), None));
@@ -126,8 +126,10 @@ pub(super) fn ended(
 ) -> Failed {
     let name = mqtt.tls.as_ref().and_then(|tls| tls.server_name.as_ref()).unwrap_or(&broker.host);
     let why = match closed {
-        Closed::Malformed(why, _) if why.starts_with(ws::CLOSED) => {
-            format!("{}; {why}", reason::silent(stage, last, mqtt, root))
+        Closed::WebSocket(why) => format!("{}; {why}", reason::silent(stage, last, mqtt, root)),
+        Closed::Mqtt3(_) => {
+            let why = "what the broker sends is no MQTT 5: it answers as MQTT 3 does";
+            return Failed { closed: true, ..Failed::broker(why.into()) };
         }
         Closed::Malformed(why, code) => {
             let failed = Failed::broker(format!("what the broker sends is no MQTT 5: {why}"));

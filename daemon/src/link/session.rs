@@ -17,7 +17,10 @@ use rumqttc::v5::mqttbytes::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::{error::LinkError, ws::Frames};
+use super::{
+    error::LinkError,
+    ws::{Frames, Unframed},
+};
 use crate::limits;
 
 /// What a session runs over: TCP, or TLS over it, or over a proxy.
@@ -40,6 +43,10 @@ pub enum Closed {
     End,
     /// The connection broke.
     Io(io::Error),
+    /// The WebSocket around MQTT was closed in order: what it said.
+    WebSocket(String),
+    /// The broker refused as MQTT 3 does, with that code.
+    Mqtt3(u8),
     /// What came is not MQTT 5 as the codec knows it; with the reason code that it does not know, if that is it.
     Malformed(String, Option<u8>),
 }
@@ -168,7 +175,10 @@ impl Session {
                 self.raw.extend_from_slice(came);
                 let before = self.output.len();
                 let unwrapped = frames.unwrap(&mut self.raw, &mut self.input, &mut self.output);
-                unwrapped.map_err(|why| Closed::Malformed(why, None))?;
+                unwrapped.map_err(|why| match why {
+                    Unframed::Closed(_) => Closed::WebSocket(why.to_string()),
+                    Unframed::Malformed(why) => Closed::Malformed(why, None),
+                })?;
                 self.flushing |= self.output.len() > before;
             }
         }
@@ -197,12 +207,12 @@ fn split(input: &mut BytesMut, most: u32) -> Result<Option<(usize, BytesMut)>, S
 }
 
 fn parse(head: usize, mut whole: BytesMut) -> Result<Packet, Closed> {
-    let (kind, code) = (whole[0] >> 4, whole.get(head + 1).copied());
+    let kind = whole[0] >> 4;
     match (kind, whole.len() - head) {
         // The codec takes a DISCONNECT without a reason for malformed; it means 0.
         (14, 0) => return Ok(Packet::Disconnect(Disconnect::new(DisconnectReasonCode::NormalDisconnection))),
         // CONNACK without properties: MQTT 3.
-        (2, 2) => return Err(Closed::Malformed("it answers as MQTT 3 does".into(), code)),
+        (2, 2) => return Err(Closed::Mqtt3(whole[head + 1])),
         _ => {}
     }
     Packet::read(&mut whole, None).map_err(|why| match why {
@@ -290,7 +300,7 @@ mod tests {
             parse(head, whole)
         };
         assert!(matches!(one(&[0xe0, 0]), Ok(Packet::Disconnect(_))), "no reason is reason 0");
-        assert!(matches!(one(&[0x20, 2, 0, 1]), Err(Closed::Malformed(why, Some(1))) if why.contains("MQTT 3")));
+        assert!(matches!(one(&[0x20, 2, 0, 1]), Err(Closed::Mqtt3(1))));
         assert!(matches!(one(&[0x40, 4, 0, 1, 0x95, 0]), Err(Closed::Malformed(_, Some(0x95)))));
         assert!(matches!(one(&[0x20, 3, 0, 0x87, 0]), Ok(Packet::ConnAck(_))));
         assert_eq!(

@@ -13,12 +13,27 @@ use ring::digest;
 
 /// What RFC 6455 adds to the key before it is hashed.
 const SALT: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
-/// How the text of a closing begins.
-pub const CLOSED: &str = "the WebSocket was closed";
 const BINARY: u8 = 2;
 const CLOSE: u8 = 8;
 const PING: u8 = 9;
 const PONG: u8 = 10;
+
+/// Why no more frames come.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unframed {
+    /// The other side ended it in order, with its code and text if it gave them.
+    #[error("the WebSocket was closed{0}")]
+    Closed(String),
+    /// It does not keep to the protocol.
+    #[error("{0}")]
+    Malformed(String),
+}
+
+impl From<&str> for Unframed {
+    fn from(why: &str) -> Self {
+        Self::Malformed(why.into())
+    }
+}
 
 /// Frames in both directions.
 #[derive(Debug, Default)]
@@ -42,7 +57,12 @@ impl Frames {
     ///
     /// # Errors
     /// The other side closed, or does not keep to the protocol.
-    pub fn unwrap(&mut self, raw: &mut BytesMut, payload: &mut BytesMut, answer: &mut BytesMut) -> Result<(), String> {
+    pub fn unwrap(
+        &mut self,
+        raw: &mut BytesMut,
+        payload: &mut BytesMut,
+        answer: &mut BytesMut,
+    ) -> Result<(), Unframed> {
         loop {
             if self.left > 0 {
                 let n = usize::try_from(self.left).unwrap_or(usize::MAX).min(raw.len());
@@ -72,15 +92,15 @@ impl Frames {
             match opcode {
                 PING => frame(PONG, &content, answer),
                 PONG => {}
-                CLOSE => return Err(closed(&content)),
-                other => return Err(format!("a frame with the unknown opcode {other}")),
+                CLOSE => return Err(Unframed::Closed(closed(&content))),
+                other => return Err(Unframed::Malformed(format!("a frame with the unknown opcode {other}"))),
             }
         }
     }
 }
 
 /// Opcode, length and bytes of the head, once it is whole.
-fn header(raw: &[u8]) -> Result<Option<(u8, u64, usize)>, String> {
+fn header(raw: &[u8]) -> Result<Option<(u8, u64, usize)>, Unframed> {
     let [first, second, ..] = *raw else { return Ok(None) };
     if first & 0x70 != 0 {
         return Err("a frame of an extension that was not asked for".into());
@@ -115,13 +135,14 @@ fn frame(opcode: u8, content: &[u8], out: &mut BytesMut) {
     out.extend(content.iter().zip(mask.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
+/// What follows the words that it was closed: code and text.
 fn closed(content: &[u8]) -> String {
     match content {
         [a, b, text @ ..] => {
             let text = String::from_utf8_lossy(text);
-            format!("{CLOSED} with code {} {text}", u16::from_be_bytes([*a, *b])).trim_end().to_owned()
+            format!(" with code {} {text}", u16::from_be_bytes([*a, *b])).trim_end().to_owned()
         }
-        _ => CLOSED.into(),
+        _ => String::new(),
     }
 }
 
@@ -221,15 +242,15 @@ mod tests {
             let mut raw = BytesMut::from(bytes);
             Frames::default().unwrap(&mut raw, &mut BytesMut::new(), &mut BytesMut::new()).err()
         };
-        assert_eq!(
-            why(&served(CLOSE, true, b"\x03\xf0too large")).as_deref(),
-            Some("the WebSocket was closed with code 1008 too large")
-        );
-        assert_eq!(why(&served(CLOSE, true, b"")).as_deref(), Some("the WebSocket was closed"));
-        assert!(why(&served(1, true, b"text")).is_some_and(|why| why.contains("text frame")));
-        assert!(why(&[0x82, 0x81, 0, 0, 0, 0, 0]).is_some_and(|why| why.contains("masked")));
-        assert!(why(&[0xc2, 1, 0]).is_some_and(|why| why.contains("extension")));
-        assert!(why(&served(PING, true, &[0; 126])).is_some_and(|why| why.contains("125")));
+        let text = |bytes: &[u8]| why(bytes).map(|why| why.to_string());
+        let closed = served(CLOSE, true, b"\x03\xf0too large");
+        assert_eq!(text(&closed).as_deref(), Some("the WebSocket was closed with code 1008 too large"));
+        assert_eq!(why(&closed), Some(Unframed::Closed(" with code 1008 too large".into())));
+        assert_eq!(text(&served(CLOSE, true, b"")).as_deref(), Some("the WebSocket was closed"));
+        assert!(text(&served(1, true, b"text")).is_some_and(|why| why.contains("text frame")));
+        assert!(text(&[0x82, 0x81, 0, 0, 0, 0, 0]).is_some_and(|why| why.contains("masked")));
+        assert!(text(&[0xc2, 1, 0]).is_some_and(|why| why.contains("extension")));
+        assert!(text(&served(PING, true, &[0; 126])).is_some_and(|why| why.contains("125")));
     }
 
     #[test]

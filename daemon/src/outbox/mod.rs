@@ -74,6 +74,8 @@ struct State {
     /// The store is being opened for the first time: pushes shed instead of waiting, but later.
     opening: bool,
     closing: bool,
+    /// Producers that wait for room or numbers. To wake no one is a system call too, and each acknowledgement comes by here.
+    waiting: usize,
     stored_records: u64,
     stored_bytes: u64,
     /// Damaged stores that are kept for a look.
@@ -250,6 +252,7 @@ impl Outbox {
             disk_failed: reserved.is_err(),
             opening: true,
             closing: false,
+            waiting: 0,
             stored_records: 0,
             stored_bytes: 0,
             quarantines: 0,
@@ -289,7 +292,7 @@ impl Sink for Writer {
             state = guard;
             state.tail.push(draft, seq, now_ns);
         }
-        self.after(&state);
+        self.after(state);
     }
 
     fn lost(&mut self, stream: StreamId, n: u64, reason: &'static str) {
@@ -324,7 +327,7 @@ impl Writer {
     pub fn put_now(&self, draft: Draft) -> u64 {
         let mut state = self.0.lock();
         let seq = state.push_now(draft, Clock::boot_ns());
-        self.after(&state);
+        self.after(state);
         seq
     }
 
@@ -336,10 +339,18 @@ impl Writer {
                 }
             } else {
                 self.0.work.notify_one();
-                let waited = self.0.room.wait_timeout(state, Duration::from_millis(100));
-                state = waited.unwrap_or_else(PoisonError::into_inner).0;
+                state = self.wait(state);
             }
         }
+        state
+    }
+
+    /// Waits for room, for a moment.
+    fn wait<'a>(&'a self, mut state: MutexGuard<'a, State>) -> MutexGuard<'a, State> {
+        state.waiting += 1;
+        let waited = self.0.room.wait_timeout(state, Duration::from_millis(100));
+        let mut state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        state.waiting -= 1;
         state
     }
 
@@ -359,15 +370,16 @@ impl Writer {
                 return (state, first);
             }
             self.0.work.notify_one();
-            let waited = self.0.room.wait_timeout(state, Duration::from_millis(100));
-            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+            state = self.wait(state);
         }
     }
 
-    /// Wakes whom it concerns.
-    fn after(&self, state: &State) {
+    /// Wakes whom it concerns, who finds the lock free.
+    fn after(&self, state: MutexGuard<'_, State>) {
+        let has_work = state.tail.wants_commit() || state.seqs.is_low();
+        drop(state);
         self.0.ready.notify_one();
-        if state.tail.wants_commit() || state.seqs.is_low() {
+        if has_work {
             self.0.work.notify_one();
         }
     }
@@ -447,8 +459,12 @@ impl Reader {
         let after = state.tail.bytes();
         // Producers and the committer care only when a bound was crossed.
         if after < before && (before >= limits::TAIL_BYTES || state.tail.wants_backlog()) {
-            self.0.room.notify_all();
-            if state.stored_records > 0 {
+            let (is_waited, has_backlog) = (state.waiting > 0, state.stored_records > 0);
+            drop(state);
+            if is_waited {
+                self.0.room.notify_all();
+            }
+            if has_backlog {
                 self.0.work.notify_one();
             }
         }

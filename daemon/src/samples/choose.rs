@@ -47,7 +47,7 @@ pub struct Chooser {
     before: VecDeque<Finished>,
     before_bytes: usize,
     /// Episodes that are open.
-    open: BTreeSet<String>,
+    open: BTreeSet<Episode>,
     /// Windows after an alarm that are still to come, of these episodes, and the number of the last one.
     after: usize,
     episodes: Vec<Episode>,
@@ -84,7 +84,7 @@ impl Chooser {
     pub fn take(
         &mut self,
         finished: Finished,
-        is_known: impl Fn(&str) -> bool,
+        is_known: impl Fn(&Episode) -> bool,
         random: impl FnOnce(u64) -> u64,
     ) -> Vec<Chosen> {
         let mut chosen = Vec::new();
@@ -98,11 +98,12 @@ impl Chooser {
         chosen
     }
 
-    fn around_alarm(&mut self, finished: &Finished, is_known: impl Fn(&str) -> bool, chosen: &mut Vec<Chosen>) {
+    fn around_alarm(&mut self, finished: &Finished, is_known: impl Fn(&Episode) -> bool, chosen: &mut Vec<Chosen>) {
         let number = finished.window.tag.number;
-        let fresh = finished.raised.iter().filter(|(_, id)| !self.open.contains(id) && !is_known(id));
-        let fresh: Vec<Episode> = fresh.map(|(alarm, id)| Episode { alarm: alarm.clone(), id: id.clone() }).collect();
-        self.open = finished.raised.iter().map(|(_, id)| id.clone()).collect();
+        let raised = finished.raised.iter().map(|(alarm, id)| Episode { alarm: alarm.clone(), id: id.clone() });
+        let before = std::mem::replace(&mut self.open, raised.collect());
+        let is_fresh = |of: &&Episode| !before.contains(of) && !is_known(of);
+        let fresh: Vec<Episode> = self.open.iter().filter(is_fresh).cloned().collect();
         let mut keep = |finished: Finished, at: At, episodes: &[Episode]| {
             chosen.push(Chosen { finished, class: Kept::Alarm, around: Some((at, episodes.to_vec())) });
         };
@@ -201,7 +202,7 @@ mod tests {
 
     #[test]
     fn episode_that_the_store_knows_is_not_kept_a_second_time_after_a_restart() {
-        let chosen = chooser(2, None, 1).take(alarmed(1), |id| id == "b-1", |_| 0);
+        let chosen = chooser(2, None, 1).take(alarmed(1), |of| of.id == "b-1", |_| 0);
         assert!(chosen.is_empty(), "{chosen:?}");
     }
 

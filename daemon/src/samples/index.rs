@@ -16,7 +16,7 @@ use crate::{
     limits,
 };
 
-/// An alarm's episode.
+/// An alarm's episode. Alarms that rise at one moment have the same id: only both members together name an episode.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Episode {
     /// Name of the alarm.
@@ -70,7 +70,7 @@ pub struct Index {
     labels: BTreeMap<String, Labelled>,
     /// What the labels name.
     wins: BTreeSet<String>,
-    episodes: BTreeSet<String>,
+    episodes: BTreeSet<Episode>,
     /// Windows and bytes by worth.
     counts: [(u64, u64); CLASSES],
     label_bytes: u64,
@@ -96,16 +96,15 @@ impl Index {
     }
 
     /// Whether windows of this episode are kept.
-    pub fn knows(&self, episode: &str) -> bool {
-        let of = |window: &Window| window.episodes.iter().any(|of| of.id == episode);
+    pub fn knows(&self, episode: &Episode) -> bool {
+        let of = |window: &Window| window.episodes.contains(episode);
         // Only the newest are of interest: an episode that is open.
         self.windows.values().rev().any(of)
     }
 
     /// How much a window is worth.
     pub fn worth(&self, window: &Window) -> usize {
-        let labelled =
-            self.wins.contains(&window.win) || window.episodes.iter().any(|of| self.episodes.contains(&of.id));
+        let labelled = self.wins.contains(&window.win) || window.episodes.iter().any(|of| self.episodes.contains(of));
         if labelled { LABELLED } else { window.class as usize }
     }
 
@@ -166,7 +165,7 @@ impl Index {
     fn count_again(&mut self) {
         let labels = self.labels.values();
         self.wins = labels.clone().flat_map(|label| label.wins.iter().cloned()).collect();
-        self.episodes = labels.filter_map(|label| Some(label.episode.as_ref()?.id.clone())).collect();
+        self.episodes = labels.filter_map(|label| label.episode.clone()).collect();
         let mut counts = [(0, 0); CLASSES];
         for window in self.windows.values() {
             let worth = self.worth(window);
@@ -246,15 +245,13 @@ impl Index {
     }
 
     /// How many windows a label is about that names this digest, and this episode.
-    pub fn about(&self, win: &str, episode: Option<&str>) -> usize {
+    pub fn about(&self, win: &str, episode: Option<&Episode>) -> usize {
         self.windows.keys().filter(|key| self.is(key, win, episode)).count()
     }
 
     /// Whether such a label is about the window of this key.
-    pub fn is(&self, key: &Key, win: &str, episode: Option<&str>) -> bool {
-        let of = |window: &Window| {
-            window.win == win || episode.is_some_and(|id| window.episodes.iter().any(|of| of.id == id))
-        };
+    pub fn is(&self, key: &Key, win: &str, episode: Option<&Episode>) -> bool {
+        let of = |window: &Window| window.win == win || episode.is_some_and(|of| window.episodes.contains(of));
         self.windows.get(key).is_some_and(of)
     }
 
@@ -288,8 +285,7 @@ impl Index {
 
 /// Whether a label says something of a window.
 fn is_about(label: &Labelled, window: &Window) -> bool {
-    label.wins.contains(&window.win)
-        || label.episode.as_ref().is_some_and(|episode| window.episodes.iter().any(|of| of.id == episode.id))
+    label.wins.contains(&window.win) || label.episode.as_ref().is_some_and(|episode| window.episodes.contains(episode))
 }
 
 #[cfg(test)]
@@ -377,7 +373,28 @@ mod tests {
         assert_eq!((found("high", None), found("high", Some("b-1"))), (Some(2), Some(1)));
         assert_eq!((found("low", None), found("high", Some("b-3"))), (None, None));
         assert_eq!(index.window(&format!("{:064x}", 1)).map(|(key, _)| key.0), Some(1));
-        assert!(index.knows("b-2") && !index.knows("b-3"));
+        let knows = |alarm: &str, id: &str| index.knows(&Episode { alarm: alarm.into(), id: id.into() });
+        assert!(knows("high", "b-2") && !knows("high", "b-3") && !knows("low", "b-2"));
+    }
+
+    #[test]
+    fn label_of_an_alarm_does_not_count_for_another_alarm_that_rose_at_the_same_moment() {
+        let mut index = index(&[(1, Kept::Alarm)]);
+        let (key, other) = window(2, Kept::Alarm);
+        let episodes = vec![Episode { alarm: "low".into(), id: "b-1".into() }];
+        index.add(key.clone(), Window { episodes, ..other });
+        index.add_label("l-1".into(), label(1));
+        assert_eq!(index.counts(), [0, 0, 0, 1, 1]);
+        let (episode, win) = (label(1).episode, format!("{:064x}", 1));
+        assert_eq!(index.about(&win, episode.as_ref()), 1);
+        assert!(!index.is(&key, &win, episode.as_ref()));
+        let labelled = Filter { labelled: true, ..Filter::default() };
+        assert_eq!(index.select(&labelled, 1024 * KIB), [window(1, Kept::Alarm).0.1, "l-1".into()]);
+        assert_eq!(
+            index.remove(&window(1, Kept::Alarm).0),
+            Some((LABELLED, vec!["l-1".into()])),
+            "it has no window left"
+        );
     }
 
     #[test]

@@ -332,7 +332,7 @@ impl Stage {
     fn finished(&mut self, finished: Finished, beat: &dyn Fn()) {
         let at = usize::from(finished.window.tag.pipeline);
         let (Some(store), Some(chooser)) = (&mut self.store, self.choosers.get_mut(at)) else { return };
-        let chosen = chooser.take(finished, |id| store.index().knows(id), |n| self.random.u64(..n));
+        let chosen = chooser.take(finished, |of| store.index().knows(of), |n| self.random.u64(..n));
         for chosen in &chosen {
             beat();
             if allows(&mut self.allowed, (self.setup.now)().boot_ns) {

@@ -255,12 +255,12 @@ impl Store {
     }
 
     fn is_about(&self, key: &Key, window: &Window, episode: Option<&Episode>) -> bool {
-        self.index.is(key, &window.win, episode.map(|episode| episode.id.as_str()))
+        self.index.is(key, &window.win, episode)
     }
 
     /// Windows that a label is about.
     fn about(&self, win: &str, episode: Option<&Episode>) -> usize {
-        self.index.about(win, episode.map(|episode| episode.id.as_str()))
+        self.index.about(win, episode)
     }
 
     fn write_label(

@@ -86,7 +86,8 @@ fn window_that_is_chosen_for_several_reasons_keeps_the_weightiest_and_all_its_ep
         let mut store = open(dir.path());
         order.iter().for_each(|chosen| store.add(&described(), chosen));
         assert_eq!(store.index.counts(), [0, 0, 0, 1, 0]);
-        assert!(store.index.knows("b-1") && store.index.knows("b-2"), "{}", state(&store));
+        let knows = |id: &str| store.index.knows(&Episode { alarm: "high".into(), id: id.into() });
+        assert!(knows("b-1") && knows("b-2"), "{}", state(&store));
         assert!(store.index.raised("high", Some("b-1")).is_some());
         assert_eq!(state(&open(dir.path())), state(&store));
     }

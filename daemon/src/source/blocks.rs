@@ -9,8 +9,7 @@
 use bytes::{Buf, BytesMut};
 
 use super::{
-    cut::Cut,
-    framing::{Skipped, hexadecimal},
+    cut::{Cut, Skipped, hexadecimal},
     packets::sum,
 };
 use crate::{

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     blocks::Blocks,
-    cut::Cut,
+    cut::{Cut, Skipped, hexadecimal},
     packets::{Packets, sum},
 };
 use crate::{
@@ -89,27 +89,6 @@ pub struct Lines {
     /// In the middle of a line that is already too long, or whose beginning is lost.
     skipping: bool,
     skipped: Skipped,
-}
-
-/// Bytes that were skipped since the last mark, and how many of them are no text.
-#[derive(Debug, Default)]
-pub(super) struct Skipped {
-    bytes: usize,
-    strange: usize,
-}
-
-impl Skipped {
-    /// These bytes are skipped. Each length of a frame is marked: bytes that come without any end must be seen.
-    pub(super) fn pass(&mut self, gone: &[u8], frame_max: usize, cut: &mut Cut) {
-        self.bytes += gone.len();
-        self.strange += gone.iter().filter(|b| !matches!(b, b' '..=b'~' | b'\t')).count();
-        // Bytes of another speed have no ends of lines either.
-        let flaw = if self.strange * 4 < self.bytes { Flaw::Oversize } else { Flaw::Garbage };
-        while self.bytes > frame_max {
-            (self.bytes, self.strange) = (self.bytes - frame_max, 0);
-            cut.ranges.push(flaw.mark());
-        }
-    }
 }
 
 impl Lines {
@@ -212,12 +191,6 @@ fn checked(check: LineCheck, line: &[u8]) -> Result<usize, Flaw> {
     let covered = if check.covers_mark { head } else { text };
     let covered = covered.get(check.skip..).ok_or(Flaw::Checksum)?;
     if sum(check.kind, covered) == sent { Ok(text.len()) } else { Err(Flaw::Checksum) }
-}
-
-/// Hexadecimal digits, the most significant first.
-pub(super) fn hexadecimal(digits: &[u8]) -> Option<u64> {
-    let nibble = |n: Option<u64>, digit: &u8| Some(n? << 4 | u64::from(char::from(*digit).to_digit(16)?));
-    digits.iter().fold(Some(0), nibble)
 }
 
 #[cfg(test)]

@@ -94,6 +94,7 @@ pub async fn run(
 
     notify::ready("started");
     tracing::info!(version = env!("CARGO_PKG_VERSION"), "running");
+    tokio::spawn(connect::release_program()); // most of the program is needed only until here
     let mut ending = Ending::Stopped;
     let reason = tokio::select! {
         reason = stop => Ok(reason),

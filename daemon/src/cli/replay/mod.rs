@@ -289,7 +289,7 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
     }
     let names: Vec<String> = config.sources.iter().map(|source| source.name.clone()).collect();
     let sources = config.sources.iter().map(|s| s.name.clone()).collect();
-    let mut recorder = tape::Recorder::create(path, &tape::Head::new(&host.boot, sources))?;
+    let recorder = tape::Recorder::create(path, &tape::Head::new(&host.boot, sources))?;
     let bounds = lane::Bounds {
         items: limits::FRAME_BATCHES,
         bytes: limits::FRAME_LANE_BYTES,
@@ -312,29 +312,8 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
     }
     drop(frames_tx);
     let what = format!("write tape {}", path.display());
-    let mut opened = vec![false; names.len()];
-    let writer = std::thread::spawn(move || -> std::io::Result<(u64, Vec<bool>)> {
-        let (mut arrivals, mut n) = (Vec::new(), 0);
-        loop {
-            match frames.take(&mut arrivals, usize::MAX, limits::BEAT) {
-                lane::Took::Closed => break,
-                // A recorder that is killed has lost what came since.
-                lane::Took::Nothing => recorder.close_block()?,
-                lane::Took::Some => {}
-            }
-            for arrival in arrivals.drain(..) {
-                recorder.write(&arrival)?;
-                if let Arrival::Break(source, _, "opened") = arrival {
-                    opened[usize::from(source.0)] = true;
-                }
-                if let Arrival::Frames(batch) = arrival {
-                    n += batch.ranges.len() as u64;
-                }
-            }
-        }
-        recorder.finish()?;
-        Ok((n, opened))
-    });
+    let count = names.len();
+    let writer = std::thread::spawn(move || write(recorder, &frames, count));
     let signal = signals::stop()?;
     let _ = tokio::time::timeout(most, signal).await;
     for port in ports {
@@ -357,6 +336,34 @@ pub async fn record(host: Host, config: Config, path: &Path, seconds: Option<f64
     }
     tracing::info!(frames, "tape {} is complete", path.display());
     Ok(())
+}
+
+/// Writes what comes until all sources are closed; how many frames those were, and which of so many sources was ever open.
+fn write(
+    mut recorder: tape::Recorder,
+    frames: &lane::Receiver<Arrival>,
+    sources: usize,
+) -> std::io::Result<(u64, Vec<bool>)> {
+    let (mut arrivals, mut n, mut opened) = (Vec::new(), 0, vec![false; sources]);
+    loop {
+        match frames.take(&mut arrivals, usize::MAX, limits::BEAT) {
+            lane::Took::Closed => break,
+            // A recorder that is killed has lost what came since.
+            lane::Took::Nothing => recorder.close_block()?,
+            lane::Took::Some => {}
+        }
+        for arrival in arrivals.drain(..) {
+            recorder.write(&arrival)?;
+            if let Arrival::Break(source, _, "opened") = arrival {
+                opened[usize::from(source.0)] = true;
+            }
+            if let Arrival::Frames(batch) = arrival {
+                n += batch.ranges.len() as u64;
+            }
+        }
+    }
+    recorder.finish()?;
+    Ok((n, opened))
 }
 
 /// What `kentledge check` says of a valid configuration.

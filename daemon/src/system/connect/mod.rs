@@ -20,7 +20,7 @@ use super::streams::Table;
 use crate::{
     config::Config,
     flow::{Draft, Sink, board::Board, escalation::Exchange, event::Kind, meter::Meters},
-    host::{Clock, Host},
+    host::{Clock, Host, sys},
     limits,
     outbox::Writer,
     report::{counters::Counters, status::Status},
@@ -67,6 +67,12 @@ impl Base<'_> {
     fn board(&self) -> Arc<Board> {
         self.status.board.clone()
     }
+}
+
+/// Gives the memory back that the start took for pages of the program, once it is over. Ends with the run at the latest.
+pub async fn release_program() {
+    tokio::time::sleep(limits::PROGRAM_RELEASE).await;
+    sys::release_program();
 }
 
 /// Counters, and what stages show each other.
