@@ -357,7 +357,7 @@ fn what_is_wrong_with_a_source_is_told_by_its_key() {
         (
             "kind = \"modbus-rtu\"\n[source.s.registers]\na = { address = 1, type = \"u24\" }",
             "type",
-            "no type of registers",
+            "expected a type of registers",
         ),
         ("kind = \"modbus-rtu\"\n[source.s.registers]\na = { slave = 1 }", "address", "is needed"),
         ("kind = \"gpio\"\nchip = \"x\"\n[source.s.lines]\na = { read = \"level\" }", "line", "is needed"),

@@ -36,7 +36,8 @@ fn wrong_lines_of_text_are_named_with_line_key_reason_and_what_is_right() {
         &[
             (
                 "format = \"regex\"\npatterns = ['x']",
-                "3: source.s.format: `regex` is invalid: expected one of `csv`, `fixed`, `keyvalue`, `pattern`, `json`, `nmea`, `binary`",
+                "3: source.s.format: `regex` is invalid: expected one of `csv`, `fixed`, `keyvalue`, `pattern`, `json`, \
+                  `nmea`, `binary`",
             ),
             (
                 "format = \"patern\"\npatterns = ['x']",
@@ -46,11 +47,13 @@ fn wrong_lines_of_text_are_named_with_line_key_reason_and_what_is_right() {
             ("format = \"pattern\"\npatterns = ['T=(?<t>.*']", "4: source.s.patterns: `T=(?<t>.*`: unclosed group"),
             (
                 "columns = [\"t\"]\ndecimal = \",\"",
-                "4: source.s.decimal: is what stands between the columns as well; say what does with `delimiter`, such as `\";\"`",
+                "4: source.s.decimal: is the delimiter between the columns too: set `delimiter` to the one that the lines \
+                  have, such as `\";\"`",
             ),
             (
                 "delimiter = \"tab\"\ncolumns = [\"t\"]",
-                "3: source.s.delimiter: must be one character, `\"\\t\"` for a tab; `\" \"` stands for any number of blanks and tabs",
+                "3: source.s.delimiter: must be one character, `\"\\t\"` for a tab; `\" \"` stands for any number of blanks \
+                  and tabs",
             ),
             (
                 "columns = [\"t\"]\nwords = { OL = \"overload\" }",
@@ -62,19 +65,24 @@ fn wrong_lines_of_text_are_named_with_line_key_reason_and_what_is_right() {
                 "5: source.s.time_format: `dd/MM/yyyy`: expected one of `ns`, `us`, `ms`, `s`, `civil`, or a pattern such as \
                  `%d/%m/%Y %H:%M:%S`",
             ),
-            ("format = \"fixed\"\ncolumns = [\"kg\"]", "4: source.s.columns: `kg` is no NAME:WIDTH, such as `kg:9`"),
+            (
+                "format = \"fixed\"\ncolumns = [\"kg\"]",
+                "4: source.s.columns: `kg` is invalid: expected NAME:WIDTH, such as `kg:9`",
+            ),
             (
                 "format = \"nmea\"\nsentences = { MWV = [\"a\", \"only:R\", \"v:knot\"] }",
                 "4: source.s.sentences: `MWV`: `v:knot`: unknown word `knot`; did you mean `knots`?",
             ),
             (
                 "request = \"SI\\r\"\nanswer_ms = 2000\ncolumns = [\"kg\"]",
-                "4: source.s.answer_ms: 2000 is longer than `poll_ms`, which is 1000",
+                "4: source.s.answer_ms: 2000 is longer than `poll_ms`, which is 1000: a device must answer before it is asked \
+                  again",
             ),
             ("columns = [\"t\"]\n[channel.temp]", "4: channel.temp.column: unknown column `temp`: the source has t…"),
             (
                 "framing = \"cobs\"\nfields = [\"x:float\"]",
-                "4: source.s.fields: `x:float`: invalid type: expected one of u8, i8, u16, i16, u24, i24, u32, i32, u64, i64, f32, f64, \
+                "4: source.s.fields: `x:float`: invalid type: expected one of u8, i8, u16, i16, u24, i24, u32, i32, u64, i64, \
+                  f32, f64, \
                  bcd16, bcd32, bcd64, with `le` or `be` behind, and `[N]` for N samples; did you mean `f32`?",
             ),
         ],
@@ -95,8 +103,9 @@ fn wrong_modbus_sources_are_named_with_line_key_reason_and_what_is_right() {
             ),
             (
                 "registers = { v = { address = 1, type = \"float\" } }",
-                "4: source.m.registers.v.type: `float` is no type of registers, such as `u16`, `i32`, `f32`, `bcd16` with order `abcd` or \
-                 `cdab`; did you mean `f32`?",
+                "4: source.m.registers.v.type: `float` is invalid: expected a type of registers, such as `u16`, `i32`, `f32`, \
+                  `bcd16`; the order \
+                 of their bytes is `order`; did you mean `f32`?",
             ),
             (
                 "registers = { v = { address = 1, type = \"f32\", order = \"little\" } }",
@@ -113,12 +122,13 @@ fn wrong_modbus_sources_are_named_with_line_key_reason_and_what_is_right() {
             ),
             (
                 "registers = { v = { address = 1, read = \"coils\" } }",
-                "4: source.m.registers.v.read: `coils` is invalid: expected one of `holding`, `input`, `coil`, `discrete`; did you mean \
+                "4: source.m.registers.v.read: `coils` is invalid: expected one of `holding`, `input`, `coil`, `discrete`; \
+                  did you mean \
                  `coil`?",
             ),
             (
                 "registers = { v = { address = 65535, type = \"u32\" } }",
-                "4: source.m.registers.v.address: the value ends behind address 65535",
+                "4: source.m.registers.v.address: a value of this type needs more registers than there are up to address 65535",
             ),
             (
                 "echo = true\nregisters = { v = { address = 1 } }",
@@ -127,18 +137,19 @@ fn wrong_modbus_sources_are_named_with_line_key_reason_and_what_is_right() {
             (
                 "registers = { v = { address = 1 } }\n[channel.v]\n[alarm.a]\nchannel = \"v\"\nabove = 5\n[output.o]\n\
                  alarms = [\"a\"]\nmodbus = { source = \"m\", coil = 1, register = 2 }",
-                "11: output.o.modbus.register: stands beside `coil`; an output writes one of them",
+                "11: output.o.modbus.register: cannot be used together with `coil`: an output writes one of them",
             ),
         ],
     );
     let kind = messages(
         "[source.m]\nkind = \"modbus\"\naddress = \"h:502\"\nregisters = { v = { address = 1 } }\n[channel.v]",
     );
-    let wanted = "2: source.m.kind: `modbus` is invalid: expected one of `serial`, `modbus-rtu`, `modbus-tcp`, `gpio`, `iio`, `hwmon`, \
+    let wanted = "2: source.m.kind: `modbus` is invalid: expected one of `serial`, `modbus-rtu`, `modbus-tcp`, `gpio`, `iio`, \
+    `hwmon`, \
                   `thermal`; did you mean `modbus-rtu`?";
     assert_eq!(kind, wanted, "and nothing of the keys that belong to the right kind");
     let host = messages("[source.m]\nkind = \"modbus-tcp\"\naddress = \"h\"\nregisters = { v = { address = 1 } }");
-    assert_eq!(host, "3: source.m.address: `h` is no HOST:PORT; Modbus's own port is 502");
+    assert_eq!(host, "3: source.m.address: `h` is invalid: expected HOST:PORT; the usual port of Modbus is 502");
 }
 
 #[test]
@@ -151,7 +162,8 @@ fn address_of_a_manual_that_counts_from_40001_is_remarked() {
         std::fs::write(&file, text).expect("write");
         Config::local(Some(&file)).expect("valid").advice()
     };
-    let wanted = "source m: `v` has address 40011: addresses count from 0; if 40011 is the number in a manual that begins with 40001, \
+    let wanted = "source m: `v` has address 40011: addresses count from 0; if 40011 is the number in a manual that begins \
+    with 40001, \
                   write 10";
     assert_eq!(advice("address = 40011"), [wanted]);
     assert_eq!(advice("address = 30001, read = \"input\"").len(), 1);
@@ -167,7 +179,8 @@ fn wrong_brokers_are_named_with_line_key_reason_and_what_is_right() {
     for (keys, wanted) in [
         (
             "url = \"mqtt://b.example\"",
-            "4: mqtt.url: b.example:1883: plain text is allowed to this machine only; use `mqtts://`, or set `allow_plaintext = true`"
+            "4: mqtt.url: b.example:1883: plain text is allowed to this machine only; use `mqtts://`, or set `allow_plaintext \
+              = true`"
                 .to_owned(),
         ),
         ("url = \"b.example:8883\"", format!("4: mqtt.url: {must}, not `b.example:8883`")),
@@ -194,11 +207,12 @@ fn wrong_brokers_are_named_with_line_key_reason_and_what_is_right() {
         ("url = \"mqtts://b\"\nkeepalive_s = 60", "5: mqtt.keepalive_s: unknown key; did you mean `keep_alive_s`?".into()),
         (
             "url = \"mqtts://b\"\nqos = 0",
-            "5: mqtt.qos: is no choice: every record is sent with QoS 1, because one that is sent with QoS 0 may be lost unseen; a \
+            "5: mqtt.qos: cannot be set: every record is sent with QoS 1, because one that is sent with QoS 0 may be lost \
+              unseen; a \
              broker that takes QoS 0 only says so, and gets it"
                 .into(),
         ),
-        ("url = \"mqtt://127.0.0.1\"\nalpn = [\"x\"]", "5: mqtt.alpn: has a meaning with TLS only: write `mqtts://` or `wss://`".into()),
+        ("url = \"mqtt://127.0.0.1\"\nalpn = [\"x\"]", "5: mqtt.alpn: works with TLS only: write `mqtts://` or `wss://`".into()),
         (
             "url = \"mqtts://b\"\npayload = \"jsn\"",
             "5: mqtt.payload: `jsn` is invalid: expected one of `json`, `cbor`; did you mean `json`?".into(),
@@ -210,7 +224,8 @@ fn wrong_brokers_are_named_with_line_key_reason_and_what_is_right() {
 
 #[test]
 fn wrong_models_are_named_with_line_key_reason_and_what_is_right() {
-    let head = "[models]\nallow_unsigned = true\n[source.s]\npath = \"/dev/x\"\ncolumns = [\"a\", \"b\"]\n[channel.a]\n[channel.b]\n\
+    let head = "[models]\nallow_unsigned = true\n[source.s]\npath = \"/dev/x\"\ncolumns = [\"a\", \"b\"]\n[channel.a]\n\
+    [channel.b]\n\
                 [pipeline.p]\nmodel = \"m.onnx\"";
     let rest = |keys: &str| format!("channels = [\"a\", \"b\"]\nwindow_steps = 4\n{keys}");
     let with = [

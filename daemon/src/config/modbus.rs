@@ -161,7 +161,7 @@ pub(super) fn tcp_address(t: &mut Table<'_>) -> String {
     let address = t.need_str("address");
     let invalid = |(host, port): (&str, &str)| host.is_empty() || port.parse::<u16>().is_err();
     if !address.is_empty() && address.rsplit_once(':').is_none_or(invalid) {
-        t.problem("address", format!("`{address}` is no HOST:PORT; Modbus's own port is 502"));
+        t.problem("address", format!("`{address}` is invalid: expected HOST:PORT; the usual port of Modbus is 502"));
     }
     address
 }
@@ -265,7 +265,7 @@ fn register_type(t: &mut Table<'_>, bits: bool) -> Option<(Number, Order)> {
     let whole = format!("{kind}{}", order.as_deref().unwrap_or(""));
     let found = number(&whole).filter(|(number, _)| bits || number.bytes() % 2 == 0);
     if found.is_none() {
-        let why = "is no type of registers, such as `u16`, `i32`, `f32`, `bcd16` with order `abcd` or `cdab`";
+        let why = "is invalid: expected a type of registers, such as `u16`, `i32`, `f32`, `bcd16`; the order of their bytes is `order`";
         let near = usual_name(kind).map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
         t.problem("type", format!("`{kind}` {why}{near}"));
     }
@@ -291,25 +291,57 @@ fn mask(t: &mut Table<'_>, bits: bool, number: Option<(Number, Order)>) -> Optio
     Some(mask)
 }
 
-/// `0x8000`, or a list of such: bits as they come, or the number that they mean.
+/// `0x8000`, or a list of such: bits as they come, or the number that they mean. Both are meant where that cannot be told: no bits that
+/// look like a number such as -9999 are a value that a float has by chance.
 fn not_available(t: &mut Table<'_>, number: Option<(Number, Order)>) -> Vec<u64> {
     let nodes = match t.node("not_available") {
         None => return Vec::new(),
         Some(Node { value: Value::List(items), .. }) => items,
         Some(node) => vec![node],
     };
-    let whole = |node: &Node| if let Value::Int(n) = node.value { Some(n) } else { None };
-    let Some(numbers) = nodes.iter().map(whole).collect::<Option<Vec<i64>>>() else {
-        t.problem("not_available", "must be a whole number, such as `0x8000`, or a list of them");
-        return Vec::new();
-    };
     let Some((number, _)) = number else { return Vec::new() };
-    let all = all_bits(number);
-    let lowest = -((all / 2) as i64) - 1;
-    if let Some(n) = numbers.iter().find(|n| **n < lowest || (**n > 0 && **n as u64 > all)) {
-        t.problem("not_available", format!("{n} does not fit into {} bytes", number.bytes()));
+    let mut all = Vec::new();
+    for node in nodes {
+        match no_value(number, &node.value) {
+            Ok(bits) => all.extend(bits),
+            Err(why) => {
+                t.problem("not_available", why);
+                return Vec::new();
+            }
+        }
     }
-    numbers.iter().map(|n| *n as u64 & all).collect()
+    all
+}
+
+/// The bits that one entry of `not_available` means.
+fn no_value(number: Number, value: &Value) -> Result<Vec<u64>, String> {
+    let float = matches!(number, Number::F(_));
+    let of_float = |x: f64| if number == Number::F(4) { u64::from((x as f32).to_bits()) } else { x.to_bits() };
+    match value {
+        Value::Float(x) if float => Ok(vec![of_float(*x)]),
+        Value::Int(n) => {
+            let all = all_bits(number);
+            let fits = if *n < 0 { *n >= -((all / 2) as i64) - 1 } else { *n as u64 <= all };
+            let bits = fits.then_some(*n as u64 & all);
+            match number {
+                Number::F(_) => Ok(bits.into_iter().chain([of_float(*n as f64)]).collect()),
+                Number::Bcd(digits) => {
+                    let of_digits = u64::from_str_radix(&n.to_string(), 16).ok().filter(|bits| *n >= 0 && *bits <= all);
+                    let why = || format!("{n} has more than {} digits", 2 * digits);
+                    if bits.is_none() && of_digits.is_none() {
+                        Err(why())
+                    } else {
+                        Ok(bits.into_iter().chain(of_digits).collect())
+                    }
+                }
+                _ => {
+                    bits.map(|bits| vec![bits]).ok_or_else(|| format!("{n} does not fit into {} bytes", number.bytes()))
+                }
+            }
+        }
+        _ if float => Err("must be a number, such as `-9999` or the bits `0x7FC00000`, or a list of them".into()),
+        _ => Err("must be a whole number, such as `0x8000`, or a list of them".into()),
+    }
 }
 
 /// What must come with one answer: the value, and the register with its power of ten.
@@ -317,7 +349,7 @@ fn part(t: &mut Table<'_>, address: u16, words: u16, scale: Option<u16>, most: u
     let first = scale.unwrap_or(address).min(address);
     let end = (u32::from(address) + u32::from(words)).max(scale.map_or(0, |scale| u32::from(scale) + 1));
     if end > 65_536 {
-        t.problem("address", "the value ends behind address 65535");
+        t.problem("address", "a value of this type needs more registers than there are up to address 65535");
     }
     let count = end - u32::from(first);
     if count > u32::from(most) {

@@ -77,22 +77,43 @@ fn not_available_is_bits_or_the_number_that_they_mean() {
     assert_eq!(of("a = { address = 1, type = \"i16\", not_available = [-32768, 0x7FFF] }"), [0x8000, 0x7FFF]);
     assert_eq!(of("a = { address = 1, type = \"u64\", not_available = -1 }"), [u64::MAX]);
     assert_eq!(of("a = { address = 1, type = \"bcd32\", not_available = 0xFFFFFFFF }"), [0xFFFF_FFFF]);
+    // A float's bits are seldom known: the number counts as well.
+    let f32_bits = |x: f32| u64::from(x.to_bits());
+    assert_eq!(of("a = { address = 1, type = \"f32\", not_available = -9999.9 }"), [f32_bits(-9999.9)]);
+    assert!(of("a = { address = 1, type = \"f32\", not_available = -9999 }").contains(&f32_bits(-9999.0)));
+    assert!(of("a = { address = 1, type = \"f64\", not_available = [1e30, -1] }").contains(&1e30f64.to_bits()));
+    assert!(of("a = { address = 1, type = \"f32\", not_available = 0x7F800000 }").contains(&0x7F80_0000));
+    assert!(of("a = { address = 1, type = \"f64\", not_available = -9223372036854775808 }").contains(&(1 << 63)));
+    assert!(of("a = { address = 1, type = \"bcd16\", not_available = 9999 }").contains(&0x9999));
 }
 
 #[test]
 fn wrong_keys_are_refused_with_the_key_and_the_reason() {
     for (keys, registers, key, why) in [
         (RTU, "a = { slave = 0, address = 1 }", "registers.a.slave", "0 is not within 1 to 247"),
-        (RTU, "a = { address = 1, type = \"u24\" }", "registers.a.type", "no type of registers"),
-        (RTU, "a = { address = 1, type = \"bcd8\" }", "registers.a.type", "no type of registers"),
+        (RTU, "a = { address = 1, type = \"u24\" }", "registers.a.type", "expected a type of registers"),
+        (RTU, "a = { address = 1, type = \"bcd8\" }", "registers.a.type", "expected a type of registers"),
         (RTU, "a = { address = 1, type = \"i16\", mask = 3 }", "registers.a.mask", "unsigned register"),
         (RTU, "a = { address = 1, mask = 0x10000 }", "registers.a.mask", "0x10000 has bits"),
         (RTU, "a = { read = \"coil\", address = 1, mask = 1 }", "registers.a.mask", "unsigned register"),
         (RTU, "a = { read = \"coil\", address = 1, scale_register = 2 }", "registers.a.scale_register", "not to coils"),
         (RTU, "a = { address = 1, scale_register = 200 }", "registers.a.scale_register", "these are 200 registers"),
         (RTU, "a = { address = 1, not_available = 65536 }", "registers.a.not_available", "does not fit into 2 bytes"),
+        (RTU, "a = { address = 1, not_available = 0.5 }", "registers.a.not_available", "must be a whole number"),
+        (
+            RTU,
+            "a = { address = 1, type = \"f32\", not_available = \"n\" }",
+            "registers.a.not_available",
+            "such as `-9999`",
+        ),
+        (
+            RTU,
+            "a = { address = 1, type = \"bcd16\", not_available = 99999 }",
+            "registers.a.not_available",
+            "more than 4 digits",
+        ),
         (RTU, "a = { address = 1, not_available = \"x\" }", "registers.a.not_available", "whole number"),
-        (RTU, "a = { address = 65535, type = \"f32\" }", "registers.a.address", "behind address 65535"),
+        (RTU, "a = { address = 65535, type = \"f32\" }", "registers.a.address", "up to address 65535"),
         (RTU, "a = { address = 1, maks = 1 }", "registers.a.maks", "did you mean `mask`?"),
         (TCP, "a = { slave = 256, address = 1 }", "registers.a.slave", "0 to 255"),
     ] {
@@ -109,7 +130,7 @@ fn wrong_keys_are_refused_with_the_key_and_the_reason() {
         (format!("{RTU}\nframing = \"rtu\""), "framing", "unknown key"),
         (format!("{TCP}\nframing = \"ascii\""), "framing", "expected one of `tcp`, `rtu`"),
         (format!("{TCP}\necho = true"), "echo", "Modbus TCP has no echo"),
-        (TCP.replace(":502", ""), "address", "no HOST:PORT"),
+        (TCP.replace(":502", ""), "address", "expected HOST:PORT"),
     ] {
         let problems = built(&keys, "a = { address = 1, type = \"f32\" }").expect_err(&keys);
         assert!(

@@ -129,7 +129,7 @@ pub(super) fn mqtt(mut t: Table<'_>, paths: &Paths) -> Mqtt {
     let username = t.str("username");
     let password_file = paths.secret(&mut t, "password_file");
     if t.node("qos").is_some() {
-        let why = "is no choice: every record is sent with QoS 1, because one that is sent with QoS 0 may be lost unseen; a \
+        let why = "cannot be set: every record is sent with QoS 1, because one that is sent with QoS 0 may be lost unseen; a \
                    broker that takes \
                    QoS 0 only says so, and gets it";
         t.problem("qos", why);
@@ -241,7 +241,7 @@ fn tls(t: &mut Table<'_>, paths: &Paths, secure: bool) -> Tls {
     }
     for key in ["server_name", "alpn"] {
         if !secure && t.has(key) {
-            t.problem(key, "has a meaning with TLS only: write `mqtts://` or `wss://`");
+            t.problem(key, "works with TLS only: write `mqtts://` or `wss://`");
         }
     }
     Tls { ca_file, client, server_name, alpn }

@@ -70,7 +70,7 @@ fn wrong_addresses_and_keys_are_refused_with_what_to_write() {
         ),
         ("url = \"ws://c.example\"", "use `wss://`"),
         ("username = \"u\"", "mqtt.url: is needed"),
-        ("url = \"mqtt://localhost\"\nalpn = [\"mqtt\"]", "6: mqtt.alpn: has a meaning with TLS only"),
+        ("url = \"mqtt://localhost\"\nalpn = [\"mqtt\"]", "6: mqtt.alpn: works with TLS only"),
         ("url = \"mqtts://b\"\nalpn = [\"\"]", "1 to 255 bytes"),
         ("url = \"mqtts://b\"\nalpn = \"mqtt\"", "6: mqtt.alpn: must be a list of texts"),
         ("url = \"mqtts://b\"\nserver_name = \"a b\"", "`a b` is no host name"),

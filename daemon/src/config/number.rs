@@ -146,7 +146,7 @@ pub(super) fn fit(t: &mut Table<'_>, numbers: &NumberText, format: &Format) {
         if delimiter.map(char::from) == mark {
             t.problem(
                 key,
-                "is what stands between the columns as well; say what does with `delimiter`, such as `\";\"`",
+                "is the delimiter between the columns too: set `delimiter` to the one that the lines have, such as `\";\"`",
             );
         } else if label_end.map(char::from) == mark {
             t.problem(key, "is what stands behind a label as well; say what does with `label_end`");

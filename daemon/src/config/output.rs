@@ -107,7 +107,7 @@ fn point(t: &mut Table<'_>, sources: &[Source]) -> Point {
     let (coil, register) = (t.int("coil", 0..=65_535), t.int("register", 0..=65_535));
     match (t.has("coil"), t.has("register")) {
         (false, false) => t.problem("coil", "is needed, or `register`: one of them, its address from 0"),
-        (true, true) => t.problem("register", "stands beside `coil`; an output writes one of them"),
+        (true, true) => t.problem("register", "cannot be used together with `coil`: an output writes one of them"),
         _ => {}
     }
     let mut word = |key, usual: u16| t.int(key, 0..=65_535).map_or(usual, |n| n as u16);

@@ -25,7 +25,7 @@ pub(super) fn poll(t: &mut Table<'_>, framing: &Framing) -> (Option<Poll>, Forma
     }
     for key in ["request", "request_hex"] {
         if t.has(key) {
-            t.problem(key, "stands beside `requests`, which names every request");
+            t.problem(key, "cannot be used together with `requests`, which names every request");
         }
     }
     if all.len() > limits::REQUESTS {
@@ -83,7 +83,8 @@ impl Keys {
         let every_ms = self.every_ms.unwrap_or(1000);
         let answer_ms = self.answer_ms.unwrap_or_else(|| every_ms.min(1000));
         if answer_ms > every_ms {
-            t.problem("answer_ms", format!("{answer_ms} is longer than `poll_ms`, which is {every_ms}"));
+            let why = "a device must answer before it is asked again";
+            t.problem("answer_ms", format!("{answer_ms} is longer than `poll_ms`, which is {every_ms}: {why}"));
         }
         // Only silence says that a response of several lines has ended.
         let usual = if requests.len() > 1 { limits::POLL_PAUSE_MS } else { 0 };
@@ -104,7 +105,7 @@ fn request(t: &mut Table<'_>) -> Option<Vec<u8>> {
         (Some(text), None) => text.into_bytes(),
         (None, Some(raw)) => raw,
         (Some(_), Some(_)) => {
-            t.problem("request_hex", "stands beside `request`; only one of them can be sent");
+            t.problem("request_hex", "cannot be used together with `request`: only one of them can be sent");
             return None;
         }
         (None, None) => return None,
@@ -186,7 +187,7 @@ mod tests {
             ("columns = [\"a\"]\npause_ms = 5", "pause_ms: needs `request`"),
             ("columns = [\"a\"]\necho = true", "echo: needs `request`"),
             ("columns = [\"a\"]\nrequest = \"\"", "must have 1 to"),
-            ("request = \"A\"\nrequests = { a = \"B\" }", "stands beside `requests`"),
+            ("request = \"A\"\nrequests = { a = \"B\" }", "together with `requests`"),
             (
                 "columns = [\"a\"]\nrequests = { x = { request = \"A\" }, y = { request = \"B\" } }",
                 "`a` is a column of two responses",

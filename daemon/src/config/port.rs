@@ -135,6 +135,10 @@ pub struct Check {
 pub enum CheckKind {
     /// Sum of all bytes.
     Sum8,
+    /// Sum of all bytes, 16 bits of it.
+    Sum16,
+    /// What makes the sum of all bytes 0, itself included: the two's complement of the sum.
+    Zero8,
     /// XOR of all bytes.
     Xor8,
     /// CRC-8, polynomial 07.
@@ -163,8 +167,10 @@ pub enum CheckKind {
 
 impl CheckKind {
     /// Names in the configuration.
-    pub const NAMES: [(&str, CheckKind); 13] = [
+    pub const NAMES: [(&str, CheckKind); 15] = [
         ("sum8", Self::Sum8),
+        ("sum16", Self::Sum16),
+        ("sum8-zero", Self::Zero8),
         ("xor8", Self::Xor8),
         ("crc8", Self::Crc8),
         ("crc8-maxim", Self::Crc8Maxim),
@@ -182,7 +188,7 @@ impl CheckKind {
     /// Length, bytes.
     pub fn bytes(self) -> usize {
         match self {
-            Self::Sum8 | Self::Xor8 | Self::Crc8 | Self::Crc8Maxim => 1,
+            Self::Sum8 | Self::Zero8 | Self::Xor8 | Self::Crc8 | Self::Crc8Maxim => 1,
             Self::Crc32 | Self::Crc32c | Self::Crc32Mpeg2 => 4,
             _ => 2,
         }

@@ -105,7 +105,9 @@ fn node(
         DeValue::Integer(n) => match i64::from_str_radix(n.as_str(), n.radix()) {
             Ok(n) => Value::Int(n),
             Err(why) => {
-                problems.add(&at, n.as_str(), why.to_string());
+                let n = n.as_str();
+                let text = format!("`{n}`: {why}: whole numbers are -2^63 to 2^63 - 1; 64 bits that are all 1 are -1");
+                problems.add(&at, "toml", text);
                 Value::Int(0)
             }
         },

@@ -222,7 +222,7 @@ pub(super) fn fixed(t: &mut Table<'_>) -> Format {
     for text in &texts {
         let parts = text.rsplit_once(':').and_then(|(name, n)| Some((name.trim(), n.trim().parse::<usize>().ok()?)));
         match parts.filter(|(_, n)| (1..=limits::FRAME_BYTES_MAX).contains(n)) {
-            None => t.problem("columns", format!("`{text}` is no NAME:WIDTH, such as `kg:9`")),
+            None => t.problem("columns", format!("`{text}` is invalid: expected NAME:WIDTH, such as `kg:9`")),
             Some((name, n)) => {
                 if !matches!(name, "" | "_") {
                     columns.push(Span { column: name.to_owned(), from: width, to: width + n });
@@ -249,7 +249,9 @@ pub(super) fn keyvalue(t: &mut Table<'_>) -> Format {
     if block_end.as_ref().is_some_and(String::is_empty) {
         t.problem("block_end", "must be the label of the last line of a block");
     }
-    let digits = CheckKind::NAMES.map(|(name, kind)| (name, BlockCheck::Digits(kind)));
+    // Of a block, this one is a byte of its own and no digits.
+    let digits = CheckKind::NAMES.into_iter().filter(|(_, kind)| *kind != CheckKind::Zero8);
+    let digits = digits.map(|(name, kind)| (name, BlockCheck::Digits(kind)));
     let checks: Vec<_> = [("sum8-zero", BlockCheck::Zero8)].into_iter().chain(digits).collect();
     let block_check = t.word("block_check", &checks);
     if t.has("block_check") && block_end.is_none() {

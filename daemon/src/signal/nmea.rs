@@ -3,7 +3,10 @@
 //! A value is good only where its sentence says so and where it is certain what it means: a field that names its unit or its
 //! reference, and that the configuration says nothing of, must stay what it was first.
 
-use super::row::{Refused, Row, Scales};
+use super::{
+    number::plain,
+    row::{Refused, Row, Scales},
+};
 use crate::{
     config::{self, Channel, FieldAt, Reading},
     flow::{Quality, Why},
@@ -72,7 +75,8 @@ impl Nmea {
 
     /// What stands between `$` and `*`, whose checksum is right.
     fn checked<'a>(&self, text: &'a str) -> Result<&'a str, Refused> {
-        let inner = text.trim_ascii().strip_prefix(['$', '!']).ok_or(Refused::NotNmea)?;
+        let text = untagged(text.trim_ascii())?;
+        let inner = text.strip_prefix(['$', '!']).ok_or(Refused::NotNmea)?;
         let Some((inner, sum)) = inner.rsplit_once('*') else {
             // A sentence has an address and a field at least; other text may begin with a dollar too.
             let is_sentence = inner.split_once(',').is_some_and(|(address, _)| (3..=8).contains(&address.len()));
@@ -82,12 +86,23 @@ impl Nmea {
                 (true, true) => Ok(inner),
             };
         };
-        let sum = Some(sum).filter(|sum| sum.len() == 2).and_then(|sum| u8::from_str_radix(sum, 16).ok());
-        match sum.ok_or(Refused::NotNmea)? == inner.bytes().fold(0, |sum, byte| sum ^ byte) {
-            true => Ok(inner),
-            false => Err(Refused::Checksum),
-        }
+        matches(inner, sum).map(|()| inner)
     }
+}
+
+/// Whether the two digits are the checksum of what stands before them.
+fn matches(inner: &str, sum: &str) -> Result<(), Refused> {
+    let digits = Some(sum).filter(|sum| sum.len() == 2 && sum.bytes().all(|b| b.is_ascii_hexdigit()));
+    let sum = digits.and_then(|sum| u8::from_str_radix(sum, 16).ok()).ok_or(Refused::NotNmea)?;
+    if sum == inner.bytes().fold(0, |sum, byte| sum ^ byte) { Ok(()) } else { Err(Refused::Checksum) }
+}
+
+/// A sentence without the tag block that receivers put before it: `\s:ID,c:TIME*hh\$…`.
+fn untagged(text: &str) -> Result<&str, Refused> {
+    let Some(tagged) = text.strip_prefix('\\') else { return Ok(text) };
+    let (block, sentence) = tagged.split_once('\\').ok_or(Refused::NotNmea)?;
+    let (inner, sum) = block.rsplit_once('*').ok_or(Refused::NotNmea)?;
+    matches(inner, sum).map(|()| sentence)
 }
 
 type Read<'a> = (&'a str, Result<Option<f64>, Why>);
@@ -129,7 +144,7 @@ impl Value {
         if !certain {
             return (text, Err(Why::Ambiguous));
         }
-        let number = || text.parse::<f64>().ok();
+        let number = || plain(text);
         let result = match self.config.reading {
             Reading::Number => Ok(number()),
             Reading::Angle => Ok(angle(text, beside)),
@@ -185,16 +200,20 @@ impl Letter {
     }
 }
 
-/// Degrees, south and west negative.
+/// Degrees, south and west negative. The sign is in the hemisphere alone, and a degree has 60 minutes.
 fn angle(text: &str, hemisphere: &str) -> Option<f64> {
-    let number: f64 = text.parse().ok()?;
+    let number = plain(text).filter(|_| text.starts_with(|c: char| c.is_ascii_digit()))?;
     let degrees = (number / 100.0).trunc();
-    let value = degrees + (number - degrees * 100.0) / 60.0;
-    match hemisphere {
-        "N" | "E" => Some(value),
-        "S" | "W" => Some(-value),
-        _ => None,
-    }
+    let minutes = number - degrees * 100.0;
+    let (sign, most) = match hemisphere {
+        "N" => (1.0, 90.0),
+        "E" => (1.0, 180.0),
+        "S" => (-1.0, 90.0),
+        "W" => (-1.0, 180.0),
+        _ => return None,
+    };
+    let value = degrees + minutes / 60.0;
+    (minutes < 60.0 && value <= most).then_some(sign * value)
 }
 
 #[cfg(test)]

@@ -47,8 +47,10 @@ impl Numbers {
     /// A number and its factor, unless the number is one that says that there is no value.
     fn value(&self, number: Option<(f64, f64)>) -> Reading {
         let Some((number, factor)) = number else { return None.into() };
-        let no_value = self.no_values.iter().find(|(known, _)| *known == number);
-        no_value.map_or_else(|| Some(number * factor).filter(|x| x.is_finite()).into(), |(_, reading)| *reading)
+        if let Some((_, reading)) = self.no_values.iter().find(|(known, _)| *known == number) {
+            return *reading;
+        }
+        instruments_word(number).unwrap_or_else(|| Some(number * factor).filter(|x| x.is_finite()).into())
     }
 
     /// Reads a field without blanks around it.
@@ -166,6 +168,26 @@ impl Numbers {
             rest = &rest[mark.len() + 3..];
         }
         Some(())
+    }
+}
+
+/// Numbers by which instruments (SCPI, IEEE 488.2) say that they have none: 9.9E37 is above the range, -9.9E37 below it, 9.91E37
+/// is not a number. Nothing that is measured is as large.
+fn instruments_word(number: f64) -> Option<Reading> {
+    match number {
+        9.91e37 => Some(Reading::Bad(Why::NotANumber)),
+        9.9e37.. => Some(Reading::Bad(Why::Overload)),
+        ..=-9.9e37 => Some(Reading::Bad(Why::Underload)),
+        _ => None,
+    }
+}
+
+/// A number where nothing is configured, as sentences of NMEA 0183 have them.
+pub fn plain(text: &str) -> Option<f64> {
+    let usual = Numbers { rules: NumberText::default(), plain: true, no_values: Vec::new() };
+    match usual.read(text) {
+        Reading::Value(value) => Some(value),
+        Reading::Missing | Reading::Bad(_) => None,
     }
 }
 

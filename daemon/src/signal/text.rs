@@ -32,11 +32,38 @@ struct Kind {
     columns: Vec<(usize, Column)>,
 }
 
+/// The label of a column, and which part of its value is meant.
+#[derive(Debug, Clone)]
+struct Label {
+    /// As it is written: a label may be called so.
+    whole: String,
+    /// `0-1:24.2.1[1]`: the label without the number, and the number of the part.
+    part: Option<(String, usize)>,
+}
+
+impl Label {
+    fn new(text: &str) -> Self {
+        let inner = text.strip_suffix(']').and_then(|inner| inner.rsplit_once('['));
+        let part = inner.and_then(|(label, n)| Some((label.to_owned(), n.parse().ok()?)));
+        Self { whole: text.to_owned(), part: part.filter(|(label, _)| !label.is_empty()) }
+    }
+
+    /// What of the value behind this label is meant; `None`: it is another label.
+    fn of<'a>(&self, label: &[u8], value: &'a [u8], label_end: u8) -> Option<&'a [u8]> {
+        if self.whole.as_bytes() == label {
+            return Some(value);
+        }
+        let (_, n) = self.part.as_ref().filter(|(own, _)| own.as_bytes() == label)?;
+        // A part that is not there is no number.
+        Some(value.split(|byte| *byte == label_end).nth(*n).unwrap_or_default())
+    }
+}
+
 /// Labels with values.
 #[derive(Debug)]
 struct Labels {
     form: KeyValue,
-    columns: Vec<(String, Column)>,
+    columns: Vec<(Label, Column)>,
     /// Which of them came in this line, or in this block.
     seen: Vec<bool>,
     /// The block so far, and when it began.
@@ -75,7 +102,6 @@ impl Text {
             date: source.date.as_ref() == Some(name),
             channels: (0..channels.len()).filter(|i| channels[*i].column == *name).collect(),
         };
-        let named = |name: &String| (name.clone(), column(name));
         let shape = match &source.format {
             Format::Csv { delimiter, columns } => {
                 Shape::Csv { delimiter: *delimiter, columns: columns.iter().map(column).collect() }
@@ -86,7 +112,8 @@ impl Text {
                 width: *width,
             },
             Format::KeyValue(form) => {
-                let columns: Vec<_> = names(source, channels).iter().map(named).collect();
+                let labelled = |name: &String| (Label::new(name), column(name));
+                let columns: Vec<_> = names(source, channels).iter().map(labelled).collect();
                 Shape::KeyValue(Labels {
                     form: form.clone(),
                     seen: vec![false; columns.len()],
@@ -132,6 +159,10 @@ impl Text {
     /// Decodes one line into `row`; `false`: it makes none.
     pub fn decode(&mut self, frame: &[u8], stamp: Stamp, row: &mut Row) -> Result<bool, Refused> {
         let line = bare(frame);
+        if line.is_empty() && !frame.is_empty() && frame.iter().all(|byte| SIGNALS.contains(byte)) {
+            // What says only that a device heard, or that text begins or ends, is no line.
+            return Ok(false);
+        }
         let text = || std::str::from_utf8(line).map_err(|_| Refused::NotText);
         let fields = &self.fields;
         match &mut self.shape {
@@ -179,6 +210,9 @@ fn names(source: &Source, channels: &[&Channel]) -> Vec<String> {
     names.dedup();
     names
 }
+
+/// STX, ETX, EOT, ENQ, ACK, XON, XOFF, NAK.
+const SIGNALS: [u8; 8] = [2, 3, 4, 5, 6, 0x11, 0x13, 0x15];
 
 /// Without the mark of UTF-8 at its start, and without control characters around it (STX, ETX, XON).
 fn bare(frame: &[u8]) -> &[u8] {
@@ -312,14 +346,16 @@ impl Labels {
         let lines = line.split(|byte| whole && matches!(byte, b'\r' | b'\n'));
         for (label, value) in lines.flat_map(|line| pairs_of(line, &self.form)) {
             pairs += 1;
-            let Some(at) = self.place(label) else { continue };
-            wanted += 1;
-            if std::mem::replace(&mut self.seen[at], true) {
-                // Which of the two is meant?
-                let bad = Reading::Bad(Why::NotANumber);
-                self.columns[at].1.channels.iter().for_each(|channel| fields.scales.put(row, *channel, bad));
-            } else {
-                fields.put(row, &self.columns[at].1, value)?;
+            for (at, (own, column)) in self.columns.iter().enumerate() {
+                let Some(value) = own.of(label, value, self.form.label_end) else { continue };
+                wanted += 1;
+                if std::mem::replace(&mut self.seen[at], true) {
+                    // Which of the two is meant?
+                    let bad = Reading::Bad(Why::NotANumber);
+                    column.channels.iter().for_each(|channel| fields.scales.put(row, *channel, bad));
+                } else {
+                    fields.put(row, column, value)?;
+                }
             }
         }
         if pairs == 0 {
@@ -333,17 +369,20 @@ impl Labels {
 
     /// A line of a block; the row is ready with the block's last label.
     fn block(&mut self, line: &[u8], now_ns: u64, fields: &Fields, row: &mut Row) -> Result<bool, Refused> {
+        let (form, columns) = (&self.form, &self.columns);
+        let end = form.block_end.as_deref().unwrap_or_default().as_bytes();
         let (mut pairs, mut ended, mut broken) = (0, false, false);
-        for (label, value) in pairs_of(line, &self.form) {
+        for (label, value) in pairs_of(line, form) {
             pairs += 1;
-            let at = self.place(label);
-            let last = self.form.block_end.as_deref().map(str::as_bytes) == Some(label);
+            let last = end == label;
+            let of = |own: &Label| own.of(label, value, form.label_end);
+            let again = columns.iter().zip(&self.seen).any(|((own, _), seen)| *seen && of(own).is_some());
             let old = self.began_ns.is_some_and(|began| now_ns.saturating_sub(began) > self.stale_ns);
-            if self.began_ns.is_some() && (old || at.is_some_and(|at| self.seen[at])) {
+            if self.began_ns.is_some() && (old || again) {
                 // The block before has no end.
                 (broken, self.began_ns) = (true, None);
             }
-            if at.is_none() && !last {
+            if !last && !columns.iter().any(|(own, _)| of(own).is_some()) {
                 continue;
             }
             if self.began_ns.is_none() {
@@ -351,14 +390,19 @@ impl Labels {
                 fields.scales.clear(&mut self.block, Quality::Missing);
                 self.seen.fill(false);
             }
-            if let Some(at) = at {
-                self.seen[at] = true;
-                if let Err(why) = fields.put(&mut self.block, &self.columns[at].1, value) {
+            for (seen, (own, column)) in self.seen.iter_mut().zip(columns) {
+                let Some(value) = of(own) else { continue };
+                *seen = true;
+                if let Err(why) = fields.put(&mut self.block, column, value) {
                     self.began_ns = None;
                     return Err(why);
                 }
             }
             ended |= last;
+        }
+        if pairs == 0 && is_bare_end(line, end) {
+            // `!` of a smart meter has no value; without a block before it, it is the end of none.
+            (pairs, ended) = (1, self.began_ns.is_some());
         }
         if ended {
             self.began_ns = None;
@@ -382,10 +426,12 @@ impl Labels {
             _ => Ok(()),
         }
     }
+}
 
-    fn place(&self, label: &[u8]) -> Option<usize> {
-        self.columns.iter().position(|(name, _)| name.as_bytes() == label)
-    }
+/// A line that is the last label of a block without a value: `!`, also with a checksum directly behind it, `!E47C`.
+fn is_bare_end(line: &[u8], end: &[u8]) -> bool {
+    let line = line.trim_ascii();
+    line == end || line.starts_with(end) && !end.last().is_some_and(u8::is_ascii_alphanumeric)
 }
 
 /// Labels and values of a line, without blanks around them. What has no label is passed over.

@@ -420,7 +420,7 @@ fn wrong_keys_are_refused_with_line_and_advice() {
     let cases: &[(&str, &[&str])] = &[
         (
             "columns = [\"a\"]\ndecimal = \",\"",
-            &["4:source.s.decimal: is what stands between the columns as well", "`delimiter`"],
+            &["4:source.s.decimal: is the delimiter between the columns too", "`delimiter`"],
         ),
         ("columns = [\"a\"]\ndecimal = \";\"", &["source.s.decimal: `;` is invalid: expected one of `.`, `,`"]),
         (
@@ -444,7 +444,7 @@ fn wrong_keys_are_refused_with_line_and_advice() {
         ("format = \"pattern\"\npatterns = ['(?<a>(x{1000}){1000})']", &["is larger than 256 KiB when compiled"]),
         ("format = \"pattern\"\npatterns = ['T=(.*)']", &["have no named group `(?<NAME>…)`"]),
         ("format = \"pattern\"\npatterns = ['T=(?<t>.*)']\n[channel.x]", &["unknown column `x`: the source has t"]),
-        ("format = \"fixed\"\ncolumns = [\"a:3\", \"b\"]", &["`b` is no NAME:WIDTH, such as `kg:9`"]),
+        ("format = \"fixed\"\ncolumns = [\"a:3\", \"b\"]", &["`b` is invalid: expected NAME:WIDTH, such as `kg:9`"]),
         ("format = \"keyvalue\"\ncolumns = [\"a\"]", &["source.s.columns: does not belong to `format = \"keyvalue\"`"]),
         ("format = \"keyvalue\"\ndelimiter = \"=\"", &["source.s.delimiter: is what stands behind a label as well"]),
         ("format = \"keyvalue\"\nseq = \"n\"", &["source.s.seq: not every row has `n`"]),
@@ -515,7 +515,7 @@ proptest! {
     }
 
     #[test]
-    fn every_double_that_is_written_is_read_again(value in any::<f64>().prop_filter("finite", |x| x.is_finite())) {
+    fn every_double_that_is_written_is_read_again(value in any::<f64>().prop_filter("below those of instruments", |x| x.abs() < 9.9e37)) {
         let plain = Numbers::new(&Default::default());
         prop_assert_eq!(plain.read(&format!("{value:e}").replace('e', "e+").replace("e+-", "e-")), Reading::Value(value));
         let comma = crate::config::NumberText { decimal: b',', ..Default::default() };

@@ -10,7 +10,7 @@ pub fn parse_time(text: &str, format: &TimeFormat) -> Option<i64> {
         TimeFormat::Unit(ns) => match text.parse::<i64>() {
             Ok(n) => n.checked_mul(*ns as i64),
             Err(_) => {
-                let t = text.parse::<f64>().ok()? * *ns as f64;
+                let t = text.parse::<f64>().ok().filter(|_| is_whole(text))? * *ns as f64;
                 (t.abs() < 9e18).then_some(t as i64)
             }
         },
@@ -25,6 +25,14 @@ pub fn parse_time(text: &str, format: &TimeFormat) -> Option<i64> {
             ns(at)
         }),
     }
+}
+
+/// Whether a number of seconds (or of another unit) has all of its digits: `1.80939E+09`, as spreadsheets save a time, lacks the last
+/// four.
+fn is_whole(text: &str) -> bool {
+    let Some((mantissa, power)) = text.split_once(['e', 'E']) else { return true };
+    let written = mantissa.split_once('.').map_or(0, |(_, part)| part.len());
+    power.parse::<i64>().is_ok_and(|power| power <= written as i64)
 }
 
 /// ISO 8601, also with `/` or `.` in a date that begins with the year, and with `UTC` or `GMT` behind. A date alone is no time.

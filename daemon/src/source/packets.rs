@@ -341,6 +341,8 @@ pub fn sum(kind: CheckKind, bytes: &[u8]) -> u64 {
     const MPEG2: Crc<u32> = Crc::<u32>::new(&crc::CRC_32_MPEG_2);
     match kind {
         CheckKind::Sum8 => bytes.iter().fold(0u8, |sum, byte| sum.wrapping_add(*byte)).into(),
+        CheckKind::Sum16 => bytes.iter().fold(0u16, |sum, byte| sum.wrapping_add(u16::from(*byte))).into(),
+        CheckKind::Zero8 => bytes.iter().fold(0u8, |sum, byte| sum.wrapping_sub(*byte)).into(),
         CheckKind::Xor8 => bytes.iter().fold(0u8, |sum, byte| sum ^ byte).into(),
         CheckKind::Crc8 => CRC8.checksum(bytes).into(),
         CheckKind::Crc8Maxim => CRC8_MAXIM.checksum(bytes).into(),

@@ -212,6 +212,8 @@ fn checksums_give_the_catalogues_check_values() {
         (CheckKind::Crc32c, 0xE306_9283),
         (CheckKind::Crc32Mpeg2, 0x0376_E6E7),
         (CheckKind::Sum8, 0xDD),
+        (CheckKind::Sum16, 0x01DD),
+        (CheckKind::Zero8, 0x23),
         (CheckKind::Xor8, 0x31),
     ];
     for (kind, value) in known {

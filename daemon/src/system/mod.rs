@@ -8,3 +8,7 @@ pub mod streams;
 
 #[cfg(test)]
 mod cost_tests;
+#[cfg(test)]
+mod datasheets_more_tests;
+#[cfg(test)]
+mod datasheets_tests;

@@ -121,6 +121,8 @@ fn parts(cell: &str) -> Option<(bool, &str, &str)> {
         Some(rest) => (true, rest),
         None => (false, cell.strip_prefix('+').unwrap_or(cell)),
     };
+    // Blanks behind the sign do not matter, as on live lines.
+    let rest = rest.trim_start();
     let (mantissa, exponent) = rest.split_once(['e', 'E']).map_or((rest, "0"), |parts| parts);
     let power = exponent.strip_prefix(['-', '+']).unwrap_or(exponent);
     let digits = power.len() <= 4 && !power.is_empty() && power.bytes().all(|b| b.is_ascii_digit());
@@ -244,6 +246,9 @@ mod tests {
             ("1.234.567", Some(Comma)),
             ("1 234,5", Some(Comma)),
             ("2,5E-3", Some(Comma)),
+            ("+    23.4", Some(Point)),
+            ("- 0,5", Some(Comma)),
+            ("- -1", None),
             ("1.234", Some(PointOrThousands)),
             ("1,234", Some(CommaOrThousands)),
             ("12,34,5", None),
@@ -275,6 +280,7 @@ mod tests {
             ("1,234", false, Some("1234")),
             ("\u{2212}1\u{a0}234,5", true, Some("-1234.5")),
             ("+7.25e-3", false, Some("7.25e-3")),
+            ("-     0.5", false, Some("-0.5")),
             ("OL", false, None),
         ] {
             let number = number(cell, comma);

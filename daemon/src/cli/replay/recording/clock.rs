@@ -48,7 +48,7 @@ pub fn format(text: &str) -> Result<Clock, String> {
         }
         other => {
             return Err(format!(
-                "`{other}` is no time format: expected s, ms, us, ns, civil, day-first, month-first, spreadsheet, or a pattern \
+                "`{other}` is invalid: expected s, ms, us, ns, civil, day-first, month-first, spreadsheet, or a pattern \
                  such as \"%d.%m.%Y %H:%M:%S\""
             ));
         }
@@ -64,7 +64,7 @@ impl Clock {
                 let days: f64 = cells::number(text, text.contains(',')).and_then(|days| days.parse().ok())?;
                 // A millisecond is what six to ten decimals of a day can mean.
                 let ms = ((days - 25_569.0) * 86_400_000.0).round();
-                (days >= 1.0 && ms.abs() < 9e12).then_some(ms as i64 * 1_000_000)
+                (days >= 1.0 && ms.abs() < 9e12).then(|| ms as i64 * 1_000_000)
             }
             Self::Configured(format) => parse_time(text, format),
             Self::Written(order) => written::read(text, *order)?.t_ns(),
@@ -337,11 +337,11 @@ impl Seen {
 
     /// A column of numbers.
     fn counted(&self, name: &str) -> Kind {
-        // 2000 to 2100 in each unit: these ranges do not meet.
+        // 2000 to 2066 in each unit: these ranges do not meet. What counts from 1904 (LabVIEW) would be in 2067 or later.
         let units = [1_000_000_000i64, 1_000_000, 1_000, 1];
         let range = |ns: &i64| {
             let ticks = 1e9 / *ns as f64;
-            self.least >= 946_684_800.0 * ticks && self.most < 4_102_444_800.0 * ticks
+            self.least >= 946_684_800.0 * ticks && self.most < 3_061_152_000.0 * ticks
         };
         let said = unit(name).filter(|_| self.named);
         match units.into_iter().find(range) {
@@ -469,7 +469,8 @@ fn missing(
                     None,
                     format!(
                         "column `{name}` counts from the start of the recording: say when that was{also}, such as --start \
-                         2026-03-12T10:00:00Z; days of a spreadsheet are --time-format spreadsheet"
+                         2026-03-12T10:00:00Z; days of a spreadsheet are --time-format spreadsheet, seconds of LabVIEW --start \
+                         1904-01-01T00:00:00Z"
                     ),
                 ));
             }
@@ -483,7 +484,11 @@ fn missing(
                 .into()
         }
         ([], times) => {
-            format!("{} has no date: name the column of the date too, --time DATE --time TIME", quoted(times))
+            format!(
+                "{} has no date: name the column of the date too, --time DATE --time TIME; where the file has none, say how \
+                 far rows are apart and when it began, such as --every 1 --start 2026-03-12T10:00:00Z",
+                quoted(times)
+            )
         }
         (dates, []) => format!("{} has dates without a time of day, and several rows of one date", quoted(dates)),
         (dates, times) => format!("dates stand in {}, times in {}: name both by --time", quoted(dates), quoted(times)),

@@ -163,7 +163,10 @@ fn header(rows: &[Row], width: usize) -> Option<usize> {
     let (at, run) = best?;
     let run = at..at + run;
     let clock = |at: &usize| rows[*at].1.iter().any(|cell| clock::is_named(cell.trim_start_matches('#')));
-    let plain = |at: &usize| !is_comment(&rows[*at].1);
+    // A line above the header that ends a preamble may be filled up with separators.
+    let filled = |at: &usize| rows[*at].1.iter().filter(|cell| !cell.is_empty()).count();
+    let most = run.clone().map(|at| filled(&at)).max().unwrap_or(0);
+    let plain = |at: &usize| !is_comment(&rows[*at].1) && 2 * filled(at) >= most;
     run.clone()
         .find(|at| plain(at) && clock(at))
         .or_else(|| run.clone().find(plain))

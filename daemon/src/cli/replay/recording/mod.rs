@@ -65,12 +65,15 @@ pub struct Options {
     every: Option<i64>,
 }
 
+/// 1904-01-01, ns since 1970: LabVIEW's clock counts from there.
+const LABVIEW_NS: i64 = -2_082_844_800_000_000_000;
+
 fn start(text: &str) -> Result<i64, String> {
     let written = written::read(text, written::Order::DayFirst)
         .filter(|_| text.get(..4).is_some_and(|year| year.parse::<u16>().is_ok()));
     written
         .and_then(|seen| seen.t_ns())
-        .filter(|ns| *ns >= 0)
+        .filter(|ns| *ns >= LABVIEW_NS)
         .ok_or_else(|| "must be a time such as 2026-03-12T10:00:00Z".into())
 }
 
@@ -95,9 +98,35 @@ pub struct Recording {
     found: Vec<Found>,
     /// Time of the first row that has one, ns since 1970.
     first_ns: i64,
+    order: Order,
     /// What is played: names for the decoder, their columns, and whether cells go on as they are, because the configuration
     /// says how they become numbers.
     played: Vec<(String, usize, bool)>,
+}
+
+/// How the clock goes on from row to row.
+#[derive(Debug, Clone, Default)]
+struct Order {
+    /// Rows older than the row before.
+    older: Steps,
+    /// Rows with the time of the row before.
+    same: Steps,
+}
+
+/// Rows of one kind, and the line of the first of them.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Steps {
+    rows: u64,
+    first_line: u64,
+}
+
+impl Steps {
+    fn count(&mut self, is_one: bool, line: u64) {
+        if is_one && self.rows == 0 {
+            self.first_line = line;
+        }
+        self.rows += u64::from(is_one);
+    }
 }
 
 impl Recording {
@@ -119,8 +148,18 @@ impl Recording {
         };
         let found = inspected.found(comma);
         let (path, encoding) = (path.to_owned(), options.encoding);
-        let mut recording =
-            Self { path, encoding, layout, clock, clock_columns, comma, found, first_ns: 0, played: Vec::new() };
+        let mut recording = Self {
+            path,
+            encoding,
+            layout,
+            clock,
+            clock_columns,
+            comma,
+            found,
+            first_ns: 0,
+            order: Order::default(),
+            played: Vec::new(),
+        };
         recording.look(&inspected)?;
         Ok(recording)
     }
@@ -143,12 +182,18 @@ impl Recording {
     fn look(&mut self, inspected: &play::Inspected) -> Result<(), Fatal> {
         let mut first = None;
         let (mut rows, mut unread, mut first_unread) = (0u64, 0u64, None);
+        let (mut last, mut order) = (None, Order::default());
         let mut cells = self.cells()?;
         while let Some((line, row)) = cells.next()? {
             let Some(row) = row else { continue };
             let text = self.clock_text(&row);
             match self.clock.t_ns(&text, rows) {
-                Some(ns) => _ = first.get_or_insert(ns),
+                Some(ns) => {
+                    first.get_or_insert(ns);
+                    order.older.count(last.is_some_and(|last| ns < last), line);
+                    order.same.count(last == Some(ns), line);
+                    last = Some(ns);
+                }
                 None => {
                     unread += 1;
                     first_unread.get_or_insert((line, text));
@@ -174,6 +219,8 @@ impl Recording {
             );
             return Err(at(&self.path, self.layout.header.max(1), &why));
         }
+        self.order = order;
+        self.warn_of_order(rows);
         inspected.report(self);
         let layout = &self.layout;
         let units: Vec<String> = layout.units.iter().map(|(line, _)| line.to_string()).collect();
@@ -191,6 +238,25 @@ impl Recording {
             if units.is_empty() { String::new() } else { format!(", line {} passed over (units)", units.join(", ")) },
         );
         Ok(())
+    }
+
+    /// Rows whose time is that of the row before, or older, are played as they are.
+    fn warn_of_order(&self, rows: u64) {
+        let Order { older, same } = &self.order;
+        if older.rows > 0 {
+            self.warn(&format!(
+                "{} of {rows} rows are older than the row before them (first: line {}): windows begin again there; sort the file \
+                 by its clock if it is not in that order",
+                older.rows, older.first_line
+            ));
+        }
+        if same.rows * limits::RECORDING_CLOCK_FLAWS > rows {
+            self.warn(&format!(
+                "{} of {rows} rows have the time of the row before them (first: line {}): the clock has too few digits, or the \
+                 file has a row for each value and needs a column for each instead",
+                same.rows, same.first_line
+            ));
+        }
     }
 
     /// Reads it with the source of a configuration whose columns it has; returns which.
@@ -434,5 +500,9 @@ fn declared(path: &Path, layout: &Layout, options: &Options, known: Option<&Sour
 }
 
 #[cfg(test)]
+#[path = "loggers_tests.rs"]
+mod loggers_tests;
+
+#[cfg(test)]
 #[path = "recording_tests.rs"]
-mod tests;
+mod recording_tests;

@@ -4,7 +4,7 @@ use super::*;
 use std::io::Write;
 
 /// Rows as played (time in ms, cells), or the error.
-fn played(bytes: &[u8], options: &Options) -> Result<(Vec<String>, Vec<String>), String> {
+pub(super) fn played(bytes: &[u8], options: &Options) -> Result<(Vec<String>, Vec<String>), String> {
     let mut file = tempfile::NamedTempFile::new().expect("file");
     file.write_all(bytes).expect("write");
     let dir = tempfile::TempDir::new().expect("folder");
@@ -18,16 +18,16 @@ fn played(bytes: &[u8], options: &Options) -> Result<(Vec<String>, Vec<String>),
     Ok((names, rows.collect::<Result<_, _>>().map_err(strip)?))
 }
 
-fn plain(text: &str) -> (Vec<String>, Vec<String>) {
+pub(super) fn plain(text: &str) -> (Vec<String>, Vec<String>) {
     played(text.as_bytes(), &Options::default()).unwrap_or_else(|why| panic!("{text}\n{why}"))
 }
 
-fn why(text: &str) -> String {
+pub(super) fn why(text: &str) -> String {
     played(text.as_bytes(), &Options::default()).expect_err(text)
 }
 
 /// 2027-05-04 01:00:00 in ns.
-const BEGIN: &str = "1809392400000000000";
+pub(super) const BEGIN: &str = "1809392400000000000";
 
 #[test]
 fn a_column_is_a_channel_if_any_row_has_a_number_in_it() {

@@ -67,6 +67,17 @@ fn sniffed(head: &[u8]) -> (Option<&'static Encoding>, usize) {
     }
 }
 
+/// Zeros in a row in text are no binary file: a logger's card keeps them where the power failed.
+const ZEROS: usize = 8;
+
+/// Whether the only strange bytes are rows of zeros within text.
+fn is_text_with_zeros(head: &[u8]) -> bool {
+    let text = |byte: &u8| *byte >= b' ' || b"\t\r\n".contains(byte);
+    let mut zeros = head.chunk_by(|a, b| (*a == 0) == (*b == 0)).filter(|run| run[0] == 0);
+    let short = zeros.any(|run| run.len() < ZEROS);
+    head.first().is_some_and(text) && head.iter().all(|byte| *byte == 0 || text(byte)) && !short
+}
+
 /// Why this is no table of text, if its first bytes show that.
 fn refusal(head: &[u8]) -> Option<String> {
     let what = match head {
@@ -80,7 +91,9 @@ fn refusal(head: &[u8]) -> Option<String> {
         [b'K', b'L', b'T', b'A', b'P', b'E', ..] => {
             "it is a tape: `kentledge replay TAPE --config FILE` plays it".into()
         }
-        _ if head.contains(&0) => format!("it is no table of text but {}", looks::like(head)),
+        _ if head.contains(&0) && !is_text_with_zeros(head) => {
+            format!("it is no table of text but {}", looks::like(head))
+        }
         _ => return None,
     };
     Some(what)
@@ -146,7 +159,7 @@ impl Lines {
             Err(why) => return Err(self.bad(self.line + 1, &format!("the file ends or breaks here: {why}"))),
         };
         self.ended = n == 0;
-        let mut from = 0;
+        let (mut from, before) = (0, self.text.len());
         loop {
             let rest = &self.chunk[from..n];
             self.text.reserve(
@@ -155,13 +168,29 @@ impl Lines {
             let (result, read) = self.decoder.decode_to_string_without_replacement(rest, &mut self.text, self.ended);
             from += read;
             match result {
-                DecoderResult::InputEmpty => return Ok(()),
+                DecoderResult::InputEmpty => {
+                    self.shorten_zeros(before);
+                    return Ok(());
+                }
                 DecoderResult::OutputFull => {}
                 DecoderResult::Malformed(length, after) => {
                     let end = from.saturating_sub(usize::from(after));
                     let bytes = self.chunk[end.saturating_sub(usize::from(length))..end].to_vec();
                     return Err(self.undecodable(&bytes));
                 }
+            }
+        }
+    }
+
+    /// One zero stands for many: a card's empty blocks are no line of megabytes. `before`: where the new text begins.
+    fn shorten_zeros(&mut self, before: usize) {
+        if !self.text[before..].contains('\0') {
+            return;
+        }
+        let new = self.text.split_off(before);
+        for letter in new.chars() {
+            if letter != '\0' || !self.text.ends_with('\0') {
+                self.text.push(letter);
             }
         }
     }
@@ -280,6 +309,15 @@ mod tests {
             }
         }
         assert_eq!(lines(b"Zeit;\xd6l \xb0C\n1;2\n", Some("latin1")).expect("declared"), ["Zeit;Öl °C", "1;2"]);
+    }
+
+    #[test]
+    fn zeros_where_the_power_failed_cost_their_rows_alone_and_a_binary_file_is_none() {
+        let torn = [&b"t,a\n1,2\n3,"[..], &[0; 70_000], b"\n5,6\n7,8", &[0; 12]].concat();
+        assert_eq!(lines(&torn, None).expect("text"), ["t,a", "1,2", "3,\0", "5,6", "7,8\0"]);
+        for binary in [&b"t,a\n1\x002\n1,2\n"[..], b"\0\0\0\0\0\0\0\0\0\0t,a", b"ab\x01\0\0\0\0\0\0\0\0\0\0cd"] {
+            assert!(lines(binary, None).expect_err("binary").contains("it is no table of text"), "{binary:?}");
+        }
     }
 
     #[test]
