@@ -1,20 +1,69 @@
-//! A fleet of light devices at a broker, for trials by hand: `fleet-sim PORT DEVICES [SECONDS [KEYSET [PERCENT_THAT_FAIL]]]`.
+//! A fleet of light devices at a broker, for trials by hand:
+//!
+//! ```text
+//! fleet-sim PORT[,PORT…] DEVICES [SECONDS [KEYSET [PERCENT_THAT_FAIL]]] [--own]
+//! ```
+//!
+//! They share a few connections. With `--own` each has one of its own, by the daemon's link, and a JSON line a second says how it goes.
 
-use std::time::Duration;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::{Duration, Instant},
+};
 
-use rig::fleet::{Fleet, Ills, Size, rollout::Play};
+use rig::fleet::{
+    Fleet, Ills, Size,
+    linked::{Linked, Manner},
+    rollout::Play,
+};
+use serde_json::json;
 
 fn main() {
-    let args: Vec<String> = std::env::args().skip(1).collect();
+    let (options, args): (Vec<String>, Vec<String>) = std::env::args().skip(1).partition(|arg| arg.starts_with("--"));
     let number = |i: usize| args.get(i).map(|text| text.parse::<f64>().expect("a number"));
-    let (port, devices) = (number(0).expect("PORT"), number(1).expect("DEVICES") as usize);
+    let ports: Vec<u16> = args.first().expect("PORT").split(',').map(|port| port.parse().expect("a port")).collect();
+    let devices = number(1).expect("DEVICES") as usize;
     let seconds = number(2).unwrap_or(3600.0);
     let fails = number(4).unwrap_or(1.0) / 100.0;
-    let play = args.get(3).map(|keyset| Play { keyset: keyset.into(), fails, takes_s: 8.0 });
+    let play = args.get(3).map(|keyset| Play { keyset: keyset.into(), fails, takes_s: 8.0, bad: "bad" });
     let lines = devices.div_ceil(1000).clamp(1, 16);
     let (health_s, score_s) = if devices <= 100 { (10.0, 0.5) } else { (60.0, 30.0) };
     let size = Size { devices, lines, health_s, score_s };
-    let fleet = Fleet::start(port as u16, size, Ills::SOME, play);
+    if options.iter().any(|option| option == "--own") {
+        let play = play.expect("KEYSET");
+        let manner = Manner { brokers: ports, stores: 0, slow: 0, keep_alive_s: 15 };
+        return own(&Linked::start(&manner, size, Ills::NONE, play), seconds);
+    }
+    let fleet = Fleet::start(ports[0], size, Ills::SOME, play);
     std::thread::sleep(Duration::from_secs_f64(seconds));
     println!("{} devices had announced themselves, {} commands of plans", fleet.announced(), fleet.starts().len());
+}
+
+/// How it goes, once a second. Times are in seconds since the start.
+fn own(fleet: &Linked, seconds: f64) {
+    let began = Instant::now();
+    while began.elapsed().as_secs_f64() < seconds {
+        std::thread::sleep(Duration::from_secs(1));
+        let (starts, connected) = (fleet.starts(), fleet.connected());
+        let mut plans: BTreeMap<&str, (usize, BTreeSet<&str>, BTreeMap<u64, usize>, f64)> = BTreeMap::new();
+        for start in &starts {
+            let plan = plans.entry(&start.plan).or_default();
+            plan.0 += 1;
+            plan.1.insert(&start.device);
+            *plan.2.entry(start.wave).or_default() += 1;
+            plan.3 = start.at.saturating_duration_since(began).as_secs_f64();
+        }
+        let plans: BTreeMap<&str, serde_json::Value> = plans
+            .into_iter()
+            .map(|(plan, (n, devices, waves, last_s))| {
+                (plan, json!({"starts": n, "devices": devices.len(), "waves": waves, "last_s": last_s}))
+            })
+            .collect();
+        let last_s = connected.last().map(|one| one.at.saturating_duration_since(began).as_secs_f64());
+        println!(
+            "{}",
+            json!({"t_s": began.elapsed().as_secs_f64(), "standing": fleet.standing(), "connects": connected.len(),
+                   "connected_s": last_s, "plans": plans, "refused": fleet.refused().len()})
+        );
+    }
 }

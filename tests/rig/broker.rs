@@ -126,6 +126,19 @@ impl Mosquitto {
         self.child = None;
     }
 
+    /// Kills it: what it had not written is lost.
+    pub fn kill(&mut self) {
+        if let Some(mut child) = self.child.take() {
+            child.kill().expect("kill mosquitto");
+            child.wait().expect("wait for mosquitto");
+        }
+    }
+
+    /// Its process, while it runs.
+    pub fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(Child::id)
+    }
+
     pub fn signal(&self, signal: Signal) {
         if let Some(child) = &self.child {
             kill(Pid::from_raw(child.id() as i32), signal).expect("signal mosquitto");

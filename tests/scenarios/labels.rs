@@ -214,7 +214,7 @@ impl<'a> Load<'a> {
         while self.unlabelled.len() < BURST {
             assert!(Instant::now() < until, "too few alarms: {:?}", self.episodes);
             self.flap(tty);
-            std::thread::sleep(Duration::from_millis(5));
+            std::thread::sleep(Duration::from_millis(15));
             self.look();
         }
         let (issued, expires) = (operator::time(0), operator::time(600));

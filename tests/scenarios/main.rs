@@ -45,6 +45,7 @@ mod remote;
 mod replay;
 mod retained;
 mod road;
+mod rollouts;
 mod samples;
 mod scores;
 mod sensor;

@@ -71,16 +71,17 @@ impl Shared {
         inner.answer.is_some_and(|took| inner.last.elapsed() > limits::SETTLED.max(took * 3))
     }
 
-    /// Waits for that.
-    pub async fn settled(&self) {
+    /// Waits for that; `false`: it takes too long, and what is known is only a part.
+    pub async fn settled(&self) -> bool {
         let most = Instant::now() + limits::SETTLE_MOST;
         while Instant::now() < most {
             sleep(limits::SETTLED / 4).await;
             if self.is_settled() {
-                return;
+                return true;
             }
         }
         tracing::warn!("the broker has not sent all that it keeps within {} s", limits::SETTLE_MOST.as_secs());
+        false
     }
 }
 

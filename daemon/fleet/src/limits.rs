@@ -21,8 +21,10 @@ pub const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duratio
 /// No retained message for so long after the broker answered the subscriptions: it has sent what it keeps. On a slow link three
 /// times as long as the answer took.
 pub const SETTLED: Duration = Duration::from_millis(400);
-/// How long a table waits for the broker's retained messages at most.
-pub const SETTLE_MOST: Duration = Duration::from_secs(20);
+/// How long a table waits for the broker's retained messages at most: 200,000 devices × 3 messages at 5,000 a second.
+pub const SETTLE_MOST: Duration = Duration::from_secs(120);
+/// How long a message of ours waits for the broker's acknowledgement, over reconnects.
+pub const ACK_MOST: Duration = Duration::from_secs(60);
 /// How often the console sends what changed: twice a second is fast for eyes and slow for a browser.
 pub const PUSH: Duration = Duration::from_millis(500);
 /// How often rollouts are counted for a page: 10,000 devices take some milliseconds.

@@ -145,6 +145,8 @@ pub struct Control {
     /// What is to be done about it.
     actions: Vec<Action>,
     link: LinkNews,
+    /// The connection with which `up/reported` was published last.
+    reported_on: u64,
     keys: Keys,
     /// When an unreadable keyset was read last, ns since boot.
     keys_ns: u64,
@@ -195,6 +197,7 @@ impl Control {
             now,
             actions: Vec::new(),
             link: LinkNews::default(),
+            reported_on: 0,
             keys: Keys { trusted: Err("the keyset is not read yet".into()), trouble: None },
             keys_ns: now.stamp.boot_ns,
             memory: Memory::new(needs_signature),
@@ -261,6 +264,7 @@ impl Control {
         if self.leaving {
             return;
         }
+        self.report_again();
         self.look_at_keys();
         self.look_at_channel();
         self.tell_flood();
@@ -373,6 +377,16 @@ impl Control {
             members.insert("plans".into(), self.plans.reported(self.memory.plans()));
         }
         self.act(Action::Publish(Record::Reported(members)));
+    }
+
+    /// Once with each connection, where plans are obeyed: a broker that was killed has lost what it kept, and what was reported in an
+    /// outage is no longer kept by any. A controller that starts then would not know which devices came to their end.
+    fn report_again(&mut self) {
+        let is_new = self.link.subscribed && self.link.session != self.reported_on;
+        if is_new && self.rules.plans && self.memory.unread().is_none() {
+            self.reported_on = self.link.session;
+            self.report();
+        }
     }
 
     fn act(&mut self, action: Action) {

@@ -1,8 +1,10 @@
 //! Many light devices at one broker, over a few connections: they publish `state`, `birth`, `h`, `reported`, alarms and scores by the
 //! schemas, as the daemon does, and decide about plans by its code (`rollout`). Not real here: sensors, the outbox, commands, a
-//! connection for each device. Faults: devices that are offline, raise alarms, are degraded, whose clock is not set, on which the
-//! command of a plan fails.
+//! connection for each device. `linked` has the last one, and the outbox. Faults: devices that are offline, raise alarms, are degraded,
+//! whose clock is not set, on which the command of a plan fails.
 
+mod light;
+pub mod linked;
 pub mod rollout;
 
 use std::{
@@ -17,9 +19,12 @@ use std::{
 
 use kentledge::model::keyset::Keyset;
 use rumqttc::v5::{Client, Connection, Event, Incoming, MqttOptions, mqttbytes::QoS};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use self::rollout::{Done, Follower, Play, Start};
+use self::{
+    light::Device,
+    rollout::{Done, Follower, Play, Start},
+};
 
 /// What is wrong with which share of the devices.
 #[derive(Debug, Clone, Copy)]
@@ -113,180 +118,6 @@ fn tick(size: Size) -> Duration {
     Duration::from_millis(if size.devices > 1000 { 1000 } else { 200 })
 }
 
-/// One light device.
-struct Device {
-    id: String,
-    number: usize,
-    away: bool,
-    plans: Option<Follower>,
-    next_tick: Instant,
-    seq: u64,
-    next_h: Instant,
-    next_score: Instant,
-    began: Instant,
-    ill: Ill,
-    random: fastrand::Rng,
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Ill {
-    No,
-    Offline,
-    Alarm,
-    Degraded(usize),
-    Clock,
-}
-
-const DEGRADED: [&str; 4] = [
-    "source pump: no data for 84 s: read /dev/ttyUSB0: no such device",
-    "disk not writable: No space left on device (os error 28)",
-    "channel vibration: 100 % of the last 500 values are bad (out of range)",
-    "model pump-anomaly: the worker was lost 3 times",
-];
-
-impl Device {
-    fn new(n: usize, size: Size, ills: Ills) -> Self {
-        let mut random = fastrand::Rng::with_seed(n as u64);
-        let at = random.f64();
-        let bounds = [ills.offline, ills.alarms, ills.degraded, ills.clock];
-        let within = |i: usize| at < bounds[..=i].iter().sum();
-        let ill = match (0..4).find(|i| within(*i)) {
-            Some(0) => Ill::Offline,
-            Some(1) => Ill::Alarm,
-            // Most have the same illness, as it is in life.
-            Some(2) => Ill::Degraded(if random.f64() < 0.6 { 0 } else { random.usize(1..4) }),
-            Some(_) => Ill::Clock,
-            None => Ill::No,
-        };
-        let spread = |every: f64| Instant::now() + Duration::from_secs_f64(every.max(0.01) * fastrand::f64());
-        let (next_h, next_score) = (spread(size.health_s), spread(size.score_s));
-        let (id, now) = (format!("plant/pump-{n:05}"), Instant::now());
-        Self {
-            id,
-            number: n,
-            away: false,
-            plans: None,
-            next_tick: now,
-            seq: 0,
-            next_h,
-            next_score,
-            began: now,
-            ill,
-            random,
-        }
-    }
-
-    fn is_online(&self) -> bool {
-        self.ill != Ill::Offline && !self.away
-    }
-
-    fn state(&self) -> (String, Value) {
-        let state = if self.is_online() { "online" } else { "offline" };
-        (self.topic("state"), Self::merged(self.head(), json!({"state": state, "session": 1})))
-    }
-
-    fn reported(&mut self) -> (String, Value) {
-        let slot = json!({"state": "steady", "version": "1.2.0", "seq": 12});
-        let mut record = json!({"version": 0, "state": "none",
-            "config": {"digest": null, "set_aside": [], "desired": null, "overridden": false},
-            "models": {"pump-anomaly": {"serving": "a", "a": slot, "b": {"state": "empty"}}}});
-        if let Some(plans) = &self.plans {
-            record["plans"] = plans.reported();
-        }
-        (self.topic("reported"), self.envelope(record, false))
-    }
-
-    fn topic(&self, rest: &str) -> String {
-        format!("kl/{}/up/{rest}", self.id)
-    }
-
-    fn clk(&self) -> (&'static str, Value) {
-        match self.ill {
-            Ill::Clock => ("unset", Value::Null),
-            _ => ("sync", json!(now())),
-        }
-    }
-
-    fn head(&self) -> Value {
-        let (clk, ts) = self.clk();
-        json!({"v": 1, "ts": ts, "clk": clk, "boot": format!("boot-{}", self.id)})
-    }
-
-    fn envelope(&mut self, record: Value, lineage: bool) -> Value {
-        self.seq += 1;
-        let mut whole = self.head();
-        let mut record = record;
-        (record["seq"], record["t"]) = (json!(self.seq), json!(0));
-        whole["mono_ns"] = json!(self.began.elapsed().as_nanos() as u64);
-        whole["hist"] = json!(false);
-        whole["seq"] = json!({"first": self.seq, "last": self.seq, "n": 1});
-        whole["data"] = json!([record]);
-        if lineage {
-            whole["lineage"] = json!({"model": "pump-anomaly@1.2.0", "sha256": "a".repeat(64), "slot": "a", "provider": "cpu",
-                                      "cal": format!("sha256:{}", "b".repeat(64))});
-        }
-        whole
-    }
-
-    fn merged(mut head: Value, members: Value) -> Value {
-        let Value::Object(members) = members else { return head };
-        for (name, value) in members {
-            head[name] = value;
-        }
-        head
-    }
-
-    /// What is said with a connection, retained.
-    fn announce(&mut self) -> Vec<(String, Value)> {
-        let model = if self.random.f64() < 0.85 { "1.2.0" } else { "1.1.0" };
-        let version = if self.random.f64() < 0.9 { "0.2.0" } else { "0.1.4" };
-        let birth = json!({
-            "device": self.id, "version": version, "schema": 1, "nonce": format!("{:016x}", self.random.u64(..)),
-            "models": [{"pipeline": "pump", "model": format!("pump-anomaly@{model}"), "slot": "a", "sha256": "a".repeat(64)}],
-            "streams": ["m/raw", "p/pump", "a/pump"], "commands": ["ping", "status", "report", "config.set", "restart"],
-        });
-        let mut said = vec![self.state(), (self.topic("birth"), Self::merged(self.head(), birth)), self.reported()];
-        if self.ill == Ill::Alarm {
-            let severity = ["critical", "warning", "warning"][self.random.usize(..3)];
-            let name = if self.random.f64() < 0.7 { "bearing" } else { "leak" };
-            let alarm = json!({"alarm": name, "id": format!("{}-1", self.id), "phase": "raised", "severity": severity,
-                               "score": 2.91, "level": 1.75, "peak": 3.4, "in_seq": [1, 2], "in_t_ns": [1, 2],
-                               "raised_seq": [1, 2], "raised_t_ns": [1, 2]});
-            said.push((self.topic(&format!("a/{name}")), self.envelope(alarm, true)));
-        }
-        said
-    }
-
-    fn health(&mut self) -> (String, Value) {
-        let (degraded, backlog) = match self.ill {
-            Ill::Degraded(i) => (vec![DEGRADED[i]], if i == 1 { 18_000 + self.random.u64(..4000) } else { 0 }),
-            _ => (Vec::new(), 0),
-        };
-        let record = json!({
-            "uptime_s": 80_000 + self.began.elapsed().as_secs(), "rss_kib": 9000 + self.random.u64(..900), "online": true,
-            "disk_ok": self.ill != Ill::Degraded(1), "ram_records": self.random.u64(..3), "ram_bytes": 400,
-            "stored_records": backlog, "stored_bytes": backlog * 40, "quarantines": 0, "delivered": 800_000 + self.seq * 60,
-            "lost": if backlog > 0 { 412 } else { 0 }, "frames_waiting": 0, "models": 1, "models_serving": 1,
-            "workers_lost": 0, "lost_by": [], "degraded": degraded,
-        });
-        (self.topic("h"), self.envelope(record, false))
-    }
-
-    fn score(&mut self) -> (String, Value) {
-        let t = self.began.elapsed().as_secs_f64();
-        let wave = 0.9 + 0.3 * (t / 9.0).sin() + 0.15 * self.random.f64();
-        let peak = if (t % 40.0) > 33.0 { 1.2 } else { 0.0 };
-        let record = json!({"in_seq": [self.seq, self.seq + 9], "in_t_ns": [1, 2], "score": wave + peak, "threshold": 1.75,
-                            "took_us": 21, "out": {}});
-        (self.topic("p/pump"), self.envelope(record, true))
-    }
-}
-
-fn now() -> String {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();
-    kentledge::host::clock::rfc3339_ms(since as i64)
-}
-
 /// A connection with its devices.
 struct Line {
     client: Client,
@@ -356,7 +187,8 @@ impl Line {
         let mut said = Vec::new();
         for device in self.devices.iter_mut().filter(|device| device.is_online()) {
             let is = to == "_all" || device.id.ends_with(&format!("/{to}"));
-            if is && device.plans.as_mut().is_some_and(|plans| plans.hear(&message)) {
+            let Device { plans, played, .. } = device;
+            if is && plans.as_mut().is_some_and(|plans| plans.hear(&message, played)) {
                 said.push(device.reported());
             }
         }
@@ -375,12 +207,14 @@ impl Line {
             let mut kept = Vec::new();
             if std::mem::replace(&mut device.away, away) != away {
                 kept.push(device.state());
-                device.plans.as_mut().filter(|_| !away).into_iter().for_each(Follower::reconnected);
+                device.played.session += u64::from(!away);
             }
             let online = device.is_online();
+            device.played.online = online;
             if now > device.next_tick {
                 device.next_tick = now + tick(self.size);
-                if device.plans.as_mut().is_some_and(|plans| plans.tick(online)) && online {
+                let Device { plans, played, .. } = device;
+                if plans.as_mut().is_some_and(|plans| plans.tick(played)) && online {
                     kept.push(device.reported());
                 }
             }

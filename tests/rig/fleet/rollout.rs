@@ -23,6 +23,8 @@ pub struct Play {
     pub fails: f64,
     /// How long it takes, s: a random part of this.
     pub takes_s: f64,
+    /// Plans whose name begins so fail on every device.
+    pub bad: &'static str,
 }
 
 /// A command that a plan started.
@@ -40,6 +42,51 @@ pub struct Done {
     pub starts: Vec<Start>,
     /// Messages that devices refused, in their words.
     pub refused: Vec<String>,
+    /// When a device heard the halt secret of a plan, by plan.
+    pub halts: Vec<(String, Instant)>,
+}
+
+/// How a device's connection stands, as far as its plans need it.
+#[derive(Debug, Clone, Copy)]
+pub struct Standing {
+    /// The connection, if all subscriptions were granted on it.
+    pub session: Option<u64>,
+    /// Highest result that was acknowledged on it.
+    pub acked: u64,
+    /// Everything that arrived was handled.
+    pub quiet: bool,
+}
+
+/// A device's connection.
+pub trait Ties {
+    fn standing(&self) -> Standing;
+    /// Publishes the result `accepted` of this command; its number.
+    fn probe(&mut self, kind: &str, id: &str) -> u64;
+}
+
+/// A connection that is shared with others: the broker's acknowledgement of a single device's message is played.
+#[derive(Debug)]
+pub struct Played {
+    pub online: bool,
+    pub session: u64,
+    acked: u64,
+}
+
+impl Default for Played {
+    fn default() -> Self {
+        Self { online: true, session: 1, acked: 0 }
+    }
+}
+
+impl Ties for Played {
+    fn standing(&self) -> Standing {
+        Standing { session: self.online.then_some(self.session), acked: self.acked, quiet: true }
+    }
+
+    fn probe(&mut self, _: &str, _: &str) -> u64 {
+        self.acked += 1;
+        self.acked
+    }
 }
 
 /// One device's part.
@@ -50,8 +97,6 @@ pub struct Follower {
     id: String,
     machine: Plans,
     saved: Saved,
-    session: u64,
-    acked: u64,
     job: Option<(String, Instant)>,
     /// A message came: before, there is nothing to look at.
     heard: bool,
@@ -118,8 +163,6 @@ impl Follower {
             id: id.into(),
             machine: Plans::new(rules),
             saved: Saved::default(),
-            session: 1,
-            acked: 0,
             job: None,
             heard: false,
             began: Instant::now(),
@@ -132,13 +175,8 @@ impl Follower {
         self.machine.reported(&self.saved)
     }
 
-    /// It was offline.
-    pub fn reconnected(&mut self) {
-        self.session += 1;
-    }
-
     /// A message came; whether `up/reported` changed.
-    pub fn hear(&mut self, message: &Message) -> bool {
+    pub fn hear(&mut self, message: &Message, ties: &mut dyn Ties) -> bool {
         let event = match message {
             Message::Plan(plan, key, digest) => {
                 if !self.machine.is_for_us(plan) {
@@ -146,22 +184,27 @@ impl Follower {
                 }
                 PlanEvent::Plan(plan.clone(), key.clone(), digest.clone())
             }
-            Message::Word(word) => PlanEvent::Word(word.clone()),
+            Message::Word(word) => {
+                if let Word::Halt { plan, .. } = word {
+                    self.done.lock().expect("done").halts.push((plan.clone(), Instant::now()));
+                }
+                PlanEvent::Word(word.clone())
+            }
         };
         self.heard = true;
-        let changed = self.on(event, true);
-        changed | self.on(PlanEvent::Tick, true)
+        let changed = self.on(event, ties);
+        changed | self.on(PlanEvent::Tick, ties)
     }
 
     /// Time passes; whether `up/reported` changed.
-    pub fn tick(&mut self, online: bool) -> bool {
+    pub fn tick(&mut self, ties: &mut dyn Ties) -> bool {
         if !self.heard {
             return false;
         }
         if self.job.as_ref().is_some_and(|(_, until)| Instant::now() >= *until)
             && let Some((id, _)) = self.job.take()
         {
-            let fails = self.random.f64() < self.play.fails;
+            let fails = self.random.f64() < self.play.fails || of(&id).starts_with(self.play.bad);
             let (state, text) = match fails {
                 true if self.random.bool() => (CommandState::Failed, "golden case 2: expected 0.31, got 4.4"),
                 true => (CommandState::RolledBack, "trial: score out of range"),
@@ -169,22 +212,23 @@ impl Follower {
             };
             self.saved.became(&id, state, text);
         }
-        self.on(PlanEvent::Tick, online)
+        self.on(PlanEvent::Tick, ties)
     }
 
-    fn on(&mut self, event: PlanEvent, online: bool) -> bool {
+    fn on(&mut self, event: PlanEvent, ties: &mut dyn Ties) -> bool {
         let (mut changed, mut events) = (false, vec![event]);
         while let Some(event) = events.pop() {
             let keys = self.keys.clone();
             let now_ms =
                 std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("a time").as_millis();
+            let Standing { session, acked, quiet } = ties.standing();
             let at = At {
                 now_ns: self.began.elapsed().as_nanos() as u64,
                 now_ms: now_ms as i64,
                 clk: Clk::Sync,
-                session: online.then_some(self.session),
-                acked: self.acked,
-                quiet: true,
+                session,
+                acked,
+                quiet,
                 busy: false,
                 key_of: &|name| keys.public(Role::Rollout, name),
             };
@@ -194,10 +238,9 @@ impl Follower {
                         self.done.lock().expect("done").refused.push(format!("{}: {what}: {}", self.id, why.1));
                     }
                     PlanAction::Save => {}
-                    PlanAction::Probe(_, id) => {
-                        // The broker's acknowledgement is not played: the connection is shared.
-                        self.acked += 1;
-                        events.push(PlanEvent::Probed(id, self.acked));
+                    PlanAction::Probe(kind, id) => {
+                        let seq = ties.probe(kind.command(), &id);
+                        events.push(PlanEvent::Probed(id, seq));
                     }
                     PlanAction::Start(id) => {
                         let takes = Duration::from_secs_f64(self.play.takes_s * self.random.f64());
@@ -213,9 +256,13 @@ impl Follower {
     }
 
     fn started(&self, plan: String) {
-        let name = plan.split('.').nth(1).unwrap_or("").to_owned();
-        let wave = self.reported()[&name]["wave"].as_u64().unwrap_or(0);
+        let wave = self.reported()[of(&plan)]["wave"].as_u64().unwrap_or(0);
         let start = Start { device: self.id.clone(), plan, wave, at: Instant::now() };
         self.done.lock().expect("done").starts.push(start);
     }
+}
+
+/// The plan of a command's id.
+fn of(id: &str) -> &str {
+    id.split('.').nth(1).unwrap_or("")
 }

@@ -37,6 +37,13 @@ pub fn next(plan: &Plan, all: &Progress, now_ms: i64) -> Step {
             place + 1
         ));
     }
+    let known = all.outside + all.waves.iter().map(|wave| wave.devices).sum::<u64>();
+    if known < all.least {
+        return Step::Wait(format!(
+            "{known} devices are known that this plan is for; it waits until there are {}",
+            all.least
+        ));
+    }
     if all.waves.iter().all(|wave| wave.ended == wave.devices) && all.open >= 1 {
         return Step::Over(true, "every device came to its end".into());
     }

@@ -58,6 +58,10 @@ pub enum Act {
         /// The secrets file that `plan make` wrote
         #[arg(long)]
         secrets: PathBuf,
+        /// No wave opens, and nothing is over, before so many devices are known that the plan is for: where the broker may have lost
+        /// what it kept
+        #[arg(long, default_value_t = 1)]
+        devices: u64,
         /// Only says what it would do next
         #[arg(long)]
         dry_run: bool,
@@ -107,24 +111,21 @@ pub enum Act {
 pub async fn act(act: &Act, whom: &Whom) -> Result<(), Fatal> {
     let prefix = whom.mqtt()?.topic_prefix;
     heard::with(whom, |shared, line| async move {
-        shared.settled().await;
         match act {
-            Act::Run { plan, secrets, dry_run, json } => {
+            Act::Run { plan, secrets, devices, dry_run, json } => {
+                whole(&shared).await?;
                 let found = find(&shared, plan)?;
                 let secrets = Secrets::read(secrets, &found)?;
-                let mut run = Run::new(shared, line, prefix, found, secrets);
+                let mut run = Run { least: *devices, ..Run::new(shared, line, prefix, found, secrets) };
                 if *dry_run { run.dry(*json) } else { run.run(Screen::new(*json)).await }
             }
-            Act::Status { plan, json } => status(&shared, plan.as_deref(), *json),
-            Act::Halt { plan, secrets, json } => {
-                let found = find(&shared, plan)?;
-                let secrets = Secrets::read(secrets, &found)?;
-                let run = Run::new(shared, line, prefix, found, secrets);
-                run.halt().await?;
-                let name = &run.found.plan.name;
-                say(&if *json { json!({"halted": name}).to_string() } else { format!("{name} is halted") })
+            Act::Status { plan, json } => {
+                whole(&shared).await?;
+                status(&shared, plan.as_deref(), *json)
             }
+            Act::Halt { plan, secrets, json } => halt(shared, line, prefix, plan, secrets, *json).await,
             Act::Resume { plan, secrets, issuer, json } => {
+                whole(&shared).await?;
                 let found = find(&shared, plan)?;
                 resume(&shared, &found, secrets, issuer.as_deref(), *json)
             }
@@ -214,6 +215,28 @@ fn find(shared: &Shared, name: &str) -> Result<Found, Fatal> {
     }
 }
 
+/// Waits until all that the broker keeps is here: who decides on a part of the picture takes devices that are not in it for absent.
+async fn whole(shared: &Shared) -> Result<(), Fatal> {
+    let settled = shared.settled().await;
+    settled
+        .then_some(())
+        .ok_or_else(|| Fatal::failed("the broker is still sending what it keeps: nothing is done; try again"))
+}
+
+/// Halts a plan as soon as it is known: that does not wait for what the broker keeps of ten thousand devices.
+async fn halt(shared: Shared, line: Line, prefix: String, name: &str, file: &Path, as_json: bool) -> Result<(), Fatal> {
+    let (found, secrets) = loop {
+        let read = find(&shared, name).and_then(|found| Ok((Secrets::read(file, &found)?, found)));
+        match read {
+            Ok((secrets, found)) => break (found, secrets),
+            Err(why) if shared.is_settled() => return Err(why),
+            Err(_) => sleep(limits::SETTLED / 8).await,
+        }
+    };
+    Run::new(shared, line, prefix, found, secrets).halt().await?;
+    say(&if as_json { json!({"halted": name}).to_string() } else { format!("{name} is halted") })
+}
+
 fn status(shared: &Shared, name: Option<&str>, as_json: bool) -> Result<(), Fatal> {
     let inner = shared.lock();
     let wanted = |found: &Found| name.is_none_or(|name| found.plan.name == name);
@@ -261,6 +284,8 @@ struct Run {
     prefix: String,
     found: Found,
     secrets: Secrets,
+    /// Devices that must be known.
+    least: u64,
     /// When a device was given something last: it is not given again before it had time to report.
     given: BTreeMap<String, Instant>,
 }
@@ -276,7 +301,7 @@ const ANSWERED: usize = 100;
 
 impl Run {
     fn new(shared: Shared, line: Line, prefix: String, found: Found, secrets: Secrets) -> Self {
-        Self { shared, line, prefix, found, secrets, given: BTreeMap::new() }
+        Self { shared, line, prefix, found, secrets, least: 1, given: BTreeMap::new() }
     }
 
     /// Where it stands; what devices were just given counts as known.
@@ -284,6 +309,7 @@ impl Run {
         self.given.retain(|_, at| at.elapsed() < REPORT);
         let mut all = progress::progress(&self.found.plan, &self.shared.lock().fleet);
         all.given(|id| self.given.contains_key(id));
+        all.least = self.least;
         let step = decide::next(&self.found.plan, &all, now_ms());
         (all, step)
     }
@@ -396,7 +422,7 @@ impl Run {
     }
 
     async fn publish(&self, topic: &str, payload: Vec<u8>, retain: bool) -> Result<(), Fatal> {
-        let published = tokio::time::timeout(limits::SETTLE_MOST, self.line.publish(topic, payload, retain)).await;
+        let published = tokio::time::timeout(limits::ACK_MOST, self.line.publish(topic, payload, retain)).await;
         published.context("the broker does not answer")?.context(format!("publish {topic}"))
     }
 }

@@ -75,6 +75,8 @@ pub struct Progress {
     pub waves: Vec<Wave>,
     /// Devices in no wave.
     pub outside: u64,
+    /// Fewer known devices are only a part of the picture.
+    pub least: u64,
     /// Waves that are open, counted from the first: by the broker's gates, or as devices know.
     pub open: usize,
     /// It is halted.

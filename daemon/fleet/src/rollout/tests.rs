@@ -208,3 +208,16 @@ fn of_two_plans_with_one_name_the_newer_counts_and_nonsense_is_none() {
     let value = progress::json(&found[0].plan, &world.look(), NOW);
     assert_eq!((&value["what"], &value["waves"][0]["open"]), (&json!("[outbox]"), &json!(false)));
 }
+
+#[test]
+fn a_controller_that_knows_a_part_of_the_devices_opens_nothing_and_ends_nothing_but_halts() {
+    let mut world = World::new(&json!({"failed_max": 0.02, "offline_max": 0.3}));
+    let step = |world: &World, least: u64| next(&world.plan, &Progress { least, ..world.look() }, NOW);
+    assert_eq!(step(&world, 100), Step::Open(1));
+    assert!(matches!(step(&world, 101), Step::Wait(why) if why.contains("100 devices are known")));
+    world.all(1, "online", "success", 1);
+    world.all(2, "online", "success", 1);
+    assert!(matches!(step(&world, 100), Step::Over(true, _)) && matches!(step(&world, 101), Step::Wait(_)));
+    world.all(1, "online", "failed", 1);
+    assert!(matches!(step(&world, 101), Step::Halt(_)));
+}

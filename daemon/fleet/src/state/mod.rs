@@ -55,8 +55,9 @@ impl Fleet {
     pub fn filters(prefix: &str, site: &str) -> Vec<String> {
         let up = ["state", "birth", "reported", "h", "loss", "a/+", "e/+", "res/+/+"];
         let dn = ["plan/+", "gate/+/+", "halt/+"];
-        let up = up.iter().map(|rest| format!("{prefix}kl/{site}/+/up/{rest}"));
-        up.chain(dn.iter().map(|rest| format!("{prefix}kl/{site}/+/dn/{rest}"))).collect()
+        // Plans come first: they are few, and all else of a large fleet takes its time.
+        let dn = dn.iter().map(|rest| format!("{prefix}kl/{site}/+/dn/{rest}"));
+        dn.chain(up.iter().map(|rest| format!("{prefix}kl/{site}/+/up/{rest}"))).collect()
     }
 
     /// The broker's retained messages come again: what it no longer keeps must not stay. Called with each connection.

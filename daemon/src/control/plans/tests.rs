@@ -540,6 +540,25 @@ fn plans_that_are_switched_off_are_ignored_and_not_reported() {
 }
 
 #[test]
+fn plans_are_reported_again_once_with_each_connection_because_its_broker_may_have_lost_them() {
+    let mut world = device();
+    let plan = Draft::new(&world, 1);
+    send(&mut world, plan.message());
+    pass(&mut world, 5);
+    for session in 7..9 {
+        let from = world.done.len();
+        world.link.session = session;
+        pass(&mut world, 5);
+        let shown = |action: &Action| match action {
+            Action::Publish(Record::Reported(members)) => Some(members["plans"]["p"]["state"].clone()),
+            _ => None,
+        };
+        let said: Vec<Value> = world.done[from..].iter().filter_map(shown).collect();
+        assert_eq!(said.len(), 1, "{said:?}");
+    }
+}
+
+#[test]
 fn text_of_a_plan_reads_as_it_was_written() {
     let world = device();
     let plan = Plan::read(&Draft::new(&world, 7).text()).expect("a plan");
