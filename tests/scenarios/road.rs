@@ -108,26 +108,26 @@ fn memory_without_a_model_stays_small() {
     let (broker, tty) = (Mosquitto::start(), Tty::default());
     let sub = Sub::new(broker.port);
     let daemon = Site::new(broker.port).with_sensor(&tty).with("[stream.raw]\nchannels = [\"a\"]\n").run();
-    sub.wait_records("h", 3);
-    let memory = || {
-        let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", daemon.pid())).expect("smaps");
-        let field = |name: &str| {
-            let kib = rollup
-                .lines()
-                .find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse().ok());
-            kib.unwrap_or_else(|| panic!("{name} {rollup}"))
-        };
-        (field("Pss:"), field("Pss_Anon:"))
+    let field = |file: &str, name: &str| -> u64 {
+        let text = std::fs::read_to_string(format!("/proc/{}/{file}", daemon.pid())).expect(file);
+        let kib =
+            text.lines().find_map(|line| line.strip_prefix(name)?.trim().strip_suffix(" kB")?.trim().parse().ok());
+        kib.unwrap_or_else(|| panic!("{name} {text}"))
     };
-    let (started, _): (u64, u64) = memory();
-    // The pages that only the start needed are given back soon after it. 24 MiB without that, 7 with it, in a build without an optimiser.
-    let (pss, own) = rig::eventually("the pages of the start are given back: PSS below 12 MiB", || {
-        Some(memory()).filter(|(pss, _)| *pss < 12 * 1024)
+    // The pages of the program that only the start needed are given back soon after it: else these never become fewer.
+    let mut most = 0;
+    let program = rig::eventually("pages of the program are given back", || {
+        let now = field("status", "RssFile:");
+        most = most.max(now);
+        Some(now).filter(|now| *now < most * 9 / 10)
     });
+    sub.wait_records("h", 3);
+    let (pss, own) = (field("smaps_rollup", "Pss:"), field("smaps_rollup", "Pss_Anon:"));
     eprintln!(
-        "MEASURED: the daemon, idle, without a model: PSS {pss} KiB ({started} KiB at the start), of it {own} KiB heap, stacks and \
-         relocated data"
+        "MEASURED: the daemon, idle, without a model: PSS {pss} KiB, of it {own} KiB heap, stacks and relocated data; pages of files \
+         {program} KiB, {most} KiB at most"
     );
+    // The rest is pages of the program itself: how many, the profile decides, and daemons beside this one share them.
     assert!(own < 4 * 1024, "{own} KiB");
     daemon.stop_well();
 }
