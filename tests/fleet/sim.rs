@@ -39,24 +39,33 @@ fn main() {
     println!("{} devices had announced themselves, {} commands of plans", fleet.announced(), fleet.starts().len());
 }
 
+/// What started a plan so far.
+#[derive(Default)]
+struct Started<'a> {
+    starts: usize,
+    devices: BTreeSet<&'a str>,
+    waves: BTreeMap<u64, usize>,
+    last_s: f64,
+}
+
 /// How it goes, once a second. Times are in seconds since the start.
 fn own(fleet: &Linked, seconds: f64) {
     let began = Instant::now();
     while began.elapsed().as_secs_f64() < seconds {
         std::thread::sleep(Duration::from_secs(1));
         let (starts, connected) = (fleet.starts(), fleet.connected());
-        let mut plans: BTreeMap<&str, (usize, BTreeSet<&str>, BTreeMap<u64, usize>, f64)> = BTreeMap::new();
+        let mut plans: BTreeMap<&str, Started> = BTreeMap::new();
         for start in &starts {
             let plan = plans.entry(&start.plan).or_default();
-            plan.0 += 1;
-            plan.1.insert(&start.device);
-            *plan.2.entry(start.wave).or_default() += 1;
-            plan.3 = start.at.saturating_duration_since(began).as_secs_f64();
+            plan.starts += 1;
+            plan.devices.insert(&start.device);
+            *plan.waves.entry(start.wave).or_default() += 1;
+            plan.last_s = start.at.saturating_duration_since(began).as_secs_f64();
         }
         let plans: BTreeMap<&str, serde_json::Value> = plans
             .into_iter()
-            .map(|(plan, (n, devices, waves, last_s))| {
-                (plan, json!({"starts": n, "devices": devices.len(), "waves": waves, "last_s": last_s}))
+            .map(|(plan, Started { starts, devices, waves, last_s })| {
+                (plan, json!({"starts": starts, "devices": devices.len(), "waves": waves, "last_s": last_s}))
             })
             .collect();
         let last_s = connected.last().map(|one| one.at.saturating_duration_since(began).as_secs_f64());

@@ -75,8 +75,8 @@ fn fleet(broker: &Mosquitto, desk: &Desk, devices: usize) -> Linked {
     within(LONG, "all devices are connected", || fleet.standing() == devices);
     let each = (memory_kib(std::process::id(), "VmRSS").saturating_sub(before)) as f64 / devices as f64;
     measured(&format!(
-        "{devices} devices with the daemon's link, outbox ({} with its store, the others in RAM) and plans, a connection each, {} of them slow: \
-         all connected after {:.1} s; memory of a device {each:.0} KiB; of the broker {} MiB",
+        "{devices} devices with the daemon's link, outbox ({} with its store, the others in RAM) and plans, a connection each, {} of them \
+         slow: all connected after {:.1} s; memory of a device {each:.0} KiB; of the broker {} MiB",
         manner.stores,
         manner.slow,
         began.elapsed().as_secs_f64(),
@@ -143,8 +143,8 @@ fn good_release(broker: &mut Mosquitto, desk: &Desk, fleet: &Linked, devices: us
     let on = starts.iter().filter(|start| start.at > up).map(|start| start.at).min().expect("a start");
     let seconds = |from: Instant, to: Instant| (to - from).as_secs_f64();
     measured(&format!(
-        "{devices} devices, waves 20 and 100 %: {:.2} % in the first; `plan publish` → first device of wave 1 runs {:.1} s; broker killed in \
-         the wave (away for {:.1} s), then the controller: the next device starts {:.1} s after it is back, {} of them twice",
+        "{devices} devices, waves 20 and 100 %: {:.2} % in the first; `plan publish` → first device of wave 1 runs {:.1} s; broker killed \
+         in the wave (away for {:.1} s), then the controller: the next device starts {:.1} s after it is back, {} of them twice",
         share * 100.0,
         seconds(published, first),
         seconds(killed, up),

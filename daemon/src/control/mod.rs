@@ -264,7 +264,6 @@ impl Control {
         if self.leaving {
             return;
         }
-        self.report_again();
         self.look_at_keys();
         self.look_at_channel();
         self.tell_flood();
@@ -282,6 +281,7 @@ impl Control {
         }
         self.look_at_trial();
         self.look_at_plans();
+        self.report_again();
     }
 
     fn numbered(&mut self, about: About, seq: u64) {
@@ -382,7 +382,8 @@ impl Control {
     /// Once with each connection, where plans are obeyed: a broker that was killed has lost what it kept, and what was reported in an
     /// outage is no longer kept by any. A controller that starts then would not know which devices came to their end.
     fn report_again(&mut self) {
-        let is_new = self.link.subscribed && self.link.session != self.reported_on;
+        // In a turn of its own: what can fail stands last in a list of actions.
+        let is_new = self.actions.is_empty() && self.link.subscribed && self.link.session != self.reported_on;
         if is_new && self.rules.plans && self.memory.unread().is_none() {
             self.reported_on = self.link.session;
             self.report();
