@@ -100,6 +100,15 @@ impl Desk {
 pub struct Running(pub Child);
 
 impl Running {
+    /// What one that has ended said.
+    pub fn said(&mut self) -> String {
+        let mut text = String::new();
+        if let Some(out) = &mut self.0.stdout {
+            let _ = std::io::Read::read_to_string(out, &mut text);
+        }
+        text
+    }
+
     pub fn kill(&mut self) {
         let _ = self.0.kill();
         let _ = self.0.wait();

@@ -361,21 +361,24 @@ impl Run {
     /// A newer plan of this name came: this one is over. A broker that lost it gets it again.
     async fn replaced(&self) -> Result<(), Fatal> {
         let plan = &self.found.plan;
-        let known = progress::plans(&self.shared.lock().fleet);
-        match known.into_iter().find(|found| found.plan.name == plan.name && found.plan.to == plan.to) {
-            Some(now) if now.plan.seq > plan.seq => {
-                let (name, seq) = (&plan.name, now.plan.seq);
-                Err(Fatal::failed(format!(
-                    "the plan {name} was replaced by sequence {seq}: run it with its own secrets"
-                )))
-            }
-            Some(_) => Ok(()),
-            None => {
-                tracing::warn!("the broker has lost the plan {}: publishing it again", plan.name);
-                let topic = format!("{}kl/{}/dn/plan/{}", self.prefix, plan.to, plan.name);
-                self.publish(&topic, self.found.payload.clone(), true).await
-            }
+        let (known, is_kept) = {
+            let fleet = &self.shared.lock().fleet;
+            // Not that of a device that was sent it alone, which is heard here too.
+            (progress::plans(fleet), fleet.down.contains_key(&format!("{}/plan/{}", plan.to, plan.name)))
+        };
+        let now = known.into_iter().find(|found| found.plan.name == plan.name && found.plan.to == plan.to);
+        if let Some(now) = now.filter(|now| now.plan.seq > plan.seq) {
+            let (name, seq) = (&plan.name, now.plan.seq);
+            return Err(Fatal::failed(format!(
+                "the plan {name} was replaced by sequence {seq}: run it with its own secrets"
+            )));
         }
+        if !is_kept {
+            let topic = format!("{}kl/{}/dn/plan/{}", self.prefix, plan.to, plan.name);
+            self.publish(&topic, self.found.payload.clone(), true).await?;
+            tracing::warn!("the broker had lost the plan {}: published it again", plan.name);
+        }
+        Ok(())
     }
 
     /// What connected devices lack they are sent alone: a broker may not keep it, or not for them.
