@@ -9,7 +9,7 @@ import onnx
 
 from . import checks, evaluate, learn, run, sim
 from .data import Windows
-from .front import Block, Envelope, FrontEnd, Mel, ShortEnvelope, Stats
+from .front import Block, Envelope, FrontEnd, Mel, Stats
 
 
 def lines(width: float = 0.016) -> tuple[tuple[str, float, float], ...]:
@@ -37,8 +37,9 @@ def lines(width: float = 0.016) -> tuple[tuple[str, float, float], ...]:
 
 
 def student_front() -> FrontEnd:
-    """Statistics and one short envelope of the drive end: a twentieth of the teacher's work, and one short transform."""
-    return FrontEnd(sim.CHANNELS, sim.STEPS, (Stats(0), ShortEnvelope(0, 1500, 3100, lines())))
+    """One wide envelope and coarse spectra: three short transforms for the drive end."""
+    blocks: tuple[Block, ...] = (Stats(0), Stats(1), Mel(0, 12, 50, 2700), Envelope(0, 1500, 3100, lines()))
+    return FrontEnd(sim.CHANNELS, sim.STEPS, blocks)
 
 
 def teacher_front() -> FrontEnd:
