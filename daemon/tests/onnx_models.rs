@@ -72,6 +72,7 @@ fn play(case: &Value) -> Came {
         model,
         provider: Provider::cpu(),
         memory_bytes: 1 << 30,
+        warm_up: false,
         judge: None,
     };
     let names: Vec<String> = outputs.keys().cloned().collect();

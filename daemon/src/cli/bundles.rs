@@ -228,6 +228,7 @@ fn pipeline_of(manifest: &Manifest, file: &Path) -> Result<config::Pipeline, Str
         budget: None,
         outputs: Vec::new(),
         lineage_full: false,
+        warm_up: false,
         escalate: None,
     })
 }

@@ -256,6 +256,8 @@ pub struct Pipeline {
     pub outputs: Vec<String>,
     /// Publish the digest of the window's values.
     pub lineage_full: bool,
+    /// Run the model once before a window is due, where that pays.
+    pub warm_up: bool,
     /// Which windows go to a larger model elsewhere; `None`: none ever does.
     pub escalate: Option<Escalate>,
 }

@@ -119,6 +119,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
     let (threshold, budget) = threshold(&mut t);
     let outputs = t.strs("outputs").unwrap_or_default();
     let lineage_full = t.word("lineage", &[("short", false), ("full", true)]).unwrap_or(false);
+    let warm_up = t.bool("warm_up").unwrap_or(false);
     let escalate = escalate(&mut t, &model, steps * channels.len(), late_ms);
     t.finish();
     Some(Pipeline {
@@ -136,6 +137,7 @@ pub(super) fn pipeline(name: &str, mut t: Table<'_>, names: &Names) -> Option<Pi
         budget,
         outputs,
         lineage_full,
+        warm_up,
         escalate,
     })
 }

@@ -53,6 +53,8 @@ pub struct Hello {
     pub provider: Provider,
     /// Memory it may take, bytes.
     pub memory_bytes: u64,
+    /// Run the model once before a window is due, where that pays.
+    pub warm_up: bool,
     /// Instead of serving, try what must not be possible, this file among it.
     pub judge: Option<PathBuf>,
 }

@@ -27,6 +27,7 @@ mod state;
 mod stderr;
 mod tail;
 mod thin;
+mod warm_up;
 pub mod worker;
 pub mod worker_main;
 

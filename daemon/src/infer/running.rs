@@ -192,6 +192,7 @@ impl Running {
             model,
             provider: provider.clone(),
             memory_bytes: launching.models.memory_bytes,
+            warm_up: launching.pipelines.iter().any(|p| p.warm_up),
             judge,
         };
         let manifest = &source.manifest;

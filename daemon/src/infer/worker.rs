@@ -44,6 +44,8 @@ pub struct Launch {
     /// Memory it may take, bytes.
     pub memory_bytes: u64,
     /// See `channel::Hello`.
+    pub warm_up: bool,
+    /// See there too.
     pub judge: Option<PathBuf>,
 }
 
@@ -90,6 +92,7 @@ impl Worker {
             runtime: launch.runtime.clone(),
             provider: launch.provider.clone(),
             memory_bytes: launch.memory_bytes,
+            warm_up: launch.warm_up,
             judge: launch.judge.clone(),
         };
         channel::tell(process.socket.as_fd(), &hello, Some(launch.model.bytes.as_fd()))?;

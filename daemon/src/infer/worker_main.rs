@@ -6,10 +6,16 @@ use std::{
     io::Write,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
-use nix::sys::socket::{MsgFlags, recv, send};
+use nix::{
+    poll::{PollFd, PollFlags, ppoll},
+    sys::{
+        socket::{MsgFlags, recv, send},
+        time::TimeSpec,
+    },
+};
 use ort::{
     ep::{self, ArbitrarilyConfigurableExecutionProvider, ExecutionProviderDispatch},
     memory::{AllocationDevice, AllocatorType, MemoryInfo, MemoryType},
@@ -23,6 +29,7 @@ use super::{
     judge::judge,
     placement::placement,
     sandbox::{self, Fences, Profile},
+    warm_up::WarmUp,
 };
 use crate::{
     config::Provider,
@@ -77,18 +84,27 @@ fn work(socket: BorrowedFd<'_>) -> Result<(), String> {
     fences.before_serving()?;
     let judged = hello.judge.as_deref().map(judge).unwrap_or_default();
     channel::answer(socket, &Answer::Ok(Ready { judged }))?;
-    serve(socket, &mut session, &mut bound, &layout, &mut memory)
+    let warm_up = hello.warm_up.then(WarmUp::default);
+    serve(socket, (&mut session, &mut bound), warm_up, &layout, &mut memory)
 }
 
 fn serve(
     socket: BorrowedFd<'_>,
-    session: &mut Session,
-    bound: &mut Bound,
+    (session, bound): (&mut Session, &mut Bound),
+    mut warm_up: Option<WarmUp>,
     layout: &Layout,
     memory: &mut SharedMemory,
 ) -> Result<(), String> {
-    let mut ring = [0u8; 8];
+    let (mut ring, serves) = ([0u8; 8], Instant::now());
     loop {
+        if let Some(warm_up) = &mut warm_up
+            && let Some(wait) = warm_up.wait(serves.elapsed())
+            && is_silent(socket, wait)
+        {
+            // On the last window's values. A fault of the model shows with a window.
+            let _ = session.run_binding(&bound.binding);
+            warm_up.warmed();
+        }
         match recv(socket.as_raw_fd(), &mut ring, MsgFlags::empty()) {
             Ok(8) => {}
             Ok(0) => return Ok(()),
@@ -106,12 +122,24 @@ fn serve(
                 // Not eprintln: where the pipe is full it panics.
                 let _ = writeln!(std::io::stderr(), "run the model: {why}");
             }
-            let took_us = u32::try_from(began.elapsed().as_micros()).unwrap_or(u32::MAX);
+            let took = began.elapsed();
+            if i == 0
+                && let Some(warm_up) = &mut warm_up
+            {
+                warm_up.ran(began - serves, took);
+            }
+            let took_us = u32::try_from(took.as_micros()).unwrap_or(u32::MAX);
             memory.write(slot, &[if failed.is_some() { channel::FAILED } else { channel::RAN }, took_us]);
             memory.store(0, i as u32 + 1);
         }
         send(socket.as_raw_fd(), &ring, MsgFlags::MSG_NOSIGNAL).map_err(|why| format!("answer the doorbell: {why}"))?;
     }
+}
+
+/// Waits for so long; whether nothing came.
+fn is_silent(socket: BorrowedFd<'_>, wait: Duration) -> bool {
+    let mut fds = [PollFd::new(socket, PollFlags::POLLIN)];
+    matches!(ppoll(&mut fds, Some(TimeSpec::from_duration(wait)), None), Ok(0))
 }
 
 fn fence(hello: &Hello) -> Result<Fences, String> {
