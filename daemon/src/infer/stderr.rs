@@ -36,7 +36,7 @@ impl Stderr {
         Ok((Self { pipe: ours.into(), began: now, drained: now, budget: Budget::default(), name }, theirs))
     }
 
-    /// The same as `drain`, a few times a second: for those who come by with every window.
+    /// The same as `drain`, once in `limits::BEAT`: for those who come by with every window.
     pub fn drain_in_turn(&mut self) {
         if self.drained.elapsed() >= limits::BEAT {
             self.drain();

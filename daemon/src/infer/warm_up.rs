@@ -1,6 +1,6 @@
 //! Warm-up runs: shortly before the next window is due the model runs once for nothing, so that the window finds code and weights in the
 //! caches and the core awake. Pure: the worker asks how long to wait and says what a run took. It measures itself, with one window of
-//! `CONTROL` left cold, and stops for `OFF` where it does not pay or the windows come irregularly.
+//! `CONTROL` left cold, and stops for `OFF` where it does not pay. Windows that come irregularly get none.
 //!
 //! All times are since the worker serves.
 
