@@ -64,7 +64,9 @@ def main():
     client.on_message = lambda _client, _data, message: heard.put(message)
     ready = queue.Queue()
     client.on_subscribe = lambda *_: ready.put(True)
-    client.connect(a.host, a.port)
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = 60  # RabbitMQ: without it, the loss of one node stops the devices (fleet.md)
+    client.connect(a.host, a.port, properties=session)
     client.loop_start()
     birth, results = f"kl/{a.to}/up/birth", f"kl/{a.to}/up/res/{a.type}/{command_id}"
     # A response topic: a device answers strictly below its own up/_r/ only. Results come beside it as records.

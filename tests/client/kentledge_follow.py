@@ -21,6 +21,8 @@ import time
 import uuid
 
 import paho.mqtt.client as mqtt
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 
 class Merge:
@@ -72,7 +74,9 @@ def main():
     client.on_message = lambda _client, _data, message: heard.put(message)
     client.on_connect = lambda *_: client.subscribe([(data, 1), (loss, 1)])
     client.on_subscribe = lambda *_: print("following", file=sys.stderr, flush=True)
-    client.connect(a.host, a.port)
+    session = Properties(PacketTypes.CONNECT)
+    session.SessionExpiryInterval = 60  # RabbitMQ: without it, the loss of one node stops the devices (fleet.md)
+    client.connect(a.host, a.port, properties=session)
     client.loop_start()
     moved = time.monotonic()
     while True:

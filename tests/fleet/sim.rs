@@ -14,7 +14,7 @@ use std::{
 use rig::fleet::{
     Fleet, Ills, Size,
     linked::{Linked, Manner},
-    rollout::Play,
+    rollout::{Play, Start},
 };
 use serde_json::json;
 
@@ -48,14 +48,25 @@ struct Started<'a> {
     last_s: f64,
 }
 
+/// How a halt came through to the devices, from the first one that heard it; null before that.
+fn halted(fleet: &Linked, plan: &str, starts: &[Start]) -> serde_json::Value {
+    let heard = fleet.halts(plan.split('.').nth(1).unwrap_or(""));
+    let Some(first) = heard.first() else { return json!(null) };
+    let after_s = |share: f64| (heard[((heard.len() - 1) as f64 * share) as usize] - *first).as_secs_f64();
+    let late = starts.iter().filter(|start| start.plan == plan).map(|start| start.at.saturating_duration_since(*first));
+    let late: Vec<f64> = late.map(|late| late.as_secs_f64()).filter(|late| *late > 0.0).collect();
+    json!({"heard": heard.len(), "p50_s": after_s(0.5), "p99_s": after_s(0.99), "last_s": after_s(1.0),
+           "starts_after": late.len(), "last_start_s": late.iter().copied().fold(0.0, f64::max)})
+}
+
 /// How it goes, once a second. Times are in seconds since the start.
 fn own(fleet: &Linked, seconds: f64) {
     let began = Instant::now();
     while began.elapsed().as_secs_f64() < seconds {
         std::thread::sleep(Duration::from_secs(1));
-        let (starts, connected) = (fleet.starts(), fleet.connected());
+        let (all, connected) = (fleet.starts(), fleet.connected());
         let mut plans: BTreeMap<&str, Started> = BTreeMap::new();
-        for start in &starts {
+        for start in &all {
             let plan = plans.entry(&start.plan).or_default();
             plan.starts += 1;
             plan.devices.insert(&start.device);
@@ -65,7 +76,11 @@ fn own(fleet: &Linked, seconds: f64) {
         let plans: BTreeMap<&str, serde_json::Value> = plans
             .into_iter()
             .map(|(plan, Started { starts, devices, waves, last_s })| {
-                (plan, json!({"starts": starts, "devices": devices.len(), "waves": waves, "last_s": last_s}))
+                (
+                    plan,
+                    json!({"starts": starts, "devices": devices.len(), "waves": waves, "last_s": last_s,
+                              "halt": halted(fleet, plan, &all)}),
+                )
             })
             .collect();
         let last_s = connected.last().map(|one| one.at.saturating_duration_since(began).as_secs_f64());

@@ -40,7 +40,7 @@ def system():
 
 class Node:
     def __init__(self, w, inside, i, certs):
-        self.w, self.i, self.inside = w, i, inside
+        self.w, self.i, self.inside, self.starts = w, i, inside, 1
         self.amqp, self.mqtt, self.wss, self.dist = (world.port() for _ in range(4))
         home = SYSTEM / inside.relative_to("/")
         (home / f"n{i}.plugins").write_text("[rabbitmq_mqtt,rabbitmq_web_mqtt].\n")
@@ -71,7 +71,11 @@ cluster_formation.peer_discovery_backend = classic_config
         self.w.callback(self.kill)
 
     def is_up(self):
-        return "completed with" in self.w.log(f"n{self.i}")
+        return self.w.log(f"n{self.i}").count("completed with") >= self.starts
+
+    def start_again(self):
+        self.starts += 1
+        self.start()
 
     def kill(self):
         """As the loss of a machine: all its processes at once."""

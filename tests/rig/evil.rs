@@ -33,6 +33,8 @@ pub enum Manner {
     Refuse(PubAckReason),
     /// With this reason, every nth of them.
     RefuseSome(PubAckReason, u64),
+    /// Those of this stream, with this reason.
+    RefuseStream(PubAckReason, &'static str),
     /// Each batch that one read brought in, last first.
     Backwards,
     /// Not at all.
@@ -348,6 +350,7 @@ impl Evil {
                 let reason = match inner.manner {
                     Manner::Silent => None,
                     Manner::Refuse(reason) if is_data => Some(reason),
+                    Manner::RefuseStream(reason, of) if stream == of => Some(reason),
                     Manner::RefuseSome(reason, nth) if is_data && (inner.seen.len() as u64).is_multiple_of(nth) => {
                         Some(reason)
                     }

@@ -8,6 +8,7 @@ use rig::{
     operator::{connections, end, states},
     within,
 };
+use rumqttc::v5::mqttbytes::v5::PubAckReason;
 use serde_json::json;
 
 fn site(port: u16, tty: &Tty) -> Site {
@@ -91,6 +92,25 @@ fn message_the_broker_closes_on_is_counted_as_lost_and_holds_up_nothing() {
     rows(&mut tty, 20..40);
     evil.wait_rows("m/raw", 40);
     assert_eq!(evil.connections(), so_far, "the connection holds from there");
+    daemon.stop_well();
+}
+
+/// RabbitMQ answers so for as long as a node is away on which somebody's queue for these messages lives.
+#[test]
+fn message_that_the_broker_cannot_take_for_a_while_is_not_lost_and_others_go_first() {
+    let (evil, mut tty) = (Evil::start(), Tty::default());
+    evil.behave(Manner::RefuseStream(PubAckReason::ImplementationSpecificError, "m/raw"));
+    let site = site(evil.port, &tty).with("[stream.other]\nchannels = [\"b\"]\n");
+    let daemon = site.run();
+    daemon.read_rows(&mut tty, 0..20, |i| format!("{i},{i},{i}"));
+    within(Duration::from_secs(40), "the other stream arrives", || evil.rows("m/other", true).len() >= 20);
+    let copies = || evil.rows("m/raw", false).iter().filter(|n| **n == 0).count();
+    within(Duration::from_secs(120), "it was refused three times", || copies() >= 3);
+    std::thread::sleep(Duration::from_secs(3));
+    evil.behave(Manner::Good);
+    within(Duration::from_secs(60), "it arrives", || evil.rows("m/raw", true).len() >= 20);
+    let lost = evil.records("loss").iter().filter(|e| e["stream"] == "m/raw").count();
+    assert_eq!(lost, 0, "no record of it is lost");
     daemon.stop_well();
 }
 

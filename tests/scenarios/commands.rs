@@ -24,12 +24,20 @@ fn every_command_is_answered_with_what_became_of_it() {
     let daemon = device(&broker, &operator).with_sensor(&tty).with_mean_model().run();
     sub.wait_event("model.serving", "mean");
     let nothing = json!({});
+    let said = |stream| sub.messages().iter().filter(|m| m.stream == stream).count();
+    let before = ["state", "birth", "reported"].map(|stream| (stream, said(stream)));
     for kind in ["ping", "status", "report"] {
         operator.plain(kind, &format!("{kind}-1"), &nothing);
         assert_eq!(end(&sub, kind, &format!("{kind}-1"))["state"], "success");
         assert_eq!(states(&sub, kind, &format!("{kind}-1")), ["accepted", "success"]);
     }
     assert_eq!(end(&sub, "ping", "ping-1")["result"]["device"], "plant/pump-1");
+    for (stream, before) in before {
+        let again = sub.wait(&format!("`report` brings {stream} again"), |messages| {
+            messages.iter().filter(|m| m.stream == stream).nth(before).cloned()
+        });
+        assert!(stream != "state" || again.payload["state"] == "online", "{again:?}");
+    }
     let status = &end(&sub, "status", "status-1")["result"];
     assert_eq!((&status["state"], &status["sources"][0]["name"]), (&"running".into(), &"s".into()));
     operator.plain("config.get", "get-1", &nothing);

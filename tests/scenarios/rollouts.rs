@@ -17,7 +17,7 @@ use rig::{
     },
     measured, within,
 };
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::fleet::{Desk, Running, broker};
 
@@ -103,6 +103,32 @@ fn a_broker_and_a_controller_that_die_in_a_wave_strand_no_device_and_a_bad_relea
     let fleet = fleet(&broker, &desk, devices);
     good_release(&mut broker, &desk, &fleet, devices);
     bad_release(&desk, &fleet, devices);
+}
+
+/// As RabbitMQ, which sends nothing that it keeps to subscriptions with wildcards: here the broker keeps nothing at all.
+#[test]
+fn at_a_broker_that_sends_nothing_it_keeps_devices_are_asked_and_the_plan_comes_from_its_file() {
+    const DEVICES: usize = 40;
+    let broker = Mosquitto::with("max_queued_messages 0\nmax_inflight_messages 0\nretain_available false");
+    let desk = Desk::new(broker.port, "rollout");
+    let fleet = fleet(&broker, &desk, DEVICES);
+    let site = |words: &[&str]| desk.run(&[words, &["--site", "plant"]].concat());
+    let devices = site(&["devices", "--json"]);
+    let listed: Vec<Value> = devices.out.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    let online = listed.iter().filter(|device| device["state"] == "online" && device["version"] != "").count();
+    assert_eq!((listed.len(), online), (DEVICES, DEVICES), "{}", devices.err);
+    assert!(devices.err.contains("the devices of plant are asked"), "{}", devices.err);
+    let (plan, secrets) = desk.make("good", "[outbox]\nlinger_ms = 10\n", &["--waves", "20,100"]);
+    desk.publish_made("good", &plan);
+    let secrets = secrets.display().to_string();
+    let named = site(&["rollout", "run", "good", "--secrets", &secrets]);
+    assert!(named.code == Some(1) && named.err.contains("give the plan's signed file"), "{}", named.err);
+    let (plan, all) = (plan.display().to_string(), DEVICES.to_string());
+    let done = site(&["rollout", "run", &plan, "--secrets", &secrets, "--devices", &all]);
+    assert_eq!(done.code, Some(0), "{} {}", done.out, done.err);
+    let starts = of_plan(&fleet.starts(), "good");
+    let names: BTreeSet<&str> = starts.iter().map(|start| start.device.as_str()).collect();
+    assert_eq!((names.len(), starts.len()), (DEVICES, DEVICES), "each device once");
 }
 
 fn good_release(broker: &mut Mosquitto, desk: &Desk, fleet: &Linked, devices: usize) {

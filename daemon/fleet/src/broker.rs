@@ -14,7 +14,10 @@ use kentledge::{
 };
 use rumqttc::v5::mqttbytes::{
     QoS,
-    v5::{ConnAck, Filter, Packet, PubAck, PubAckReason, Publish, SubAck, Subscribe, SubscribeReasonCode, Unsubscribe},
+    v5::{
+        ConnAck, Filter, Packet, PubAck, PubAckReason, Publish, PublishProperties, SubAck, Subscribe,
+        SubscribeReasonCode, Unsubscribe,
+    },
 };
 use tokio::{
     sync::{mpsc, oneshot},
@@ -120,7 +123,8 @@ struct Parcel {
     topic: String,
     payload: Vec<u8>,
     retain: bool,
-    done: Option<oneshot::Sender<Result<(), String>>>,
+    expires_s: Option<u32>,
+    done: oneshot::Sender<Result<(), String>>,
 }
 
 enum Order {
@@ -139,8 +143,20 @@ impl Line {
     /// # Errors
     /// The broker refused it; in words.
     pub async fn publish(&self, topic: &str, payload: Vec<u8>, retain: bool) -> Result<(), String> {
+        self.send(topic, payload, retain, None).await
+    }
+
+    /// The same for what is worth nothing after `expires_s`: a broker does not keep it for a device that is away for longer.
+    ///
+    /// # Errors
+    /// The broker refused it; in words.
+    pub async fn ask(&self, topic: &str, payload: Vec<u8>, expires_s: u32) -> Result<(), String> {
+        self.send(topic, payload, false, Some(expires_s)).await
+    }
+
+    async fn send(&self, topic: &str, payload: Vec<u8>, retain: bool, expires_s: Option<u32>) -> Result<(), String> {
         let (done, acked) = oneshot::channel();
-        let parcel = Parcel { topic: topic.into(), payload, retain, done: Some(done) };
+        let parcel = Parcel { topic: topic.into(), payload, retain, expires_s, done };
         self.0.send(Order::Publish(parcel)).await.map_err(|_| "the connection was closed".to_owned())?;
         acked.await.map_err(|_| "the connection was closed".to_owned())?
     }
@@ -166,6 +182,10 @@ pub struct Work {
     asked: HashMap<u16, Vec<String>>,
     last_id: u16,
     at_once: usize,
+    /// The broker takes messages to keep.
+    keeps: bool,
+    /// Nothing is published before: the broker could not take a message.
+    pause: Option<Instant>,
 }
 
 /// Both ends; `filters` are subscribed with each connection.
@@ -180,6 +200,8 @@ pub fn line(mqtt: Mqtt, filters: Vec<String>) -> (Line, Work) {
         asked: HashMap::new(),
         last_id: 0,
         at_once: 1,
+        keeps: true,
+        pause: None,
     };
     (Line(send), work)
 }
@@ -223,6 +245,7 @@ impl Work {
     async fn connected(&mut self, mut session: Session, ack: &ConnAck, on: &mut impl FnMut(Heard<'_>)) -> String {
         let said = ack.properties.as_ref();
         self.at_once = usize::from(said.and_then(|p| p.receive_max).unwrap_or(100)).clamp(1, 100);
+        self.keeps = said.and_then(|p| p.retain_available).is_none_or(|n| n != 0);
         self.asked.clear();
         // What was not acknowledged goes again, before what waits.
         let mut flown: Vec<(u16, Parcel)> = self.flying.drain().collect();
@@ -255,6 +278,7 @@ impl Work {
                         return why;
                     }
                 },
+                () = tokio::time::sleep_until(self.pause.unwrap_or(ping)), if self.pause.is_some() => self.pause = None,
                 () = tokio::time::sleep_until(ping) => {
                     if heard.elapsed() > silent {
                         return "the broker is silent".into();
@@ -277,13 +301,7 @@ impl Work {
                     session.push(&Packet::PubAck(PubAck::new(publish.pkid, None)))?;
                 }
             }
-            Packet::PubAck(ack) => {
-                let done = self.flying.remove(&ack.pkid).and_then(|parcel| parcel.done);
-                let good = matches!(ack.reason, PubAckReason::Success | PubAckReason::NoMatchingSubscribers);
-                let text = ack.properties.and_then(|p| p.reason_string).map_or(String::new(), |t| format!(" ({t})"));
-                let result = if good { Ok(()) } else { Err(format!("the broker refused it: {:?}{text}", ack.reason)) };
-                done.map(|done| done.send(result));
-            }
+            Packet::PubAck(ack) => self.acked(ack),
             Packet::SubAck(ack) => {
                 self.subscribed(&ack);
                 if self.asked.is_empty() {
@@ -294,6 +312,25 @@ impl Work {
             _ => {}
         }
         Ok(())
+    }
+
+    /// What the broker refuses for good goes back to who asked. What it cannot take now, as RabbitMQ says while a queue of a device has
+    /// no majority, is sent again until nobody waits for it.
+    fn acked(&mut self, ack: PubAck) {
+        let Some(parcel) = self.flying.remove(&ack.pkid) else { return };
+        let text = ack.properties.and_then(|p| p.reason_string).map_or(String::new(), |text| format!(" ({text})"));
+        let result = match ack.reason {
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
+            reason if passes(reason) => {
+                tracing::warn!("{}: the broker cannot take it now: {reason:?}{text}; sending it again", parcel.topic);
+                self.waiting.push_front(parcel);
+                self.pause = Some(Instant::now() + limits::RECONNECT.0);
+                return;
+            }
+            reason => Err(format!("the broker refused it: {reason:?}{text}")),
+        };
+        // Who asked may have gone.
+        let _ = parcel.done.send(result);
     }
 
     fn subscribed(&mut self, ack: &SubAck) {
@@ -335,12 +372,18 @@ impl Work {
     }
 
     fn send(&mut self, session: &mut Session) -> Result<(), String> {
-        while self.flying.len() < self.at_once
+        while self.pause.is_none()
+            && self.flying.len() < self.at_once
             && let Some(parcel) = self.waiting.pop_front()
         {
+            if parcel.done.is_closed() {
+                continue;
+            }
             let id = self.id();
-            let mut publish = Publish::new(&parcel.topic, QoS::AtLeastOnce, parcel.payload.clone(), None);
-            (publish.pkid, publish.retain) = (id, parcel.retain);
+            let expiry = |s| PublishProperties { message_expiry_interval: Some(s), ..PublishProperties::default() };
+            let properties = parcel.expires_s.map(expiry);
+            let mut publish = Publish::new(&parcel.topic, QoS::AtLeastOnce, parcel.payload.clone(), properties);
+            (publish.pkid, publish.retain) = (id, parcel.retain && self.keeps);
             session.push(&Packet::Publish(publish))?;
             self.flying.insert(id, parcel);
         }
@@ -358,6 +401,14 @@ impl Work {
     }
 }
 
+/// Whether what the broker says of a message may pass with time.
+fn passes(reason: PubAckReason) -> bool {
+    matches!(
+        reason,
+        PubAckReason::UnspecifiedError | PubAckReason::ImplementationSpecificError | PubAckReason::QuotaExceeded
+    )
+}
+
 fn closed_by(closed: &Closed) -> String {
     match closed {
         Closed::End => "the broker closed the connection".into(),
@@ -365,5 +416,39 @@ fn closed_by(closed: &Closed) -> String {
         Closed::WebSocket(why) => why.clone(),
         Closed::Mqtt3(_) => "the broker answers as MQTT 3 does".into(),
         Closed::Malformed(why, _) => format!("what the broker sends is no MQTT 5: {why}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flown(reason: PubAckReason) -> (Work, oneshot::Receiver<Result<(), String>>) {
+        let (_, mut work) = line(plain("mqtt://127.0.0.1:1").expect("an address"), Vec::new());
+        let (done, heard) = oneshot::channel();
+        let parcel = Parcel { topic: "t".into(), payload: vec![1], retain: false, expires_s: None, done };
+        work.flying.insert(7, parcel);
+        let mut ack = PubAck::new(7, None);
+        ack.reason = reason;
+        work.acked(ack);
+        (work, heard)
+    }
+
+    #[test]
+    fn message_that_the_broker_cannot_take_now_is_sent_again_after_a_pause() {
+        for reason in [PubAckReason::ImplementationSpecificError, PubAckReason::QuotaExceeded] {
+            let (work, mut heard) = flown(reason);
+            assert!(heard.try_recv().is_err() && work.pause.is_some(), "{reason:?}");
+            assert_eq!((work.waiting.len(), work.flying.len()), (1, 0), "{reason:?}");
+        }
+    }
+
+    #[test]
+    fn message_that_the_broker_takes_or_refuses_is_over() {
+        for (reason, taken) in [(PubAckReason::Success, true), (PubAckReason::NotAuthorized, false)] {
+            let (work, mut heard) = flown(reason);
+            assert_eq!(heard.try_recv().map(|result| result.is_ok()), Ok(taken), "{reason:?}");
+            assert!(work.waiting.is_empty() && work.pause.is_none(), "{reason:?}");
+        }
     }
 }

@@ -1,4 +1,5 @@
-//! The fleet's state fed by the broker: one lock, held for a message at a time, and the moment of the last one.
+//! The fleet's state fed by the broker: one lock, held for a message at a time, and the moment of the last one. A broker that sends
+//! nothing it keeps, as RabbitMQ for filters with wildcards, says nothing of the fleet: there the devices are asked.
 
 use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
@@ -6,6 +7,7 @@ use std::{
 };
 
 use kentledge::{config::Mqtt, error::Fatal, host::Clock};
+use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use crate::{
@@ -30,11 +32,31 @@ pub struct Inner {
     last: Instant,
     /// How long the broker took to answer the subscriptions of this connection; `None`: it has not.
     answer: Option<Duration>,
+    /// A retained message came on this connection.
+    keeps: bool,
+    /// When the devices were asked on this connection.
+    asked: Option<Instant>,
+}
+
+/// Whether devices may be asked who they are, where the broker says nothing of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Asks {
+    /// With each connection.
+    Devices,
+    /// What is done needs no picture of the fleet.
+    Nobody,
 }
 
 impl Shared {
     fn new(prefix: &str) -> Self {
-        let inner = Inner { fleet: Fleet::new(prefix), lost: None, last: Instant::now(), answer: None };
+        let inner = Inner {
+            fleet: Fleet::new(prefix),
+            lost: None,
+            last: Instant::now(),
+            answer: None,
+            keeps: false,
+            asked: None,
+        };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
 
@@ -49,6 +71,7 @@ impl Shared {
         match heard {
             Heard::Connected => {
                 (inner.lost, inner.answer, inner.last) = (None, None, Instant::now());
+                (inner.keeps, inner.asked) = (false, None);
                 inner.fleet.reconnected();
             }
             Heard::Subscribed => {
@@ -59,7 +82,7 @@ impl Shared {
             Heard::Message { topic, payload, retain } => {
                 inner.fleet.on(topic, payload, *retain, now_ms);
                 if *retain {
-                    inner.last = Instant::now();
+                    (inner.keeps, inner.last) = (true, Instant::now());
                 }
             }
         }
@@ -71,12 +94,37 @@ impl Shared {
         inner.answer.is_some_and(|took| inner.last.elapsed() > limits::SETTLED.max(took * 3))
     }
 
-    /// Waits for that; `false`: it takes too long, and what is known is only a part.
+    /// Whether all that can be known is known: that, or what the devices answered.
+    pub fn is_whole(&self) -> bool {
+        let inner = self.lock();
+        let answered = inner.asked.is_some_and(|asked| asked.elapsed() > limits::ANSWERS);
+        let keeps = inner.keeps;
+        drop(inner);
+        answered || (keeps && self.is_settled())
+    }
+
+    /// Whether the devices must be asked.
+    fn must_ask(&self) -> bool {
+        let is_settled = self.is_settled();
+        let inner = self.lock();
+        is_settled && !inner.keeps && inner.asked.is_none() && inner.lost.is_none()
+    }
+
+    /// Waits for what the broker keeps; `false`: it takes too long, and what is known is only a part.
     pub async fn settled(&self) -> bool {
+        self.within(Self::is_settled).await
+    }
+
+    /// Waits for the whole picture, likewise.
+    pub async fn whole(&self) -> bool {
+        self.within(Self::is_whole).await
+    }
+
+    async fn within(&self, is: impl Fn(&Self) -> bool) -> bool {
         let most = Instant::now() + limits::SETTLE_MOST;
         while Instant::now() < most {
             sleep(limits::SETTLED / 4).await;
-            if self.is_settled() {
+            if is(self) {
                 return true;
             }
         }
@@ -99,7 +147,33 @@ pub async fn with<T, F: Future<Output = Result<T, Fatal>>>(
     whom: &Whom,
     act: impl FnOnce(Shared, Line) -> F,
 ) -> Result<T, Fatal> {
-    with_also(whom, whom.mqtt()?, act, |_| {}).await
+    with_also(whom, whom.mqtt()?, Asks::Devices, act, |_| {}).await
+}
+
+/// Asks the devices who they are, once with each connection on which the broker says nothing of them. Never ends.
+async fn ask(shared: Shared, line: Line, site: String, prefix: String) {
+    loop {
+        sleep(limits::SETTLED / 2).await;
+        if !shared.must_ask() {
+            continue;
+        }
+        shared.lock().asked = Some(Instant::now());
+        if site == "+" {
+            tracing::warn!(
+                "the broker sends nothing that it keeps, and devices can be asked by site only: give --site SITE"
+            );
+            continue;
+        }
+        tracing::warn!(
+            "the broker sends nothing that it keeps: the devices of {site} are asked, which takes {} s",
+            limits::ANSWERS_S
+        );
+        let payload = json!({"id": format!("report-{}", now_ms()), "args": {}});
+        let topic = format!("{prefix}kl/{site}/_all/dn/cmd/report/{}", payload["id"].as_str().unwrap_or("report"));
+        if let Err(why) = line.ask(&topic, payload.to_string().into_bytes(), limits::ANSWERS_S).await {
+            tracing::warn!("ask the devices of {site}: {why}; known are those that say something by themselves");
+        }
+    }
 }
 
 /// The same with a function that sees every message as well.
@@ -109,11 +183,13 @@ pub async fn with<T, F: Future<Output = Result<T, Fatal>>>(
 pub async fn with_also<T, F: Future<Output = Result<T, Fatal>>>(
     whom: &Whom,
     mqtt: Mqtt,
+    asks: Asks,
     act: impl FnOnce(Shared, Line) -> F,
     mut also: impl FnMut(&Heard<'_>),
 ) -> Result<T, Fatal> {
     let filters = Fleet::filters(&mqtt.topic_prefix, &whom.site());
     let shared = Shared::new(&mqtt.topic_prefix);
+    let prefix = mqtt.topic_prefix.clone();
     let (line, work) = broker::line(mqtt, filters);
     let (connected, mut first) = tokio::sync::watch::channel(false);
     let clock = Clock::default();
@@ -123,12 +199,14 @@ pub async fn with_also<T, F: Future<Output = Result<T, Fatal>>>(
         theirs.heard(&heard, clock.now().wall_ms.unwrap_or(0));
         connected.send_if_modified(|was| !std::mem::replace(was, true));
     });
+    let asking = ask(shared.clone(), line.clone(), whom.site(), prefix);
     let act = async {
         let _ = first.wait_for(|connected| *connected).await;
         act(shared, line).await
     };
     tokio::select! {
         done = act => done,
+        () = asking, if asks == Asks::Devices => Err(Fatal::failed("asking devices ended")),
         failed = work => match failed {
             Err(why) => Err(why),
             Ok(()) => Err(Fatal::failed("the connection ended")),

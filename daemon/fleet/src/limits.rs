@@ -21,6 +21,10 @@ pub const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duratio
 /// No retained message for so long after the broker answered the subscriptions: it has sent what it keeps. On a slow link three
 /// times as long as the answer took.
 pub const SETTLED: Duration = Duration::from_millis(400);
+/// Devices that were asked who they are answer within this: `commands.jitter_s` (10 unless set), and a turn of theirs.
+pub const ANSWERS: Duration = Duration::from_secs(12);
+/// How long a broker keeps that question for a device that is away, s: it says who it is when it connects.
+pub const ANSWERS_S: u32 = 12;
 /// How long a table waits for the broker's retained messages at most: 200,000 devices × 3 messages at 5,000 a second.
 pub const SETTLE_MOST: Duration = Duration::from_secs(120);
 /// How long a message of ours waits for the broker's acknowledgement, over reconnects.

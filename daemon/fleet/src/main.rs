@@ -95,7 +95,7 @@ async fn act(cli: &Cli) -> Result<(), Fatal> {
     match &cli.command {
         Command::Devices { watch, json } => {
             heard::with(&cli.whom, |shared, _| async move {
-                shared.settled().await;
+                shared.whole().await;
                 if *watch { follow(&shared, *json).await } else { show(&shared, *json) }
             })
             .await

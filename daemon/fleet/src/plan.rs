@@ -14,8 +14,8 @@ use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::{
-    broker::Whom,
-    heard::{self, now_ms},
+    broker::{Line, Whom},
+    heard::{self, Asks, Shared, now_ms},
     rollout::{
         Secrets, new_secret,
         progress::{self, Progress},
@@ -234,8 +234,9 @@ async fn publish(file: &Path, keyset: Option<&Path>, as_json: bool, whom: &Whom)
         }
     }
     let parcel = send::parcel(&text, &minisig).map_err(Fatal::failed)?;
-    let prefix = whom.mqtt()?.topic_prefix;
-    heard::with(whom, |shared, line| async move {
+    let mqtt = whom.mqtt()?;
+    let prefix = mqtt.topic_prefix.clone();
+    let publish = |shared: Shared, line: Line| async move {
         shared.settled().await;
         let known = progress::plans(&shared.lock().fleet);
         let newer = known.iter().find(|found| found.plan.name == plan.name && found.plan.to == plan.to);
@@ -267,8 +268,8 @@ async fn publish(file: &Path, keyset: Option<&Path>, as_json: bool, whom: &Whom)
         } else {
             format!("published: {topic}")
         })
-    })
-    .await
+    };
+    heard::with_also(whom, mqtt, Asks::Nobody, publish, |_| {}).await
 }
 
 async fn show(file: &Path, as_json: bool, whom: &Whom) -> Result<(), Fatal> {
@@ -277,7 +278,7 @@ async fn show(file: &Path, as_json: bool, whom: &Whom) -> Result<(), Fatal> {
     let counted = heard::with(whom, |shared, _| {
         let plan = &plan;
         async move {
-            shared.settled().await;
+            shared.whole().await;
             Ok(progress::progress(plan, &shared.lock().fleet))
         }
     });

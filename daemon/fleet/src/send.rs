@@ -23,7 +23,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     broker::{Heard, Whom},
-    heard::{self, now_ms},
+    heard::{self, Asks, now_ms},
     limits,
     state::read,
 };
@@ -213,7 +213,7 @@ pub async fn act(args: &Args, whom: &Whom) -> Result<(), Fatal> {
     }
     // A device whose clock is not synchronised wants the nonce of its connection.
     let nonce = heard::with(whom, |shared, _| async move {
-        shared.settled().await;
+        shared.whole().await;
         Ok(shared.lock().fleet.devices.get(to).map(|device| device.nonce.clone()).unwrap_or_default())
     });
     let nonce = nonce.await?;
@@ -296,7 +296,7 @@ async fn follow(args: &Args, whom: &Whom, parcel: Parcel) -> Result<(), Fatal> {
             }
         }
     };
-    heard::with_also(whom, mqtt, act, also).await
+    heard::with_also(whom, mqtt, Asks::Nobody, act, also).await
 }
 
 fn show(json: bool, device: &str, record: &Value) -> Result<(), Fatal> {

@@ -62,7 +62,7 @@ macro_rules! commands {
 commands! {
     "ping"            Ping(NoArgs)                  UNSIGNED Control::ping,           "Returns version and boot.";
     "status"          Status(NoArgs)                UNSIGNED Control::status,         "Returns the status document.";
-    "report"          Report(NoArgs)                UNSIGNED Control::publish_report, "Publishes `up/reported` again.";
+    "report"          Report(NoArgs)                UNSIGNED Control::publish_report, "Publishes state, birth and report again.";
     "config.set"      ConfigSet(ConfigSet)          SIGNED   Control::config_set,     "Replaces or merges the remote layer.";
     "config.get"      ConfigGet(ConfigGet)          UNSIGNED Control::config_get,     "Returns all layers, or the remote one.";
     "model.install"   Install(Install)              SIGNED   Control::model_install,  "Installs a model bundle.";

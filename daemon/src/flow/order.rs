@@ -63,6 +63,13 @@ pub enum Asked {
     },
 }
 
+impl Asked {
+    /// Whether it is the command that asks who this is: control answers with `up/reported`, the link with `up/state` and `up/birth`.
+    pub fn is_report(&self) -> bool {
+        matches!(self, Self::Command { kind, .. } if kind == "report")
+    }
+}
+
 /// Where an answer goes beside `up/res`: MQTT 5's response topic.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(from = "(String, Option<Vec<u8>>)", into = "(String, Option<Vec<u8>>)")]

@@ -38,6 +38,8 @@ pub const SUSPECTS: usize = 64;
 /// Messages held back because they ended two connections: with `STORED_MESSAGE_BYTES` each they take half of what is read
 /// ahead of the backlog.
 pub const SUSPECTS_HELD: usize = 8;
+/// A message that the broker cannot take is tried again for so long: a node of a cluster is replaced in less.
+pub const REFUSED_MOST: Duration = Duration::from_secs(3600);
 /// One of them is tried a third time when the connection has held for so long.
 pub const SUSPECT_AGAIN: Duration = Duration::from_secs(20);
 /// Handled orders that are remembered by their digest: four times what may be in flight to us.
@@ -79,6 +81,9 @@ pub const READ_CHUNK: usize = 16 * 1024;
 pub const HTTP_HEAD_BYTES: usize = 8 * 1024;
 /// MQTT session expiry: a device off for a week gets the commands that wait for it.
 pub const SESSION_EXPIRY_S: u32 = 7 * 24 * 3600;
+/// How long a broker keeps the session of an operator's tool that is gone, s. Not 0: a queue of RabbitMQ for a session without a life of
+/// its own lives on one node. When that node is gone, the broker refuses every message of every device that this queue would have got.
+pub const TOOL_SESSION_S: u32 = 60;
 /// Bytes of the topic prefix that Home Assistant listens below. With two names of 64 bytes, a channel of 64 and the fixed parts a topic is
 /// below 400 bytes, of 65535.
 pub const DISCOVERY_PREFIX_BYTES: usize = 128;

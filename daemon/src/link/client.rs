@@ -29,6 +29,7 @@ pub async fn connect(
         let carried = dial::dial(broker, mqtt, &papers).await.map_err(|failed| failed.why)?;
         let mut session = Session::taking(carried, packet_most);
         let mut properties = ConnectProperties::new();
+        properties.session_expiry_interval = Some(limits::TOOL_SESSION_S);
         properties.max_packet_size = Some(packet_most);
         properties.receive_maximum = Some(at_once);
         let connect = Connect {

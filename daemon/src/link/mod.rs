@@ -306,6 +306,8 @@ struct Link<'a> {
     parcels: Parcels,
     /// Messages that ended two connections: others go first.
     later: VecDeque<Handed>,
+    /// More wait because the broker cannot take them than may.
+    all_refused: bool,
     /// One of them, which is in flight with no other.
     alone: Option<Name>,
     /// A message of the outbox was acknowledged on this connection.
@@ -336,6 +338,7 @@ struct Link<'a> {
     /// What was announced, and when that was looked at, since `began`.
     birth: String,
     announced: Duration,
+    is_stopping: bool,
     gone: Gone,
 }
 
@@ -351,6 +354,7 @@ impl<'a> Link<'a> {
             flight: Flight::default(),
             parcels: Parcels::default(),
             later: VecDeque::new(),
+            all_refused: false,
             alone: None,
             acknowledged: false,
             offer: Offer::default(),
@@ -370,6 +374,7 @@ impl<'a> Link<'a> {
             keep_alive: Duration::from_secs(wanted.mqtt.keep_alive_s),
             birth: String::new(),
             announced: Duration::ZERO,
+            is_stopping: false,
             gone: Gone::default(),
         }
     }
@@ -460,6 +465,7 @@ impl<'a> Link<'a> {
                 () = until(stop, |stop| *stop), if drain_until.is_none() => {
                     setup.reader.hurry();
                     drain_until = Some(Instant::now() + limits::DRAIN_LINK);
+                    self.is_stopping = true;
                     self.publish(self.topics.state(), self.state("stopping"));
                 }
                 () = until(&mut edges.wanted, |wanted| wanted.generation != generation), if drain_until.is_none() => {
@@ -488,7 +494,14 @@ impl<'a> Link<'a> {
     }
 
     /// A peer that is gone without a word, or that takes everything and acknowledges nothing.
-    fn check(&self) -> Result<(), Failed> {
+    fn check(&mut self) -> Result<(), Failed> {
+        if self.all_refused {
+            self.outage.suspects.all_are_innocent();
+            let n = limits::SUSPECTS_HELD;
+            return Err(Failed::broker(format!(
+                "the broker could not take more than {n} messages: they are sent again"
+            )));
+        }
         let (now, most) = (self.began.elapsed(), self.keep_alive * 2);
         if now.saturating_sub(self.heard) > most {
             // Others may have lost it too.

@@ -42,7 +42,8 @@ pub struct Outage {
     ended: String,
     /// What happens often.
     pub tallies: Tallies,
-    began: Instant,
+    /// Times of what happened in earlier connections count from here.
+    pub began: Instant,
 }
 
 /// What is known of one broker.

@@ -73,14 +73,20 @@ impl Link<'_> {
         }
     }
 
-    /// It ended two connections: it waits until others were acknowledged.
+    /// It ended two connections, or the broker cannot take it now: it waits until others were acknowledged.
     fn wait_for_others(&mut self, handed: Handed) {
-        if self.later.len() >= limits::SUSPECTS_HELD
-            && let Some(oldest) = self.later.pop_front()
-        {
-            self.give_up(&oldest);
+        if self.later.len() >= limits::SUSPECTS_HELD {
+            let blamed = self.later.iter().position(|held| !self.was_refused(held));
+            match blamed.and_then(|at| self.later.remove(at)) {
+                Some(oldest) => self.give_up(&oldest),
+                None => self.all_refused = true,
+            }
         }
         self.later.push_back(handed);
+    }
+
+    fn was_refused(&self, handed: &Handed) -> bool {
+        matches!(&handed.settles, Settles::Parcel(part) if self.outage.suspects.was_refused(&part.name))
     }
 
     /// It ended three connections, or it is one of too many that ended two.
@@ -96,12 +102,10 @@ impl Link<'_> {
 
     /// The connection held long enough, and others were acknowledged: one that waited for that is sent, alone.
     pub(super) fn try_alone(&mut self) {
-        let held = self.acknowledged && self.began.elapsed() >= limits::SUSPECT_AGAIN;
-        if held
-            && self.alone.is_none()
+        if self.alone.is_none()
             && self.hand.is_empty()
             && self.flight.len() == 0
-            && let Some(handed) = self.later.pop_front()
+            && let Some(handed) = self.due().and_then(|at| self.later.remove(at))
         {
             if let Settles::Parcel(part) = &handed.settles {
                 self.alone = Some(part.name.clone());
@@ -112,8 +116,16 @@ impl Link<'_> {
 
     /// One that waits is due: nothing else is begun until it was sent.
     pub(super) fn wants_alone(&self) -> bool {
-        let due = self.acknowledged && self.began.elapsed() >= limits::SUSPECT_AGAIN && !self.later.is_empty();
-        due || self.alone.is_some()
+        self.alone.is_some() || self.due().is_some()
+    }
+
+    /// One that was refused needs no other that was acknowledged: there may be none.
+    fn due(&self) -> Option<usize> {
+        let (now, held) = (self.outage.began.elapsed(), self.began.elapsed() >= limits::SUSPECT_AGAIN);
+        self.later.iter().position(|handed| match &handed.settles {
+            Settles::Parcel(part) if self.was_refused(handed) => self.outage.suspects.is_due(&part.name, now),
+            _ => held && self.acknowledged,
+        })
     }
 
     fn retain(&self, message: &ToSend) -> Retain {

@@ -10,6 +10,10 @@
 //!
 //! A connection that breaks for another reason can put a strike on an innocent message, so the third one counts only
 //! where the connection had held for some time, and an acknowledgement takes all strikes away.
+//!
+//! A broker that answers "not now" is no such case: a cluster that lost a node says so of every message for which it has a queue there,
+//! until the node is back. Others go first, it is tried again for an hour, and only then counted as lost. Where more than a few wait
+//! for that, it is the broker, and none of them is suspected.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -30,10 +34,21 @@ pub enum Verdict {
     Never,
 }
 
+/// A message that the broker could not take.
+#[derive(Debug)]
+struct Refused {
+    name: Name,
+    /// When it said so first and last.
+    first: Duration,
+    last: Duration,
+    times: u32,
+}
+
 /// The messages under suspicion.
 #[derive(Debug, Default)]
 pub struct Suspects {
     known: VecDeque<(Name, u8)>,
+    refused: VecDeque<Refused>,
     /// So many messages more go one at a time.
     careful: usize,
 }
@@ -55,6 +70,35 @@ impl Suspects {
         }
     }
 
+    /// The broker cannot take it now. `false`: it says so since too long, and has taken others.
+    pub fn refused(&mut self, name: &Name, now: Duration) -> bool {
+        if let Some(known) = self.refused.iter_mut().find(|known| known.name == *name) {
+            (known.last, known.times) = (now, known.times.saturating_add(1));
+            return now.saturating_sub(known.first) < limits::REFUSED_MOST;
+        }
+        if self.refused.len() >= limits::SUSPECTS {
+            self.refused.pop_front();
+        }
+        self.refused.push_back(Refused { name: name.clone(), first: now, last: now, times: 1 });
+        true
+    }
+
+    /// Whether one that waits may be tried again.
+    pub fn is_due(&self, name: &Name, now: Duration) -> bool {
+        let known = self.refused.iter().find(|known| known.name == *name);
+        known.is_none_or(|known| now.saturating_sub(known.last) >= limits::SUSPECT_AGAIN)
+    }
+
+    /// Whether it waits because the broker could not take it: once may be an accident.
+    pub fn was_refused(&self, name: &Name) -> bool {
+        self.refused.iter().any(|known| known.name == *name && known.times > 1)
+    }
+
+    /// So many cannot be taken that it is the broker.
+    pub fn all_are_innocent(&mut self) {
+        self.refused.clear();
+    }
+
     /// No second message may be in flight.
     pub fn one_at_a_time(&self) -> bool {
         self.careful > 0
@@ -63,6 +107,7 @@ impl Suspects {
     /// What may happen to this message.
     pub fn verdict(&self, name: &Name) -> Verdict {
         match self.known.iter().find(|(known, _)| known == name) {
+            None | Some((_, 0 | 1)) if self.was_refused(name) => Verdict::Later,
             None | Some((_, 0 | 1)) => Verdict::Send,
             Some((_, 2)) => Verdict::Later,
             Some(_) => Verdict::Never,
@@ -72,14 +117,15 @@ impl Suspects {
     /// The broker answered it: it is innocent.
     pub fn answered(&mut self, name: &Name) {
         self.careful = self.careful.saturating_sub(1);
-        if !self.known.is_empty() {
-            self.known.retain(|(known, _)| known != name);
+        if !self.known.is_empty() || !self.refused.is_empty() {
+            self.forget(name);
         }
     }
 
     /// It is given up, and counted elsewhere.
     pub fn forget(&mut self, name: &Name) {
         self.known.retain(|(known, _)| known != name);
+        self.refused.retain(|known| known.name != *name);
     }
 }
 
@@ -111,6 +157,24 @@ mod tests {
         assert_eq!(suspects.verdict(&name(2)), Verdict::Never);
         suspects.forget(&name(2));
         assert_eq!(suspects.verdict(&name(2)), Verdict::Send);
+    }
+
+    #[test]
+    fn message_that_the_broker_cannot_take_waits_for_others_and_is_lost_after_an_hour_only() {
+        let (mut suspects, s) = (Suspects::default(), Duration::from_secs);
+        assert!(suspects.refused(&name(1), s(9)));
+        assert_eq!(suspects.verdict(&name(1)), Verdict::Send, "once may be an accident");
+        assert!(suspects.refused(&name(1), s(10)));
+        assert_eq!((suspects.verdict(&name(1)), suspects.verdict(&name(2))), (Verdict::Later, Verdict::Send));
+        assert!(!suspects.is_due(&name(1), s(15)) && suspects.is_due(&name(1), s(10) + limits::SUSPECT_AGAIN));
+        assert!((1..100).all(|n| suspects.refused(&name(1), s(10 + 30 * n))), "no number of answers makes it lost");
+        assert!(!suspects.refused(&name(1), s(11) + limits::REFUSED_MOST));
+        suspects.answered(&name(1));
+        assert_eq!(suspects.verdict(&name(1)), Verdict::Send);
+        (0..1000).for_each(|seq| assert!(suspects.refused(&name(seq), s(1))));
+        assert!(suspects.refused.len() <= limits::SUSPECTS);
+        suspects.all_are_innocent();
+        assert_eq!(suspects.verdict(&name(999)), Verdict::Send);
     }
 
     #[test]

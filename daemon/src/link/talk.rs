@@ -149,8 +149,15 @@ impl Link<'_> {
             }
             other => {
                 // It gives no reason that passes with time, so it may be this message.
-                if matches!(other, PubAckReason::UnspecifiedError | PubAckReason::ImplementationSpecificError) {
-                    self.outage.suspects.closed(vec![(part.name, Duration::ZERO)]);
+                let vague = matches!(other, PubAckReason::UnspecifiedError | PubAckReason::ImplementationSpecificError);
+                let now = self.outage.began.elapsed();
+                if vague && !self.outage.suspects.refused(&part.name, now) && self.acknowledged {
+                    self.outage.suspects.forget(&part.name);
+                    let (tally, last) = &mut self.outage.tallies.refused;
+                    tally.add(1);
+                    *last = format!("the last one: {other:?} for an hour, stream {}", part.name.0);
+                    self.settled_part(&part, Some("refused_by_broker"));
+                    return Ok(());
                 }
                 let text = text.map_or(String::new(), |text| format!(", it says `{}`", reason::short(text)));
                 return Err(Failed::broker(format!("the broker could not take a message: {other:?}{text}")));
@@ -198,7 +205,6 @@ impl Link<'_> {
             self.subscriptions_left += wishes.len();
             self.hand.push_back(Handed::subscriptions(wishes));
         }
-        self.publish(self.topics.state(), self.state("online"));
         self.announce();
         for (stream, members) in &setup.announce.meta {
             self.publish(self.topics.meta(stream), self.head(members));
@@ -243,9 +249,13 @@ impl Link<'_> {
         Sizes { most: said.most.min(learnt.most), never: said.never.min(learnt.never) }
     }
 
-    /// Who this is and what serves, retained; said again when that changed.
+    /// That it is connected, who this is and what serves, retained; said again when that changed, or when somebody asked for it.
     pub(super) fn announce(&mut self) {
         self.announced = self.began.elapsed();
+        if self.birth.is_empty() {
+            let word = if self.is_stopping { "stopping" } else { "online" };
+            self.publish(self.topics.state(), self.state(word));
+        }
         let birth = (self.setup.announce.birth)();
         if birth != self.birth {
             let members = format!("{birth},\"nonce\":\"{}\"", self.nonce);
@@ -313,6 +323,10 @@ impl Link<'_> {
                 }
                 return self.settled.push_back(publish.pkid);
             }
+        }
+        if asked.is_report() {
+            // Not every broker sends what it keeps to who connects later: RabbitMQ does not for filters with wildcards.
+            self.birth.clear();
         }
         let properties = publish.properties.as_ref();
         let respond = properties.and_then(|p| {

@@ -17,6 +17,8 @@ from typing import Any
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
+from paho.mqtt.packettypes import PacketTypes
+from paho.mqtt.properties import Properties
 
 from .errors import Refused
 
@@ -30,7 +32,11 @@ def connect(host: str, port: int, name: str, tls: dict[str, str] | None = None, 
     client = mqtt.Client(CallbackAPIVersion.VERSION2, client_id=f"{name}-{uuid.uuid4().hex[:8]}", protocol=mqtt.MQTTv5)
     if tls:
         client.tls_set(ca_certs=tls.get("ca"), certfile=tls.get("cert"), keyfile=tls.get("key"))
-    client.connect(host, port, clean_start=clean)
+    # RabbitMQ: the queue of a session that ends with its connection lives on one node; when that node is gone, all whose messages
+    # would go there are refused.
+    session = Properties(PacketTypes.CONNECT)  # type: ignore[no-untyped-call]
+    session.SessionExpiryInterval = 60
+    client.connect(host, port, clean_start=clean, properties=session)
     return client
 
 

@@ -500,6 +500,6 @@ impl One {
             }
         }
         let _ = self.settled.try_send(arrived.ticket);
-        changed
+        changed || arrived.asked.is_report()
     }
 }

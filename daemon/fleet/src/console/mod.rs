@@ -42,7 +42,7 @@ use self::{
 };
 use crate::{
     broker::{Heard, Line},
-    heard::{Shared, now_ms},
+    heard::{Asks, Shared, now_ms},
     limits, send, table,
 };
 
@@ -104,7 +104,7 @@ pub async fn serve(args: &Args, whom: &crate::broker::Whom) -> Result<(), Fatal>
         let hub = Hub { shared, line, scores, pages: Arc::default(), guard: Arc::new(guard), prefix };
         accept(&listener, &hub).await
     };
-    crate::heard::with_also(whom, mqtt, act, also).await
+    crate::heard::with_also(whom, mqtt, Asks::Devices, act, also).await
 }
 
 async fn accept(listener: &TcpListener, hub: &Hub) -> Result<(), Fatal> {

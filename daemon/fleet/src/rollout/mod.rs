@@ -15,7 +15,7 @@ use std::{
 
 use kentledge::{
     cli::say,
-    control::plans::{hash, is_secret},
+    control::plans::{Plan, hash, is_secret},
     error::{Context, Fatal},
     host::clock::rfc3339_ms,
 };
@@ -53,7 +53,7 @@ pub struct Secrets {
 pub enum Act {
     /// Opens the waves of a published plan one after the other, and halts it when too many devices fail
     Run {
-        /// Name of the plan
+        /// Name of the plan, or its signed file, for a broker that does not send what it keeps
         plan: String,
         /// The secrets file that `plan make` wrote
         #[arg(long)]
@@ -71,7 +71,7 @@ pub enum Act {
     },
     /// Shows where a plan stands, or all of them
     Status {
-        /// Name of the plan
+        /// Name of the plan, or its signed file
         plan: Option<String>,
         /// As JSON lines
         #[arg(long)]
@@ -79,7 +79,7 @@ pub enum Act {
     },
     /// Halts a plan at once: no device starts any more
     Halt {
-        /// Name of the plan
+        /// Name of the plan, or its signed file, for a broker that does not send what it keeps
         plan: String,
         /// The secrets file
         #[arg(long)]
@@ -90,7 +90,7 @@ pub enum Act {
     },
     /// Writes the text that resumes a halted plan, to be signed, with a new halt secret in the secrets file
     Resume {
-        /// Name of the plan
+        /// Name of the plan, or its signed file, for a broker that does not send what it keeps
         plan: String,
         /// The secrets file; it is written again
         #[arg(long)]
@@ -202,23 +202,42 @@ pub fn new_secret() -> Result<String, Fatal> {
     Ok(secret)
 }
 
-/// The plan of this name at the broker.
+/// The plan of this name at the broker, or of this file.
 fn find(shared: &Shared, name: &str) -> Result<Found, Fatal> {
+    if let Some(file) = file_of(name) {
+        return from_file(file);
+    }
     let all = progress::plans(&shared.lock().fleet);
     let mut found: Vec<Found> = all.into_iter().filter(|found| found.plan.name == name).collect();
     match (found.pop(), found.len()) {
         (Some(one), 0) => Ok(one),
         (Some(_), _) => Err(Fatal::failed(format!("several addressees have a plan {name}: choose one with --site"))),
-        (None, _) => {
-            Err(Fatal::failed(format!("there is no plan {name} at the broker: `plan publish` brings it there")))
-        }
+        (None, _) => Err(Fatal::failed(format!(
+            "there is no plan {name} at the broker: `plan publish` brings it there; where the broker does not \
+                 send what it keeps, as RabbitMQ does not, give the plan's signed file instead of its name"
+        ))),
     }
 }
 
-/// Waits until all that the broker keeps is here: who decides on a part of the picture takes devices that are not in it for absent.
+/// A file, if that is what was given.
+fn file_of(name: &str) -> Option<&Path> {
+    let file = Path::new(name);
+    (name.ends_with(".json") && file.is_file()).then_some(file)
+}
+
+/// A signed plan, as `plan publish` sends it.
+fn from_file(file: &Path) -> Result<Found, Fatal> {
+    let (text, minisig) = (send::read_file(file)?, send::read_file(&send::beside(file))?);
+    let parcel = send::parcel(&text, &minisig).context(format!("read {}", file.display()))?;
+    let plan =
+        Plan::read(&text).map_err(|refusal| Fatal::failed(format!("{} is no plan: {}", file.display(), refusal.1)))?;
+    Ok(Found { plan, payload: parcel.payload })
+}
+
+/// Waits until all that can be known is known: who decides on a part of the picture takes devices that are not in it for absent.
 async fn whole(shared: &Shared) -> Result<(), Fatal> {
-    let settled = shared.settled().await;
-    settled
+    let whole = shared.whole().await;
+    whole
         .then_some(())
         .ok_or_else(|| Fatal::failed("the broker is still sending what it keeps: nothing is done; try again"))
 }
@@ -233,14 +252,20 @@ async fn halt(shared: Shared, line: Line, prefix: String, name: &str, file: &Pat
             Err(_) => sleep(limits::SETTLED / 8).await,
         }
     };
+    let plan = found.plan.name.clone();
     Run::new(shared, line, prefix, found, secrets).halt().await?;
-    say(&if as_json { json!({"halted": name}).to_string() } else { format!("{name} is halted") })
+    say(&if as_json { json!({"halted": plan}).to_string() } else { format!("{plan} is halted") })
 }
 
 fn status(shared: &Shared, name: Option<&str>, as_json: bool) -> Result<(), Fatal> {
     let inner = shared.lock();
-    let wanted = |found: &Found| name.is_none_or(|name| found.plan.name == name);
-    let all: Vec<Found> = progress::plans(&inner.fleet).into_iter().filter(wanted).collect();
+    let all: Vec<Found> = match name.and_then(file_of) {
+        Some(file) => vec![from_file(file)?],
+        None => {
+            let wanted = |found: &Found| name.is_none_or(|name| found.plan.name == name);
+            progress::plans(&inner.fleet).into_iter().filter(wanted).collect()
+        }
+    };
     if all.is_empty() && !as_json {
         return say("there is no such plan at the broker");
     }
@@ -376,7 +401,7 @@ impl Run {
         if !is_kept {
             let topic = format!("{}kl/{}/dn/plan/{}", self.prefix, plan.to, plan.name);
             self.publish(&topic, self.found.payload.clone(), true).await?;
-            tracing::warn!("the broker had lost the plan {}: published it again", plan.name);
+            tracing::warn!("the broker does not have the plan {}: published it again", plan.name);
         }
         Ok(())
     }
