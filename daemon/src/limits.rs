@@ -58,6 +58,8 @@ pub const QUALITY_EVERY_NS: u64 = 1_000_000_000;
 
 /// Stop: every queue empties into the next within this, then what is left is stored. systemd's default kills at 90 s.
 pub const DRAIN: Duration = Duration::from_secs(8);
+/// Of which a model may use this for windows that wait: the one that is being served then has as long again.
+pub const DRAIN_MODEL: Duration = Duration::from_secs(4);
 /// The same for the outbox while its store is being opened: with the rest of a stop, which is quick then, it stays below the
 /// unit's 30 s.
 pub const DRAIN_OPENING: Duration = Duration::from_secs(20);

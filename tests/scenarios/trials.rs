@@ -221,3 +221,29 @@ fn pipeline_that_falls_behind_is_reported_and_so_is_that_it_caught_up() {
     assert!(!world.sub.messages().iter().any(|m| m.stream == "e/source.lost"), "it lacked nothing but a faster model");
     daemon.stop_well();
 }
+
+#[test]
+fn daemon_that_is_stopped_while_windows_wait_for_a_slow_model_ends_well_and_books_them() {
+    let mut world = World::new("");
+    let factory = world.site.dir.path().join("factory.kmb");
+    std::fs::copy(world.maker.bundle(&slow(1)), factory).expect("copy");
+    let daemon = world.run();
+    rig::within(Duration::from_secs(60), "it serves", || {
+        world.rows(4, 0);
+        std::thread::sleep(Duration::from_millis(200));
+        world.sub.count("p/x") > 0
+    });
+    // More than it serves within the time of a stop.
+    for _ in 0..20 {
+        world.rows(100, 0);
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    daemon.stop_well();
+    // What came too late for the connection is told by the next start.
+    let daemon = world.run();
+    world.sub.wait("windows that were not served are in the ledger", |messages| {
+        let loss = rig::sub::records(messages, "loss");
+        loss.iter().any(|(entry, _)| entry["stream"] == "p/x" && entry["reason"] == "stopped").then_some(())
+    });
+    daemon.stop_well();
+}

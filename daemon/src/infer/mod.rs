@@ -52,7 +52,8 @@ use crate::{
     limits,
 };
 
-/// The stage as a thread, for one model. Ends when its lane is closed and each window in it was served or recorded as lost.
+/// The stage as a thread, for one model. Ends when its lane is closed and each window in it was served or recorded as lost: in a stop
+/// the windows that it served in `limits::DRAIN_MODEL` are, in a replay all.
 /// `beat` is called at least every `limits::BEAT`, `tell` with what serves and how many workers were lost.
 pub fn run(
     mut engine: Engine,
@@ -65,7 +66,8 @@ pub fn run(
     let mut taken = Vec::new();
     let mut wait = Duration::ZERO;
     let mut served_ns = now().boot_ns;
-    loop {
+    let patient = engine.setup.patient;
+    while patient || !windows.is_closed() {
         beat();
         engine.look(now(), &mut sink, &beat);
         if engine.serving().is_none() && wait.is_zero() {
@@ -107,7 +109,9 @@ pub fn run(
     while windows.take(&mut taken, usize::MAX, Duration::ZERO) == Took::Some {
         engine.take(&mut taken);
     }
-    while engine.serving().is_some() && engine.waiting() > 0 && engine.turn(&mut sink, &beat).is_ok() {
+    let stopped_ns = now().boot_ns;
+    let has_time = || patient || now().boot_ns.saturating_sub(stopped_ns) < limits::DRAIN_MODEL.as_nanos() as u64;
+    while has_time() && engine.serving().is_some() && engine.waiting() > 0 && engine.turn(&mut sink, &beat).is_ok() {
         beat();
     }
     engine.give_up_waiting("stopped", &mut sink);
