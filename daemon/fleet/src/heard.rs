@@ -34,8 +34,8 @@ pub struct Inner {
     answer: Option<Duration>,
     /// A retained message came on this connection.
     keeps: bool,
-    /// When the devices were asked on this connection.
-    asked: Option<Instant>,
+    /// When the devices that were asked on this connection have answered; `None`: none was asked.
+    answered: Option<Instant>,
 }
 
 /// Whether devices may be asked who they are, where the broker says nothing of them.
@@ -55,7 +55,7 @@ impl Shared {
             last: Instant::now(),
             answer: None,
             keeps: false,
-            asked: None,
+            answered: None,
         };
         Self { inner: Arc::new(Mutex::new(inner)) }
     }
@@ -71,7 +71,7 @@ impl Shared {
         match heard {
             Heard::Connected => {
                 (inner.lost, inner.answer, inner.last) = (None, None, Instant::now());
-                (inner.keeps, inner.asked) = (false, None);
+                (inner.keeps, inner.answered) = (false, None);
                 inner.fleet.reconnected();
             }
             Heard::Subscribed => {
@@ -97,7 +97,7 @@ impl Shared {
     /// Whether all that can be known is known: that, or what the devices answered.
     pub fn is_whole(&self) -> bool {
         let inner = self.lock();
-        let answered = inner.asked.is_some_and(|asked| asked.elapsed() > limits::ANSWERS);
+        let answered = inner.answered.is_some_and(|at| at <= Instant::now());
         let keeps = inner.keeps;
         drop(inner);
         answered || (keeps && self.is_settled())
@@ -107,7 +107,7 @@ impl Shared {
     fn must_ask(&self) -> bool {
         let is_settled = self.is_settled();
         let inner = self.lock();
-        is_settled && !inner.keeps && inner.asked.is_none() && inner.lost.is_none()
+        is_settled && !inner.keeps && inner.answered.is_none() && inner.lost.is_none()
     }
 
     /// Waits for what the broker keeps; `false`: it takes too long, and what is known is only a part.
@@ -157,17 +157,14 @@ async fn ask(shared: Shared, line: Line, site: String, prefix: String) {
         if !shared.must_ask() {
             continue;
         }
-        shared.lock().asked = Some(Instant::now());
+        let nothing = "the broker keeps nothing of devices, or sends nothing that it keeps";
         if site == "+" {
-            tracing::warn!(
-                "the broker sends nothing that it keeps, and devices can be asked by site only: give --site SITE"
-            );
+            shared.lock().answered = Some(Instant::now());
+            tracing::warn!("{nothing}; give --site SITE, and the devices of that site are asked");
             continue;
         }
-        tracing::warn!(
-            "the broker sends nothing that it keeps: the devices of {site} are asked, which takes {} s",
-            limits::ANSWERS_S
-        );
+        shared.lock().answered = Some(Instant::now() + limits::ANSWERS);
+        tracing::warn!("{nothing}: the devices of {site} are asked, which takes {} s", limits::ANSWERS_S);
         let payload = json!({"id": format!("report-{}", now_ms()), "args": {}});
         let topic = format!("{prefix}kl/{site}/_all/dn/cmd/report/{}", payload["id"].as_str().unwrap_or("report"));
         if let Err(why) = line.ask(&topic, payload.to_string().into_bytes(), limits::ANSWERS_S).await {
