@@ -1,5 +1,5 @@
-//! Models of others, as their tools export them (`tests/onnx/foreign_models.py`): several inputs, other number formats, a
-//! batch that is fixed, a state.
+//! Models of others, as their tools export them (`tests/onnx/foreign_models.py`, `torch_models.py`, `tf_models.py`): several
+//! inputs, other number formats, a batch that is fixed, a state, names that the exporter makes.
 
 use std::fs;
 
@@ -38,29 +38,24 @@ fn near(got: &[f64], expected: &[f64]) -> bool {
     got.len() == expected.len() && got.iter().zip(expected).all(|(a, b)| (a - b).abs() <= 1e-3 * b.abs().max(1.0))
 }
 
-#[test]
-fn models_of_other_tools_answer_what_their_own_tools_answer() {
-    let text = fs::read_to_string(model("expected.json")).expect("expected.json");
+/// Serves every model of a folder by the keys beside it, and compares the scores with those of the tool that made it. Returns
+/// how many there were, and what `check` says of them.
+fn answers_of(folder: &str) -> (usize, String) {
+    let folder = root().join("tests/onnx").join(folder);
+    let text = fs::read_to_string(folder.join("expected.json")).expect("expected.json");
     let expected: Value = serde_json::from_str(&text).expect("JSON");
     let models = expected["models"].as_object().expect("models");
     let (mut site, rows) = with_rows(expected["rows"].as_array().expect("rows"));
     let name = |file: &str| file.trim_end_matches(".onnx").to_owned();
     for (file, of) in models {
-        let keys = of["keys"].as_str().expect("keys");
-        let head = format!("[pipeline.{}]\nmodel = \"{}\"\nchannels = [\"temp\", \"flow\"]\n", name(file), model(file));
+        let (keys, path) = (of["keys"].as_str().expect("keys"), folder.join(file));
+        let head =
+            format!("[pipeline.{}]\nmodel = \"{}\"\nchannels = [\"temp\", \"flow\"]\n", name(file), path.display());
         site = site.with(&format!("{head}{keys}"));
     }
     let config = site.config().display().to_string();
-    let done = daemon::run(&["check", "--config", &config]);
-    assert_eq!(done.code, Some(0), "{}", done.err);
-    for said in [
-        "pipeline columns: score: output variable, high is bad; inputs: Flow takes flow; temp takes temp",
-        "state: hn into h0 of the next window",
-        "batch: fixed at 8 by the export: each window is given 8 times, and the first answer counts",
-        "input x is int64: values are rounded",
-    ] {
-        assert!(done.out.contains(said), "{said}\n{}", done.out);
-    }
+    let checked = daemon::run(&["check", "--config", &config]);
+    assert_eq!(checked.code, Some(0), "{}", checked.err);
     let done = daemon::run(&["replay", "--csv", &rows, "--every", "1", "--config", &config]);
     assert_eq!(done.code, Some(0), "{}", done.err);
     for (file, of) in models {
@@ -68,7 +63,47 @@ fn models_of_other_tools_answer_what_their_own_tools_answer() {
         let got = scores(&done.out, &name(file));
         assert!(near(&got, &expected), "{file}: {got:?}, expected {expected:?}");
     }
-    assert!(models.len() >= 12, "{}", models.len());
+    (models.len(), checked.out)
+}
+
+#[test]
+fn models_of_pytorch_answer_what_pytorch_answers_from_both_of_its_exporters() {
+    let (models, said) = answers_of("torch");
+    assert_eq!(models, 10, "five models, twice");
+    for part in [
+        "pipeline autoencoder_ts: score: rms distance of output 10 to the window",
+        "pipeline lstm: score: output score, high is bad; state: cn into c0, hn into h0 of the next window",
+        "pipeline cnn: score: output softmax[2], high is bad; classes: ok, wear, leak of output softmax",
+    ] {
+        assert!(said.contains(part), "{part}\n{said}");
+    }
+}
+
+#[test]
+fn models_of_keras_answer_what_tensorflow_answers_by_saved_model_export_and_lite() {
+    let (models, said) = answers_of("tensorflow");
+    assert_eq!(models, 8);
+    for part in [
+        "pipeline autoencoder_lite: score: rms distance of output StatefulPartitionedCall_1:0 to the window",
+        "pipeline lstm: score: output output_0, high is bad; state: output_1 into h0, output_2 into c0 of the next window",
+        "pipeline lstm_export: score: output Identity:0, high is bad; state: Identity_1:0 into h0, Identity_2:0 into c0",
+    ] {
+        assert!(said.contains(part), "{part}\n{said}");
+    }
+}
+
+#[test]
+fn models_of_other_tools_answer_what_their_own_tools_answer() {
+    let (models, checked) = answers_of("foreign");
+    assert!(models >= 12, "{models}");
+    for said in [
+        "pipeline columns: score: output variable, high is bad; inputs: Flow takes flow; temp takes temp",
+        "state: hn into h0 of the next window",
+        "batch: fixed at 8 by the export: each window is given 8 times, and the first answer counts",
+        "input x is int64: values are rounded",
+    ] {
+        assert!(checked.contains(said), "{said}\n{checked}");
+    }
     // What an input's type cannot hold is no answer.
     let (site, rows) = with_rows(&[1.0, 2.0, 3.0, 70_000.0].map(|x| json!([x, 1.0])));
     let keys = format!(

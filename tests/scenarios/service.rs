@@ -1,14 +1,21 @@
 //! As a service: what systemd hears, TLS with client certificates, signals.
 
-use std::{os::unix::net::UnixDatagram, time::Duration};
+use std::{
+    fs,
+    io::{Read, Write},
+    os::unix::{fs::OpenOptionsExt, net::UnixDatagram},
+    time::Duration,
+};
 
 use nix::{
+    libc::O_NONBLOCK,
     sys::{
         ptrace,
         signal::Signal,
+        stat::Mode,
         wait::{WaitPidFlag, waitpid},
     },
-    unistd::Pid,
+    unistd::{Pid, mkfifo},
 };
 use rig::{Mosquitto, Operator, SOON, Site, Sub, Tty, daemon, eventually, operator, tls};
 
@@ -194,5 +201,50 @@ fn tls_with_client_certificates_connects_and_a_wrong_authority_does_not() {
     let mut daemon = wrong.run();
     eventually("refused", || daemon.log().contains("no connection: ").then_some(()));
     assert!(!daemon.log().contains("connected broker") && daemon.is_alive());
+    daemon.stop_well();
+}
+
+/// The rows that the daemon counted so far; its runtime's thread answers.
+fn rows_counted(port: u16) -> Option<u64> {
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(1))).ok()?;
+    stream.write_all(b"GET /metrics HTTP/1.1\r\n\r\n").ok()?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page).ok()?;
+    let line = page.lines().find(|line| line.starts_with("kentledge_source_rows_total{"))?;
+    line.rsplit_once(' ')?.1.parse().ok()
+}
+
+#[test]
+fn rows_flow_while_the_certificates_for_the_next_connection_cannot_be_read() {
+    let (mut tty, metrics) = (Tty::default(), rig::free_port());
+    let site = Site::offline().with_sensor(&tty).with("[stream.raw]\nchannels = [\"a\"]\n");
+    let dir = site.dir.path().to_owned();
+    let ca = tls::authority(&dir, "ca");
+    tls::certificate(&dir, "broker", &ca);
+    let at = |name: &str| dir.join(name);
+    fs::copy(at("ca.pem"), at("known.pem")).expect("copy");
+    let (mut broker, port) = Mosquitto::with_tls_port(&at("ca.pem"), &at("broker.pem"), &at("broker.key"));
+    let sub = Sub::new(broker.port);
+    let mqtt = format!("[mqtt]\nurl = \"mqtts://localhost:{port}\"\nca_file = \"{}\"\n", at("known.pem").display());
+    let daemon = site.with(&mqtt).with_metrics(&format!("listen = \"{metrics}\"")).run();
+    sub.wait_state("online");
+    tty.rows(0..100, |i| format!("{i},{i},0"));
+    sub.wait_records("m/raw", 100);
+    // A disk that does not answer: who opens this file waits for one who writes.
+    fs::rename(at("known.pem"), at("kept.pem")).expect("rename");
+    mkfifo(&at("known.pem"), Mode::S_IRUSR | Mode::S_IWUSR).expect("a pipe");
+    broker.stop();
+    let mut writer = eventually("the daemon reads its certificates again", || {
+        fs::OpenOptions::new().write(true).custom_flags(O_NONBLOCK).open(at("known.pem")).ok()
+    });
+    tty.rows(100..600, |i| format!("{i},{i},0"));
+    eventually("every row is counted", || (rows_counted(metrics)? >= 600).then_some(()));
+    // It comes after all.
+    fs::rename(at("kept.pem"), at("known.pem")).expect("rename");
+    broker.up();
+    writer.write_all(&fs::read(at("known.pem")).expect("read")).expect("write");
+    drop(writer);
+    sub.wait_records("m/raw", 600);
     daemon.stop_well();
 }

@@ -2,7 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use super::{Channel, Pipeline, names::Names, problem::nearest, raw::Table};
+use super::{
+    Channel, Pipeline,
+    names::Names,
+    problem::{instead, nearest},
+    raw::Table,
+};
 use crate::model::scoring::Scoring;
 
 /// `[alarm.NAME]`
@@ -193,9 +198,8 @@ fn found(t: &mut Table<'_>, key: &'static str, known: &BTreeMap<String, usize>) 
     let word = t.str(key)?;
     let place = known.get(&word).copied();
     if place.is_none() {
-        let near = nearest(&word, known.keys().map(String::as_str));
-        let hint = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-        t.problem(key, format!("no {key} is called `{word}`{hint}"));
+        let instead = instead(&word, known.keys().map(String::as_str));
+        t.problem(key, format!("no {key} is called `{word}`{instead}"));
     }
     place
 }

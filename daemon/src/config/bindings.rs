@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use super::{
-    problem::nearest,
+    problem::instead,
     raw::{Table, Value},
 };
 use crate::model::manifest::{Manifest, twice};
@@ -31,9 +31,8 @@ pub(super) fn bindings(t: &mut Table<'_>, channels: &[String], manifest: &mut Ma
         }
         for (input, channel) in feeds.iter().flat_map(|(input, all)| all.iter().map(move |channel| (input, channel))) {
             if !channels.is_empty() && !channels.contains(channel) {
-                let near = nearest(channel, channels.iter().map(String::as_str));
-                let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
-                t.problem("inputs", format!("`{input}`: the pipeline has no channel `{channel}`{near}"));
+                let instead = instead(channel, channels.iter().map(String::as_str));
+                t.problem("inputs", format!("`{input}`: the pipeline has no channel `{channel}`{instead}"));
             }
         }
         manifest.feeds = feeds;

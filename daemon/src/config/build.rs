@@ -11,10 +11,11 @@ use super::{
     mqtt::mqtt,
     names::{Names, channels, is_segment},
     output::{fighting, output, share},
+    parts::twice,
     paths::{self, Paths},
     pipeline,
     problem::Problems,
-    raw::{Node, Table},
+    raw::{Node, Table, Value},
     samples::samples,
     source::{channel, overlapping, source},
 };
@@ -85,7 +86,7 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
     });
     let alarms = each(&mut root, "alarm", |name, table| alarm(name, table, &names, &pipelines, &channels));
     let outputs = each(&mut root, "output", |name, table| Some(output(name, table, &alarms, &sources)));
-    fighting(&mut root, &outputs);
+    fighting(&mut root, &outputs, &sources);
     share(&mut sources, &outputs);
     let tapes_node = root.node("tapes");
     let tapes = tapes(&mut root, tapes_node);
@@ -125,7 +126,13 @@ pub(super) fn build(layers: &[Layer]) -> Result<Config, Vec<Problem>> {
 /// Reads all tables of one kind, and checks their names.
 fn each<T>(root: &mut Table<'_>, kind: &'static str, mut read: impl FnMut(&str, Table<'_>) -> Option<T>) -> Vec<T> {
     let mut all = Vec::new();
-    for (name, node) in root.tables(kind) {
+    let (tables, keys): (Vec<_>, Vec<_>) =
+        root.tables(kind).into_iter().partition(|(_, node)| matches!(node.value, Value::Table(_)));
+    if let Some((key, _)) = keys.first() {
+        let why = format!("`{key}` stands in `[{kind}]` itself: write `[{kind}.NAME]`, with a name of your choice");
+        root.problem(kind, why);
+    }
+    for (name, node) in tables {
         let mut table = root.sub(format!("{kind}.{name}"), node);
         if !is_segment(&name) {
             table.problem("", "a name starts with a-z or 0-9 and goes on with a-z, 0-9, `_` or `-`, 64 at most");
@@ -269,20 +276,29 @@ fn stream(name: &str, mut t: Table<'_>, names: &Names) -> Option<Stream> {
     if list.is_empty() {
         t.problem("channels", "is needed: at least one channel");
     }
+    if let Some(twice) = twice(&list) {
+        t.problem("channels", format!("`{twice}` stands twice"));
+    }
     let channels = channels(&mut t, "channels", &list, names);
     let source = channels.first().map(|c| names.channel_source[*c]);
     if channels.iter().any(|c| Some(names.channel_source[*c]) != source) {
         t.problem("channels", "must all come from one source; make a stream for each");
     }
     let (every, interval_ms) = (t.int("every", 2..=1_000_000), t.int("interval_ms", 10..=86_400_000));
-    let mode = match (t.str("mode").as_deref(), every, interval_ms) {
-        (Some("raw") | None, None, None) => StreamMode::Raw,
-        (Some("decimate"), Some(every), None) => StreamMode::Decimate(every as u32),
-        (Some("stats"), None, Some(ms)) => StreamMode::Stats(ms as u64),
-        _ => {
-            t.problem("mode", "must be `raw`, `decimate` with `every`, or `stats` with `interval_ms`");
-            StreamMode::Raw
+    let known = t.word("mode", &["raw", "decimate", "stats"].map(|word| (word, word)));
+    let mode = known.unwrap_or("raw");
+    let decided = known.is_some() || !t.has("mode");
+    for (key, of) in [("every", "decimate"), ("interval_ms", "stats")].into_iter().filter(|_| decided) {
+        match (mode == of, t.has(key)) {
+            (true, false) => t.problem(key, format!("is needed with `mode = \"{of}\"`")),
+            (false, true) => t.problem(key, format!("belongs to `mode = \"{of}\"`")),
+            _ => {}
         }
+    }
+    let mode = match (mode, every, interval_ms) {
+        ("decimate", Some(every), _) => StreamMode::Decimate(every as u32),
+        ("stats", _, Some(ms)) => StreamMode::Stats(ms as u64),
+        _ => StreamMode::Raw,
     };
     t.finish();
     Some(Stream { name: name.to_owned(), channels, source: source?, mode })

@@ -74,8 +74,9 @@ pub(super) fn pin_name(t: &mut Table<'_>, key: &'static str) -> PinName {
     match t.node(key).map(|node| node.value) {
         Some(Value::Int(n)) if (0..=4095).contains(&n) => PinName::Offset(n as u32),
         Some(Value::Str(name)) if !name.is_empty() => PinName::Name(name),
-        _ => {
-            t.problem(key, "is needed: the line's number within its chip, or its name");
+        there => {
+            let must = if there.is_some() { "must be" } else { "is needed:" };
+            t.problem(key, format!("{must} the line's number within its chip, 0 to 4095, or its name"));
             PinName::Offset(0)
         }
     }
@@ -98,6 +99,11 @@ pub(super) fn sysfs(t: &mut Table<'_>, kind: &str) -> (Port, Format) {
     };
     if let Some(bad) = readings.iter().find(|r| r.is_empty() || r.contains(['/', '.'])) {
         t.problem("readings", format!("`{bad}` is no reading's name"));
+    }
+    for (reading, name) in
+        readings.iter().filter_map(|r| Some((r, r.strip_suffix("_raw").or(r.strip_suffix("_input"))?)))
+    {
+        t.problem("readings", format!("`{reading}` is a file: the reading's name is `{name}`"));
     }
     if let Some(twice) = twice(&readings) {
         t.problem("readings", format!("`{twice}` stands twice"));

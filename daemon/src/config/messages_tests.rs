@@ -110,7 +110,15 @@ fn wrong_modbus_sources_are_named_with_line_key_reason_and_what_is_right() {
             (
                 "registers = { v = { address = 1, type = \"f32\", order = \"little\" } }",
                 "4: source.m.registers.v.order: `little` is invalid: expected one of `abcd` (most significant byte first), `cdab`, \
-                 `badc`, `dcba`",
+                 `badc`, `dcba`; did you mean `dcba`?",
+            ),
+            (
+                "registers = { v = { address = \"0x10\", type = \"float32\", order = \"big\" } }",
+                "4: source.m.registers.v.address: must be an integer, not text: write `address = 0x10`, without quotes\n\
+                 4: source.m.registers.v.order: `big` is invalid: expected one of `abcd` (most significant byte first), `cdab`, \
+                 `badc`, `dcba`; did you mean `abcd`?\n\
+                 4: source.m.registers.v.type: `float32` is invalid: expected a type of registers, such as `u16`, `i32`, `f32`, \
+                 `bcd16`; the order of their bytes is `order`; did you mean `f32`?",
             ),
             (
                 "registers = { v = { address = 1, slave = 300 } }",
@@ -146,7 +154,7 @@ fn wrong_modbus_sources_are_named_with_line_key_reason_and_what_is_right() {
     );
     let wanted = "2: source.m.kind: `modbus` is invalid: expected one of `serial`, `modbus-rtu`, `modbus-tcp`, `gpio`, `iio`, \
     `hwmon`, \
-                  `thermal`; did you mean `modbus-rtu`?";
+                  `thermal`; did you mean `modbus-rtu` or `modbus-tcp`?";
     assert_eq!(kind, wanted, "and nothing of the keys that belong to the right kind");
     let host = messages("[source.m]\nkind = \"modbus-tcp\"\naddress = \"h\"\nregisters = { v = { address = 1 } }");
     assert_eq!(host, "3: source.m.address: `h` is invalid: expected HOST:PORT; the usual port of Modbus is 502");
@@ -247,7 +255,7 @@ fn wrong_models_are_named_with_line_key_reason_and_what_is_right() {
             "threshold = \"high\"",
             "12: pipeline.p.threshold: must be a number, or `{ false_alarms_per_week = 1 }`, not the text `high`",
         ),
-        ("inputs = { x = \"c\" }", "12: pipeline.p.inputs: `x`: the pipeline has no channel `c`; did you mean `a`?"),
+        ("inputs = { x = \"c\" }", "12: pipeline.p.inputs: `x`: the pipeline has no channel `c`; expected one of a, b"),
         ("hop = 2", "12: pipeline.p.hop: unknown key; did you mean `hop_steps`?"),
         (
             "layout = \"chw\"",
@@ -270,7 +278,139 @@ fn wrong_models_are_named_with_line_key_reason_and_what_is_right() {
         head,
         &[
             ("channels = [\"a\"]", "8: pipeline.p.window_steps: is needed: the rows of a window"),
-            ("channels = [\"a\", \"bb\"]\nwindow_steps = 4", "10: pipeline.p.channels: no channel is called `bb`…"),
+            (
+                "channels = [\"a\", \"bb\"]\nwindow_steps = 4",
+                "10: pipeline.p.channels: no channel is called `bb`; did you mean `b`?",
+            ),
         ],
     );
+}
+
+#[test]
+fn wrong_value_is_reported_once_with_what_to_write_and_nothing_that_only_follows_from_it() {
+    let source = "[source.s]\npath = \"/dev/x\"";
+    assert_each(
+        source,
+        &[
+            (
+                "baud = \"9600\"\ncolumns = [\"t\"]",
+                "3: source.s.baud: must be an integer, not text: write `baud = 9600`, without quotes",
+            ),
+            (
+                "columns = \"t, h\"\n[channel.t]",
+                "3: source.s.columns: must be a list of texts, not text: write `columns = [\"t\", \"h\"]`",
+            ),
+            (
+                "framing = \"binary\"\nfields = [\"x:u16\"]",
+                "3: source.s.framing: `binary` is invalid: expected one of…",
+            ),
+            (
+                "framing = \"fixed\"\nframe_bytes = 8\nstart = 0xAA\nfields = [\"x:u16\"]",
+                "5: source.s.start: must be text, not an integer: a text stands in quotes, `start = \"…\"`",
+            ),
+            ("format = \"pattern\"\npatterns = ['(']\n[channel.t]", "4: source.s.patterns: `(`: unclosed group"),
+            (
+                "requests = [\"01W\"]\ncolumns = [\"t\"]",
+                "3: source.s.requests: must be a table of tables, not a list: each has a name, `[source.s.requests.NAME]`",
+            ),
+            ("format = \"nmea\"\nsentences = [\"RMC\"]", "4: source.s.sentences: must be a table: for each sentence…"),
+        ],
+    );
+    let whole = [
+        (
+            "[source]\npath = \"/dev/x\"\ncolumns = [\"t\"]",
+            "1: source: `columns` stands in `[source]` itself: write `[source.NAME]`…",
+        ),
+        (
+            "[[source]]\npath = \"/dev/x\"",
+            "1: source: must be a table of tables, not a list: each has a name, `[source.NAME]`",
+        ),
+        ("[channel.t]", "1: channel.t.source: there is no source: a section `[source.NAME]` is needed"),
+        (
+            "[source.m]\nkind = \"modbus-rtu\"\npath = \"/dev/x\"\nregisters = { v = 30001 }",
+            "4: source.m.registers.v: must be a table, not an integer",
+        ),
+        (
+            "[source.g]\nkind = \"gpio\"\nchip = \"c\"\nlines = { a = { line = -1 } }",
+            "4: source.g.lines.a.line: must be the line's number within its chip, 0 to 4095, or its name",
+        ),
+    ];
+    for (toml, wanted) in whole {
+        let text = messages(toml);
+        let fits = wanted
+            .strip_suffix('…')
+            .map_or(text == wanted, |start| text.starts_with(start) && text.lines().count() == 1);
+        assert!(fits, "{toml}\nsays\n{text}\nnot\n{wanted}");
+    }
+}
+
+#[test]
+fn settings_that_can_never_work_are_refused() {
+    assert_each(
+        "[source.s]\npath = \"/dev/x\"",
+        &[
+            (
+                "framing = \"fixed\"\nstart = \"aa\"\nframe_bytes = 4\ncheck = \"sum8\"\nfields = [\"x:u16\", \"y:u16\"]",
+                "7: source.s.fields: have 4 bytes, and 4 of a frame less 1 of `start` and 1 of `check` are 2",
+            ),
+            (
+                "framing = \"fixed\"\nstart = \"aa\"\nframe_bytes = 9\nfields = [\"x:u16\"]",
+                "6: source.s.fields: have 2 bytes, and 9 of a frame less 1 of `start` and 0 of `check` are 8; `\"_:6\"` skips the rest",
+            ),
+            (
+                "columns = [\"t\"]\ntime_format = \"s\"",
+                "4: source.s.time_format: needs `time` beside it: the column with the sensor's clock",
+            ),
+            (
+                "columns = [\"t\"]\nline_end = \"CRLF\"",
+                "4: source.s.line_end: `CRLF` are letters here: write `line_end = \"\\r\\n\"`, in double quotes",
+            ),
+            (
+                "columns = [\"t\"]\nline_end = '\\n'",
+                "4: source.s.line_end: `\\n` are letters here: write `line_end = \"\\n\"`, in double quotes",
+            ),
+            ("columns = [\"\", \"_\"]", "1: source.s: gives no column: every name is empty or skipped"),
+            (
+                "format = \"nmea\"\nsentences = { RMC = [\"\", \"\"] }",
+                "1: source.s: gives no column: every name is empty or skipped",
+            ),
+            ("framing = \"cobs\"\nfields = [\"_:4\"]", "1: source.s: gives no column: every name is empty or skipped"),
+            (
+                "columns = [\"t\"]\n[channel.t]\n[stream.x]\nchannels = [\"t\", \"t\"]",
+                "6: stream.x.channels: `t` stands twice",
+            ),
+            (
+                "columns = [\"t\"]\n[channel.t]\n[stream.x]\nchannels = [\"t\"]\nmode = \"stats\"",
+                "5: stream.x.interval_ms: is needed with `mode = \"stats\"`",
+            ),
+            (
+                "columns = [\"t\"]\n[channel.t]\n[stream.x]\nchannels = [\"t\"]\nevery = 10",
+                "7: stream.x.every: belongs to `mode = \"decimate\"`",
+            ),
+        ],
+    );
+    let line = "chip = \"c\"\nline = 22\nalarms = [\"a\"]\n";
+    let alarm = "[alarm.a]\nchannel = \"t\"\nabove = 1\n";
+    let text = format!(
+        "[source.s]\npath = \"/dev/x\"\ncolumns = [\"t\"]\n[channel.t]\n{alarm}[output.x]\n{line}[output.y]\n{line}"
+    );
+    assert_eq!(messages(&text), "8: output: `x` and `y` drive the same line: name all alarms in one output");
+    let read = "[source.s]\nkind = \"gpio\"\nchip = \"c\"\nlines.t = { line = 22 }\n[channel.t]\n";
+    assert_eq!(
+        messages(&format!("{read}{alarm}[output.x]\n{line}")),
+        "9: output: `x` drives the line that source `s` reads"
+    );
+    for (kind, readings, wanted) in [
+        (
+            "iio",
+            "in_voltage0_raw",
+            "4: source.s.readings: `in_voltage0_raw` is a file: the reading's name is `in_voltage0`",
+        ),
+        ("hwmon", "temp1_input", "4: source.s.readings: `temp1_input` is a file: the reading's name is `temp1`"),
+    ] {
+        assert_eq!(
+            messages(&format!("[source.s]\nkind = \"{kind}\"\ndevice = \"d\"\nreadings = [\"{readings}\"]")),
+            wanted
+        );
+    }
 }

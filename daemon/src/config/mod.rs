@@ -1,16 +1,19 @@
 //! The configuration as the daemon uses it: valid, with defaults and resolved names. `raw` has its shape on
 //! disk, `layers` the files it comes from, and `build` makes one from the other and reports every problem.
 
+mod advice;
 mod alarm;
 mod bindings;
 mod build;
 mod certs;
 mod changes;
+mod elsewhere;
 mod error;
 mod escalate;
 mod fields;
 mod format;
 mod groups;
+mod hints;
 mod integrations;
 mod layers;
 mod layouts;

@@ -256,12 +256,19 @@ fn register_type(t: &mut Table<'_>, bits: bool) -> Option<(Number, Order)> {
     let kind = text.as_deref().unwrap_or(usual);
     let orders = ["abcd", "cdab", "badc", "dcba"];
     if let Some(order) = order.as_deref().filter(|order| !orders.contains(order)) {
+        let meant = match order.to_ascii_lowercase().replace(['-', '_', ' '], "").as_str() {
+            "big" | "bigendian" | "be" => "; did you mean `abcd`?",
+            "little" | "littleendian" | "le" => "; did you mean `dcba`?",
+            "wordswap" | "swapped" | "wordswapped" => "; did you mean `cdab`?",
+            "byteswap" | "byteswapped" => "; did you mean `badc`?",
+            _ => "",
+        };
         let why = format!(
-            "`{order}` is invalid: expected one of `abcd` (most significant byte first), `cdab`, `badc`, `dcba`"
+            "`{order}` is invalid: expected one of `abcd` (most significant byte first), `cdab`, `badc`, `dcba`{meant}"
         );
         t.problem("order", why);
-        return None;
     }
+    let order = order.filter(|order| orders.contains(&order.as_str()));
     let whole = format!("{kind}{}", order.as_deref().unwrap_or(""));
     let found = number(&whole).filter(|(number, _)| bits || number.bytes() % 2 == 0);
     if found.is_none() {

@@ -127,6 +127,9 @@ pub(super) fn mqtt(mut t: Table<'_>, paths: &Paths) -> Mqtt {
     }
     let tls = tls(&mut t, paths, secure);
     let username = t.str("username");
+    if username.as_deref() == Some("") {
+        t.problem("username", "is empty: leave the key out where the broker wants none");
+    }
     let password_file = paths.secret(&mut t, "password_file");
     if t.node("qos").is_some() {
         let why = "cannot be set: every record is sent with QoS 1, because one that is sent with QoS 0 may be lost unseen; a \

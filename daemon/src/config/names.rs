@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::{paths::Paths, raw::Table};
+use super::{paths::Paths, problem::instead, raw::Table};
 use crate::flow::SourceId;
 
 /// Resolved names, for the tables that refer to them.
@@ -35,7 +35,8 @@ pub(super) fn is_segment(text: &str) -> bool {
 pub(super) fn channels(t: &mut Table<'_>, key: &'static str, list: &[String], names: &Names) -> Vec<usize> {
     let unknown: Vec<_> = list.iter().filter(|name| !names.channels.contains_key(*name)).cloned().collect();
     for name in unknown {
-        t.problem(key, format!("no channel is called `{name}`"));
+        let instead = instead(&name, names.channels.keys().map(String::as_str));
+        t.problem(key, format!("no channel is called `{name}`{instead}"));
     }
     list.iter().filter_map(|name| names.channels.get(name).copied()).collect()
 }

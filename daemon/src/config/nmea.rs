@@ -8,8 +8,6 @@
 //! the decoder knows no sentence by name.
 
 use super::{
-    Config, Format, Port, Source,
-    modbus::old_numbers,
     parts::twice,
     problem::nearest,
     raw::{Node, Table, Value},
@@ -94,7 +92,7 @@ impl Nmea {
 
 impl Sentence {
     /// What the configuration leaves open: fields, from 1, that say what values mean.
-    fn open(&self) -> Option<String> {
+    pub(super) fn open(&self) -> Option<String> {
         let open = || self.values.iter().filter(|value| !value.constant.is_empty());
         let mut places: Vec<usize> = open().flat_map(|value| &value.constant).map(|place| place + 1).collect();
         places.sort_unstable();
@@ -113,34 +111,27 @@ impl Sentence {
     }
 }
 
-impl Config {
-    /// What is valid, and could mean something else than is wanted.
-    pub fn advice(&self) -> Vec<String> {
-        let of = |source: &Source| match &source.format {
-            Format::Nmea(nmea) => nmea.sentences.iter().filter_map(Sentence::open).collect(),
-            Format::Registers(rows) => match &source.port {
-                Port::Modbus(modbus) => old_numbers(modbus, rows),
-                _ => Vec::new(),
-            },
-            _ => Vec::new(),
-        };
-        let all = self.sources.iter().flat_map(|source| of(source).into_iter().map(move |text| (&source.name, text)));
-        all.map(|(name, text)| format!("source {name}: {text}")).collect()
-    }
-}
-
 /// `sentences` and `checksum`.
 pub(super) fn nmea(t: &mut Table<'_>, node: Option<Node>) -> Nmea {
     let checksum_optional = t.word("checksum", &[("required", false), ("optional", true)]).unwrap_or(false);
-    let Some(Node { value: Value::Table(map), .. }) = node else {
-        t.problem("sentences", "is needed: for each sentence the names of its fields, empty where one is not of use");
-        return Nmea::default();
+    let map = match node.map(|node| node.value) {
+        Some(Value::Table(map)) => map,
+        there => {
+            let must = if there.is_some() { "must be a table" } else { "is needed" };
+            let what = "for each sentence the names of its fields, empty where one is not of use, such as \
+                        `{ RMC = [\"\", \"\", \"lat:ddmm\"] }`";
+            t.problem("sentences", format!("{must}: {what}"));
+            return Nmea::default();
+        }
     };
     let mut sentences = Vec::new();
     for (name, node) in map {
         let letters = name.bytes().all(|b| b.is_ascii_uppercase() || b.is_ascii_digit());
         if !(3..=8).contains(&name.len()) || !letters {
-            let why = format!("`{name}` is neither a sentence such as `RMC` nor a whole address such as `GPRMC`");
+            let meant = name.trim_start_matches(['$', '!']).to_uppercase();
+            let meant = if meant == name { String::new() } else { format!("; did you mean `{meant}`?") };
+            let why =
+                format!("`{name}` is neither a sentence such as `RMC` nor a whole address such as `GPRMC`{meant}");
             t.problem("sentences", why);
         }
         sentences.extend(one_name(t, &name, node.value));

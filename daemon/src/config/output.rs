@@ -2,7 +2,9 @@
 
 use super::{
     Alarm, Bus, Manners, PinName, Port, Source, layouts, modbus, parts,
+    parts::is_same_port,
     paths::device,
+    problem::instead,
     raw::{Node, Table},
 };
 
@@ -67,7 +69,10 @@ pub(super) fn output(name: &str, mut t: Table<'_>, alarms: &[Alarm], sources: &[
     for alarm in &list {
         match alarms.iter().position(|a| a.name == *alarm) {
             Some(i) => indices.push(i),
-            None => t.problem("alarms", format!("no alarm is called `{alarm}`")),
+            None => {
+                let instead = instead(alarm, alarms.iter().map(|a| a.name.as_str()));
+                t.problem("alarms", format!("no alarm is called `{alarm}`{instead}"));
+            }
         }
     }
     let target = match t.node("modbus") {
@@ -154,7 +159,10 @@ fn bus(t: &mut Table<'_>, sources: &[Source]) -> (Bus, Manners) {
                 return (modbus.bus.clone(), modbus.manners);
             }
             Some(_) => t.problem("source", format!("`{name}` is no Modbus source")),
-            None => t.problem("source", format!("no source is called `{name}`")),
+            None => {
+                let instead = instead(&name, sources.iter().map(|source| source.name.as_str()));
+                t.problem("source", format!("no source is called `{name}`{instead}"));
+            }
         }
         return nowhere();
     }
@@ -166,7 +174,7 @@ fn bus(t: &mut Table<'_>, sources: &[Source]) -> (Bus, Manners) {
     let manners = modbus::manners(t, &bus);
     for source in sources {
         match (&bus, &source.port) {
-            (Bus::Line(line), port) if port.path().is_some_and(|path| parts::is_same_port(path, &line.path)) => {
+            (Bus::Line(line), port) if port.path().is_some_and(|path| is_same_port(path, &line.path)) => {
                 let advice = match port {
                     Port::Modbus(_) => {
                         format!("source `{0}` reads this line: write `source = \"{0}\"` instead", source.name)
@@ -199,15 +207,32 @@ fn nowhere() -> (Bus, Manners) {
     (Bus::Tcp(String::new()), manners)
 }
 
-/// Two outputs on one coil or register would fight for it.
-pub(super) fn fighting(root: &mut Table<'_>, outputs: &[Output]) {
-    let points =
-        || outputs.iter().filter_map(|o| if let Target::Modbus(point) = &o.target { Some((o, point)) } else { None });
-    for (i, (later, point)) in points().enumerate() {
-        let same =
-            |p: &Point| (&p.bus, p.slave, p.coil, p.address) == (&point.bus, point.slave, point.coil, point.address);
-        if let Some((first, _)) = points().take(i).find(|(_, p)| same(p)) {
-            root.problem("output", format!("`{}` and `{}` write the same coil or register", first.name, later.name));
+/// Two outputs on one line, coil or register would fight for it; a line that a source reads is not free.
+pub(super) fn fighting(root: &mut Table<'_>, outputs: &[Output], sources: &[Source]) {
+    for (i, later) in outputs.iter().enumerate() {
+        let same = |first: &&Output| match (&first.target, &later.target) {
+            (Target::Line { chip, line, .. }, Target::Line { chip: other, line: drives, .. }) => {
+                line == drives && is_same_port(chip, other)
+            }
+            (Target::Modbus(p), Target::Modbus(q)) => {
+                (&p.bus, p.slave, p.coil, p.address) == (&q.bus, q.slave, q.coil, q.address)
+            }
+            _ => false,
+        };
+        if let Some(first) = outputs[..i].iter().find(same) {
+            let what = match later.target {
+                Target::Line { .. } => "drive the same line: name all alarms in one output",
+                Target::Modbus(_) => "write the same coil or register",
+            };
+            root.problem("output", format!("`{}` and `{}` {what}", first.name, later.name));
+        }
+        let Target::Line { chip, line, .. } = &later.target else { continue };
+        let reads = |source: &&Source| match &source.port {
+            Port::Gpio(gpio) => is_same_port(&gpio.chip, chip) && gpio.lines.iter().any(|pin| pin.line == *line),
+            _ => false,
+        };
+        if let Some(source) = sources.iter().find(reads) {
+            root.problem("output", format!("`{}` drives the line that source `{}` reads", later.name, source.name));
         }
     }
 }

@@ -7,7 +7,10 @@ use crate::limits;
 pub(super) fn line(t: &mut Table<'_>) -> Serial {
     let text = t.str("line").unwrap_or_else(|| "8N1".into());
     let line = Line::parse(&text).unwrap_or_else(|| {
-        t.problem("line", format!("`{text}` is no line setting such as `8N1`"));
+        let why = format!(
+            "`{text}` is invalid: expected data bits 5 to 8, parity `N`, `E` or `O`, stop bits 1 or 2, such as `8E1`"
+        );
+        t.problem("line", why);
         Line { data: 8, parity: b'N', stop: 1 }
     });
     Serial {
@@ -24,12 +27,18 @@ pub(super) fn line(t: &mut Table<'_>) -> Serial {
 
 /// Bytes written as hexadecimal digits, `aa 55`.
 pub(super) fn bytes(t: &mut Table<'_>, key: &'static str) -> Option<Vec<u8>> {
-    let text: String = t.str(key)?.split_whitespace().collect();
+    let given = t.str(key)?;
+    let text: String = given.split_whitespace().collect();
     let digits = text.len().is_multiple_of(2) && !text.is_empty() && text.len() <= 512 && text.is_ascii();
     let pair = |i: usize| u8::from_str_radix(text.get(2 * i..2 * i + 2)?, 16).ok();
     let bytes = digits.then(|| (0..text.len() / 2).map(pair).collect::<Option<Vec<u8>>>()).flatten();
     if bytes.is_none() {
-        t.problem(key, "must be bytes as hexadecimal digits, such as `aa 55`");
+        let bare: Vec<&str> =
+            given.split([' ', ',']).map(|part| part.trim_start_matches("0x")).filter(|part| !part.is_empty()).collect();
+        let digits = bare.iter().all(|part| part.len() == 2 && part.bytes().all(|b| b.is_ascii_hexdigit()));
+        let meant =
+            if digits && !bare.is_empty() { format!("; did you mean `{}`?", bare.join(" ")) } else { String::new() };
+        t.problem(key, format!("must be bytes as hexadecimal digits, such as `aa 55`{meant}"));
     }
     bytes
 }

@@ -60,7 +60,8 @@ impl Paths {
             }
         };
         if !path.is_file() {
-            t.problem(key, format!("no such file: {}", path.display()));
+            let what = if path.is_dir() { "this is a folder, and a file is needed" } else { "no such file" };
+            t.problem(key, format!("{what}: {}", path.display()));
         }
         Some(path)
     }

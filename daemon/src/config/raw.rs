@@ -12,7 +12,11 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::problem::{At, Problems, nearest};
+use super::{
+    elsewhere,
+    hints::{self, Got, written},
+    problem::{At, Problems, meant, twin},
+};
 
 /// A value and its position.
 #[derive(Debug, Clone)]
@@ -41,6 +45,16 @@ pub enum Value {
 }
 
 impl Value {
+    fn shown(&self) -> Got<'_> {
+        match self {
+            Value::Str(text) => Got::Text(text),
+            Value::Int(n) => Got::Whole(*n),
+            Value::Float(x) => Got::Number(*x),
+            Value::Bool(_) => Got::Truth,
+            Value::List(_) | Value::Table(_) => Got::Several,
+        }
+    }
+
     fn kind(&self) -> &'static str {
         match self {
             Value::Str(_) => "text",
@@ -65,7 +79,9 @@ pub fn parse(file: &str, text: &str, remote: bool, problems: &mut Problems) -> O
         }
         Err(why) => {
             let line = why.span().map_or(0, |span| line_of(span.start));
-            problems.add(&file.at(line), "toml", why.message());
+            let hint = hints::of_line(text.lines().nth(line.saturating_sub(1)).unwrap_or(""), why.message());
+            let hint = hint.map(|hint| format!("; {hint}")).unwrap_or_default();
+            problems.add(&file.at(line), "toml", format!("{}{hint}", why.message()));
             None
         }
     }
@@ -223,7 +239,9 @@ impl<'a> Table<'a> {
             None => Vec::new(),
             Some(Node { value: Value::Table(map), .. }) => map.into_iter().collect(),
             Some(node) => {
-                self.problem(key, format!("must be a table of tables, not {}", node.value.kind()));
+                let whole = self.key(key);
+                let kind = node.value.kind();
+                self.problem(key, format!("must be a table of tables, not {kind}: each has a name, `[{whole}.NAME]`"));
                 Vec::new()
             }
         }
@@ -259,6 +277,16 @@ impl<'a> Table<'a> {
     /// No other key of this table is reported: which ones belong here is not known.
     pub fn leave_undecided(&mut self) {
         self.undecided = true;
+    }
+
+    /// Whether a key that decides what the others mean is wrong.
+    pub fn is_undecided(&self) -> bool {
+        self.undecided
+    }
+
+    /// Whether something in this table was reported already.
+    pub fn has_problems(&self) -> bool {
+        self.problems.any_in(&self.path)
     }
 
     /// These keys were read by an inheriting table.
@@ -329,8 +357,7 @@ impl<'a> Table<'a> {
         let found = words.iter().find(|(word, _)| *word == text);
         if found.is_none() {
             let all: Vec<_> = words.iter().map(|(word, _)| format!("`{word}`")).collect();
-            let near = nearest(&text, words.iter().map(|(word, _)| *word));
-            let near = near.map(|near| format!("; did you mean `{near}`?")).unwrap_or_default();
+            let near = meant(&text, words.iter().map(|(word, _)| *word));
             self.problem(key, format!("`{text}` is invalid: expected one of {}{near}", all.join(", ")));
         }
         found.map(|(_, value)| *value)
@@ -356,11 +383,14 @@ impl<'a> Table<'a> {
     fn list<T>(&mut self, key: &'static str, what: &str, each: impl Fn(Value) -> Option<T>) -> Option<Vec<T>> {
         match self.node(key)?.value {
             Value::List(items) => {
-                let n = items.len();
-                let got: Vec<T> = items.into_iter().filter_map(|item| each(item.value)).collect();
-                if got.len() < n {
-                    self.problem(key, format!("must be {what}"));
-                    return None;
+                let mut got = Vec::with_capacity(items.len());
+                for item in items {
+                    let kind = item.value.kind();
+                    let Some(value) = each(item.value) else {
+                        self.problem(key, format!("must be {what}, and one of them is {kind}"));
+                        return None;
+                    };
+                    got.push(value);
                 }
                 Some(got)
             }
@@ -369,7 +399,8 @@ impl<'a> Table<'a> {
     }
 
     fn wrong<T>(&mut self, key: &str, want: &str, got: &Value) -> Option<T> {
-        self.problem(key, format!("must be {want}, not {}", got.kind()));
+        let write = written(key, want, got.shown()).map(|text| format!(": {text}")).unwrap_or_default();
+        self.problem(key, format!("must be {want}, not {}{write}", got.kind()));
         None
     }
 
@@ -381,7 +412,7 @@ impl<'a> Table<'a> {
                 continue;
             }
             let whole = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
-            problems.add(&node.at, whole, unknown(key, &known));
+            problems.add(&node.at, whole, unknown(&path, key, &known));
         }
     }
 }
@@ -417,17 +448,22 @@ impl std::ops::DerefMut for Inherited<'_> {
     }
 }
 
-fn unknown(key: &str, known: &BTreeSet<&'static str>) -> String {
+fn unknown(path: &str, key: &str, known: &BTreeSet<&'static str>) -> String {
     const UNITS: [&str; 8] = ["_ns", "_us", "_ms", "_s", "_hz", "_kib", "_mib", "_bytes"];
     let stem = |key: &str| UNITS.iter().find_map(|unit| key.strip_suffix(unit)).unwrap_or(key).to_owned();
     if let Some(other) = known.iter().find(|k| stem(k) == stem(key)) {
         return format!("unknown key; the unit is part of the name: `{other}`");
     }
-    match nearest(key, known.iter().copied()) {
-        Some(near) => format!("unknown key; did you mean `{near}`?"),
-        None => {
-            let all: Vec<_> = known.iter().copied().collect();
-            format!("unknown key; known here: {}", all.join(", "))
-        }
+    if let Some(near) = twin(key, known.iter().copied()) {
+        return format!("unknown key; did you mean `{near}`?");
     }
+    if let Some(advice) = elsewhere::advice(path, key, known) {
+        return format!("unknown key; {advice}");
+    }
+    let near = meant(key, known.iter().copied());
+    if !near.is_empty() {
+        return format!("unknown key{near}");
+    }
+    let all: Vec<_> = known.iter().copied().collect();
+    format!("unknown key; known here: {}", all.join(", "))
 }

@@ -7,6 +7,7 @@ use super::{
     number,
     parts::{self, bytes, is_same_port, line},
     poll,
+    problem::{instead, nearest},
     raw::Table,
     text,
 };
@@ -23,7 +24,9 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
         }
         "serial" => {
             let mut serial = serial(&mut t);
-            let (poll, format) = poll::poll(&mut t, &serial.framing);
+            // A framing that is not known leaves the format open too.
+            let read = if t.is_undecided() { (None, Format::Json) } else { poll::poll(&mut t, &serial.framing) };
+            let (poll, format) = read;
             serial.poll = poll;
             text::block(&mut t, &mut serial, &format);
             if matches!(format, Format::Nmea(_)) && serial.lines.check.is_some() {
@@ -42,6 +45,12 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
         "gpio" => layouts::gpio(&mut t),
         kind => layouts::sysfs(&mut t, kind),
     };
+    if format.columns().is_some_and(|columns| columns.is_empty()) && !t.has_problems() {
+        t.problem("", "gives no column: every name is empty or skipped");
+    }
+    if let (Port::Serial(serial), Format::Binary(layout)) = (&port, &format) {
+        fits(&mut t, serial, layout);
+    }
     let numbers = number::numbers(&mut t, &NumberText::default());
     number::fit(&mut t, &numbers, &format);
     let Counters { seq, seq_modulo, time, date } = counters(&mut t, &port, &format);
@@ -49,6 +58,22 @@ pub(super) fn source(name: &str, mut t: Table<'_>) -> Source {
     let gap_max_ms = t.int("gap_max_ms", 1..=86_400_000).map(|n| n as u64);
     t.finish();
     Source { name: name.to_owned(), port, format, numbers, seq, seq_modulo, time, date, stale_ms, gap_max_ms }
+}
+
+/// Frames of one length hold their numbers and nothing else: a frame that is longer or shorter is refused.
+fn fits(t: &mut Table<'_>, serial: &Serial, layout: &Layout) {
+    let Framing::Fixed { start, bytes } = &serial.framing else { return };
+    let check = serial.check.map_or(0, |check| check.kind.bytes());
+    let content = bytes.saturating_sub(start.len() + check);
+    if !t.has_problems() && layout.bytes != content {
+        let (fields, start) = (layout.bytes, start.len());
+        let advice =
+            if fields < content { format!("; `\"_:{}\"` skips the rest", content - fields) } else { String::new() };
+        t.problem(
+            "fields",
+            format!("have {fields} bytes, and {bytes} of a frame less {start} of `start` and {check} of `check` are {content}{advice}"),
+        );
+    }
 }
 
 fn serial(t: &mut Table<'_>) -> Serial {
@@ -71,7 +96,9 @@ fn check(t: &mut Table<'_>) -> Option<Check> {
     let little = t.word("check_order", &[("little", true), ("big", false)]);
     let skip = t.int("check_skip_bytes", 0..=64).map(|n| n as usize);
     let Some(kind) = t.word("check", &CheckKind::NAMES) else {
-        for key in ["check_order", "check_skip_bytes"].into_iter().filter(|key| t.has(key)).collect::<Vec<_>>() {
+        let alone = !t.has("check");
+        for key in ["check_order", "check_skip_bytes"].into_iter().filter(|key| alone && t.has(key)).collect::<Vec<_>>()
+        {
             t.problem(key, "needs `check` beside it");
         }
         return None;
@@ -81,7 +108,13 @@ fn check(t: &mut Table<'_>) -> Option<Check> {
 
 fn framing(t: &mut Table<'_>, check: Option<Check>) -> Framing {
     let words = ["lines", "cobs", "slip", "fixed", "length", "delimited"].map(|word| (word, word));
-    let word = t.word("framing", &words).unwrap_or("lines");
+    let known = t.word("framing", &words);
+    let decided = known.is_some() || !t.has("framing");
+    if !decided {
+        // Which format and which keys belong to it is not known.
+        t.leave_undecided();
+    }
+    let word = known.unwrap_or("lines");
     let start = bytes(t, "start");
     let stop = bytes(t, "stop");
     let escape = bytes(t, "escape");
@@ -94,11 +127,11 @@ fn framing(t: &mut Table<'_>, check: Option<Check>) -> Framing {
         _ => &[],
     };
     for key in ["start", "stop", "escape", "frame_bytes", "length", "length_beside_bytes"] {
-        if t.has(key) && !used.contains(&key) {
+        if decided && t.has(key) && !used.contains(&key) {
             t.problem(key, format!("does not belong to `framing = \"{word}\"`"));
         }
     }
-    if matches!(word, "fixed" | "length") && start.is_none() && check.is_none() {
+    if matches!(word, "fixed" | "length") && start.is_none() && check.is_none() && !t.has("start") && !t.has("check") {
         t.problem("framing", "needs `start` or `check`: else one lost byte would shift every frame behind it");
     }
     let one = |t: &mut Table<'_>, key, bytes: Option<Vec<u8>>, needed: bool| match bytes.as_deref() {
@@ -156,6 +189,9 @@ fn counters(t: &mut Table<'_>, port: &Port, format: &Format) -> Counters {
     let (date, time) = text::time_columns(t, time_format.as_ref()).unzip();
     let date = date.flatten();
     let unnamed = time_format.is_none() && !t.has("time_format");
+    if t.has("time_format") && !t.has("time") {
+        t.problem("time_format", "needs `time` beside it: the column with the sensor's clock");
+    }
     let time = time.map(|column| (column, time_format.unwrap_or(TimeFormat::Unit(1))));
     if time.is_some() && unnamed {
         t.problem(
@@ -208,11 +244,16 @@ pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[So
         (Some(word), _) => {
             let known = names.sources.get(&word).copied();
             if known.is_none() {
-                t.problem("source", format!("no source is called `{word}`"));
+                let instead = instead(&word, sources.iter().map(|source| source.name.as_str()));
+                t.problem("source", format!("no source is called `{word}`{instead}"));
             }
             known
         }
         (None, 1) => Some(SourceId(0)),
+        (None, 0) => {
+            t.problem("source", "there is no source: a section `[source.NAME]` is needed");
+            None
+        }
         (None, _) => {
             let all = sources.iter().map(|source| source.name.as_str()).collect::<Vec<_>>().join(", ");
             t.problem("source", format!("is missing, and there are several sources: expected one of {all}"));
@@ -222,11 +263,15 @@ pub(super) fn channel(name: &str, mut t: Table<'_>, names: &Names, sources: &[So
     let source = known.unwrap_or(SourceId(0));
     let column = t.str("column").unwrap_or_else(|| name.to_owned());
     // Without its source nothing is known of its column.
-    if let Some(columns) = known.and_then(|at| sources.get(usize::from(at.0))).and_then(|s| s.format.columns())
+    if let Some(mut columns) = known.and_then(|at| sources.get(usize::from(at.0))).and_then(|s| s.format.columns())
         && !columns.contains(&column.as_str())
+        && !columns.is_empty()
     {
-        let known = if columns.is_empty() { "none".into() } else { columns.join(", ") };
-        t.problem("column", format!("unknown column `{column}`: the source has {known}"));
+        let near = nearest(&column, columns.iter().copied()).map(|near| format!("; did you mean `{near}`?"));
+        columns.sort_unstable();
+        columns.dedup();
+        let why = format!("unknown column `{column}`: the source has {}", columns.join(", "));
+        t.problem("column", why + &near.unwrap_or_default());
     }
     let channel = Channel {
         name: name.to_owned(),

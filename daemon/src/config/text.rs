@@ -144,6 +144,9 @@ pub(super) fn line_form(t: &mut Table<'_>, framing: &Framing, check: Option<Chec
             t.problem(key, "needs `check` beside it");
         }
     }
+    if let Some((name, bytes)) = end.as_deref().and_then(named_end) {
+        t.problem("line_end", format!("`{name}` are letters here: write `line_end = \"{bytes}\"`, in double quotes"));
+    }
     let end = end.map(String::into_bytes).unwrap_or_default();
     if t.has("line_end") && !(1..=limits::LINE_END_BYTES).contains(&end.len()) {
         t.problem("line_end", format!("must be 1 to {} bytes, such as \";\" or \"\\u0003\"", limits::LINE_END_BYTES));
@@ -166,6 +169,20 @@ pub(super) fn line_form(t: &mut Table<'_>, framing: &Framing, check: Option<Chec
         covers_mark: covers.unwrap_or(false),
     });
     LineForm { end, check, block: None }
+}
+
+/// The end that a name such as `CRLF` means, or an escape that single quotes left as it was, and how it is written.
+fn named_end(text: &str) -> Option<(&str, &'static str)> {
+    let bare: String = text.chars().filter(|c| c.is_ascii_alphanumeric() || *c == '\\').collect();
+    let written = match bare.to_ascii_lowercase().as_str() {
+        "crlf" | "\\r\\n" | "0x0d0x0a" => "\\r\\n",
+        "cr" | "\\r" | "0x0d" => "\\r",
+        "lf" | "nl" | "\\n" | "0x0a" => "\\n",
+        "stx" | "0x02" => "\\u0002",
+        "etx" | "0x03" => "\\u0003",
+        _ => return None,
+    };
+    Some((text, written))
 }
 
 /// One character between columns or pairs.

@@ -7,7 +7,7 @@ use super::{
     channel::{Loaded, Tensor},
     meaning::{Misfits, find, is_number},
     shape::{sized, window_shape},
-    state::{is_alike, partners},
+    state::{Partner, is_alike, partners},
 };
 use crate::{
     config::nearest,
@@ -209,7 +209,17 @@ impl<'a> Fit<'a> {
         }
         let fits = |input: &&&Tensor| window_shape(input, self.manifest.layout, self.steps, self.names.len()).is_ok();
         let fitting: Vec<_> = free.iter().filter(fits).collect();
-        let window = if let [only] = fitting.as_slice() { Some(**only) } else { free.first().copied() };
+        // Where a state fits too, because its batch is free, the window is what holds all of it whatever the batch is.
+        let whole = |input: &&&&Tensor| {
+            let fixed = input.shape.iter().filter(|d| **d > 0).product::<i64>();
+            fixed == (self.steps * self.names.len()) as i64
+        };
+        let whole: Vec<_> = fitting.iter().filter(whole).collect();
+        let window = match (fitting.as_slice(), whole.as_slice()) {
+            ([only], _) => Some(**only),
+            (_, [only]) => Some(***only),
+            _ => free.first().copied(),
+        };
         roles.extend(window.map(|input| (input.name.clone(), Role::Window)));
     }
 
@@ -232,16 +242,24 @@ impl<'a> Fit<'a> {
         }
         if self.manifest.state.is_none() {
             let pairs = partners(self.loaded, &free, &self.used(), true);
-            if let [(first, _), ..] = pairs.as_slice() {
-                let say: Vec<_> = pairs.iter().map(|(i, o)| format!("{} = \"{}\"", key(&o.name), i.name)).collect();
-                let (name, shape) = (&first.name, &first.shape);
+            if let [first, ..] = pairs.as_slice() {
+                let sure = pairs.iter().all(|p| p.sure);
+                let to = |p: &Partner<'_>| if sure { p.input.name.clone() } else { "…".into() };
+                let say: Vec<_> = pairs.iter().map(|p| format!("{} = \"{}\"", key(&p.output.name), to(p))).collect();
+                let inputs = pairs.iter().map(|p| format!("`{}`", p.input.name)).collect::<Vec<_>>().join(", ");
+                let which = if sure {
+                    String::new()
+                } else {
+                    format!("; neither names nor shapes tell which output belongs to which input of {inputs}")
+                };
+                let (name, shape) = (&first.input.name, &first.input.shape);
                 let why = format!(
                     "input `{name}` {shape:?} takes a state, which the model gives back as an output: carry it from window to \
-                     window with `state = {{ {} }}`",
+                     window with `state = {{ {} }}`{which}",
                     say.join(", ")
                 );
                 self.misfits.add("state", name, why);
-                free.retain(|input| pairs.iter().all(|(state, _)| state.name != input.name));
+                free.retain(|input| pairs.iter().all(|p| p.input.name != input.name));
             }
         }
         for input in free {
@@ -280,7 +298,7 @@ impl<'a> Fit<'a> {
         }
         let is_fixed = |input: &&Tensor| roles.get(&input.name) == Some(&Role::Param);
         let fixed: Vec<&Tensor> = self.loaded.inputs.iter().filter(is_fixed).collect();
-        for (input, output) in partners(self.loaded, &fixed, &self.used(), false) {
+        for Partner { input, output, .. } in partners(self.loaded, &fixed, &self.used(), false) {
             let (input, output) = (&input.name, &output.name);
             let why = format!(
                 "input `{input}` takes a state, which output `{output}` gives back, and `param.{input}` feeds the same values to \

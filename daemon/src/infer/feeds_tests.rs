@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::model::scoring::Scoring;
 
 fn tensor(name: &str, kind: &str, shape: &[i64]) -> Tensor {
     Tensor { name: name.into(), kind: kind.into(), shape: shape.to_vec() }
@@ -110,6 +111,24 @@ fn state_that_is_not_said_is_rejected_with_the_key_and_never_with_a_constant() {
     let fed = fit(&loaded, &with_state(&[("hn", "h0"), ("cn", "c0")]), &of).expect("said");
     assert_eq!(fed.feeds[0], [Feed::Window(STEPS), Feed::State(1), Feed::State(0)]);
     assert_eq!(fed.state, ["cn", "hn"]);
+}
+
+#[test]
+fn window_is_found_beside_states_of_a_free_batch_and_states_that_look_alike_are_never_guessed() {
+    // As tf2onnx orders the inputs of a saved model: by name. Two states of 4 would be a window of 2 × 4 as well.
+    let loaded = model(
+        &[("c0", &[-1, 4]), ("h0", &[-1, 4]), ("x", &[-1, 4, 2])],
+        &[("output_0", &[-1, 1]), ("output_1", &[-1, 4]), ("output_2", &[-1, 4])],
+    );
+    let of = windows(4, &["temp", "flow"]);
+    let why = "state = { output_1 = \"…\", output_2 = \"…\" }`; neither names nor shapes tell which output belongs to which \
+               input of `c0`, `h0`";
+    let scoring = Scoring { score: Some("output_0".into()), ..Scoring::default() };
+    let scored = Manifest { scoring, ..bare() };
+    let misfits = rejected(&loaded, &scored, &of, "state", &[why]);
+    assert_eq!(misfits.0.len(), 1, "{misfits}");
+    let said = Manifest { state: with_state(&[("output_1", "h0"), ("output_2", "c0")]).state, ..scored };
+    assert_eq!(fit(&loaded, &said, &of).expect("said").feeds[0][2], Feed::Window(STEPS));
 }
 
 #[test]

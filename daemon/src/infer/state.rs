@@ -70,25 +70,35 @@ impl State {
 /// For each of these inputs the output that seems to give its state back: one of the same type and shape that is not in use.
 /// An output of the same name but for words such as `in`, `out`, `prev`, `next` comes first; without one any other counts
 /// where `by_shape` says so, if it has more than one value.
-pub fn partners<'a>(
-    loaded: &'a Loaded,
-    inputs: &[&'a Tensor],
-    used: &[&str],
-    by_shape: bool,
-) -> Vec<(&'a Tensor, &'a Tensor)> {
+pub fn partners<'a>(loaded: &'a Loaded, inputs: &[&'a Tensor], used: &[&str], by_shape: bool) -> Vec<Partner<'a>> {
     let mut used: BTreeSet<&str> = used.iter().copied().collect();
-    let mut found = Vec::new();
+    let mut found: Vec<Partner<'a>> = Vec::new();
     for input in inputs {
         let mut free = loaded.outputs.iter().filter(|o| !used.contains(o.name.as_str()) && is_alike(input, o));
         let stem = stem(&input.name);
         let named = free.clone().find(|output| !stem.is_empty() && self::stem(&output.name) == stem);
         let large = |output: &&Tensor| output.shape.iter().map(|d| (*d).max(1)).product::<i64>() > 1;
+        let others = free.clone().filter(large).count() > 1;
         if let Some(output) = named.or_else(|| free.find(large).filter(|_| by_shape)) {
+            // The second of two that look alike is as unsure as the first was.
+            let unsure = |p: &Partner<'_>| !p.sure && is_alike(input, p.output);
+            let sure = named.is_some() || !others && !found.iter().any(unsure);
             used.insert(&output.name);
-            found.push((*input, output));
+            found.push(Partner { input, output, sure });
         }
     }
     found
+}
+
+/// An input, and the output that seems to give its state back.
+#[derive(Debug, Clone, Copy)]
+pub struct Partner<'a> {
+    /// Takes the state.
+    pub input: &'a Tensor,
+    /// Gives it.
+    pub output: &'a Tensor,
+    /// Their names say so, or no other output could be meant.
+    pub sure: bool,
 }
 
 /// Whether what the output gives can be fed to the input.
@@ -177,7 +187,22 @@ mod tests {
         let loaded = Loaded { inputs: all(inputs), outputs: all(outputs), ..Loaded::default() };
         let inputs: Vec<_> = loaded.inputs.iter().collect();
         let found = partners(&loaded, &inputs, &["score"], by_shape);
-        found.into_iter().map(|(input, output)| (input.name.clone(), output.name.clone())).collect()
+        found.into_iter().map(|p| (p.input.name.clone(), p.output.name.clone())).collect()
+    }
+
+    #[test]
+    fn states_that_look_alike_are_unsure_unless_their_names_tell_them_apart() {
+        let shape: &[i64] = &[-1, 4];
+        let sure = |inputs: &[&str], outputs: &[&str]| -> Vec<bool> {
+            let all = |names: &[&str]| names.iter().map(|name| tensor(name, shape)).collect::<Vec<_>>();
+            let loaded = Loaded { inputs: all(inputs), outputs: all(outputs), ..Loaded::default() };
+            let inputs: Vec<_> = loaded.inputs.iter().collect();
+            partners(&loaded, &inputs, &["score"], true).into_iter().map(|p| p.sure).collect()
+        };
+        assert_eq!(sure(&["c0", "h0"], &["output_1", "output_2"]), [false, false]);
+        assert_eq!(sure(&["c0", "h0"], &["hn", "cn"]), [true, true]);
+        assert_eq!(sure(&["11"], &["15"]), [true]);
+        assert_eq!(sure(&["h0"], &["hn", "15"]), [true]);
     }
 
     #[test]

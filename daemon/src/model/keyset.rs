@@ -100,7 +100,13 @@ impl Keyset {
     /// # Errors
     /// It has another shape, names a key twice, or has a threshold that its keys cannot reach.
     pub fn parse(bytes: &[u8]) -> Result<Self, KeysetError> {
-        let raw: Raw = serde_json::from_slice(bytes).map_err(|why| KeysetError(why.to_string()))?;
+        let is_public = bytes.starts_with(b"untrusted comment:") || bytes.starts_with(b"RW");
+        let raw: Raw = serde_json::from_slice(bytes).map_err(|why| {
+            KeysetError(match is_public {
+                true => "it is a public key of minisign; a keyset is JSON that names such keys and their roles".into(),
+                false => format!("it is no keyset: {why}"),
+            })
+        })?;
         if raw.kind != "kentledge.keyset" {
             return Err(KeysetError(format!("`_type` is `{}`, not `kentledge.keyset`", raw.kind)));
         }

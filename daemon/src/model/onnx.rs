@@ -67,6 +67,8 @@ pub enum Refused {
     NotCanonical(String),
     /// A file for another reader than the ONNX one.
     OrtFormat,
+    /// A file of another program; which, and what makes ONNX of it.
+    Another(&'static str),
     /// Names another file with weights.
     ExternalData,
     /// Uses operators outside the standard.
@@ -84,6 +86,7 @@ impl fmt::Display for Refused {
         match self {
             Refused::NotOnnx(why) => write!(f, "it is no whole ONNX file: {why}"),
             Refused::NotCanonical(why) => write!(f, "its encoding is not canonical: {why}"),
+            Refused::Another(what) => write!(f, "it is no ONNX file but {what}"),
             Refused::OrtFormat => f.write_str("the runtime would read it as its own ORT format, which is not accepted"),
             Refused::ExternalData => f.write_str(
                 "it reads weights from another file (external data), and a model is one file here; pack it: \

@@ -15,12 +15,38 @@ const DOMAINS: [&[u8]; 4] = [b"", b"ai.onnx", b"ai.onnx.ml", b"com.microsoft"];
 /// Domains below these belong to the runtime too: a function in one of them would allow nodes to use it.
 const RESERVED: [&[u8]; 2] = [b"ai.onnx.", b"com.microsoft."];
 
+/// The program whose file this is, where its first bytes say so, and the way from it to ONNX.
+fn another(bytes: &[u8]) -> Option<&'static str> {
+    let head = bytes.get(..256).unwrap_or(bytes);
+    let has = |text: &[u8]| head.windows(text.len()).any(|part| part == text);
+    match head {
+        [_, _, _, _, b'T', b'F', b'L', b'3', ..] => Some("one of TensorFlow Lite: convert it with `tf2onnx`"),
+        [0x89, b'H', b'D', b'F', ..] => Some("an HDF5 file, as Keras saves: convert it with `tf2onnx`"),
+        [b'P', b'K', 3, 4, ..] if has(b"data.pkl") => Some("one of PyTorch: write it with `torch.onnx.export`"),
+        [b'P', b'K', 3, 4, ..] if has(b"metadata.json") => {
+            Some("one of Keras: write it with `model.export(…, format=\"onnx\")`")
+        }
+        [b'P', b'K', 3, 4, ..] => Some("a zip archive"),
+        [0x80, 2..=5, ..] => Some("a pickle of Python: write it with `torch.onnx.export`, `skl2onnx` or `onnxmltools`"),
+        [0x1f, 0x8b, ..] => Some("packed by gzip: unpack it"),
+        [_, _, _, _, _, 0, 0, 0, b'{', ..] => Some("weights alone, as safetensors has them: export the model to ONNX"),
+        [b'<', ..] => Some("a web page or XML"),
+        _ if head.starts_with(b"version https://git-lfs") => {
+            Some("the pointer of Git LFS to one: `git lfs pull` fetches it")
+        }
+        _ => None,
+    }
+}
+
 /// Checks a whole file.
 ///
 /// # Errors
 ///
 /// Why the file is rejected.
 pub fn scan(bytes: &[u8]) -> Result<(), Refused> {
+    if let Some(what) = another(bytes) {
+        return Err(Refused::Another(what));
+    }
     // The runtime looks for this mark of its own format before it parses ONNX.
     if bytes.get(4..8) == Some(b"ORTM") {
         return Err(Refused::OrtFormat);
@@ -161,6 +187,26 @@ mod tests {
     fn model(node: &[u8], initializer: &[u8]) -> Vec<u8> {
         let graph = [field(1, node), field(5, initializer)].concat();
         [field(7, &graph), field(8, &[0x10, 18])].concat()
+    }
+
+    #[test]
+    fn file_of_another_program_is_named_with_what_makes_onnx_of_it() {
+        for (bytes, part) in [
+            (&b"\x1c\0\0\0TFL3\0\0"[..], "TensorFlow Lite"),
+            (b"\x89HDF\r\n\x1a\n", "Keras"),
+            (b"PK\x03\x04archive/data.pkl", "`torch.onnx.export`"),
+            (b"PK\x03\x04metadata.json", "Keras"),
+            (b"PK\x03\x04else", "zip archive"),
+            (b"\x80\x04\x95", "`skl2onnx`"),
+            (b"version https://git-lfs.github.com/spec/v1\n", "`git lfs pull`"),
+            (b"\x1f\x8b\x08", "gzip"),
+            (b"<!DOCTYPE html>", "web page"),
+            (b"\x10\0\0\0\0\0\0\0{\"a\":1}", "safetensors"),
+        ] {
+            let why = scan(bytes).expect_err(part).to_string();
+            assert!(why.starts_with("it is no ONNX file but ") && why.contains(part), "{why}");
+        }
+        assert!(matches!(scan(b"\x08"), Err(Refused::NotOnnx(_))), "a cut ONNX file is none of these");
     }
 
     #[test]
