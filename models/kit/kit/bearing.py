@@ -9,7 +9,7 @@ import onnx
 
 from . import checks, evaluate, learn, run, sim
 from .data import Windows
-from .front import Block, Envelope, FrontEnd, Mel, Stats
+from .front import Block, FrontEnd, Mel, ShortEnvelope, Stats
 
 
 def lines(width: float = 0.016) -> tuple[tuple[str, float, float], ...]:
@@ -36,19 +36,27 @@ def lines(width: float = 0.016) -> tuple[tuple[str, float, float], ...]:
     return tuple((name, times * speed, max(1.6, width * times * speed)) for name, times in turns.items())
 
 
+def bands(low: int, high: int, wide: int, step: int) -> tuple[tuple[float, float], ...]:
+    """Bands of one width, in Hz."""
+    return tuple((at, at + wide) for at in range(low, high - wide + 1, step))
+
+
 def student_front() -> FrontEnd:
-    """One wide envelope and coarse spectra: three short transforms for the drive end."""
-    blocks: tuple[Block, ...] = (Stats(0), Stats(1), Mel(0, 12, 50, 2700), Envelope(0, 1500, 3100, lines()))
-    return FrontEnd(sim.CHANNELS, sim.STEPS, blocks)
+    """Statistics of both ends, and of the drive end the envelopes of three bands and a wide one: one filter and one product."""
+    drive = ShortEnvelope(0, (*bands(800, 3200, 800, 800), (1500, 3100)), lines(), taps=24, pool=2)
+    return FrontEnd(sim.CHANNELS, sim.STEPS, (Stats(0), Stats(1), drive))
 
 
 def teacher_front() -> FrontEnd:
-    """Envelopes in narrow and wide bands of both channels: it finds the resonance wherever it is, for thirty times the work."""
+    """Fine spectra, and envelopes in 48 bands of three widths at both ends: it finds the resonance wherever it is, for twelve times the
+    features."""
     blocks: list[Block] = [Stats(0), Stats(1), Mel(0, 24, 50, 2700), Mel(1, 24, 50, 2700)]
     for channel in (0, 1):
-        blocks += [Envelope(channel, low, low + 400, lines()) for low in range(1000, 2800, 200)]
-        blocks += [Envelope(channel, low, low + 800, lines()) for low in range(800, 2400, 400)]
-        blocks += [Envelope(channel, 1500, 3100, lines())]
+        blocks += [
+            ShortEnvelope(channel, bands(1000, 3200, 400, 200), lines(), taps=64, stride=8),
+            ShortEnvelope(channel, bands(800, 3200, 800, 200), lines()),
+            ShortEnvelope(channel, bands(800, 3200, 1600, 200), lines()),
+        ]
     return FrontEnd(sim.CHANNELS, sim.STEPS, tuple(blocks))
 
 
@@ -56,9 +64,9 @@ def teacher_front() -> FrontEnd:
 class Sizes:
     """How much is simulated: pumps, and seconds for each of them."""
 
-    train: int = 160
-    validate: int = 24
-    test: int = 24
+    train: int = 960
+    validate: int = 96
+    test: int = 96
     seconds: float = 16.0
 
 
@@ -96,7 +104,7 @@ def make(sizes: Sizes = Sizes(), seed: int = 1000) -> Trained:
     checks.no_leak(train, test)
     checks.no_leak(validate, test)
     rich, plain = learn.features(teacher_front(), train), learn.features(student_front(), train)
-    heads = {"teacher": learn.train(train, rich, sim.CLASSES)}
+    heads = {"teacher": learn.train(train, rich, sim.CLASSES, members=8)}
     heads["student"] = learn.distil(train, plain, learn.logits(heads["teacher"], rich), sim.CLASSES)
     heads["int8"] = learn.quantise(heads["student"], plain)
     models = {name: learn.assemble(FRONTS[name](), head, name=f"vibration-{name}") for name, head in heads.items()}

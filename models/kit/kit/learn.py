@@ -54,7 +54,7 @@ def logits(head: Head, x: Floats) -> Floats:
 
 
 def train(
-    windows: Windows, x: Floats, classes: tuple[str, ...], members: int = 4, hidden: int = 32, alpha: float = 0.3, seed: int = 1
+    windows: Windows, x: Floats, classes: tuple[str, ...], members: int = 4, hidden: int = 32, alpha: float = 1.0, seed: int = 1
 ) -> Head:
     """Trains a teacher on labelled windows and their features `x`: a committee of perceptrons that vote with their probabilities."""
     checks.finite(windows)

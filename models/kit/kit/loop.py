@@ -46,8 +46,8 @@ class Form:
     """The new teacher has the teacher's own front end; else, ten times faster, the student's."""
 
 
-SHORT = Form(healthy=80, faulty=6, pumps=120, seconds=16.0, rich=False)
-LONG = Form(healthy=1000, faulty=40, pumps=160, seconds=16.0, rich=True)
+SHORT = Form(healthy=80, faulty=6, pumps=240, seconds=16.0, rich=False)
+LONG = Form(healthy=1000, faulty=40, pumps=480, seconds=16.0, rich=True)
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ class Retrained:
     notes: list[str]
 
 
-def retrain(labelled: Windows, form: Form, seed: int = 1000, again: int = 6) -> Retrained:
+def retrain(labelled: Windows, form: Form, seed: int = 1000, again: int = 12) -> Retrained:
     """A new teacher, student and int8 variant from the simulated pumps and the labelled windows, each of which counts `again` times."""
     base = sim.fleet(form.pumps, seed, form.seconds)
     validate = sim.fleet(18, seed + 1000, 16.0)

@@ -51,17 +51,21 @@ def _envelope(front: FrontEnd, block: Envelope, flat: Doubles) -> Doubles:
 
 
 def _short_envelope(front: FrontEnd, block: ShortEnvelope, flat: Doubles) -> Doubles:
-    # The band is moved to 0 Hz first and filtered then, which gives the same envelope as a filter that is moved.
+    # Each band is moved to 0 Hz first and filtered then, which gives the same envelope as a filter that is moved.
     rate_hz, n = front.channels.rate_hz, len(flat)
-    moved = flat * np.exp(-2j * np.pi * (block.low_hz + block.high_hz) / 2 / rate_hz * np.arange(n))
-    low = scipy.signal.firwin(block.taps, (block.high_hz - block.low_hz) / 2, fs=rate_hz)
     first = block.taps - 1 - (block.taps - block.stride) // 2
-    square = np.abs(scipy.signal.convolve(moved, low, mode="full", method="direct")[first :: block.stride][: n // block.stride]) ** 2
-    size = np.abs(scipy.fft.rfft((square / square.mean() - 1) * scipy.signal.get_window("hann", len(square))))
-    from_bin, to_bin = round(block.mean_from_hz / front.resolution_hz), round(block.mean_to_hz / front.resolution_hz)
-    peaks = np.array([size[list(line_bins(front, hz, width))].max() for _, hz, width in block.lines])
-    lines = _relative(peaks, float(size[from_bin : min(to_bin, len(square) // 2)].mean()))
-    return np.append(lines, _relative(square.mean(), float(np.mean(flat**2))))
+    lines, shares = [], []
+    for low_hz, high_hz in block.bands_hz:
+        moved = flat * np.exp(-2j * np.pi * (low_hz + high_hz) / 2 / rate_hz * np.arange(n))
+        low = scipy.signal.firwin(block.taps, (high_hz - low_hz) / 2, fs=rate_hz)
+        square = np.abs(scipy.signal.convolve(moved, low, mode="full", method="direct")[first :: block.stride][: n // block.stride]) ** 2
+        square = square.reshape(-1, block.pool).mean(axis=1)
+        size = np.abs(scipy.fft.rfft((square / square.mean() - 1) * scipy.signal.get_window("hann", len(square))))
+        from_bin, to_bin = round(block.mean_from_hz / front.resolution_hz), round(block.mean_to_hz / front.resolution_hz)
+        peaks = np.array([size[list(line_bins(front, hz, width))].max() for _, hz, width in block.lines])
+        lines.append(_relative(peaks, float(size[from_bin : min(to_bin, len(square) // 2)].mean())))
+        shares.append(square.mean())
+    return np.concatenate([*lines, _relative(np.array(shares), float(np.mean(flat**2)))])
 
 
 def features(front: FrontEnd, x: Floats) -> Doubles:
