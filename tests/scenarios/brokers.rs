@@ -1,6 +1,6 @@
 //! Brokers that offer less than MQTT 5 has, several of them, and what stands between: what was accepted arrives.
 
-use std::fs;
+use std::{fs, time::Duration};
 
 use rig::{Cable, Evil, Gate, Mosquitto, Site, Sub, Tty, Wire, eventually, free_port};
 use rumqttc::v5::mqttbytes::v5::ConnectReturnCode;
@@ -104,7 +104,14 @@ fn topics_are_sent_as_numbers_where_the_broker_takes_aliases_and_again_whole_on_
     evil.cut();
     rows(&mut tty, 500..1500);
     evil.wait_rows("m/raw", 1500);
-    assert!(evil.aliased() > 0, "none of its messages had an alias alone");
+    // Of a slow machine's daemon a single message may hold all of these rows.
+    let mut n = 1500;
+    rig::within(Duration::from_secs(60), "a message has an alias alone", || {
+        rows(&mut tty, n..n + 10);
+        n += 10;
+        evil.wait_rows("m/raw", n);
+        evil.aliased() > 0
+    });
     assert!(evil.records("loss").is_empty());
     daemon.stop_well();
 }
