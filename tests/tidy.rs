@@ -287,3 +287,26 @@ fn field_binary_links_no_more_crates_than_promised() {
         text.lines().map(|line| line.split(' ').take(2).collect::<Vec<_>>().join(" ")).collect();
     assert!((100..=FIELD_CRATES_MAX).contains(&crates.len()), "{} crates: {crates:?}", crates.len());
 }
+
+/// With an exception for the crate that makes a binary, cargo 1.95 forgets `strip` for it: 1.9 MB of symbols would travel along.
+#[test]
+fn release_profile_has_no_exception_for_our_own_crates_so_that_binaries_are_stripped() {
+    let read = |file: &str| fs::read_to_string(root().join(file)).expect("read");
+    let text = read("Cargo.toml");
+    let table = |head: &str| -> String {
+        let rest = text.split_once(&format!("\n[{head}]\n")).unwrap_or_else(|| panic!("[{head}]")).1;
+        rest.split("\n[").next().unwrap_or_default().to_owned()
+    };
+    assert!(table("profile.release").contains("strip = \"symbols\""));
+    let exceptions = table("profile.release.package");
+    let manifests: Vec<String> = files().into_iter().filter(|f| f.ends_with("/Cargo.toml")).collect();
+    let own: BTreeSet<String> = manifests
+        .iter()
+        .filter_map(|f| Some(read(f).lines().find(|line| line.starts_with("name = "))?.split('"').nth(1)?.to_owned()))
+        .collect();
+    assert!(own.contains("kentledge"), "{own:?}");
+    for name in own {
+        let has = exceptions.lines().any(|line| line.split(" =").next() == Some(&name));
+        assert!(!has && !text.contains(&format!("[profile.release.package.{name}]")), "an exception for {name}");
+    }
+}

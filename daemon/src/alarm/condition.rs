@@ -198,6 +198,7 @@ impl Watch {
     }
 
     /// Time went on without a sample; `None`: time alone gives no verdict.
+    #[inline(always)]
     pub fn look(&mut self, now_ns: u64) -> Option<Seen> {
         let began_ns = *self.began_ns.get_or_insert(now_ns);
         match self.condition {

@@ -482,7 +482,7 @@ fn bench(path: &Path, runs: usize, config: Option<&Path>, only: &[String], as_js
     let (source, manifest, file) = source_of(path).map_err(what)?;
     let launching = launching(&models, &manifest, &file).map_err(what)?;
     let names: Vec<String> = match only {
-        [] => ["cpu", "xnnpack", "openvino", "cuda", "tensorrt", "qnn"].map(str::to_owned).to_vec(),
+        [] => config::PROVIDERS.iter().rev().map(|name| (*name).to_owned()).collect(),
         only => only.to_vec(),
     };
     let more = models.provider.keys().filter(|name| only.is_empty() && !names.contains(name)).cloned();

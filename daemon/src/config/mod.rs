@@ -57,6 +57,7 @@ pub use groups::{group_of, groups};
 pub use integrations::Integrations;
 pub use layers::Layer;
 pub use modbus::{Bus, Manners, Modbus, Read, RegisterColumn, RegisterRow, Registers};
+pub use models::PROVIDERS;
 pub use mqtt::{Broker, Mqtt, Proxy, Tls, host_and_port};
 pub use nmea::{FieldAt, Nmea, Reading, Sentence, SentenceValue};
 pub use number::{Base, NumberText, Word};

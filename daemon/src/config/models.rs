@@ -9,6 +9,9 @@ use super::{
 };
 use crate::limits;
 
+/// Execution providers that need no plugin, the fastest first. `infer/worker_main.rs` builds each of them, and a test there compares.
+pub const PROVIDERS: [&str; 6] = ["tensorrt", "cuda", "openvino", "qnn", "xnnpack", "cpu"];
+
 pub(super) fn models(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) -> Models {
     let mut models = Models {
         runtime: None,
@@ -34,13 +37,12 @@ pub(super) fn models(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) ->
         let provider = provider(&name, t.sub(format!("provider.{name}"), node), models.allow_unsigned);
         models.provider.insert(name, provider);
     }
-    const KNOWN: [&str; 6] = ["tensorrt", "cuda", "openvino", "qnn", "xnnpack", "cpu"];
     for name in models.providers.clone() {
         let plugin = models.provider.get(&name).is_some_and(|p| p.plugin.is_some());
-        if !plugin && !KNOWN.contains(&name.as_str()) {
+        if !plugin && !PROVIDERS.contains(&name.as_str()) {
             let why = format!(
                 "unknown provider `{name}`: expected {}, or a plugin in `models.provider.{name}`",
-                KNOWN.join(", ")
+                PROVIDERS.join(", ")
             );
             t.problem("providers", why);
         }

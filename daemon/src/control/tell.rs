@@ -30,7 +30,7 @@ impl Outcome {
         Self { state, why: None, text: text.into(), result: None, repeated: false }
     }
 
-    /// Success, with the requested data.
+    /// Success, with the requested data: an object, as `up.res.json` has it.
     pub fn done(result: Value) -> Self {
         Self { result: Some(result), ..Self::new(CommandState::Success, "") }
     }

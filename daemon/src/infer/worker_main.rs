@@ -409,3 +409,16 @@ fn drain(value: &DynValue, into: &mut Vec<f64>) -> Result<(), String> {
             Int64 => i64, Uint8 => u8, Uint16 => u16, Uint32 => u32, Uint64 => u64),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::PROVIDERS;
+
+    #[test]
+    fn every_provider_of_the_configuration_is_built_here_and_no_other_name_is() {
+        let is_known = |name: &str| known(&Provider { name: name.into(), ..Provider::cpu() }).is_some();
+        let unknown: Vec<_> = PROVIDERS.into_iter().filter(|name| !is_known(name)).collect();
+        assert_eq!((unknown, is_known("hexagon")), (vec!["cpu"], false), "the runtime itself has the processor");
+    }
+}

@@ -54,6 +54,7 @@ impl Numbers {
     }
 
     /// Reads a field without blanks around it.
+    #[inline(always)]
     pub fn read(&self, text: &str) -> Reading {
         let digits = |b: u8| matches!(b, b'0'..=b'9' | b'.' | b'-' | b'+');
         if self.plain

@@ -179,11 +179,13 @@ impl Scales {
     }
 
     /// One raw number into its place.
+    #[inline(always)]
     pub fn set(&self, row: &mut Row, channel: usize, raw: Option<f64>) {
         (row.values[channel], row.quality[channel]) = self.0[channel].apply(raw);
     }
 
     /// What a text means into its place.
+    #[inline(always)]
     pub fn put(&self, row: &mut Row, channel: usize, reading: Reading) {
         match reading {
             Reading::Value(raw) => self.set(row, channel, Some(raw)),
