@@ -58,7 +58,8 @@ fn labels_that_come_while_a_candidate_runs_beside_count_into_its_agreement() {
         // When the candidate takes over, the alarm is not cleared any more.
         let cleared = |_: &[_]| (world.sub.records("a/high").len() >= n + 2 || over(&world).is_some()).then_some(());
         world.sub.wait("the alarm is raised and cleared", cleared);
-        let raised = world.sub.records("a/high")[n].0["id"].clone();
+        let Some((raised, _)) = world.sub.records("a/high").into_iter().nth(n) else { continue };
+        let raised = raised["id"].clone();
         let mut label = |args: Value| {
             let id = format!("f-{sent}");
             sent += 1;

@@ -110,7 +110,7 @@ impl Alarms {
                 lineage: None,
                 stands_until_ns: None,
             };
-            board.alarms[place].set_raised(made.is_raised());
+            board.alarms[place].begin(made.is_raised());
             made.show(&board, Some(unknown));
             made
         });

@@ -3,7 +3,7 @@
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicBool, Ordering::Relaxed},
+    atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
 };
 
 /// Why nothing evaluates an alarm.
@@ -75,6 +75,8 @@ pub enum NotAcknowledged {
 #[derive(Debug, Default)]
 pub struct AlarmSign {
     raised: AtomicBool,
+    /// How often it was raised in this run: who looks now and then sees also what was over before the next look.
+    times: AtomicU64,
     /// An acknowledgement waits in `inner`: looked at with each sample, so without the lock.
     asked: AtomicBool,
     inner: Mutex<Inner>,
@@ -92,8 +94,21 @@ impl AlarmSign {
         self.raised.load(Relaxed)
     }
 
+    /// How often it was raised since the start.
+    pub fn times_raised(&self) -> u64 {
+        self.times.load(Relaxed)
+    }
+
+    /// As the last run left it.
+    pub fn begin(&self, raised: bool) {
+        self.raised.store(raised, Relaxed);
+    }
+
     /// Set by the stage that evaluates it.
     pub fn set_raised(&self, raised: bool) {
+        if raised && !self.is_raised() {
+            self.times.fetch_add(1, Relaxed);
+        }
         self.raised.store(raised, Relaxed);
     }
 
@@ -153,5 +168,15 @@ mod tests {
         assert_eq!(sign.take_acknowledged(), None);
         assert_eq!(sign.acknowledge(Some("b-2")), Ok("b-2".into()));
         assert_eq!((sign.take_acknowledged(), sign.take_acknowledged()), (Some("b-2".into()), None));
+    }
+
+    #[test]
+    fn alarm_that_was_over_before_the_next_look_is_counted_and_one_of_the_last_run_is_not() {
+        let sign = AlarmSign::default();
+        sign.begin(true);
+        assert_eq!((sign.is_raised(), sign.times_raised()), (true, 0));
+        sign.set_raised(false);
+        [true, true, false, true, false].into_iter().for_each(|raised| sign.set_raised(raised));
+        assert_eq!((sign.is_raised(), sign.times_raised()), (false, 2));
     }
 }

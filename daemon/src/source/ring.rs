@@ -62,16 +62,15 @@ struct Ring {
     /// Packed blocks, with the time of their last arrival.
     blocks: VecDeque<(u64, Vec<u8>)>,
     bytes: usize,
-    /// Which alarms were raised when last looked at.
-    raised: Vec<bool>,
+    /// How often each alarm had been raised when last looked at: one may be over before the next look.
+    raised: Vec<u64>,
     /// A tape to be saved: by which alarm, and when.
     due: Option<(String, u64)>,
 }
 
 impl Ring {
     fn new(setup: Setup) -> Self {
-        // An alarm that was raised before the start is not of now.
-        let raised = setup.alarms.iter().map(|(i, _)| setup.board.alarms[*i].is_raised()).collect();
+        let raised = setup.alarms.iter().map(|(i, _)| setup.board.alarms[*i].times_raised()).collect();
         let (block, blocks) = (Block::default(), VecDeque::new());
         Self { setup, block, block_from_ns: 0, now_ns: 0, now_ms: None, blocks, bytes: 0, raised, due: None }
     }
@@ -107,11 +106,11 @@ impl Ring {
 
     fn look(&mut self) {
         for ((i, name), was) in self.setup.alarms.iter().zip(&mut self.raised) {
-            let is = self.setup.board.alarms[*i].is_raised();
-            if is && !*was && self.due.is_none() {
+            let now = self.setup.board.alarms[*i].times_raised();
+            if now != *was && self.due.is_none() {
                 self.due = Some((name.clone(), self.now_ns + self.setup.tapes.after_s * 1_000_000_000));
             }
-            *was = is;
+            *was = now;
         }
         self.save_due(self.now_ns);
     }
