@@ -1,5 +1,5 @@
 //! Rollouts to many devices with a connection each: the broker and the controller die in the middle, a bad release stays in its first
-//! wave. The short form has 200 devices, the long one (`KENTLEDGE_LONG=1`) 10,000, or as many as `KENTLEDGE_DEVICES` says.
+//! wave. The short form has 500 devices, the long one (`KENTLEDGE_LONG=1`) 10,000, or as many as `KENTLEDGE_DEVICES` says.
 
 use std::{
     collections::BTreeSet,
@@ -29,7 +29,7 @@ const OFFLINE_MAX: f64 = 0.3;
 
 fn devices() -> usize {
     let said = std::env::var("KENTLEDGE_DEVICES").ok().and_then(|text| text.parse().ok());
-    said.unwrap_or(if rig::long() { 10_000 } else { 200 })
+    said.unwrap_or(if rig::long() { 10_000 } else { 500 })
 }
 
 /// A line of `/proc/PID/status`, KiB.

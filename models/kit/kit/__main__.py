@@ -169,7 +169,7 @@ def do_respond(a: Args) -> None:
 
 def do_loop(a: Args) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        figures = loop.loop(a.folder or pathlib.Path(temporary), loop.LONG if a.long else loop.SHORT)
+        figures = loop.loop(a.folder or pathlib.Path(temporary), loop.SHORT)
     loop.better(figures)
     print(json.dumps(figures))
 
@@ -299,7 +299,6 @@ def parser() -> argparse.ArgumentParser:
     broker_options(p)
 
     p = command("loop", do_loop, "the whole circle on a simulated fleet of four pumps with real daemons")
-    p.add_argument("--long", action="store_true")
     p.add_argument("--folder", type=path)
 
     p = command("sample-models", do_sample_models, "trains and writes models/vibration, vibration-int8, vibration-teacher")
