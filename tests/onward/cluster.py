@@ -6,6 +6,7 @@
 Needs root, mmdebstrap, PostgreSQL, openssl. RabbitMQ comes from Debian trixie into the cache, once (250 MB; minutes). pump-1 has the MQTT
 addresses of all nodes, pump-2 those of MQTT in a WebSocket with TLS. In the end each row of both is in the database, once."""
 import argparse
+import contextlib
 import os
 import pathlib
 import shutil
@@ -36,6 +37,17 @@ def system():
         subprocess.run(["mmdebstrap", "--quiet", "--variant=minbase", "--mode=root", "--format=directory", *without,
                         '--aptopt=Apt::Install-Recommends "false"', "--include=rabbitmq-server", "trixie", made], check=True)
         made.rename(SYSTEM)
+
+
+@contextlib.contextmanager
+def place():
+    """The nodes' folder, by its path within the system; gone afterwards."""
+    system()
+    folder = pathlib.Path(tempfile.mkdtemp(dir=SYSTEM / "tmp"))
+    try:
+        yield pathlib.Path("/") / folder.relative_to(SYSTEM)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 class Node:
@@ -184,20 +196,15 @@ def main():
     missing = [name for name in ("mmdebstrap", "openssl") if not shutil.which(name)]
     if os.geteuid() != 0 or missing:
         return world.missing(f"the RabbitMQ cluster: {'no ' + ', '.join(missing) if missing else 'not root'}")
-    system()
-    inside = pathlib.Path("/") / pathlib.Path(tempfile.mkdtemp(dir=SYSTEM / "tmp")).relative_to(SYSTEM)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            os.chmod(folder, 0o755)
-            with world.World(folder, os.path.abspath(a.program)) as w:
-                try:
-                    play(w, a.rows, inside)
-                except BaseException:
-                    for file in sorted(w.folder.glob("*.log")):
-                        print(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}", file=sys.stderr)
-                    raise
-    finally:
-        shutil.rmtree(SYSTEM / inside.relative_to("/"), ignore_errors=True)
+    with place() as inside, tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        with world.World(folder, os.path.abspath(a.program)) as w:
+            try:
+                play(w, a.rows, inside)
+            except BaseException:
+                for file in sorted(w.folder.glob("*.log")):
+                    print(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}", file=sys.stderr)
+                raise
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ its connection: RabbitMQ keeps such a queue on one node, and refuses what it wou
 import argparse
 import json
 import os
-import pathlib
 import shutil
 import sys
 import tempfile
@@ -83,15 +82,10 @@ def main():
     missing = [name for name in ("mmdebstrap", "openssl", "mosquitto_sub") if not shutil.which(name)]
     if os.geteuid() != 0 or missing:
         return world.missing(f"refusals of RabbitMQ: {'no ' + ', '.join(missing) if missing else 'not root'}")
-    cluster.system()
-    inside = pathlib.Path("/") / pathlib.Path(tempfile.mkdtemp(dir=cluster.SYSTEM / "tmp")).relative_to(cluster.SYSTEM)
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            os.chmod(folder, 0o755)
-            with world.World(folder, os.path.abspath(a.program)) as w:
-                play(w, inside, a.away_s)
-    finally:
-        shutil.rmtree(cluster.SYSTEM / inside.relative_to("/"), ignore_errors=True)
+    with cluster.place() as inside, tempfile.TemporaryDirectory() as folder:
+        os.chmod(folder, 0o755)
+        with world.World(folder, os.path.abspath(a.program)) as w:
+            play(w, inside, a.away_s)
 
 
 if __name__ == "__main__":

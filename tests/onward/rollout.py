@@ -171,18 +171,13 @@ def main():
     missing = [name for name in ("mmdebstrap", "openssl", "minisign") if not shutil.which(name)]
     if os.geteuid() != 0 or missing:
         return world.missing(f"a rollout over RabbitMQ: {'no ' + ', '.join(missing) if missing else 'not root'}")
-    cluster.system()
-    inside = pathlib.Path("/") / pathlib.Path(tempfile.mkdtemp(dir=cluster.SYSTEM / "tmp")).relative_to(cluster.SYSTEM)
-    try:
-        with tempfile.TemporaryDirectory() as folder, world.World(folder, None) as w:
-            try:
-                play(w, a.programs.resolve(), inside, a.devices)
-            except BaseException:
-                for file in sorted(w.folder.glob("*.log")):
-                    print(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}", file=sys.stderr)
-                raise
-    finally:
-        shutil.rmtree(cluster.SYSTEM / inside.relative_to("/"), ignore_errors=True)
+    with cluster.place() as inside, tempfile.TemporaryDirectory() as folder, world.World(folder, None) as w:
+        try:
+            play(w, a.programs.resolve(), inside, a.devices)
+        except BaseException:
+            for file in sorted(w.folder.glob("*.log")):
+                print(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}", file=sys.stderr)
+            raise
 
 
 if __name__ == "__main__":
