@@ -1,10 +1,11 @@
 //! A fleet of light devices at a broker, for trials by hand:
 //!
 //! ```text
-//! fleet-sim PORT[,PORT…] DEVICES [SECONDS [KEYSET [PERCENT_THAT_FAIL]]] [--own]
+//! fleet-sim PORT[,PORT…] DEVICES [SECONDS [KEYSET [PERCENT_THAT_FAIL]]] [--own] [--arrive-per-s=NUMBER]
 //! ```
 //!
 //! They share a few connections. With `--own` each has one of its own, by the daemon's link, and a JSON line a second says how it goes.
+//! With `--arrive-per-s` they connect for the first time one after the other.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -31,7 +32,9 @@ fn main() {
     let size = Size { devices, lines, health_s, score_s };
     if options.iter().any(|option| option == "--own") {
         let play = play.expect("KEYSET");
-        let manner = Manner { brokers: ports, stores: 0, slow: 0, keep_alive_s: 15 };
+        let arrive_per_s = options.iter().find_map(|option| option.strip_prefix("--arrive-per-s="));
+        let arrive_per_s = arrive_per_s.map(|number| number.parse().expect("--arrive-per-s=NUMBER"));
+        let manner = Manner { brokers: ports, stores: 0, slow: 0, keep_alive_s: 15, arrive_per_s };
         return own(&Linked::start(&manner, size, Ills::NONE, play), seconds);
     }
     let fleet = Fleet::start(ports[0], size, Ills::SOME, play);

@@ -65,6 +65,7 @@ web_mqtt.ssl.certfile = {certs}/server.pem
 web_mqtt.ssl.keyfile = {certs}/server.key
 mqtt.durable_queue_type = quorum
 cluster_partition_handling = pause_minority
+log.console.level = warning
 cluster_formation.peer_discovery_backend = classic_config
 """ + "".join(f"cluster_formation.classic_config.nodes.{n} = n{n}@localhost\n" for n in NODES))
         self.env = {
@@ -84,6 +85,12 @@ cluster_formation.peer_discovery_backend = classic_config
 
     def is_up(self):
         return self.w.log(f"n{self.i}").count("completed with") >= self.starts
+
+    def ctl(self, *words):
+        run = [CHROOT, SYSTEM, "/usr/lib/rabbitmq/bin/rabbitmqctl", "--node", f"n{self.i}@localhost", *words]
+        done = subprocess.run(run, env=self.env, capture_output=True, text=True)
+        assert done.returncode == 0, f"rabbitmqctl {words}: {done.stdout}{done.stderr}"
+        return done.stdout
 
     def start_again(self):
         self.starts += 1

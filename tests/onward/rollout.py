@@ -23,10 +23,11 @@ import world
 class Devices:
     """The simulator; its newest line."""
 
-    def __init__(self, w, programs, nodes, devices, keyset):
+    def __init__(self, w, programs, nodes, devices, keyset, arrive_per_s):
         self.w = w
         ports = ",".join(str(node.mqtt) for node in nodes)
-        self.child = w.start("devices", [programs / "fleet-sim", ports, devices, 7200, keyset, 0, "--own"])
+        self.child = w.start("devices", [programs / "fleet-sim", ports, devices, 7200, keyset, 0, "--own",
+                                         f"--arrive-per-s={arrive_per_s}"])
 
     def now(self):
         assert self.child.poll() is None, "the simulator ended"

@@ -1,6 +1,6 @@
 //! A broker of our own that misbehaves on purpose, speaking MQTT 5 through rumqttc's codec. It keeps what it was given,
 //! and whether it said so. Faults: forgets sessions, rejects by reason (for a while, or always), takes one message at
-//! a time, answers out of order, answers late, answers nothing (while it still answers pings), closes on messages of a
+//! a time, answers out of order, answers late (CONNECT by as long as is wished), answers nothing (while it still answers pings), closes on messages of a
 //! stream, takes few subscriptions at once or grants none of some, asks for a keep-alive of 0, offers
 //! neither QoS 1 nor retained messages, takes topic aliases.
 
@@ -54,6 +54,8 @@ struct Inner {
     lives: Vec<(Instant, Option<Instant>)>,
     in_flight_most: usize,
     keep_alive: Option<u16>,
+    /// How long it takes for CONNECT.
+    connect_takes: Duration,
     /// Neither QoS 1 nor retained messages.
     poor: bool,
     /// Codes of CONNECTs that were refused.
@@ -90,6 +92,7 @@ impl Evil {
             lives: Vec::new(),
             in_flight_most: 0,
             keep_alive: None,
+            connect_takes: Duration::ZERO,
             poor: false,
             refused: Vec::new(),
             filters_most: usize::MAX,
@@ -131,6 +134,12 @@ impl Evil {
     /// Server keep-alive; sent in the next CONNACK.
     pub fn with_keep_alive(self, seconds: u16) -> Self {
         self.lock().keep_alive = Some(seconds);
+        self
+    }
+
+    /// Takes so long for the answer to CONNECT.
+    pub fn with_slow_connect(self, takes: Duration) -> Self {
+        self.lock().connect_takes = takes;
         self
     }
 
@@ -266,6 +275,10 @@ impl Evil {
                 inner.in_flight_most = inner.in_flight_most.max(publishes);
                 inner.manner == Manner::Backwards
             };
+            if packets.iter().any(|packet| matches!(packet, Packet::Connect(..))) {
+                let takes = self.lock().connect_takes;
+                std::thread::sleep(takes);
+            }
             let closes = packets.iter().position(|packet| self.closes_on(packet));
             let read = closes.unwrap_or(packets.len());
             let mut answers: Vec<_> = packets.into_iter().take(read).filter_map(|packet| self.answer(packet)).collect();

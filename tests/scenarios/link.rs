@@ -132,6 +132,17 @@ fn a_broker_that_answers_pings_and_nothing_else_is_left_and_gets_it_all_later() 
 }
 
 #[test]
+fn a_broker_that_needs_longer_than_ten_seconds_for_a_connection_gets_longer_the_next_time() {
+    let (evil, mut tty) = (Evil::start().with_slow_connect(Duration::from_secs(12)), Tty::default());
+    let daemon = site(evil.port, &tty).run();
+    rows(&mut tty, 0..100);
+    within(Duration::from_secs(60), "the rows are there", || evil.rows("m/raw", true).len() >= 100);
+    // The first was left after ten seconds.
+    assert_eq!(evil.connections(), 2);
+    daemon.stop_well();
+}
+
+#[test]
 fn a_half_open_connection_is_noticed_within_35_s_at_keep_alive_15() {
     // Once with a quiet sensor, once with one that fills every buffer: a writer that is stuck must not stop the watch.
     std::thread::scope(|scope| {

@@ -71,8 +71,13 @@ fn until_it_ends(controller: &mut Running) -> Used {
 fn fleet(broker: &Mosquitto, desk: &Desk, devices: usize) -> Linked {
     let size = Size { devices, lines: 0, health_s: 60.0, score_s: 0.0 };
     let play = Play { keyset: desk.keyset(), fails: 0.0, takes_s: 0.5, bad: "bad" };
-    let manner =
-        Manner { brokers: vec![broker.port], stores: devices.min(40), slow: devices.min(2000) / 40, keep_alive_s: 15 };
+    let manner = Manner {
+        brokers: vec![broker.port],
+        stores: devices.min(40),
+        slow: devices.min(2000) / 40,
+        keep_alive_s: 15,
+        arrive_per_s: None,
+    };
     let (began, before) = (Instant::now(), memory_kib(std::process::id(), "VmRSS"));
     let fleet = Linked::start(&manner, size, Ills::NONE, play);
     within(LONG, "all devices are connected", || fleet.standing() == devices);

@@ -1,4 +1,4 @@
-//! How long to wait before the next connect. Pure. Full jitter (a random share of a bound).
+//! How long to wait before the next connect, and for the broker's answer. Pure. Full jitter (a random share of a bound).
 //!
 //! Where the broker went away, all its devices lost it together: the first attempt is spread over seconds already, and the
 //! bound grows with the outage and with connections that end soon. Where only this device's own network is gone, no other
@@ -28,6 +28,14 @@ pub fn bound(cause: Cause, outage: Duration, soon: u32) -> Duration {
             (outage / 4).max(least).min(limits::RECONNECT_MAX)
         }
     }
+}
+
+/// How long to wait for the answers to CONNECT and SUBSCRIBE, after `slow` connections in a row on which they did not come in time.
+///
+/// A broker that is flooded by its returning devices takes longer than usual, and what it does for a connection that was left is lost
+/// work: with the same patience each time it would serve none of them, for ever.
+pub fn patience(slow: u32) -> Duration {
+    limits::CONNECT.saturating_mul(1 << slow.min(8)).min(limits::CONNECT_MOST)
 }
 
 /// How long to leave the broker to a twin that threw us out for the `n`th time: doubling, half of it random.
@@ -71,6 +79,44 @@ mod tests {
         assert_eq!(bound(Cause::Path, Duration::from_secs(3600), 0), limits::RECONNECT_MAX);
         assert_eq!(wait(Cause::Path, Duration::from_secs(220), 0, 0.5), Duration::from_secs(5));
         assert_eq!(wait(Cause::Path, Duration::from_secs(220), 0, 7.0), Duration::from_secs(10));
+    }
+
+    /// Devices at a broker that serves one CONNECT after the other, `a_second` of them, whether or not the device still waits. When all
+    /// are served, s.
+    fn served(devices: usize, a_second: f64, patience: impl Fn(u32) -> Duration) -> Option<f64> {
+        let mut random = fastrand::Rng::with_seed(7);
+        let mut wait =
+            |outage_s: f64| wait(Cause::Broker, Duration::from_secs_f64(outage_s), 0, random.f64()).as_secs_f64();
+        // When each connects next, and how often it was left without an answer.
+        let mut next: Vec<(f64, u32)> = (0..devices).map(|_| (wait(0.0), 0)).collect();
+        let (mut busy_until, mut left, mut last) = (0_f64, devices, 0.0);
+        while left > 0 {
+            let (i, (at, slow)) =
+                next.iter().copied().enumerate().min_by(|a, b| a.1.0.total_cmp(&b.1.0)).expect("a device");
+            if at > 600.0 {
+                return None;
+            }
+            busy_until = busy_until.max(at) + 1.0 / a_second;
+            let gives_up = at + patience(slow).as_secs_f64();
+            if busy_until <= gives_up {
+                (left, last) = (left - 1, busy_until);
+                next[i] = (f64::INFINITY, 0);
+            } else {
+                next[i] = (gives_up + wait(gives_up), slow + 1);
+            }
+        }
+        Some(last)
+    }
+
+    #[test]
+    fn a_fleet_that_its_broker_cannot_take_at_once_comes_through_and_with_a_fixed_patience_never() {
+        assert_eq!(served(400, 8.0, |_| limits::CONNECT), None);
+        let took = served(400, 8.0, patience).expect("all are served");
+        assert!(took < 240.0, "{took} s");
+        // One that can is not asked to wait longer.
+        assert!(served(400, 80.0, patience).is_some_and(|took| took < 10.0));
+        let waits: Vec<u64> = (0..5).map(|slow| patience(slow).as_secs()).collect();
+        assert_eq!(waits, [10, 20, 40, 60, 60]);
     }
 
     #[test]

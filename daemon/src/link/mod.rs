@@ -167,12 +167,14 @@ struct Failed {
     too_large: bool,
     /// A refusal taught what the broker does not offer: the next connect asks for less.
     taught: bool,
+    /// It was reached, and did not answer CONNECT or SUBSCRIBE in time: it gets longer next time.
+    slow: bool,
 }
 
 impl Failed {
     /// The broker went away, or this side left it for what it said.
     fn broker(why: String) -> Self {
-        Self { cause: Cause::Broker, why, closed: false, too_large: false, taught: false }
+        Self { cause: Cause::Broker, why, closed: false, too_large: false, taught: false, slow: false }
     }
 
     /// The network between, or this device's own.
@@ -275,6 +277,7 @@ fn after(
                 None if left.connected && failed.closed => outage.closed(setup, left.flying, left.after, &failed.why),
                 None => {}
             }
+            outage.slow = if failed.slow { outage.slow + 1 } else { 0 };
             outage.say(setup, broker, &failed.why);
             let untried = outage.next_broker(left.connected && left.after >= limits::SOON);
             if untried && !left.connected {
@@ -388,7 +391,8 @@ impl<'a> Link<'a> {
     ) -> Result<Session, Ended> {
         let (wanted, broker) = (self.wanted, self.broker);
         let will = (self.topics.state(), wire::encode(self.state("offline"), wanted.mqtt.cbor));
-        let mut opening = pin!(open::open(broker, &wanted.mqtt, self.outage.known().learnt, will));
+        let patience = backoff::patience(self.outage.slow);
+        let mut opening = pin!(open::open(broker, &wanted.mqtt, self.outage.known().learnt, will, patience));
         let opened = loop {
             beat.beat(); // at least every tick, below
             tokio::select! {
@@ -502,14 +506,18 @@ impl<'a> Link<'a> {
                 "the broker could not take more than {n} messages: they are sent again"
             )));
         }
-        let (now, most) = (self.began.elapsed(), self.keep_alive * 2);
+        // What it does for subscriptions may keep it from answering pings.
+        let subscribes = self.subscriptions_left > 0;
+        let patience = if subscribes { backoff::patience(self.outage.slow) } else { Duration::ZERO };
+        let (now, most) = (self.began.elapsed(), patience.max(self.keep_alive * 2));
+        let failed = |why| Failed { slow: subscribes, ..Failed::broker(why) };
         if now.saturating_sub(self.heard) > most {
             // Others may have lost it too.
-            return Err(Failed::broker(format!("the broker has not been heard for {} s", most.as_secs())));
+            return Err(failed(format!("the broker has not been heard for {} s", most.as_secs())));
         }
         match self.flight.oldest() {
             Some(since) if now.saturating_sub(since) > most.max(limits::ACK_WAIT) => {
-                Err(Failed::broker("the broker does not acknowledge".into()))
+                Err(failed("the broker does not acknowledge".into()))
             }
             _ => Ok(()),
         }

@@ -32,25 +32,31 @@ pub struct Opened {
     pub ack: ConnAck,
 }
 
-/// Opens a session; with the reason code of a refusal, where it is one.
+/// Opens a session; waits `patience` for the answer to CONNECT. With the reason code of a refusal, where it is one.
 pub(super) async fn open(
     broker: &Broker,
     mqtt: &Mqtt,
     learnt: Learnt,
     will: Will,
+    patience: Duration,
 ) -> Result<Opened, (Failed, Option<u8>)> {
     // Files of this device: no other device has lost its connection with them.
     let papers = Papers::read(mqtt, broker).await.map_err(|why| (Failed::path(why), None))?;
+    let late = || Failed::broker("no answer in time".into());
+    let carried = match timeout(limits::CONNECT, Box::pin(dial(broker, mqtt, &papers))).await {
+        Ok(carried) => carried.map_err(|failed| (failed, None))?,
+        Err(_) => return Err((late(), None)),
+    };
     let opened = async {
-        let mut session = Session::new(dial(broker, mqtt, &papers).await.map_err(|failed| (failed, None))?);
+        let mut session = Session::new(carried);
         let connect = Packet::Connect(connect(mqtt), Some(last_will(will, learnt)), papers.login.clone());
         session.push(&connect).map_err(|why| (Failed::broker(format!("write CONNECT: {why}")), None))?;
         let ack = answer(&mut session, mqtt, broker).await?;
         Ok(Opened { session, ack })
     };
-    match timeout(limits::CONNECT, Box::pin(opened)).await {
+    match timeout(patience, Box::pin(opened)).await {
         Ok(opened) => opened,
-        Err(_) => Err((Failed::broker("no answer in time".into()), None)),
+        Err(_) => Err((Failed { slow: true, ..late() }, None)),
     }
 }
 

@@ -31,6 +31,8 @@ pub struct Outage {
     pub twins: u32,
     /// Connections in a row that the broker accepted and closed soon, without a reason.
     pub soon: u32,
+    /// Connections in a row on which the broker did not answer CONNECT or SUBSCRIBE in time.
+    pub slow: u32,
     /// Messages that may be what the broker closes on.
     pub suspects: Suspects,
     /// Orders that were handled.
@@ -87,6 +89,7 @@ impl Default for Outage {
             why: String::new(),
             twins: 0,
             soon: 0,
+            slow: 0,
             suspects: Suspects::default(),
             seen: Seen::default(),
             at: 0,
@@ -101,7 +104,7 @@ impl Default for Outage {
 impl Outage {
     /// Begins with the first broker of another configuration, of which nothing is known.
     pub fn begin(&mut self, mqtt: &Mqtt) {
-        self.at = 0;
+        (self.at, self.slow) = (0, 0);
         self.brokers = mqtt.brokers.iter().map(|_| Known::default()).collect();
         self.brokers.resize_with(self.brokers.len().max(1), Known::default);
     }

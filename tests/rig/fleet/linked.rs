@@ -62,6 +62,8 @@ pub struct Manner {
     pub slow: usize,
     /// s.
     pub keep_alive_s: u64,
+    /// So many connect for the first time each second; `None`: all at once.
+    pub arrive_per_s: Option<f64>,
 }
 
 /// A connection that came to stand: the broker granted all subscriptions.
@@ -208,6 +210,8 @@ struct Task {
     news: watch::Receiver<LinkNews>,
     number: usize,
     stop: watch::Receiver<bool>,
+    /// How long the device waits with its first connect.
+    wait: Duration,
 }
 
 /// Runs the links of a shard.
@@ -217,7 +221,10 @@ fn links(tasks: &std::sync::mpsc::Receiver<Task>, shared: &Arc<Shared>) {
         while !shared.stop.load(Relaxed) {
             while let Ok(task) = tasks.try_recv() {
                 tokio::spawn(follow(task.news, task.number, shared.clone()));
-                tokio::spawn(link::run(task.setup, task.edges, task.stop, Beat::default()));
+                tokio::spawn(async move {
+                    tokio::time::sleep(task.wait).await;
+                    link::run(task.setup, task.edges, task.stop, Beat::default()).await
+                });
             }
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
@@ -361,7 +368,8 @@ impl Make {
         ));
         let ties = Linkage { news: standing.clone(), writer: outbox.writer, clock, arrived: Instant::now() };
         let edges = Edges { wanted, responses, settled: settles };
-        let task = Task { setup, edges, news: standing, number: n, stop: stopped };
+        let wait = self.manner.arrive_per_s.map_or(Duration::ZERO, |pace| Duration::from_secs_f64(n as f64 / pace));
+        let task = Task { setup, edges, news: standing, number: n, stop: stopped, wait };
         let one = One { light, ties, orders, settled, wanted: want, stop, reported: 0, home: mqtt, away: false, store };
         (one, task)
     }
