@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """A rollout over three RabbitMQ 4 nodes: simulated devices with a connection each, a node and the controller killed in the first wave.
 
-    tests/onward/rollout.py target/debug [--devices 500]
+    tests/onward/rollout.py target/debug [--devices 500] [--arrive-per-s 20]
 
 Needs root, mmdebstrap, minisign, openssl; see cluster.py. The devices are those of `fleet-sim --own`: the daemon's own link, outbox and
 decisions about plans, each with the addresses of all nodes. First a good release: each device starts it once. Then a bad one: no device
@@ -149,14 +149,16 @@ def memory_mib(child):
     return total >> 20
 
 
-def play(w, programs, inside, number):
+def play(w, programs, inside, number, arrive_per_s):
     nodes = cluster.cluster(w, inside)
+    # Its older store needs three times as long for a device's subscriptions (measurements.md).
+    nodes[0].ctl("enable_feature_flag", "--opt-in", "khepri_db")
     desk = Desk(w, programs, nodes)
     began = time.monotonic()
-    devices = Devices(w, programs, nodes, number, desk.keyset)
+    devices = Devices(w, programs, nodes, number, desk.keyset, arrive_per_s)
     world.within(1800, "all devices are connected", lambda: devices.now()["standing"] == number)
     mib = [memory_mib(node.child) for node in nodes]
-    measured(f"{number} devices, a connection and a quorum queue each: all connected after {time.monotonic() - began:.0f} s; memory of the "
+    measured(f"{number} devices, a connection and a quorum queue each, {arrive_per_s:g} a second: all connected after {time.monotonic() - began:.0f} s; memory of the "
              f"nodes {mib} MiB")
     good(desk, devices, nodes, number)
     nodes[0].start_again()
@@ -168,13 +170,14 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("programs", type=pathlib.Path, help="the folder of the built programs")
     parser.add_argument("--devices", type=int, default=500)
+    parser.add_argument("--arrive-per-s", type=float, default=20, help="first connections a second: each makes a queue on three nodes")
     a = parser.parse_args()
     missing = [name for name in ("mmdebstrap", "openssl", "minisign") if not shutil.which(name)]
     if os.geteuid() != 0 or missing:
         return world.missing(f"a rollout over RabbitMQ: {'no ' + ', '.join(missing) if missing else 'not root'}")
     with cluster.place() as inside, tempfile.TemporaryDirectory() as folder, world.World(folder, None) as w:
         try:
-            play(w, a.programs.resolve(), inside, a.devices)
+            play(w, a.programs.resolve(), inside, a.devices, a.arrive_per_s)
         except BaseException:
             for file in sorted(w.folder.glob("*.log")):
                 print(f"--- {file.name}\n{file.read_text(errors='replace')[-1500:]}", file=sys.stderr)

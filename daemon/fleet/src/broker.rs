@@ -184,8 +184,10 @@ pub struct Work {
     at_once: usize,
     /// The broker takes messages to keep.
     keeps: bool,
-    /// Nothing is published before: the broker could not take a message.
+    /// Nothing is published before: the broker could not take these messages, so many times in a row.
     pause: Option<Instant>,
+    untaken: Vec<Parcel>,
+    refusals: u32,
 }
 
 /// Both ends; `filters` are subscribed with each connection.
@@ -202,6 +204,8 @@ pub fn line(mqtt: Mqtt, filters: Vec<String>) -> (Line, Work) {
         at_once: 1,
         keeps: true,
         pause: None,
+        untaken: Vec::new(),
+        refusals: 0,
     };
     (Line(send), work)
 }
@@ -251,6 +255,7 @@ impl Work {
         let mut flown: Vec<(u16, Parcel)> = self.flying.drain().collect();
         flown.sort_unstable_by_key(|(id, _)| *id);
         flown.into_iter().rev().for_each(|(_, parcel)| self.waiting.push_front(parcel));
+        self.unpause();
         let keep_alive = said.and_then(|p| p.server_keep_alive).map_or(self.mqtt.keep_alive_s, u64::from).max(2);
         let (every, silent) = (Duration::from_secs(keep_alive) / 2, Duration::from_secs(keep_alive) * 3 / 2);
         let (mut heard, mut ping) = (Instant::now(), Instant::now() + every);
@@ -278,7 +283,7 @@ impl Work {
                         return why;
                     }
                 },
-                () = tokio::time::sleep_until(self.pause.unwrap_or(ping)), if self.pause.is_some() => self.pause = None,
+                () = tokio::time::sleep_until(self.pause.unwrap_or(ping)), if self.pause.is_some() => self.unpause(),
                 () = tokio::time::sleep_until(ping) => {
                     if heard.elapsed() > silent {
                         return "the broker is silent".into();
@@ -320,17 +325,31 @@ impl Work {
         let Some(parcel) = self.flying.remove(&ack.pkid) else { return };
         let text = ack.properties.and_then(|p| p.reason_string).map_or(String::new(), |text| format!(" ({text})"));
         let result = match ack.reason {
-            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => Ok(()),
+            PubAckReason::Success | PubAckReason::NoMatchingSubscribers => {
+                self.refusals = 0;
+                Ok(())
+            }
             reason if passes(reason) => {
-                tracing::warn!("{}: the broker cannot take it now: {reason:?}{text}; sending it again", parcel.topic);
-                self.waiting.push_front(parcel);
-                self.pause = Some(Instant::now() + limits::RECONNECT.0);
+                if self.pause.is_none() {
+                    let wait = limits::RETRY.0.saturating_mul(1 << self.refusals.min(8)).min(limits::RETRY.1);
+                    let (topic, wait_s) = (&parcel.topic, wait.as_secs_f64());
+                    tracing::warn!("{topic}: the broker cannot take it now: {reason:?}{text}; again in {wait_s} s");
+                    self.pause = Some(Instant::now() + wait);
+                    self.refusals += 1;
+                }
+                self.untaken.push(parcel);
                 return;
             }
             reason => Err(format!("the broker refused it: {reason:?}{text}")),
         };
         // Who asked may have gone.
         let _ = parcel.done.send(result);
+    }
+
+    /// What the broker could not take goes first, in its order.
+    fn unpause(&mut self) {
+        self.pause = None;
+        self.untaken.drain(..).rev().for_each(|parcel| self.waiting.push_front(parcel));
     }
 
     fn subscribed(&mut self, ack: &SubAck) {
@@ -423,31 +442,62 @@ fn closed_by(closed: &Closed) -> String {
 mod tests {
     use super::*;
 
-    fn flown(reason: PubAckReason) -> (Work, oneshot::Receiver<Result<(), String>>) {
+    /// Messages `t1`, `t2`, … in flight, of which the first so many are answered with this.
+    fn flown(reason: PubAckReason, messages: u16) -> (Work, Vec<oneshot::Receiver<Result<(), String>>>) {
         let (_, mut work) = line(plain("mqtt://127.0.0.1:1").expect("an address"), Vec::new());
-        let (done, heard) = oneshot::channel();
-        let parcel = Parcel { topic: "t".into(), payload: vec![1], retain: false, expires_s: None, done };
-        work.flying.insert(7, parcel);
-        let mut ack = PubAck::new(7, None);
-        ack.reason = reason;
-        work.acked(ack);
+        let heard = (1..=messages).map(|id| {
+            let (done, heard) = oneshot::channel();
+            let parcel = Parcel { topic: format!("t{id}"), payload: vec![1], retain: false, expires_s: None, done };
+            work.flying.insert(id, parcel);
+            heard
+        });
+        let heard = heard.collect();
+        (1..=messages).for_each(|id| answer(&mut work, id, reason));
         (work, heard)
     }
 
+    fn answer(work: &mut Work, id: u16, reason: PubAckReason) {
+        let mut ack = PubAck::new(id, None);
+        ack.reason = reason;
+        work.acked(ack);
+    }
+
     #[test]
-    fn message_that_the_broker_cannot_take_now_is_sent_again_after_a_pause() {
+    fn messages_that_the_broker_cannot_take_now_are_sent_again_in_their_order_after_a_pause() {
         for reason in [PubAckReason::ImplementationSpecificError, PubAckReason::QuotaExceeded] {
-            let (work, mut heard) = flown(reason);
-            assert!(heard.try_recv().is_err() && work.pause.is_some(), "{reason:?}");
-            assert_eq!((work.waiting.len(), work.flying.len()), (1, 0), "{reason:?}");
+            let (mut work, mut heard) = flown(reason, 3);
+            assert!(heard.iter_mut().all(|heard| heard.try_recv().is_err()) && work.pause.is_some(), "{reason:?}");
+            assert_eq!((work.waiting.len(), work.flying.len(), work.refusals), (0, 0, 1), "{reason:?}");
+            work.unpause();
+            let topics: Vec<&str> = work.waiting.iter().map(|parcel| parcel.topic.as_str()).collect();
+            assert!(topics == ["t1", "t2", "t3"] && work.pause.is_none(), "{reason:?}: {topics:?}");
         }
+    }
+
+    #[test]
+    fn broker_that_cannot_take_a_message_is_asked_less_and_less_often() {
+        let (mut work, _heard) = flown(PubAckReason::QuotaExceeded, 1);
+        let mut pauses = Vec::new();
+        for id in 2..8 {
+            pauses.push((work.pause.expect("a pause") - Instant::now()).as_secs_f64().mul_add(2.0, 0.1) as u64);
+            work.unpause();
+            let parcel = work.waiting.pop_front().expect("it waits");
+            work.flying.insert(id, parcel);
+            answer(&mut work, id, PubAckReason::QuotaExceeded);
+        }
+        // Half seconds.
+        assert_eq!(pauses, [1, 2, 4, 8, 8, 8]);
+        let parcel = work.untaken.pop().expect("it waits");
+        work.flying.insert(9, parcel);
+        answer(&mut work, 9, PubAckReason::Success);
+        assert_eq!(work.refusals, 0);
     }
 
     #[test]
     fn message_that_the_broker_takes_or_refuses_is_over() {
         for (reason, taken) in [(PubAckReason::Success, true), (PubAckReason::NotAuthorized, false)] {
-            let (work, mut heard) = flown(reason);
-            assert_eq!(heard.try_recv().map(|result| result.is_ok()), Ok(taken), "{reason:?}");
+            let (work, mut heard) = flown(reason, 1);
+            assert_eq!(heard[0].try_recv().map(|result| result.is_ok()), Ok(taken), "{reason:?}");
             assert!(work.waiting.is_empty() && work.pause.is_none(), "{reason:?}");
         }
     }

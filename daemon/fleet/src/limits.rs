@@ -18,6 +18,8 @@ pub const AT_ONCE: u16 = 1000;
 pub const PENDING: usize = 256;
 /// First and longest wait between two connects.
 pub const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(15));
+/// First and longest pause after the broker could not take a message: 17 tries in a minute, and other messages wait no longer for it.
+pub const RETRY: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(4));
 /// No retained message for so long after the broker answered the subscriptions: it has sent what it keeps. On a slow link three
 /// times as long as the answer took.
 pub const SETTLED: Duration = Duration::from_millis(400);
