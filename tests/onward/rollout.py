@@ -35,7 +35,7 @@ class Devices:
         return json.loads(lines[-1]) if lines else {"standing": 0, "connects": 0, "plans": {}}
 
     def of_plan(self, name):
-        """Of a plan that nobody started: nothing."""
+        """Of a plan that no device started: nothing."""
         nothing = {"starts": 0, "devices": 0, "waves": {}, "last_s": 0, "halt": None}
         found = [plan for of, plan in self.now()["plans"].items() if of.startswith(f"_plan.{name}.")]
         assert len(found) <= 1, found

@@ -95,7 +95,7 @@ fn message_the_broker_closes_on_is_counted_as_lost_and_holds_up_nothing() {
     daemon.stop_well();
 }
 
-/// RabbitMQ answers so for as long as a node is away on which somebody's queue for these messages lives.
+/// RabbitMQ answers so for as long as a node is away that has any client's queue for these messages.
 #[test]
 fn message_that_the_broker_cannot_take_for_a_while_is_not_lost_and_others_go_first() {
     let (evil, mut tty) = (Evil::start(), Tty::default());

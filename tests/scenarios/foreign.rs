@@ -221,7 +221,7 @@ fn by_model(sub: &Sub) -> Vec<(Value, String)> {
     all.filter(|(record, _)| known.insert(record["seq"].as_u64())).collect()
 }
 
-/// How often the state of the models whose names begin so began at zeros; each score must follow from the one before.
+/// How often the state of the models whose names begin so began at zeros; each score must follow from its predecessor.
 fn begun(all: &[(Value, String)], models: &str, value: impl Fn(u64) -> f64) -> usize {
     let (mut state, mut before, mut begun) = (0.0, String::new(), 0);
     for (p, by) in all {
@@ -262,7 +262,7 @@ fn candidate_with_a_state_begins_at_zeros_beside_the_serving_model_and_goes_on_w
     // The serving model's state is near 200 when the other one begins at 0.
     world.rows(60, 200);
     world.install("beside", &two);
-    let ended = eventually("it serves for good", || {
+    let ended = eventually("it serves after its trial", || {
         world.rows(4, 200);
         std::thread::sleep(std::time::Duration::from_millis(100));
         let records = world.sub.records("res/model.install/beside");
@@ -270,7 +270,7 @@ fn candidate_with_a_state_begins_at_zeros_beside_the_serving_model_and_goes_on_w
         (!["accepted", "running"].contains(&last["state"].as_str().unwrap_or(""))).then_some(last)
     });
     assert_eq!(ended["state"], "success", "{ended}");
-    // It was said to serve for good after three windows of its own.
+    // Its trial ended after three windows of its own.
     world.rows(12, 200);
     let (agreement, _) = world.sub.wait_records("q/shadow/x", 1).pop().expect("a record");
     let score = |of: &str, at: &str| agreement[of][at].as_f64().expect("a score");

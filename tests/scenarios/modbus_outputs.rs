@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::signal::Signal;
 use rig::{Device, Line, Mosquitto, Site, Sub, Tty, eventually, gpio::Guard};
 
-/// What a device was told, in order: device, address, value.
+/// What was written to a device, in order: device, address, value.
 struct Writes(PathBuf);
 
 impl Writes {

@@ -239,7 +239,7 @@ fn daemon_that_is_stopped_while_windows_wait_for_a_slow_model_ends_well_and_book
         std::thread::sleep(Duration::from_millis(50));
     }
     daemon.stop_well();
-    // What came too late for the connection is told by the next start.
+    // What came too late for the connection is reported by the next start.
     let daemon = world.run();
     world.sub.wait("windows that were not served are in the ledger", |messages| {
         let loss = rig::sub::records(messages, "loss");

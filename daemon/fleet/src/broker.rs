@@ -319,8 +319,8 @@ impl Work {
         Ok(())
     }
 
-    /// What the broker refuses for good goes back to who asked. What it cannot take now, as RabbitMQ says while a queue of a device has
-    /// no majority, is sent again until nobody waits for it.
+    /// What the broker refuses permanently goes back to who asked. What it cannot take now, as RabbitMQ says while a queue of a device has
+    /// no majority, is sent again for as long as it is waited for.
     fn acked(&mut self, ack: PubAck) {
         let Some(parcel) = self.flying.remove(&ack.pkid) else { return };
         let text = ack.properties.and_then(|p| p.reason_string).map_or(String::new(), |text| format!(" ({text})"));

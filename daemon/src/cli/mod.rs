@@ -223,7 +223,7 @@ impl Cli {
     }
 }
 
-/// Runs the daemon, anew for each configuration, until it is to stop.
+/// Runs the daemon, again with each new configuration, until it is to stop.
 fn serve(file: Option<&std::path::Path>) -> Result<(), Fatal> {
     let host = Host::default();
     runtime()?.block_on(async {

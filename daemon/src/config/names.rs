@@ -1,4 +1,4 @@
-//! The names of a configuration: what a name may be, and what it stands for in the tables that refer to it.
+//! The names of a configuration: what a name may be, and what it means in the tables that refer to it.
 
 use std::{collections::BTreeMap, path::PathBuf};
 

@@ -201,7 +201,7 @@ fn serial_server(source: &str) -> String {
     )
 }
 
-/// What stands for a bus that was reported as a problem.
+/// In the place of a bus that was reported as a problem.
 fn nowhere() -> (Bus, Manners) {
     let manners = Manners { tcp_frames: true, echo: false, lenient_ids: false, answer_ms: 500, pause_us: 0 };
     (Bus::Tcp(String::new()), manners)

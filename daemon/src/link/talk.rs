@@ -249,7 +249,7 @@ impl Link<'_> {
         Sizes { most: said.most.min(learnt.most), never: said.never.min(learnt.never) }
     }
 
-    /// That it is connected, who this is and what serves, retained; said again when that changed, or when somebody asked for it.
+    /// That it is connected, who this is and what serves, retained; said again when that changed, or on request.
     pub(super) fn announce(&mut self) {
         self.announced = self.began.elapsed();
         if self.birth.is_empty() {

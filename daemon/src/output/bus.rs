@@ -96,7 +96,7 @@ impl Point {
     }
 }
 
-/// What is wanted of one point, and what became of it. Pure.
+/// What is wanted of one point, and whether the device took it. Pure.
 #[derive(Debug, Clone, Copy)]
 struct Aim {
     wanted: bool,

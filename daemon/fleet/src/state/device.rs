@@ -1,4 +1,4 @@
-//! What is known of one device: the last word of each topic, bounded. Members are those of the schemas, so `--json` needs no
+//! What is known of one device: the newest message of each topic, bounded. Members are those of the schemas, so `--json` needs no
 //! page of its own.
 
 use std::collections::{BTreeMap, VecDeque};

@@ -182,7 +182,7 @@ impl Lines {
         }
     }
 
-    /// One zero stands for many: a card's empty blocks are no line of megabytes. `before`: where the new text begins.
+    /// One zero in the place of many: a card's empty blocks are no line of megabytes. `before`: where the new text begins.
     fn shorten_zeros(&mut self, before: usize) {
         if !self.text[before..].contains('\0') {
             return;
