@@ -15,7 +15,11 @@ impl Config {
             let unusual = broker.port == other && broker.path.is_none();
             unusual.then(|| format!("mqtt.url: {broker} speaks {usual} on the usual port of {of_other}"))
         });
-        self.sources.iter().flat_map(of).chain(brokers).chain(self.without_effect()).collect()
+        let state = Some(&self.device.state_dir).filter(|folder| folder.is_relative()).map(|folder| {
+            let folder = folder.display();
+            format!("device.state_dir: `{folder}` lies in the folder that the daemon is started in; a path that begins with `/` is always the same")
+        });
+        self.sources.iter().flat_map(of).chain(brokers).chain(state).chain(self.without_effect()).collect()
     }
 
     /// Keys that do nothing, because something else is missing.

@@ -161,6 +161,23 @@ fn wrong_modbus_sources_are_named_with_line_key_reason_and_what_is_right() {
 }
 
 #[test]
+fn channel_that_no_model_can_be_of_is_refused_and_a_relative_state_folder_is_remarked() {
+    for channel in ["the stable one", "a/b", "", ".hidden"] {
+        let said = messages(&format!("[models]\nchannel = \"{channel}\""));
+        assert!(said.starts_with(&format!("2: models.channel: no model can be of `{channel}`")), "{said}");
+    }
+    let of = |folder: &str| {
+        let dir = tempfile::tempdir().expect("folder");
+        let file = dir.path().join("c.toml");
+        let text = format!("[device]\nstate_dir = \"{folder}\"\n[models]\nchannel = \"canary-2\"\n");
+        std::fs::write(&file, text).expect("write");
+        Config::local(Some(&file)).expect("valid").advice().join("\n")
+    };
+    assert!(of("state").starts_with("device.state_dir: `state` lies in the folder that the daemon is started in"));
+    assert_eq!(of("/data/kentledge"), "");
+}
+
+#[test]
 fn address_of_a_manual_that_counts_from_40001_is_remarked() {
     let advice = |register: &str| {
         let dir = tempfile::tempdir().expect("folder");

@@ -7,7 +7,7 @@ use super::{
     paths::{self, Paths},
     raw::{Node, Table, Value},
 };
-use crate::limits;
+use crate::{limits, model::manifest::is_name};
 
 /// Execution providers that need no plugin, the fastest first. `infer/worker_main.rs` builds each of them, and a test there compares.
 pub const PROVIDERS: [&str; 6] = ["tensorrt", "cuda", "openvino", "qnn", "xnnpack", "cpu"];
@@ -48,6 +48,12 @@ pub(super) fn models(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) ->
         }
     }
     if let Some(channel) = t.str("channel") {
+        if !is_name(&channel) {
+            let why = format!(
+                "no model can be of `{channel}`: a channel is a name such as `stable`, of letters, digits, `.`, `_`, `-` and `+`, 64 at most"
+            );
+            t.problem("channel", why);
+        }
         models.channel = channel;
     }
     models.ca_file = paths.file(&mut t, "ca_file");
