@@ -348,7 +348,7 @@ fn within_limits(t: &mut Table<'_>, condition: &Condition, channel: &Channel) {
 
 fn of_pipeline(t: &mut Table<'_>, pipeline: Option<&Pipeline>) -> Option<Condition> {
     foreign(t, "above", "belongs to a `channel`; for the score of a pipeline write `raise_above`");
-    for key in ["below", "outside", "rate_above_per_s", "over_s", "stale_s", "quality"] {
+    for key in OF_CHANNEL.into_iter().filter(|key| *key != "above").chain(["over_s"]) {
         foreign(t, key, "belongs to a `channel`");
     }
     if !t.has("class") {

@@ -68,6 +68,14 @@ fn unsigned_command_is_not_saved_and_settled_only_with_its_result() {
 }
 
 #[test]
+fn ping_returns_version_boot_and_device() {
+    let mut world = World::new();
+    world.order(world.command(("ping", "a"), None, &json!({})));
+    let expected = json!({"version": env!("CARGO_PKG_VERSION"), "boot": "boot-0", "device": "s/d"});
+    assert_eq!(world.result("a"), expected);
+}
+
+#[test]
 fn chunk_is_written_before_its_order_is_settled() {
     let mut world = World::new();
     let mut chunk = world.command(("ping", "a"), None, &json!({}));

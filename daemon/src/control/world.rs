@@ -565,6 +565,12 @@ impl World {
         all.map(|published| format!("{}{}", published.outcome.state.word(), star(&published.outcome))).collect()
     }
 
+    /// What a command returned.
+    pub fn result(&self, id: &str) -> Value {
+        let all = self.delivered.iter().chain(&self.pending).filter(|published| published.id == id);
+        all.filter_map(|published| published.outcome.result.clone()).next_back().unwrap_or_default()
+    }
+
     /// Why a command was rejected last.
     pub fn why(&self, id: &str) -> Option<Why> {
         let all = self.delivered.iter().chain(&self.pending);

@@ -1,32 +1,19 @@
 //! Warm-up runs: shortly before the next window is due the model runs once for nothing, so that the window finds code and weights in the
 //! caches and the core awake. Pure: the worker asks how long to wait and says what a run took. It measures itself, with one window of
-//! `CONTROL` left cold, and stops for `OFF` where it does not pay. Windows that come irregularly get none.
+//! `WARM_UP_CONTROL` left cold, and stops for `WARM_UP_OFF` where it does not pay. Windows that come irregularly get none.
 //!
 //! All times are since the worker serves.
 
 use std::time::Duration;
 
-/// Intervals by which the next window is foretold.
-const INTERVALS: usize = 8;
-/// One window of so many gets no warm-up: what it takes is what a warm-up spares.
-const CONTROL: u32 = 16;
-/// Windows after which it is judged: 16 of them were cold.
-const JUDGED_AFTER: u32 = 256;
-/// How long it is off then.
-const OFF: Duration = Duration::from_secs(600);
-/// A window that comes earlier than its forerunners did by this still finds the warm-up ended.
-const LEAD: Duration = Duration::from_micros(500);
-/// Windows that come faster keep the model warm by themselves.
-const PERIOD_MIN: Duration = Duration::from_millis(4);
-/// After this much idle time a timer is no more exact than the windows; and alarms within seconds need no microseconds.
-const PERIOD_MAX: Duration = Duration::from_secs(2);
+use crate::limits;
 
 /// What is known of the windows so far.
 #[derive(Debug, Default)]
 pub struct WarmUp {
     /// When the last window came.
     last: Option<Duration>,
-    intervals: [Duration; INTERVALS],
+    intervals: [Duration; limits::WARM_UP_INTERVALS],
     /// Windows since it began to measure.
     windows: u32,
     /// The next window has had its warm-up.
@@ -58,17 +45,18 @@ impl WarmUp {
     pub fn wait(&self, now: Duration) -> Option<Duration> {
         if self.is_warm
             || now < self.off_until
-            || self.windows.is_multiple_of(CONTROL)
-            || self.windows < INTERVALS as u32
+            || self.windows.is_multiple_of(limits::WARM_UP_CONTROL)
+            || self.windows < limits::WARM_UP_INTERVALS as u32
         {
             return None;
         }
         let (least, most) = (self.intervals.iter().min()?, self.intervals.iter().max()?);
         let is_regular = *most <= *least + *least / 4;
-        if !is_regular || *least < PERIOD_MIN || *most > PERIOD_MAX {
+        if !is_regular || *least < limits::WARM_UP_PERIOD_MIN || *most > limits::WARM_UP_PERIOD_MAX {
             return None;
         }
-        let due = (self.last? + *least).checked_sub(LEAD + 2 * self.cold.value().unwrap_or_default())?;
+        let due =
+            (self.last? + *least).checked_sub(limits::WARM_UP_LEAD + 2 * self.cold.value().unwrap_or_default())?;
         // Where no time is left, or the window is late already, it comes without one.
         due.checked_sub(now)
     }
@@ -81,7 +69,7 @@ impl WarmUp {
     /// Windows came, and their first run took so long.
     pub fn ran(&mut self, now: Duration, took: Duration) {
         if let Some(last) = self.last.replace(now) {
-            self.intervals[self.windows as usize % INTERVALS] = now.saturating_sub(last);
+            self.intervals[self.windows as usize % limits::WARM_UP_INTERVALS] = now.saturating_sub(last);
         }
         self.windows += 1;
         if std::mem::take(&mut self.is_warm) {
@@ -89,7 +77,7 @@ impl WarmUp {
         } else {
             self.cold.add(took)
         }
-        if self.windows >= JUDGED_AFTER {
+        if self.windows >= limits::WARM_UP_JUDGED_AFTER {
             self.judge(now);
         }
     }
@@ -99,7 +87,7 @@ impl WarmUp {
         let cold = self.cold.value().unwrap_or_default();
         // Without a warm run there is nothing to judge: it is off, or they come irregularly.
         if self.warm.value().is_some_and(|warm| warm > cold / 5 * 4) {
-            self.off_until = now + OFF;
+            self.off_until = now + limits::WARM_UP_OFF;
         }
         // What is measured from here on counts: the machine's load changes.
         (self.windows, self.warm, self.cold) = (0, Mean::default(), Mean { all: cold, n: 1 });
@@ -141,7 +129,7 @@ mod tests {
         let mut warm_up = WarmUp::default();
         let (_, now) = play(&mut warm_up, MS, 20, |i| 10 * MS + i % 2 * MS, [100 * US, 100 * US]);
         let wait = warm_up.wait(now).expect("regular");
-        assert!(wait < 10 * MS - LEAD && wait > 9 * MS, "{wait:?}");
+        assert!(wait < 10 * MS - limits::WARM_UP_LEAD && wait > 9 * MS, "{wait:?}");
         assert_eq!(warm_up.wait(now + 20 * MS), None, "the window is late: it may come at any moment");
     }
 

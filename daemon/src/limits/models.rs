@@ -163,3 +163,17 @@ pub const TAIL_SAVE: u64 = 512;
 pub const LABELS_WAITING: usize = 16;
 /// Windows of `prepare --rows`: at 1 ms each 20 s.
 pub const ROWS_WINDOWS: usize = 20_000;
+/// Warm-up runs: intervals by which the next window is foretold, 128 bytes: it is expected after the shortest of them.
+pub const WARM_UP_INTERVALS: usize = 8;
+/// One window of so many gets no warm-up: what it takes is what a warm-up spares.
+pub const WARM_UP_CONTROL: u32 = 16;
+/// Windows after which it is judged: 16 of them were cold.
+pub const WARM_UP_JUDGED_AFTER: u32 = 256;
+/// How long it is off then: at 100 windows a second it is tried for 2.6 s of each 600.
+pub const WARM_UP_OFF: Duration = Duration::from_secs(600);
+/// A window that comes earlier than its forerunners did by this still finds the warm-up ended.
+pub const WARM_UP_LEAD: Duration = Duration::from_micros(500);
+/// Windows that come faster than 250 a second keep the model warm by themselves.
+pub const WARM_UP_PERIOD_MIN: Duration = Duration::from_millis(4);
+/// After this much idle time a timer is no more exact than the windows; and alarms within seconds need no microseconds.
+pub const WARM_UP_PERIOD_MAX: Duration = Duration::from_secs(2);

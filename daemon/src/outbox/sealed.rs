@@ -22,7 +22,8 @@ use crate::{
 pub const VERSION: u8 = 2;
 /// Bytes before the zstd frame.
 pub const HEAD: usize = 13;
-/// zstd's fastest regular level: a third of the size at 400 MB/s, and a Pi's core has other work.
+/// zstd's fastest regular level: a third of the size at 400 MB/s, and a Pi's core has other work. The code of higher ones is not in
+/// the released binary (`.cargo/config.toml`): there they would pack like this one.
 const LEVEL: i32 = 1;
 /// A stored message never unpacks to more than this: `limits::MESSAGE_BYTES` and its head, doubled.
 const UNPACKED_MAX: usize = 512 * 1024;

@@ -332,3 +332,29 @@ fn machine(page: &mut Page, machine: &Value) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn metric_of_a_source_channel_or_pipeline_has_a_row_in_the_docs() {
+        let page = concat!(env!("CARGO_MANIFEST_DIR"), "/docs/reference/metrics.md");
+        let page = std::fs::read_to_string(page).expect("docs/reference/metrics.md");
+        let names = SOURCES.iter().map(|row| (row.0, row.1));
+        let names = names.chain(CHANNELS.iter().map(|row| (row.0, row.1)));
+        let names = names.chain(PIPELINES.iter().map(|row| (row.0, row.1)));
+        let missing: Vec<_> = names.filter(|(name, kind)| !page.contains(&format!("| `{name}` | {kind} |"))).collect();
+        assert!(missing.is_empty(), "{missing:?}");
+    }
+
+    #[test]
+    fn metric_of_a_source_is_what_its_meter_counted() {
+        let meter = SourceMeter::default();
+        meter.refused.add(3);
+        meter.shed.add(5);
+        let value = |wanted: &str| SOURCES.iter().find(|(name, ..)| *name == wanted).map(|row| row.3(&meter));
+        let names = ["source_rows_total", "source_refused_total", "source_shed_total"];
+        assert_eq!(names.map(value), [Some(0.0), Some(3.0), Some(5.0)]);
+    }
+}
