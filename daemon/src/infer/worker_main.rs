@@ -76,6 +76,11 @@ fn work(socket: BorrowedFd<'_>) -> Result<(), String> {
         Err(why) => return channel::answer(socket, &Answer::<Prepared>::Err(why)),
     };
 
+    if hello.engine.as_ref().is_some_and(|engine| engine.writable) {
+        // The trial run was the last step of a build.
+        return Ok(());
+    }
+
     let (layout, memory): (Layout, _) = channel::recv_with_fd(socket)?;
     let memory = memory.ok_or("the shared memory did not come")?;
     let mut memory =
@@ -149,7 +154,7 @@ fn fence(hello: &Hello) -> Result<Fences, String> {
         .into_iter()
         .filter_map(|path| folder(path?))
         .collect();
-    sandbox::before_library(profile, &folders, hello.memory_bytes)
+    sandbox::before_library(profile, &folders, hello.memory_bytes, hello.engine.as_ref())
 }
 
 fn load(hello: &Hello, model: Option<OwnedFd>, fences: &Fences) -> Result<Session, String> {
