@@ -263,6 +263,7 @@ fn drawn(script: &str, picture: Option<&str>) -> String {
 fn pictures_in_the_documentation_are_what_their_scripts_draw() {
     let committed = |name: &str| read(&format!("daemon/docs/pictures/{name}.svg"));
     assert!(drawn("road.py", None) == committed("road"), "run road.py > road.svg in daemon/docs/pictures");
+    assert!(drawn("scale.py", None) == committed("scale"), "run scale.py > scale.svg in daemon/docs/pictures");
     let (names, page) = (drawn("concepts.py", None), read("daemon/docs/concepts.md"));
     assert!(names.lines().count() >= 6, "{names}");
     for name in names.lines() {

@@ -111,6 +111,7 @@ fn main() {
         model: ModelFile::read(&model).expect("model"),
         provider: Provider::cpu(),
         memory_bytes: 1 << 30,
+        engine: None,
         warm_up: false,
         judge: None,
     };

@@ -72,6 +72,7 @@ fn play(case: &Value) -> Came {
         model,
         provider: Provider::cpu(),
         memory_bytes: 1 << 30,
+        engine: None,
         warm_up: false,
         judge: None,
     };

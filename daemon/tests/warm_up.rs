@@ -46,6 +46,7 @@ fn start(warm_up: bool) -> (Worker, String) {
         model: ModelFile::read(&model).expect("model"),
         provider: Provider::cpu(),
         memory_bytes: 1 << 30,
+        engine: None,
         warm_up,
         judge: None,
     };

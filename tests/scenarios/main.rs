@@ -1,6 +1,7 @@
 //! Scenarios: each name is a promise, each plays the real binary in the simulated world of `rig`. Every message that any
 //! subscriber sees in any of them is checked against its schema (`rig::sub`).
 
+mod accelerators;
 mod alarms;
 mod audit;
 mod board;

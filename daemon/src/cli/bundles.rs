@@ -246,6 +246,7 @@ fn launching(models: &Models, manifest: &Manifest, file: &Path) -> Result<Launch
         pipelines: vec![pipeline_of(manifest, file)?],
         columns: vec![columns_of(manifest)],
         keep: None,
+        engines: None,
     })
 }
 

@@ -1,5 +1,6 @@
 //! All that lies outside the process and is not one stage's own edge: the clock, systemd, state files, raw system calls.
 
+pub mod accelerator;
 pub mod attempt;
 pub mod beats;
 pub mod clock;

@@ -65,11 +65,16 @@ pub fn marked_good() -> bool {
 
 /// Installs a bundle into the other slot and returns its version; tells how far it is, in percent and words. RAUC verifies
 /// the signature before it reads anything else; what is for another board, or older than what runs, is refused before a
-/// byte is written.
+/// byte is written. So is a system without a provider that a serving model runs on; `serving` are models and their providers.
 ///
 /// # Errors
 /// RAUC is not there, rejects the bundle, stands still, or the boot loader does not prefer the slot.
-pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) -> Result<String, HostError> {
+pub async fn install(
+    bus: &str,
+    bundle: &Path,
+    serving: &[(String, String)],
+    mut tell: impl FnMut(i32, &str),
+) -> Result<String, HostError> {
     let what = |why: zbus::Error| format!("RAUC: {}", words(&why));
     let connection: Connection = logind::connect_soon(bus).await?;
     let rauc = InstallerProxy::new(&connection).await.map_err(what)?;
@@ -95,6 +100,7 @@ pub async fn install(bus: &str, bundle: &Path, mut tell: impl FnMut(i32, &str)) 
         return Err(HostError(format!("it is for `{compatible}`, and this is `{ours}`")));
     }
     not_older(&version, &self::version().unwrap_or_default())?;
+    brings(serving, of(&["update", "description"]).as_deref().unwrap_or_default())?;
     // RAUC 1.13 knows no way to name the bundle that was looked at; it looks again for itself: signature, board, oldest version.
     rauc.install_bundle(source, HashMap::new()).await.map_err(what)?;
     let (mut last, mut still) = ((-1, String::new()), Duration::ZERO);
@@ -148,6 +154,20 @@ fn text(value: &Variant<'_>, path: &[&str]) -> Option<String> {
     }
 }
 
+/// Rejects a system that does not say that it brings the provider of each model that serves. Every system brings the processor.
+/// The bundle's description ends with `providers: cpu cuda`: RAUC 1.8 leaves sections of one's own out of the manifest that it signs.
+fn brings(serving: &[(String, String)], description: &str) -> Result<(), HostError> {
+    let says = description.split_once("providers:").map(|(_, says)| says.trim());
+    let brought: Vec<&str> = says.unwrap_or_default().split_whitespace().collect();
+    let lacks = |(_, provider): &&(String, String)| provider != "cpu" && !brought.contains(&provider.as_str());
+    let Some((model, provider)) = serving.iter().find(lacks) else { return Ok(()) };
+    let says = match says {
+        Some(says) => format!("brings only {says}"),
+        None => "does not say that it brings it (`providers: …` in the bundle's description)".into(),
+    };
+    Err(HostError(format!("model {model} runs on {provider}, and the system {says}")))
+}
+
 fn not_older(next: &str, now: &str) -> Result<(), HostError> {
     let parse = |text: &str| {
         Version::parse(text)
@@ -185,6 +205,17 @@ mod tests {
         assert_eq!(text(&wrapped, &["update", "version"]).as_deref(), Some("1.2.3"));
         assert_eq!(text(&wrapped, &["update", "compatible"]), None);
         assert_eq!(text(&wrapped, &["update"]), None);
+    }
+
+    #[test]
+    fn system_without_the_provider_of_a_serving_model_is_refused_and_both_are_named() {
+        let on = |provider: &str| [("still@1".to_owned(), "cpu".to_owned()), ("pump@1.2.0".into(), provider.into())];
+        assert!(brings(&on("cpu"), "").is_ok() && brings(&[], "").is_ok());
+        assert!(brings(&on("tensorrt"), "Kentledge 0.2.0; providers: cpu cuda tensorrt").is_ok());
+        let why = |provider, says| brings(&on(provider), says).expect_err("refused").to_string();
+        assert_eq!(why("cuda", "providers: cpu"), "model pump@1.2.0 runs on cuda, and the system brings only cpu");
+        assert!(why("cuda", "Kentledge 0.2.0").contains("on cuda, and the system does not say that it brings it"));
+        assert!(brings(&on("rt"), "providers: tensorrt").is_err(), "a part of a name is no name");
     }
 
     #[test]

@@ -244,9 +244,24 @@ const DRIVER: &[Call] = &[
     (libc::SYS_getdents, ALWAYS),
 ];
 
+/// What writing an engine takes beside that: files of one folder, as Landlock says.
+const BUILD: &[Call] = &[
+    (libc::SYS_pwrite64, ALWAYS),
+    (libc::SYS_ftruncate, ALWAYS),
+    (libc::SYS_fallocate, ALWAYS),
+    (libc::SYS_fsync, ALWAYS),
+    (libc::SYS_fdatasync, ALWAYS),
+    (libc::SYS_renameat2, ALWAYS),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_rename, ALWAYS),
+    (libc::SYS_renameat, ALWAYS),
+];
+
 /// How far a worker is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Step {
+    /// Before a driver's library is loaded, in a worker that builds an engine and ends.
+    Build,
     /// Before a driver's library is loaded, and ever after.
     Driver,
     /// Before the runtime's library is loaded.
@@ -260,6 +275,7 @@ pub enum Step {
 impl Step {
     fn lists(self) -> &'static [&'static [Call]] {
         match self {
+            Self::Build => &[SERVE, MODEL, LOAD, DRIVER, BUILD],
             Self::Driver => &[SERVE, MODEL, LOAD, DRIVER],
             Self::Load => &[SERVE, MODEL, LOAD],
             Self::Model => &[SERVE, MODEL],
@@ -286,8 +302,9 @@ pub fn leave_only(step: Step) -> Result<(), String> {
     // No rules means no conditions.
     always.iter().for_each(|call| drop(rules.insert(*call, Vec::new())));
     // Two filters stand, and the stricter answer counts: this list lets pass what the other one answers with its own error.
-    let answered = if step == Step::Driver { ANSWERED } else { &ANSWERED[..1] };
-    answered.iter().for_each(|(call, _)| drop(rules.insert(*call, Vec::new())));
+    let answered = if matches!(step, Step::Driver | Step::Build) { ANSWERED } else { &ANSWERED[..1] };
+    let of_builders = if step == Step::Build { ANSWERED_TO_BUILDERS } else { &[] };
+    answered.iter().chain(of_builders).for_each(|(call, _)| drop(rules.insert(*call, Vec::new())));
     apply(rules, SeccompAction::Errno(libc::EPERM as u32), SeccompAction::Allow)
 }
 
@@ -303,9 +320,19 @@ const ANSWERED: &[(i64, i32)] = &[
     (libc::SYS_unlinkat, libc::ENOENT),
 ];
 
-/// Rejects these calls with their own errors. This cannot be undone. `leave_only` rejects the others.
-pub fn leave_out_answered() -> Result<(), String> {
-    ANSWERED.iter().try_for_each(|(call, error)| {
+/// Answered as if they were done, to a worker that builds an engine: OpenVINO makes its file read-only, and gives up where it cannot. No
+/// filter sees whose file a path names, and Landlock does not look at modes.
+const ANSWERED_TO_BUILDERS: &[(i64, i32)] = &[
+    (libc::SYS_fchmodat, 0),
+    (libc::SYS_fchmod, 0),
+    #[cfg(target_arch = "x86_64")]
+    (libc::SYS_chmod, 0),
+];
+
+/// Answers these calls with their own errors. This cannot be undone. `leave_only` rejects the others.
+pub fn leave_out_answered(builds: bool) -> Result<(), String> {
+    let of_builders = if builds { ANSWERED_TO_BUILDERS } else { &[] };
+    ANSWERED.iter().chain(of_builders).try_for_each(|(call, error)| {
         apply(BTreeMap::from([(*call, Vec::new())]), SeccompAction::Allow, SeccompAction::Errno(*error as u32))
     })
 }
@@ -341,9 +368,14 @@ mod tests {
     fn every_step_is_narrower_than_the_previous_one_and_none_names_another_process() {
         let calls =
             |step: Step| -> Vec<i64> { step.lists().iter().copied().flatten().map(|(call, _)| *call).collect() };
-        let (driver, load, model, serve) =
-            (calls(Step::Driver), calls(Step::Load), calls(Step::Model), calls(Step::Serve));
-        assert!(load.len() < driver.len() && model.len() < load.len() && serve.len() < model.len());
+        let (build, driver, load, model, serve) =
+            (calls(Step::Build), calls(Step::Driver), calls(Step::Load), calls(Step::Model), calls(Step::Serve));
+        assert!(
+            driver.len() < build.len()
+                && load.len() < driver.len()
+                && model.len() < load.len()
+                && serve.len() < model.len()
+        );
         for call in [
             libc::SYS_kill,
             libc::SYS_execve,
@@ -353,7 +385,7 @@ mod tests {
             libc::SYS_sendmsg,
             libc::SYS_memfd_create,
         ] {
-            assert!(!driver.contains(&call), "{call}");
+            assert!(!build.contains(&call), "{call}");
         }
         // Calls whose first argument is a process id let through 0 and the own one alone.
         let by_pid = [
@@ -364,7 +396,7 @@ mod tests {
             libc::SYS_sched_getparam,
             libc::SYS_sched_getscheduler,
         ];
-        for (call, alternatives) in Step::Driver.lists().iter().copied().flatten() {
+        for (call, alternatives) in Step::Build.lists().iter().copied().flatten() {
             if by_pid.contains(call) {
                 let own = |all: &&[When]| all.iter().any(|when| matches!(when, Own(0) | Is(0, 0)));
                 assert!(!alternatives.is_empty() && alternatives.iter().all(own), "{call}");

@@ -53,10 +53,21 @@ pub struct Hello {
     pub provider: Provider,
     /// Memory it may take, bytes.
     pub memory_bytes: u64,
+    /// Where the provider's engine lies; a folder that is writable is to be filled, and the worker ends then.
+    pub engine: Option<EngineFolder>,
     /// Run the model once before a window is due, where that pays.
     pub warm_up: bool,
     /// Instead of serving, try what must not be possible, this file among it.
     pub judge: Option<PathBuf>,
+}
+
+/// Where the engine lies that a provider built for the model.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EngineFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// The worker builds the engine; otherwise it only reads it.
+    pub writable: bool,
 }
 
 /// One input or output as the model declares it.

@@ -17,6 +17,7 @@ mod lag;
 mod meaning;
 mod placement;
 mod plan;
+mod prebuilt;
 pub mod rollout;
 mod running;
 mod runtime;

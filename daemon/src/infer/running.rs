@@ -15,6 +15,7 @@ use super::{
     fit::{Fit, Known},
     meaning::{Meaning, Misfits, Score},
     plan::{Plan, plan},
+    prebuilt::{self, Prebuilt, Started},
     runtime,
     served::{Answered, Keeps, published},
     state::State,
@@ -24,8 +25,8 @@ use crate::{
     alarm::explain::{self, Usual},
     config::{self, Config, Models, Provider},
     flow::{Direction, Window, verdict::Serving},
-    host::{Host, Later},
-    model::manifest::Manifest,
+    host::{Host, Later, accelerator::Machine},
+    model::{manifest::Manifest, slot::Origin},
 };
 
 /// One channel of a pipeline.
@@ -63,6 +64,8 @@ pub struct Launching {
     pub columns: Vec<Vec<Column>>,
     /// Where calibrations are kept.
     pub keep: Option<Later>,
+    /// The folder of installed models, where engines that a provider builds are kept.
+    pub engines: Option<PathBuf>,
 }
 
 impl Launching {
@@ -78,6 +81,7 @@ impl Launching {
                 .map(|pipeline| config.pipelines[*pipeline].channels.iter().map(|c| Column::of(config, *c)).collect())
                 .collect(),
             keep: keeps.map(|keeps| keeps.calibration.clone()),
+            engines: keeps.map(|_| config.device.state_dir.join("models")),
         }
     }
 
@@ -192,14 +196,22 @@ impl Running {
             model,
             provider: provider.clone(),
             memory_bytes: launching.models.memory_bytes,
+            engine: None,
             warm_up: launching.pipelines.iter().any(|p| p.warm_up),
             judge,
         };
+        if let Some(why) = Machine::default().missing(&provider.name, &launch.runtime) {
+            return Err(why.into());
+        }
         let manifest = &source.manifest;
-        let (worker, loaded, mut plan) =
-            Worker::start(&launch, |loaded| plan(loaded, manifest, &windows, &extra), beat)?;
+        let window = format!("{} rows of {}", windows.steps, windows.width());
+        let bundle = matches!(source.origin, Origin::Slot(_)).then(|| source.bundle.to_string());
+        let prebuilt = Prebuilt::new(launching.engines.as_deref(), &launch, window, bundle);
+        let plan = |loaded: &Loaded| plan(loaded, manifest, &windows, &extra);
+        let Started { worker, loaded, mut plan, note } = prebuilt::start(&launch, prebuilt.as_ref(), &plan, beat)?;
         let lens = answer_lens(&plan, &worker, manifest, &windows)?;
         taken(provider, &loaded)?;
+        plan.notes.extend(note);
         plan.notes.extend(launching.pipelines.iter().filter(|_| !plan.state.is_empty()).filter_map(overlap));
         let sha256 = &launch.model.sha256;
         let fit = |(p, columns): (&config::Pipeline, &Vec<Column>)| {

@@ -11,7 +11,10 @@ use landlock::{
 };
 use nix::sys::resource::{Resource, setrlimit};
 
-use super::calls::{Step, leave_only, leave_out_answered};
+use super::{
+    calls::{Step, leave_only, leave_out_answered},
+    channel::EngineFolder,
+};
 use crate::{host::defence::Defence, limits};
 
 /// What a worker is for.
@@ -63,13 +66,20 @@ const READABLE_BY_DRIVERS: [&str; 12] = [
 /// Device nodes of accelerators, by the beginning of their names in /dev.
 const DEVICES: [&str; 6] = ["nvidia", "nvhost", "nvmap", "dri", "accel", "dma_heap"];
 
-/// Before the runtime's library is loaded. `folders` hold the runtime and its providers.
-pub fn before_library(profile: Profile, folders: &[PathBuf], memory_bytes: u64) -> Result<Fences, String> {
+/// Before the runtime's library is loaded. `folders` hold the runtime and its providers; `engine` is what this provider built for
+/// the model, or is to build.
+pub fn before_library(
+    profile: Profile,
+    folders: &[PathBuf],
+    memory_bytes: u64,
+    engine: Option<&EngineFolder>,
+) -> Result<Fences, String> {
+    let builds = engine.is_some_and(|engine| engine.writable);
     let limit = |what, value| setrlimit(what, value, value).map_err(|why| format!("limit {what:?}: {why}"));
     // Where memory runs out, the kernel ends a worker before the daemon. Raising this needs no right; lowering does.
     let _ = std::fs::write("/proc/self/oom_score_adj", "500");
     limit(Resource::RLIMIT_CORE, 0)?;
-    limit(Resource::RLIMIT_FSIZE, 0)?;
+    limit(Resource::RLIMIT_FSIZE, if builds { limits::ENGINE_BYTES } else { 0 })?;
     limit(Resource::RLIMIT_MSGQUEUE, 0)?;
     limit(Resource::RLIMIT_NPROC, limits::WORKER_TASKS)?;
     if profile == Profile::Cpu {
@@ -79,15 +89,19 @@ pub fn before_library(profile: Profile, folders: &[PathBuf], memory_bytes: u64) 
         limit(Resource::RLIMIT_NOFILE, 64)?;
     }
     let landlock = if Defence::Landlock.stands() {
-        landlock(profile, folders).map_err(|why| format!("landlock: {why}"))?
+        landlock(profile, folders, engine).map_err(|why| format!("landlock: {why}"))?
     } else {
         "no landlock"
     };
     let fences = Fences { profile, landlock };
     if Defence::WorkerCalls.stands() {
-        leave_out_answered()?;
+        leave_out_answered(builds)?;
     }
-    fences.narrow(if profile == Profile::Cpu { Step::Load } else { Step::Driver })?;
+    fences.narrow(match profile {
+        Profile::Cpu => Step::Load,
+        Profile::Accelerator if builds => Step::Build,
+        Profile::Accelerator => Step::Driver,
+    })?;
     Ok(fences)
 }
 
@@ -112,7 +126,11 @@ impl Fences {
     }
 }
 
-fn landlock(profile: Profile, folders: &[PathBuf]) -> Result<&'static str, landlock::RulesetError> {
+fn landlock(
+    profile: Profile,
+    folders: &[PathBuf],
+    engine: Option<&EngineFolder>,
+) -> Result<&'static str, landlock::RulesetError> {
     const NEWEST: ABI = ABI::V6;
     let read = AccessFs::ReadFile | AccessFs::ReadDir;
     let mut rules = Ruleset::default()
@@ -129,6 +147,11 @@ fn landlock(profile: Profile, folders: &[PathBuf]) -> Result<&'static str, landl
             let access = if path.is_dir() { read } else { AccessFs::ReadFile.into() };
             rules = rules.add_rule(PathBeneath::new(fd, access))?;
         }
+    }
+    if let Some((engine, fd)) = engine.and_then(|engine| Some((engine, PathFd::new(&engine.path).ok()?))) {
+        let write = AccessFs::WriteFile | AccessFs::Truncate | AccessFs::MakeReg | AccessFs::RemoveFile;
+        let access = if engine.writable { read | write } else { read };
+        rules = rules.add_rule(PathBeneath::new(fd, access))?;
     }
     if profile == Profile::Accelerator {
         // CUDA's library names its threads there, and gives up where it cannot.

@@ -14,7 +14,7 @@ use nix::{
 };
 
 use super::{
-    channel::{self, Hello, Layout, Loaded, Prepare, Prepared, Ready, Reply},
+    channel::{self, EngineFolder, Hello, Layout, Loaded, Prepare, Prepared, Ready, Reply},
     meaning::Misfits,
     stderr::Stderr,
 };
@@ -44,8 +44,10 @@ pub struct Launch {
     /// Memory it may take, bytes.
     pub memory_bytes: u64,
     /// See `channel::Hello`.
-    pub warm_up: bool,
+    pub engine: Option<EngineFolder>,
     /// See there too.
+    pub warm_up: bool,
+    /// And there.
     pub judge: Option<PathBuf>,
 }
 
@@ -87,28 +89,58 @@ impl Worker {
         plan: impl FnOnce(&Loaded) -> Result<(Prepare, P), Misfits>,
         beat: &dyn Fn(),
     ) -> Result<(Self, Loaded, P), Misfits> {
+        let go_on = || {
+            beat();
+            Ok(())
+        };
+        let (mut process, loaded, (prepare, prepared), planned) = Self::prepare(launch, plan, &go_on)?;
+        let layout = lay_out(&prepare, &prepared)?;
+        let (memory, memory_fd) =
+            SharedMemory::create(layout.bytes()).map_err(|why| format!("make shared memory: {why}"))?;
+        channel::tell(process.socket.as_fd(), &layout, Some(memory_fd.as_fd()))?;
+        let Ready { judged } = process.answer(patience(launch), &go_on)?;
+        let may_hold = launch.memory_bytes;
+        Ok((Self { process, layout, memory, may_hold, rung: 0, judged }, loaded, planned))
+    }
+
+    /// Lets a worker fill the folder of its engine, and waits until it has ended. `go_on` is called while waiting; its error ends
+    /// the build.
+    pub fn build<P>(
+        launch: &Launch,
+        plan: impl FnOnce(&Loaded) -> Result<(Prepare, P), Misfits>,
+        go_on: &dyn Fn() -> Result<(), String>,
+    ) -> Result<(), Misfits> {
+        let (mut process, ..) = Self::prepare(launch, plan, go_on)?;
+        // It says no more: what there is to be heard is its end, with what its provider writes on the way.
+        let began = Instant::now();
+        while !ready(&process.socket, limits::BEAT) && began.elapsed() < limits::WORKER_START {
+            go_on()?;
+        }
+        process.end();
+        Ok(())
+    }
+
+    /// As far as a trial run on ones.
+    fn prepare<P>(
+        launch: &Launch,
+        plan: impl FnOnce(&Loaded) -> Result<(Prepare, P), Misfits>,
+        go_on: &dyn Fn() -> Result<(), String>,
+    ) -> Result<(Process, Loaded, (Prepare, Prepared), P), Misfits> {
         let mut process = Process::spawn(launch)?;
         let hello = Hello {
             runtime: launch.runtime.clone(),
             provider: launch.provider.clone(),
             memory_bytes: launch.memory_bytes,
+            engine: launch.engine.clone(),
             warm_up: launch.warm_up,
             judge: launch.judge.clone(),
         };
         channel::tell(process.socket.as_fd(), &hello, Some(launch.model.bytes.as_fd()))?;
-        // An accelerator may build an engine first.
-        let most = if launch.provider.name == "cpu" { limits::WORKER_START } else { limits::WORKER_BUILD };
-        let loaded: Loaded = process.answer(most, beat)?;
+        let loaded: Loaded = process.answer(patience(launch), go_on)?;
         let (prepare, planned) = plan(&loaded)?;
         channel::tell(process.socket.as_fd(), &prepare, None)?;
-        let prepared: Prepared = process.answer(most, beat)?;
-        let layout = lay_out(&prepare, &prepared)?;
-        let (memory, memory_fd) =
-            SharedMemory::create(layout.bytes()).map_err(|why| format!("make shared memory: {why}"))?;
-        channel::tell(process.socket.as_fd(), &layout, Some(memory_fd.as_fd()))?;
-        let Ready { judged } = process.answer(most, beat)?;
-        let may_hold = launch.memory_bytes;
-        Ok((Self { process, layout, memory, may_hold, rung: 0, judged }, loaded, planned))
+        let prepared: Prepared = process.answer(patience(launch), go_on)?;
+        Ok((process, loaded, (prepare, prepared), planned))
     }
 
     /// Whether it is still there.
@@ -235,10 +267,10 @@ impl Process {
     }
 
     /// Waits for the worker's next answer, `most` at the longest.
-    fn answer<T: Reply>(&mut self, most: Duration, beat: &dyn Fn()) -> Result<T, String> {
+    fn answer<T: Reply>(&mut self, most: Duration, go_on: &dyn Fn() -> Result<(), String>) -> Result<T, String> {
         let began = Instant::now();
         while !ready(&self.socket, limits::BEAT) {
-            beat();
+            go_on()?;
             self.stderr.drain();
             if began.elapsed() >= most {
                 return Err(format!("the worker gave no answer within {} s", most.as_secs()));
@@ -262,6 +294,11 @@ impl Drop for Process {
     fn drop(&mut self) {
         self.end();
     }
+}
+
+/// How long an answer may take: an accelerator may build an engine first.
+fn patience(launch: &Launch) -> Duration {
+    if launch.provider.name == "cpu" { limits::WORKER_START } else { limits::WORKER_BUILD }
 }
 
 /// Where the tensors of a model lie whose outputs have, by the worker's word, these sizes.

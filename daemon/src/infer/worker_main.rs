@@ -64,7 +64,7 @@ fn work(socket: BorrowedFd<'_>) -> Result<(), String> {
     channel::answer(socket, &Answer::Ok(loaded))?;
 
     let (prepare, _): (Prepare, _) = channel::recv_with_fd(socket)?;
-    let prepared = Bound::new(&session, &prepare).and_then(|mut bound| {
+    let prepared = Bound::new(&session, &prepare, hello.provider.name != "cpu").and_then(|mut bound| {
         let outputs = bound.trial(&mut session)?;
         Ok((bound, outputs))
     });
@@ -75,6 +75,11 @@ fn work(socket: BorrowedFd<'_>) -> Result<(), String> {
         }
         Err(why) => return channel::answer(socket, &Answer::<Prepared>::Err(why)),
     };
+
+    if hello.engine.as_ref().is_some_and(|engine| engine.writable) {
+        // The trial run was the last step of a build.
+        return Ok(());
+    }
 
     let (layout, memory): (Layout, _) = channel::recv_with_fd(socket)?;
     let memory = memory.ok_or("the shared memory did not come")?;
@@ -149,7 +154,7 @@ fn fence(hello: &Hello) -> Result<Fences, String> {
         .into_iter()
         .filter_map(|path| folder(path?))
         .collect();
-    sandbox::before_library(profile, &folders, hello.memory_bytes)
+    sandbox::before_library(profile, &folders, hello.memory_bytes, hello.engine.as_ref())
 }
 
 fn load(hello: &Hello, model: Option<OwnedFd>, fences: &Fences) -> Result<Session, String> {
@@ -255,12 +260,14 @@ struct Bound {
     inputs: Vec<(String, DynTensor)>,
     outputs: Vec<String>,
     binding: IoBinding,
+    /// The provider may have memory of its own: an input is copied there when it is bound, so it is bound again for each run.
+    rebinds: bool,
     scratch32: Vec<f32>,
     scratch64: Vec<f64>,
 }
 
 impl Bound {
-    fn new(session: &Session, prepare: &Prepare) -> Result<Self, String> {
+    fn new(session: &Session, prepare: &Prepare, rebinds: bool) -> Result<Self, String> {
         let mut binding = session.create_binding().map_err(text)?;
         let mut inputs = Vec::new();
         for (name, shape) in &prepare.inputs {
@@ -280,7 +287,8 @@ impl Bound {
         for name in &prepare.outputs {
             binding.bind_output_to_device(name.as_str(), &cpu).map_err(text)?;
         }
-        Ok(Self { inputs, outputs: prepare.outputs.clone(), binding, scratch32: Vec::new(), scratch64: Vec::new() })
+        let outputs = prepare.outputs.clone();
+        Ok(Self { inputs, outputs, binding, rebinds, scratch32: Vec::new(), scratch64: Vec::new() })
     }
 
     /// One run on ones: warms up, and tells how many values each output has.
@@ -306,6 +314,9 @@ impl Bound {
             self.scratch32.resize(values, 0.0);
             memory.read(slot + offset, &mut self.scratch32);
             fill(name, tensor, &self.scratch32)?;
+            if self.rebinds {
+                self.binding.bind_input(name.as_str(), &*tensor).map_err(text)?;
+            }
         }
         let results = session.run_binding(&self.binding).map_err(text)?;
         for (name, &(offset, values)) in self.outputs.iter().zip(&layout.outputs) {

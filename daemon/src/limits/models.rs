@@ -60,6 +60,18 @@ pub const TRIAL_VALUES: usize = 4096;
 pub const WORKER_START: Duration = Duration::from_secs(30);
 /// The same where an accelerator builds an engine first: TensorRT takes minutes on an Orin.
 pub const WORKER_BUILD: Duration = Duration::from_secs(600);
+/// An engine that a provider built, all its files, bytes: TensorRT keeps a model's weights once, and the kernels it chose; the
+/// largest model (256 MiB) twice. One file may have so many, too.
+pub const ENGINE_BYTES: u64 = 512 * 1024 * 1024;
+/// Files of an engine: TensorRT writes an engine and a profile for each part of the graph that it takes, and one for its timings.
+pub const ENGINE_FILES: usize = 32;
+/// Engines that are kept: two slots and the image's model on two providers, and two to spare. 4 GiB at most.
+pub const ENGINES: usize = 8;
+/// An engine is not built, or its build ends, where the disk has less left: the ballast and the outbox need 35 % of a 160 MiB
+/// partition.
+pub const ENGINE_DISK_LEFT: u64 = 64 * 1024 * 1024;
+/// How often it is reported how long an engine has been built for.
+pub const ENGINE_PROGRESS: Duration = Duration::from_secs(10);
 /// Memory a worker may take unless configured, MiB: the library maps 30, a small model 40, and a Pi 4 has 1 to 8 GiB.
 pub const WORKER_MIB: u64 = 512;
 /// Addresses a worker on the processor may map beside its memory: the largest model (256 MiB) twice, the library and what it

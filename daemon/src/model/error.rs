@@ -5,6 +5,8 @@ crate::error::text_error! {
     BundleError;
     /// A keyset or a signature is rejected, or cannot be read; why.
     KeysetError;
+    /// An engine is not built, or not sealed; why.
+    EngineError;
     /// A model was not proven: it does not start, fails a golden case, or the rollout ended; why.
     Unproven;
 }

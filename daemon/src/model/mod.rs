@@ -5,6 +5,7 @@ pub mod baseline;
 pub mod bundle;
 #[cfg(test)]
 mod bundle_tests;
+pub mod engines;
 pub mod error;
 pub mod file;
 pub mod golden;

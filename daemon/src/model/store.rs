@@ -5,6 +5,7 @@
 //! ```text
 //! models/bundles/SHA256.kmb   named by its digest, moved there when complete
 //! models/incoming/SHA256      a bundle that is being received
+//! models/engines/             see `engines.rs`
 //! models/slots.json           {v, lines: {MODEL: {a, b, serving}}, failed: [[SHA256, why], …], job, keyset, ended: […]}
 //!                                                                                                     two copies, CRC
 //! models/high.json            {v, seqs: {MODEL: N}, keyset: N}                                        two copies, CRC
@@ -23,6 +24,7 @@ use std::{
 
 use super::{
     bundle::Bundle,
+    engines::Engines,
     error::{BundleError, KeysetError, StoreError},
     keyset::Keyset,
     shelf::{High, Lowered, Saved, Shelf},
@@ -223,8 +225,10 @@ impl Disk {
         remove(&self.incoming(sha256));
     }
 
-    /// Removes all bundles but these, and all partial bundles but the one that a job continues.
+    /// Removes all bundles but these, their engines, and all partial bundles but the one that a job continues.
     pub fn sweep(&self, bundles: &[String], incoming: Option<&str>) {
+        let of_models: Vec<&str> = bundles.iter().map(String::as_str).chain(incoming).collect();
+        Engines::below(&self.folder).sweep(&of_models);
         let used: Vec<PathBuf> = bundles.iter().map(|sha256| self.path(sha256)).collect();
         let going_on = incoming.map(|sha256| self.incoming(sha256));
         let files = |folder: &str| fs::read_dir(self.folder.join(folder)).into_iter().flatten().flatten();

@@ -21,6 +21,8 @@ pub struct Seqs {
     first: Vec<u64>,
     /// End of the block that is reserved on disk, exclusive.
     reserved: Vec<u64>,
+    /// Half of some block is used up: known at each number, so that no record looks at all streams.
+    low: bool,
     /// Numbers from here on were used by no run that began in an earlier second.
     base: u64,
     /// Numbers of earlier runs of which nothing is known, until that is reported: stream, first, last.
@@ -88,6 +90,7 @@ impl Seqs {
         (
             Self {
                 keep,
+                low: !next.is_empty(),
                 reserved: next.clone(),
                 first: next.clone(),
                 names,
@@ -119,6 +122,7 @@ impl Seqs {
                 *first = *next;
             }
         }
+        self.low = self.any_is_low();
         (self.unknown.clone(), left_out)
     }
 
@@ -160,6 +164,7 @@ impl Seqs {
     pub fn apply(&mut self, ends: Vec<u64>) {
         self.reserved = ends;
         self.reported = false;
+        self.low = self.any_is_low();
     }
 
     /// Takes `n` numbers of a stream, the first of them; `None` when the block does not hold them.
@@ -170,6 +175,7 @@ impl Seqs {
             return None;
         }
         self.next[stream] = end;
+        self.low |= self.stream_is_low(stream);
         Some(first)
     }
 
@@ -177,6 +183,7 @@ impl Seqs {
     pub fn take_next(&mut self, stream: usize, n: u64) -> u64 {
         let first = self.next[stream];
         self.next[stream] = first.saturating_add(n);
+        self.low |= self.stream_is_low(stream);
         first
     }
 
@@ -191,8 +198,15 @@ impl Seqs {
 
     /// Half of some block is used up, or the file names what was reported.
     pub fn is_low(&self) -> bool {
-        let mut blocks = self.next.iter().zip(&self.reserved);
-        self.reported || blocks.any(|(next, reserved)| reserved.saturating_sub(*next) < limits::SEQ_BLOCK / 2)
+        self.reported || self.low
+    }
+
+    fn stream_is_low(&self, stream: usize) -> bool {
+        self.reserved[stream].saturating_sub(self.next[stream]) < limits::SEQ_BLOCK / 2
+    }
+
+    fn any_is_low(&self) -> bool {
+        (0..self.next.len()).any(|stream| self.stream_is_low(stream))
     }
 }
 
@@ -267,6 +281,26 @@ mod tests {
         let (unknown, left_out) = seqs.settle(&BTreeMap::from([("a".to_owned(), used)]));
         assert_eq!(unknown, [("a".into(), used + 1, next - 1), ("b".into(), 1, limits::SEQ_BLOCK)]);
         assert!(left_out.is_empty());
+    }
+
+    #[test]
+    fn low_block_is_known_after_every_step_without_looking_at_all_streams() {
+        let dir = tempfile::tempdir().expect("folder");
+        let (mut seqs, _) = open(dir.path());
+        let mut seen = [0; 2];
+        for step in 0..400u64 {
+            let (stream, n) = (usize::from(step % 3 == 0), 1 + step * 7919 % (limits::SEQ_BLOCK / 5));
+            match step % 17 {
+                3 => drop(seqs.take_next(stream, n)),
+                5 => drop(seqs.take_unreserved(stream, n)),
+                11 => drop(seqs.settle(&BTreeMap::from([("b".to_owned(), step)]))),
+                16 => seqs.reserve().expect("disk"),
+                _ => drop(seqs.take(stream, n)),
+            }
+            assert_eq!(seqs.is_low(), seqs.any_is_low(), "step {step}");
+            seen[usize::from(seqs.is_low())] += 1;
+        }
+        assert!(seen.iter().all(|n| *n > 50), "{seen:?}");
     }
 
     #[test]

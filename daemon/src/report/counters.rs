@@ -127,6 +127,12 @@ impl Counters {
         models.get(&group).and_then(|(serving, _)| serving.clone())
     }
 
+    /// What serves all groups of pipelines.
+    pub fn all_serving(&self) -> Vec<Serving> {
+        let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);
+        models.values().filter_map(|(serving, _)| serving.clone()).collect()
+    }
+
     /// Models that serve, workers lost.
     pub fn models(&self) -> (usize, u64) {
         let models = self.models.lock().unwrap_or_else(PoisonError::into_inner);

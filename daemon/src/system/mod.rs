@@ -12,3 +12,7 @@ mod cost_tests;
 mod datasheets_more_tests;
 #[cfg(test)]
 mod datasheets_tests;
+#[cfg(test)]
+mod road_tests;
+#[cfg(test)]
+mod scale_tests;

@@ -94,14 +94,15 @@ impl Base<'_> {
     /// The slots of the system, by RAUC.
     fn slots(&self) -> Slots {
         let (bus, runtime) = (self.config.device.bus.clone(), tokio::runtime::Handle::current());
-        let counters = self.counters();
+        let (counters, serving) = (self.counters(), self.counters());
         Slots {
             slot: rauc::slot(),
             version: rauc::version(),
             good: Box::new(rauc::marked_good),
             write: Arc::new(move |path, tell| {
                 let bus = bus.as_deref().ok_or("ask RAUC: there is no D-Bus (device.bus = \"off\")")?;
-                runtime.block_on(rauc::install(bus, path, tell))
+                let serving = serving.all_serving().into_iter().map(|serving| (serving.model, serving.provider));
+                runtime.block_on(rauc::install(bus, path, &serving.collect::<Vec<_>>(), tell))
             }),
             show: Box::new(move |system| counters.show_system(system)),
         }

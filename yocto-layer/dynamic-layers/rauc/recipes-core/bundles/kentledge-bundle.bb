@@ -9,7 +9,9 @@ inherit bundle
 
 RAUC_BUNDLE_COMPATIBLE = "${KENTLEDGE_COMPATIBLE}"
 RAUC_BUNDLE_VERSION = "${DISTRO_VERSION}"
-RAUC_BUNDLE_DESCRIPTION = "Kentledge ${DISTRO_VERSION} for ${MACHINE}"
+# What runs models in this system: a device whose model needs another provider refuses the bundle.
+KENTLEDGE_PROVIDERS ?= "cpu"
+RAUC_BUNDLE_DESCRIPTION = "Kentledge ${DISTRO_VERSION} for ${MACHINE}; providers: ${KENTLEDGE_PROVIDERS}"
 RAUC_BUNDLE_FORMAT = "verity"
 RAUC_BUNDLE_SLOTS = "rootfs"
 RAUC_SLOT_rootfs = "kentledge-image"
