@@ -82,6 +82,12 @@ impl Shape {
         Config::unwritten().expect("defaults").with_remote(Some(&text)).unwrap_or_else(|why| panic!("{why:?}"))
     }
 
+    /// Rows that are played before it is counted: buffers grow, a second of quality is over, the first window is due. Not more than that
+    /// where each row is long.
+    fn warm(self) -> u64 {
+        if self.channels > 64 { 110 } else { 300 }
+    }
+
     fn word(self) -> String {
         let Self { ports, channels, models, hop, rows } = self;
         format!("{ports} {channels} {models} {hop} {rows}")
@@ -231,19 +237,18 @@ fn road_is_played_once() {
     let shape = std::env::var(PLAYED).ok().and_then(|word| Shape::of_word(&word)).expect(PLAYED);
     let mut road = Road::new(&shape.config());
     let models = if shape.hop > 0 { shape.models } else { 0 };
-    // Buffers grow, a second of quality is over, the first window is due.
     warmed(&mut road, shape, models);
-    let bytes = played(&mut road, &lines(shape, 300..300 + shape.rows), models);
+    let bytes = played(&mut road, &lines(shape, shape.warm()..shape.warm() + shape.rows), models);
     assert_eq!(bytes > 0, shape.hop > 0);
 }
 
 #[inline(never)]
 fn warmed(road: &mut Road, shape: Shape, models: usize) {
-    play(road, &lines(shape, 0..300), models);
+    play(road, &lines(shape, 0..shape.warm()), models);
 }
 
 /// What callgrind counted: all of it, by stage, and calls of `malloc`. It counts calls also where it collects no cost: those of the start
-/// and of the 300 rows before are in the last number, which is one to compare, not one of a row.
+/// and of the rows before are in the last number, which is one to compare, not one of a row.
 pub struct Counted {
     pub instructions: f64,
     pub stages: Vec<(&'static str, f64)>,
