@@ -53,18 +53,6 @@ UNREAD = f'BBMASK = "{MASK}"\nBB_HASHCONFIG_IGNORE_VARS:append = " BBMASK BB_NUM
     f'BBFILE_PATTERN_IGNORE_EMPTY_{name} = "1"\n' for name in ("openembedded-layer", "meta-python", "networking-layer"))
 
 
-def only(buildlist):
-    """What leaves all recipes unread but those of a graph (`pn-buildlist`)."""
-    # An image names it for a task that nobody asks for.
-    names = {"meta-extsdk-toolchain"}
-    for name in buildlist.read_text().split():
-        # As their files are called: gcc-cross-aarch64, gcc-source-15.2.0, zlib-native.
-        plain = re.sub(r"-(aarch64|[0-9.]+)$", "", name)
-        names |= {name, plain, plain.removesuffix("-native")}
-    mask = r"^(?!.*/(%s)[_.]).*\.(bb|bbappend)$" % "|".join(re.escape(name).replace(r"\-", "-") for name in sorted(names))
-    return UNREAD.replace(MASK, mask)
-
-
 def git(at, *words):
     return subprocess.run(["git", "-c", "safe.directory=*", "-C", str(at), *words], capture_output=True, text=True, check=True).stdout.strip()
 
@@ -217,13 +205,6 @@ def machine(work, name, with_dry_run):
     build.run("end", "bitbake", "-m")
 
 
-def dry_run_like(work, name, other):
-    """A dry run alone, over the recipes of another machine's graph, which is to be the same but for the machine."""
-    build = Build(work, name, name, COMMON + MACHINES[name], more=only(work / "build" / other / "pn-buildlist"), bitbake=dry.bitbake(work))
-    dry_run(build, name)
-    build.run("end", "bitbake", "-m")
-
-
 def dry_run(build, name):
     """BitBake goes through every task of image and bundle without running it (tests/dry.py)."""
     began = time.monotonic()
@@ -293,14 +274,10 @@ def check_layer(work):
 
 
 def run(main, work, words):
-    like = os.environ.get("OE_LIKE")
     chosen = [name for name in MACHINES if name in words] or (list(MACHINES) if not words or "dry-run" in words else [])
     for name in chosen:
-        if like:
-            dry_run_like(work, name, like)
-        else:
-            (work / "build" / name / "row.json").unlink(missing_ok=True)
-            machine(work, name, "dry-run" in words)
+        (work / "build" / name / "row.json").unlink(missing_ok=True)
+        machine(work, name, "dry-run" in words)
     if not words or "wic" in words:
         wic(work)
     if not words or "u-boot" in words:
