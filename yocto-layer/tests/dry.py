@@ -1,8 +1,8 @@
-"""A dry run in minutes (`tests/oe` calls this).
+"""A dry run that reads each recipe once (`tests/oe` calls this).
 
-BitBake starts a process for each task, which reads the task's recipe again: some 4,000 times for 300 recipes, an hour of a processor.
-In a copy of BitBake its worker reads each recipe once and hands it to the processes of all of its tasks. All else is BitBake's own: the
-graph, the signatures, and the comparison of each recipe, read again, with the first reading (`basehash value changed`).
+BitBake starts a process for each task, which reads the task's recipe again: some 4,000 times for 300 recipes. In a copy of
+BitBake its worker reads each recipe once and hands it to the processes of all of its tasks. All else is BitBake's own: the graph, the
+signatures, and the comparison of each recipe, read again, with the first reading (`basehash value changed`).
 """
 import shutil
 
