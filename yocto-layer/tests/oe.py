@@ -16,6 +16,7 @@ import sys
 import time
 
 import boot
+import dry
 import kas_checkout
 import tally
 import tasks
@@ -133,20 +134,22 @@ def prepare(main, upstream, work):
 class Build:
     """A build folder of one machine, with BitBake's server kept between its commands."""
 
-    def __init__(self, work, name, machine, layers, distro="kentledge", more=None):
+    def __init__(self, work, name, machine, layers, distro="kentledge", more=None, bitbake=None):
         self.work, self.top = work, work / "build" / name
         (self.top / "conf").mkdir(parents=True, exist_ok=True)
-        threads = os.environ.get("OE_THREADS") or 2
+        threads = int(os.environ.get("OE_THREADS") or 2)
+        # What a dry run starts ends at once: most of its time is waiting for the next one.
+        tasks_at_once = 8 * threads if bitbake else threads
         paths = " ".join(str(work / "layers" / layer) for layer in layers)
         ours = f" {work}/kentledge/yocto-layer" if distro == "kentledge" else ""
         (self.top / "conf/bblayers.conf").write_text(f'BBPATH = "${{TOPDIR}}"\nBBFILES ?= ""\nBBLAYERS = "{paths}{ours}"\n')
         (self.top / "conf/local.conf").write_text(
             f'DISTRO = "{distro}"\nMACHINE = "{machine}"\nBB_NO_NETWORK = "1"\nKENTLEDGE_KEYS ?= "{work}/keys"\n'
-            f'BB_NUMBER_THREADS = "{threads}"\nBB_NUMBER_PARSE_THREADS = "{threads}"\n'
+            f'BB_NUMBER_THREADS = "{tasks_at_once}"\nBB_NUMBER_PARSE_THREADS = "{threads}"\n'
             + (more if more is not None else "" if os.environ.get("OE_ALL") else UNREAD))
-        core = work / "layers/openembedded-core"
-        self.env = {**os.environ, "BUILDDIR": str(self.top), "BB_SERVER_TIMEOUT": "300", "PYTHONPATH": f"{work}/layers/bitbake/lib",
-                    "PATH": f"{core}/scripts:{work}/layers/bitbake/bin:{os.environ['PATH']}"}
+        core, bitbake = work / "layers/openembedded-core", bitbake or work / "layers/bitbake"
+        self.env = {**os.environ, "BUILDDIR": str(self.top), "BB_SERVER_TIMEOUT": "300", "PYTHONPATH": f"{bitbake}/lib",
+                    "PATH": f"{core}/scripts:{bitbake}/bin:{os.environ['PATH']}"}
 
     def run(self, log, *words):
         """Runs a command; its exit code and what it printed, which is also in a file of the build folder."""
@@ -160,23 +163,23 @@ class Build:
 
 
 def complaints(text):
-    """Errors, and warnings; those of BitBake about this machine's distribution are left out."""
-    usual = ("has not been validated", "Host distribution")
+    """Errors, and warnings; those about this machine's distribution, and that a dry run fetches no C library for tools, are left out."""
+    usual = ("has not been validated", "Host distribution", "uninative")
     lines = [line for line in text.splitlines() if line.startswith(("ERROR:", "WARNING:")) and not any(words in line for words in usual)]
     return [line[:300] for line in lines]
 
 
-def machine(work, name):
+def machine(work, name, with_dry_run):
     began = time.monotonic()
-    build = Build(work, name, name, COMMON + MACHINES[name])
+    build = Build(work, name, name, COMMON + MACHINES[name], bitbake=dry.bitbake(work) if with_dry_run else None)
     code, text = build.run("parse", "bitbake", "-p")
     recipes = re.search(r"Parsing of (\d+) \.bb files complete \((\d+) cached, (\d+) parsed\). (\d+) targets, .*?(\d+) errors", text)
     check(f"{name}: BitBake parses all layers without an error", complaints(text) or ([] if code == 0 else [text[-600:]]))
     if code != 0:
         return
     row = {"machine": name, "recipes": recipes[1] if recipes else "?", "errors": recipes[5] if recipes else "?"}
-    # What a dry run sees, too: every task of image and bundle, what each waits for, no circle. A dry run (word `dry-run`) then
-    # reads the recipe once for every task.
+    # What a dry run sees, too: every task of image and bundle, what each waits for, no circle. A dry run (word `dry-run`) reads each
+    # recipe again, as a build does, and goes through the tasks.
     code, text = build.run("graph", "bitbake", "-g", "kentledge-image", "kentledge-bundle")
     if code == 0:
         row["graph"] = len((build.top / "pn-buildlist").read_text().split())
@@ -194,21 +197,25 @@ def machine(work, name):
     check(f"{name}: {passed} looks at the real layers", [] if code == 0 else [line for line in text.splitlines() if line.startswith("FAILED")] or [text[-1500:]])
     packages = re.search(r"(\d+) packages, (\d+) without", text)
     row["packages"], row["missing"] = (packages[1], packages[2]) if packages else ("?", "?")
-    build.run("end", "bitbake", "-m")
     row["minutes"], row["seen"] = f"{(time.monotonic() - began) / 60:.0f}", git(work / "kentledge", "rev-parse", "--short=10", "HEAD")
     (build.top / "row.json").write_text(json.dumps(row))
+    # By the same server: a new one takes its own first configuration for another one, and reads all recipes again.
+    if with_dry_run:
+        dry_run(build, name)
+    build.run("end", "bitbake", "-m")
 
 
-def dry_run(work, name):
-    """BitBake goes through every task of image and bundle without running it: an hour of a processor."""
-    build = Build(work, name, name, COMMON + MACHINES[name])
+def dry_run(build, name):
+    """BitBake goes through every task of image and bundle without running it (tests/dry.py)."""
+    began = time.monotonic()
     code, text = build.run("dry-run", "bitbake", "-n", "kentledge-image", "kentledge-bundle")
     tasks_run = re.search(r"Attempted (\d+) tasks", text)
     check(f"{name}: dry run of image and bundle: {tasks_run[1] if tasks_run else 'no'} tasks", [] if code == 0 else complaints(text) or [text[-600:]])
     check(f"{name}: no warning in the dry run", [line for line in complaints(text) if line.startswith("WARNING")])
     row = build.top / "row.json"
     if code == 0 and tasks_run and row.exists():
-        row.write_text(json.dumps({**json.loads(row.read_text()), "dry": tasks_run[1]}))
+        row.write_text(json.dumps({**json.loads(row.read_text()), "dry": tasks_run[1],
+                                   "dry_minutes": f"{(time.monotonic() - began) / 60:.0f}"}))
 
 
 def wic(work):
@@ -267,12 +274,10 @@ def check_layer(work):
 
 
 def run(main, work, words):
-    for name in MACHINES:
-        if not words or name in words:
-            (work / "build" / name / "row.json").unlink(missing_ok=True)
-            machine(work, name)
-        if "dry-run" in words and (name in words or not set(words) & set(MACHINES)):
-            dry_run(work, name)
+    chosen = [name for name in MACHINES if name in words] or (list(MACHINES) if not words or "dry-run" in words else [])
+    for name in chosen:
+        (work / "build" / name / "row.json").unlink(missing_ok=True)
+        machine(work, name, "dry-run" in words)
     if not words or "wic" in words:
         wic(work)
     if not words or "u-boot" in words:
@@ -283,7 +288,7 @@ def run(main, work, words):
         check_layer(work)
     # Machines may be run one by one: a row says of which commit of ours it is.
     columns = {"machine": "machine", "recipes": "recipes parsed", "errors": "errors", "graph": "recipes in the image's graph",
-               "tasks": "tasks of image and bundle", "dry": "dry run", "packages": "packages",
+               "tasks": "tasks of image and bundle", "dry": "dry run", "dry_minutes": "its minutes", "packages": "packages",
                "missing": "names without a provider", "warnings": "warnings", "minutes": "minutes", "seen": "our commit"}
     lines = ["layers: " + ", ".join(f"{name} {git(work / 'layers' / name, 'rev-parse', '--short=10', 'HEAD')}" for name in LAYERS), "",
              "| " + " | ".join(columns.values()) + " |", "|---" * len(columns) + "|"]

@@ -4,6 +4,7 @@ No compiler, C library or tool of oe-core is built. So what is asked of a packag
 (`file-rdeps`, `build-deps`): the recipes of the C library are not made. All else is: fetch, unpack, compile, install, package, the checks of
 package QA, a .deb, licences, an SBOM. Crates and the wheel come from registries or from what lies in WORK/downloads.
 """
+import json
 import os
 import pathlib
 import re
@@ -16,7 +17,7 @@ from tally import check
 OURS = ["rauc-conf", "kentledge-mounts", "kentledge-models", "packagegroup-kentledge", "onnxruntime-prebuilt", "kentledge"]
 RPI = ["rpi-u-boot-scr", "u-boot"]
 CROSS = "gcc g++ cpp ld as ar nm objcopy objdump strip ranlib readelf strings gcc-ar gcc-nm gcc-ranlib".split()
-TOOLS = ("cargo rustc quilt dpkg-deb dpkg-architecture mkimage pkg-config pseudo unsquashfs mksquashfs make unzip bison flex bc dtc swig m4 "
+TOOLS = ("cargo rustc quilt dpkg-deb dpkg-query dpkg-architecture mkimage pkg-config pseudo unsquashfs mksquashfs make unzip bison flex bc dtc swig m4 "
          "rauc openssl zstd dwarfsrcfiles merge_config.sh").split()
 
 WRAPPER = """#!/bin/bash
@@ -32,7 +33,7 @@ exec "/usr/bin/aarch64-linux-gnu-${name#aarch64-oe-linux-}" "${words[@]}"
 CONFIG = """
 PACKAGE_CLASSES = "package_deb"
 HOSTTOOLS += "{tools}"
-ASSUME_PROVIDED += "^(?!({names}|u-boot-default-script|virtual/bootloader|pseudo-native|virtual/fakeroot-native|rauc-native)$).*$"
+ASSUME_PROVIDED += "^(?!({names}|u-boot-default-script|virtual/bootloader|pseudo-native|virtual/fakeroot-native|rauc-native|pieces-image)$).*$"
 FAKEROOTCMD = "/usr/bin/pseudo"
 FAKEROOTBASEENV = "PSEUDO_PREFIX=/usr PSEUDO_DISABLED=1 PYTHONDONTWRITEBYTECODE=1"
 FAKEROOTENV = "PSEUDO_PREFIX=/usr PSEUDO_LOCALSTATEDIR=${{PSEUDO_LOCALSTATEDIR}} PSEUDO_PASSWD=${{PSEUDO_PASSWD}} PSEUDO_NOSYMLINKEXP=1 \
@@ -115,6 +116,7 @@ def run(work, make_build, complaints):
         check(f"real tasks of {', '.join(group)}", said or ([] if code == 0 else [text[-1500:]]))
     packed(work, packages(build))
     bundle(work, build, complaints)
+    sbom(work, build, complaints)
 
 
 def packed(work, debs):
@@ -164,3 +166,22 @@ def bundle(work, build, complaints):
     check("a bundle of these packages is signed for this board and verified", problems)
 
 
+def sbom(work, build, complaints):
+    """SBOM and licence manifest of a root with these packages, by oe-core's image classes (standins/tools, pieces-image)."""
+    code, text = build.run("tasks-pieces-image", "bitbake", "pieces-image:do_create_image_sbom_spdx")
+    check("oe-core makes an SBOM and a licence manifest of these packages", [] if code == 0 else complaints(text) or [text[-1500:]])
+    if code != 0:
+        return
+    made = build.top / "tmp/deploy/images/raspberrypi4-64/pieces-image-raspberrypi4-64.rootfs.spdx.json"
+    graph = json.loads(made.read_text())["@graph"]
+    installed = sorted(one["name"] for one in graph if one["type"] == "software_Package" and one.get("software_primaryPurpose") == "install")
+    # A wheel, a crate: what was downloaded, with its address and its digest.
+    sources = {one["software_downloadLocation"]: one.get("verifiedUsing") for one in graph if one.get("software_primaryPurpose") == "source"
+               and one.get("software_downloadLocation", "").startswith("https:")}
+    problems = [f"{name} is not in it" for name in OURS if name in packages(build) and name not in installed and not name.startswith("packagegroup")]
+    problems += [f"{place} has no digest" for place, digest in sources.items() if not digest] or ([] if sources else ["no source"])
+    check(f"SBOM: {made.stat().st_size >> 10} KiB, {len(graph)} elements, packages {' '.join(installed)}; {len(sources)} downloads with their digests", problems[:5])
+    manifest = next((build.top / "tmp/deploy/licenses").glob("*/pieces-image-*/license.manifest"))
+    licences = dict(re.findall(r"PACKAGE NAME: (.*)\n.*\n.*\nLICENSE: (.*)\n", manifest.read_text()))
+    check("licence manifest: " + ", ".join(f"{name} {licence}" for name, licence in licences.items()),
+          [f"{name} has none" for name in installed if not licences.get(name)])
