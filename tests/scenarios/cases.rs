@@ -335,7 +335,9 @@ fn runtime() -> Option<PathBuf> {
 
 /// Plays it; its output with all blanks as one.
 fn play(own: &Path) -> Result<String, String> {
-    let mut run = Command::new(own.join("run.sh"))
+    // By its interpreter: a test beside this one may be starting a program, and has inherited this script, still open for writing.
+    let mut run = Command::new("bash")
+        .arg(own.join("run.sh"))
         .current_dir(root())
         .env("KENTLEDGE", rig::daemon::binary())
         .env("TMPDIR", own.parent().unwrap_or(own))

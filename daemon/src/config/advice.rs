@@ -17,7 +17,10 @@ impl Config {
         });
         let state = Some(&self.device.state_dir).filter(|folder| folder.is_relative()).map(|folder| {
             let folder = folder.display();
-            format!("device.state_dir: `{folder}` lies in the folder that the daemon is started in; a path that begins with `/` is always the same")
+            format!(
+                "device.state_dir: `{folder}` lies in the folder that the daemon is started in; a path that begins with `/` is \
+                 always the same"
+            )
         });
         self.sources.iter().flat_map(of).chain(brokers).chain(state).chain(self.without_effect()).collect()
     }

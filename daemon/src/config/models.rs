@@ -50,7 +50,8 @@ pub(super) fn models(root: &mut Table<'_>, node: Option<Node>, paths: &Paths) ->
     if let Some(channel) = t.str("channel") {
         if !is_name(&channel) {
             let why = format!(
-                "no model can be of `{channel}`: a channel is a name such as `stable`, of letters, digits, `.`, `_`, `-` and `+`, 64 at most"
+                "no model can be of `{channel}`: a channel is a name such as `stable`, of letters, digits, `.`, `_`, `-` and `+`, \
+                 64 at most"
             );
             t.problem("channel", why);
         }
