@@ -294,8 +294,12 @@ class Fleet:
         # Alarms come beside predictions, not before them.
         time.sleep(0.3)
         self.listen()
-        if failed or busy():
-            raise Refused(f"fleet: {'; '.join(failed) or 'not all windows were predicted'}")
+        if not failed and busy():
+            missing = [d for d in self.devices if d.windows > len(d.scores) + d.counted["lost"]]
+            failed += [f"{d.name}: {len(d.scores)} of {d.windows} windows were predicted, {d.counted['lost']} lost" for d in missing]
+            failed += ["its windows are still being sent"] if not missing else []
+        if failed:
+            raise Refused(f"fleet: {'; '.join(failed)}")
         return firsts
 
     def result(self, device: Device, command: str) -> dict[str, Any] | None:
