@@ -169,7 +169,8 @@ const CASES: &[Case] = &[
     ),
     with(
         "19-modbus-pause-between-questions",
-        &[("answer_ms = 200", "answer_ms = 200\npause_ms = 60")],
+        // Ten more than the meter's 60: it counts from when it was done with writing, which on a busy machine is after we read it.
+        &[("answer_ms = 200", "answer_ms = 200\npause_ms = 70")],
         &[Has("\"v\": 2301, \"w\": 450, \"hz\": null"), Has("\"hz\": 5001}"), Lacks("only …")],
     ),
     with(
