@@ -363,6 +363,11 @@ def releases(work, keys):
     world = World(work, "qemuarm64", ["rauc"], {"KENTLEDGE_KEYS": keys})
     flag = world.recipes["kentledge-bundle"][1].getVarFlag("do_bundle", "file-checksums") or ""
     check("other keys make another bundle", [name for name in ("rauc.key", "rauc.pem") if f"/{name}:True" not in flag])
+    # A device refuses a system without the provider of its model.
+    says = {board: World(work, board, [*layers, "rauc"], {"KENTLEDGE_KEYS": keys}).var("kentledge-bundle", "RAUC_BUNDLE_DESCRIPTION")
+            for board, layers in [("qemuarm64", []), ("jetson-orin-nano-devkit-nvme", ["tegra"])]}
+    check("a bundle says what runs models in its system", wrong([(board, says[board].split("providers: ")[1], wanted) for board, wanted in
+                                                               [("qemuarm64", "cpu"), ("jetson-orin-nano-devkit-nvme", "tensorrt cuda cpu")]]))
     world = World(work, "qemuarm64", ["rauc"])
     check("without keys there is no bundle", [] if world.var("kentledge-bundle", "__SKIPPED") else ["it is not skipped"])
 

@@ -10,7 +10,9 @@ inherit bundle
 RAUC_BUNDLE_COMPATIBLE = "${KENTLEDGE_COMPATIBLE}"
 RAUC_BUNDLE_VERSION = "${DISTRO_VERSION}"
 # What runs models in this system: a device whose model needs another provider refuses the bundle.
-KENTLEDGE_PROVIDERS ?= "cpu"
+KENTLEDGE_PROVIDERS_OF_BOARD = "cpu"
+KENTLEDGE_PROVIDERS_OF_BOARD:tegra = "tensorrt cuda cpu"
+KENTLEDGE_PROVIDERS ?= "${KENTLEDGE_PROVIDERS_OF_BOARD}"
 RAUC_BUNDLE_DESCRIPTION = "Kentledge ${DISTRO_VERSION} for ${MACHINE}; providers: ${KENTLEDGE_PROVIDERS}"
 RAUC_BUNDLE_FORMAT = "verity"
 RAUC_BUNDLE_SLOTS = "rootfs"
